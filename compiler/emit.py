@@ -1,0 +1,217 @@
+"""Turns a planned graph into instructions, notes and memory images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.graph.ops import Graph, Op, Place, Value
+from compiler.passes.plan import Plan, kv_slots, stream_of
+from skipopu.isa import spec
+from skipopu.isa.program import Program, address_units, place_instructions
+from skipopu.isa.registers import NO_TOKEN, Config
+from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, RouteMode, TokenList
+from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
+from skipopu.machine.config import Machine
+from skipopu.numerics import fp16, fp32
+
+
+def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
+    """(context, head_dim / 2, 2) FP32 cos and sin, rounded from float64."""
+    half = head_dim // 2
+    angle = np.arange(context)[:, None] * theta ** (-np.arange(half) / half)
+    return np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
+
+
+class Emitter:
+    def __init__(self, graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int) -> None:
+        self.graph, self.plan, self.checkpoint, self.machine = graph, plan, checkpoint, machine
+        self.context, self.group = context, group
+        self.words: list[int] = []
+        self.notes: list[str] = []
+
+    def put(self, instruction: spec.Instruction, note: str, **values: int) -> None:
+        self.words.append(instruction.encode(values))
+        self.notes.append(note)
+
+    def buffer(self, name: str, value: Value) -> dict[str, int]:
+        """Operand fields of a buffer value: its address under ``name`` and its stride."""
+        return {name: self.plan.buffer[value.name] // BUFFER_UNIT, "stride": buffer_stride(value.elements) // BUFFER_UNIT}
+
+    def op(self, op: Op, layered: bool, scope: str) -> None:
+        common: dict[str, int] = {"pop": op.pop, "push": op.push, "list": op.tokens}
+        note = f"{scope}: {op.note}"
+        config, regions = self.checkpoint.config, self.plan.regions
+        if op.kind == "embed":
+            row = EmbeddingRows(config.hidden_size, config.vocab_size, self.machine.ports).row_bytes
+            self.put(
+                spec.EMBED,
+                note,
+                **common,
+                **self.buffer("dst", op.writes[0]),
+                address=address_units(regions["embedding"].address),
+                elements=config.hidden_size,
+                row=address_units(row),
+            )
+        elif op.kind == "align":
+            source, target = op.reads[0], op.writes[0]
+            self.put(
+                spec.ALIGN,
+                note,
+                **common,
+                **self.buffer("src", source),
+                elements=source.elements,
+                group=target.group,
+                target=AlignTarget.QUERY if target.place is Place.QUERY else AlignTarget.ACTIVATION,
+                norm=int(op.norm),
+            )
+        elif op.kind == "matmul":
+            self.matmul(op, common, layered, note)
+        elif op.kind == "route":
+            address = address_units(self.plan.router_record)
+            self.put(spec.ROUTE, note, **common, **self.buffer("src", op.reads[0]), address=address, layered=1)
+        elif op.kind == "kvwrite":
+            self.put(spec.KVWRITE, note, **common, **self.buffer("src", op.reads[0]))
+        elif op.kind == "attend":
+            self.put(spec.ATTEND, note, **common, **self.buffer("dst", op.writes[0]))
+        elif op.kind == "store":
+            source = op.reads[0]
+            row = address_units(round_up(4 * source.elements, spec.ADDRESS_UNIT))
+            address = address_units(regions["logits"].address)
+            self.put(spec.STORE, note, **common, **self.buffer("src", source), elements=source.elements, row=row, address=address)
+        else:
+            raise AssertionError(op.kind)
+
+    def matmul(self, op: Op, common: dict[str, int], layered: bool, note: str) -> None:
+        if op.weights is None:
+            self.put(spec.MATMUL, note, **common)
+            return
+        weights = op.weights
+        target = next((v for v in op.writes if v.place is Place.BUFFER), None)
+        fields = self.buffer("dst", target) if target is not None else {}
+        self.put(
+            spec.MATMUL,
+            note,
+            **common,
+            **fields,
+            address=address_units(self.plan.weights[weights.name]),
+            layered=int(layered),
+            rows=weights.rows,
+            groups=-(-weights.n // self.group),
+            epilogue=op.epilogue,
+            norm=int(op.norm),
+            argmax=int(op.argmax),
+            aux=op.rope_rows,
+        )
+
+    def program(self) -> None:
+        config, regions = self.checkpoint.config, self.plan.regions
+        entry = KvEntry(config.num_kv_heads, config.head_dim, self.machine)
+        eos = [*config.eos_token_ids, *[NO_TOKEN] * 4][:4]
+        constants: dict[Config, int] = {
+            Config.VOCABULARY: config.vocab_size,
+            Config.CONTEXT: self.context,
+            Config.TOKENS: address_units(regions["tokens"].address),
+            Config.ROPE: address_units(regions["rope"].address),
+            Config.ROPE_ROW: address_units(round_up(4 * config.head_dim, spec.ADDRESS_UNIT)),
+            Config.TRACE: address_units(regions["trace"].address),
+            Config.TRACE_ROW: address_units(round_up(self.context, spec.ADDRESS_UNIT)),
+            Config.HEAD_DIM: config.head_dim,
+            Config.KV_HEADS: config.num_kv_heads,
+            Config.QUERY_GROUP: config.queries_per_kv_head,
+            Config.KV_BASE: address_units(regions["kv"].address),
+            Config.KV_ENTRY: address_units(entry.size),
+            Config.KV_SLOTS: kv_slots(self.machine, config, self.context),
+            Config.GROUP: self.group,
+            Config.INVERSE_SIZE: int(fp32.bits(np.float32(1 / config.hidden_size))),
+            Config.EPSILON: int(fp32.bits(np.float32(config.rms_norm_eps))),
+            Config.EOS0: eos[0],
+            Config.EOS1: eos[1],
+            Config.EOS2: eos[2],
+            Config.EOS3: eos[3],
+        }
+        for register, value in constants.items():
+            self.put(spec.SET, register.name, register=register, value=value)
+        start = len(self.words)
+        self.put(spec.CHUNK, "next tokens of the prompt, or the token generated last")
+        for op in self.graph.prologue:
+            self.op(op, False, "chunk")
+        layers = self.graph.layers
+        self.put(spec.LOOP, f"layers 0..{layers - 1}", count=layers, advance=address_units(self.plan.layer_bytes))
+        for op in self.graph.body:
+            self.op(op, True, "layer")
+        self.put(spec.END, "next layer")
+        for op in self.graph.epilogue:
+            self.op(op, False, "head")
+        self.put(spec.NEXT, "emit token, next chunk", target=start)
+        self.put(spec.HALT, "done")
+
+    def images(self) -> list[NDArray[np.uint8]]:
+        """Initial memory of every port."""
+        plan, config, machine = self.plan, self.checkpoint.config, self.machine
+        memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
+
+        def place(port: int, address: int, data: NDArray[np.uint8]) -> None:
+            memory[port][address : address + len(data)] = data
+
+        place_instructions(self.words, memory[0], plan.regions["program"].address)
+        rope = rope_rows(config.head_dim, config.rope_theta, self.context)
+        rows = np.zeros((self.context, round_up(4 * config.head_dim, spec.ADDRESS_UNIT)), np.uint8)
+        rows[:, : 4 * config.head_dim] = rope.reshape(self.context, -1).view(np.uint8)
+        place(0, plan.regions["rope"].address, rows.reshape(-1))
+        table = fp16.from_fp32(self.checkpoint.tensors["model.embed_tokens.weight"])
+        embedding = EmbeddingRows(config.hidden_size, config.vocab_size, machine.ports)
+        for port, part in enumerate(embedding.pack(table)):
+            place(port, plan.regions["embedding"].address, part)
+        for op in self.graph.ops():
+            if op.weights is None:
+                continue
+            stream = stream_of(op.weights, self.group, machine)
+            for layer, (codes, scales) in enumerate(zip(op.weights.codes, op.weights.scales, strict=True)):
+                address = layer * plan.layer_bytes + plan.weights[op.weights.name]
+                for port, data in enumerate(stream.pack(codes, scales)):
+                    place(port, address, data)
+        routers = self.checkpoint.routers
+        forced = next(op for op in self.graph.body if op.kind == "kvwrite").tokens is TokenList.ATTENTION
+        for layer in range(self.graph.layers):
+            mode = RouteMode.ROUTER if routers else RouteMode.ALWAYS
+            modes = (RouteMode.ALWAYS if forced and layer == 0 else mode, mode)
+            bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
+            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(bias, modes))
+        return memory
+
+
+def emit(graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int, kv: str) -> Program:
+    """The finished program."""
+    emitter = Emitter(graph, plan, checkpoint, machine, context, group)
+    emitter.program()
+    matrices: dict[str, dict[str, Any]] = {}
+    for op in graph.ops():
+        if op.weights is not None:
+            w = op.weights
+            matrices[w.name] = {
+                "address": plan.weights[w.name],
+                "layer_stride": plan.layer_bytes if op in graph.body else 0,
+                "rows": w.rows,
+                "n": w.n,
+                "groups": -(-w.n // group),
+                "group": group,
+                "order": w.order,
+            }
+    return Program(
+        machine=machine,
+        model=checkpoint.config,
+        kv=kv,
+        context=context,
+        logits=any(op.kind == "store" for op in graph.epilogue),
+        instructions=emitter.words,
+        notes=emitter.notes,
+        regions=plan.regions,
+        matrices=matrices,
+        router_record=(plan.router_record, plan.layer_bytes),
+        memory=emitter.images(),
+        source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
+    )

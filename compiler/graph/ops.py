@@ -1,0 +1,95 @@
+"""The typed graph: values on chip and the operations between them, one macro-instruction each.
+
+A graph has three straight lines of operations: ``prologue`` (once per chunk), ``body`` (once per layer) and ``epilogue``
+(once per chunk). Weights of a body operation are lists over the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.isa.spec import Epilogue, TokenList, Unit
+
+
+class Place(Enum):
+    """Where a value lives."""
+
+    BUFFER = "fp32 buffer"
+    ACTIVATION = "aligned activation buffer"
+    QUERY = "aligned query buffer"
+    STATE = "machine state"  # token lists, rotary rows, the KV map: one of each
+
+
+@dataclass(frozen=True)
+class Value:
+    """A vector per token slot. ``elements`` FP32 or aligned numbers; ``group`` of an aligned one."""
+
+    name: str
+    place: Place
+    elements: int
+    group: int = 0
+
+
+@dataclass
+class Weights:
+    """Rows of one matrix product, over the layers (one entry for a product outside the layer loop).
+
+    ``matrices`` (rows, n) float32; ``codes`` (rows, groups, group) int8 with ``scales`` (rows, groups) float16 once
+    quantised. ``order`` names the arrangement of the checkpoint's rows, for readers of the image. ``split``: rows are
+    quantised as pairs (high, low) of INT4 rows.
+    """
+
+    name: str
+    matrices: list[NDArray[np.float32]]
+    order: str = "plain"
+    split: bool = False
+    codes: list[NDArray[np.int8]] = field(default_factory=list)
+    scales: list[NDArray[np.float16]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return len(self.matrices[0]) * (2 if self.split else 1)
+
+    @property
+    def n(self) -> int:
+        return self.matrices[0].shape[1]
+
+
+@dataclass
+class Op:
+    """One operation. ``reads`` and ``writes`` are values; ``tokens`` is the list it works on."""
+
+    kind: str  # embed, align, matmul, route, kvwrite, attend, store
+    note: str
+    tokens: TokenList
+    reads: tuple[Value, ...] = ()
+    writes: tuple[Value, ...] = ()
+    weights: Weights | None = None
+    epilogue: Epilogue = Epilogue.STORE
+    norm: bool = False
+    argmax: bool = False
+    rope_rows: int = 0
+    pop: int = 0  # dependence tokens, bit = Unit
+    push: int = 0
+
+    @property
+    def unit(self) -> Unit:
+        return {"matmul": Unit.ARRAY, "attend": Unit.ATTENTION}.get(self.kind, Unit.VECTOR)
+
+
+@dataclass
+class Graph:
+    prologue: list[Op]
+    body: list[Op]
+    epilogue: list[Op]
+    layers: int
+
+    def ops(self) -> Iterator[Op]:
+        yield from self.prologue
+        yield from self.body
+        yield from self.epilogue

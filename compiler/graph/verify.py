@@ -1,0 +1,27 @@
+"""The graph's checker; runs after every pass."""
+
+from __future__ import annotations
+
+from compiler.graph.ops import Graph, Place
+from skipopu.isa.spec import Epilogue
+
+
+def verify(graph: Graph) -> None:
+    """Raises AssertionError naming the operation when the graph is not well formed."""
+    written: set[str] = set()
+    for op in graph.ops():
+        where = f"{op.kind} ({op.note})"
+        for value in op.reads:
+            assert value.name in written, f"{where} reads {value.name} before anything wrote it"
+        written |= {value.name for value in op.writes}
+        if op.kind == "matmul" and op.weights is not None:
+            weights, source = op.weights, op.reads[0]
+            assert source.place is Place.ACTIVATION, f"{where} multiplies {source.name}, which is not aligned"
+            assert weights.n == source.elements, f"{where}: {weights.n} inputs against {source.elements} elements"
+            layers = graph.layers if op in graph.body else 1
+            assert len(weights.matrices) == layers, f"{where}: {len(weights.matrices)} matrices for {layers} layers"
+            assert not weights.codes or len(weights.codes[0]) == weights.rows, f"{where}: codes have other rows"
+            if op.writes and op.epilogue is not Epilogue.NONE:
+                produced = weights.rows // (2 if op.epilogue is Epilogue.SWIGLU else 1)
+                stored = sum(v.elements for v in op.writes if v.place is Place.BUFFER)
+                assert produced == stored, f"{where}: {produced} results for {stored} elements"

@@ -1,0 +1,106 @@
+"""Assigns buffer addresses to values and memory addresses to everything that lies in the ports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from compiler.graph.ops import Graph, Place, Value, Weights
+from skipopu.errors import ProgramError
+from skipopu.isa.program import Region
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.layout import RING_RECORD_BYTES, ROUTER_RECORD_BYTES, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+
+LARGEST_PORT = ADDRESS_UNIT << 28
+
+
+@dataclass
+class Plan:
+    """Addresses of one program.
+
+    ``buffer`` maps value name to its first element. ``regions`` are bytes in every port. ``weights`` maps a matrix name to
+    its address, in layer 0 for the layers' matrices; the other layers follow every ``layer_bytes``.
+    """
+
+    buffer: dict[str, int] = field(default_factory=dict)
+    regions: dict[str, Region] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    layer_bytes: int = 0
+    router_record: int = 0  # address in layer 0
+    port_bytes: int = 0
+
+
+def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
+    """First fit by lifetime. The residual lives throughout; every other value within the straight line that uses it."""
+    spans: dict[str, tuple[int, int, Value]] = {}
+    for time, op in enumerate(graph.ops()):
+        for value in (*op.reads, *op.writes):
+            if value.place is Place.BUFFER:
+                start, _, _ = spans.get(value.name, (time, time, value))
+                spans[value.name] = (start, time, value)
+    placed: list[tuple[int, int, int, int]] = []  # start time, end time, first, last + 1
+    for start, end, value in sorted(spans.values(), key=lambda s: (s[0], s[2].name)):
+        size = machine.tokens * buffer_stride(value.elements)
+        if value.name == "residual":
+            end = 1 << 30
+        address = 0
+        for other in sorted(placed, key=lambda p: p[2]):
+            if other[0] <= end and start <= other[1] and address < other[3] and other[2] < address + size:
+                address = other[3]
+        if address + size > machine.buffer:
+            raise ProgramError(
+                f"value {value.name!r} ({machine.tokens} slots x {value.elements}) does not fit: {address + size} elements needed,"
+                f" machine {machine.name} has buffer {machine.buffer}"
+            )
+        plan.buffer[value.name] = address
+        placed.append((start, end, address, address + size))
+
+
+def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
+    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports)
+
+
+def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:
+    """Lays out all regions; every port has the same map."""
+    position = 0
+
+    def region(name: str, size: int) -> None:
+        nonlocal position
+        size = round_up(size, ADDRESS_UNIT)
+        plan.regions[name] = Region(position, size)
+        position += size
+
+    region("program", machine.instructions * WORD_BYTES)
+    region("tokens", 4 * (context + 1))
+    region("trace", model.num_layers * round_up(context, ADDRESS_UNIT))
+    region("ring", RING_RECORD_BYTES * 4096)
+    region("rope", context * round_up(4 * model.head_dim, ADDRESS_UNIT))
+    region("embedding", EmbeddingRows(model.hidden_size, model.vocab_size, machine.ports).size)
+    offset = position
+    for op in graph.body:
+        if op.kind == "route":
+            plan.router_record, offset = offset, offset + ROUTER_RECORD_BYTES
+        elif op.weights is not None:
+            plan.weights[op.weights.name] = offset
+            offset += stream_of(op.weights, group, machine).size
+    plan.layer_bytes = offset - position
+    region("layers", plan.layer_bytes * graph.layers)
+    for op in graph.epilogue:
+        if op.weights is not None:
+            region("head", stream_of(op.weights, group, machine).size)
+            plan.weights[op.weights.name] = plan.regions["head"].address
+    if logits:
+        region("logits", context * round_up(4 * model.vocab_size, ADDRESS_UNIT))
+    entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
+    region("kv", kv_slots(machine, model, context) * entry.size)
+    plan.port_bytes = position
+    if position > LARGEST_PORT:
+        raise ProgramError(f"the memory image needs {position} bytes per port; addresses reach {LARGEST_PORT}")
+
+
+def kv_slots(machine: Machine, model: ModelConfig, context: int) -> int:
+    """Entries per port that hold every token of every layer, dealt round-robin."""
+    return -(-model.num_layers * context // machine.ports)
+
+

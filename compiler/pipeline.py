@@ -1,0 +1,77 @@
+"""The compiler's passes, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compiler.emit import emit
+from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.graph.build import build
+from compiler.graph.verify import verify
+from compiler.passes.depend import depend
+from compiler.passes.fold import fold
+from compiler.passes.order import order
+from compiler.passes.plan import Plan, plan_buffer, plan_memory
+from compiler.passes.quantise import quantise
+from skipopu.errors import ProgramError
+from skipopu.isa.program import Program
+from skipopu.machine import limits
+from skipopu.machine.config import Machine
+
+KV_POLICIES = ("dense", "reuse")
+GROUP = 128
+
+
+def compile_checkpoint(
+    checkpoint: Checkpoint,
+    machine: Machine,
+    kv: str = "reuse",
+    logits: bool = False,
+    context: int | None = None,
+    group: int = GROUP,
+) -> Program:
+    """Compiles ``checkpoint`` for ``machine``.
+
+    ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
+    ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size.
+
+    Raises:
+        ProgramError: the model does not fit the machine, with both numbers.
+    """
+    if kv not in KV_POLICIES:
+        raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
+    config = checkpoint.config
+    if context is None:
+        context = limits.largest_context(machine, config)
+    limits.check(machine, config, context, group)
+    graph = build(checkpoint, kv, logits, group)
+    verify(graph)
+    for apply in (
+        lambda g: fold(g, checkpoint),
+        lambda g: order(g, checkpoint),
+        lambda g: quantise(g, group),
+        depend,
+    ):
+        graph = apply(graph)
+        verify(graph)
+    plan = Plan()
+    plan_buffer(graph, machine, plan)
+    plan_memory(graph, machine, config, context, logits, group, plan)
+    program = emit(graph, plan, checkpoint, machine, context, group, kv)
+    if len(program.instructions) > machine.instructions:
+        raise ProgramError(f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}")
+    return program
+
+
+def compile_directory(
+    directory: Path,
+    target: str,
+    routers: Path | None = None,
+    kv: str = "reuse",
+    logits: bool = False,
+    context: int | None = None,
+    group: int = GROUP,
+) -> Program:
+    """:func:`compile_checkpoint` of a checkpoint directory for a target by name or file."""
+    machine = Machine.load(target)
+    return compile_checkpoint(load(directory, routers), machine, kv, logits, context, group)

@@ -1,0 +1,237 @@
+"""Trains a small byte-level Llama with SkipGPT routers on the Python standard library's own source.
+
+    python models/train.py --out models/pybyte-1m
+
+Three stages: the base model; the routers alone (base frozen) with a sparsity penalty; then everything jointly with hard
+routing, the KV policies and the INT4 rounding of the weights in the loop. Everything is seeded; the log is written beside
+the weights. ``--scale 0.01`` runs a smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sim.reference.model import ATTENTION, GateRule, KvPolicy, SkipLlama, hf_state_dict
+from skipopu.model_config import ModelConfig
+
+CONFIG = ModelConfig(
+    hidden_size=128,
+    intermediate_size=384,
+    num_layers=6,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    vocab_size=256,
+    max_positions=512,
+    eos_token_ids=(0,),
+)
+WINDOW, BATCH = 256, 16
+EXCLUDED = {"test", "tests", "site-packages", "idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo"}
+
+
+def corpus() -> tuple[bytes, bytes]:
+    """(training, held-out) bytes: the library's .py files, each ended by a zero byte; one file in 16 is held out by the hash of its name."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    parts: tuple[list[bytes], list[bytes]] = ([], [])
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if EXCLUDED.isdisjoint(name.parts):
+            held_out = hashlib.sha256(str(name).encode()).digest()[0] < 16
+            parts[held_out].append(path.read_bytes().replace(b"\0", b"") + b"\0")
+    return b"".join(parts[0]), b"".join(parts[1])
+
+
+def held_out_sample(size: int = 65536) -> bytes:
+    """A fixed sample: stretches of 2048 bytes spread evenly over the held-out files."""
+    data, stretch = corpus()[1], 2048
+    count = size // stretch
+    step = (len(data) - stretch) // (count - 1)
+    return b"".join(data[i * step : i * step + stretch] for i in range(count))
+
+
+class RoundToInt4(torch.autograd.Function):
+    """Rounds (rows, n) weights as the compiler does (groups of 128, symmetric INT4); the gradient passes through."""
+
+    @staticmethod
+    def forward(ctx: object, weight: Tensor) -> Tensor:
+        rows, n = weight.shape
+        groups = F.pad(weight, (0, -n % 128)).view(rows, -1, 128)
+        scale = (groups.abs().amax(-1, keepdim=True) / 7).half().float()
+        q = torch.where(scale > 0, (groups / scale.clamp_min(1e-20)).round().clamp(-8, 7), 0.0)
+        return (q * scale).view(rows, -1)[:, :n]
+
+    @staticmethod
+    def backward(ctx: object, *grad: Tensor) -> Tensor:
+        return grad[0]
+
+
+def quantised(weight: Tensor, gain: Tensor) -> Tensor:
+    rounded = RoundToInt4.apply(weight * gain)
+    assert isinstance(rounded, Tensor)
+    return rounded
+
+
+def straight_through(noise: torch.Generator | None, temperature: float) -> GateRule:
+    """Hard gates forward, a sigmoid's gradient backward; logistic noise explores while ``noise`` is given."""
+
+    def rule(difference: Tensor, layer: int, module: int) -> Tensor:
+        del layer, module
+        if noise is not None:
+            u = torch.rand(difference.shape, generator=noise).clamp(1e-6, 1 - 1e-6)
+            difference = difference + temperature * (u.log() - (-u).log1p())
+        soft = torch.sigmoid(difference / temperature)
+        return (difference >= 0).float() + soft - soft.detach()
+
+    return rule
+
+
+def sparsity_penalty(gates: Tensor, skip: float) -> Tensor:
+    """Holds the mean skip ratio at ``skip`` and each module of each layer between 0.08 and 0.5 (attention) or 0.6 (FFN).
+
+    gates (batch, layers, 2, tokens). The band keeps routing token-dependent: with a free budget whole layers collapse to
+    always-run or never-run.
+    """
+    skipped = 1 - gates.mean((0, 3))  # (layers, 2)
+    free = torch.ones_like(skipped)
+    free[0, ATTENTION] = 0
+    upper = torch.tensor([0.5, 0.6])
+    outside = (skipped - upper).clamp_min(0).square() + (0.08 - skipped).clamp_min(0).square()
+    # Layer 0's forced attention counts as executed in the overall ratio.
+    return 8 * (skipped.mean() - skip).square() + 4 * (outside * free).mean()
+
+
+def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool) -> tuple[float, float]:
+    """(bits per byte, executed share) over windows of 256 bytes, each starting cold."""
+    tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long().view(-1, WINDOW)
+    total, share = 0.0, 0.0
+    with torch.no_grad():
+        for rows in tokens.split(32):
+            out = model(rows, kv=kv, dense=dense)
+            total += float(F.cross_entropy(out.logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"))
+            share += float(out.gates.mean()) * len(rows)
+    return total / math.log(2) / (tokens.numel() - len(tokens)), share / len(tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=float, default=0.25, help="target ratio of skipped modules")
+    parser.add_argument("--steps", type=int, nargs=3, default=(4000, 300, 1600), help="steps of the three stages")
+    parser.add_argument("--scale", type=float, default=1.0, help="shortens all stages")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    train, _ = corpus()
+    stream = torch.frombuffer(bytearray(train), dtype=torch.uint8)
+    picker = torch.Generator().manual_seed(args.seed)
+    noise = torch.Generator().manual_seed(args.seed + 1)
+    sample = held_out_sample()
+    model = SkipLlama(CONFIG)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            deep = name.endswith(("o_proj.weight", "down_proj.weight"))
+            torch.nn.init.normal_(parameter, std=0.04 / (math.sqrt(2 * CONFIG.num_layers) if deep else 1))
+    for layer in model.layers:
+        for router in (layer.router_attention, layer.router_mlp):
+            torch.nn.init.zeros_(router.weight_predictor.weight)
+            router.weight_predictor.bias.data = torch.tensor([0.5, -0.5])
+    log = (args.out / "train.log").open("w")
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        log.write(text + "\n")
+        log.flush()
+
+    def batch() -> Tensor:
+        at = torch.randint(len(stream) - WINDOW - 1, (BATCH, 1), generator=picker)
+        return stream[at + torch.arange(WINDOW + 1)].long()
+
+    def run(
+        stage: str,
+        steps: int,
+        peak: float,
+        trained: Callable[[str], bool],
+        penalty: float,
+        plan: Callable[[int], tuple[KvPolicy, bool]],
+        rule: GateRule,
+    ) -> None:
+        steps = max(2, int(steps * args.scale))
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        routers: list[torch.nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained(name))
+            if trained(name):
+                kind = routers if "router" in name else matrices if "_proj" in name else others
+                kind.append(parameter)
+        optimisers: list[torch.optim.Optimizer] = []
+        if matrices:
+            optimisers.append(torch.optim.Muon(matrices, lr=peak, weight_decay=0.01))
+        adam = [{"params": others, "lr": peak / 5}, {"params": routers, "lr": 3e-3}]
+        optimisers.append(torch.optim.AdamW([g for g in adam if g["params"]], betas=(0.9, 0.95), weight_decay=0.0))
+        base = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+        start, mean = time.time(), 0.0
+        for step in range(steps):
+            factor = min(1.0, (step + 1) / 60) * min(1.0, 0.02 + (steps - step) / (0.5 * steps))
+            for optimiser, rates in zip(optimisers, base, strict=True):
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+            rows = batch()
+            kv, dense = plan(step)
+            out = model(rows[:, :-1], kv=kv, dense=dense, rule=rule)
+            loss = F.cross_entropy(out.logits.flatten(0, 1), rows[:, 1:].flatten())
+            total = loss if dense else loss + penalty * sparsity_penalty(out.gates, args.skip)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            mean += loss.item()
+            if (step + 1) % 100 == 0 or step + 1 == steps:
+                since = step % 100 + 1
+                skip = 1 - float(out.gates.mean())
+                say(
+                    f"{stage} step {step + 1}/{steps} train {mean / since / math.log(2):.4f} bits/byte"
+                    f" last batch kv={kv} skip={skip:.3f} {(step + 1) * rows[:, 1:].numel() / (time.time() - start):.0f} tokens/s"
+                )
+                mean = 0.0
+        results: list[tuple[str, KvPolicy, bool]] = [("dense", "dense", True), ("dense_kv", "dense", False), ("reuse_kv", "reuse", False)]
+        for label, kv, dense in results:
+            bits, share = bits_per_byte(model, sample, kv, dense)
+            say(f"{stage} held-out {label}: {bits:.4f} bits/byte, executed share {share:.3f}")
+
+    say(f"seed {args.seed}, {sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training bytes, torch {torch.__version__}")
+    is_router = lambda name: "router" in name  # noqa: E731
+    run("base", args.steps[0], 0.02, lambda n: not is_router(n), 0.0, lambda step: ("dense", True), straight_through(None, 1.0))
+    mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: ("reuse" if step % 2 else "dense", False)  # noqa: E731
+    run("routers", args.steps[1], 0.0, is_router, 4.0, mixed, straight_through(noise, 1.0))
+    model.quantise = quantised
+    # Joint repair: mostly reuse, some dense_kv, and every eighth step with everything executed.
+    joint: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
+        ("dense", True) if step % 8 == 7 else ("dense", False) if step % 8 in (2, 5) else ("reuse", False)
+    )
+    run("joint", args.steps[2], 0.008, lambda n: True, 4.0, joint, straight_through(None, 1.0))
+
+    base_tensors, router_tensors = hf_state_dict(model)
+    save_file(base_tensors, args.out / "model.safetensors", metadata={"format": "pt"})
+    save_file(router_tensors, args.out / "routers.safetensors", metadata={"format": "pt"})
+    (args.out / "config.json").write_text(json.dumps(CONFIG.to_hf(), indent=2) + "\n")
+    (args.out / "heldout.txt").write_bytes(sample)
+    log.close()
+
+
+if __name__ == "__main__":
+    main()

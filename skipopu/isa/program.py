@@ -1,0 +1,226 @@
+"""A compiled program: instructions, what each is for, the memory image of every port, and its own description."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.errors import ProgramError
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.numerics.profile import fingerprint
+
+FILE_NAME = "program.skpu"
+MAGIC = b"SKIPOPU\n"
+VERSION = 1
+_HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named range of every port's memory, bytes."""
+
+    address: int
+    size: int
+
+
+@dataclass
+class Program:
+    """Everything an engine needs to run.
+
+    Attributes:
+        machine: the target it was compiled for.
+        instructions: 128-bit words; also stored in port 0 at region ``program``.
+        notes: one line per instruction, naming layer and tensor.
+        regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, head, logits,
+            kv (some may be missing).
+        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, and ``order``, which says how the
+            checkpoint's rows lie in the stream.
+        router_record: (address, stride) of the layers' router records in port 0.
+        model: shape of the model; ``kv`` policy "dense" or "reuse"; ``context`` planned tokens.
+        memory: initial image per port, (bytes,) uint8, all of one size.
+    """
+
+    machine: Machine
+    model: ModelConfig
+    kv: str
+    context: int
+    logits: bool
+    instructions: list[int]
+    notes: list[str]
+    regions: dict[str, Region]
+    matrices: dict[str, dict[str, Any]]
+    router_record: tuple[int, int]
+    memory: list[NDArray[np.uint8]]
+    numerics: str = "exact18"
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ring_records(self) -> int:
+        return self.regions["ring"].size // 16
+
+    def save(self, directory: Path) -> Path:
+        """Writes ``directory/program.skpu`` and returns its path."""
+        description = json.dumps(
+            {
+                "machine": self.machine.to_dict(),
+                "machine_fingerprint": self.machine.fingerprint,
+                "numerics": self.numerics,
+                "numerics_fingerprint": fingerprint(self.numerics),
+                "model": self.model.to_hf(),
+                "kv": self.kv,
+                "context": self.context,
+                "logits": self.logits,
+                "instructions": [f"{word:032x}" for word in self.instructions],
+                "notes": self.notes,
+                "regions": {name: [r.address, r.size] for name, r in self.regions.items()},
+                "matrices": self.matrices,
+                "router_record": list(self.router_record),
+                "port_bytes": len(self.memory[0]),
+                "source": self.source,
+            },
+            sort_keys=True,
+        ).encode()
+        image = b"".join(port.tobytes() for port in self.memory)
+        digest = hashlib.sha256(description + image).digest()
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / FILE_NAME
+        path.write_bytes(_HEADER.pack(MAGIC, VERSION, len(description), len(image), digest) + description + image)
+        return path
+
+    @staticmethod
+    def load(path: Path) -> Program:
+        """Reads a program written by :meth:`save`; ``path`` is the file or its directory.
+
+        Raises:
+            ProgramError: missing, truncated, foreign, corrupt, of another version, or with a fingerprint that this
+                installation's machine description or numerics do not reproduce.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / FILE_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise ProgramError(f"{path}: no such file; `skipopu compile` writes one") from None
+        if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
+            raise ProgramError(f"{path}: not a skipopu program (its first bytes are {data[:8]!r}, not {MAGIC!r})")
+        _, version, described, imaged, digest = _HEADER.unpack_from(data)
+        if version != VERSION:
+            raise ProgramError(f"{path}: version {version}; this installation reads version {VERSION}")
+        if len(data) != _HEADER.size + described + imaged:
+            raise ProgramError(f"{path}: truncated, {len(data)} bytes instead of {_HEADER.size + described + imaged}")
+        body = data[_HEADER.size :]
+        if hashlib.sha256(body).digest() != digest:
+            raise ProgramError(f"{path}: checksum mismatch; the file was altered after it was written")
+        d = json.loads(body[:described])
+        machine = Machine.from_dict(d["machine"], f"{path}: machine")
+        if machine.fingerprint != d["machine_fingerprint"]:
+            raise ProgramError(f"{path}: machine fingerprint {d['machine_fingerprint']} differs from {machine.fingerprint} here")
+        known = fingerprint(d["numerics"]) if d["numerics"] in machine.numerics else "none"
+        if known != d["numerics_fingerprint"]:
+            raise ProgramError(f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}")
+        image = np.frombuffer(body, np.uint8, offset=described).reshape(machine.ports, d["port_bytes"])
+        return Program(
+            machine=machine,
+            model=ModelConfig.from_dict(d["model"], f"{path}: model"),
+            kv=d["kv"],
+            context=d["context"],
+            logits=d["logits"],
+            instructions=[int(word, 16) for word in d["instructions"]],
+            notes=d["notes"],
+            regions={name: Region(*value) for name, value in d["regions"].items()},
+            matrices=d["matrices"],
+            router_record=(d["router_record"][0], d["router_record"][1]),
+            memory=[row.copy() for row in image],
+            numerics=d["numerics"],
+            source=d["source"],
+        )
+
+    def require_machine(self, machine: Machine) -> None:
+        """Raises ProgramError unless the program was compiled for ``machine``."""
+        if machine.fingerprint != self.machine.fingerprint:
+            raise ProgramError(
+                f"program was compiled for machine {self.machine.name} ({self.machine.fingerprint}),"
+                f" not for {machine.name} ({machine.fingerprint})"
+            )
+
+
+def place_instructions(instructions: list[int], memory: NDArray[np.uint8], address: int) -> None:
+    """Writes the words to memory, little endian, 16 bytes each."""
+    code = b"".join(word.to_bytes(WORD_BYTES, "little") for word in instructions)
+    memory[address : address + len(code)] = np.frombuffer(code, np.uint8)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a program.
+
+    Attributes:
+        prompt: token ids.
+        max_new: tokens to generate; 0 evaluates the prompt only.
+        dial: FP32 routing threshold.
+        check: append signatures to the trace ring.
+        routing: "program" keeps the modes it was compiled with, "always" executes every module, an array of bool
+            (layers, 2, tokens), 1 = execute, replays a trace (layer 0's attention runs anyway under ``reuse``).
+    """
+
+    prompt: tuple[int, ...]
+    max_new: int = 0
+    dial: float = 0.0
+    check: bool = False
+    routing: Literal["program", "always"] | NDArray[np.bool_] = "program"
+
+    def validate(self, program: Program) -> None:
+        """Raises ProgramError when the run does not fit the program."""
+        if not self.prompt:
+            raise ProgramError("prompt is empty; at least one token is needed")
+        if bad := [t for t in self.prompt if not 0 <= t < program.model.vocab_size]:
+            raise ProgramError(f"prompt token {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
+        if len(self.prompt) + self.max_new > program.context:
+            raise ProgramError(
+                f"prompt of {len(self.prompt)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
+            )
+        if not np.isfinite(np.float32(self.dial)):
+            raise ProgramError(f"dial is {self.dial}; a finite number is needed")
+        if isinstance(self.routing, np.ndarray):
+            shape = self.routing.shape
+            layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
+            if len(shape) != 3 or shape[:2] != (layers, 2) or not needed <= shape[2] <= program.context:
+                raise ProgramError(
+                    f"routing trace has shape {shape}; accepted: ({layers}, 2, tokens) with {needed} to {program.context} tokens"
+                )
+
+    def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
+        """A copy of the program's memory with the prompt (and the routing trace) in place."""
+        self.validate(program)
+        memory = [port.copy() for port in program.memory]
+        address = program.regions["tokens"].address
+        memory[0][address : address + 4 * len(self.prompt)] = np.array(self.prompt, "<u4").view(np.uint8)
+        if not isinstance(self.routing, str):
+            region, layers = program.regions["trace"], program.model.num_layers
+            rows = memory[0][region.address : region.address + region.size].reshape(layers, -1)
+            executed = self.routing.astype(np.uint8)
+            rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
+        if not isinstance(self.routing, str) or self.routing == "always":
+            mode = RouteMode.ALWAYS if isinstance(self.routing, str) else RouteMode.TRACE
+            first, stride = program.router_record
+            for layer in range(program.model.num_layers):
+                forced = layer == 0 and program.kv == "reuse"
+                memory[0][first + layer * stride + 8] = (RouteMode.ALWAYS if forced else mode) | mode << 2
+        return memory
+
+
+def address_units(value: int) -> int:
+    """Bytes to 64-byte address counts."""
+    if value % ADDRESS_UNIT:
+        raise ProgramError(f"address {value:#x} is not a multiple of {ADDRESS_UNIT}")
+    return value // ADDRESS_UNIT

@@ -1,0 +1,185 @@
+"""The instructions of the overlay, declared once.
+
+Encoder, assembler, disassembler, RTL decoder, simulators and ``docs/isa.md`` are derived from this file; nothing else
+knows an opcode or a bit position.
+
+Conventions. Memory addresses count 64-byte blocks inside each port's own address space; every port sees the same
+address. ``buffer`` is the on-chip FP32 buffer, addressed in blocks of 8 elements; ``stride`` is its distance between
+consecutive token slots. A *slot* is a token of the present chunk (0 .. tokens-1). A unit executes its instructions in
+order; before one starts it takes a dependence token from every unit named in ``pop`` and on completion gives one to
+every unit named in ``push`` (bit 0 array, 1 vector, 2 attention). An instruction whose token list is empty touches
+neither memory nor buffers but still exchanges its dependence tokens.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from skipopu.isa.fields import Field, Instruction, check_opcodes
+
+ADDRESS_UNIT = 64  # bytes per address count
+BUFFER_UNIT = 8  # FP32 elements per buffer address count
+BLOCK_ROWS = 8  # outputs of one port that share an accumulator rotation
+WORD_BYTES = 16  # of an instruction in memory
+
+
+class Unit(IntEnum):
+    """Units with instruction queues; the value is the bit in ``pop`` and ``push``."""
+
+    ARRAY = 0
+    VECTOR = 1
+    ATTENTION = 2
+
+
+class TokenList(IntEnum):
+    """Which slots of the chunk an instruction works on."""
+
+    ALL = 0
+    ATTENTION = 1  # slots whose attention executes in this layer
+    FFN = 2  # slots whose feed-forward network executes in this layer
+    LAST = 3  # the chunk's last slot when it ends the prompt or decodes, else empty
+
+
+class Epilogue(IntEnum):
+    """What happens to a product's FP32 results, ``y`` being the result after the optional 1/rms."""
+
+    STORE = 0  # buffer[row] = y
+    ROPE = 1  # rotate row pairs (2i, 2i+1) below ``aux``; store the others
+    SWIGLU = 2  # buffer[row/2] = silu(y[row]) * y[row+1]
+    RESIDUAL = 3  # buffer[row] += y
+    NONE = 4  # nothing is stored (argmax only)
+
+
+class AlignTarget(IntEnum):
+    ACTIVATION = 0  # the array's input, groups of the weights' group size
+    QUERY = 1  # the attention unit's queries, groups of head_dim
+
+
+class RouteMode(IntEnum):
+    """Who sets a routing bit; two of them per layer stand in the router record."""
+
+    ROUTER = 0
+    ALWAYS = 1
+    NEVER = 2
+    TRACE = 3
+
+
+_HEAD = (
+    Field("opcode", 5, "instruction code"),
+    Field("pop", 3, "units to take a dependence token from before starting"),
+    Field("push", 3, "units to give a dependence token to on completion"),
+    Field("list", 2, "token list: 0 all, 1 attention, 2 ffn, 3 last"),
+)
+_ADDRESS = (
+    Field("address", 28, "memory address in every port", "64 bytes"),
+    Field("layered", 1, "1: the layer base is added to the address"),
+)
+_SOURCE = (Field("src", 16, "buffer address", "8 elements"), Field("stride", 12, "distance between token slots", "8 elements"))
+_TARGET = (Field("dst", 16, "buffer address", "8 elements"), Field("stride", 12, "distance between token slots", "8 elements"))
+
+HALT = Instruction("HALT", 0, "control", "Waits until every unit is idle and stops with status done.", _HEAD[:1])
+SET = Instruction(
+    "SET",
+    1,
+    "control",
+    "Writes a 32-bit constant to a configuration register once every unit is idle.",
+    (*_HEAD[:1], Field("register", 6, "configuration register"), Field("value", 32, "new value")),
+)
+CHUNK = Instruction(
+    "CHUNK",
+    2,
+    "control",
+    "Starts a chunk at the present position: up to M tokens of the prompt, or one generated token.",
+    _HEAD[:1],
+)
+LOOP = Instruction(
+    "LOOP",
+    3,
+    "control",
+    "Starts the layer loop: layer = 0, layer base = 0; the body is the instructions up to END.",
+    (*_HEAD[:1], Field("count", 12, "layers"), Field("advance", 28, "layer base increment per layer", "64 bytes")),
+)
+END = Instruction("END", 4, "control", "Advances layer and layer base; repeats the loop body while layers remain.", _HEAD[:1])
+NEXT = Instruction(
+    "NEXT",
+    5,
+    "control",
+    "Once idle: emits the argmax token when the chunk ended the prompt or decoded, advances the position, and branches to"
+    " target unless the generation is complete.",
+    (*_HEAD[:1], Field("target", 12, "instruction index of the chunk's start")),
+)
+EMBED = Instruction(
+    "EMBED",
+    8,
+    "vector",
+    "For each slot reads its token id, writes its FP16 embedding row as FP32 to the buffer and loads its rotary cos/sin row.",
+    (*_HEAD, *_ADDRESS, *_TARGET, Field("elements", 18, "hidden size"), Field("row", 12, "bytes of one row in one port", "64 bytes")),
+)
+ALIGN = Instruction(
+    "ALIGN",
+    9,
+    "vector",
+    "Aligns each listed slot's vector to its groups' largest exponents; with norm also 1/rms from the same mantissas.",
+    (
+        *_HEAD,
+        *_SOURCE,
+        Field("elements", 18, "vector length"),
+        Field("group", 10, "elements per group"),
+        Field("target", 1, "0 activation buffer, 1 query buffer"),
+        Field("norm", 1, "1: compute 1/rms of the vector"),
+    ),
+)
+MATMUL = Instruction(
+    "MATMUL",
+    10,
+    "array",
+    "Multiplies the aligned activations of the listed slots by quantised weights, groups ascending, and applies the epilogue.",
+    (
+        *_HEAD,
+        *_ADDRESS,
+        *_TARGET,
+        Field("rows", 18, "outputs"),
+        Field("groups", 10, "groups along the input"),
+        Field("format", 3, "weight format: 0 INT4 symmetric"),
+        Field("epilogue", 3, "0 store, 1 rope, 2 swiglu, 3 residual, 4 none"),
+        Field("norm", 1, "1: results are multiplied by 1/rms"),
+        Field("argmax", 1, "1: the last slot's results enter the argmax"),
+        Field("aux", 15, "rope: rows to rotate; argmax: first row of this product, divided by 8"),
+    ),
+)
+ROUTE = Instruction(
+    "ROUTE",
+    11,
+    "vector",
+    "Turns the router product (attention high, low, ffn high, low) into routing bits and token lists by the layer's router record.",
+    (*_HEAD, *_ADDRESS, *_SOURCE),
+)
+KVWRITE = Instruction(
+    "KVWRITE",
+    12,
+    "vector",
+    "Stores K and V (V behind K in the buffer) of the listed slots as new entries and maps every other slot to the previous"
+    " layer's entry.",
+    (*_HEAD, *_SOURCE),
+)
+ATTEND = Instruction(
+    "ATTEND",
+    13,
+    "attention",
+    "Attention of the listed slots' queries over all mapped entries up to their own position.",
+    (*_HEAD, *_TARGET),
+)
+STORE = Instruction(
+    "STORE",
+    14,
+    "vector",
+    "Copies the listed slots' vectors from the buffer to memory at address + position * row in port 0.",
+    (*_HEAD, *_ADDRESS, *_SOURCE, Field("elements", 18, "vector length"), Field("row", 14, "bytes between positions", "64 bytes")),
+)
+
+INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)
+BY_OPCODE = check_opcodes(INSTRUCTIONS)
+BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
+OPCODE_BITS = _HEAD[0].width
+
+assert all(i.offsets["opcode"] == 0 for i in INSTRUCTIONS)

@@ -1,0 +1,183 @@
+"""The machine description: one frozen object, validated once, read by compiler, hardware generator and simulators."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skipopu.errors import ConfigError
+from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
+from skipopu.numerics.profile import PROFILES
+
+TARGETS = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True)
+class MemoryTiming:
+    """Behaviour of one port's memory as the simulators model it.
+
+    Attributes:
+        latency: cycles from an accepted read address to its first data beat.
+        beats_per_256_cycles: sustained data rate of a port; 256 is one beat per cycle.
+    """
+
+    latency: int = 24
+    beats_per_256_cycles: int = 256
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Parameters of one overlay.
+
+    Attributes:
+        name: of the target.
+        ports: memory ports, one slice each.
+        port_bits: data width of a port; a power of two from 64 to 512.
+        tokens: largest chunk, tokens that share a weight beat.
+        vector_lanes: FP32 elements per cycle of the vector unit; a power of two.
+        buffer: FP32 elements on chip.
+        activation: aligned elements per token slot.
+        query: aligned query elements per token slot, heads padded to whole beats.
+        map_entries: layers x context of the KV map.
+        score_entries: FP32 scores per port, tokens x heads x context.
+        weight_fifo: beats buffered per port ahead of the array.
+        burst: longest AXI burst, beats.
+        instructions: depth of the instruction memory.
+        clock_mhz: assumed core clock; nothing but reported times depends on it.
+        numerics: profiles the machine executes.
+        memory: timing of the memory behind each port.
+    """
+
+    name: str
+    ports: int
+    port_bits: int
+    tokens: int
+    vector_lanes: int
+    buffer: int
+    activation: int
+    query: int
+    map_entries: int
+    score_entries: int
+    weight_fifo: int = 64
+    burst: int = 16
+    instructions: int = 64
+    clock_mhz: float = 100.0
+    numerics: tuple[str, ...] = ("exact18",)
+    memory: MemoryTiming = dataclasses.field(default_factory=MemoryTiming)
+
+    def __post_init__(self) -> None:
+        def need(condition: bool, field: str, accepted: str) -> None:
+            if not condition:
+                raise ConfigError(f"machine {self.name}: {field} is {getattr(self, field)!r}; accepted: {accepted}")
+
+        def power_of_two(value: int) -> bool:
+            return value > 0 and value & value - 1 == 0
+
+        need(1 <= self.ports <= 64, "ports", "1..64")
+        need(power_of_two(self.port_bits) and 64 <= self.port_bits <= 512, "port_bits", "a power of two from 64 to 512")
+        need(1 <= self.tokens <= 64, "tokens", "1..64")
+        need(
+            power_of_two(self.vector_lanes) and self.vector_lanes <= min(self.kv_lanes, 2 * BUFFER_UNIT),
+            "vector_lanes",
+            f"a power of two up to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
+        )
+        need(self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= 1 << 19, "buffer", "a multiple of 16 up to 524288")
+        need(self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}")
+        need(self.query > 0 and self.query % self.kv_lanes == 0, "query", f"a multiple of {self.kv_lanes}")
+        for field in ("map_entries", "score_entries"):
+            need(getattr(self, field) > 0, field, "a positive integer")
+        need(1 <= self.burst <= 256, "burst", "1..256")
+        need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
+        need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
+        need(8 <= self.instructions <= 4096, "instructions", "8..4096")
+        need(set(self.numerics) <= set(PROFILES) and bool(self.numerics), "numerics", f"some of {', '.join(PROFILES)}")
+        need(self.clock_mhz > 0, "clock_mhz", "a positive number")
+        if not 1 <= self.memory.beats_per_256_cycles <= 256 or not 1 <= self.memory.latency <= 1000:
+            raise ConfigError(f"machine {self.name}: memory is {self.memory}; accepted: latency 1..1000, beats_per_256_cycles 1..256")
+
+    @property
+    def beat_bytes(self) -> int:
+        return self.port_bits // 8
+
+    @property
+    def weight_lanes(self) -> int:
+        """INT4 weights per beat."""
+        return self.port_bits // 4
+
+    @property
+    def kv_lanes(self) -> int:
+        """FP16 elements per beat."""
+        return self.port_bits // 16
+
+    @property
+    def beats_per_block(self) -> int:
+        """Beats in a 64-byte address unit."""
+        return ADDRESS_UNIT // self.beat_bytes
+
+    @property
+    def hardware_parameters(self) -> dict[str, Any]:
+        """Everything a program or the generated hardware depends on (not clocks, memory timing or the name)."""
+        data = dataclasses.asdict(self)
+        for name in ("name", "clock_mhz", "memory"):
+            del data[name]
+        return data
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over :attr:`hardware_parameters`."""
+        canonical = json.dumps(self.hardware_parameters, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any], where: str = "machine") -> Machine:
+        """Builds a machine; ``where`` names the source in errors.
+
+        Raises:
+            ConfigError: an unknown or missing key, or a value outside its range.
+        """
+        known = {f.name: f for f in dataclasses.fields(Machine)}
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where}: a mapping of machine parameters is needed")
+        if unknown := set(data) - set(known):
+            raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+        missing = [n for n, f in known.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        if missing:
+            raise ConfigError(f"{where}: key {missing[0]!r} is missing")
+        values = dict(data)
+        for name, f in known.items():
+            if name in values and f.type == "int" and (not isinstance(values[name], int) or isinstance(values[name], bool)):
+                raise ConfigError(f"{where}: {name} is {values[name]!r}; an integer is needed")
+        memory = values.get("memory", {})
+        try:
+            values["memory"] = MemoryTiming(**memory)
+        except TypeError:
+            raise ConfigError(f"{where}: memory is {memory!r}; keys: latency, beats_per_256_cycles") from None
+        if "numerics" in values:
+            values["numerics"] = tuple(values["numerics"])
+        return Machine(**values)
+
+    @staticmethod
+    def load(target: str | Path) -> Machine:
+        """A shipped target by name, or a YAML file by path."""
+        path = Path(target)
+        if path.suffix not in (".yaml", ".yml"):
+            path = TARGETS / f"{target}.yaml"
+            if not path.exists():
+                names = ", ".join(sorted(p.stem for p in TARGETS.glob("*.yaml")))
+                raise ConfigError(f"target {str(target)!r} is not known; accepted: {names}, or the path of a .yaml file")
+        try:
+            data = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such machine description") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML ({error})") from None
+        return Machine.from_dict(data, str(path))

@@ -1,0 +1,37 @@
+"""What a machine can execute; asked by the compiler before it writes anything."""
+
+from __future__ import annotations
+
+from skipopu.errors import ProgramError
+from skipopu.layout import KvEntry, round_up
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+
+
+def largest_context(machine: Machine, model: ModelConfig) -> int:
+    """Tokens that the KV map and the score memory hold, at most the model's own limit."""
+    by_scores = machine.score_entries // (machine.tokens * model.num_heads)
+    return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
+
+
+def check(machine: Machine, model: ModelConfig, context: int, group: int) -> None:
+    """Raises ProgramError, with both numbers, when ``machine`` cannot run ``model`` at ``context`` tokens."""
+
+    def need(condition: bool, what: str, asked: object, accepted: str) -> None:
+        if not condition:
+            raise ProgramError(f"machine {machine.name}: {what} is {asked}; accepted: {accepted}")
+
+    lanes = machine.weight_lanes
+    need(group % lanes == 0 and lanes <= group <= 512, "weight group", group, f"a multiple of {lanes} up to 512")
+    widest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim)
+    need(round_up(widest, group) <= machine.activation, "vector length", widest, f"up to activation, {machine.activation}")
+    entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
+    padded = model.num_heads * entry.head_beats * machine.kv_lanes
+    need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")
+    need(model.head_dim % machine.vector_lanes == 0, "head_dim", model.head_dim, f"a multiple of vector_lanes, {machine.vector_lanes}")
+    need(8 <= model.head_dim <= 256, "head_dim", model.head_dim, "8 to 256")
+    need(model.num_kv_heads <= 64, "key-value heads", model.num_kv_heads, "up to 64")
+    need(model.queries_per_kv_head <= 16, "query heads per key-value head", model.queries_per_kv_head, "up to 16")
+    need(len(model.eos_token_ids) <= 4, "end-of-sequence ids", len(model.eos_token_ids), "up to 4")
+    most = largest_context(machine, model)
+    need(1 <= context <= most, "context", context, f"1 to {most} (map_entries / layers, score_entries / (tokens x heads), model limit)")

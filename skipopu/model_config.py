@@ -1,0 +1,126 @@
+"""Shape of a decoder-only Llama-family model, read from a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipopu.errors import CheckpointError
+
+_UNSUPPORTED = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu",),
+    "sliding_window": (None,),
+    "pretraining_tp": (1, None),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a Llama-architecture model; all sizes in elements.
+
+    ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def queries_per_kv_head(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+    @staticmethod
+    def from_dict(data: dict[str, Any], where: str = "config.json") -> ModelConfig:
+        """Reads the Hugging Face keys of a Llama configuration.
+
+        Raises:
+            CheckpointError: a key is missing, of the wrong type, or asks for something unsupported.
+        """
+        if data.get("model_type") != "llama":
+            raise CheckpointError(f"{where}: model_type is {data.get('model_type')!r}; supported: 'llama'")
+        for key, accepted in _UNSUPPORTED.items():
+            if key in data and data[key] not in accepted:
+                raise CheckpointError(f"{where}: {key} is {data[key]!r}; supported: {accepted[0]!r}")
+        rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise CheckpointError(f"{where}: rope type is {rope.get('rope_type')!r}; supported: 'default'")
+
+        def positive(key: str, default: int | None = None) -> int:
+            value = data.get(key)
+            if value is None:
+                value = default
+            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+                raise CheckpointError(f"{where}: {key} is {value!r}; a positive integer is needed")
+            return value
+
+        hidden, heads = positive("hidden_size"), positive("num_attention_heads")
+        kv_heads = positive("num_key_value_heads", heads)
+        head_dim = positive("head_dim", hidden // heads)
+        if heads % kv_heads:
+            raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        if head_dim % 2:
+            raise CheckpointError(f"{where}: head_dim {head_dim} is odd; rotary embedding needs pairs")
+        eos = data.get("eos_token_id")
+        return ModelConfig(
+            hidden_size=hidden,
+            intermediate_size=positive("intermediate_size"),
+            num_layers=positive("num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            vocab_size=positive("vocab_size"),
+            max_positions=positive("max_position_embeddings", 2048),
+            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10000.0))),
+            tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        )
+
+    @staticmethod
+    def load(directory: Path) -> ModelConfig:
+        """Reads ``directory/config.json``; raises CheckpointError when it is missing or malformed."""
+        path = Path(directory) / "config.json"
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: not valid JSON ({error})") from None
+        return ModelConfig.from_dict(data, str(path))
+
+    def to_hf(self) -> dict[str, Any]:
+        """The same shape as a Hugging Face configuration dictionary."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_positions,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "bos_token_id": None,
+            "eos_token_id": list(self.eos_token_ids) or None,
+            "torch_dtype": "float32",
+        }

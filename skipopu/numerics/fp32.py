@@ -1,0 +1,71 @@
+"""FP32 arithmetic of the machine: IEEE 754 nearest even, subnormal results flushed, overflow saturated.
+
+Zero keeps its sign. There are no infinities and no NaNs: a result beyond the largest finite number becomes that number
+and the host sees the sticky saturation bit. A result is *tiny* when its exact magnitude before rounding is below 2^-126.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+MANTISSA_BITS = 24
+BIAS = 127
+SMALLEST = 2.0**-126
+LARGEST = np.float32(np.finfo(np.float32).max)
+
+
+class Saturation:
+    """The sticky bit: set when an operation of this module saturated."""
+
+    seen = False
+
+
+def narrow(x: F64) -> F32:
+    """Rounds exact float64 values to FP32 by the rules above."""
+    with np.errstate(over="ignore", under="ignore"):
+        y = x.astype(np.float32)
+    y *= np.abs(x) >= SMALLEST
+    if y.size and not np.isfinite(y).all():
+        Saturation.seen = True
+        np.nan_to_num(y, copy=False, posinf=LARGEST, neginf=-LARGEST)
+    return y
+
+
+def multiply(a: ArrayLike, b: ArrayLike) -> F32:
+    """a * b; the product of two FP32 numbers is exact in float64."""
+    return narrow(np.asarray(np.multiply(a, b, dtype=np.float64)))
+
+
+def add(a: ArrayLike, b: ArrayLike) -> F32:
+    """a + b. Sums of FP32 numbers that are tiny are exact, so flushing after FP32 rounding is the same rule."""
+    with np.errstate(over="ignore"):
+        y = np.asarray(np.add(a, b, dtype=np.float32))
+    magnitude = np.abs(y)
+    if y.size and magnitude.max() > LARGEST:
+        Saturation.seen = True
+        y = np.clip(y, -LARGEST, LARGEST)
+    return y * (magnitude >= np.float32(SMALLEST))
+
+
+def from_integer(mantissa: ArrayLike, exponent: ArrayLike) -> F32:
+    """mantissa * 2^exponent rounded once; int64 mantissas below 2^62."""
+    m = np.asarray(mantissa, np.int64)
+    e = np.asarray(exponent, np.int64)
+    magnitude = np.abs(m)
+    big = magnitude >= 1 << 53
+    if big.any():
+        # 52 bits with everything below folded into the last one round to 24 bits as the full number does.
+        folded = (magnitude >> 12) | ((magnitude & 0xFFF) != 0)
+        m = np.where(big, np.where(m < 0, -folded, folded), m)
+        e = np.where(big, e + 12, e)
+    return narrow(np.ldexp(m.astype(np.float64), e))
+
+
+def bits(x: ArrayLike) -> NDArray[np.uint32]:
+    """The IEEE encoding."""
+    return np.asarray(x, np.float32).view(np.uint32)
