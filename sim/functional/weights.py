@@ -1,0 +1,32 @@
+"""Weight streams of a memory image as arrays, decoded once per address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.layout import WeightStream
+
+F64 = NDArray[np.float64]
+
+
+@dataclass
+class WeightCache:
+    """Decodes streams on first use. The image's weights do not change while a program runs."""
+
+    memory: list[NDArray[np.uint8]]
+
+    def __post_init__(self) -> None:
+        self._known: dict[tuple[int, int, int, int], F64] = {}
+
+    def get(self, address: int, rows: int, groups: int, group: int) -> F64:
+        """(groups, group, rows) float64, code times scale: integers times a power of two, sums of 128 stay exact."""
+        key = (address, rows, groups, group)
+        if key not in self._known:
+            stream = WeightStream(rows, groups, group, len(self.memory))
+            q, scale = stream.unpack([port[address : address + stream.size] for port in self.memory])
+            wide = q.astype(np.float64) * scale.astype(np.float64)[..., None]
+            self._known[key] = np.ascontiguousarray(wide.transpose(1, 2, 0))
+        return self._known[key]

@@ -1,0 +1,199 @@
+"""The reference engine: PyTorch on a compiled program's own dequantised weights, FP32 arithmetic, K and V rounded to FP16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compiler.passes.fold import attention_scale
+from sim.engine import OnToken, Result
+from sim.reference.model import Output, SkipLlama, load_hf_state_dict
+from skipopu.isa.program import Program, Run
+from skipopu.layout import EmbeddingRows, WeightStream
+from skipopu.numerics import int4
+from skipopu.row_order import permutation
+
+
+def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float32]:
+    """One matrix of the image as (rows, n) float32 in the checkpoint's row order."""
+    d = program.matrices[name]
+    stream = WeightStream(d["rows"], d["groups"], d["group"], program.machine.ports)
+    address = d["address"] + layer * d["layer_stride"]
+    rows = int4.dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
+    ordered = np.empty_like(rows)
+    ordered[permutation(d["order"], program.model, len(rows))] = rows
+    return ordered
+
+
+def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
+    """The model that the image describes; norms' gains are part of its weights."""
+    config = program.model
+    region = program.regions["embedding"]
+    embedding = EmbeddingRows(config.hidden_size, config.vocab_size, program.machine.ports)
+    table = embedding.unpack([port[region.address : region.address + embedding.size] for port in program.memory])
+    one = np.ones(config.hidden_size, np.float32)
+    base: dict[str, NDArray[np.float32]] = {"model.norm.weight": one, "lm_head.weight": dequantised(program, "head")}
+    routers: dict[str, NDArray[np.float32]] = {}
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}."
+        base[prefix + "input_layernorm.weight"] = base[prefix + "post_attention_layernorm.weight"] = one
+        base[prefix + "self_attn.q_proj.weight"] = dequantised(program, "q", layer) / np.float32(attention_scale(config.head_dim))
+        key, value = np.split(dequantised(program, "kv", layer), 2)
+        base[prefix + "self_attn.k_proj.weight"], base[prefix + "self_attn.v_proj.weight"] = key, value
+        base[prefix + "self_attn.o_proj.weight"] = dequantised(program, "o", layer)
+        gate, up = np.split(dequantised(program, "gate_up", layer), 2)
+        base[prefix + "mlp.gate_proj.weight"], base[prefix + "mlp.up_proj.weight"] = gate, up
+        base[prefix + "mlp.down_proj.weight"] = dequantised(program, "down", layer)
+        digits = dequantised(program, "router", layer)
+        address = program.router_record[0] + layer * program.router_record[1]
+        bias = program.memory[0][address : address + 8].view(np.float32)
+        for module, name in enumerate(("attention", "mlp")):
+            weight = digits[2 * module] + digits[2 * module + 1]
+            routers[f"{prefix}router_{name}.weight_predictor.weight"] = np.stack([weight, 0 * weight])
+            routers[f"{prefix}router_{name}.weight_predictor.bias"] = np.array([bias[module], 0], np.float32)
+    # The head is quantised, the embedding is not: they are never tied here.
+    untied = type(config)(**{**config.__dict__, "tie_word_embeddings": False})
+    model = SkipLlama(untied).to(dtype)
+    base["model.embed_tokens.weight"] = table.astype(np.float32)
+    load_hf_state_dict(
+        model, {n: torch.from_numpy(t) for n, t in base.items()}, {n: torch.from_numpy(t) for n, t in routers.items()}
+    )
+    model.round_kv = True
+    return model.requires_grad_(False)
+
+
+def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:
+    """Teacher-forced pass over (batch, tokens) with the program's KV policy, the run's dial and routing option."""
+    dense = not program.source["routers"]
+    if isinstance(options.routing, np.ndarray):
+        routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
+    elif options.routing == "always" and routing is None:
+        dense = True
+    return model(
+        tokens,
+        kv=program.kv,
+        routing=routing,
+        dense=dense,
+        rule=lambda difference, layer, module: (difference >= options.dial).to(difference.dtype),
+    )
+
+
+def run(program: Program, options: Run, on_token: OnToken | None = None) -> Result:
+    """Greedy generation, ties to the lowest id; recomputes the whole sequence for every token."""
+    options.validate(program)
+    model = model_of(program)
+    sequence = list(options.prompt)
+    generated: list[int] = []
+    while True:
+        out = forward(program, model, torch.tensor([sequence]), options)
+        if len(generated) >= options.max_new:
+            break
+        token = int(out.logits[0, -1].argmax())
+        generated.append(token)
+        if on_token is not None:
+            on_token(token)
+        if token in program.model.eos_token_ids or len(generated) >= options.max_new:
+            break
+        sequence.append(token)
+    return Result(tokens=generated, routing=out.gates[0].bool().numpy())
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the machine's numbers are from the reference's over a set of sequences.
+
+    The reference is run teacher-forced on the machine's tokens with the machine's routing replayed. A position *decides*
+    when the reference's margin (router difference against the dial, best logit against the second best) exceeds the bound;
+    every deciding position must agree. The bounds are four times the largest deviation that the alignment error causes: the
+    reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
+    input of every product. All other roundings of the machine (FP32, tables, probabilities) are at least 8 times smaller.
+    """
+
+    routing_bound: float
+    logit_bound: float
+    routing_positions: int
+    routing_inside: int
+    routing_differing: int  # deciding positions whose bit differs
+    token_positions: int
+    token_inside: int
+    token_differing: int
+    max_logit_error: float | None
+
+    @property
+    def ok(self) -> bool:
+        return not self.routing_differing and not self.token_differing
+
+
+DISTURBED_RUNS = 4
+SAFETY = 4.0
+
+
+def _alignment_noise(group: int, head_dim: int, generator: torch.Generator):
+    def disturb(name: str, x: Tensor) -> Tensor:
+        size = head_dim if name.endswith(("query", "key", "value")) else group
+        n = x.shape[-1]
+        padded = torch.nn.functional.pad(x, (0, -n % size)).unflatten(-1, (-1, size))
+        _, exponent = torch.frexp(padded.abs().amax(-1, keepdim=True))
+        unit = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), exponent - 17)
+        noise = (torch.rand(padded.shape, generator=generator, dtype=x.dtype) - 0.5) * unit
+        return (padded + noise).flatten(-2)[..., :n]
+
+    return disturb
+
+
+def agreement(
+    program: Program,
+    options: Run,
+    sequences: list[list[int]],
+    prompt_length: int,
+    routing: NDArray[np.bool_],
+    logits: NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> Agreement:
+    """Compares the machine's decisions on equally long ``sequences`` (prompt and generated tokens) with the reference.
+
+    ``routing`` (sequences, layers, 2, tokens) are the machine's bits, ``tokens`` one less than a sequence; ``logits``
+    (sequences, tokens, vocab) optional.
+    """
+    model = model_of(program)
+    ids = torch.tensor(sequences)
+    inputs = ids[:, :-1]
+    replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
+    out = forward(program, model, inputs, options, replay)
+    logit_error, route_error = 0.0, 0.0
+    for number in range(DISTURBED_RUNS):
+        generator = torch.Generator().manual_seed(seed + number)
+        model.disturb = _alignment_noise(program.matrices["head"]["group"], program.model.head_dim, generator)
+        noisy = forward(program, model, inputs, options, replay)
+        logit_error = max(logit_error, float((noisy.logits - out.logits).abs().max()))
+        route_error = max(route_error, float((noisy.differences - out.differences).abs().max()))
+    model.disturb = None
+    logit_bound, routing_bound = SAFETY * logit_error, SAFETY * route_error
+    # Routing: only bits that a router decided.
+    routed = torch.ones_like(replay)
+    if program.kv == "reuse":
+        routed[:, 0, 0] = False
+    if options.routing != "program" or not program.source["routers"]:
+        routed[:] = False
+    margin = out.differences - options.dial
+    deciding = routed & (margin.abs() > routing_bound)
+    differing = deciding & ((margin >= 0) != replay)
+    best = out.logits.topk(2, -1)
+    gap = (best.values[..., 0] - best.values[..., 1])[:, prompt_length - 1 :]
+    sure = gap > 2 * logit_bound
+    wrong = sure & (best.indices[:, prompt_length - 1 :, 0] != ids[:, prompt_length:])
+    return Agreement(
+        routing_bound=routing_bound,
+        logit_bound=logit_bound,
+        routing_positions=int(routed.sum()),
+        routing_inside=int((routed & ~deciding).sum()),
+        routing_differing=int(differing.sum()),
+        token_positions=gap.numel(),
+        token_inside=int((~sure).sum()),
+        token_differing=int(wrong.sum()),
+        max_logit_error=None if logits is None else float((torch.from_numpy(logits) - out.logits).abs().max()),
+    )
