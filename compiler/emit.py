@@ -99,7 +99,7 @@ class Emitter:
             **fields,
             address=address_units(self.plan.weights[weights.name]),
             layered=int(layered),
-            rows=weights.rows,
+            **spec.matmul_shape(weights.rows, self.machine.ports),
             groups=-(-weights.n // self.group),
             epilogue=op.epilogue,
             norm=int(op.norm),

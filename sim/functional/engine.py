@@ -11,7 +11,7 @@ from sim.functional.weights import WeightCache
 from skipopu.errors import MachineHalt
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList
+from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList, matmul_rows
 from skipopu.layout import KvEntry, round_up
 from skipopu.numerics import align, fp16, fp32
 from skipopu.numerics.signature import index, signature
@@ -260,7 +260,7 @@ class FunctionalEngine:
     # Array unit
 
     def _matmul(self, f: Fields) -> None:
-        slots, rows = self.lists[f["list"]], f["rows"]
+        slots, rows = self.lists[f["list"]], matmul_rows(f, self.machine.ports)
         if not len(slots) or not rows:
             return
         if f["format"]:
@@ -278,7 +278,7 @@ class FunctionalEngine:
         self._epilogue(f, slots, y)
 
     def _epilogue(self, f: Fields, slots: NDArray[np.int64], y: NDArray[np.float32]) -> None:
-        kind, rows = f["epilogue"], f["rows"]
+        kind, rows = f["epilogue"], y.shape[1]
         first_row = f["aux"] * 8 if f["argmax"] else 0
         if f["argmax"] and self.count - 1 in slots:
             scores = y[-1]

@@ -64,6 +64,20 @@ class RouteMode(IntEnum):
     TRACE = 3
 
 
+def matmul_rows(fields: dict[str, int], ports: int) -> int:
+    """Outputs of a MATMUL on a machine with ``ports`` ports; 0 when it has no rounds."""
+    if not fields["rounds"]:
+        return 0
+    return ((fields["rounds"] - 1) * ports + fields["ports"]) * BLOCK_ROWS - fields["spare"]
+
+
+def matmul_shape(rows: int, ports: int) -> dict[str, int]:
+    """The fields that say ``rows`` on a machine with ``ports`` ports."""
+    blocks = -(-rows // BLOCK_ROWS)
+    rounds = -(-blocks // ports)
+    return {"rounds": rounds, "ports": blocks - (rounds - 1) * ports, "spare": blocks * BLOCK_ROWS - rows}
+
+
 _HEAD = (
     Field("opcode", 5, "instruction code"),
     Field("pop", 3, "units to take a dependence token from before starting"),
@@ -138,7 +152,9 @@ MATMUL = Instruction(
         *_HEAD,
         *_ADDRESS,
         *_TARGET,
-        Field("rows", 18, "outputs"),
+        Field("rounds", 12, "rounds of one 8-row block per port"),
+        Field("ports", 7, "ports with a block in the last round"),
+        Field("spare", 3, "rows of the last block that do not exist"),
         Field("groups", 10, "groups along the input"),
         Field("format", 3, "weight format: 0 INT4 symmetric"),
         Field("epilogue", 3, "0 store, 1 rope, 2 swiglu, 3 residual, 4 none"),

@@ -46,6 +46,8 @@ class Machine:
         query: aligned query elements per token slot, heads padded to whole beats.
         map_entries: layers x context of the KV map.
         score_entries: FP32 scores per port, tokens x heads x context.
+        kv_heads: largest number of KV heads.
+        query_group: largest number of query heads per KV head.
         weight_fifo: beats buffered per port ahead of the array.
         burst: longest AXI burst, beats.
         instructions: depth of the instruction memory.
@@ -64,6 +66,8 @@ class Machine:
     query: int
     map_entries: int
     score_entries: int
+    kv_heads: int = 8
+    query_group: int = 4
     weight_fifo: int = 64
     burst: int = 16
     instructions: int = 64
@@ -92,6 +96,8 @@ class Machine:
         need(self.query > 0 and self.query % self.kv_lanes == 0, "query", f"a multiple of {self.kv_lanes}")
         for field in ("map_entries", "score_entries"):
             need(getattr(self, field) > 0, field, "a positive integer")
+        need(1 <= self.kv_heads <= 64, "kv_heads", "1..64")
+        need(1 <= self.query_group <= 16, "query_group", "1..16")
         need(1 <= self.burst <= 256, "burst", "1..256")
         need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
         need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")

@@ -1,0 +1,68 @@
+"""Small helpers for fixed-latency pipelines and balanced trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from amaranth.hdl import Module, Shape, Signal, Value, ValueLike, unsigned
+
+T = TypeVar("T")
+
+
+def delay(m: Module, value: ValueLike, cycles: int, name: str = "delayed") -> Value:
+    """``value`` behind ``cycles`` registers."""
+    current = Value.cast(value)
+    for number in range(cycles):
+        register = Signal(current.shape(), name=f"{name}_{number + 1}", reset_less=True)
+        m.d.sync += register.eq(current)
+        current = register
+    return current
+
+
+def delay_valid(m: Module, value: ValueLike, cycles: int, name: str = "valid") -> Value:
+    """Like :func:`delay`, with registers that reset to zero."""
+    current = Value.cast(value)
+    for number in range(cycles):
+        register = Signal(current.shape(), name=f"{name}_{number + 1}")
+        m.d.sync += register.eq(current)
+        current = register
+    return current
+
+
+def tree(items: Sequence[T], combine: Callable[[T, T], T]) -> T:
+    """Reduces ``items`` by a balanced tree of ``combine``."""
+    level = list(items)
+    while len(level) > 1:
+        paired = [combine(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = paired + ([level[-1]] if len(level) % 2 else [])
+    return level[0]
+
+
+def registered(m: Module, value: Value, name: str) -> Signal:
+    """One register behind ``value``."""
+    register = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register
+
+
+def adder_tree(m: Module, items: Sequence[Value], levels_per_stage: int = 3) -> tuple[Value, int]:
+    """Pipelined sum of ``items``: (sum, latency in cycles); a register after every ``levels_per_stage`` levels."""
+    level, latency, depth = list(items), 0, 0
+    while len(level) > 1:
+        level = [a + b for a, b in zip(level[::2], level[1::2], strict=False)] + ([level[-1]] if len(level) % 2 else [])
+        depth += 1
+        if depth % levels_per_stage == 0 or len(level) == 1:
+            level = [registered(m, value, f"sum{depth}_{i}") for i, value in enumerate(level)]
+            latency += 1
+    return level[0], latency
+
+
+def bits_for_index(count: int) -> Shape:
+    """Shape of an index below ``count`` (at least one bit)."""
+    return unsigned(max(1, (count - 1).bit_length()))
+
+
+def count_shape(limit: int) -> Shape:
+    """Shape of a count up to and including ``limit``."""
+    return unsigned(max(1, limit.bit_length()))

@@ -1,0 +1,75 @@
+"""The piecewise quadratic evaluator of :mod:`skipopu.numerics.tables`, with one or several tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.lib.memory import Memory
+
+from hw.arithmetic.pipeline import bits_for_index, delay
+from skipopu.numerics.tables import OUTPUT_BITS, QuadraticTable
+
+
+def _signed_width(low: int, high: int) -> int:
+    return max(low.bit_length() if low >= 0 else (-low - 1).bit_length(), high.bit_length()) + 1
+
+
+class Quadratic(Elaboratable):
+    """y = table(u) in units of 2^-30. Latency 4 cycles, one result per cycle.
+
+    Attributes:
+        select: index into ``tables``, in. u: argument, in, as wide as the widest table's. y: 31 bits unsigned, out.
+    """
+
+    LATENCY = 4
+
+    def __init__(self, tables: Sequence[QuadraticTable]) -> None:
+        self.tables = tuple(tables)
+        self.select = Signal(bits_for_index(len(tables)))
+        self.u = Signal(max(t.argument_bits for t in tables))
+        self.y = Signal(OUTPUT_BITS + 1)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rows = [row for table in self.tables for row in table.coefficients.tolist()]
+        widths = [_signed_width(min(r[i] for r in rows), max(r[i] for r in rows)) for i in range(3)]
+        packed = [sum((value & (1 << w) - 1) << sum(widths[:i]) for i, (value, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+        m.submodules.rom = rom = Memory(shape=sum(widths), depth=len(rows), init=packed)
+        port = rom.read_port()
+        offset_bits = max(t.offset_bits for t in self.tables)
+        x = Signal(offset_bits)
+        start = 0
+        chosen = Signal(self.select.shape())
+        m.d.sync += chosen.eq(self.select)
+        for number, table in enumerate(self.tables):
+            with m.If(self.select == number):
+                m.d.comb += port.addr.eq(start + self.u[table.offset_bits : table.argument_bits])
+                m.d.sync += x.eq(self.u[: table.offset_bits])
+            start += len(table.coefficients)
+        data: Value = port.data
+        c0, c1, c2 = (
+            data[sum(widths[:i]) : sum(widths[: i + 1])].as_signed() for i in range(3)
+        )
+
+        def scaled(product: Value, which: Value) -> Value:
+            """product >> offset_bits of the chosen table, arithmetic."""
+            result: Value = product >> self.tables[0].offset_bits
+            for number, table in enumerate(self.tables[1:], 1):
+                result = Mux(which == number, product >> table.offset_bits, result)
+            return result
+
+        unsigned_x = Cat(x, Signal()).as_signed()
+        # 1: c2 * x
+        square = Signal(signed(widths[2] + offset_bits + 1))
+        m.d.sync += square.eq(c2 * unsigned_x)
+        c0_1, c1_1, x_1, chosen_1 = (delay(m, v, 1, n) for v, n in ((c0, "c0"), (c1, "c1"), (unsigned_x, "x"), (chosen, "chosen")))
+        # 2: (c1 + ...) * x
+        inner = Signal(signed(max(widths[1], widths[2]) + 1))
+        m.d.comb += inner.eq(c1_1 + scaled(square, chosen_1))
+        linear = Signal(signed(len(inner) + offset_bits + 1))
+        m.d.sync += linear.eq(inner * x_1)
+        c0_2, chosen_2 = delay(m, c0_1, 1, "c0"), delay(m, chosen_1, 1, "chosen")
+        # 3: c0 + ...
+        m.d.sync += self.y.eq(c0_2 + scaled(linear, chosen_2))
+        return m

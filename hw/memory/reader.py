@@ -1,0 +1,158 @@
+"""Read side of a memory port: clients ask for runs of beats, bursts are cut and issued, data returns through FIFOs."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import count_shape
+from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, axi4
+from skipopu.machine.config import Machine
+
+RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
+
+class Run(data.StructLayout):
+    """A run of consecutive beats: ``beat`` is the address divided by the beat size, ``count`` at least 1."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": 24})
+
+
+class BurstReader(Component):
+    """Cuts one client's runs into AXI bursts and holds the returned beats.
+
+    A burst is issued only when the FIFO has room for all of it, so the response channel never waits for a client. Bursts
+    stay inside 4096-byte pages. The next run is accepted once the last burst of the present one was issued.
+
+    Parameters: machine, depth (beats of the FIFO, at least two bursts).
+    Members: runs (in stream), beats (out stream), burst (out: address and length-1 under valid/ready), push, push_data (in).
+    """
+
+    def __init__(self, machine: Machine, depth: int) -> None:
+        self.machine, self.depth = machine, depth
+        layout = Run(machine)
+        super().__init__(
+            {
+                "runs": In(stream.Signature(layout)),
+                "beats": Out(stream.Signature(machine.port_bits)),
+                "burst_beat": Out(layout["beat"].shape),
+                "burst_length": Out(8),
+                "burst_valid": Out(1),
+                "burst_ready": In(1),
+                "push": In(1),
+                "push_data": In(machine.port_bits),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=self.depth)
+        beat, left = Signal.like(self.burst_beat), Signal(24)
+        free = Signal(count_shape(self.depth), init=self.depth)
+        m.d.comb += [self.runs.ready.eq(left == 0), self.idle.eq((left == 0) & ~self.runs.valid)]
+        with m.If(self.runs.valid & self.runs.ready):
+            m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count)]
+        page = 4096 // machine.beat_bytes
+        to_page = Signal(range(page + 1))
+        m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
+        limit = Mux(to_page < machine.burst, to_page, machine.burst)
+        size = Signal(range(machine.burst + 1))
+        m.d.comb += [
+            size.eq(Mux(left < limit, left, limit)),
+            self.burst_beat.eq(beat),
+            self.burst_length.eq(size - 1),
+            self.burst_valid.eq((left != 0) & (free >= size)),
+        ]
+        issued = self.burst_valid & self.burst_ready
+        taken = self.beats.valid & self.beats.ready
+        with m.If(issued):
+            m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
+        m.d.sync += free.eq(free - Mux(issued, size, 0) + taken)
+        m.d.comb += [
+            fifo.w_data.eq(self.push_data),
+            fifo.w_en.eq(self.push),
+            self.beats.payload.eq(fifo.r_data),
+            self.beats.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(self.beats.ready),
+        ]
+        return m
+
+
+class ReadPort(Component):
+    """Three burst readers behind one AXI read channel; the lowest client index wins unless it has just been served.
+
+    Members: runs_k, beats_k (streams of client k), error (out: a response was not OKAY, with its client), beat (out: one
+    data beat arrived), idle (out), and the AXI read channel.
+    """
+
+    def __init__(self, machine: Machine, depths: tuple[int, int, int]) -> None:
+        self.machine, self.depths = machine, depths
+        members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[0] in "ar" and name[:2] != "aw"}
+        for k in range(READ_CLIENTS):
+            members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
+            members[f"beats_{k}"] = Out(stream.Signature(machine.port_bits))
+        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1), "weights_idle": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        beat_bits = (self.machine.beat_bytes - 1).bit_length()
+        readers: list[BurstReader] = []
+        last = Signal(2)
+        arvalid, arid = Signal(), Signal(2)
+        araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
+        ready = Signal()
+        m.d.comb += ready.eq(~arvalid | self.arready)
+        chosen, any_valid = Signal(2), Signal()
+        for k in range(READ_CLIENTS):
+            reader = BurstReader(self.machine, self.depths[k])
+            m.submodules[f"client_{k}"] = reader
+            readers.append(reader)
+            runs, beats = getattr(self, f"runs_{k}"), getattr(self, f"beats_{k}")
+            m.d.comb += [
+                reader.runs.valid.eq(runs.valid),
+                reader.runs.payload.eq(runs.payload),
+                runs.ready.eq(reader.runs.ready),
+                beats.valid.eq(reader.beats.valid),
+                beats.payload.eq(reader.beats.payload),
+                reader.beats.ready.eq(beats.ready),
+                reader.push.eq(self.rvalid & (self.rid == k)),
+                reader.push_data.eq(self.rdata),
+            ]
+        # The small, latency-bound clients go first; the one served last goes behind the others.
+        for k in RISING_PRIORITY:
+            with m.If(readers[k].burst_valid & (last == k)):
+                m.d.comb += [chosen.eq(k), any_valid.eq(1)]
+        for k in RISING_PRIORITY:
+            with m.If(readers[k].burst_valid & (last != k)):
+                m.d.comb += [chosen.eq(k), any_valid.eq(1)]
+        with m.If(ready):
+            m.d.sync += arvalid.eq(any_valid)
+            with m.If(any_valid):
+                m.d.sync += last.eq(chosen)
+        for k, reader in enumerate(readers):
+            with m.If(ready & any_valid & (chosen == k)):
+                m.d.comb += reader.burst_ready.eq(1)
+                m.d.sync += [
+                    araddr.eq(Cat(Const(0, beat_bits), reader.burst_beat)),
+                    arlen.eq(reader.burst_length),
+                    arid.eq(k),
+                ]
+        m.d.comb += [
+            self.arvalid.eq(arvalid),
+            self.araddr.eq(araddr),
+            self.arlen.eq(arlen),
+            self.arid.eq(arid),
+            self.arsize.eq(beat_bits),
+            self.arburst.eq(BURST_INCR),
+            self.rready.eq(1),
+            self.beat.eq(self.rvalid),
+            self.error.eq(self.rvalid & (self.rresp != 0)),
+            self.error_client.eq(self.rid),
+            self.weights_idle.eq(readers[0].idle),
+        ]
+        return m
+
