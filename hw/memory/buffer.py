@@ -28,7 +28,8 @@ def lane_of(machine: Machine, address: Signal) -> Signal | Const:
 
 
 class Buffer(Component):
-    """Reads have one cycle of latency. The array's epilogue writes without waiting; other writers wait for a free cycle.
+    """Reads have one cycle of latency. The array's epilogue and the attention unit write without waiting (a legal
+    program never lets both write at once; ``conflict`` says that one did), the vector unit waits for a free cycle.
 
     Members: read_k_address (element index; the whole word returns one cycle later as read_k_data), read_k_enable;
     element write port ``write`` (always accepted), word write streams ``vector`` and ``attention``; ``range`` (out): an
@@ -52,6 +53,7 @@ class Buffer(Component):
                 "vector": In(stream.Signature(word)),
                 "attention": In(stream.Signature(word)),
                 "range": Out(3),
+                "conflict": Out(1),
             }
         )
 
@@ -78,13 +80,6 @@ class Buffer(Component):
                 write.data.eq(Cat(self.write_data for _ in range(lanes))),
                 enable.eq(Const(1, lanes) << lane),
             ]
-        with m.Elif(self.vector.valid):
-            m.d.comb += [
-                address.eq(self.vector.payload.address),
-                write.data.eq(self.vector.payload.data),
-                enable.eq(self.vector.payload.enable),
-                self.vector.ready.eq(1),
-            ]
         with m.Elif(self.attention.valid):
             m.d.comb += [
                 address.eq(self.attention.payload.address),
@@ -92,7 +87,15 @@ class Buffer(Component):
                 enable.eq(self.attention.payload.enable),
                 self.attention.ready.eq(1),
             ]
+        with m.Elif(self.vector.valid):
+            m.d.comb += [
+                address.eq(self.vector.payload.address),
+                write.data.eq(self.vector.payload.data),
+                enable.eq(self.vector.payload.enable),
+                self.vector.ready.eq(1),
+            ]
         inside = address < machine.buffer
+        m.d.comb += self.conflict.eq(self.write_enable & self.attention.valid)
         m.d.comb += [write.addr.eq(address[shift:]), write.en.eq(Mux(inside, enable, 0))]
         outside = ~inside & enable.any()
         m.d.comb += self.range.eq(

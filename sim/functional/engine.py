@@ -205,9 +205,8 @@ class FunctionalEngine:
         if not len(self.map) or self.map.shape[1] != c[Config.CONTEXT]:
             self.map = np.zeros((len(self.routing), c[Config.CONTEXT]), np.int64)
         slots = self.lists[f["list"]]
-        if self.layer:
-            chunk = slice(self.position, self.position + self.count)
-            self.map[self.layer, chunk] = self.map[self.layer - 1, chunk]
+        chunk = slice(self.position, self.position + self.count)
+        self.map[self.layer, chunk] = self.map[self.layer - 1, chunk] if self.layer else 0
         if len(slots):
             where = self.vectors(f["src"], f["stride"], slots, 2 * heads * dim)
             stored = fp16.from_fp32(self.buffer[where]).reshape(len(slots), 2, heads, dim)
@@ -266,6 +265,8 @@ class FunctionalEngine:
         if f["format"]:
             raise self.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
         groups = f["groups"]
+        if groups * self.config[Config.GROUP] > self.machine.activation:
+            raise self.halt(Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements")
         weights = self.weights.get(self.address(f), rows, groups, self.config[Config.GROUP])
         x = self.activation[slots].transpose(1, 0, 2)  # (groups, slots, group)
         power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]

@@ -1,0 +1,81 @@
+"""Requests the weight streams of dispatched MATMULs, ahead of the array."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.control.issue import QUEUE_DEPTH
+from hw.memory.reader import Run
+from skipopu.isa.spec import BLOCK_ROWS
+from skipopu.layout import SCALES_PER_WORD
+from skipopu.machine.config import Machine
+
+
+class Fetch(data.StructLayout):
+    """The weights of one MATMUL."""
+
+    def __init__(self) -> None:
+        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10})
+
+
+class FetchUnit(Component):
+    """Turns a MATMUL's shape into one run of beats per port and hands the runs to the ports' weight readers.
+
+    A port with b blocks of 8 rows fetches g = 8 * b * groups groups: 64 bytes of scales for each 32 of them, rounded up,
+    and group / 2 bytes each. Members: issue (in stream), group (in), runs_p (out streams), idle (out).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        members = {f"runs_{p}": Out(stream.Signature(Run(machine))) for p in range(machine.ports)}
+        super().__init__({**members, "issue": In(stream.Signature(Fetch())), "group": In(10), "idle": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        layout = Fetch()
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=QUEUE_DEPTH)
+        head = layout(fifo.r_data)
+        m.d.comb += [fifo.w_data.eq(self.issue.payload), fifo.w_en.eq(self.issue.valid), self.issue.ready.eq(fifo.w_rdy)]
+        scale_beats = 2 * SCALES_PER_WORD // machine.beat_bytes
+        beats_per_group = self.group >> (machine.weight_lanes.bit_length() - 1)
+        pending = Signal(machine.ports)
+        full_groups, short_groups = Signal(26), Signal(26)
+        full_beats, short_beats = Signal(24), Signal(24)
+        per_block = Signal(14)
+        accepted = Signal(machine.ports)
+        for p in range(machine.ports):
+            runs = getattr(self, f"runs_{p}")
+            count = Mux(head.ports > p, full_beats, short_beats)
+            m.d.comb += [
+                runs.payload.beat.eq(head.address << (6 - (machine.beat_bytes - 1).bit_length())),
+                runs.payload.count.eq(count),
+                runs.valid.eq(pending[p] & (count != 0)),
+                accepted[p].eq(pending[p] & ((count == 0) | runs.ready)),
+            ]
+
+        def beats(groups: Signal) -> Signal:
+            words = (groups + (SCALES_PER_WORD - 1)) >> (SCALES_PER_WORD.bit_length() - 1)
+            return words * scale_beats + groups * beats_per_group
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
+                m.d.sync += per_block.eq(head.groups * BLOCK_ROWS)
+                with m.If(fifo.r_rdy):
+                    m.next = "GROUPS"
+            with m.State("GROUPS"):
+                m.d.sync += [full_groups.eq(head.rounds * per_block), short_groups.eq((head.rounds - 1)[:12] * per_block)]
+                m.next = "BEATS"
+            with m.State("BEATS"):
+                m.d.sync += [full_beats.eq(beats(full_groups)), short_beats.eq(beats(short_groups)), pending.eq(-1)]
+                m.next = "RUNS"
+            with m.State("RUNS"):
+                m.d.sync += pending.eq(pending & ~accepted)
+                with m.If((pending & ~accepted) == 0):
+                    m.d.comb += fifo.r_en.eq(1)
+                    m.next = "IDLE"
+        return m

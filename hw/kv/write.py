@@ -1,0 +1,276 @@
+"""KVWRITE: new KV entries for the listed slots, the previous layer's for the others."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.fp32 import fp32_to_half_word
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
+from hw.arithmetic.signature import Signature, index
+from hw.control.issue import Issue, field
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.memory.reader import Run
+from hw.memory.writer import WriteBeat
+from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
+from skipopu.machine.config import Machine
+
+
+class MapEntry(data.StructLayout):
+    """Where a token's currently valid K and V lie: ``place`` in ``port``'s pool."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"place": 20, "port": bits_for_index(machine.ports)})
+
+
+class KvWriteUnit(Component):
+    """Converts K and V to FP16 in one pass, stages the entry, and writes it to the next port in turn.
+
+    Entries are dealt round-robin over the ports from one shared count. Members: active, instruction (in), done, digest,
+    pool_full (out); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
+    (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
+    entries (out: allocated so far); saturated.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        members = {}
+        for p in range(machine.ports):
+            members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
+            members[f"beats_{p}"] = Out(stream.Signature(WriteBeat(machine)))
+        row = bits_for_index(machine.map_entries)
+        super().__init__(
+            {
+                **members,
+                "active": In(1),
+                "instruction": In(Issue(machine)),
+                "done": Out(1),
+                "digest": Out(32),
+                "pool_full": Out(1),
+                "restart": In(1),
+                "kv_heads": In(7),
+                "head_dim": In(10),
+                "kv_base": In(32),
+                "kv_entry": In(16),
+                "kv_slots": In(20),
+                "context": In(20),
+                "read_address": Out(ELEMENT_ADDRESS_BITS),
+                "read_enable": Out(1),
+                "read_data": In(32 * machine.vector_lanes),
+                "map_read_address": Out(row),
+                "map_read_data": In(MapEntry(machine)),
+                "map_write_address": Out(row),
+                "map_write_data": Out(MapEntry(machine)),
+                "map_write_enable": Out(1),
+                "written": In(machine.ports),
+                "entries": Out(32),
+                "saturated": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, lanes, kv_lanes = self.machine, self.machine.vector_lanes, self.machine.kv_lanes
+        word = self.instruction.word
+        beat_shift = (machine.beat_bytes - 1).bit_length()
+        m.submodules.writes = writes = Signature(lanes)
+        m.d.comb += self.digest.eq(writes.total)
+        header_beats_most = -(-2 * machine.kv_heads // machine.beat_bytes)
+        depth = header_beats_most + 2 * machine.query // kv_lanes
+        m.submodules.staging = staging = Memory(shape=machine.port_bits, depth=depth, init=[])
+        stage_write, stage_read = staging.write_port(granularity=16 * lanes), staging.read_port()
+
+        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
+        listed = self.instruction.mask.bit_select(slot, 1)
+        # Walk: K's heads, then V's, each head_dim elements
+        head, value_half, offset = Signal(7), Signal(), Signal(11)
+        element = Signal(20)  # in the source vector
+        beat_index = Signal(range(depth + 1))  # staging beat of the head's first element
+        reading = Signal()
+        header_beats = Signal(4)
+        head_beats = Signal(10)
+        m.d.comb += [
+            header_beats.eq((2 * self.kv_heads + (machine.beat_bytes - 1)) >> beat_shift),
+            head_beats.eq((self.head_dim + (kv_lanes - 1)) >> (kv_lanes.bit_length() - 1)),
+            self.read_address.eq(base + element),
+            self.read_enable.eq(reading & (offset < self.head_dim)),
+        ]
+        # Pipeline: 1 buffer data, 2 half words, then staging
+        halves, overflow = [], []
+        reading_1 = delay_valid(m, reading, 1, "reading")
+        inside_1 = delay(m, offset < self.head_dim, 1, "inside")
+        for k in range(lanes):
+            half, saturated = fp32_to_half_word(m, self.read_data[32 * k : 32 * k + 32], f"half_{k}")
+            halves.append(registered(m, Mux(inside_1, half, 0), f"value_{k}"))
+            overflow.append(saturated)
+        saturated_2 = registered(m, Cat(overflow).any() & inside_1 & reading_1, "overflow")
+        m.d.comb += self.saturated.eq(saturated_2)
+        valid_2 = delay_valid(m, reading_1, 1, "staged")
+        inside_2 = delay(m, inside_1, 1, "inside_2")
+        element_2, offset_2 = delay(m, element, 2, "element"), delay(m, offset, 2, "offset")
+        beat_2 = delay(m, beat_index, 2, "beat")
+        low, high = lanes.bit_length() - 1, kv_lanes.bit_length() - 1
+        part = offset_2[low:high] if high > low else Const(0, 1)
+        field_exponents = [Mux(h[10:15] == 0, 1, h[10:15]) for h in halves]
+        largest = tree(field_exponents, lambda a, b: Mux(a > b, a, b))
+        exponent = Signal(5)
+        head_start_2 = offset_2 == 0
+        with m.If(valid_2):
+            m.d.sync += exponent.eq(Mux(head_start_2 | (largest > exponent), largest, exponent))
+        for k in range(lanes):
+            m.d.comb += [
+                writes.valid[k].eq(valid_2 & inside_2),
+                writes.where[k].eq(index(0, slot, element_2 + k)),
+                writes.value[k].eq(halves[k]),
+            ]
+        header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(header_beats_most)]
+        count = Signal(range(8))
+        store_header, header_index = Signal(), Signal(range(max(2, header_beats_most + 1)))
+        header_value = Signal(machine.port_bits)
+        for i, beat in enumerate(header):
+            with m.If(header_index == i):
+                m.d.comb += header_value.eq(beat)
+        with m.If(store_header):
+            m.d.comb += [
+                stage_write.addr.eq(header_index),
+                stage_write.data.eq(header_value),
+                stage_write.en.eq((1 << kv_lanes // lanes) - 1),
+            ]
+        with m.Else():
+            m.d.comb += [
+                stage_write.addr.eq(beat_2 + (offset_2 >> high)),
+                stage_write.data.eq(Cat(Cat(halves) for _ in range(kv_lanes // lanes))),
+                stage_write.en.eq(Mux(valid_2, Const(1, kv_lanes // lanes) << part, 0)),
+            ]
+        port, place = Signal(range(max(2, machine.ports))), Signal(20)
+        with m.If(self.restart):
+            m.d.sync += [port.eq(0), place.eq(0), self.entries.eq(0)]
+            m.d.sync += [beat.eq(0) for beat in header]
+        row = self.instruction.map_row + slot + self.instruction.position
+        m.d.comb += [self.map_read_address.eq(row - self.context), self.map_write_address.eq(row)]
+        mapped = MapEntry(machine)(Signal(MapEntry(machine).size))
+        total_beats = Signal(range(depth + 1))
+        send = Signal(range(depth + 2))
+        entry_address = Signal(40)
+        m.d.sync += entry_address.eq(self.kv_base + place * self.kv_entry)
+        beats_valid, beats_ready, runs_valid, runs_ready, written = Signal(), Signal(), Signal(), Signal(), Signal()
+        with m.Switch(port):
+            for p in range(machine.ports):
+                with m.Case(p):
+                    runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+                    m.d.comb += [
+                        runs.valid.eq(runs_valid),
+                        runs.payload.beat.eq(entry_address << (6 - beat_shift)),
+                        runs.payload.count.eq(total_beats),
+                        runs_ready.eq(runs.ready),
+                        beats.valid.eq(beats_valid),
+                        beats.payload.data.eq(stage_read.data),
+                        beats.payload.strobe.eq((1 << machine.beat_bytes) - 1),
+                        beats_ready.eq(beats.ready),
+                        written.eq(self.written[p]),
+                    ]
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.active):
+                    m.d.comb += writes.clear.eq(1)
+                    m.d.sync += [slot.eq(0), base.eq(field(word, KVWRITE, "src") * BUFFER_UNIT)]
+                    m.next = "SLOT"
+            with m.State("SLOT"):
+                m.d.sync += [
+                    head.eq(0),
+                    value_half.eq(0),
+                    offset.eq(0),
+                    element.eq(0),
+                    beat_index.eq(header_beats),
+                    total_beats.eq(header_beats),
+                    count.eq(0),
+                ]
+                with m.If(slot >= self.instruction.count):
+                    m.next = "SETTLE"
+                with m.Elif(~listed):
+                    m.next = "COPY"
+                with m.Elif(place >= self.kv_slots):
+                    m.d.comb += self.pool_full.eq(1)
+                with m.Else():
+                    m.next = "HEAD"
+            with m.State("COPY"):
+                # Layer 0 has no previous layer: entry 0 stands in.
+                m.d.sync += mapped.as_value().eq(Mux(self.instruction.first_layer, 0, self.map_read_data.as_value()))
+                m.next = "MAP"
+            with m.State("HEAD"):
+                m.d.comb += reading.eq(1)
+                m.d.sync += [offset.eq(offset + lanes), element.eq(element + lanes)]
+                with m.If(offset + lanes >= (head_beats << high)):
+                    m.d.sync += [offset.eq(0), count.eq(0)]
+                    m.next = "EXPONENT"
+            with m.State("EXPONENT"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == 3):
+                    which = Cat(value_half, head)
+                    for i, beat in enumerate(header):
+                        with m.If((which >> beat_shift) == i):
+                            m.d.sync += beat.word_select(which[:beat_shift], 8).eq(exponent)
+                    m.d.comb += [
+                        writes.valid[0].eq(1),
+                        writes.where[0].eq(index(1, slot, which)),
+                        writes.value[0].eq(exponent),
+                    ]
+                    m.d.sync += [
+                        beat_index.eq(beat_index + head_beats),
+                        total_beats.eq(total_beats + head_beats),
+                        head.eq(head + 1),
+                        header_index.eq(0),
+                        element.eq(element - (head_beats << high) + self.head_dim),
+                    ]
+                    m.next = "HEAD"
+                    with m.If(head == self.kv_heads - 1):
+                        m.d.sync += [head.eq(0), value_half.eq(1)]
+                        with m.If(value_half):
+                            m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += store_header.eq(1)
+                m.d.sync += header_index.eq(header_index + 1)
+                with m.If(header_index == header_beats - 1):
+                    m.d.sync += send.eq(0)
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += [runs_valid.eq(1), stage_read.addr.eq(0)]
+                with m.If(runs_ready):
+                    m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += [beats_valid.eq(1), stage_read.addr.eq(Mux(beats_ready, send + 1, send))]
+                with m.If(beats_ready):
+                    m.d.sync += send.eq(send + 1)
+                    with m.If(send == total_beats - 1):
+                        m.next = "WRITTEN"
+            with m.State("WRITTEN"):
+                with m.If(written):
+                    m.d.sync += [
+                        mapped.place.eq(place),
+                        mapped.port.eq(port),
+                        self.entries.eq(self.entries + 1),
+                        port.eq(port + 1),
+                    ]
+                    with m.If(port == machine.ports - 1):
+                        m.d.sync += [port.eq(0), place.eq(place + 1)]
+                    m.next = "MAP"
+            with m.State("MAP"):
+                m.d.comb += [
+                    self.map_write_data.eq(mapped),
+                    self.map_write_enable.eq(1),
+                    writes.valid[0].eq(1),
+                    writes.where[0].eq(index(2, slot, Const(0, 1))),
+                    writes.value[0].eq((mapped.place << 8) | mapped.port),
+                ]
+                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, KVWRITE, "stride") * BUFFER_UNIT), count.eq(0)]
+                m.next = "SLOT"
+                with m.If(slot == machine.tokens - 1):
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == Signature.LATENCY):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m

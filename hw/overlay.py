@@ -1,0 +1,329 @@
+"""The overlay: wiring only."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, Out
+
+from hw.arithmetic.pipeline import tree
+from hw.control.dispatch import Dispatcher
+from hw.control.fetch import FetchUnit
+from hw.control.host import ADDRESS_BITS, HostRegisters
+from hw.control.issue import UNITS, UnitQueue
+from hw.control.record import RecordWriter
+from hw.kv.attention import QUERY_WRITES, AttentionUnit
+from hw.kv.write import KvWriteUnit, MapEntry
+from hw.memory.axi import axi4, axi4_lite
+from hw.memory.buffer import Buffer
+from hw.memory.reader import ReadPort
+from hw.memory.writer import WritePort
+from hw.pe.activation import AlignedMemory
+from hw.pe.array import ArrayUnit
+from hw.router.route import RouteUnit
+from hw.vector.align import AlignUnit
+from hw.vector.load import EmbedUnit
+from hw.vector.scalar import ScalarUnit
+from hw.vector.store import StoreUnit
+from skipopu.isa.registers import COUNTERS, Config, Error
+from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE, Unit
+from skipopu.machine.config import Machine
+
+HOST_PORTS = tuple(axi4_lite(ADDRESS_BITS).members)
+
+
+class Overlay(Component):
+    """The whole processor. One clock, synchronous reset.
+
+    Members: ``host_*`` AXI4-Lite slave (registers: :mod:`skipopu.isa.registers`); ``port{p}_*`` AXI4 masters.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        host = HostRegisters(machine)
+        self.axi = axi4(machine.port_bits).members
+        members = {f"host_{name}": host.signature.members[name] for name in HOST_PORTS}
+        for p in range(machine.ports):
+            members |= {f"port{p}_{name}": member for name, member in self.axi.items()}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        ports = range(machine.ports)
+        m.submodules.host = host = HostRegisters(machine)
+        m.submodules.dispatch = dispatch = Dispatcher(machine)
+        m.submodules.fetch = fetch = FetchUnit(machine)
+        m.submodules.records = records = RecordWriter(machine)
+        m.submodules.buffer = buffer = Buffer(machine)
+        m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
+        m.submodules.array = array = ArrayUnit(machine)
+        m.submodules.attention = attention = AttentionUnit(machine)
+        m.submodules.align = align = AlignUnit(machine)
+        m.submodules.embed = embed = EmbedUnit(machine)
+        m.submodules.route = route = RouteUnit(machine)
+        m.submodules.kv_write = kv_write = KvWriteUnit(machine)
+        m.submodules.store = store = StoreUnit(machine)
+        m.submodules.scalar = scalar = ScalarUnit()
+        queues = [UnitQueue(machine) for _ in range(UNITS)]
+        readers, writers = [], []
+        for unit, queue in zip(Unit, queues, strict=True):
+            m.submodules[f"queue_{unit.name.lower()}"] = queue
+        for p in ports:
+            # Weights run ahead; the loader and attention keep two bursts in flight.
+            depth = 2 * machine.burst
+            reader, writer = ReadPort(machine, (machine.weight_fifo, depth, 2 * depth)), WritePort(machine)
+            m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = reader, writer
+            readers.append(reader)
+            writers.append(writer)
+
+        # Host
+        for name in HOST_PORTS:
+            inner, outer = getattr(host, name), getattr(self, f"host_{name}")
+            m.d.comb += outer.eq(inner) if host.signature.members[name].flow is Out else inner.eq(outer)
+        for name in ("start", "clear", "program", "program_length", "prompt_length", "max_new"):
+            m.d.comb += getattr(dispatch, name).eq(getattr(host, name))
+        for name in ("status", "error", "error_pc", "generated", "position", "retired", "executed_attention", "executed_ffn"):
+            m.d.comb += getattr(host, name).eq(getattr(dispatch, name))
+        m.d.comb += [host.kv_entries.eq(kv_write.entries), route.dial.eq(host.dial)]
+        m.d.comb += [records.check.eq(host.check[0]), records.ring.eq(host.ring), records.ring_records.eq(host.ring_records)]
+
+        # Configuration
+        def config(register: Config) -> Value:
+            return dispatch.config.word_select(int(register), 32)
+
+        half_head = config(Config.HEAD_DIM) >> 1
+        for target, register in (
+            (embed.vocabulary, Config.VOCABULARY),
+            (embed.tokens, Config.TOKENS),
+            (embed.rope, Config.ROPE),
+            (embed.rope_row, Config.ROPE_ROW),
+            (kv_write.kv_heads, Config.KV_HEADS),
+            (kv_write.head_dim, Config.HEAD_DIM),
+            (kv_write.kv_base, Config.KV_BASE),
+            (kv_write.kv_entry, Config.KV_ENTRY),
+            (kv_write.kv_slots, Config.KV_SLOTS),
+            (kv_write.context, Config.CONTEXT),
+            (attention.kv_heads, Config.KV_HEADS),
+            (attention.query_group, Config.QUERY_GROUP),
+            (attention.head_dim, Config.HEAD_DIM),
+            (attention.kv_base, Config.KV_BASE),
+            (attention.kv_entry, Config.KV_ENTRY),
+            (array.group, Config.GROUP),
+            (fetch.group, Config.GROUP),
+            (align.inverse_size, Config.INVERSE_SIZE),
+            (align.epsilon, Config.EPSILON),
+        ):
+            m.d.comb += target.eq(config(register))
+        m.d.comb += [embed.half_head.eq(half_head), array.half_head.eq(half_head)]
+
+        # Queues, dependence tokens, records
+        tokens = [[Signal(4, name=f"tokens_{a}_{b}") for b in range(UNITS)] for a in range(UNITS)]
+        for a in range(UNITS):
+            queue, stream = queues[a], getattr(dispatch, f"issue_{a}")
+            m.d.comb += [
+                queue.issue.valid.eq(stream.valid),
+                queue.issue.payload.eq(stream.payload),
+                stream.ready.eq(queue.issue.ready),
+                queue.tokens.eq(Cat(tokens[b][a] != 0 for b in range(UNITS))),
+            ]
+            retired = getattr(records, f"retired_{a}")
+            m.d.comb += [
+                retired.valid.eq(queue.retired.valid),
+                retired.payload.eq(queue.retired.payload),
+                queue.retired.ready.eq(retired.ready),
+            ]
+            for b in range(UNITS):
+                m.d.sync += tokens[a][b].eq(tokens[a][b] + queues[a].give[b] - queues[b].take[a])
+        m.d.comb += [
+            fetch.issue.valid.eq(dispatch.fetch.valid),
+            fetch.issue.payload.eq(dispatch.fetch.payload),
+            dispatch.fetch.ready.eq(fetch.issue.ready),
+            dispatch.units_idle.eq(Cat(queue.idle for queue in queues).all() & fetch.idle & records.idle),
+        ]
+
+        # Array
+        array_queue, vector_queue, attention_queue = queues
+        m.d.comb += [
+            array.active.eq(array_queue.active),
+            array.instruction.eq(array_queue.instruction),
+            array_queue.done.eq(array.done),
+            array_queue.digest.eq(array.digest),
+            activation.read_slot.eq(array.activation_slot),
+            activation.read_word.eq(array.activation_word),
+            activation.read_group.eq(array.activation_group),
+            array.activation.eq(activation.data),
+            array.exponent.eq(activation.exponent),
+            array.inverse_rms.eq(align.inverse_rms),
+            array.last_slot.eq(dispatch.last_slot),
+            array.chunk.eq(dispatch.chunk),
+            array.rope_slot.eq(embed.rope_slot),
+            array.rope_word.eq(embed.rope_word),
+            array.rope_data.eq(embed.rope_data),
+            array.rope_enable.eq(embed.rope_enable),
+            buffer.read_0_address.eq(array.read_address),
+            buffer.read_0_enable.eq(array.read_enable),
+            array.read_data.eq(buffer.read_0_data),
+            buffer.write_address.eq(array.write_address),
+            buffer.write_data.eq(array.write_data),
+            buffer.write_enable.eq(array.write_enable),
+        ]
+        # Attention
+        m.d.comb += [
+            attention.active.eq(attention_queue.active),
+            attention.instruction.eq(attention_queue.instruction),
+            attention_queue.done.eq(attention.done),
+            attention_queue.digest.eq(attention.digest),
+            buffer.attention.valid.eq(attention.words.valid),
+            buffer.attention.payload.eq(attention.words.payload),
+            attention.words.ready.eq(buffer.attention.ready),
+        ]
+        # Vector: one of its units at a time, by opcode
+        opcode = vector_queue.instruction.word[:OPCODE_BITS]
+        units = ((EMBED, embed), (ALIGN, align), (ROUTE, route), (KVWRITE, kv_write), (STORE, store))
+        for instruction, unit in units:
+            selected = opcode == instruction.opcode
+            m.d.comb += [unit.active.eq(vector_queue.active & selected), unit.instruction.eq(vector_queue.instruction)]
+            with m.If(selected):
+                m.d.comb += [vector_queue.done.eq(unit.done), vector_queue.digest.eq(unit.digest)]
+                if unit is not embed:
+                    m.d.comb += [buffer.read_1_address.eq(unit.read_address), buffer.read_1_enable.eq(unit.read_enable)]
+            if unit is not embed:
+                m.d.comb += unit.read_data.eq(buffer.read_1_data)
+            if unit in (align, route):
+                with m.If(selected):
+                    m.d.comb += [
+                        scalar.operation.eq(unit.scalar_operation),
+                        scalar.a.eq(unit.scalar_a),
+                        scalar.b.eq(unit.scalar_b),
+                        scalar.start.eq(unit.scalar_start),
+                    ]
+                m.d.comb += [unit.scalar_busy.eq(scalar.busy), unit.scalar_result.eq(scalar.result)]
+        m.d.comb += [
+            buffer.vector.valid.eq(embed.words.valid),
+            buffer.vector.payload.eq(embed.words.payload),
+            embed.words.ready.eq(buffer.vector.ready),
+        ]
+        for name in QUERY_WRITES:
+            value = getattr(align, name)
+            gate_query = value & align.to_query if name.endswith("enable") else value
+            gate_activation = value & ~align.to_query if name.endswith("enable") else value
+            m.d.comb += [getattr(attention, name).eq(gate_query), getattr(activation, name).eq(gate_activation)]
+        # KV map
+        m.submodules.kv_map = kv_map = Memory(shape=MapEntry(machine), depth=machine.map_entries, init=[])
+        map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
+        m.d.comb += [
+            map_write.addr.eq(kv_write.map_write_address),
+            map_write.data.eq(kv_write.map_write_data),
+            map_write.en.eq(kv_write.map_write_enable),
+            map_copy.addr.eq(kv_write.map_read_address),
+            kv_write.map_read_data.eq(map_copy.data),
+            map_walk.addr.eq(attention.map_read_address),
+            attention.map_read_data.eq(map_walk.data),
+            kv_write.restart.eq(dispatch.restart),
+        ]
+        # Dispatch, routing, tokens
+        m.d.comb += [
+            dispatch.route_done.eq(route.done),
+            dispatch.attention.eq(route.attention),
+            dispatch.ffn.eq(route.ffn),
+            dispatch.token.eq(array.best_token),
+            records.token.eq(array.best_token),
+            records.token_address.eq(dispatch.token_address),
+            records.token_start.eq(dispatch.token_start),
+            dispatch.token_done.eq(records.token_done),
+        ]
+
+        # Ports
+        for p in ports:
+            reader, writer = readers[p], writers[p]
+            for component in (reader, writer):
+                for name, member in component.signature.members.items():
+                    if name in self.axi:
+                        inner, outer = getattr(component, name), getattr(self, f"port{p}_{name}")
+                        m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+            connect_read(m, getattr(fetch, f"runs_{p}"), getattr(array, f"beats_{p}"), reader, 0)
+            connect_read(m, getattr(attention, f"runs_{p}"), getattr(attention, f"beats_{p}"), reader, 2)
+            users = [(getattr(embed, f"runs_{p}"), getattr(embed, f"beats_{p}"), ~dispatch.loading & (opcode == EMBED.opcode))]
+            if p == 0:
+                users.append((route.runs, route.beats, ~dispatch.loading & (opcode == ROUTE.opcode)))
+                users.append((dispatch.runs, dispatch.beats, dispatch.loading))
+            for runs, beats, selected in users:
+                with m.If(selected):
+                    connect_read(m, runs, beats, reader, 1)
+            writes = [(getattr(kv_write, f"runs_{p}"), getattr(kv_write, f"beats_{p}"), opcode == KVWRITE.opcode)]
+            if p == 0:
+                writes.append((store.runs, store.beats, opcode == STORE.opcode))
+                connect_write(m, records.runs, records.beats, writer, 1)
+                m.d.comb += [records.written.eq(writer.done_1), store.written.eq(writer.done_0)]
+            for runs, beats, selected in writes:
+                with m.If(selected):
+                    connect_write(m, runs, beats, writer, 0)
+            m.d.comb += kv_write.written[p].eq(writer.done_0)
+
+        # Faults, in rising priority
+        vector_pc, faults = vector_queue.pc, []
+        read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(3)]
+        faults += [
+            (buffer.conflict, Error.BUFFER_CONFLICT, attention_queue.pc),
+            (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
+            (buffer.range[Unit.ATTENTION] | attention.range, Error.BUFFER_RANGE, Mux(attention.range, vector_pc, attention_queue.pc)),
+            (buffer.range[Unit.VECTOR] | activation.range, Error.BUFFER_RANGE, vector_pc),
+            (embed.bad_token, Error.TOKEN_OUT_OF_RANGE, vector_pc),
+            (kv_write.pool_full, Error.KV_POOL_FULL, vector_pc),
+            (Cat(w.error & ~w.error_client for w in writers).any(), Error.AXI_WRITE, vector_pc),
+            (Cat(w.error & w.error_client for w in writers).any(), Error.AXI_WRITE, dispatch.pc),
+            (Cat(read_errors[0]).any(), Error.AXI_READ, array_queue.pc),
+            (Cat(read_errors[2]).any(), Error.AXI_READ, attention_queue.pc),
+            (Cat(read_errors[1]).any(), Error.AXI_READ, Mux(dispatch.loading, 0, vector_pc)),
+        ]
+        for condition, code, pc in faults:
+            with m.If(condition):
+                m.d.comb += [dispatch.fault.eq(1), dispatch.fault_code.eq(code), dispatch.fault_pc.eq(pc)]
+        m.d.comb += dispatch.saturated.eq(
+            array.saturated | attention.saturated | align.saturated | scalar.saturated | kv_write.saturated
+        )
+
+        # Counters
+        counted: dict[str, Value] = {
+            "CYCLES": dispatch.running,
+            "ARRAY_BUSY": array_queue.active,
+            "ARRAY_STREAM": array.streaming,
+            "ARRAY_STALL_MEMORY": array.waiting_memory,
+            "ARRAY_STALL_DRAIN": array.waiting_drain,
+            "VECTOR_BUSY": vector_queue.active,
+            "ATTENTION_BUSY": attention_queue.active,
+            "WAIT_ROUTE": dispatch.wait_route,
+            "READ_BEATS": tree([r.beat for r in readers], lambda a, b: a + b),
+            "WRITE_BEATS": tree([w.beat for w in writers], lambda a, b: a + b),
+        }
+        assert tuple(counted) == COUNTERS
+        for name, amount in counted.items():
+            counter = Signal(32, name=f"count_{name.lower()}")
+            with m.If(dispatch.restart):
+                m.d.sync += counter.eq(0)
+            with m.Elif(dispatch.running):
+                m.d.sync += counter.eq(counter + amount)
+            m.d.comb += getattr(host, name.lower()).eq(counter)
+        m.d.comb += records.cycle.eq(host.cycles)
+        return m
+
+
+def connect_read(m: Module, runs: object, beats: object, reader: ReadPort, client: int) -> None:
+    """Connects a client's run and beat streams to a read port."""
+    to, back = getattr(reader, f"runs_{client}"), getattr(reader, f"beats_{client}")
+    m.d.comb += [
+        to.valid.eq(runs.valid),
+        to.payload.eq(runs.payload),
+        runs.ready.eq(to.ready),
+        beats.valid.eq(back.valid),
+        beats.payload.eq(back.payload),
+        back.ready.eq(beats.ready),
+    ]
+
+
+def connect_write(m: Module, runs: object, beats: object, writer: WritePort, client: int) -> None:
+    """Connects a client's run and beat streams to a write port."""
+    for name, source in (("runs", runs), ("beats", beats)):
+        to = getattr(writer, f"{name}_{client}")
+        m.d.comb += [to.valid.eq(source.valid), to.payload.eq(source.payload), source.ready.eq(to.ready)]

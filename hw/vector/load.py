@@ -1,0 +1,198 @@
+"""EMBED: token ids, embedding rows and rotary rows from memory."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.fp32 import half_word_to_fp32
+from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.signature import Signature, index
+from hw.control.issue import Issue, field
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from hw.memory.reader import Run
+from skipopu.isa.spec import BUFFER_UNIT, EMBED
+from skipopu.machine.config import Machine
+
+
+class EmbedUnit(Component):
+    """Per slot: the token id (port 0), the row's parts from every port in turn, the rotary row (port 0).
+
+    Members: active, instruction (in), done, digest, bad_token (out); tokens, rope, rope_row, vocabulary, half_head (in,
+    configuration); runs_p (out streams), beats_p (in streams) of the ports' loaders; words (out stream, to the buffer);
+    rope_slot, rope_word, rope_data, rope_enable (out).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        members = {}
+        for p in range(machine.ports):
+            members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
+            members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
+        super().__init__(
+            {
+                **members,
+                "active": In(1),
+                "instruction": In(Issue(machine)),
+                "done": Out(1),
+                "digest": Out(32),
+                "bad_token": Out(1),
+                "tokens": In(32),
+                "rope": In(32),
+                "rope_row": In(32),
+                "vocabulary": In(32),
+                "half_head": In(8),
+                "words": Out(stream.Signature(WordWrite(machine))),
+                "rope_slot": Out(bits_for_index(machine.tokens)),
+                "rope_word": Out(8),
+                "rope_data": Out(32),
+                "rope_enable": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, lanes = self.machine, self.machine.vector_lanes
+        word = self.instruction.word
+        elements, row = field(word, EMBED, "elements"), field(word, EMBED, "row")
+        beat_shift = (machine.beat_bytes - 1).bit_length()
+        to_beats = 6 - beat_shift  # 64-byte units to beats
+        m.submodules.writes = writes = Signature(lanes)
+        m.d.comb += self.digest.eq(writes.total)
+
+        slot, port = Signal(bits_for_index(machine.tokens)), Signal(range(max(2, machine.ports)))
+        position = Signal(24)
+        base = Signal(ELEMENT_ADDRESS_BITS)
+        token = Signal(32)
+        element = Signal(20)
+        part, rope_index = Signal(range(max(2, machine.kv_lanes // lanes))), Signal(9)
+        piece = Signal(range(max(2, machine.port_bits // 32)))
+        settle = Signal(3)
+        beats_left = Signal(20)
+        token_address, rope_address, row_address = Signal(40), Signal(32), Signal(40)
+        m.d.comb += position.eq(self.instruction.position + slot)
+        m.d.sync += [
+            token_address.eq((self.tokens << 6) + (position << 2)),
+            rope_address.eq(self.rope + position * self.rope_row[:12]),
+            row_address.eq(self.instruction.address + token * row),
+        ]
+        # One loader port at a time
+        beat, valid, take = Signal(machine.port_bits), Signal(), Signal()
+        ask, ask_beat, ask_count, accepted = Signal(), Signal(Run(machine)["beat"].shape), Signal(24), Signal()
+        with m.Switch(port):
+            for p in range(machine.ports):
+                with m.Case(p):
+                    runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+                    m.d.comb += [
+                        runs.valid.eq(ask),
+                        runs.payload.beat.eq(ask_beat),
+                        runs.payload.count.eq(ask_count),
+                        accepted.eq(runs.ready & ask),
+                        beat.eq(beats.payload),
+                        valid.eq(beats.valid),
+                        beats.ready.eq(take),
+                    ]
+        halves = [beat.word_select(part * lanes + k, 16) for k in range(lanes)]
+        numbers = [half_word_to_fp32(m, half, f"half_{k}") for k, half in enumerate(halves)]
+        inside = Cat(element + k < elements for k in range(lanes))
+        m.d.comb += [
+            self.words.payload.address.eq(base + element),
+            self.words.payload.data.eq(Cat(numbers)),
+            self.words.payload.enable.eq(inside),
+            self.rope_slot.eq(slot),
+            self.rope_word.eq(rope_index),
+            self.rope_data.eq(beat.word_select(piece, 32)),
+        ]
+        wrote_words = self.words.valid & self.words.ready
+        for k in range(lanes):
+            m.d.comb += [
+                writes.valid[k].eq(wrote_words & inside[k]),
+                writes.where[k].eq((base + element + k)[:ELEMENT_ADDRESS_BITS]),
+                writes.value[k].eq(numbers[k]),
+            ]
+        with m.If(self.rope_enable):
+            m.d.comb += [
+                writes.valid[0].eq(1),
+                writes.where[0].eq(index(1, slot, rope_index)),
+                writes.value[0].eq(self.rope_data),
+            ]
+        last_part = (part == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.active):
+                    m.d.comb += writes.clear.eq(1)
+                    m.d.sync += [slot.eq(0), port.eq(0), base.eq(field(word, EMBED, "dst") * BUFFER_UNIT)]
+                    m.next = "SLOT"
+            with m.State("SLOT"):
+                # token_address and rope_address settle
+                m.d.sync += [element.eq(0), rope_index.eq(0), port.eq(0)]
+                m.next = "NEXT"
+                with m.If(self.instruction.mask.bit_select(slot, 1)):
+                    m.next = "TOKEN"
+            with m.State("TOKEN"):
+                m.d.comb += [ask.eq(1), ask_beat.eq(token_address >> beat_shift), ask_count.eq(1)]
+                with m.If(accepted):
+                    m.next = "TOKEN DATA"
+            with m.State("TOKEN DATA"):
+                m.d.comb += take.eq(1)
+                with m.If(valid):
+                    m.d.sync += token.eq(beat.word_select(token_address[2:beat_shift], 32))
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                m.next = "ROW"
+                with m.If(token >= self.vocabulary):
+                    m.d.comb += self.bad_token.eq(1)
+                    m.next = "STUCK"
+            with m.State("STUCK"):
+                pass
+            with m.State("ROW"):
+                m.d.comb += [ask.eq(1), ask_beat.eq(row_address << to_beats), ask_count.eq(row << to_beats)]
+                m.d.sync += [beats_left.eq(row << to_beats), part.eq(0)]
+                with m.If(accepted):
+                    m.next = "ROW DATA"
+            with m.State("ROW DATA"):
+                m.d.comb += [
+                    self.words.valid.eq(valid & (element < elements)),
+                    take.eq(valid & last_part & (self.words.ready | (element >= elements))),
+                ]
+                with m.If(valid & (self.words.ready | (element >= elements))):
+                    m.d.sync += [part.eq(Mux(last_part, 0, part + 1)), element.eq(element + lanes)]
+                    with m.If(last_part):
+                        m.d.sync += beats_left.eq(beats_left - 1)
+                        with m.If(beats_left == 1):
+                            m.d.sync += port.eq(port + 1)
+                            m.next = "ROW"
+                            with m.If((port == machine.ports - 1) | (element + lanes >= elements)):
+                                m.d.sync += port.eq(0)
+                                m.next = "ROPE"
+            with m.State("ROPE"):
+                count = (self.half_head + (machine.port_bits // 64 - 1)) >> ((machine.port_bits // 64).bit_length() - 1)
+                m.d.comb += [ask.eq(1), ask_beat.eq(rope_address << to_beats), ask_count.eq(count)]
+                m.d.sync += piece.eq(0)
+                with m.If(accepted):
+                    m.next = "ROPE DATA"
+            with m.State("ROPE DATA"):
+                last_piece = piece == machine.port_bits // 32 - 1
+                last = rope_index == (self.half_head << 1) - 1
+                m.d.comb += [self.rope_enable.eq(valid), take.eq(valid & (last_piece | last))]
+                with m.If(valid):
+                    m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), rope_index.eq(rope_index + 1)]
+                    with m.If(last):
+                        m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, EMBED, "stride") * BUFFER_UNIT), settle.eq(0)]
+                m.next = "WAIT"
+                with m.If(slot == machine.tokens - 1):
+                    m.next = "SETTLE"
+            with m.State("WAIT"):
+                m.next = "SLOT"
+            with m.State("SETTLE"):
+                m.d.sync += settle.eq(settle + 1)
+                with m.If(settle == Signature.LATENCY):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m
+
+

@@ -1,0 +1,123 @@
+"""STORE: vectors from the buffer to memory, FP32."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.signature import Signature, index
+from hw.control.issue import Issue, field
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
+from hw.memory.reader import Run
+from hw.memory.writer import WriteBeat
+from skipopu.isa.spec import BUFFER_UNIT, STORE
+from skipopu.machine.config import Machine
+
+
+class StoreUnit(Component):
+    """One element every two cycles into beats of port 0; the last beat's unused bytes are not written.
+
+    Members: active, instruction (in), done, digest (out); buffer read port; runs, beats (out streams), written (in: the run
+    is in memory).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        super().__init__(
+            {
+                "active": In(1),
+                "instruction": In(Issue(machine)),
+                "done": Out(1),
+                "digest": Out(32),
+                "read_address": Out(ELEMENT_ADDRESS_BITS),
+                "read_enable": Out(1),
+                "read_data": In(32 * machine.vector_lanes),
+                "runs": Out(stream.Signature(Run(machine))),
+                "beats": Out(stream.Signature(WriteBeat(machine))),
+                "written": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        word = self.instruction.word
+        elements = field(word, STORE, "elements")
+        per_beat = machine.port_bits // 32
+        beat_shift = (machine.beat_bytes - 1).bit_length()
+        m.submodules.writes = writes = Signature(1)
+        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
+        element, piece = Signal(20), Signal(range(max(2, per_beat)))
+        beat, strobe = Signal(machine.port_bits), Signal(machine.beat_bytes)
+        row_address = Signal(40)
+        settle = Signal(3)
+        m.d.sync += row_address.eq(self.instruction.address + (self.instruction.position + slot) * field(word, STORE, "row"))
+        m.d.comb += [
+            self.digest.eq(writes.total),
+            self.read_address.eq(base + element),
+            self.beats.payload.data.eq(beat),
+            self.beats.payload.strobe.eq(strobe),
+            self.runs.payload.beat.eq(row_address << (6 - beat_shift)),
+            self.runs.payload.count.eq((elements + (per_beat - 1)) >> (per_beat.bit_length() - 1)),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.active):
+                    m.d.comb += writes.clear.eq(1)
+                    m.d.sync += [slot.eq(0), base.eq(field(word, STORE, "src") * BUFFER_UNIT)]
+                    m.next = "SLOT"
+            with m.State("SLOT"):
+                m.d.sync += [element.eq(0), piece.eq(0), strobe.eq(0)]
+                m.next = "NEXT"
+                with m.If(self.instruction.mask.bit_select(slot, 1)):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += self.runs.valid.eq(1)
+                with m.If(self.runs.ready):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += self.read_enable.eq(1)
+                m.next = "TAKE"
+            with m.State("TAKE"):
+                value = self.read_data.word_select(lane_of(machine, self.read_address), 32)
+                m.d.comb += [
+                    writes.valid[0].eq(1),
+                    writes.where[0].eq(index(0, slot, element)),
+                    writes.value[0].eq(value),
+                ]
+                m.d.sync += [
+                    beat.word_select(piece, 32).eq(value),
+                    strobe.word_select(piece, 4).eq(15),
+                    piece.eq(Mux(piece == per_beat - 1, 0, piece + 1)),
+                    element.eq(element + 1),
+                ]
+                m.next = "READ"
+                with m.If((piece == per_beat - 1) | (element == elements - 1)):
+                    m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += self.beats.valid.eq(1)
+                with m.If(self.beats.ready):
+                    m.d.sync += strobe.eq(0)
+                    m.next = "READ"
+                    with m.If(element == elements):
+                        m.next = "WRITTEN"
+            with m.State("WRITTEN"):
+                with m.If(self.written):
+                    m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, STORE, "stride") * BUFFER_UNIT), settle.eq(0)]
+                m.next = "WAIT"
+                with m.If(slot == machine.tokens - 1):
+                    m.next = "SETTLE"
+            with m.State("WAIT"):
+                m.next = "SLOT"
+            with m.State("SETTLE"):
+                m.d.sync += settle.eq(settle + 1)
+                with m.If(settle == Signature.LATENCY):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m
+
+
