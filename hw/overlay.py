@@ -40,9 +40,9 @@ class Overlay(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        host = HostRegisters(machine)
         self.axi = axi4(machine.port_bits).members
-        members = {f"host_{name}": host.signature.members[name] for name in HOST_PORTS}
+        host = axi4_lite(ADDRESS_BITS).flip().members
+        members = {f"host_{name}": host[name] for name in HOST_PORTS}
         for p in range(machine.ports):
             members |= {f"port{p}_{name}": member for name, member in self.axi.items()}
         super().__init__(members)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def delay(m: Module, value: ValueLike, cycles: int, name: str = "delayed") -> Value:
-    """``value`` behind ``cycles`` registers."""
+    """``value`` behind ``cycles`` registers. Not inside an ``m.If``: the registers would load under its condition only."""
     current = Value.cast(value)
     for number in range(cycles):
         register = Signal(current.shape(), name=f"{name}_{number + 1}", reset_less=True)

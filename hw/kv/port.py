@@ -403,9 +403,10 @@ class AttentionPort(Component):
             total_out.addr.eq(self.total_address),
             self.total.eq(total_out.data),
         ]
+        index_written = delay(m, s_index, at_written, "s_index")
         with m.If(s_valid):
             m.d.comb += [
-                score_write.addr.eq(delay(m, s_index, at_written, "s_index")),
+                score_write.addr.eq(index_written),
                 score_write.data.eq(scaled),
                 score_write.en.eq(1),
             ]

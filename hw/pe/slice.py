@@ -55,9 +55,7 @@ class Slice(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.token_bits = bits_for_index(machine.tokens).width
-        pair_bits = (BLOCK_ROWS // 2 - 1).bit_length()
-        self.depth = 1 << (1 + pair_bits + self.token_bits)
+        self.depth = 1 << self.drain_address_bits(machine)
         super().__init__(
             {
                 "beats": In(stream.Signature(machine.port_bits)),
@@ -65,12 +63,17 @@ class Slice(Component):
                 "active": In(1),
                 "activation": In(ALIGNED_BITS * machine.weight_lanes),
                 "exponent": In(8),
-                "drain_address": In(self.depth.bit_length() - 1),
+                "drain_address": In(self.drain_address_bits(machine)),
                 "drain_even": Out(32),
                 "drain_odd": Out(32),
                 "saturated": Out(1),
             }
         )
+
+    @staticmethod
+    def drain_address_bits(machine: Machine) -> int:
+        """Width of (bank, pair of rows, token)."""
+        return 1 + (BLOCK_ROWS // 2 - 1).bit_length() + bits_for_index(machine.tokens).width
 
     @staticmethod
     def latency(machine: Machine) -> int:

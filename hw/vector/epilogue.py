@@ -34,7 +34,7 @@ class EpilogueUnit(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         slot = bits_for_index(machine.tokens)
-        address = Slice(machine).depth.bit_length() - 1
+        address = Slice.drain_address_bits(machine)
         super().__init__(
             {
                 "active": In(1),

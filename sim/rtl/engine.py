@@ -1,0 +1,176 @@
+"""The RTL engine: the generated Verilog under Verilator, the same memory image, the same results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine import OnToken, Result, Retired
+from sim.rtl.build import MEMORY_BYTES, build, simulation_environment
+from skipopu.errors import MachineHalt, ProgramError, SkipopuError
+from skipopu.isa.program import Program, Run, address_units
+from skipopu.isa.registers import COUNTERS, HOST, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.numerics import fp32
+
+
+@dataclass(frozen=True)
+class Window:
+    """Cycles to record as waves: positions (tokens) or dispatched instructions from ``start`` up to ``stop``."""
+
+    path: Path
+    start: int
+    stop: int
+    instructions: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the simulated memories behave. ``None`` takes the machine's own timing; ``stall`` is of 256."""
+
+    latency: int | None = None
+    beats_per_256_cycles: int | None = None
+    stall: int = 0
+    seed: int = 1
+
+
+def _write_image(path: Path, data: NDArray[np.uint8], beat: int) -> None:
+    """The memory model reads words highest byte first."""
+    padded = np.zeros(-(-len(data) // beat) * beat, np.uint8)
+    padded[: len(data)] = data
+    path.write_bytes(np.ascontiguousarray(padded.reshape(-1, beat)[:, ::-1]).tobytes())
+
+
+def _read_dump(path: Path, beat: int) -> NDArray[np.uint8]:
+    lines = [line for line in path.read_text().split() if not line.startswith(("/", "@"))]
+    words = np.frombuffer(bytes.fromhex("".join(line.zfill(2 * beat) for line in lines)), np.uint8)
+    return np.ascontiguousarray(words.reshape(-1, beat)[:, ::-1]).reshape(-1)
+
+
+def run(
+    program: Program,
+    options: Run,
+    on_token: OnToken | None = None,
+    memory: Memory | None = None,
+    waves: Window | None = None,
+    verilog: str | None = None,
+    cycle_limit: int = 1 << 31,
+) -> Result:
+    """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
+
+    ``verilog`` replaces the generated overlay (tests alter it). Routing is read back from the trace ring's counters only:
+    ``Result.routing`` holds zeros unless the caller fills it.
+
+    Raises:
+        ProgramError: the run does not fit, or the image is larger than the simulated memory.
+        MachineHalt: the machine stopped with an error code.
+        SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
+    """
+    memory = memory or Memory()
+    machine = program.machine
+    images = options.prepare(program)
+    size = len(images[0])
+    if size > MEMORY_BYTES:
+        raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
+    executable = build(machine, waves is not None, verilog)
+    timing = machine.memory
+    ring = program.regions["ring"]
+    settings = {
+        "latency": memory.latency or timing.latency,
+        "rate": memory.beats_per_256_cycles or timing.beats_per_256_cycles,
+        "stall": memory.stall,
+        "seed": memory.seed,
+        "limit": size,
+        "wave_from": waves.start if waves else 0,
+        "wave_to": waves.stop if waves else 0,
+        "wave_kind": int(waves.instructions) if waves else 0,
+    }
+    registers = {
+        "PROGRAM": address_units(program.regions["program"].address),
+        "PROGRAM_LENGTH": len(program.instructions),
+        "PROMPT_LENGTH": len(options.prompt),
+        "MAX_NEW": options.max_new,
+        "DIAL": int(fp32.bits(np.float32(options.dial))),
+        "CHECK": int(options.check),
+        "RING": address_units(ring.address),
+        "RING_RECORDS": program.ring_records,
+    }
+    with tempfile.TemporaryDirectory(prefix="skipopu-rtl-") as name:
+        work = Path(name)
+        for port, data in enumerate(images):
+            _write_image(work / f"port{port}.bin", data, machine.beat_bytes)
+        bench = work / "bench.json"
+        poll = 1000 if on_token is None else 2000
+        bench.write_text(json.dumps({"settings": settings, "registers": registers, "poll": poll, "limit": cycle_limit}))
+        environment = simulation_environment() | {
+            "SKIPOPU_BENCH": str(bench),
+            "COCOTB_TEST_MODULES": "sim.rtl.bench",
+            "COCOTB_RESULTS_FILE": str(work / "results.xml"),
+        }
+        command = [str(executable), f"+IMAGE={work}"]
+        if waves is not None:
+            command.append(f"+WAVES={waves.path.resolve()}")
+        with (work / "log").open("w") as log:
+            process = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            seen = 0
+            while process.poll() is None:
+                time.sleep(0.1)
+                seen = _report(work, seen, on_token, images, program, options)
+        _report(work, seen, on_token, images, program, options)
+        outcome = work / "result.json"
+        if not outcome.exists():
+            tail = (work / "log").read_text()[-2000:]
+            raise SkipopuError(f"the RTL simulator stopped without a result:\n{tail}")
+        result = json.loads(outcome.read_text())
+        values: dict[str, int] = result["registers"]
+        if not result["stopped"]:
+            raise SkipopuError(f"the machine did not stop within {cycle_limit} cycles (instruction {values['ERROR_PC']})")
+        final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
+    address = program.regions["tokens"].address + 4 * len(options.prompt)
+    tokens = final[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
+    if values["STATUS"] & STATUS_ERROR:
+        code = Error(values["ERROR"])
+        error = MachineHalt(code, values["ERROR_PC"], f"instruction {values['ERROR_PC']}: the machine halted with {code.name}")
+        error.tokens = tokens
+        raise error
+    return Result(
+        tokens=tokens,
+        routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
+        memory=final,
+        trace=_trace(program, final[0], values["RETIRED"]) if options.check else [],
+        counters={name: values[name] for name in COUNTERS} | {n: values[n] for n in ("EXECUTED_ATTENTION", "EXECUTED_FFN")},
+        saturated=bool(values["STATUS"] & STATUS_SATURATED),
+        kv_entries=values["KV_ENTRIES"],
+    )
+
+
+def _report(work: Path, seen: int, on_token: OnToken | None, images: list[NDArray[np.uint8]], program: Program, options: Run) -> int:
+    """Streams progress; tokens themselves are known at the end only, so the callback gets -1 for each."""
+    del images, program, options
+    progress = work / "progress"
+    if on_token is None or not progress.exists():
+        return seen
+    lines = progress.read_text().splitlines()
+    count = int(lines[-1].split()[0]) if lines else 0
+    for _ in range(seen, count):
+        on_token(-1)
+    return max(seen, count)
+
+
+def _trace(program: Program, memory: NDArray[np.uint8], retired: int) -> list[Retired]:
+    """Records of the ring in program order; the oldest are gone when more were retired than it holds."""
+    ring = program.regions["ring"]
+    records = memory[ring.address : ring.address + ring.size].view("<u4").reshape(-1, 4)
+    order = np.argsort(records[:, 0], kind="stable")
+    kept = records[order][records[order][:, 0] > 0]
+    del retired
+    return [Retired(int(pc), int(signature), int(cycle)) for _, pc, signature, cycle in kept]
+
+
+__all__ = ["HOST", "Memory", "Window", "run"]
