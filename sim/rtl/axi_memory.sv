@@ -59,16 +59,16 @@ module axi_memory #(
     wire accepted = arvalid && arready;
 
     // Writes: one burst at a time
-    reg writing;
+    reg writing, answering;
     reg [39:0] write_address;
     assign bid = 0;
-    assign awready = !writing && !bvalid && !hold_aw;
+    assign awready = !writing && !answering && !bvalid && !hold_aw;
     assign wready = writing && !hold_w;
 
     always @(posedge clk) begin
         if (rst) begin
             random <= seed * 32'h9e3779b9 + (PORT + 1) * 32'h85ebca6b + 1;
-            {head, tail, waiting, beat, cycle, rvalid, writing, bvalid} <= 0;
+            {head, tail, waiting, beat, cycle, rvalid, writing, answering, bvalid} <= 0;
             credit <= 256;
         end else begin
             random <= {random[30:0], random[31] ^ random[21] ^ random[1] ^ random[0]};
@@ -106,8 +106,12 @@ module axi_memory #(
                 write_address <= write_address + DATA / 8;
                 if (wlast) writing <= 0;
             end
-            if (wvalid && wready && wlast) bvalid <= 1;
-            else if (bready && !hold_b) bvalid <= 0;
+            if (bvalid && bready) bvalid <= 0;
+            if (wvalid && wready && wlast) answering <= 1;
+            else if (answering && !hold_b) begin
+                answering <= 0;
+                bvalid <= 1;
+            end
         end
     end
 endmodule
