@@ -16,11 +16,16 @@ OnToken = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Retired:
-    """One record of the trace ring: an instruction's index, its signature and the cycle it retired (0: not timed)."""
+    """One record of the trace ring: an instruction's index, its signature and the cycle it retired (0: not timed).
+
+    ``layer`` and ``position`` (of the chunk's first token) are known to the functional engine only.
+    """
 
     pc: int
     signature: int
     cycle: int = 0
+    layer: int = -1
+    position: int = -1
 
 
 @dataclass

@@ -364,7 +364,7 @@ def run(program: Program, options: Run, on_token: OnToken | None = None) -> Resu
             on_token(engine.generated[-1])
         if options.check and instruction.unit != "control":
             total = sum(signature(where, value) for where, value in engine.written) & 0xFFFF_FFFF
-            engine.trace.append(Retired(engine.pc, total))
+            engine.trace.append(Retired(engine.pc, total, 0, engine.layer, engine.position))
             engine.written.clear()
         engine.pc = engine.pc + 1 if target is None else target
     return Result(

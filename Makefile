@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint docs model clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## compile the shipped model, run it on all four engines, cross-check
+	$(BIN)/skipopu demo
+
+test: $(VENV)/.installed  ## linters, then every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "" --durations=15
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed  ## regenerate docs/isa.md and docs/machine.md
+	$(BIN)/python -m skipopu isa --markdown > docs/isa.md
+	$(BIN)/python -m skipopu.machine.doc > docs/machine.md
+
+model: $(VENV)/.installed  ## train the shipped model again (about an hour on two cores)
+	$(BIN)/python models/train.py --out models/pybyte-1m
+
+clean:
+	rm -rf $(VENV) *.egg-info

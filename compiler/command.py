@@ -1,0 +1,59 @@
+"""``skipopu compile``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from compiler.pipeline import GROUP, KV_POLICIES, compile_directory
+from skipopu.isa.listing import listing
+from skipopu.isa.program import Program
+from skipopu.report import Record, write_json
+
+
+def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that decide what is compiled, with one meaning in every command."""
+    parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default tiny")
+    parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint")
+    parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
+    parser.add_argument("--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds")
+    parser.add_argument("--group", type=int, default=GROUP, help=f"weights per scale; default {GROUP}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="checkpoint directory (config.json, *.safetensors)")
+    add_compile_arguments(parser)
+    parser.add_argument("--logits", action="store_true", help="store the logits of every position")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="directory for program.skpu, listing.txt, report.json")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+
+
+def compile_from(args: argparse.Namespace, logits: bool) -> Program:
+    """Compiles ``args.model`` as the options say."""
+    return compile_directory(args.model, args.target, args.routers, args.kv, logits, args.context, args.group)
+
+
+def records_of(program: Program) -> list[Record]:
+    """Sizes of a compiled program."""
+    keys = {"target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    source = "skipopu compile"
+    records = [
+        Record("instructions", len(program.instructions), "instruction", "derived", source, **keys),
+        Record("port_bytes", len(program.memory[0]), "byte", "derived", source, **keys),
+    ]
+    records += [Record(f"{name}_bytes", r.size, "byte", "derived", source, **keys) for name, r in program.regions.items()]
+    return records
+
+
+def main(args: argparse.Namespace) -> int:
+    program = compile_from(args, args.logits)
+    path = program.save(args.output)
+    (args.output / "listing.txt").write_text(listing(program))
+    inputs = {"model": args.model, "target": args.target, "kv": args.kv, "context": program.context, "group": args.group}
+    for report in filter(None, (args.output / "report.json", args.json)):
+        write_json(report, "compile", inputs, records_of(program))
+    print(
+        f"{path}: {len(program.instructions)} instructions, {len(program.memory[0])} bytes in each of {program.machine.ports} ports,"
+        f" context {program.context}, kv {program.kv}"
+    )
+    return 0

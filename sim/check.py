@@ -1,0 +1,134 @@
+"""Cross-checks of the engines on one input: what must be equal is compared bit for bit, what is bounded against its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.engine import Result, Retired
+from sim.functional import engine as functional
+from sim.reference import engine as reference
+from sim.rtl import engine as rtl
+from sim.timing import engine as timing
+from skipopu.errors import MachineHalt
+from skipopu.isa.program import Program, Run
+from skipopu.isa.asm import disassemble
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first retired instruction whose signature differs between functional engine and RTL."""
+
+    number: int  # in the order of dispatch
+    expected: Retired
+    seen: Retired | None
+    note: str
+    text: str
+
+    def __str__(self) -> str:
+        e = self.expected
+        where = f"instruction {e.pc} ({self.note}), layer {e.layer}, position {e.position}: {self.text}"
+        got = f"{self.seen.signature:08x}" if self.seen is not None else "nothing"
+        return f"{where}; signature {e.signature:08x} expected, {got} seen"
+
+
+def first_difference(program: Program, expected: list[Retired], seen: list[Retired]) -> Difference | None:
+    """Compares traces in dispatch order; None when all are equal."""
+    # The ring keeps the last records when more were retired than it holds.
+    offset = len(expected) - len(seen) if len(seen) == program.ring_records else 0
+    for number, record in enumerate(expected[offset:], offset):
+        other = seen[number - offset] if number - offset < len(seen) else None
+        if other is None or (other.pc, other.signature) != (record.pc, record.signature):
+            return Difference(number, record, other, program.notes[record.pc], disassemble(program.instructions[record.pc]))
+    return None
+
+
+def differing_bits(program: Program, a: Result, b: Result) -> int:
+    """Bits that differ between two final memories; the trace ring (which holds cycles) is compared by its signatures."""
+    ring = program.regions["ring"]
+    total = 0
+    for port, (left, right) in enumerate(zip(a.memory, b.memory, strict=True)):
+        changed = left ^ right
+        if port == 0:
+            changed[ring.address : ring.address + ring.size] = 0
+        total += int(np.bitwise_count(changed).sum())
+    return total
+
+
+@dataclass
+class Check:
+    """Outcome of :func:`check`; ``problems`` is empty when everything agrees."""
+
+    functional: Result
+    reference: Result
+    rtl: Result | None
+    timing: Result
+    agreement: reference.Agreement
+    differing_bits: int | None = None
+    difference: Difference | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def cycle_error(self) -> float | None:
+        """(timing - rtl) / rtl."""
+        if self.rtl is None or not self.rtl.counters:
+            return None
+        cycles = self.rtl.counters["CYCLES"]
+        return (self.timing.counters["CYCLES"] - cycles) / cycles
+
+
+def check(
+    program: Program,
+    options: Run,
+    say: Say = lambda text: None,
+    with_rtl: bool = True,
+    memory: rtl.Memory | None = None,
+    verilog: str | None = None,
+    golden: Program | None = None,
+) -> Check:
+    """Runs all engines on ``options`` and compares them.
+
+    ``golden`` is what functional engine and reference run when it differs from what the RTL gets (tests alter one of them);
+    ``verilog`` and ``memory`` go to the RTL engine.
+    """
+    checked = Run(options.prompt, options.max_new, options.dial, True, options.routing)
+    golden = golden or program
+    say("functional engine")
+    expected = functional.run(golden, checked)
+    say("reference engine")
+    free = reference.run(golden, options)
+    sequence = [*options.prompt, *expected.tokens]
+    routing = expected.routing[None, ..., : len(sequence) - 1]
+    agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing)
+    say("timing engine")
+    timed = timing.run(program, options, expected)
+    result = Check(expected, free, None, timed, agreement)
+    if not agreement.ok:
+        result.problems.append(
+            f"functional and reference disagree on {agreement.routing_differing} routing bits and"
+            f" {agreement.token_differing} tokens outside the derived bounds"
+        )
+    if with_rtl:
+        say("RTL simulation (the first build of a target takes a minute)")
+        try:
+            result.rtl = rtl.run(program, checked, memory=memory, verilog=verilog)
+        except MachineHalt as halt:
+            result.problems.append(f"RTL: {halt}")
+            return result
+        result.differing_bits = differing_bits(program, expected, result.rtl)
+        result.difference = first_difference(program, expected.trace, result.rtl.trace)
+        if result.difference is not None:
+            result.problems.append(f"first difference at {result.difference}")
+        if result.rtl.tokens != expected.tokens:
+            result.problems.append(f"tokens differ: functional {expected.tokens}, RTL {result.rtl.tokens}")
+        if result.differing_bits:
+            result.problems.append(f"{result.differing_bits} bits of memory differ between functional engine and RTL")
+    return result

@@ -1,0 +1,108 @@
+"""``skipopu check``."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.table import Table
+
+from sim.check import Check, check
+from sim.command.common import add_model_arguments, add_run_arguments, console, load_program, run_of
+from sim.command.run import counter_records
+from skipopu.isa.program import Program
+from skipopu.report import Record, write_json
+
+PROMPT = "def read(self, size=-1):\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    add_run_arguments(parser, PROMPT, 16)
+    parser.add_argument("--no-rtl", action="store_true", help="leave the RTL simulation out")
+
+
+def check_table(program: Program, result: Check) -> Table:
+    """The four engines side by side."""
+    table = Table(title=f"{program.source['checkpoint']} on {program.machine.name}, kv {program.kv}, {program.numerics}")
+    for column in ("engine", "tokens", "checked against", "result", "cycles", "bytes read"):
+        table.add_column(column, justify="right" if column in ("cycles", "bytes read") else "left")
+    a = result.agreement
+    expected = result.functional.tokens
+    beat = program.machine.beat_bytes
+
+    def tokens(seen: list[int]) -> str:
+        return "equal" if seen == expected else "differ"
+
+    inside = f"{a.routing_inside}/{a.routing_positions} routing bits and {a.token_inside}/{a.token_positions} tokens inside"
+    table.add_row(
+        "reference",
+        tokens(result.reference.tokens),
+        "functional",
+        f"{a.routing_differing + a.token_differing} differ outside derived bounds ({inside})",
+        "",
+        "",
+    )
+    table.add_row("functional", f"{len(expected)} new", "", f"executed share {result.functional.executed_share:.3f}", "", "")
+    counters = result.timing.counters
+    error = result.cycle_error
+    table.add_row(
+        "timing",
+        "",
+        "rtl cycles",
+        "" if error is None else f"{error:+.2%}",
+        f"{counters['CYCLES']:,}",
+        f"{counters['READ_BEATS'] * beat:,}",
+    )
+    if result.rtl is not None:
+        counters = result.rtl.counters
+        table.add_row(
+            "rtl",
+            tokens(result.rtl.tokens),
+            "functional",
+            f"{result.differing_bits} differing bits",
+            f"{counters['CYCLES']:,}",
+            f"{counters['READ_BEATS'] * beat:,}",
+        )
+    return table
+
+
+def records_of(program: Program, result: Check) -> list[Record]:
+    """The check's figures."""
+    keys = {"target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    a = result.agreement
+    expected = result.functional.tokens
+    source = "skipopu check"
+    records = [
+        Record("tokens_equal", int(result.reference.tokens == expected), "bool", "simulated", source, engine="reference", **keys),
+        Record("routing_differing", a.routing_differing, "bit", "simulated", source, engine="reference", **keys),
+        Record("routing_inside_bound", a.routing_inside, "bit", "simulated", source, engine="reference", **keys),
+        Record("routing_positions", a.routing_positions, "bit", "simulated", source, engine="reference", **keys),
+        Record("tokens_differing", a.token_differing, "token", "simulated", source, engine="reference", **keys),
+        Record("tokens_inside_bound", a.token_inside, "token", "simulated", source, engine="reference", **keys),
+        Record("logit_bound", a.logit_bound, "1", "derived", source, engine="reference", **keys),
+        Record("executed_share", result.functional.executed_share, "ratio", "simulated", source, engine="functional", **keys),
+        Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
+        *counter_records(program, result.timing, "timing"),
+    ]
+    if result.rtl is not None:
+        records += [
+            Record("differing_bits", result.differing_bits, "bit", "simulated", source, engine="rtl", **keys),
+            Record("tokens_equal", int(result.rtl.tokens == expected), "bool", "simulated", source, engine="rtl", **keys),
+            Record("cycle_error", result.cycle_error, "ratio", "simulated", source, engine="timing", **keys),
+            *counter_records(program, result.rtl, "rtl"),
+        ]
+    return records
+
+
+def main(args: argparse.Namespace) -> int:
+    program = load_program(args)
+    options = run_of(args, program)
+    with console.status("check") as status:
+        result = check(program, options, status.update, with_rtl=not args.no_rtl)
+    console.print(check_table(program, result))
+    for problem in result.problems:
+        console.print(f"[red]{problem}[/red]", soft_wrap=True)
+    if args.json:
+        inputs = {"model": args.model, "target": args.target, "kv": program.kv, "prompt": args.prompt, "max_new": args.max_new}
+        write_json(args.json, "check", inputs, records_of(program, result))
+    return 0 if result.ok else 1

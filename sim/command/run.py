@@ -1,0 +1,96 @@
+"""``skipopu run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
+from sim.engine import Result
+from sim.rtl.engine import Memory, Window
+from skipopu.errors import ProgramError
+from skipopu.isa.program import Program
+from skipopu.isa.registers import COUNTERS
+from skipopu.report import Record, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--engine", choices=ENGINES, default="functional", help="default functional")
+    add_run_arguments(parser, "def read(self, ", 64)
+    parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
+    parser.add_argument("--waves", type=Path, metavar="FILE", help="VCD of the RTL engine")
+    parser.add_argument("--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4")
+    parser.add_argument("--window-instructions", action="store_true", help="the window counts dispatched instructions instead")
+    parser.add_argument("--latency", type=int, help="cycles to the first beat of a read (rtl); default the machine's")
+    parser.add_argument("--bandwidth", type=int, metavar="N", help="beats per 256 cycles and port (rtl); default the machine's")
+
+
+def counter_records(program: Program, result: Result, engine: str) -> list[Record]:
+    """Counters of an engine with time, under the host registers' names, and bytes."""
+    keys = {"engine": engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    source = "RTL counters" if engine == "rtl" else "timing engine"
+    records = [Record(name.lower(), result.counters[name], "cycle", "simulated", source, **keys) for name in COUNTERS if "BEATS" not in name]
+    beat = program.machine.beat_bytes
+    records.append(Record("bytes_read", result.counters["READ_BEATS"] * beat, "byte", "simulated", source, **keys))
+    records.append(Record("bytes_written", result.counters["WRITE_BEATS"] * beat, "byte", "simulated", source, **keys))
+    return records
+
+
+def profile_table(program: Program, results: dict[str, Result]) -> Table:
+    table = Table(title=f"Cycles on {program.machine.name}")
+    table.add_column("counter")
+    for name in results:
+        table.add_column(name, justify="right")
+    for name in COUNTERS:
+        table.add_row(name.lower(), *(f"{r.counters[name]:,}" for r in results.values()))
+    return table
+
+
+def main(args: argparse.Namespace) -> int:
+    program = load_program(args)
+    options = run_of(args, program)
+    engine = importlib.import_module(f"sim.{args.engine}.engine")
+    extra: dict[str, object] = {}
+    if args.waves is not None or args.latency is not None or args.bandwidth is not None:
+        if args.engine != "rtl":
+            raise ProgramError(f"--waves, --latency and --bandwidth need --engine rtl, not {args.engine}")
+        extra["memory"] = Memory(args.latency, args.bandwidth)
+        if args.waves is not None:
+            try:
+                start, stop = (int(part) for part in args.window.split(":"))
+            except ValueError:
+                raise ProgramError(f"--window is {args.window!r}; accepted: A:B") from None
+            extra["waves"] = Window(args.waves, start, stop, args.window_instructions)
+    if args.engine == "timing":
+        from sim.functional import engine as functional
+
+        extra["routed"] = functional.run(program, options)
+    begin = time.perf_counter()
+    result = engine.run(program, options, on_token=text_writer(program) if args.engine != "timing" else None, **extra)
+    seconds = time.perf_counter() - begin
+    print()
+    if args.engine == "rtl" and result.tokens:
+        print(bytes(result.tokens).decode(errors="replace") if program.model.vocab_size == 256 else result.tokens)
+    console.print(f"tokens {result.tokens}")
+    console.print(f"{len(options.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
+    keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    records = [Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys)]
+    if args.engine in ("reference", "functional"):
+        share = result.executed_share
+        console.print(f"executed share of modules {share:.3f}")
+        records.append(Record("executed_share", share, "ratio", "simulated", f"{args.engine} engine", **keys))
+    if result.counters:
+        cycles = result.counters["CYCLES"]
+        rate = len(result.tokens) / (cycles / (program.machine.clock_mhz * 1e6)) if cycles else 0.0
+        console.print(f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included")
+        records += counter_records(program, result, args.engine)
+        if args.profile:
+            console.print(profile_table(program, {args.engine: result}))
+    if args.json:
+        write_json(args.json, "run", {"model": args.model, "engine": args.engine, "prompt": args.prompt}, records)
+    return 0

@@ -1,0 +1,7 @@
+"""``python -m skipopu``."""
+
+import sys
+
+from skipopu.cli import main
+
+sys.exit(main())

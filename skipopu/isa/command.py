@@ -1,0 +1,53 @@
+"""``skipopu isa``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from skipopu.errors import ProgramError
+from skipopu.isa.asm import assemble, disassemble
+from skipopu.isa.doc import markdown
+from skipopu.isa.listing import listing
+from skipopu.isa.program import FILE_NAME, Program
+from skipopu.isa.spec import INSTRUCTIONS
+from skipopu.report import Record, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--markdown", action="store_true", help="the full reference, as in docs/isa.md")
+    what.add_argument("--assemble", type=Path, metavar="FILE", help="print the hexadecimal words of a listing")
+    what.add_argument("--disassemble", type=Path, metavar="FILE", help="listing of a compiled program or of hexadecimal words")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the instruction table as records")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProgramError(f"{path}: cannot be read as text ({error})") from None
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.assemble:
+        for word in assemble(_text(args.assemble)):
+            print(f"{word:032x}")
+    elif args.disassemble:
+        if args.disassemble.is_dir() or args.disassemble.name == FILE_NAME:
+            print(listing(Program.load(args.disassemble)), end="")
+        else:
+            for number, line in enumerate(_text(args.disassemble).split(), 1):
+                try:
+                    print(disassemble(int(line, 16)))
+                except ValueError:
+                    raise ProgramError(f"{args.disassemble}: word {number} is {line!r}; hexadecimal is needed") from None
+    elif args.markdown:
+        print(markdown(), end="")
+    else:
+        for instruction in INSTRUCTIONS:
+            print(f"{instruction.name:8} {instruction.unit:9} {instruction.used_bits:3} bits  {instruction.semantics}")
+    if args.json:
+        records = [Record(f"{i.name}.bits", i.used_bits, "bit", "derived", "skipopu/isa/spec.py") for i in INSTRUCTIONS]
+        write_json(args.json, "isa", {}, records)
+    return 0
