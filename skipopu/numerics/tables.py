@@ -82,7 +82,7 @@ def _split(x: ArrayLike) -> tuple[I64, I64]:
 
 
 def exp2_negative(d: F32) -> I64:
-    """2^-d for d >= 0 in units of 2^-24, half up; 0 for d >= 64. Absolute error below 2^-24."""
+    """2^-d for d >= 0 in units of 2^-24, half up; 0 for d >= 64. Absolute error below 1.3 * 2^-24 (argument truncated, table, rounding)."""
     exponent, fraction = _split(d)
     mantissa = np.where(exponent > 0, fraction | 1 << 23, 0)
     # d in units of 2^-24 is mantissa * 2^(exponent - 126), rounded down.
