@@ -23,9 +23,11 @@ class MachineHalt(SkipopuError):
     Attributes:
         code: member of :class:`skipopu.isa.registers.Error`.
         pc: index of the failing instruction.
+        tokens: what had been generated before.
     """
 
-    def __init__(self, code: int, pc: int, text: str) -> None:
+    def __init__(self, code: int, pc: int, text: str, tokens: list[int] | None = None) -> None:
         super().__init__(text)
         self.code = code
         self.pc = pc
+        self.tokens = tokens or []

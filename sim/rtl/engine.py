@@ -16,7 +16,7 @@ from sim.engine import OnToken, Result, Retired
 from sim.rtl.build import MEMORY_BYTES, build, simulation_environment
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run, address_units
-from skipopu.isa.registers import COUNTERS, HOST, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
 from skipopu.numerics import fp32
 
 
@@ -121,8 +121,8 @@ def run(
             seen = 0
             while process.poll() is None:
                 time.sleep(0.1)
-                seen = _report(work, seen, on_token, images, program, options)
-        _report(work, seen, on_token, images, program, options)
+                seen = _report(work, seen, on_token)
+        _report(work, seen, on_token)
         outcome = work / "result.json"
         if not outcome.exists():
             tail = (work / "log").read_text()[-2000:]
@@ -130,29 +130,27 @@ def run(
         result = json.loads(outcome.read_text())
         values: dict[str, int] = result["registers"]
         if not result["stopped"]:
-            raise SkipopuError(f"the machine did not stop within {cycle_limit} cycles (instruction {values['ERROR_PC']})")
+            raise SkipopuError(f"the machine did not stop within {cycle_limit} cycles")
         final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
     address = program.regions["tokens"].address + 4 * len(options.prompt)
     tokens = final[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
     if values["STATUS"] & STATUS_ERROR:
         code = Error(values["ERROR"])
-        error = MachineHalt(code, values["ERROR_PC"], f"instruction {values['ERROR_PC']}: the machine halted with {code.name}")
-        error.tokens = tokens
-        raise error
+        pc = values["ERROR_PC"]
+        raise MachineHalt(code, pc, f"instruction {pc}: the machine halted with {code.name}", tokens)
     return Result(
         tokens=tokens,
         routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
         memory=final,
-        trace=_trace(program, final[0], values["RETIRED"]) if options.check else [],
+        trace=_trace(program, final[0]) if options.check else [],
         counters={name: values[name] for name in COUNTERS} | {n: values[n] for n in ("EXECUTED_ATTENTION", "EXECUTED_FFN")},
         saturated=bool(values["STATUS"] & STATUS_SATURATED),
         kv_entries=values["KV_ENTRIES"],
     )
 
 
-def _report(work: Path, seen: int, on_token: OnToken | None, images: list[NDArray[np.uint8]], program: Program, options: Run) -> int:
+def _report(work: Path, seen: int, on_token: OnToken | None) -> int:
     """Streams progress; tokens themselves are known at the end only, so the callback gets -1 for each."""
-    del images, program, options
     progress = work / "progress"
     if on_token is None or not progress.exists():
         return seen
@@ -163,14 +161,11 @@ def _report(work: Path, seen: int, on_token: OnToken | None, images: list[NDArra
     return max(seen, count)
 
 
-def _trace(program: Program, memory: NDArray[np.uint8], retired: int) -> list[Retired]:
+def _trace(program: Program, memory: NDArray[np.uint8]) -> list[Retired]:
     """Records of the ring in program order; the oldest are gone when more were retired than it holds."""
     ring = program.regions["ring"]
     records = memory[ring.address : ring.address + ring.size].view("<u4").reshape(-1, 4)
     order = np.argsort(records[:, 0], kind="stable")
     kept = records[order][records[order][:, 0] > 0]
-    del retired
     return [Retired(int(pc), int(signature), int(cycle)) for _, pc, signature, cycle in kept]
 
-
-__all__ = ["HOST", "Memory", "Window", "run"]

@@ -1,0 +1,188 @@
+"""Random legal instruction sequences: any alignment, product, epilogue, list and store, chained by dependence tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skipopu.isa import spec
+from skipopu.isa.program import Program, Region, Run, place_instructions
+from skipopu.isa.registers import NO_TOKEN, Config
+from skipopu.isa.spec import BUFFER_UNIT, Epilogue, TokenList, Unit
+from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.numerics import fp32
+
+CONTEXT = 24
+LAYERS = 2
+
+
+def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
+    """A program of about a dozen unit instructions in a two-layer loop, on random memory, and a run of it."""
+    rng = np.random.default_rng(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(rng.integers(low, high + 1))
+
+    group = machine.weight_lanes * pick(1, max(1, 128 // machine.weight_lanes))
+    widest = min(machine.activation // group * group, 320)
+    hidden, head_dim = pick(9, widest), 16 * pick(1, 2)
+    model = ModelConfig(hidden, 1, LAYERS, 1, 1, head_dim, pick(5, 90), CONTEXT)
+    regions: dict[str, Region] = {}
+    position = 0
+
+    def region(name: str, size: int) -> int:
+        nonlocal position
+        regions[name] = Region(position, round_up(size, 64))
+        position += regions[name].size
+        return regions[name].address
+
+    region("program", 16 * machine.instructions)
+    tokens = region("tokens", 4 * (CONTEXT + 1))
+    region("ring", 16 * 4096)
+    rope = region("rope", CONTEXT * round_up(4 * head_dim, 64))
+    embedding = EmbeddingRows(hidden, model.vocab_size, machine.ports)
+    embedded = region("embedding", embedding.size)
+    words: list[int] = []
+    notes: list[str] = []
+    placed: list[tuple[int, list[np.ndarray]]] = []
+    previous: list[tuple[spec.Instruction, dict[str, int], Unit]] = []
+
+    def put(instruction: spec.Instruction, **fields: int) -> None:
+        words.append(instruction.encode(fields))
+        notes.append(f"random {instruction.name}")
+
+    body: list[tuple[spec.Instruction, dict[str, int], Unit]] = []
+    stride = buffer_stride(widest)
+    slots_size = machine.tokens * stride
+    places = [k * slots_size for k in range(min(4, machine.buffer // slots_size))]
+    router_record = region("router", 64 * LAYERS)
+    stored = 0
+    for _ in range(pick(2, 4)):
+        source, elements = int(rng.choice(places)), pick(1, hidden)
+        listed = int(rng.choice([TokenList.ALL, TokenList.ALL, TokenList.ATTENTION, TokenList.FFN]))
+        place = {"src": source // BUFFER_UNIT, "stride": stride // BUFFER_UNIT}
+        body.append((spec.ALIGN, {**place, "list": listed, "elements": elements, "group": group, "norm": pick(0, 1)}, Unit.VECTOR))
+        epilogue = Epilogue(pick(0, 4))
+        rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
+        groups = -(-elements // group)
+        stream = WeightStream(rows, groups, group, machine.ports)
+        codes = rng.integers(-8, 8, (LAYERS, rows, groups, group)).astype(np.int8)
+        scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (LAYERS, rows, groups)) * rng.random((LAYERS, rows, groups))).astype(np.float16)
+        address = region(f"weights{len(body)}", LAYERS * stream.size) if len(body) else 0
+        placed += [(address + layer * stream.size, stream.pack(codes[layer], scales[layer])) for layer in range(LAYERS)]
+        fields = {
+            "list": listed,
+            "address": address // 64,
+            "dst": int(rng.choice(places)) // BUFFER_UNIT,
+            "stride": stride // BUFFER_UNIT,
+            **spec.matmul_shape(rows, machine.ports),
+            "groups": groups,
+            "epilogue": epilogue,
+            "norm": pick(0, 1),
+            "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) else 0,
+            "aux": pick(0, rows // head_dim) * head_dim if epilogue is Epilogue.ROPE else 0,
+        }
+        body.append((spec.MATMUL, fields, Unit.ARRAY))
+        if rng.random() < 0.5:
+            body.append((spec.ROUTE, {**place, "list": TokenList.ALL, "address": router_record // 64, "layered": 1}, Unit.VECTOR))
+        if rng.random() < 0.6:
+            count = pick(1, widest)
+            row = round_up(4 * count, 64)
+            where = region(f"stored{stored}", CONTEXT * row)
+            stored += 1
+            copy = {**place, "list": listed, "elements": count, "row": row // 64, "address": where // 64}
+            body.append((spec.STORE, copy, Unit.VECTOR))
+    # The last product decides the token.
+    body[-1 if body[-1][0] is spec.MATMUL else max(i for i, b in enumerate(body) if b[0] is spec.MATMUL)][1]["argmax"] = 0
+    head_rows = model.vocab_size
+    head = WeightStream(head_rows, -(-hidden // group), group, machine.ports)
+    head_address = region("head", head.size)
+    head_codes = rng.integers(-8, 8, (head_rows, head.groups, group)).astype(np.int8)
+    placed.append((head_address, head.pack(head_codes, rng.random((head_rows, head.groups)).astype(np.float16))))
+    first = {"src": 0, "stride": stride // BUFFER_UNIT, "list": TokenList.LAST, "elements": hidden, "group": group, "norm": 1}
+    last = {
+        "list": TokenList.LAST,
+        "address": head_address // 64,
+        **spec.matmul_shape(head_rows, machine.ports),
+        "groups": head.groups,
+        "epilogue": Epilogue.NONE,
+        "norm": 1,
+        "argmax": 1,
+    }
+    tail = [(spec.ALIGN, first, Unit.VECTOR), (spec.MATMUL, last, Unit.ARRAY)]
+    embed = {
+        "dst": 0,
+        "stride": stride // BUFFER_UNIT,
+        "address": embedded // 64,
+        "elements": hidden,
+        "row": embedding.row_bytes // 64,
+    }
+    prologue = [(spec.EMBED, embed, Unit.VECTOR)]
+    if body[-1][2] is Unit.ARRAY:
+        prologue.append((spec.MATMUL, {}, Unit.ARRAY))
+    chain = prologue + body + tail
+    for before, after in zip(chain, chain[1:], strict=False):
+        if before[2] is not after[2]:
+            before[1]["push"] = 1 << after[2]
+            after[1]["pop"] = 1 << before[2]
+    del previous
+    for register, value in {
+        Config.VOCABULARY: model.vocab_size,
+        Config.CONTEXT: CONTEXT,
+        Config.TOKENS: tokens // 64,
+        Config.ROPE: rope // 64,
+        Config.ROPE_ROW: round_up(4 * head_dim, 64) // 64,
+        Config.HEAD_DIM: head_dim,
+        Config.GROUP: group,
+        Config.INVERSE_SIZE: int(fp32.bits(np.float32(1 / hidden))),
+        Config.EPSILON: int(fp32.bits(np.float32(1e-5))),
+        Config.EOS0: NO_TOKEN,
+        Config.EOS1: NO_TOKEN,
+        Config.EOS2: NO_TOKEN,
+        Config.EOS3: NO_TOKEN,
+    }.items():
+        put(spec.SET, register=register, value=value)
+    start = len(words)
+    put(spec.CHUNK)
+    for instruction, fields, _ in prologue:
+        put(instruction, **fields)
+    put(spec.LOOP, count=LAYERS, advance=1)
+    for instruction, fields, _ in body:
+        put(instruction, **fields)
+    put(spec.END)
+    for instruction, fields, _ in tail:
+        put(instruction, **fields)
+    put(spec.NEXT, target=start)
+    put(spec.HALT)
+
+    memory = [np.zeros(position, np.uint8) for _ in range(machine.ports)]
+    for address, streams in placed:
+        for port, data in enumerate(streams):
+            memory[port][address : address + len(data)] = data
+    table = (rng.standard_normal((model.vocab_size, hidden)) * 10.0 ** rng.integers(-4, 3)).astype(np.float16)
+    for port, part in enumerate(embedding.pack(table)):
+        memory[port][embedded : embedded + len(part)] = part
+    rows_of_rope = rng.uniform(-1, 1, regions["rope"].size // 4).astype(np.float32)
+    memory[0][rope : rope + regions["rope"].size] = rows_of_rope.view(np.uint8)
+    for layer in range(LAYERS):
+        bias = (float(rng.standard_normal()), float(rng.standard_normal()))
+        record = pack_router_record(bias, (pick(0, 2), pick(0, 2)))
+        memory[0][router_record + 64 * layer : router_record + 64 * layer + 64] = record
+    place_instructions(words, memory[0], 0)
+    program = Program(
+        machine,
+        model,
+        "dense",
+        CONTEXT,
+        False,
+        words,
+        notes,
+        regions,
+        {},
+        (router_record, 64),
+        memory,
+        source={"checkpoint": f"random {seed}", "routers": True},
+    )
+    prompt = tuple(int(t) for t in rng.integers(0, model.vocab_size, pick(1, 9)))
+    return program, Run(prompt, pick(0, 3), check=True)

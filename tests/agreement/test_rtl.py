@@ -1,0 +1,78 @@
+"""Functional engine against RTL on four machines: random programs, random models, random memory stalls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.check import differing_bits, first_difference
+from sim.functional import engine as functional
+from sim.rtl import engine as rtl
+from sim.timing import engine as timing
+from skipopu.isa.program import Program, Run
+from skipopu.machine.config import Machine
+from tests.agreement.random_program import random_program
+from tests.support import random_checkpoint, small_config
+
+TARGETS = ("tiny", "mono", "trio", "u280-slice4")
+SEEDS = range(8)
+
+
+def agree(program: Program, run: Run, memory: rtl.Memory) -> rtl.Result:
+    """Asserts that both engines leave the same signatures, tokens and memory."""
+    expected = functional.run(program, run)
+    seen = rtl.run(program, run, memory=memory, cycle_limit=3_000_000)
+    assert first_difference(program, expected.trace, seen.trace) is None
+    assert seen.tokens == expected.tokens
+    assert differing_bits(program, expected, seen) == 0
+    assert seen.saturated == expected.saturated
+    assert seen.kv_entries == expected.kv_entries
+    return seen
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_programs(target: str, seed: int) -> None:
+    program, run = random_program(Machine.load(target), 1000 * TARGETS.index(target) + seed)
+    agree(program, run, rtl.Memory(latency=1 + 13 * seed, stall=(0, 40, 120)[seed % 3], seed=seed))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(4))
+def test_random_models(target: str, seed: int) -> None:
+    rng = np.random.default_rng(100 * TARGETS.index(target) + seed)
+    machine = Machine.load(target)
+    kv_heads = int(rng.integers(1, 3))
+    config = small_config(
+        hidden_size=int(rng.integers(9, 80)),
+        intermediate_size=int(rng.integers(5, 150)),
+        num_layers=int(rng.integers(1, 4)),
+        num_heads=kv_heads * int(rng.integers(1, 3)),
+        num_kv_heads=kv_heads,
+        head_dim=int(rng.choice([16, 32])),
+        vocab_size=int(rng.integers(10, 90)),
+        tie_word_embeddings=bool(rng.integers(2)),
+        max_positions=24,
+    )
+    kv = ("reuse", "dense")[seed % 2]
+    program = compile_checkpoint(random_checkpoint(config, seed), machine, kv, logits=bool(seed & 2), context=24)
+    prompt = tuple(int(t) for t in rng.integers(0, config.vocab_size, int(rng.integers(1, 12))))
+    routing = rng.random((config.num_layers, 2, 24)) < 0.6 if seed == 3 else "program"
+    agree(program, Run(prompt, int(rng.integers(0, 5)), check=True, routing=routing), rtl.Memory(stall=60 * (seed % 2), seed=seed))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("target", "tolerance"), [("tiny", 0.03), ("mono", 0.03), ("u280-slice4", 0.03)])
+@pytest.mark.parametrize("routing", ["program", "always"])
+def test_timing_predicts_cycles_and_bytes(target: str, tolerance: float, routing: str) -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load(target), context=40)
+    run = Run(tuple(range(1, 14)), 6, routing=routing)
+    expected = functional.run(program, run)
+    seen, predicted = rtl.run(program, run), timing.run(program, run, expected)
+    assert predicted.counters["READ_BEATS"] == seen.counters["READ_BEATS"]
+    assert predicted.counters["WRITE_BEATS"] == seen.counters["WRITE_BEATS"]
+    assert predicted.counters["ARRAY_STREAM"] == seen.counters["ARRAY_STREAM"]
+    assert abs(predicted.counters["CYCLES"] / seen.counters["CYCLES"] - 1) < tolerance

@@ -1,0 +1,112 @@
+"""The functional engine: independence of machine and chunk, agreement with the reference, run-time errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.engine import logits_of
+from sim.functional import engine as functional
+from sim.reference import engine as reference
+from sim.timing import engine as timing
+from skipopu.errors import MachineHalt
+from skipopu.isa import spec
+from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import Error
+from skipopu.machine.config import Machine
+from tests.support import random_checkpoint, small_config
+
+PROMPT = tuple(range(3, 26))
+
+
+def logits(target: str, kv: str, tokens: int | None = None) -> np.ndarray:
+    machine = Machine.load(target)
+    if tokens is not None:
+        machine = dataclasses.replace(machine, tokens=tokens)
+    program = compile_checkpoint(random_checkpoint(small_config(num_layers=3), 5), machine, kv, logits=True, context=40)
+    result = functional.run(program, Run(PROMPT, 6))
+    return logits_of(program, result, len(PROMPT) + 5)
+
+
+@pytest.mark.parametrize("kv", ["dense", "reuse"])
+def test_no_result_depends_on_machine_or_chunk(kv: str) -> None:
+    expected = logits("tiny", kv)
+    for target, tokens in (("tiny", 1), ("tiny", 7), ("mono", None), ("trio", None), ("u280-slice4", None)):
+        assert (logits(target, kv, tokens).view(np.uint32) == expected.view(np.uint32)).all(), (target, tokens)
+
+
+@pytest.mark.parametrize("kv", ["dense", "reuse"])
+def test_agrees_with_the_reference_within_the_derived_bound(kv: str) -> None:
+    config = small_config(num_layers=3, head_dim=24, hidden_size=72)
+    program = compile_checkpoint(random_checkpoint(config, 7), Machine.load("tiny"), kv, logits=True)
+    options = Run(PROMPT, 12)
+    result = functional.run(program, options)
+    sequence = [*PROMPT, *result.tokens]
+    count = len(sequence) - 1
+    a = reference.agreement(
+        program, options, [sequence], len(PROMPT), result.routing[None, ..., :count], logits_of(program, result, count)[None]
+    )
+    assert a.ok
+    assert a.max_logit_error is not None
+    assert 0 < a.max_logit_error < a.logit_bound
+    assert reference.run(program, options).tokens == result.tokens
+
+
+def test_allocated_entries_are_the_executed_share_of_attention() -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(num_layers=5), 2), Machine.load("tiny"), "reuse")
+    result = functional.run(program, Run(PROMPT, 5))
+    assert result.kv_entries == int(result.routing[:, 0].sum())
+    assert 0 < result.routing[1:, 0].mean() < 1
+
+
+def test_traces_and_constants_decide() -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(), 2), Machine.load("tiny"), "reuse")
+    free = functional.run(program, Run(PROMPT, 4))
+    replayed = functional.run(program, Run(PROMPT, 4, routing=free.routing))
+    assert replayed.tokens == free.tokens
+    assert (replayed.routing == free.routing).all()
+    assert functional.run(program, Run(PROMPT, 4, routing="always")).routing.all()
+    never = functional.run(program, Run(PROMPT, 1, routing=np.zeros((2, 2, len(PROMPT)), bool)))
+    assert never.routing[0, 0].all(), "layer 0's attention is forced"
+    assert not never.routing[1:].any()
+    assert functional.run(program, Run(PROMPT, 1, dial=1e9)).routing[1:].sum() == 0
+
+
+def test_end_of_sequence_is_emitted_and_stops() -> None:
+    checkpoint = random_checkpoint(small_config(), 2)
+    program = compile_checkpoint(checkpoint, Machine.load("tiny"))
+    tokens = functional.run(program, Run(PROMPT, 8)).tokens
+    checkpoint.config = dataclasses.replace(checkpoint.config, eos_token_ids=(tokens[2],))
+    stopped = functional.run(compile_checkpoint(checkpoint, Machine.load("tiny")), Run(PROMPT, 8)).tokens
+    assert stopped == tokens[: tokens.index(tokens[2]) + 1]
+
+
+def altered(program: Program, index: int, word: int) -> Program:
+    words = list(program.instructions)
+    words[index] = word
+    return dataclasses.replace(program, instructions=words)
+
+
+def test_illegal_programs_halt_with_a_code() -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(), 2), Machine.load("tiny"))
+    at = next(i for i, w in enumerate(program.instructions) if w & 31 == spec.EMBED.opcode)
+    with pytest.raises(MachineHalt) as caught:
+        functional.run(altered(program, at, 31), Run(PROMPT, 1))
+    assert (caught.value.code, caught.value.pc) == (Error.ILLEGAL_INSTRUCTION, at)
+    fields = spec.EMBED.decode(program.instructions[at])
+    with pytest.raises(MachineHalt) as caught:
+        functional.run(altered(program, at, spec.EMBED.encode({**fields, "dst": 1 << 15})), Run(PROMPT, 1))
+    assert caught.value.code == Error.BUFFER_RANGE
+
+
+def test_timing_counts_what_the_functional_engine_executes() -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(), 2), Machine.load("tiny"))
+    on, off = functional.run(program, Run(PROMPT, 4)), functional.run(program, Run(PROMPT, 4, routing="always"))
+    fewer, all_of_it = timing.run(program, Run(PROMPT, 4), on), timing.run(program, Run(PROMPT, 4, routing="always"), off)
+    assert fewer.counters["CYCLES"] < all_of_it.counters["CYCLES"]
+    assert fewer.counters["READ_BEATS"] < all_of_it.counters["READ_BEATS"]
+    assert fewer.kv_entries == on.kv_entries
+    assert timing.run(program, Run(PROMPT, 4), on).counters == fewer.counters
