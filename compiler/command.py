@@ -14,9 +14,13 @@ from skipopu.report import Record, write_json
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default tiny")
-    parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint")
+    parser.add_argument(
+        "--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint"
+    )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
-    parser.add_argument("--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds")
+    parser.add_argument(
+        "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
+    )
     parser.add_argument("--group", type=int, default=GROUP, help=f"weights per scale; default {GROUP}")
 
 

@@ -81,7 +81,9 @@ class Emitter:
             source = op.reads[0]
             row = address_units(round_up(4 * source.elements, spec.ADDRESS_UNIT))
             address = address_units(regions["logits"].address)
-            self.put(spec.STORE, note, **common, **self.buffer("src", source), elements=source.elements, row=row, address=address)
+            self.put(
+                spec.STORE, note, **common, **self.buffer("src", source), elements=source.elements, row=row, address=address
+            )
         else:
             raise AssertionError(op.kind)
 

@@ -59,7 +59,9 @@ def compile_checkpoint(
     plan_memory(graph, machine, config, context, logits, group, plan)
     program = emit(graph, plan, checkpoint, machine, context, group, kv)
     if len(program.instructions) > machine.instructions:
-        raise ProgramError(f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}")
+        raise ProgramError(
+            f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"
+        )
     return program
 
 

@@ -27,7 +27,9 @@ def main(args: argparse.Namespace) -> int:
     (args.output / "overlay.v").write_text(text)
     rows = ["address,name,access,meaning", *(f'{r.address:#04x},{r.name},{r.access},"{r.meaning}"' for r in HOST_REGISTERS)]
     (args.output / "registers.csv").write_text("\n".join(rows) + "\n")
-    print(f"{args.output / 'overlay.v'}: {len(text)} bytes in {seconds:.1f} s, top module overlay, machine {machine.fingerprint}")
+    print(
+        f"{args.output / 'overlay.v'}: {len(text)} bytes in {seconds:.1f} s, top module overlay, machine {machine.fingerprint}"
+    )
     if args.json:
         source = "skipopu hdl"
         records = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from amaranth.back import verilog
@@ -12,8 +13,9 @@ from skipopu.machine.config import Machine
 TOP = "overlay"
 
 
+@functools.lru_cache(maxsize=8)
 def overlay_verilog(machine: Machine) -> str:
-    """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes."""
+    """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes. Remembered."""
     text = verilog.convert(Overlay(machine), name=TOP, strip_internal_attrs=True, emit_src=False)
     return _ZEROED.sub(_zero_loop, text)
 

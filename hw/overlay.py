@@ -267,7 +267,11 @@ class Overlay(Component):
         faults += [
             (buffer.conflict, Error.BUFFER_CONFLICT, attention_queue.pc),
             (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
-            (buffer.range[Unit.ATTENTION] | attention.range, Error.BUFFER_RANGE, Mux(attention.range, vector_pc, attention_queue.pc)),
+            (
+                buffer.range[Unit.ATTENTION] | attention.range,
+                Error.BUFFER_RANGE,
+                Mux(attention.range, vector_pc, attention_queue.pc),
+            ),
             (buffer.range[Unit.VECTOR] | activation.range, Error.BUFFER_RANGE, vector_pc),
             (embed.bad_token, Error.TOKEN_OUT_OF_RANGE, vector_pc),
             (kv_write.pool_full, Error.KV_POOL_FULL, vector_pc),

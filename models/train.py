@@ -207,14 +207,20 @@ def main() -> None:
                     f" last batch kv={kv} skip={skip:.3f} {(step + 1) * rows[:, 1:].numel() / (time.time() - start):.0f} tokens/s"
                 )
                 mean = 0.0
-        results: list[tuple[str, KvPolicy, bool]] = [("dense", "dense", True), ("dense_kv", "dense", False), ("reuse_kv", "reuse", False)]
+        results: list[tuple[str, KvPolicy, bool]] = [
+            ("dense", "dense", True),
+            ("dense_kv", "dense", False),
+            ("reuse_kv", "reuse", False),
+        ]
         for label, kv, dense in results:
             bits, shares = bits_per_byte(model, sample, kv, dense)
             share = float(shares.mean())
             say(f"{stage} held-out {label}: {bits:.4f} bits/byte, executed share {share:.3f}")
         say(f"{stage} executed share by layer [attention, ffn]: {shares.tolist()}")
 
-    say(f"seed {args.seed}, {sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training bytes, torch {torch.__version__}")
+    say(
+        f"seed {args.seed}, {sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training bytes, torch {torch.__version__}"
+    )
     is_router = lambda name: "router" in name  # noqa: E731
     run("base", args.steps[0], 0.02, lambda n: not is_router(n), 0.0, lambda step: ("dense", True), straight_through(None, 1.0))
     mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: ("reuse" if step % 2 else "dense", False)  # noqa: E731

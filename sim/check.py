@@ -13,8 +13,8 @@ from sim.reference import engine as reference
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
 from skipopu.errors import MachineHalt
-from skipopu.isa.program import Program, Run
 from skipopu.isa.asm import disassemble
+from skipopu.isa.program import Program, Run
 
 Say = Callable[[str], None]
 

@@ -77,7 +77,10 @@ class WeightStream:
             body[:groups] = by_block[port :: self.ports].reshape(groups, self.group // 2)
             head = np.zeros(words * SCALES_PER_WORD, np.float16)
             head[:groups] = scale_block[port :: self.ports].reshape(groups)
-            parts = [head.view(np.uint8).reshape(words, 2 * SCALES_PER_WORD), body.reshape(words, self.group // 2 * SCALES_PER_WORD)]
+            parts = [
+                head.view(np.uint8).reshape(words, 2 * SCALES_PER_WORD),
+                body.reshape(words, self.group // 2 * SCALES_PER_WORD),
+            ]
             joined = np.concatenate(parts, 1).reshape(-1)
             stream = np.zeros(self.size, np.uint8)
             stream[: self.port_bytes(port)] = joined[: self.port_bytes(port)]
@@ -127,7 +130,9 @@ class EmbeddingRows:
         part = self.row_bytes // 2
         padded = np.zeros((self.vocabulary, part * self.ports), np.float16)
         padded[:, : self.hidden] = table
-        return [np.ascontiguousarray(padded[:, p * part : (p + 1) * part]).view(np.uint8).reshape(-1) for p in range(self.ports)]
+        return [
+            np.ascontiguousarray(padded[:, p * part : (p + 1) * part]).view(np.uint8).reshape(-1) for p in range(self.ports)
+        ]
 
     def unpack(self, parts: list[U8]) -> NDArray[np.float16]:
         rows = [part[: self.size].view(np.float16).reshape(self.vocabulary, -1) for part in parts]

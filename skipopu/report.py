@@ -42,7 +42,9 @@ def write_json(path: Path, command: str, inputs: dict[str, Any], records: Sequen
     body = {
         "command": command,
         "version": __version__,
-        "inputs": {name: value if isinstance(value, int | float | bool | type(None)) else str(value) for name, value in inputs.items()},
+        "inputs": {
+            name: value if isinstance(value, int | float | bool | type(None)) else str(value) for name, value in inputs.items()
+        },
         "records": [{k: v for k, v in dataclasses.asdict(r).items() if v is not None or k == "value"} for r in records],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

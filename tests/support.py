@@ -40,6 +40,11 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
     if routers:
         pairs = []
         for _ in range(config.num_layers):
-            both = [Router((rng.standard_normal(config.hidden_size) / 8).astype(np.float32), float(0.3 + 0.3 * rng.standard_normal())) for _ in range(2)]
+            both = [
+                Router(
+                    (rng.standard_normal(config.hidden_size) / 8).astype(np.float32), float(0.3 + 0.3 * rng.standard_normal())
+                )
+                for _ in range(2)
+            ]
             pairs.append((both[0], both[1]))
     return Checkpoint(Path("random"), config, tensors, pairs)

@@ -17,7 +17,8 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
 
     def stacked(*names: str) -> list[np.ndarray]:
         return [
-            np.concatenate([tensors[f"model.layers.{layer}.{name}.weight"] for name in names]) for layer in range(config.num_layers)
+            np.concatenate([tensors[f"model.layers.{layer}.{name}.weight"] for name in names])
+            for layer in range(config.num_layers)
         ]
 
     h = Value("residual", Place.BUFFER, hidden)

@@ -7,6 +7,8 @@ prologue ends with an empty operation on the last one's unit that supplies the f
 
 from __future__ import annotations
 
+import itertools
+
 from compiler.graph.ops import Graph, Op
 from skipopu.isa.spec import TokenList
 
@@ -16,7 +18,7 @@ def depend(graph: Graph) -> Graph:
     if last.unit is not first.unit:
         graph.prologue.append(Op(last.kind, "start the layers' dependence chain", TokenList.ALL))
     chain = list(graph.ops())
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         if before.unit is not after.unit:
             before.push |= 1 << after.unit
             after.pop |= 1 << before.unit

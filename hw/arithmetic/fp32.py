@@ -198,8 +198,8 @@ def fp32_to_half_word(m: Module, x: Value, name: str) -> tuple[Value, Value]:
     kept, guard, sticky = wide[26:37], wide[25], wide[:25].any()
     base = Signal(16, name=f"{name}_base")
     # The hidden bit adds one to the exponent field: start one below.
-    m.d.comb += base.eq(Cat(kept, Const(0, 5)) + (Mux(exponent < 113, 0, exponent - 113)[:5] << 10) + (guard & (sticky | kept[0])))
+    m.d.comb += base.eq(
+        Cat(kept, Const(0, 5)) + (Mux(exponent < 113, 0, exponent - 113)[:5] << 10) + (guard & (sticky | kept[0]))
+    )
     saturated = (exponent > 142) | (base >= 0x7C00)
     return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], x[31]), saturated
-
-

@@ -34,7 +34,10 @@ class Quadratic(Elaboratable):
         m = Module()
         rows = [row for table in self.tables for row in table.coefficients.tolist()]
         widths = [_signed_width(min(r[i] for r in rows), max(r[i] for r in rows)) for i in range(3)]
-        packed = [sum((value & (1 << w) - 1) << sum(widths[:i]) for i, (value, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+        packed = [
+            sum((value & (1 << w) - 1) << sum(widths[:i]) for i, (value, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows
+        ]
         m.submodules.rom = rom = Memory(shape=sum(widths), depth=len(rows), init=packed)
         port = rom.read_port()
         offset_bits = max(t.offset_bits for t in self.tables)
@@ -48,9 +51,7 @@ class Quadratic(Elaboratable):
                 m.d.sync += x.eq(self.u[: table.offset_bits])
             start += len(table.coefficients)
         data: Value = port.data
-        c0, c1, c2 = (
-            data[sum(widths[:i]) : sum(widths[: i + 1])].as_signed() for i in range(3)
-        )
+        c0, c1, c2 = (data[sum(widths[:i]) : sum(widths[: i + 1])].as_signed() for i in range(3))
 
         def scaled(product: Value, which: Value) -> Value:
             """product >> offset_bits of the chosen table, arithmetic."""
@@ -63,7 +64,9 @@ class Quadratic(Elaboratable):
         # 1: c2 * x
         square = Signal(signed(widths[2] + offset_bits + 1))
         m.d.sync += square.eq(c2 * unsigned_x)
-        c0_1, c1_1, x_1, chosen_1 = (delay(m, v, 1, n) for v, n in ((c0, "c0"), (c1, "c1"), (unsigned_x, "x"), (chosen, "chosen")))
+        c0_1, c1_1, x_1, chosen_1 = (
+            delay(m, v, 1, n) for v, n in ((c0, "c0"), (c1, "c1"), (unsigned_x, "x"), (chosen, "chosen"))
+        )
         # 2: (c1 + ...) * x
         inner = Signal(signed(max(widths[1], widths[2]) + 1))
         m.d.comb += inner.eq(c1_1 + scaled(square, chosen_1))

@@ -195,7 +195,9 @@ class Dispatcher(Component):
         load_pc = Signal(12)
         m.d.comb += [
             self.runs.payload.beat.eq(self.program << (6 - beat_shift)),
-            self.runs.payload.count.eq((self.program_length * pieces + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)),
+            self.runs.payload.count.eq(
+                (self.program_length * pieces + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
+            ),
             write.addr.eq(load_pc),
         ]
         tokens_address = Signal(40)
@@ -241,7 +243,9 @@ class Dispatcher(Component):
                 m.d.comb += self.loading.eq(1)
                 with m.If(self.beats.valid):
                     if pieces == 1:
-                        m.d.comb += write.data.eq(self.beats.payload.word_select(load_piece[: max(1, words_per_beat.bit_length() - 1)], 128))
+                        m.d.comb += write.data.eq(
+                            self.beats.payload.word_select(load_piece[: max(1, words_per_beat.bit_length() - 1)], 128)
+                        )
                         m.d.comb += write.en.eq(load_left != 0)
                         last = load_piece == words_per_beat - 1
                         m.d.comb += self.beats.ready.eq(last | (load_left == 1))
@@ -390,4 +394,5 @@ def popcount(value: Signal) -> Signal:
     return tree([value[i] for i in range(len(value))], lambda a, b: a + b)
 
 
-assert ALIGN.offsets["list"] == MATMUL.offsets["list"] and len(BY_OPCODE) == len(INSTRUCTIONS)
+assert ALIGN.offsets["list"] == MATMUL.offsets["list"]
+assert len(BY_OPCODE) == len(INSTRUCTIONS)

@@ -12,7 +12,9 @@ from skipopu.numerics.profile import fingerprint
 
 ADDRESS_BITS = 8
 WRITABLE = tuple(r.name for r in HOST_REGISTERS if r.access == "rw" and r.name != "CONTROL")
-READABLE = tuple(r.name for r in HOST_REGISTERS if r.access == "r" and r.name not in ("MAGIC", "VERSION", "MACHINE", "NUMERICS"))
+READABLE = tuple(
+    r.name for r in HOST_REGISTERS if r.access == "r" and r.name not in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")
+)
 
 
 class HostRegisters(Component):
@@ -24,7 +26,9 @@ class HostRegisters(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        members = {name: (In if member.flow is Out else Out)(member.shape) for name, member in axi4_lite(ADDRESS_BITS).members.items()}
+        members = {
+            name: (In if member.flow is Out else Out)(member.shape) for name, member in axi4_lite(ADDRESS_BITS).members.items()
+        }
         super().__init__(
             {
                 **members,
@@ -76,5 +80,3 @@ class HostRegisters(Component):
             m.d.sync += self.rvalid.eq(0)
         m.d.comb += [self.bresp.eq(0), self.rresp.eq(0)]
         return m
-
-

@@ -168,7 +168,9 @@ class AttentionUnit(Component):
         token, head = Signal(token_shape), Signal(10)
         head_first_word, kv_head, group = Signal(bits_for_index(machine.query // lanes)), Signal(7), Signal(5)
         total = Signal(TOTAL_BITS)
-        m.d.sync += total.eq(tree([Mux(h, p.total, 0) for h, p in zip(has, ports, strict=True)], lambda a, b: (a + b)[:TOTAL_BITS]))
+        m.d.sync += total.eq(
+            tree([Mux(h, p.total, 0) for h, p in zip(has, ports, strict=True)], lambda a, b: (a + b)[:TOTAL_BITS])
+        )
         m.submodules.convert_total = convert_total = FromInteger(TOTAL_BITS + 1)
         m.submodules.reciprocal = reciprocal = Quadratic((RECIPROCAL,))
         m.submodules.convert_reciprocal = convert_reciprocal = FromInteger(OUTPUT_BITS + 2)

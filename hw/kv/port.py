@@ -128,8 +128,14 @@ class AttentionPort(Component):
         m.submodules.tokens_fifo = ahead = SyncFIFOBuffered(width=20, depth=TOKEN_FIFO)
         first_beat, run_beats = Signal(20), Signal(20)
         key_beats, value_beats = Signal(16), Signal(16)
-        m.d.sync += [key_beats.eq(self.header_beats + self.kv_heads * self.head_beats), value_beats.eq(self.kv_heads * self.head_beats)]
-        m.d.comb += [first_beat.eq(Mux(self.phase_values, key_beats, 0)), run_beats.eq(Mux(self.phase_values, value_beats, key_beats))]
+        m.d.sync += [
+            key_beats.eq(self.header_beats + self.kv_heads * self.head_beats),
+            value_beats.eq(self.kv_heads * self.head_beats),
+        ]
+        m.d.comb += [
+            first_beat.eq(Mux(self.phase_values, key_beats, 0)),
+            run_beats.eq(Mux(self.phase_values, value_beats, key_beats)),
+        ]
         entry_block = Signal(40)
         place_valid, token_held = Signal(), Signal(20)
         send = place_valid & ahead.w_rdy & self.runs.ready
@@ -186,7 +192,13 @@ class AttentionPort(Component):
             with m.If(last_token):
                 m.d.sync += [token.eq(0), group.eq(group + 1), group_word.eq(group_word + self.head_beats)]
                 with m.If(last_group):
-                    m.d.sync += [group.eq(0), beat.eq(beat + 1), word.eq(word + 1), group_word.eq(word + 1), score.eq(score_base)]
+                    m.d.sync += [
+                        group.eq(0),
+                        beat.eq(beat + 1),
+                        word.eq(word + 1),
+                        group_word.eq(word + 1),
+                        score.eq(score_base),
+                    ]
                     with m.If(last_beat):
                         # group_word stands at the last beat of the last query head: the next head starts one further
                         m.d.sync += [
@@ -266,7 +278,9 @@ class AttentionPort(Component):
         dot, tree_latency = adder_tree(m, products)
         at_dot = 2 + tree_latency
         dot_bits = 2 * ALIGNED_BITS + 9
-        partial = Array(Signal(signed(dot_bits), name=f"partial_{i}", reset_less=True) for i in range(machine.query_group << token_bits))
+        partial = Array(
+            Signal(signed(dot_bits), name=f"partial_{i}", reset_less=True) for i in range(machine.query_group << token_bits)
+        )
         which = delay(m, Cat(token, group), at_dot, "which")
         running = Signal(signed(dot_bits))
         m.d.comb += running.eq(dot + Mux(delay(m, beat == 0, at_dot, "first_beat"), 0, partial[which]))
@@ -312,7 +326,11 @@ class AttentionPort(Component):
         # Largest V exponent per (KV head, token) over visible entries
         m.submodules.exponent = exponent = Memory(shape=5, depth=self.kv_depth, init=[])
         m.submodules.exponent_all = exponent_all = Memory(shape=5, depth=self.kv_depth, init=[])
-        exp_write, exp_read, exp_out = exponent.write_port(), exponent.read_port(domain="comb"), exponent.read_port(domain="comb")
+        exp_write, exp_read, exp_out = (
+            exponent.write_port(),
+            exponent.read_port(domain="comb"),
+            exponent.read_port(domain="comb"),
+        )
         kv_address = Cat(token, kv_head)[: bits_for_index(self.kv_depth).width]
         shown = Mux(visible, value_exponent, 0)
         m.d.comb += [
@@ -372,9 +390,7 @@ class AttentionPort(Component):
         tiny, far = Signal(), Signal()
         m.d.comb += far.eq(d_exponent > 132)
         m.d.comb += tiny.eq(d_exponent == 0)
-        m.d.sync += fixed.eq(
-            Mux(tiny, 0, Mux(small, d_mantissa >> Mux(right > 31, 31, right)[:5], d_mantissa << left[:3]))
-        )
+        m.d.sync += fixed.eq(Mux(tiny, 0, Mux(small, d_mantissa >> Mux(right > 31, 31, right)[:5], d_mantissa << left[:3])))
         m.submodules.exp2 = exp2 = Quadratic((EXP2,))
         m.d.comb += exp2.u.eq(fixed[:FRACTION_BITS])
         at_p = at_d + 1 + Quadratic.LATENCY
@@ -393,7 +409,11 @@ class AttentionPort(Component):
         at_written = at_scaled + 1
         s_valid = delay_valid(m, s_active, at_written, "s_valid")
         m.submodules.totals = totals = Memory(shape=TOTAL_BITS, depth=self.head_depth, init=[])
-        total_write, total_read, total_out = totals.write_port(), totals.read_port(domain="comb"), totals.read_port(domain="comb")
+        total_write, total_read, total_out = (
+            totals.write_port(),
+            totals.read_port(domain="comb"),
+            totals.read_port(domain="comb"),
+        )
         total_address = delay(m, s_address, at_written, "total_address")
         m.d.comb += [
             total_read.addr.eq(total_address),
@@ -417,7 +437,10 @@ class AttentionPort(Component):
 
         # Values: probabilities (read one cycle ahead of use) times elements
         probability = score_read.data[: FRACTION_BITS + 1]
-        weighted = [registered(m, Cat(probability, Const(0, 1)).as_signed() * element, f"weighted_{k}") for k, element in enumerate(elements)]
+        weighted = [
+            registered(m, Cat(probability, Const(0, 1)).as_signed() * element, f"weighted_{k}")
+            for k, element in enumerate(elements)
+        ]
         m.submodules.sums = sums = Memory(shape=SUM_BITS * lanes, depth=self.sum_depth, init=[])
         sum_write, sum_read, sum_out = sums.write_port(), sums.read_port(domain="comb"), sums.read_port(domain="comb")
         sum_address = delay(m, Cat(token, group_word)[: bits_for_index(self.sum_depth).width], 2, "sum_address")

@@ -13,6 +13,7 @@ from skipopu.machine.config import Machine
 
 RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
 
+
 class Run(data.StructLayout):
     """A run of consecutive beats: ``beat`` is the address divided by the beat size, ``count`` at least 1."""
 
@@ -155,4 +156,3 @@ class ReadPort(Component):
             self.weights_idle.eq(readers[0].idle),
         ]
         return m
-

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.memory.axi import ADDRESS_BITS, BURST_INCR, axi4
+from hw.memory.axi import BURST_INCR, axi4
 from hw.memory.reader import Run
 from skipopu.machine.config import Machine
 

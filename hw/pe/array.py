@@ -76,7 +76,10 @@ class ArrayUnit(Component):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
         # Lists first, then the walk.
         begin, start, running = Signal(), Signal(), Signal()
-        m.d.comb += [begin.eq(self.active & ~running), start.eq(running & step_slots.ready & ~self._started(m, running, step_slots.ready))]
+        m.d.comb += [
+            begin.eq(self.active & ~running),
+            start.eq(running & step_slots.ready & ~self._started(m, running, step_slots.ready)),
+        ]
         with m.If(begin):
             m.d.sync += running.eq(1)
         with m.If(self.done):

@@ -154,15 +154,15 @@ class Slice(Component):
             self.saturated.eq(add.saturated | convert.saturated),
         ]
         at_write = at_result + Add.LATENCY
-        value = Mux(delay(m, step.first_group, at_write, "first_written"), delay(m, convert.z, Add.LATENCY, "first_value"), add.z)
+        value = Mux(
+            delay(m, step.first_group, at_write, "first_written"), delay(m, convert.z, Add.LATENCY, "first_value"), add.z
+        )
         for parity, memory in enumerate((even, odd)):
             write, drain = memory.write_port(), memory.read_port()
             m.d.comb += [
                 write.addr.eq(delay(m, address, at_write, "write_address")),
                 write.data.eq(value),
-                write.en.eq(
-                    delay_valid(m, working & step.last_beat & (step.row[0] == parity), at_write, f"write_{parity}")
-                ),
+                write.en.eq(delay_valid(m, working & step.last_beat & (step.row[0] == parity), at_write, f"write_{parity}")),
                 drain.addr.eq(self.drain_address),
                 (self.drain_odd if parity else self.drain_even).eq(drain.data),
             ]

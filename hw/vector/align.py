@@ -149,7 +149,11 @@ class AlignUnit(Component):
         with m.If(kind_one):
             m.d.comb += [writes.valid[0].eq(1), writes.where[0].eq(index(1, slot, group_number)), writes.value[0].eq(exponent)]
         with m.If(kind_two):
-            m.d.comb += [writes.valid[0].eq(1), writes.where[0].eq(index(2, slot, Const(0, 1))), writes.value[0].eq(self.scalar_result)]
+            m.d.comb += [
+                writes.valid[0].eq(1),
+                writes.where[0].eq(index(2, slot, Const(0, 1))),
+                writes.value[0].eq(self.scalar_result),
+            ]
         m.d.comb += self.digest.eq(writes.total)
 
         total = Signal(32)
@@ -171,7 +175,11 @@ class AlignUnit(Component):
                     m.d.sync += [count.eq(0), position.eq(0), running.eq(field(word, ALIGN, "src") * BUFFER_UNIT)]
                     m.next = "BASES"
             with m.State("BASES"):
-                m.d.sync += [count.eq(count + 1), base[count].eq(running), running.eq(running + field(word, ALIGN, "stride") * BUFFER_UNIT)]
+                m.d.sync += [
+                    count.eq(count + 1),
+                    base[count].eq(running),
+                    running.eq(running + field(word, ALIGN, "stride") * BUFFER_UNIT),
+                ]
                 with m.If(count == machine.tokens - 1):
                     m.next = "LISTED"
             with m.State("LISTED"):

@@ -256,12 +256,7 @@ class EpilogueUnit(Component):
             self.write_data.eq(result),
             self.write_enable.eq(valid_end & stores),
             self.saturated.eq(
-                scale_even.saturated
-                | scale_odd.saturated
-                | gate.saturated
-                | first.saturated
-                | second.saturated
-                | add.saturated
+                scale_even.saturated | scale_odd.saturated | gate.saturated | first.saturated | second.saturated | add.saturated
             ),
         ]
         # Argmax of the chunk's last slot; both zeros are one number, ties keep the lower row.

@@ -194,5 +194,3 @@ class EmbedUnit(Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m
-
-

@@ -119,5 +119,3 @@ class StoreUnit(Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m
-
-

@@ -73,7 +73,9 @@ def records_of(program: Program, result: Check) -> list[Record]:
     expected = result.functional.tokens
     source = "skipopu check"
     records = [
-        Record("tokens_equal", int(result.reference.tokens == expected), "bool", "simulated", source, engine="reference", **keys),
+        Record(
+            "tokens_equal", int(result.reference.tokens == expected), "bool", "simulated", source, engine="reference", **keys
+        ),
         Record("routing_differing", a.routing_differing, "bit", "simulated", source, engine="reference", **keys),
         Record("routing_inside_bound", a.routing_inside, "bit", "simulated", source, engine="reference", **keys),
         Record("routing_positions", a.routing_positions, "bit", "simulated", source, engine="reference", **keys),

@@ -32,7 +32,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
     parser.add_argument("--dial", type=float, default=0.0, help="routing threshold; larger skips more; default 0")
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument("--skip", metavar="RATIO", help="random routing instead of the routers: R, or attn=R,ffn=R")
-    routing.add_argument("--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute")
+    routing.add_argument(
+        "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
 
 
@@ -54,7 +56,9 @@ def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:
         except ValueError:
             raise ProgramError(f"--tokens is {args.tokens!r}; comma-separated integers are needed") from None
     if program.model.vocab_size < 256:
-        raise ProgramError(f"the vocabulary has {program.model.vocab_size} ids, fewer than bytes; give the prompt with --tokens")
+        raise ProgramError(
+            f"the vocabulary has {program.model.vocab_size} ids, fewer than bytes; give the prompt with --tokens"
+        )
     return tuple(args.prompt.encode())
 
 

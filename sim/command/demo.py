@@ -73,7 +73,12 @@ def main(args: argparse.Namespace) -> int:
             table.add_row(name, f"{on:,}", f"{off:,}", f"{1 - on / off:.1%}")
             unit = name.split()[0] if name == "cycles" else "byte" if "bytes" in name else "entry"
             for label, value in (("on", on), ("always", off)):
-                key = {"cycles": "cycles", "bytes read": "bytes_read", "bytes written": "bytes_written", "KV entries": "kv_entries"}[name]
+                key = {
+                    "cycles": "cycles",
+                    "bytes read": "bytes_read",
+                    "bytes written": "bytes_written",
+                    "KV entries": "kv_entries",
+                }[name]
                 records.append(Record(key, value, unit, "simulated", f"RTL counters, routing {label}", **keys))
         console.print(table)
         if plain.tokens != result.functional.tokens:

@@ -43,7 +43,9 @@ def findings() -> list[tuple[str, str, bool]]:
         library = find_libpython.find_libpython()
     except ImportError:
         library = None
-    found.append(("libpython", library or "missing: RTL simulation needs a Python built with a shared library", library is not None))
+    found.append(
+        ("libpython", library or "missing: RTL simulation needs a Python built with a shared library", library is not None)
+    )
     return found
 
 

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--waves", type=Path, metavar="FILE", help="VCD of the RTL engine")
-    parser.add_argument("--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4")
+    parser.add_argument(
+        "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
+    )
     parser.add_argument("--window-instructions", action="store_true", help="the window counts dispatched instructions instead")
     parser.add_argument("--latency", type=int, help="cycles to the first beat of a read (rtl); default the machine's")
     parser.add_argument("--bandwidth", type=int, metavar="N", help="beats per 256 cycles and port (rtl); default the machine's")
@@ -34,7 +36,11 @@ def counter_records(program: Program, result: Result, engine: str) -> list[Recor
     """Counters of an engine with time, under the host registers' names, and bytes."""
     keys = {"engine": engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     source = "RTL counters" if engine == "rtl" else "timing engine"
-    records = [Record(name.lower(), result.counters[name], "cycle", "simulated", source, **keys) for name in COUNTERS if "BEATS" not in name]
+    records = [
+        Record(name.lower(), result.counters[name], "cycle", "simulated", source, **keys)
+        for name in COUNTERS
+        if "BEATS" not in name
+    ]
     beat = program.machine.beat_bytes
     records.append(Record("bytes_read", result.counters["READ_BEATS"] * beat, "byte", "simulated", source, **keys))
     records.append(Record("bytes_written", result.counters["WRITE_BEATS"] * beat, "byte", "simulated", source, **keys))
@@ -87,7 +93,9 @@ def main(args: argparse.Namespace) -> int:
     if result.counters:
         cycles = result.counters["CYCLES"]
         rate = len(result.tokens) / (cycles / (program.machine.clock_mhz * 1e6)) if cycles else 0.0
-        console.print(f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included")
+        console.print(
+            f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included"
+        )
         records += counter_records(program, result, args.engine)
         if args.profile:
             console.print(profile_table(program, {args.engine: result}))

@@ -11,7 +11,17 @@ from sim.functional.weights import WeightCache
 from skipopu.errors import MachineHalt
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList, matmul_rows
+from skipopu.isa.spec import (
+    ADDRESS_UNIT,
+    BUFFER_UNIT,
+    BY_OPCODE,
+    OPCODE_BITS,
+    AlignTarget,
+    Epilogue,
+    RouteMode,
+    TokenList,
+    matmul_rows,
+)
 from skipopu.layout import KvEntry, round_up
 from skipopu.numerics import align, fp16, fp32
 from skipopu.numerics.signature import index, signature
@@ -56,7 +66,9 @@ class FunctionalEngine:
 
     # Helpers
 
-    def wrote(self, where: NDArray[np.uint32] | NDArray[np.int64] | int, value: NDArray[np.uint32] | NDArray[np.int64] | int) -> None:
+    def wrote(
+        self, where: NDArray[np.uint32] | NDArray[np.int64] | int, value: NDArray[np.uint32] | NDArray[np.int64] | int
+    ) -> None:
         """Adds writes to the running instruction's signature; int64 values enter with their low 32 bits."""
         if self.run_options.check:
             pattern = np.asarray(value)
@@ -266,7 +278,9 @@ class FunctionalEngine:
             raise self.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
         groups = f["groups"]
         if groups * self.config[Config.GROUP] > self.machine.activation:
-            raise self.halt(Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements")
+            raise self.halt(
+                Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements"
+            )
         weights = self.weights.get(self.address(f), rows, groups, self.config[Config.GROUP])
         x = self.activation[slots].transpose(1, 0, 2)  # (groups, slots, group)
         power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]

@@ -41,7 +41,9 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
     for layer in range(config.num_layers):
         prefix = f"model.layers.{layer}."
         base[prefix + "input_layernorm.weight"] = base[prefix + "post_attention_layernorm.weight"] = one
-        base[prefix + "self_attn.q_proj.weight"] = dequantised(program, "q", layer) / np.float32(attention_scale(config.head_dim))
+        base[prefix + "self_attn.q_proj.weight"] = dequantised(program, "q", layer) / np.float32(
+            attention_scale(config.head_dim)
+        )
         key, value = np.split(dequantised(program, "kv", layer), 2)
         base[prefix + "self_attn.k_proj.weight"], base[prefix + "self_attn.v_proj.weight"] = key, value
         base[prefix + "self_attn.o_proj.weight"] = dequantised(program, "o", layer)

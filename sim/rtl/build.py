@@ -27,7 +27,17 @@ from skipopu.machine.config import Machine
 TOP = "bench"
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
 MEMORY_BYTES = 1 << 24  # of each simulated port
-SETTINGS = {"latency": 16, "rate": 9, "stall": 8, "seed": 32, "limit": 40, "dump": 1, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
+SETTINGS = {
+    "latency": 16,
+    "rate": 9,
+    "stall": 8,
+    "seed": 32,
+    "limit": 40,
+    "dump": 1,
+    "wave_from": 32,
+    "wave_to": 32,
+    "wave_kind": 1,
+}
 VERILATOR_FLAGS = [
     "-O3",
     "--x-assign",
@@ -87,7 +97,7 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
         lines.append("    reg started = 0, dumping = 0;")
         lines.append("    string wave_file;")
         lines.append("    always @(posedge clk) begin")
-        lines.append("        if (in_window && !started && !rst && $value$plusargs(\"WAVES=%s\", wave_file)) begin")
+        lines.append('        if (in_window && !started && !rst && $value$plusargs("WAVES=%s", wave_file)) begin')
         lines.append(f"            started <= 1; dumping <= 1; $dumpfile(wave_file); $dumpvars(0, {TOP});")
         lines.append("        end else if (started && dumping && !in_window) begin dumping <= 0; $dumpoff; end")
         lines.append("        else if (started && !dumping && in_window) begin dumping <= 1; $dumpon; end")
@@ -107,6 +117,22 @@ def tool_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("amaranth", "cocotb", "verilator")}
 
 
+def cached_verilog(machine: Machine) -> str:
+    """The overlay's Verilog, kept on disk under a hash of the generator's sources, its version and the machine."""
+    digest = hashlib.sha256(f"{machine.hardware_parameters}{machine.fingerprint}{tool_versions()}".encode())
+    root = Path(__file__).parents[2]
+    for package in ("hw", "skipopu"):
+        for source in sorted((root / package).rglob("*.py")):
+            digest.update(source.read_bytes())
+    path = cache_directory() / "verilog" / f"{machine.name}-{digest.hexdigest()[:20]}.v"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(overlay_verilog(machine))
+        partial.replace(path)
+    return path.read_text()
+
+
 def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: bool = False) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
@@ -116,7 +142,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
     """
-    overlay = verilog if verilog is not None else overlay_verilog(machine)
+    overlay = verilog if verilog is not None else cached_verilog(machine)
     top = OVERLAY_TOP if bare else TOP
     bench = "" if bare else bench_verilog(machine, waves)
     memory = "" if bare else MEMORY_MODEL.read_text()

@@ -168,4 +168,3 @@ def _trace(program: Program, memory: NDArray[np.uint8]) -> list[Retired]:
     order = np.argsort(records[:, 0], kind="stable")
     kept = records[order][records[order][:, 0] > 0]
     return [Retired(int(pc), int(signature), int(cycle)) for _, pc, signature, cycle in kept]
-

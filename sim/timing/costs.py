@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import Machine
-from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token

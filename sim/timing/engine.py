@@ -66,7 +66,9 @@ class TimingEngine:
         listed = self.lists[f["list"]]
         here = self.port_of[self.layer]
         if self.layer:
-            here[self.position : self.position + self.count] = self.port_of[self.layer - 1, self.position : self.position + self.count]
+            here[self.position : self.position + self.count] = self.port_of[
+                self.layer - 1, self.position : self.position + self.count
+            ]
         here[self.position + listed] = (self.entries + np.arange(slots)) % self.machine.ports
         self.entries += slots
         return self.costs.kvwrite(slots, self.count - slots, self.entry), 0, slots * self.entry.beats
@@ -152,7 +154,10 @@ class TimingEngine:
 
     def run(self) -> None:
         program, prompt = self.program, len(self.options.prompt)
-        decoded = [(BY_OPCODE[w & (1 << OPCODE_BITS) - 1], BY_OPCODE[w & (1 << OPCODE_BITS) - 1].decode(w)) for w in program.instructions]
+        decoded = [
+            (BY_OPCODE[w & (1 << OPCODE_BITS) - 1], BY_OPCODE[w & (1 << OPCODE_BITS) - 1].decode(w))
+            for w in program.instructions
+        ]
         beats = -(-len(decoded) * 16 // self.machine.beat_bytes)
         self.now = self.costs.read + beats + 2
         self.counters["READ_BEATS"] += beats

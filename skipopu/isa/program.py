@@ -124,10 +124,14 @@ class Program:
         d = json.loads(body[:described])
         machine = Machine.from_dict(d["machine"], f"{path}: machine")
         if machine.fingerprint != d["machine_fingerprint"]:
-            raise ProgramError(f"{path}: machine fingerprint {d['machine_fingerprint']} differs from {machine.fingerprint} here")
+            raise ProgramError(
+                f"{path}: machine fingerprint {d['machine_fingerprint']} differs from {machine.fingerprint} here"
+            )
         known = fingerprint(d["numerics"]) if d["numerics"] in machine.numerics else "none"
         if known != d["numerics_fingerprint"]:
-            raise ProgramError(f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}")
+            raise ProgramError(
+                f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}"
+            )
         image = np.frombuffer(body, np.uint8, offset=described).reshape(machine.ports, d["port_bytes"])
         return Program(
             machine=machine,

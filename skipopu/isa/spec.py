@@ -127,7 +127,13 @@ EMBED = Instruction(
     8,
     "vector",
     "For each slot reads its token id, writes its FP16 embedding row as FP32 to the buffer and loads its rotary cos/sin row.",
-    (*_HEAD, *_ADDRESS, *_TARGET, Field("elements", 18, "hidden size"), Field("row", 12, "bytes of one row in one port", "64 bytes")),
+    (
+        *_HEAD,
+        *_ADDRESS,
+        *_TARGET,
+        Field("elements", 18, "hidden size"),
+        Field("row", 12, "bytes of one row in one port", "64 bytes"),
+    ),
 )
 ALIGN = Instruction(
     "ALIGN",
@@ -190,7 +196,13 @@ STORE = Instruction(
     14,
     "vector",
     "Copies the listed slots' vectors from the buffer to memory at address + position * row in port 0.",
-    (*_HEAD, *_ADDRESS, *_SOURCE, Field("elements", 18, "vector length"), Field("row", 14, "bytes between positions", "64 bytes")),
+    (
+        *_HEAD,
+        *_ADDRESS,
+        *_SOURCE,
+        Field("elements", 18, "vector length"),
+        Field("row", 14, "bytes between positions", "64 bytes"),
+    ),
 )
 
 INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)

@@ -92,7 +92,9 @@ class Machine:
             f"a power of two up to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
         )
         need(self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= 1 << 19, "buffer", "a multiple of 16 up to 524288")
-        need(self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}")
+        need(
+            self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}"
+        )
         need(self.query > 0 and self.query % self.kv_lanes == 0, "query", f"a multiple of {self.kv_lanes}")
         for field in ("map_entries", "score_entries"):
             need(getattr(self, field) > 0, field, "a positive integer")
@@ -105,7 +107,9 @@ class Machine:
         need(set(self.numerics) <= set(PROFILES) and bool(self.numerics), "numerics", f"some of {', '.join(PROFILES)}")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")
         if not 1 <= self.memory.beats_per_256_cycles <= 256 or not 1 <= self.memory.latency <= 1000:
-            raise ConfigError(f"machine {self.name}: memory is {self.memory}; accepted: latency 1..1000, beats_per_256_cycles 1..256")
+            raise ConfigError(
+                f"machine {self.name}: memory is {self.memory}; accepted: latency 1..1000, beats_per_256_cycles 1..256"
+            )
 
     @property
     def beat_bytes(self) -> int:
@@ -155,7 +159,11 @@ class Machine:
             raise ConfigError(f"{where}: a mapping of machine parameters is needed")
         if unknown := set(data) - set(known):
             raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-        missing = [n for n, f in known.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        missing = [
+            n
+            for n, f in known.items()
+            if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
         if missing:
             raise ConfigError(f"{where}: key {missing[0]!r} is missing")
         values = dict(data)

@@ -28,11 +28,21 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     padded = model.num_heads * entry.head_beats * machine.kv_lanes
     need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")
-    need(model.head_dim % machine.vector_lanes == 0, "head_dim", model.head_dim, f"a multiple of vector_lanes, {machine.vector_lanes}")
+    need(
+        model.head_dim % machine.vector_lanes == 0,
+        "head_dim",
+        model.head_dim,
+        f"a multiple of vector_lanes, {machine.vector_lanes}",
+    )
     need(8 <= model.head_dim <= 256, "head_dim", model.head_dim, "8 to 256")
     need(model.num_kv_heads <= machine.kv_heads, "key-value heads", model.num_kv_heads, f"up to {machine.kv_heads}")
     most = machine.query_group
     need(model.queries_per_kv_head <= most, "query heads per key-value head", model.queries_per_kv_head, f"up to {most}")
     need(len(model.eos_token_ids) <= 4, "end-of-sequence ids", len(model.eos_token_ids), "up to 4")
     most = largest_context(machine, model)
-    need(1 <= context <= most, "context", context, f"1 to {most} (map_entries / layers, score_entries / (tokens x heads), model limit)")
+    need(
+        1 <= context <= most,
+        "context",
+        context,
+        f"1 to {most} (map_entries / layers, score_entries / (tokens x heads), model limit)",
+    )

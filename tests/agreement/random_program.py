@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from skipopu.isa import spec
@@ -62,13 +64,17 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         source, elements = int(rng.choice(places)), pick(1, hidden)
         listed = int(rng.choice([TokenList.ALL, TokenList.ALL, TokenList.ATTENTION, TokenList.FFN]))
         place = {"src": source // BUFFER_UNIT, "stride": stride // BUFFER_UNIT}
-        body.append((spec.ALIGN, {**place, "list": listed, "elements": elements, "group": group, "norm": pick(0, 1)}, Unit.VECTOR))
+        body.append(
+            (spec.ALIGN, {**place, "list": listed, "elements": elements, "group": group, "norm": pick(0, 1)}, Unit.VECTOR)
+        )
         epilogue = Epilogue(pick(0, 4))
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
         groups = -(-elements // group)
         stream = WeightStream(rows, groups, group, machine.ports)
         codes = rng.integers(-8, 8, (LAYERS, rows, groups, group)).astype(np.int8)
-        scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (LAYERS, rows, groups)) * rng.random((LAYERS, rows, groups))).astype(np.float16)
+        scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (LAYERS, rows, groups)) * rng.random((LAYERS, rows, groups))).astype(
+            np.float16
+        )
         address = region(f"weights{len(body)}", LAYERS * stream.size) if len(body) else 0
         placed += [(address + layer * stream.size, stream.pack(codes[layer], scales[layer])) for layer in range(LAYERS)]
         fields = {
@@ -85,7 +91,9 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         }
         body.append((spec.MATMUL, fields, Unit.ARRAY))
         if rng.random() < 0.5:
-            body.append((spec.ROUTE, {**place, "list": TokenList.ALL, "address": router_record // 64, "layered": 1}, Unit.VECTOR))
+            body.append(
+                (spec.ROUTE, {**place, "list": TokenList.ALL, "address": router_record // 64, "layered": 1}, Unit.VECTOR)
+            )
         if rng.random() < 0.6:
             count = pick(1, widest)
             row = round_up(4 * count, 64)
@@ -122,7 +130,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     if body[-1][2] is Unit.ARRAY:
         prologue.append((spec.MATMUL, {}, Unit.ARRAY))
     chain = prologue + body + tail
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         if before[2] is not after[2]:
             before[1]["push"] = 1 << after[2]
             after[1]["pop"] = 1 << before[2]

@@ -67,7 +67,7 @@ def test_one_routing_bit_is_reported_at_the_routing_instruction(program: Program
 
 def test_one_rounding_is_reported_where_it_happens(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hw.vector.align, "align_lane", lambda m, x, e, n: _truncate(x, e))
-    verilog = overlay_verilog(program.machine)
+    verilog = overlay_verilog.__wrapped__(program.machine)
     result = check(program, RUN, verilog=verilog)
     assert not result.ok
     assert result.difference is not None
@@ -91,7 +91,11 @@ def rewritten(program: Program, index: int, word: int) -> Program:
 
 
 def find(program: Program, instruction: spec.Instruction) -> tuple[int, dict[str, int]]:
-    index = next(i for i, w in enumerate(program.instructions) if w & 31 == instruction.opcode and instruction.decode(w).get("rounds") != 0)
+    index = next(
+        i
+        for i, w in enumerate(program.instructions)
+        if w & 31 == instruction.opcode and instruction.decode(w).get("rounds") != 0
+    )
     return index, instruction.decode(program.instructions[index])
 
 

@@ -61,7 +61,9 @@ def test_random_models(target: str, seed: int) -> None:
     program = compile_checkpoint(random_checkpoint(config, seed), machine, kv, logits=bool(seed & 2), context=24)
     prompt = tuple(int(t) for t in rng.integers(0, config.vocab_size, int(rng.integers(1, 12))))
     routing = rng.random((config.num_layers, 2, 24)) < 0.6 if seed == 3 else "program"
-    agree(program, Run(prompt, int(rng.integers(0, 5)), check=True, routing=routing), rtl.Memory(stall=60 * (seed % 2), seed=seed))
+    agree(
+        program, Run(prompt, int(rng.integers(0, 5)), check=True, routing=routing), rtl.Memory(stall=60 * (seed % 2), seed=seed)
+    )
 
 
 @pytest.mark.rtl

@@ -44,7 +44,13 @@ async def run(dut: object) -> None:
             channel.set_pause_generator(pauses(options["seed"] + 10 * port + number, options["share"]))
         memories.append(memory)
     for number, channel in enumerate(
-        (master.write_if.aw_channel, master.write_if.w_channel, master.write_if.b_channel, master.read_if.ar_channel, master.read_if.r_channel)
+        (
+            master.write_if.aw_channel,
+            master.write_if.w_channel,
+            master.write_if.b_channel,
+            master.read_if.ar_channel,
+            master.read_if.r_channel,
+        )
     ):
         channel.set_pause_generator(pauses(99 + number, 0.3))
     await ClockCycles(dut.clk, 4)

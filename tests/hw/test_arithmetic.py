@@ -37,7 +37,7 @@ def drive(dut: Elaboratable, inputs: list[tuple[Signal, np.ndarray]], output: Si
     """Applies one operation per cycle without gaps and collects the results."""
     results = []
 
-    async def bench(ctx) -> None:  # noqa: ANN001
+    async def bench(ctx) -> None:
         for cycle in range(COUNT + latency - 1):
             if cycle < COUNT:
                 for signal, values in inputs:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from amaranth.hdl import Const
+from amaranth.hdl import Const, Module, Signal
 from amaranth.sim import Simulator
-from amaranth.hdl import Module, Signal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,13 +38,17 @@ def test_hardware_reads_the_same_fields() -> None:
     m, word = Module(), Signal(128)
     cases = []
     for instruction in INSTRUCTIONS:
-        values = {f.name: (0x155555555 >> (i % 2)) & (1 << f.width) - 1 for i, f in enumerate(instruction.fields) if f.name != "opcode"}
+        values = {
+            f.name: (0x155555555 >> (i % 2)) & (1 << f.width) - 1
+            for i, f in enumerate(instruction.fields)
+            if f.name != "opcode"
+        }
         outputs = {name: Signal(instruction.by_name[name].width, name=f"{instruction.name}_{name}") for name in values}
         m.d.comb += [signal.eq(field(word, instruction, name)) for name, signal in outputs.items()]
         cases.append((instruction.encode(values), values, outputs))
     m.d.comb += Signal().eq(Const(0))
 
-    async def bench(ctx) -> None:  # noqa: ANN001
+    async def bench(ctx) -> None:
         for encoded_word, values, outputs in cases:
             ctx.set(word, encoded_word)
             await ctx.delay(1e-9)

@@ -1,0 +1,35 @@
+"""Generated pages are up to date, the layout follows the import rules, and the README's commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from skipopu.cli import COMMANDS
+from skipopu.isa.doc import markdown as isa_page
+from skipopu.machine.doc import markdown as machine_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_isa_page() -> None:
+    assert (ROOT / "docs" / "isa.md").read_text() == isa_page(), "run `make docs`"
+
+
+def test_machine_page() -> None:
+    assert (ROOT / "docs" / "machine.md").read_text() == machine_page(), "run `make docs`"
+
+
+def test_readme_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text
+    assert "make test" in text
+    used = set(re.findall(r"^(?:\.venv/bin/)?skipopu (\w+)", text, re.M))
+    assert used
+    assert used <= set(COMMANDS)
+
+
+def test_documents_name_real_files() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for path in re.findall(r"`((?:hw|sim|compiler|skipopu|models|tests)/[\w/.-]+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"

@@ -1,0 +1,80 @@
+"""The command line: help everywhere, one-sentence errors, JSON records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from skipopu import cli
+from skipopu.report import Record
+from tests.support import random_checkpoint, small_config
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    config = small_config(vocab_size=256)
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config.to_hf()))
+    save_file(random_checkpoint(config).tensors, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_compile_run_and_eval(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "program"
+    assert cli.main(["compile", str(model), "-o", str(out), "--kv", "dense", "--logits"]) == 0
+    assert "layer: mlp.down_proj" in (out / "listing.txt").read_text()
+    report = json.loads((out / "report.json").read_text())
+    assert report["command"] == "compile"
+    assert {"name", "value", "unit", "kind", "source"} <= set(report["records"][0])
+    figures = tmp_path / "run.json"
+    assert cli.main(["run", str(out), "--prompt", "ab", "--max-new", "3", "--json", str(figures)]) == 0
+    assert cli.main(["run", str(out), "--prompt", "ab", "--max-new", "3", "--engine", "timing", "--profile"]) == 0
+    assert cli.main(["run", str(out), "--prompt", "ab", "--max-new", "3", "--engine", "reference", "--skip", "0.5"]) == 0
+    names = {r["name"] for r in json.loads(figures.read_text())["records"]}
+    assert names == {"wall_s", "executed_share"}
+    text = tmp_path / "text"
+    text.write_bytes(bytes(range(64)))
+    capsys.readouterr()
+    values = []
+    for engine in ("functional", "reference"):
+        assert cli.main(["eval", str(out), "--text", str(text), "--engine", engine, "--window", "16"]) == 0
+        values.append(float(capsys.readouterr().out.split()[0]))
+    assert abs(values[0] - values[1]) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile", "nowhere", "-o", "x"], "config.json: no such file"),
+        (["run", "MODEL", "--target", "huge"], "target 'huge' is not known; accepted:"),
+        (["run", "MODEL", "--skip", "1.5"], "--skip is '1.5'; accepted: a ratio in 0..1"),
+        (["run", "MODEL", "--max-new", "4", "--waves", "w.vcd"], "need --engine rtl, not functional"),
+        (["run", "MODEL", "--max-new", "5000"], "exceeds the program's context"),
+        (["run", "MODEL", "--tokens", "1,x"], "comma-separated integers are needed"),
+        (["eval", "MODEL", "--text", "nowhere"], "nowhere: cannot be read"),
+        (["hdl", "--target", "nowhere.yaml", "-o", "x"], "no such machine description"),
+        (["isa", "--assemble", "nowhere"], "cannot be read as text"),
+    ],
+)
+def test_errors_are_one_sentence(model: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(model) if a == "MODEL" else a for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_records_know_their_kind() -> None:
+    with pytest.raises(ValueError, match="kind 'guessed'"):
+        Record("cycles", 1, "cycle", "guessed", "nowhere")
