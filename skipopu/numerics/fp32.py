@@ -32,7 +32,7 @@ def narrow(x: F64) -> F32:
     y *= np.abs(x) >= SMALLEST
     if y.size and not np.isfinite(y).all():
         Saturation.seen = True
-        np.nan_to_num(y, copy=False, posinf=LARGEST, neginf=-LARGEST)
+        y = np.clip(y, -LARGEST, LARGEST)
     return y
 
 

@@ -1,0 +1,88 @@
+"""The shipped model: reference agreement on 32 held-out prompts, some of them in RTL, and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.pipeline import compile_directory
+from sim.check import differing_bits, first_difference
+from sim.command.eval import evaluate
+from sim.engine import logits_of
+from sim.functional import engine as functional
+from sim.reference import engine as reference
+from sim.rtl import engine as rtl
+from skipopu.isa.program import Run
+
+PROMPTS, LENGTH, NEW = 32, 32, 32
+
+
+def held_out_prompts(directory: Path) -> list[tuple[int, ...]]:
+    """Prompts spread over the held-out sample, 2048 bytes apart."""
+    data = (directory / "heldout.txt").read_bytes()
+    return [tuple(data[2048 * i + 64 : 2048 * i + 64 + LENGTH]) for i in range(PROMPTS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["dense", "reuse"])
+def test_reference_agreement(shipped: Path, kv: str) -> None:
+    program = compile_directory(shipped, "tiny", kv=kv, logits=True)
+    sequences, routing, logits, equal = [], [], [], 0
+    by_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(held_out_prompts(shipped)):
+        options = Run(prompt, NEW)
+        result = functional.run(program, options)
+        sequences.append([*prompt, *result.tokens])
+        count = len(sequences[-1]) - 1
+        routing.append(result.routing[..., :count])
+        logits.append(logits_of(program, result, count))
+        equal += reference.run(program, options).tokens == result.tokens
+        by_length.setdefault(count, []).append(number)
+    inside = positions = routing_inside = routing_positions = 0
+    for numbers in by_length.values():
+        a = reference.agreement(
+            program,
+            options,
+            [sequences[n] for n in numbers],
+            LENGTH,
+            np.stack([routing[n] for n in numbers]),
+            np.stack([logits[n] for n in numbers]),
+        )
+        assert a.ok
+        assert a.max_logit_error is not None
+        assert a.max_logit_error < a.logit_bound
+        inside += a.token_inside
+        positions += a.token_positions
+        routing_inside += a.routing_inside
+        routing_positions += a.routing_positions
+    print(
+        f"\nkv {kv}: {equal}/{PROMPTS} generations equal token for token; inside the bounds {inside}/{positions} tokens,"
+        f" {routing_inside}/{routing_positions} routing bits; no decision outside them differs"
+    )
+    # Few decisions may be left undecided, else the comparison says little.
+    assert inside < 0.05 * positions
+    assert routing_inside < 0.1 * routing_positions
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("kv", "number"), [("reuse", 3), ("dense", 17)])
+def test_held_out_prompts_in_rtl(shipped: Path, kv: str, number: int) -> None:
+    program = compile_directory(shipped, "tiny", kv=kv)
+    run = Run(held_out_prompts(shipped)[number], NEW, check=True)
+    expected, seen = functional.run(program, run), rtl.run(program, run)
+    assert first_difference(program, expected.trace, seen.trace) is None
+    assert differing_bits(program, expected, seen) == 0
+    assert seen.tokens == expected.tokens
+
+
+@pytest.mark.slow
+def test_bits_per_byte_of_functional_and_reference(shipped: Path) -> None:
+    program = compile_directory(shipped, "tiny", kv="reuse", logits=True)
+    data = (shipped / "heldout.txt").read_bytes()[:8192]
+    machine, share = evaluate(program, data, "functional", 256, False)
+    exact, _ = evaluate(program, data, "reference", 256, False)
+    assert abs(machine / exact - 1) < 1e-3
+    assert machine < 2.0
+    assert 0.65 < share < 0.85
