@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from compiler.pipeline import GROUP, KV_POLICIES, compile_directory
+from compiler.frontend.checkpoint import load
+from compiler.pipeline import GROUP, KV_POLICIES, compile_checkpoint
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
+from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 
 
@@ -32,9 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
 
 
-def compile_from(args: argparse.Namespace, logits: bool) -> Program:
-    """Compiles ``args.model`` as the options say."""
-    return compile_directory(args.model, args.target, args.routers, args.kv, logits, args.context, args.group)
+def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
+    """Compiles ``args.model`` as the options say; ``chunk`` replaces the target's tokens per chunk, buffers growing with it."""
+    machine = Machine.load(args.target)
+    if chunk is not None and chunk > machine.tokens:
+        factor = -(-chunk // machine.tokens)
+        machine = dataclasses.replace(
+            machine,
+            tokens=chunk,
+            buffer=min(1 << 19, factor * machine.buffer),
+            score_entries=factor * machine.score_entries,
+        )
+    return compile_checkpoint(load(args.model, args.routers), machine, args.kv, logits, args.context, args.group)
 
 
 def records_of(program: Program) -> list[Record]:

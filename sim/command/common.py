@@ -38,14 +38,14 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
     parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
 
 
-def load_program(args: argparse.Namespace, logits: bool = False) -> Program:
-    """A compiled program, or a checkpoint compiled as the options say."""
+def load_program(args: argparse.Namespace, logits: bool = False, chunk: int | None = None) -> Program:
+    """A compiled program, or a checkpoint compiled as the options say; ``chunk`` widens the target's token chunk."""
     if (args.model / FILE_NAME).exists():
         program = Program.load(args.model)
         if logits and not program.logits:
             raise ProgramError(f"{args.model}: compiled without --logits, which this command needs")
         return program
-    return compile_from(args, logits)
+    return compile_from(args, logits, chunk)
 
 
 def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:

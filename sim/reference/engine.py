@@ -110,8 +110,9 @@ class Agreement:
 
     The reference is run teacher-forced on the machine's tokens with the machine's routing replayed. A position *decides*
     when the reference's margin (router difference against the dial, best logit against the second best) exceeds the bound;
-    every deciding position must agree. The bounds are four times the largest deviation that the alignment error causes: the
-    reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
+    every deciding position must agree. The bounds (one for the logits, one for
+    each layer's two routers; ``routing_bound`` is the largest of those) are four times the largest deviation that the
+    alignment error causes: the reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
     input of every product. All other roundings of the machine (FP32, tables, probabilities) are at least 8 times smaller.
     """
 
@@ -166,30 +167,30 @@ def agreement(
     inputs = ids[:, :-1]
     replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
     out = forward(program, model, inputs, options, replay)
-    logit_error, route_error = 0.0, 0.0
+    logit_error, route_error = 0.0, torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
         model.disturb = _alignment_noise(program.matrices["head"]["group"], program.model.head_dim, generator)
         noisy = forward(program, model, inputs, options, replay)
         logit_error = max(logit_error, float((noisy.logits - out.logits).abs().max()))
-        route_error = max(route_error, float((noisy.differences - out.differences).abs().max()))
+        route_error = torch.maximum(route_error, (noisy.differences - out.differences).abs().amax((0, 3)))
     model.disturb = None
     logit_bound, routing_bound = SAFETY * logit_error, SAFETY * route_error
     # Routing: only bits that a router decided.
     routed = torch.ones_like(replay)
     if program.kv == "reuse":
         routed[:, 0, 0] = False
-    if options.routing != "program" or not program.source["routers"]:
+    if not isinstance(options.routing, str) or options.routing != "program" or not program.source["routers"]:
         routed[:] = False
     margin = out.differences - options.dial
-    deciding = routed & (margin.abs() > routing_bound)
+    deciding = routed & (margin.abs() > routing_bound[..., None])
     differing = deciding & ((margin >= 0) != replay)
     best = out.logits.topk(2, -1)
     gap = (best.values[..., 0] - best.values[..., 1])[:, prompt_length - 1 :]
     sure = gap > 2 * logit_bound
     wrong = sure & (best.indices[:, prompt_length - 1 :, 0] != ids[:, prompt_length:])
     return Agreement(
-        routing_bound=routing_bound,
+        routing_bound=float(routing_bound.max()),
         logit_bound=logit_bound,
         routing_positions=int(routed.sum()),
         routing_inside=int((routed & ~deciding).sum()),

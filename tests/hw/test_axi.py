@@ -49,10 +49,9 @@ def test_against_an_independent_bus_model(tmp_path: Path, share: float) -> None:
         "COCOTB_TEST_MODULES": "tests.hw.axi_bench",
         "COCOTB_RESULTS_FILE": str(tmp_path / "results.xml"),
     }
-    log = (tmp_path / "log").open("w")
-    subprocess.run(
-        [str(build(machine, bare=True))], cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True
-    )
+    with (tmp_path / "log").open("w") as log:
+        command = [str(build(machine, bare=True))]
+        subprocess.run(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
     assert json.loads((tmp_path / "result.json").read_text())["status"] & STATUS_DONE, (tmp_path / "log").read_text()[-3000:]
     final = [np.fromfile(tmp_path / f"final{port}.bin", np.uint8) for port in range(machine.ports)]
     assert differing_bits(program, expected, Result(expected.tokens, expected.routing, final)) == 0
