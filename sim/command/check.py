@@ -33,12 +33,12 @@ def check_table(program: Program, result: Check) -> Table:
     def tokens(seen: list[int]) -> str:
         return "equal" if seen == expected else "differ"
 
-    inside = f"{a.routing_inside}/{a.routing_positions} routing bits and {a.token_inside}/{a.token_positions} tokens inside"
+    inside = f"undecided: {a.routing_inside}/{a.routing_positions} routing bits, {a.token_inside}/{a.token_positions} tokens"
     table.add_row(
         "reference",
         tokens(result.reference.tokens),
         "functional",
-        f"{a.routing_differing + a.token_differing} differ outside derived bounds ({inside})",
+        f"{a.routing_differing + a.token_differing} differ outside the derived bounds\n({inside})",
         "",
         "",
     )

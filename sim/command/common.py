@@ -16,7 +16,8 @@ from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
 
 ENGINES = ("reference", "functional", "timing", "rtl")
-console = Console(stderr=True, highlight=False)
+# Tables stay readable in logs, where there is no terminal to ask for its width.
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 118)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

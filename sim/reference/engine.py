@@ -70,11 +70,12 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
 
 def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:
     """Teacher-forced pass over (batch, tokens) with the program's KV policy, the run's dial and routing option."""
-    dense = not program.source["routers"]
-    if isinstance(options.routing, np.ndarray):
+    if isinstance(options.routing, np.ndarray) and routing is None:
         routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
-    elif options.routing == "always" and routing is None:
-        dense = True
+    # Given bits decide; else everything executes where the run says so or the model has no routers.
+    dense = routing is None and (
+        not program.source["routers"] or (isinstance(options.routing, str) and options.routing == "always")
+    )
     return model(
         tokens,
         kv=program.kv,
