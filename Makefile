@@ -26,9 +26,10 @@ lint: $(VENV)/.installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed  ## regenerate docs/isa.md and docs/machine.md
+docs: $(VENV)/.installed  ## regenerate the generated pages
 	$(BIN)/python -m skipopu isa --markdown > docs/isa.md
 	$(BIN)/python -m skipopu.machine.doc > docs/machine.md
+	$(BIN)/python -m skipopu.numerics.doc > docs/numerics.md
 
 model: $(VENV)/.installed  ## train the shipped model again (about an hour on two cores)
 	$(BIN)/python models/train.py --out models/pybyte-1m

@@ -75,7 +75,7 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
     for name, member in host.items():
         width = member.shape if isinstance(member.shape, int) else 1
         ports.append(f"{'input' if member.flow.name == 'Out' else 'output'} {_range(width)}host_{name}")
-    ports += [f"input {_range(width)}{name}" for name, width in SETTINGS.items()]
+    ports += [f"input {_range(width)}{name}" for name, width in SETTINGS.items()] + ["output wave_over"]
     lines += ["    " + ",\n    ".join(ports), ");"]
     connections = [".clk(clk)", ".rst(rst)", *(f".host_{name}(host_{name})" for name in host)]
     for p in range(machine.ports):
@@ -91,17 +91,20 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
         )
     lines.append(f"    overlay dut ({', '.join(connections)});")
     if waves:
-        # Dump while the token position (kind 0) or the instruction count (kind 1) lies in [wave_from, wave_to).
-        lines.append("    wire [31:0] progress = wave_kind ? dut.dispatch.retired : dut.dispatch.position;")
-        lines.append("    wire in_window = progress >= wave_from && progress < wave_to;")
-        lines.append("    reg started = 0, dumping = 0;")
-        lines.append("    string wave_file;")
-        lines.append("    always @(posedge clk) begin")
-        lines.append('        if (in_window && !started && !rst && $value$plusargs("WAVES=%s", wave_file)) begin')
-        lines.append(f"            started <= 1; dumping <= 1; $dumpfile(wave_file); $dumpvars(0, {TOP});")
-        lines.append("        end else if (started && dumping && !in_window) begin dumping <= 0; $dumpoff; end")
-        lines.append("        else if (started && !dumping && in_window) begin dumping <= 1; $dumpon; end")
-        lines.append("    end")
+        # Dumping starts when the token position (kind 0) or the instruction count (kind 1) reaches wave_from; the testbench
+        # stops at wave_to, since Verilator ignores $dumpoff.
+        lines += [
+            "    wire [31:0] progress = wave_kind ? dut.dispatch.retired : dut.dispatch.position;",
+            "    reg started = 0;",
+            "    string wave_file;",
+            "    assign wave_over = started && progress >= wave_to;",
+            "    always @(posedge clk)",
+            '        if (progress >= wave_from && dut.dispatch.running && !started && $value$plusargs("WAVES=%s", wave_file)) begin',
+            f"            started <= 1; $dumpfile(wave_file); $dumpvars(0, {TOP});",
+            "        end",
+        ]
+    else:
+        lines.append("    assign wave_over = 0;")
     lines.append("endmodule")
     return "\n".join(lines) + "\n"
 
@@ -146,7 +149,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     top = OVERLAY_TOP if bare else TOP
     bench = "" if bare else bench_verilog(machine, waves)
     memory = "" if bare else MEMORY_MODEL.read_text()
-    control = control_file(top, ("clk", "rst", "host_*", "port*") if bare else ("clk", "rst", "host_*", *SETTINGS))
+    control = control_file(top, ("clk", "rst", "host_*", "port*") if bare else ("clk", "rst", "host_*", "wave_over", *SETTINGS))
     digest = hashlib.sha256()
     for part in (overlay, bench, memory, control, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
         digest.update(part.encode())

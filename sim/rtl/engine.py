@@ -18,6 +18,7 @@ from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run, address_units
 from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
 from skipopu.numerics import fp32
+from skipopu.numerics.profile import fingerprint
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def run(
 ) -> Result:
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
+    ``waves`` are recorded in a simulation of their own that ends behind the window.
     ``verilog`` replaces the generated overlay (tests alter it). Routing is read back from the trace ring's counters only:
     ``Result.routing`` holds zeros unless the caller fills it.
 
@@ -72,7 +74,21 @@ def run(
         MachineHalt: the machine stopped with an error code.
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
     """
-    memory = memory or Memory()
+    if waves is not None:
+        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit)
+    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit)
+
+
+def _simulate(
+    program: Program,
+    options: Run,
+    on_token: OnToken | None,
+    memory: Memory,
+    waves: Window | None,
+    verilog: str | None,
+    cycle_limit: int,
+) -> Result:
+    """One simulation; with ``waves`` it ends behind the window and the result is what was there by then."""
     machine = program.machine
     images = options.prepare(program)
     size = len(images[0])
@@ -106,7 +122,7 @@ def run(
         for port, data in enumerate(images):
             _write_image(work / f"port{port}.bin", data, machine.beat_bytes)
         bench = work / "bench.json"
-        poll = 1000 if on_token is None else 2000
+        poll = 1000 if waves is None else 100
         bench.write_text(json.dumps({"settings": settings, "registers": registers, "poll": poll, "limit": cycle_limit}))
         environment = simulation_environment() | {
             "SKIPOPU_BENCH": str(bench),
@@ -129,7 +145,12 @@ def run(
             raise SkipopuError(f"the RTL simulator stopped without a result:\n{tail}")
         result = json.loads(outcome.read_text())
         values: dict[str, int] = result["registers"]
-        if not result["stopped"]:
+        for register, known in (("MACHINE", machine.fingerprint), ("NUMERICS", fingerprint(program.numerics))):
+            if result["identity"][register] != int(known[-8:], 16):
+                raise ProgramError(
+                    f"the hardware's {register} register is {result['identity'][register]:08x}; the program needs {known[-8:]}"
+                )
+        if not result["stopped"] and waves is None:
             raise SkipopuError(f"the machine did not stop within {cycle_limit} cycles")
         final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
     address = program.regions["tokens"].address + 4 * len(options.prompt)

@@ -48,7 +48,6 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     words: list[int] = []
     notes: list[str] = []
     placed: list[tuple[int, list[np.ndarray]]] = []
-    previous: list[tuple[spec.Instruction, dict[str, int], Unit]] = []
 
     def put(instruction: spec.Instruction, **fields: int) -> None:
         words.append(instruction.encode(fields))
@@ -71,12 +70,10 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
         groups = -(-elements // group)
         stream = WeightStream(rows, groups, group, machine.ports)
-        codes = rng.integers(-8, 8, (LAYERS, rows, groups, group)).astype(np.int8)
-        scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (LAYERS, rows, groups)) * rng.random((LAYERS, rows, groups))).astype(
-            np.float16
-        )
-        address = region(f"weights{len(body)}", LAYERS * stream.size) if len(body) else 0
-        placed += [(address + layer * stream.size, stream.pack(codes[layer], scales[layer])) for layer in range(LAYERS)]
+        codes = rng.integers(-8, 8, (rows, groups, group)).astype(np.int8)
+        scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
+        address = region(f"weights{len(body)}", stream.size)
+        placed.append((address, stream.pack(codes, scales)))
         fields = {
             "list": listed,
             "address": address // 64,
@@ -101,8 +98,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             stored += 1
             copy = {**place, "list": listed, "elements": count, "row": row // 64, "address": where // 64}
             body.append((spec.STORE, copy, Unit.VECTOR))
-    # The last product decides the token.
-    body[-1 if body[-1][0] is spec.MATMUL else max(i for i, b in enumerate(body) if b[0] is spec.MATMUL)][1]["argmax"] = 0
+    # The head below decides the token.
     head_rows = model.vocab_size
     head = WeightStream(head_rows, -(-hidden // group), group, machine.ports)
     head_address = region("head", head.size)
@@ -134,7 +130,6 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         if before[2] is not after[2]:
             before[1]["push"] = 1 << after[2]
             after[1]["pop"] = 1 << before[2]
-    del previous
     for register, value in {
         Config.VOCABULARY: model.vocab_size,
         Config.CONTEXT: CONTEXT,

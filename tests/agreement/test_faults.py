@@ -13,7 +13,7 @@ from compiler.pipeline import compile_checkpoint
 from hw.emit import overlay_verilog
 from sim.check import check
 from sim.rtl import engine as rtl
-from skipopu.errors import MachineHalt
+from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Run, place_instructions
 from skipopu.isa.registers import Error
@@ -149,3 +149,9 @@ def test_nothing_produced_is_lost_when_the_machine_halts(program: Program) -> No
     assert caught.value.code == Error.KV_POOL_FULL
     assert caught.value.tokens[: len(good)] == good[: len(caught.value.tokens)]
     assert np.size(caught.value.tokens) > 0
+
+
+def test_a_program_for_other_hardware_is_refused(program: Program) -> None:
+    other = dataclasses.replace(program, machine=dataclasses.replace(program.machine, query=program.machine.query // 2))
+    with pytest.raises(ProgramError, match="MACHINE register is"):
+        rtl.run(other, RUN, verilog=overlay_verilog(program.machine))

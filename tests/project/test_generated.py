@@ -8,6 +8,7 @@ from pathlib import Path
 from skipopu.cli import COMMANDS
 from skipopu.isa.doc import markdown as isa_page
 from skipopu.machine.doc import markdown as machine_page
+from skipopu.numerics.doc import markdown as numerics_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +19,10 @@ def test_isa_page() -> None:
 
 def test_machine_page() -> None:
     assert (ROOT / "docs" / "machine.md").read_text() == machine_page(), "run `make docs`"
+
+
+def test_numerics_page() -> None:
+    assert (ROOT / "docs" / "numerics.md").read_text() == numerics_page(), "run `make docs`"
 
 
 def test_readme_commands_exist() -> None:
