@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+from sim.engine import Result
+from sim.functional import engine as functional
 from skipopu import cli
 from skipopu.report import Record
 from tests.support import random_checkpoint, small_config
@@ -73,6 +75,23 @@ def test_errors_are_one_sentence(model: Path, arguments: list[str], message: str
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_check_passes_and_fails_by_exit_code(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["check", str(model), "--prompt", "abc", "--max-new", "2", "--no-rtl", "--json", str(out)]
+    assert cli.main(arguments) == 0
+    names = {r["name"] for r in json.loads(out.read_text())["records"]}
+    assert {"tokens_equal", "routing_differing", "executed_share", "cycles", "bytes_read"} <= names
+    honest = functional.run
+
+    def wrong_token(*args: object, **options: object) -> Result:
+        result = honest(*args, **options)  # type: ignore[arg-type]
+        result.tokens[0] = (result.tokens[0] + 1) % 256
+        return result
+
+    monkeypatch.setattr(functional, "run", wrong_token)
+    assert cli.main(arguments) == 1
 
 
 def test_records_know_their_kind() -> None:

@@ -76,8 +76,12 @@ def main(args: argparse.Namespace) -> int:
         from sim.functional import engine as functional
 
         extra["routed"] = functional.run(program, options)
+    write = text_writer(program)
+    if args.engine in ("reference", "functional"):
+        for token in options.prompt:
+            write(token)
     begin = time.perf_counter()
-    result = engine.run(program, options, on_token=text_writer(program) if args.engine != "timing" else None, **extra)
+    result = engine.run(program, options, on_token=write if args.engine != "timing" else None, **extra)
     seconds = time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
