@@ -15,6 +15,7 @@ from rich.progress import Progress
 from sim.command.common import add_model_arguments, console, load_program
 from sim.engine import logits_of
 from sim.functional import engine as functional
+from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
@@ -47,13 +48,14 @@ def evaluate(program: Program, data: bytes, engine: str, window: int, always: bo
     if not windows:
         raise ProgramError("the text has fewer than two bytes")
     model = reference.model_of(program) if engine == "reference" else None
+    weights = WeightCache(program.memory)
     total, share, counted = 0.0, 0.0, 0
     with Progress(console=console, transient=True) as progress:
         for part in progress.track(windows, description=f"{engine} engine"):
             ids = np.frombuffer(part, np.uint8).astype(np.int64)
             run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
             if model is None:
-                result = functional.run(program, run)
+                result = functional.run(program, run, weights=weights)
                 logits, executed = logits_of(program, result, len(ids)), result.executed_share
             else:
                 out = reference.forward(program, model, torch.from_numpy(ids)[None], run)

@@ -33,10 +33,10 @@ Fields = dict[str, int]
 class FunctionalEngine:
     """One machine's state while it executes one program. Use :func:`run`."""
 
-    def __init__(self, program: Program, memory: list[NDArray[np.uint8]], run: Run) -> None:
+    def __init__(self, program: Program, memory: list[NDArray[np.uint8]], run: Run, weights: WeightCache) -> None:
         machine = program.machine
         self.machine, self.run_options, self.memory = machine, run, memory
-        self.weights = WeightCache(memory)
+        self.weights = weights
         self.config = [0] * 64
         self.buffer = np.zeros(machine.buffer, np.float32)
         slots = machine.tokens
@@ -347,14 +347,17 @@ class FunctionalEngine:
         self.wrote(where, fp32.bits(self.buffer[where]))
 
 
-def run(program: Program, options: Run, on_token: OnToken | None = None) -> Result:
+def run(program: Program, options: Run, on_token: OnToken | None = None, weights: WeightCache | None = None) -> Result:
     """Executes ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
+
+    ``weights`` (of the same program) spares decoding them again when a program is run many times.
 
     Raises:
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
-    engine = FunctionalEngine(program, options.prepare(program), options)
+    memory = options.prepare(program)
+    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory))
     fp32.Saturation.seen = False
     decoded = []
     for word in program.instructions:

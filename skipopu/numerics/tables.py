@@ -55,10 +55,14 @@ class QuadraticTable:
 
     def evaluate(self, u: I64) -> I64:
         """y for arguments 0 <= u < 2^argument_bits."""
-        x = u & (1 << self.offset_bits) - 1
-        c = self.coefficients[u >> self.offset_bits]
-        inner = c[..., 1] + (c[..., 2] * x >> self.offset_bits)
-        return c[..., 0] + (inner * x >> self.offset_bits)
+        segment, x = u >> self.offset_bits, u & (1 << self.offset_bits) - 1
+        c0, c1, c2 = self.coefficients.T.copy()
+        y = c2.take(segment)
+        for lower in (c1, c0):
+            y *= x
+            y >>= self.offset_bits
+            y += lower.take(segment)
+        return y
 
 
 # 2^-f for a 24-bit fraction f.
