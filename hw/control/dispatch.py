@@ -337,7 +337,8 @@ class Dispatcher(Component):
                             m.d.sync += [running.eq(0), done.eq(1)]
                             m.next = "STOPPED"
                     with m.Case(*[code for codes in UNIT_OPCODES.values() for code in codes]):
-                        wait = routed & route_pending
+                        # One decision at a time: a second ROUTE would clear the first one's mark too early.
+                        wait = (routed | (opcode == ROUTE.opcode)) & route_pending
                         m.d.comb += self.wait_route.eq(wait)
                         too_long = field(word, MATMUL, "groups") * config[Config.GROUP][:10] > machine.activation
                         with m.If(is_matmul & (field(word, MATMUL, "format") != 0) & ~wait):

@@ -83,7 +83,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             "groups": groups,
             "epilogue": epilogue,
             "norm": pick(0, 1),
-            "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) else 0,
+            "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) and rows <= model.vocab_size else 0,
             "aux": pick(0, rows // head_dim) * head_dim if epilogue is Epilogue.ROPE else 0,
         }
         body.append((spec.MATMUL, fields, Unit.ARRAY))
