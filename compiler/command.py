@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from compiler.frontend.checkpoint import load
-from compiler.pipeline import GROUP, KV_POLICIES, compile_checkpoint
+from compiler.pipeline import GROUP, KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
@@ -25,6 +25,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
     parser.add_argument("--group", type=int, default=GROUP, help=f"weights per scale; default {GROUP}")
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="int4", help="weight format; default int4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = Non
             buffer=min(1 << 19, factor * machine.buffer),
             score_entries=factor * machine.score_entries,
         )
-    return compile_checkpoint(load(args.model, args.routers), machine, args.kv, logits, args.context, args.group)
+    return compile_checkpoint(load(args.model, args.routers), machine, args.kv, logits, args.context, args.group, args.weights)
 
 
 def records_of(program: Program) -> list[Record]:
@@ -65,7 +66,14 @@ def main(args: argparse.Namespace) -> int:
     program = compile_from(args, args.logits)
     path = program.save(args.output)
     (args.output / "listing.txt").write_text(listing(program))
-    inputs = {"model": args.model, "target": args.target, "kv": args.kv, "context": program.context, "group": args.group}
+    inputs = {
+        "model": args.model,
+        "target": args.target,
+        "kv": args.kv,
+        "context": program.context,
+        "group": args.group,
+        "weights": args.weights,
+    }
     for report in filter(None, (args.output / "report.json", args.json)):
         write_json(report, "compile", inputs, records_of(program))
     print(

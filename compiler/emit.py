@@ -103,6 +103,7 @@ class Emitter:
             layered=int(layered),
             **spec.matmul_shape(weights.rows, self.machine.ports),
             groups=-(-weights.n // self.group),
+            format=weights.format,
             epilogue=op.epilogue,
             norm=int(op.norm),
             argmax=int(op.argmax),
@@ -201,6 +202,7 @@ def emit(graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, con
                 "n": w.n,
                 "groups": -(-w.n // group),
                 "group": group,
+                "bits": w.format.bits,
                 "order": w.order,
             }
     return Program(

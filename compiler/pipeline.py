@@ -15,10 +15,12 @@ from compiler.passes.plan import Plan, plan_buffer, plan_memory
 from compiler.passes.quantise import quantise
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
+from skipopu.isa.spec import WeightFormat
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 
 KV_POLICIES = ("dense", "reuse")
+WEIGHT_FORMATS = tuple(f.name.lower() for f in WeightFormat)
 GROUP = 128
 
 
@@ -29,17 +31,21 @@ def compile_checkpoint(
     logits: bool = False,
     context: int | None = None,
     group: int = GROUP,
+    weights: str = "int4",
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``.
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
-    ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size.
+    ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size,
+    ``weights`` their format.
 
     Raises:
         ProgramError: the model does not fit the machine, with both numbers.
     """
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
+    if weights not in WEIGHT_FORMATS:
+        raise ProgramError(f"weight format is {weights!r}; accepted: {', '.join(WEIGHT_FORMATS)}")
     config = checkpoint.config
     if context is None:
         context = limits.largest_context(machine, config)
@@ -49,7 +55,7 @@ def compile_checkpoint(
     for apply in (
         lambda g: fold(g, checkpoint),
         lambda g: order(g, checkpoint),
-        lambda g: quantise(g, group),
+        lambda g: quantise(g, group, WeightFormat[weights.upper()]),
         depend,
     ):
         graph = apply(graph)
@@ -73,7 +79,8 @@ def compile_directory(
     logits: bool = False,
     context: int | None = None,
     group: int = GROUP,
+    weights: str = "int4",
 ) -> Program:
     """:func:`compile_checkpoint` of a checkpoint directory for a target by name or file."""
     machine = Machine.load(target)
-    return compile_checkpoint(load(directory, routers), machine, kv, logits, context, group)
+    return compile_checkpoint(load(directory, routers), machine, kv, logits, context, group, weights)

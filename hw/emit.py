@@ -6,7 +6,9 @@ import functools
 import re
 
 from amaranth.back import verilog
+from amaranth.lib.wiring import Component
 
+from hw.library import Library
 from hw.overlay import Overlay
 from skipopu.machine.config import Machine
 
@@ -16,8 +18,14 @@ TOP = "overlay"
 @functools.lru_cache(maxsize=8)
 def overlay_verilog(machine: Machine) -> str:
     """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes. Remembered."""
-    text = verilog.convert(Overlay(machine), name=TOP, strip_internal_attrs=True, emit_src=False)
-    return _ZEROED.sub(_zero_loop, text)
+    library = Library()
+    parts = [_convert(Overlay(machine, library), TOP)]
+    parts += [_convert(component, name) for name, component in library.modules.items()]
+    return "".join(parts)
+
+
+def _convert(component: Component, name: str) -> str:
+    return _ZEROED.sub(_zero_loop, verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False))
 
 
 # A memory that starts at zero: one assignment per word, which a loop says in two lines.

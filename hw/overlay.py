@@ -6,20 +6,23 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, Out
 
-from hw.arithmetic.pipeline import tree
+from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
 from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
 from hw.control.issue import UNITS, UnitQueue
 from hw.control.record import RecordWriter
-from hw.kv.attention import QUERY_WRITES, AttentionUnit
+from hw.kv.attention import AttentionUnit
+from hw.kv.query import QUERY_WRITES
 from hw.kv.write import KvWriteUnit, MapEntry
+from hw.library import Library
 from hw.memory.axi import axi4, axi4_lite
 from hw.memory.buffer import Buffer
 from hw.memory.reader import ReadPort
 from hw.memory.writer import WritePort
-from hw.pe.activation import AlignedMemory
+from hw.pe.activation import ACTIVATION_WRITES, AlignedMemory
 from hw.pe.array import ArrayUnit
+from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
 from hw.vector.align import AlignUnit
 from hw.vector.load import EmbedUnit
@@ -35,11 +38,12 @@ HOST_PORTS = tuple(axi4_lite(ADDRESS_BITS).members)
 class Overlay(Component):
     """The whole processor. One clock, synchronous reset.
 
-    Members: ``host_*`` AXI4-Lite slave (registers: :mod:`skipopu.isa.registers`); ``port{p}_*`` AXI4 masters.
+    Modules that occur once per port go to ``library``, to be converted once. Members: ``host_*`` AXI4-Lite slave (registers:
+    :mod:`skipopu.isa.registers`); ``port{p}_*`` AXI4 masters.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library) -> None:
+        self.machine, self.library = machine, library
         self.axi = axi4(machine.port_bits).members
         host = axi4_lite(ADDRESS_BITS).flip().members
         members = {f"host_{name}": host[name] for name in HOST_PORTS}
@@ -57,8 +61,9 @@ class Overlay(Component):
         m.submodules.records = records = RecordWriter(machine)
         m.submodules.buffer = buffer = Buffer(machine)
         m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
-        m.submodules.array = array = ArrayUnit(machine)
-        m.submodules.attention = attention = AttentionUnit(machine)
+        tiles = [self.library.use("tile", lambda: Tile(machine)) for _ in ports]
+        m.submodules.array = array = ArrayUnit(machine, tiles)
+        m.submodules.attention = attention = AttentionUnit(machine, tiles)
         m.submodules.align = align = AlignUnit(machine)
         m.submodules.embed = embed = EmbedUnit(machine)
         m.submodules.route = route = RouteUnit(machine)
@@ -72,8 +77,10 @@ class Overlay(Component):
         for p in ports:
             # Weights run ahead; the loader and attention keep two bursts in flight.
             depth = 2 * machine.burst
-            reader, writer = ReadPort(machine, (machine.weight_fifo, depth, 2 * depth)), WritePort(machine)
+            reader = self.library.use("read_port", lambda: ReadPort(machine, (machine.weight_fifo, depth, 2 * depth)))
+            writer = self.library.use("write_port", lambda: WritePort(machine))
             m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = reader, writer
+            m.submodules[f"tile_{p}"] = tiles[p]
             readers.append(reader)
             writers.append(writer)
 
@@ -142,18 +149,18 @@ class Overlay(Component):
             dispatch.units_idle.eq(Cat(queue.idle for queue in queues).all() & fetch.idle & records.idle),
         ]
 
-        # Array
+        # Array and attention share the multipliers: one of them at a time, the array first.
+        attending = Signal()
         array_queue, vector_queue, attention_queue = queues
         m.d.comb += [
-            array.active.eq(array_queue.active),
+            array.active.eq(array_queue.active & ~attending),
             array.instruction.eq(array_queue.instruction),
             array_queue.done.eq(array.done),
             array_queue.digest.eq(array.digest),
             activation.read_slot.eq(array.activation_slot),
             activation.read_word.eq(array.activation_word),
             activation.read_group.eq(array.activation_group),
-            array.activation.eq(activation.data),
-            array.exponent.eq(activation.exponent),
+            array.exponent.eq(delay(m, activation.exponent, 1, "exponent")),
             array.inverse_rms.eq(align.inverse_rms),
             array.last_slot.eq(dispatch.last_slot),
             array.chunk.eq(dispatch.chunk),
@@ -170,7 +177,7 @@ class Overlay(Component):
         ]
         # Attention
         m.d.comb += [
-            attention.active.eq(attention_queue.active),
+            attention.active.eq(attention_queue.active & (attending | ~array_queue.active)),
             attention.instruction.eq(attention_queue.instruction),
             attention_queue.done.eq(attention.done),
             attention_queue.digest.eq(attention.digest),
@@ -178,6 +185,13 @@ class Overlay(Component):
             buffer.attention.payload.eq(attention.words.payload),
             attention.words.ready.eq(buffer.attention.ready),
         ]
+        with m.If(attention.done):
+            m.d.sync += attending.eq(0)
+        with m.Elif(attention.active):
+            m.d.sync += attending.eq(1)
+        operands = registered(m, Mux(attending, attention.query, activation.data), "operands")
+        for tile in tiles:
+            m.d.comb += tile.activation.eq(operands)
         # Vector: one of its units at a time, by opcode
         opcode = vector_queue.instruction.word[:OPCODE_BITS]
         units = ((EMBED, embed), (ALIGN, align), (ROUTE, route), (KVWRITE, kv_write), (STORE, store))
@@ -206,9 +220,11 @@ class Overlay(Component):
         ]
         for name in QUERY_WRITES:
             value = getattr(align, name)
-            gate_query = value & align.to_query if name.endswith("enable") else value
-            gate_activation = value & ~align.to_query if name.endswith("enable") else value
-            m.d.comb += [getattr(attention, name).eq(gate_query), getattr(activation, name).eq(gate_activation)]
+            gated = name.endswith(("enable", "start"))
+            m.d.comb += getattr(attention, name).eq(value & align.to_query if gated else value)
+        for name in ACTIVATION_WRITES:
+            value = getattr(align, name)
+            m.d.comb += getattr(activation, name).eq(value & ~align.to_query if name.endswith("enable") else value)
         # KV map
         m.submodules.kv_map = kv_map = Memory(shape=MapEntry(machine), depth=machine.map_entries, init=[])
         map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
@@ -265,7 +281,6 @@ class Overlay(Component):
         vector_pc, faults = vector_queue.pc, []
         read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(3)]
         faults += [
-            (buffer.conflict, Error.BUFFER_CONFLICT, attention_queue.pc),
             (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
             (
                 buffer.range[Unit.ATTENTION] | attention.range,

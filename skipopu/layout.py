@@ -31,55 +31,76 @@ def buffer_stride(elements: int) -> int:
 class WeightStream:
     """Shape of a quantised matrix as the ports stream it.
 
-    Rows are cut into blocks of 8; block b belongs to port b mod ports. Inside a block groups ascend and hold the 8 rows'
-    codes: consecutive groups belong to different accumulators. Each 32 groups of a port's stream are preceded by a
-    64-byte word of their FP16 scales. Codes are nibbles, element 0 lowest.
+    Rows are cut into blocks of 8; block b belongs to port b mod ports. Inside a block groups ascend. The array multiplies
+    pairs of nibbles: of rows 2i and 2i + 1 (INT4), or the lower and the upper digit of one row (INT8). For each group the
+    pairs follow one another, and inside a pair beats of its first and second member alternate. Each 32 groups of rows in a
+    port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is its lowest nibble.
+
+    Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), bits (4 or 8) of a code.
     """
 
     rows: int
     groups: int
     group: int
     ports: int
+    lanes: int
+    bits: int = 4
 
     @property
     def blocks(self) -> int:
         return -(-self.rows // BLOCK_ROWS)
 
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of one row's group."""
+        return self.group * self.bits // 8
+
     def port_groups(self, port: int) -> int:
-        """Groups in one port's stream."""
+        """Groups of rows in one port's stream."""
         return -(-(self.blocks - port) // self.ports) * BLOCK_ROWS * self.groups if self.blocks > port else 0
 
     def port_bytes(self, port: int) -> int:
         """Bytes that port fetches."""
         groups = self.port_groups(port)
-        return -(-groups // SCALES_PER_WORD) * 2 * SCALES_PER_WORD + groups * self.group // 2
+        return -(-groups // SCALES_PER_WORD) * 2 * SCALES_PER_WORD + groups * self.group_bytes
 
     @property
     def size(self) -> int:
         """Bytes reserved in every port."""
         return round_up(self.port_bytes(0), ADDRESS_UNIT)
 
+    @property
+    def _body(self) -> tuple[int, ...]:
+        """Shape of the codes in stream order: blocks, groups, pairs, beats, members, bytes of a beat."""
+        pairs = BLOCK_ROWS * self.bits // 8
+        return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
+
     def pack(self, q: NDArray[np.int8], scale: NDArray[np.float16]) -> list[U8]:
         """Streams of all ports from q (rows, groups, group) and scale (rows, groups)."""
         padded = self.blocks * BLOCK_ROWS
         codes = np.zeros((padded, self.groups, self.group), np.uint8)
-        codes[: self.rows] = q.view(np.uint8) & 15
+        codes[: self.rows] = q.view(np.uint8)
+        if self.bits == 8:
+            codes = np.stack([codes & 15, codes >> 4], 1).reshape(2 * padded, self.groups, self.group)
+        codes &= 15
         scales = np.zeros((padded, self.groups), np.float16)
         scales[: self.rows] = scale
+        blocks, groups, pairs, beats, members, size = self._body
         nibbles = codes[..., 0::2] | codes[..., 1::2] << 4
-        by_block = nibbles.reshape(self.blocks, BLOCK_ROWS, self.groups, -1).transpose(0, 2, 1, 3)
-        scale_block = scales.reshape(self.blocks, BLOCK_ROWS, self.groups).transpose(0, 2, 1)
+        by_block = nibbles.reshape(blocks, pairs, members, groups, beats, size).transpose(0, 3, 1, 4, 2, 5)
+        by_block = by_block.reshape(blocks, groups * BLOCK_ROWS * self.group_bytes)
+        scale_block = scales.reshape(blocks, BLOCK_ROWS, groups).transpose(0, 2, 1)
         streams: list[U8] = []
         for port in range(self.ports):
-            groups = self.port_groups(port)
-            words = -(-groups // SCALES_PER_WORD)
-            body = np.zeros((words * SCALES_PER_WORD, self.group // 2), np.uint8)
-            body[:groups] = by_block[port :: self.ports].reshape(groups, self.group // 2)
+            count = self.port_groups(port)
+            words = -(-count // SCALES_PER_WORD)
+            body = np.zeros((words * SCALES_PER_WORD, self.group_bytes), np.uint8)
+            body[:count] = by_block[port :: self.ports].reshape(count, self.group_bytes)
             head = np.zeros(words * SCALES_PER_WORD, np.float16)
-            head[:groups] = scale_block[port :: self.ports].reshape(groups)
+            head[:count] = scale_block[port :: self.ports].reshape(count)
             parts = [
                 head.view(np.uint8).reshape(words, 2 * SCALES_PER_WORD),
-                body.reshape(words, self.group // 2 * SCALES_PER_WORD),
+                body.reshape(words, self.group_bytes * SCALES_PER_WORD),
             ]
             joined = np.concatenate(parts, 1).reshape(-1)
             stream = np.zeros(self.size, np.uint8)
@@ -89,24 +110,28 @@ class WeightStream:
 
     def unpack(self, streams: list[U8]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
         """The inverse of :meth:`pack`: q (rows, groups, group) and scale (rows, groups)."""
-        shape = (self.blocks, self.groups, BLOCK_ROWS)
-        nibbles = np.zeros((*shape, self.group // 2), np.uint8)
-        scales = np.zeros(shape, np.float16)
+        blocks, groups, pairs, beats, members, size = self._body
+        body = np.zeros((blocks, groups * BLOCK_ROWS * self.group_bytes), np.uint8)
+        scales = np.zeros((blocks, groups, BLOCK_ROWS), np.float16)
         for port in range(self.ports):
-            groups = self.port_groups(port)
-            words = -(-groups // SCALES_PER_WORD)
-            joined = np.zeros(words * SCALES_PER_WORD * (2 + self.group // 2), np.uint8)
+            count = self.port_groups(port)
+            words = -(-count // SCALES_PER_WORD)
+            word_bytes = SCALES_PER_WORD * (2 + self.group_bytes)
+            joined = np.zeros(words * word_bytes, np.uint8)
             joined[: self.port_bytes(port)] = streams[port][: self.port_bytes(port)]
-            table = joined.reshape(words, SCALES_PER_WORD * (2 + self.group // 2))
-            head = table[:, : 2 * SCALES_PER_WORD].copy().view(np.float16).reshape(-1)[:groups]
-            body = table[:, 2 * SCALES_PER_WORD :].reshape(-1, self.group // 2)[:groups]
-            mine = groups // (self.groups * BLOCK_ROWS)
-            scales[port :: self.ports] = head.reshape(mine, *shape[1:])
-            nibbles[port :: self.ports] = body.reshape(mine, *shape[1:], self.group // 2)
-        nibbles = nibbles.transpose(0, 2, 1, 3).reshape(-1, self.groups, self.group // 2)[: self.rows]
-        codes = np.stack([nibbles & 15, nibbles >> 4], -1).reshape(self.rows, self.groups, self.group)
-        q = ((codes ^ 8).astype(np.int16) - 8).astype(np.int8)
-        return q, scales.transpose(0, 2, 1).reshape(-1, self.groups)[: self.rows]
+            table = joined.reshape(words, word_bytes)
+            head = table[:, : 2 * SCALES_PER_WORD].copy().view(np.float16).reshape(-1)[:count]
+            scales[port :: self.ports] = head.reshape(-1, groups, BLOCK_ROWS)
+            codes = table[:, 2 * SCALES_PER_WORD :].reshape(-1, self.group_bytes)[:count]
+            body[port :: self.ports] = codes.reshape(-1, body.shape[1])
+        nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
+        nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
+        codes = np.stack([nibbles & 15, nibbles >> 4], -1).reshape(-1, groups, self.group)
+        if self.bits == 8:
+            q = (codes[0::2] | codes[1::2] << 4).view(np.int8)
+        else:
+            q = ((codes ^ 8).astype(np.int16) - 8).astype(np.int8)
+        return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]
 
 
 @dataclass(frozen=True)

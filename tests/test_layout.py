@@ -9,12 +9,21 @@ from hypothesis import strategies as st
 from skipopu.layout import EmbeddingRows, WeightStream
 
 
-@given(st.integers(1, 90), st.integers(1, 5), st.sampled_from([16, 32, 64, 128]), st.integers(1, 5), st.integers(0, 99))
-def test_weight_stream(rows: int, groups: int, group: int, ports: int, seed: int) -> None:
+@given(
+    st.integers(1, 90),
+    st.integers(1, 5),
+    st.sampled_from([(16, 16), (32, 16), (64, 32), (128, 32), (128, 128)]),
+    st.integers(1, 5),
+    st.sampled_from([4, 8]),
+    st.integers(0, 99),
+)
+def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: int, bits: int, seed: int) -> None:
+    group, lanes = sizes
     rng = np.random.default_rng(seed)
-    q = rng.integers(-8, 8, (rows, groups, group)).astype(np.int8)
+    limit = 1 << bits - 1
+    q = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
     scale = rng.random((rows, groups)).astype(np.float16)
-    stream = WeightStream(rows, groups, group, ports)
+    stream = WeightStream(rows, groups, group, ports, lanes, bits)
     packed = stream.pack(q, scale)
     assert all(len(part) == stream.size for part in packed)
     again, again_scale = stream.unpack(packed)

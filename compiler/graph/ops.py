@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import Epilogue, TokenList, Unit
+from skipopu.isa.spec import Epilogue, TokenList, Unit, WeightFormat
 
 
 class Place(Enum):
@@ -41,13 +41,14 @@ class Weights:
 
     ``matrices`` (rows, n) float32; ``codes`` (rows, groups, group) int8 with ``scales`` (rows, groups) float16 once
     quantised. ``order`` names the arrangement of the checkpoint's rows, for readers of the image. ``split``: rows are
-    quantised as pairs (high, low) of INT4 rows.
+    quantised as pairs (high, low) of INT4 rows. ``format`` of the codes.
     """
 
     name: str
     matrices: list[NDArray[np.float32]]
     order: str = "plain"
     split: bool = False
+    format: WeightFormat = WeightFormat.INT4
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     scales: list[NDArray[np.float16]] = field(default_factory=list)
 

@@ -58,7 +58,7 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
 
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
-    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports)
+    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format.bits)
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:

@@ -46,16 +46,23 @@ def registered(m: Module, value: Value, name: str) -> Signal:
     return register
 
 
-def adder_tree(m: Module, items: Sequence[Value], levels_per_stage: int = 3) -> tuple[Value, int]:
-    """Pipelined sum of ``items``: (sum, latency in cycles); a register after every ``levels_per_stage`` levels."""
-    level, latency, depth = list(items), 0, 0
+def pipelined_tree(m: Module, items: Sequence[Value], combine: Callable[[Value, Value], Value], name: str) -> tuple[Value, int]:
+    """Reduces ``items`` by a balanced tree, a register after every level: (result, latency in cycles)."""
+    level, latency = list(items), 0
     while len(level) > 1:
-        level = [a + b for a, b in zip(level[::2], level[1::2], strict=False)] + ([level[-1]] if len(level) % 2 else [])
-        depth += 1
-        if depth % levels_per_stage == 0 or len(level) == 1:
-            level = [registered(m, value, f"sum{depth}_{i}") for i, value in enumerate(level)]
-            latency += 1
+        paired = [combine(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = paired + ([level[-1]] if len(level) % 2 else [])
+        latency += 1
+        level = [registered(m, value, f"{name}{latency}_{i}") for i, value in enumerate(level)]
     return level[0], latency
+
+
+def adder_tree(m: Module, items: Sequence[Value], name: str = "sum") -> tuple[Value, int]:
+    """Pipelined exact sum of ``items``: (sum, latency in cycles).
+
+    One level a stage costs the fewest LUTs: carry chains alone, nothing for synthesis to merge into compressors.
+    """
+    return pipelined_tree(m, items, lambda a, b: a + b, name)
 
 
 def bits_for_index(count: int) -> Shape:

@@ -28,6 +28,7 @@ from skipopu.isa.spec import (
     WORD_BYTES,
     TokenList,
     Unit,
+    WeightFormat,
 )
 from skipopu.isa.spec import CHUNK as CHUNK_INSTRUCTION
 from skipopu.machine.config import Machine
@@ -175,6 +176,7 @@ class Dispatcher(Component):
             self.fetch.payload.rounds.eq(field(word, MATMUL, "rounds")),
             self.fetch.payload.ports.eq(field(word, MATMUL, "ports")),
             self.fetch.payload.groups.eq(field(word, MATMUL, "groups")),
+            self.fetch.payload.wide.eq(field(word, MATMUL, "format") == WeightFormat.INT8),
         ]
         ready = Signal(UNITS)
         unit_of = Signal(UNITS)
@@ -341,7 +343,7 @@ class Dispatcher(Component):
                         wait = (routed | (opcode == ROUTE.opcode)) & route_pending
                         m.d.comb += self.wait_route.eq(wait)
                         too_long = field(word, MATMUL, "groups") * config[Config.GROUP][:10] > machine.activation
-                        with m.If(is_matmul & (field(word, MATMUL, "format") != 0) & ~wait):
+                        with m.If(is_matmul & (field(word, MATMUL, "format") >= len(WeightFormat)) & ~wait):
                             fail(Error.ILLEGAL_INSTRUCTION)
                         with m.Elif(is_matmul & too_long & ~wait):
                             fail(Error.BUFFER_RANGE)

@@ -15,17 +15,17 @@ from skipopu.machine.config import Machine
 
 
 class Fetch(data.StructLayout):
-    """The weights of one MATMUL."""
+    """The weights of one MATMUL; wide: INT8."""
 
     def __init__(self) -> None:
-        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10})
+        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10, "wide": 1})
 
 
 class FetchUnit(Component):
     """Turns a MATMUL's shape into one run of beats per port and hands the runs to the ports' weight readers.
 
     A port with b blocks of 8 rows fetches g = 8 * b * groups groups: 64 bytes of scales for each 32 of them, rounded up,
-    and group / 2 bytes each. Members: issue (in stream), group (in), runs_p (out streams), idle (out).
+    and group / 2 bytes each (INT8: group). Members: issue (in stream), group (in), runs_p (out streams), idle (out).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -59,7 +59,7 @@ class FetchUnit(Component):
 
         def beats(groups: Signal) -> Signal:
             words = (groups + (SCALES_PER_WORD - 1)) >> (SCALES_PER_WORD.bit_length() - 1)
-            return words * scale_beats + groups * beats_per_group
+            return words * scale_beats + (groups * beats_per_group << head.wide)
 
         with m.FSM():
             with m.State("IDLE"):

@@ -53,7 +53,6 @@ class Buffer(Component):
                 "vector": In(stream.Signature(word)),
                 "attention": In(stream.Signature(word)),
                 "range": Out(3),
-                "conflict": Out(1),
             }
         )
 
@@ -95,7 +94,6 @@ class Buffer(Component):
                 self.vector.ready.eq(1),
             ]
         inside = address < machine.buffer
-        m.d.comb += self.conflict.eq(self.write_enable & self.attention.valid)
         m.d.comb += [write.addr.eq(address[shift:]), write.en.eq(Mux(inside, enable, 0))]
         outside = ~inside & enable.any()
         m.d.comb += self.range.eq(

@@ -10,6 +10,17 @@ from hw.arithmetic.pipeline import bits_for_index
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
+ACTIVATION_WRITES = (
+    "write_slot",
+    "write_element",
+    "write_data",
+    "write_enable",
+    "exponent_slot",
+    "exponent_group",
+    "exponent_data",
+    "exponent_enable",
+)
+
 
 class AlignedMemory(Component):
     """Aligned mantissas by slot in words of ``lanes``, and the groups' exponents; reads take one cycle.

@@ -1,6 +1,8 @@
-"""The array unit: sequencer, one slice per port, shared activations, epilogue."""
+"""The array unit: sequencer and epilogue around the ports' slices."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream
@@ -8,20 +10,19 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.control.issue import Issue
 from hw.pe.sequencer import Sequencer, TokenSlots
-from hw.pe.slice import Slice
 from hw.vector.epilogue import EpilogueUnit
 from skipopu.machine.config import Machine
 
 
 class ArrayUnit(Component):
-    """Executes MATMUL.
+    """Executes MATMUL on ``tiles``, whose slices it drives.
 
-    Members: active, instruction (in), done, digest (out); beats_p (in stream: weights of port p); group (in);
-    activation read side; streaming, waiting_memory, waiting_drain, saturated (out). The epilogue's buffer, rotary and
-    argmax members are passed through.
+    Members: active, instruction (in), done, digest (out); beats_p (in stream: weights of port p); group (in); exponent (in:
+    of the activation read); streaming, waiting_memory, waiting_drain, saturated (out). The epilogue's buffer, rotary and
+    argmax members and the sequencer's activation addresses are passed through.
     """
 
-    PASSED = (
+    EPILOGUE = (
         "inverse_rms",
         "half_head",
         "rope_slot",
@@ -40,24 +41,22 @@ class ArrayUnit(Component):
         "done",
         "digest",
     )
+    SEQUENCER = ("activation_slot", "activation_word", "activation_group", "streaming", "waiting_memory", "waiting_drain")
+    BROADCAST = ("take", "step", "wide")
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, tiles: Sequence[object]) -> None:
+        self.machine, self.tiles = machine, tiles
         self.sequencer = Sequencer(machine)
         self.epilogue = EpilogueUnit(machine)
-        self.slices = [Slice(machine) for _ in range(machine.ports)]
-        members = {name: self.epilogue.signature.members[name] for name in self.PASSED}
-        for name in ("activation_slot", "activation_word", "activation_group", "streaming", "waiting_memory", "waiting_drain"):
-            members[name] = self.sequencer.signature.members[name]
-        for p in range(machine.ports):
-            members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
+        members = {name: self.epilogue.signature.members[name] for name in self.EPILOGUE}
+        members |= {name: self.sequencer.signature.members[name] for name in self.SEQUENCER}
+        members |= {f"beats_{p}": In(stream.Signature(machine.port_bits)) for p in range(machine.ports)}
         super().__init__(
             {
                 **members,
                 "active": In(1),
                 "instruction": In(Issue(machine)),
                 "group": In(10),
-                "activation": In(self.slices[0].activation.shape()),
                 "exponent": In(8),
                 "saturated": Out(1),
             }
@@ -69,11 +68,10 @@ class ArrayUnit(Component):
         m.submodules.sequencer, m.submodules.epilogue = sequencer, epilogue
         m.submodules.step_slots = step_slots = TokenSlots(self.machine)
         m.submodules.drain_slots = drain_slots = TokenSlots(self.machine)
-        for name in self.PASSED:
-            inner, outer = getattr(epilogue, name), getattr(self, name)
-            m.d.comb += outer.eq(inner) if epilogue.signature.members[name].flow is Out else inner.eq(outer)
-        for name in ("activation_slot", "activation_word", "activation_group", "streaming", "waiting_memory", "waiting_drain"):
-            m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
+        for unit, names in ((epilogue, self.EPILOGUE), (sequencer, self.SEQUENCER)):
+            for name in names:
+                inner, outer = getattr(unit, name), getattr(self, name)
+                m.d.comb += outer.eq(inner) if unit.signature.members[name].flow is Out else inner.eq(outer)
         # Lists first, then the walk.
         begin, start, running = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -103,26 +101,23 @@ class ArrayUnit(Component):
         ]
         for name in ("round_done", "round_bank", "round_ports", "round_last"):
             m.d.comb += getattr(epilogue, name).eq(getattr(sequencer, name))
-        ready = []
-        for p, unit in enumerate(self.slices):
-            m.submodules[f"slice_{p}"] = unit
+        for p, tile in enumerate(self.tiles):
             beats = getattr(self, f"beats_{p}")
-            ready.append(beats.valid)
             m.d.comb += [
-                unit.beats.valid.eq(beats.valid),
-                unit.beats.payload.eq(beats.payload),
-                beats.ready.eq(unit.beats.ready),
-                unit.step.eq(sequencer.step),
-                unit.active.eq(sequencer.active_ports[p]),
-                unit.activation.eq(self.activation),
-                unit.exponent.eq(self.exponent),
-                unit.drain_address.eq(epilogue.drain_address),
+                tile.beats.valid.eq(beats.valid),
+                tile.beats.payload.eq(beats.payload),
+                beats.ready.eq(tile.beats.ready),
+                sequencer.weights_ready[p].eq(beats.valid),
+                tile.taking.eq(sequencer.taking_ports[p]),
+                tile.active.eq(sequencer.active_ports[p]),
+                tile.exponent.eq(self.exponent),
+                tile.drain_address.eq(epilogue.drain_address),
+                *(getattr(tile, name).eq(getattr(sequencer, name)) for name in self.BROADCAST),
             ]
         m.d.comb += [
-            sequencer.weights_ready.eq(Cat(ready)),
-            epilogue.drain_even.eq(Cat(unit.drain_even for unit in self.slices)),
-            epilogue.drain_odd.eq(Cat(unit.drain_odd for unit in self.slices)),
-            self.saturated.eq(epilogue.saturated | Cat(unit.saturated for unit in self.slices).any()),
+            epilogue.drain_even.eq(Cat(tile.drain_even for tile in self.tiles)),
+            epilogue.drain_odd.eq(Cat(tile.drain_odd for tile in self.tiles)),
+            self.saturated.eq(epilogue.saturated | Cat(tile.slice_saturated for tile in self.tiles).any()),
         ]
         return m
 

@@ -40,7 +40,8 @@ class AlignUnit(Component):
 
     With norm the squares of the mantissas are summed beside the second pass. Members: active, instruction (in), done,
     digest (out); group padding lanes come from the target; inverse_size, epsilon, (in, FP32 patterns); buffer read port;
-    activation and query write ports (shared signals, ``to_query`` selects); inverse_rms (out, 32 bits per slot); scalar_*
+    activation and query write ports (shared signals, ``to_query`` selects; write_offset: element within its group,
+    slot_start: a slot's first group follows); inverse_rms (out, 32 bits per slot); scalar_*
     (the scalar unit); saturated.
     """
 
@@ -60,7 +61,9 @@ class AlignUnit(Component):
                 "read_data": In(32 * machine.vector_lanes),
                 "to_query": Out(1),
                 "write_slot": Out(slot),
+                "slot_start": Out(1),
                 "write_element": Out(20),
+                "write_offset": Out(11),
                 "write_data": Out(ALIGNED_BITS * machine.vector_lanes),
                 "write_enable": Out(1),
                 "exponent_slot": Out(slot),
@@ -125,6 +128,7 @@ class AlignUnit(Component):
         m.d.comb += [
             self.write_slot.eq(slot),
             self.write_element.eq(element_3),
+            self.write_offset.eq(delay(m, offset, 3, "write_offset")),
             self.write_data.eq(Cat(aligned)),
             self.write_enable.eq(valid_3),
         ]
@@ -186,6 +190,7 @@ class AlignUnit(Component):
                 with m.If(slots.ready):
                     m.next = "SLOT"
             with m.State("SLOT"):
+                m.d.comb += self.slot_start.eq(1)
                 m.d.sync += [group_start.eq(0), target_start.eq(0), group_number.eq(0), total.eq(0)]
                 m.next = "GROUP"
             with m.State("GROUP"):

@@ -48,7 +48,7 @@ def evaluate(program: Program, data: bytes, engine: str, window: int, always: bo
     if not windows:
         raise ProgramError("the text has fewer than two bytes")
     model = reference.model_of(program) if engine == "reference" else None
-    weights = WeightCache(program.memory)
+    weights = WeightCache(program.memory, program.machine.weight_lanes)
     total, share, counted = 0.0, 0.0, 0
     with Progress(console=console, transient=True) as progress:
         for part in progress.track(windows, description=f"{engine} engine"):

@@ -20,6 +20,7 @@ from skipopu.isa.spec import (
     Epilogue,
     RouteMode,
     TokenList,
+    WeightFormat,
     matmul_rows,
 )
 from skipopu.layout import KvEntry, round_up
@@ -274,14 +275,14 @@ class FunctionalEngine:
         slots, rows = self.lists[f["list"]], matmul_rows(f, self.machine.ports)
         if not len(slots) or not rows:
             return
-        if f["format"]:
+        if f["format"] not in list(WeightFormat):
             raise self.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
         groups = f["groups"]
         if groups * self.config[Config.GROUP] > self.machine.activation:
             raise self.halt(
                 Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements"
             )
-        weights = self.weights.get(self.address(f), rows, groups, self.config[Config.GROUP])
+        weights = self.weights.get(self.address(f), rows, groups, self.config[Config.GROUP], WeightFormat(f["format"]).bits)
         x = self.activation[slots].transpose(1, 0, 2)  # (groups, slots, group)
         power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]
         parts = fp32.narrow((x @ weights) * power)
@@ -357,7 +358,7 @@ def run(program: Program, options: Run, on_token: OnToken | None = None, weights
         MachineHalt: the machine would stop with an error code.
     """
     memory = options.prepare(program)
-    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory))
+    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory, program.machine.weight_lanes))
     fp32.Saturation.seen = False
     decoded = []
     for word in program.instructions:

@@ -17,15 +17,16 @@ class WeightCache:
     """Decodes streams on first use. The image's weights do not change while a program runs."""
 
     memory: list[NDArray[np.uint8]]
+    lanes: int  # nibbles per beat
 
     def __post_init__(self) -> None:
-        self._known: dict[tuple[int, int, int, int], F64] = {}
+        self._known: dict[tuple[int, int, int, int, int], F64] = {}
 
-    def get(self, address: int, rows: int, groups: int, group: int) -> F64:
+    def get(self, address: int, rows: int, groups: int, group: int, bits: int) -> F64:
         """(groups, group, rows) float64, code times scale: integers times a power of two, sums of 128 stay exact."""
-        key = (address, rows, groups, group)
+        key = (address, rows, groups, group, bits)
         if key not in self._known:
-            stream = WeightStream(rows, groups, group, len(self.memory))
+            stream = WeightStream(rows, groups, group, len(self.memory), self.lanes, bits)
             q, scale = stream.unpack([port[address : address + stream.size] for port in self.memory])
             wide = q.astype(np.float64) * scale.astype(np.float64)[..., None]
             self._known[key] = np.ascontiguousarray(wide.transpose(1, 2, 0))

@@ -21,7 +21,7 @@ from skipopu.row_order import permutation
 def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float32]:
     """One matrix of the image as (rows, n) float32 in the checkpoint's row order."""
     d = program.matrices[name]
-    stream = WeightStream(d["rows"], d["groups"], d["group"], program.machine.ports)
+    stream = WeightStream(d["rows"], d["groups"], d["group"], program.machine.ports, program.machine.weight_lanes, d["bits"])
     address = d["address"] + layer * d["layer_stride"]
     rows = int4.dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
     ordered = np.empty_like(rows)

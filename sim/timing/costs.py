@@ -17,10 +17,11 @@ WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, re
 SETTLE = 4  # last write to the signature's total
 SCALAR = 10  # one operation of the scalar unit
 EPILOGUE = 20  # accumulator read to done
-ACCUMULATE_BASE = 10  # product to accumulator besides the adder tree
-DIVIDE = 14
-ATTENTION_DRAIN = 16  # last step of a phase to the phase's end
+ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
+DIVIDE = 13
+ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 EMIT = 12
+QUERY_LANES = 4  # queries that meet the same elements of K in one cycle
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,6 @@ class Costs:
     def read(self) -> int:
         """Round trip of one short read."""
         return self.machine.memory.latency + READ_OVERHEAD
-
-    def tree(self, lanes: int) -> int:
-        """Stages of an adder tree of ``lanes`` inputs, three levels each."""
-        return -(-(lanes.bit_length() - 1) // 3)
 
     @property
     def weight_rate(self) -> float:
@@ -81,22 +78,31 @@ class Costs:
         """Start to the first step: token lists, accumulator addresses."""
         return self.machine.tokens + 3
 
-    def matmul_steps(self, slots: int, rounds: int, groups: int, group: int) -> tuple[int, int]:
-        """(steps with a product, steps that load scales) of a whole product."""
-        m = self.machine
-        count = rounds * BLOCK_ROWS * groups
-        words = -(-count // SCALES_PER_WORD)
-        return count * (group // m.weight_lanes) * slots, words * (2 * SCALES_PER_WORD // m.beat_bytes)
-
-    def matmul_beats(self, blocks: int, groups: int, group: int) -> int:
-        """Weight beats of a port with ``blocks`` blocks."""
+    def matmul_words(self, blocks: int, groups: int) -> tuple[int, int]:
+        """(groups of rows, scale words) of a port with ``blocks`` blocks."""
         count = blocks * BLOCK_ROWS * groups
-        words = -(-count // SCALES_PER_WORD)
-        return words * 2 * SCALES_PER_WORD // self.machine.beat_bytes + count * (group // self.machine.weight_lanes)
+        return count, -(-count // SCALES_PER_WORD)
+
+    def matmul_stream(self, slots: int, rounds: int, groups: int, group: int, bits: int) -> tuple[int, int]:
+        """(steps, cycles of steps and takes) of a whole product whose weights are always there.
+
+        A pair of beats is multiplied with ``slots`` tokens while the next one is taken; a scale word comes ahead of some.
+        """
+        m = self.machine
+        count, words = self.matmul_words(rounds, groups)
+        pairs = count * bits // 8 * (group // m.weight_lanes)
+        scale = 2 * SCALES_PER_WORD // m.beat_bytes
+        pair = max(slots, 2)
+        return pairs * slots, pairs * pair + words * (max(pair, 2 + scale) - pair) + slots
+
+    def matmul_beats(self, blocks: int, groups: int, group: int, bits: int) -> int:
+        """Weight beats of a port with ``blocks`` blocks."""
+        count, words = self.matmul_words(blocks, groups)
+        return words * 2 * SCALES_PER_WORD // self.machine.beat_bytes + count * (group * bits // 4 // self.machine.weight_lanes)
 
     def matmul_flight(self) -> int:
         """Last step of a round until its accumulators can be drained."""
-        return ACCUMULATE_BASE + self.tree(self.machine.weight_lanes) + 1
+        return ACCUMULATE_BASE + (self.machine.weight_lanes - 1).bit_length()
 
     def drain(self, slots: int, ports: int, halves: int) -> int:
         """Cycles to drain one round of ``ports`` blocks, ``halves`` results per pair of rows."""
@@ -106,20 +112,25 @@ class Costs:
         """Beats of one record of the trace ring."""
         return max(1, 16 // self.machine.beat_bytes)
 
-    def attention_phase(self, entries: int, run_beats: int, steps: int) -> int:
-        """One pass of a port over its entries: ``steps`` cycles of work and ``run_beats`` beats per entry."""
-        if not entries:
-            return ATTENTION_DRAIN
+    def attention_phase(self, rounds: int, run_beats: int, steps: int) -> int:
+        """One phase of ``rounds`` entries in every port: ``steps`` cycles of work and ``run_beats`` beats per entry."""
         rate = self.machine.memory.beats_per_256_cycles / 256
-        per_entry = max(steps, run_beats / rate, run_beats + 3)
-        return int(self.read + 4 + entries * per_entry) + ATTENTION_DRAIN
+        per_round = max(steps + 1, run_beats / rate, run_beats + 3) if run_beats else steps + 1
+        return int(rounds * per_round) + self.attention_drain + (self.read + 5 if run_beats else 0)
 
-    def attend(self, slots: int, entries: list[int], entry: KvEntry, queries: int, head_dim: int) -> int:
-        """``entries`` per port, ``queries`` query heads per KV head."""
-        heads = entry.kv_heads * queries
-        work = entry.kv_heads * entry.head_beats * queries * slots
-        keys = max(self.attention_phase(n, entry.key_beats, entry.header_beats + work) for n in entries)
-        values = max(self.attention_phase(n, entry.beats - entry.key_beats, work) for n in entries)
-        softmax = max(entries) * heads * slots + ATTENTION_DRAIN
-        final = slots * (1 + heads * (DIVIDE + head_dim + EMIT))
-        return 1 + self.machine.tokens + keys + heads * slots + softmax + values + final
+    @property
+    def attention_drain(self) -> int:
+        """Last step of a phase to the phase's end: the longest pipeline, scores with their tree over ports."""
+        m = self.machine
+        return ATTENTION_DRAIN + (m.kv_lanes - 1).bit_length() + (m.ports - 1).bit_length()
+
+    def attend(self, listed: list[int], entries: list[int], entry: KvEntry, queries: int, head_dim: int) -> int:
+        """``listed`` slots, ``entries`` per port, ``queries`` query heads per KV head."""
+        blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
+        heads, beats, rounds = entry.kv_heads, entry.kv_heads * entry.head_beats, max(entries)
+        mine = queries * len(listed)
+        keys = self.attention_phase(rounds, entry.key_beats, entry.header_beats + beats * blocks)
+        softmax = self.attention_phase(rounds, 0, heads * mine)
+        values = self.attention_phase(rounds, entry.beats - entry.key_beats, beats * mine)
+        final = heads * mine * (DIVIDE + head_dim + EMIT)
+        return 3 + self.machine.tokens * queries + keys + softmax + values + final

@@ -8,7 +8,7 @@ from sim.engine import OnToken, Result, Retired
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, Costs
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, Config
-from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList, Unit
+from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList, Unit, WeightFormat
 from skipopu.layout import KvEntry
 
 Fields = dict[str, int]
@@ -74,10 +74,11 @@ class TimingEngine:
         return self.costs.kvwrite(slots, self.count - slots, self.entry), 0, slots * self.entry.beats
 
     def attend(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        last = self.position + int(self.lists[f["list"]][-1]) + 1
+        listed = self.lists[f["list"]].tolist()
+        last = self.position + listed[-1] + 1
         per_port = np.bincount(self.port_of[self.layer, :last], minlength=self.machine.ports).tolist()
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
-        return self.costs.attend(slots, per_port, self.entry, queries, dim), last * self.entry.beats, 0
+        return self.costs.attend(listed, per_port, self.entry, queries, dim), last * self.entry.beats, 0
 
     def store(self, f: Fields, slots: int) -> tuple[int, int, int]:
         return self.costs.store(slots, f["elements"]), 0, slots * -(-4 * f["elements"] // self.machine.beat_bytes)
@@ -88,14 +89,15 @@ class TimingEngine:
         rounds, groups, group = f["rounds"], f["groups"], self.config[Config.GROUP]
         if not rounds:
             return costs.matmul_start() + EPILOGUE, 0, 0
-        products, scales = costs.matmul_steps(slots, rounds, groups, group)
-        full, short = costs.matmul_beats(rounds, groups, group), costs.matmul_beats(rounds - 1, groups, group)
+        bits = WeightFormat(f["format"]).bits
+        steps, cycles = costs.matmul_stream(slots, rounds, groups, group, bits)
+        full, short = costs.matmul_beats(rounds, groups, group, bits), costs.matmul_beats(rounds - 1, groups, group, bits)
         rate = costs.weight_rate
         begin = start + costs.matmul_start()
         supply = max(requested, self.fetch_free) + costs.read + 2
         first = max(begin, supply)
         held = min(machine.weight_fifo, full, max(0, int((first - supply) * rate)))
-        streaming = max(products + scales, int((full - held) / rate))
+        streaming = max(cycles, int((full - held) / rate))
         halves = 1 if f["epilogue"] == Epilogue.SWIGLU else 2
         drain = costs.drain(slots, machine.ports, halves)
         last_drain = costs.drain(slots, f["ports"], halves)
@@ -103,8 +105,8 @@ class TimingEngine:
         drained = streaming // rounds + costs.matmul_flight() + (rounds - 1) * (drain + 1)
         stalled = max(0, drained - streaming - costs.matmul_flight())
         end = first + streaming + stalled + costs.matmul_flight() + last_drain + EPILOGUE
-        self.counters["ARRAY_STREAM"] += products
-        self.counters["ARRAY_STALL_MEMORY"] += first - begin + streaming - products - scales
+        self.counters["ARRAY_STREAM"] += steps
+        self.counters["ARRAY_STALL_MEMORY"] += first - begin + streaming - cycles
         self.counters["ARRAY_STALL_DRAIN"] += stalled
         # The next stream's requests start when this one's last beats were requested.
         self.fetch_free = max(requested, first + streaming + stalled - int(machine.weight_fifo / rate))

@@ -46,7 +46,6 @@ class Error(IntEnum):
     AXI_WRITE = 6  # a write response was not OKAY
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
-    BUFFER_CONFLICT = 10  # array and attention unit wrote the buffer in the same cycle: a dependence token is missing
     CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
 
 

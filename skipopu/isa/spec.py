@@ -64,6 +64,17 @@ class RouteMode(IntEnum):
     TRACE = 3
 
 
+class WeightFormat(IntEnum):
+    """Codes of a weight stream."""
+
+    INT4 = 0  # symmetric, two rows per multiplier
+    INT8 = 1  # symmetric, the two digits of one row per multiplier
+
+    @property
+    def bits(self) -> int:
+        return 8 if self is WeightFormat.INT8 else 4
+
+
 def matmul_rows(fields: dict[str, int], ports: int) -> int:
     """Outputs of a MATMUL on a machine with ``ports`` ports; 0 when it has no rounds."""
     if not fields["rounds"]:
@@ -162,7 +173,7 @@ MATMUL = Instruction(
         Field("ports", 7, "ports with a block in the last round"),
         Field("spare", 3, "rows of the last block that do not exist"),
         Field("groups", 10, "groups along the input"),
-        Field("format", 3, "weight format: 0 INT4 symmetric"),
+        Field("format", 3, "weight format: 0 INT4, 1 INT8, both symmetric"),
         Field("epilogue", 3, "0 store, 1 rope, 2 swiglu, 3 residual, 4 none"),
         Field("norm", 1, "1: results are multiplied by 1/rms"),
         Field("argmax", 1, "1: the last slot's results enter the argmax"),

@@ -15,6 +15,7 @@ from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
 from skipopu.numerics.profile import PROFILES
 
+MULTIPLIERS = ("27x18", "18x18")
 TARGETS = Path(__file__).parent / "targets"
 
 
@@ -50,6 +51,7 @@ class Machine:
         query_group: largest number of query heads per KV head.
         weight_fifo: beats buffered per port ahead of the array.
         burst: longest AXI burst, beats.
+        multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         clock_mhz: assumed core clock; nothing but reported times depends on it.
         numerics: profiles the machine executes.
@@ -70,6 +72,7 @@ class Machine:
     query_group: int = 4
     weight_fifo: int = 64
     burst: int = 16
+    multiplier: str = "27x18"
     instructions: int = 64
     clock_mhz: float = 100.0
     numerics: tuple[str, ...] = ("exact18",)
@@ -103,6 +106,7 @@ class Machine:
         need(1 <= self.burst <= 256, "burst", "1..256")
         need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
         need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
+        need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(PROFILES) and bool(self.numerics), "numerics", f"some of {', '.join(PROFILES)}")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")

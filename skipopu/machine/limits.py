@@ -10,7 +10,9 @@ from skipopu.model_config import ModelConfig
 
 def largest_context(machine: Machine, model: ModelConfig) -> int:
     """Tokens that the KV map and the score memory hold, at most the model's own limit."""
-    by_scores = machine.score_entries // (machine.tokens * model.num_heads)
+    # Scores lie in words of four queries.
+    blocks = -(-machine.tokens * model.queries_per_kv_head // 4)
+    by_scores = machine.score_entries // (4 * blocks * model.num_kv_heads)
     return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
 
 
@@ -44,5 +46,5 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         1 <= context <= most,
         "context",
         context,
-        f"1 to {most} (map_entries / layers, score_entries / (tokens x heads), model limit)",
+        f"1 to {most} (map_entries / layers, score_entries / (tokens x heads, in fours), model limit)",
     )

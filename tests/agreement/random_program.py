@@ -69,7 +69,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         epilogue = Epilogue(pick(0, 4))
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
         groups = -(-elements // group)
-        stream = WeightStream(rows, groups, group, machine.ports)
+        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes)
         codes = rng.integers(-8, 8, (rows, groups, group)).astype(np.int8)
         scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
         address = region(f"weights{len(body)}", stream.size)
@@ -100,7 +100,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             body.append((spec.STORE, copy, Unit.VECTOR))
     # The head below decides the token.
     head_rows = model.vocab_size
-    head = WeightStream(head_rows, -(-hidden // group), group, machine.ports)
+    head = WeightStream(head_rows, -(-hidden // group), group, machine.ports, machine.weight_lanes)
     head_address = region("head", head.size)
     head_codes = rng.integers(-8, 8, (head_rows, head.groups, group)).astype(np.int8)
     placed.append((head_address, head.pack(head_codes, rng.random((head_rows, head.groups)).astype(np.float16))))

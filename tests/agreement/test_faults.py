@@ -44,7 +44,7 @@ def test_untouched_program_passes(program: Program) -> None:
 
 def test_one_weight_bit_is_reported_with_its_instruction_and_layer(program: Program) -> None:
     d = program.matrices["down"]
-    stream = WeightStream(d["rows"], d["groups"], d["group"], 1)
+    stream = WeightStream(d["rows"], d["groups"], d["group"], 1, 16)
     # Behind the first word of scales, in layer 1: a code of row 0.
     assert stream.size > 64
     damaged = changed(program, d["address"] + d["layer_stride"] + 64 + 5, 3)
@@ -108,7 +108,7 @@ def halts(program: Program, run: Run = RUN, memory: rtl.Memory | None = None) ->
 def test_illegal_opcode_and_format_halt(program: Program) -> None:
     index, fields = find(program, spec.MATMUL)
     assert halts(rewritten(program, index, 31)) == (Error.ILLEGAL_INSTRUCTION, index)
-    assert halts(rewritten(program, index, spec.MATMUL.encode({**fields, "format": 1}))) == (Error.ILLEGAL_INSTRUCTION, index)
+    assert halts(rewritten(program, index, spec.MATMUL.encode({**fields, "format": 2}))) == (Error.ILLEGAL_INSTRUCTION, index)
 
 
 def test_addresses_beyond_a_buffer_or_the_memory_halt(program: Program) -> None:

@@ -1,0 +1,100 @@
+"""Aligned queries in four banks, so that four queries meet the same elements of K in one cycle."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index, tree
+from hw.pe.slice import QUERY_LANES
+from skipopu.machine.config import Machine
+from skipopu.numerics.align import ALIGNED_BITS
+
+QUERY_WRITES = ("slot_start", "write_slot", "write_offset", "write_data", "write_enable", "exponent_data", "exponent_enable")
+
+
+def query_depth(machine: Machine) -> int:
+    """Words per bank: every slot's queries, whatever the number of query heads per KV head."""
+    return machine.query // machine.kv_lanes * -(-machine.tokens // QUERY_LANES)
+
+
+class QueryMemory(Component):
+    """Query number j = slot * query_group + member stands in bank j mod 4 at word (j / 4) * kv_words + kv_head * head_beats + beat.
+
+    Heads of a slot arrive in order, each closed by its exponent. Members: the write side (in; see
+    :class:`hw.vector.align.AlignUnit`); query_group, head_beats, kv_words (in: words of one query over all KV heads);
+    address, exponent_address (in; a head's exponent stands at its first beat), data, exponents (out, one cycle later, all
+    banks); range (out: a write went beyond a bank).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.depth = query_depth(machine)
+        address = bits_for_index(self.depth)
+        super().__init__(
+            {
+                "slot_start": In(1),
+                "write_slot": In(bits_for_index(machine.tokens)),
+                "write_offset": In(11),
+                "write_data": In(ALIGNED_BITS * machine.vector_lanes),
+                "write_enable": In(1),
+                "exponent_data": In(8),
+                "exponent_enable": In(1),
+                "query_group": In(5),
+                "head_beats": In(6),
+                "kv_words": In(16),
+                "address": In(address),
+                "exponent_address": In(address),
+                "data": Out(ALIGNED_BITS * machine.kv_lanes * QUERY_LANES),
+                "exponents": Out(8 * QUERY_LANES),
+                "range": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        lanes, vector = machine.kv_lanes, machine.vector_lanes
+        number, member, first_word = Signal(12), Signal(5), Signal(16)
+        with m.If(self.slot_start):
+            product = tree(
+                [(self.write_slot << i) & self.query_group[i].replicate(12) for i in range(5)], lambda a, b: (a + b)[:12]
+            )
+            m.d.sync += [number.eq(product), member.eq(0), first_word.eq(0)]
+        with m.Elif(self.exponent_enable):
+            m.d.sync += member.eq(member + 1)
+            with m.If(member == self.query_group - 1):
+                m.d.sync += [member.eq(0), first_word.eq(first_word + self.head_beats)]
+        # Settled long before the head's first mantissa arrives.
+        query, base = Signal(12), Signal(20)
+        m.d.sync += [query.eq(number + member), base.eq(query[2:] * self.kv_words + first_word)]
+        address, high, low = Signal(20), lanes.bit_length() - 1, vector.bit_length() - 1
+        inside = address < self.depth
+        m.d.comb += [
+            address.eq(base + self.write_offset[high:]),
+            self.range.eq((self.write_enable | self.exponent_enable) & ~inside),
+        ]
+        piece = self.write_offset[low:high] if high > low else Const(0, 1)
+        for bank in range(QUERY_LANES):
+            mantissas = Memory(shape=ALIGNED_BITS * lanes, depth=self.depth, init=[])
+            exponents = Memory(shape=8, depth=self.depth, init=[])
+            m.submodules[f"mantissas_{bank}"], m.submodules[f"exponents_{bank}"] = mantissas, exponents
+            write, read = mantissas.write_port(granularity=ALIGNED_BITS * vector), mantissas.read_port()
+            exponent_write, exponent_read = exponents.write_port(), exponents.read_port()
+            here = inside & (query[:2] == bank)
+            with m.If(self.write_enable & here):
+                m.d.comb += write.en.eq(Const(1, lanes // vector) << piece)
+            width = ALIGNED_BITS * lanes
+            m.d.comb += [
+                write.addr.eq(address),
+                write.data.eq(Cat(self.write_data for _ in range(lanes // vector))),
+                read.addr.eq(self.address),
+                self.data[width * bank : width * (bank + 1)].eq(read.data),
+                exponent_write.addr.eq(base),
+                exponent_write.data.eq(self.exponent_data),
+                exponent_write.en.eq(self.exponent_enable & here),
+                exponent_read.addr.eq(self.exponent_address),
+                self.exponents[8 * bank : 8 * (bank + 1)].eq(exponent_read.data),
+            ]
+        return m

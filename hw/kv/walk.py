@@ -1,0 +1,189 @@
+"""Walks attention's phases in lockstep over all ports: rounds of one entry per port, heads, beats, queries."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.kv.query import query_depth
+from hw.pe.slice import QUERY_LANES
+from skipopu.machine.config import Machine
+
+KV_HEAD_BITS = 7
+
+
+def blocks(machine: Machine) -> int:
+    """Largest number of blocks of four queries per KV head."""
+    return -(-machine.tokens * machine.query_group // QUERY_LANES)
+
+
+class Block(data.StructLayout):
+    """Four queries of every KV head. lanes: which exist. base: of their words in the query memory."""
+
+    def __init__(self, machine: Machine) -> None:
+        slot = bits_for_index(machine.tokens)
+        super().__init__(
+            {"lanes": QUERY_LANES, "base": bits_for_index(query_depth(machine)), "slots": data.ArrayLayout(slot, QUERY_LANES)}
+        )
+
+
+class KvStep(data.StructLayout):
+    """What all ports do in one cycle.
+
+    header: take a beat of the entry's header. work: one step of the phase, on ``block`` of ``kv_head``; with keys all lanes
+    of the block at once, otherwise ``lane``. pop: the beat is used up. entry_end: so is the entry. first_beat, last_beat: of
+    the head. number: kv_head * blocks + block. number_first: the same for the head's first block.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        number = bits_for_index(query_depth(machine))
+        super().__init__(
+            {
+                "header": 1,
+                "header_number": 4,
+                "work": 1,
+                "pop": 1,
+                "entry_end": 1,
+                "kv_head": KV_HEAD_BITS,
+                "block": bits_for_index(blocks(machine)),
+                "lanes": QUERY_LANES,
+                "slots": data.ArrayLayout(bits_for_index(machine.tokens), QUERY_LANES),
+                "lane": 2,
+                "first_beat": 1,
+                "last_beat": 1,
+                "number": number,
+                "number_first": number,
+            }
+        )
+
+
+def lowest(mask: Signal) -> Mux:
+    """Index of the lowest set bit of four."""
+    return Mux(mask[0], 0, Mux(mask[1], 1, Mux(mask[2], 2, 3)))
+
+
+class KvWalk(Component):
+    """Starts a round when every port has an entry, or when no more are coming; ports without one sit it out.
+
+    The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order.
+
+    Members: keys, softmax, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per
+    port), last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count,
+    block_k (in); step, active (out: ports in the round), query_address, exponent_address (out), sum_number (out: number of
+    (head, beat, block) within the entry), first_round (out), idle (out: between rounds).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.blocks = blocks(machine)
+        address = bits_for_index(query_depth(machine))
+        super().__init__(
+            {
+                "keys": In(1),
+                "softmax": In(1),
+                "values": In(1),
+                "pending": In(machine.ports),
+                "beats_ready": In(machine.ports),
+                "last_entries": In(1),
+                "kv_heads": In(KV_HEAD_BITS),
+                "head_beats": In(6),
+                "header_beats": In(4),
+                "block_count": In(count_shape(self.blocks)),
+                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
+                "step": Out(KvStep(machine)),
+                "active": Out(machine.ports),
+                "query_address": Out(address),
+                "exponent_address": Out(address),
+                "sum_number": Out(address),
+                "first_round": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        step = self.step
+        layout = Block(self.machine)
+        in_phase = self.keys | self.softmax | self.values
+        running, active = Signal(), Signal.like(self.active)
+        header_left, header_number = Signal(4), Signal(4)
+        kv_head, beat, block = Signal(KV_HEAD_BITS), Signal(6), Signal(bits_for_index(self.blocks))
+        number_first, word, word_first = (
+            Signal.like(step.number),
+            Signal.like(self.query_address),
+            Signal.like(self.query_address),
+        )
+        left = Signal(QUERY_LANES)
+        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
+        present = layout(table[block])
+
+        # Rounds
+        full = self.pending.all()
+        start = in_phase & ~running & self.pending.any() & (full | self.last_entries | self.softmax)
+        m.d.comb += [self.active.eq(active), self.idle.eq(~running)]
+        with m.If(start):
+            m.d.sync += [
+                running.eq(1),
+                active.eq(self.pending),
+                header_left.eq(Mux(self.keys, self.header_beats, 0)),
+                left.eq(layout(table[0]).lanes),
+                *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.sum_number)),
+            ]
+        # Steps
+        ready = running & (self.softmax | ((active & ~self.beats_ready) == 0))
+        header = header_left != 0
+        work = Signal()
+        following = left & (left - 1)  # lanes behind the present one
+        last_lane = self.keys | ~following[:QUERY_LANES].any()
+        last_block = block == self.block_count - 1
+        last_beat = self.softmax | (beat == self.head_beats - 1)
+        last_head = kv_head == self.kv_heads - 1
+        beat_end = work & last_lane & last_block
+        entry_end = beat_end & last_beat & last_head
+        m.d.comb += [
+            work.eq(ready & ~header),
+            step.header.eq(ready & header),
+            step.header_number.eq(header_number),
+            step.work.eq(work),
+            step.pop.eq(step.header | beat_end),
+            step.entry_end.eq(entry_end),
+            step.kv_head.eq(kv_head),
+            step.block.eq(block),
+            step.lanes.eq(present.lanes),
+            step.slots.eq(present.slots),
+            step.lane.eq(lowest(left)),
+            step.first_beat.eq(beat == 0),
+            step.last_beat.eq(last_beat),
+            step.number.eq(number_first + block),
+            step.number_first.eq(number_first),
+            self.query_address.eq(present.base + word),
+            self.exponent_address.eq(present.base + word_first),
+        ]
+        next_block = Signal.like(block)
+        m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
+        with m.If(step.header):
+            m.d.sync += [header_left.eq(header_left - 1), header_number.eq(header_number + 1)]
+        with m.If(work):
+            m.d.sync += left.eq(following)
+            with m.If(last_lane):
+                m.d.sync += [
+                    block.eq(next_block),
+                    left.eq(layout(table[next_block]).lanes),
+                    self.sum_number.eq(self.sum_number + 1),
+                ]
+        with m.If(beat_end):
+            m.d.sync += [beat.eq(beat + 1), word.eq(word + 1)]
+            with m.If(last_beat):
+                m.d.sync += [
+                    beat.eq(0),
+                    kv_head.eq(kv_head + 1),
+                    number_first.eq(number_first + self.block_count),
+                    word_first.eq(word + 1),
+                ]
+        with m.If(entry_end):
+            m.d.sync += [running.eq(0), self.first_round.eq(0)]
+        with m.If(~in_phase):
+            m.d.sync += self.first_round.eq(1)
+        return m
