@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.lib.wiring import Component
 
 from hw.library import Library
@@ -17,23 +19,45 @@ TOP = "overlay"
 
 @functools.lru_cache(maxsize=8)
 def overlay_verilog(machine: Machine) -> str:
-    """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes. Remembered."""
+    """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes. Remembered.
+
+    What repeats per memory port (``tile``, ``read_port``, ``write_port``) is one module, however many ports there are.
+    """
     library = Library()
-    parts = [_convert(Overlay(machine, library), TOP)]
-    parts += [_convert(component, name) for name, component in library.modules.items()]
+    parts = [component_verilog(Overlay(machine, library), TOP)]
+    parts += [component_verilog(component, name) for name, component in library.modules.items()]
     return "".join(parts)
 
 
-def _convert(component: Component, name: str) -> str:
-    return _ZEROED.sub(_zero_loop, verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False))
+def component_verilog(component: Component, name: str) -> str:
+    """Verilog of one component as module ``name``."""
+    with _zeros_left_out():
+        text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
+    return _MEMORY.sub(_zeroed, text)
 
 
-# A memory that starts at zero: one assignment per word, which a loop says in two lines.
-_ZEROED = re.compile(r"  initial begin\n((?:    (\S+ ?)\[\d+\] = \d+'[hd]0+;\n)+)  end\n")
+@contextmanager
+def _zeros_left_out() -> Iterator[None]:
+    """Amaranth writes a memory's start value bit by bit; for u280's zeros that is 14 million bits and most of the time."""
+    emit = rtlil.ModuleEmitter.emit_memory
+
+    def emit_unless_zero(self: rtlil.ModuleEmitter, cell_idx: int, cell: object) -> None:
+        if any(cell.init):
+            emit(self, cell_idx, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_unless_zero
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = emit
 
 
-def _zero_loop(match: re.Match[str]) -> str:
-    name, words = match[2].strip(), match[1].count("\n")
-    label = re.sub(r"\W", "_", name)
-    space = " " if name.startswith("\\") else ""
-    return f"  integer zero_{label};\n  initial for (zero_{label} = 0; zero_{label} < {words}; zero_{label} = zero_{label} + 1) {name}{space}[zero_{label}] = 0;\n"
+# A memory, and whether a start value follows it.
+_MEMORY = re.compile(r"^  reg \[\d+:0\] (\S+ +)\[(\d+):0\];\n(?!  initial)", re.MULTILINE)
+
+
+def _zeroed(match: re.Match[str]) -> str:
+    """The declaration with a loop that zeroes it, which says in one line what Amaranth means."""
+    name, label = match[1], re.sub(r"\W", "_", match[1].strip())
+    last = int(match[2])
+    return f"{match[0]}  integer zero_{label};\n  initial for (zero_{label} = 0; zero_{label} <= {last}; zero_{label} = zero_{label} + 1) {name}[zero_{label}] = 0;\n"

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib.wiring import Component, In
 
 
 class Shared(Elaboratable):
-    """One use of a component: has its members, elaborates to an instance of Verilog module ``name``."""
+    """One use of a component: has its members, elaborates to an instance of Verilog module ``name``.
 
-    def __init__(self, name: str, component: Component) -> None:
+    ``label`` names the instance's signals.
+    """
+
+    def __init__(self, name: str, component: Component, label: str) -> None:
         self.name, self.signature = name, component.signature
-        for member, interface in self.signature.members.create().items():
+        for member, interface in self.signature.members.create(path=(label,)).items():
             setattr(self, member, interface)
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
+    def elaborate(self, platform: object) -> Instance:
         ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
         for path, member, value in self.signature.flatten(self):
             ports[f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}"] = Value.cast(value)
-        m.submodules.instance = Instance(self.name, **ports)
-        return m
+        return Instance(self.name, **ports)
 
 
 class Library:
@@ -35,8 +36,8 @@ class Library:
     def __init__(self) -> None:
         self.modules: dict[str, Component] = {}
 
-    def use(self, name: str, build: Callable[[], Component]) -> Shared:
-        """A new instance of module ``name``; ``build`` makes its component on first use."""
+    def use(self, name: str, build: Callable[[], Component], label: str) -> Shared:
+        """A new instance ``label`` of module ``name``; ``build`` makes its component on first use."""
         if name not in self.modules:
             self.modules[name] = build()
-        return Shared(name, self.modules[name])
+        return Shared(name, self.modules[name], label)

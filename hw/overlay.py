@@ -61,7 +61,7 @@ class Overlay(Component):
         m.submodules.records = records = RecordWriter(machine)
         m.submodules.buffer = buffer = Buffer(machine)
         m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
-        tiles = [self.library.use("tile", lambda: Tile(machine)) for _ in ports]
+        tiles = [self.library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
         m.submodules.array = array = ArrayUnit(machine, tiles)
         m.submodules.attention = attention = AttentionUnit(machine, tiles)
         m.submodules.align = align = AlignUnit(machine)
@@ -75,10 +75,8 @@ class Overlay(Component):
         for unit, queue in zip(Unit, queues, strict=True):
             m.submodules[f"queue_{unit.name.lower()}"] = queue
         for p in ports:
-            # Weights run ahead; the loader and attention keep two bursts in flight.
-            depth = 2 * machine.burst
-            reader = self.library.use("read_port", lambda: ReadPort(machine, (machine.weight_fifo, depth, 2 * depth)))
-            writer = self.library.use("write_port", lambda: WritePort(machine))
+            reader = self.library.use("read_port", lambda: ReadPort(machine), f"read_{p}")
+            writer = self.library.use("write_port", lambda: WritePort(machine), f"write_{p}")
             m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = reader, writer
             m.submodules[f"tile_{p}"] = tiles[p]
             readers.append(reader)

@@ -61,7 +61,6 @@ class Buffer(Component):
         machine, lanes = self.machine, self.machine.vector_lanes
         shift = lanes.bit_length() - 1
         m.submodules.memory = memory = Memory(shape=32 * lanes, depth=machine.buffer // lanes, init=[])
-        index = bits_for_index(machine.buffer // lanes)
         for address, enable, output in (
             (self.read_0_address, self.read_0_enable, self.read_0_data),
             (self.read_1_address, self.read_1_enable, self.read_1_data),
@@ -71,7 +70,7 @@ class Buffer(Component):
         write = memory.write_port(granularity=32)
         address = Signal(ELEMENT_ADDRESS_BITS)
         enable = Signal(lanes)
-        lane = Signal(index)
+        lane = Signal(bits_for_index(max(2, lanes)))
         m.d.comb += lane.eq(lane_of(machine, self.write_address))
         with m.If(self.write_enable):
             m.d.comb += [

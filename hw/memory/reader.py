@@ -90,8 +90,10 @@ class ReadPort(Component):
     data beat arrived), idle (out), and the AXI read channel.
     """
 
-    def __init__(self, machine: Machine, depths: tuple[int, int, int]) -> None:
-        self.machine, self.depths = machine, depths
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        # Weights run ahead; the loader keeps two bursts in flight, attention four.
+        self.depths = (machine.weight_fifo, 2 * machine.burst, 4 * machine.burst)
         members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[0] in "ar" and name[:2] != "aw"}
         for k in range(READ_CLIENTS):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))

@@ -21,6 +21,7 @@ from hw.control.host import ADDRESS_BITS
 from hw.emit import TOP as OVERLAY_TOP
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
+from skipopu.cache import cache_directory
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
@@ -54,13 +55,6 @@ VERILATOR_FLAGS = [
     "-CFLAGS",
     "-O2",
 ]
-
-
-def cache_directory() -> Path:
-    """``$SKIPOPU_CACHE``, else ``skipopu`` in the user's cache directory."""
-    if "SKIPOPU_CACHE" in os.environ:
-        return Path(os.environ["SKIPOPU_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "skipopu"
 
 
 def _range(width: int) -> str:
