@@ -57,7 +57,7 @@ _MEMORY = re.compile(r"^  reg \[\d+:0\] (\S+ +)\[(\d+):0\];\n(?!  initial)", re.
 
 
 def _zeroed(match: re.Match[str]) -> str:
-    """The declaration with a loop that zeroes it, which says in one line what Amaranth means."""
+    """The declaration with a loop that zeroes it in simulation. Block RAM starts at zero; no result depends on it."""
     name, label = match[1], re.sub(r"\W", "_", match[1].strip())
-    last = int(match[2])
-    return f"{match[0]}  integer zero_{label};\n  initial for (zero_{label} = 0; zero_{label} <= {last}; zero_{label} = zero_{label} + 1) {name}[zero_{label}] = 0;\n"
+    loop = f"for (zero_{label} = 0; zero_{label} <= {match[2]}; zero_{label} = zero_{label} + 1)"
+    return f"{match[0]}`ifndef SYNTHESIS\n  integer zero_{label};\n  initial {loop} {name}[zero_{label}] = 0;\n`endif\n"

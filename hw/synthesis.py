@@ -109,7 +109,9 @@ class Design:
             assert name is not None
             self.modules[name[1]] = part
         self.below = {
-            name: Counter(m for m in re.findall(r"^  (\\?[\w.$]+) +\\?[\w.$\[\]]+ +\($", part, re.MULTILINE) if m in self.modules)
+            name: Counter(
+                m for m in re.findall(r"^  (\\?[\w.$]+) +\\?[\w.$\[\]]+ +\($", part, re.MULTILINE) if m in self.modules
+            )
             for name, part in self.modules.items()
         }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.pipeline import delay_valid
+from hw.arithmetic.pipeline import delay_valid, negate_if
 
 EXPONENT = signed(12)
 MAX_MAGNITUDE = 0x7F7FFFFF
@@ -122,7 +122,7 @@ class Add(Elaboratable):
         exponent2, sign2, zero_sign2 = Signal(8), Signal(), Signal()
         extended = Cat(Const(0, 3), big)
         m.d.sync += [
-            total.eq(Mux(minus, extended - aligned, extended + aligned)),
+            total.eq(extended + (Cat(aligned, Const(0, 1)) ^ minus.replicate(28)) + minus),
             exponent2.eq(exponent),
             sign2.eq(sign),
             zero_sign2.eq(both_zero_sign),
@@ -157,7 +157,7 @@ class FromInteger(Elaboratable):
         magnitude, sign, exponent = Signal(width), Signal(), Signal(EXPONENT)
         negative = self.mantissa[-1]
         m.d.sync += [
-            magnitude.eq(Mux(negative, -self.mantissa, self.mantissa)),
+            magnitude.eq(negate_if(negative, self.mantissa)),
             sign.eq(negative),
             exponent.eq(self.exponent),
         ]

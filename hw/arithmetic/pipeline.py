@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from amaranth.hdl import Module, Shape, Signal, Value, ValueLike, unsigned
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value, ValueLike, unsigned
 
 T = TypeVar("T")
 
@@ -63,6 +63,13 @@ def adder_tree(m: Module, items: Sequence[Value], name: str = "sum") -> tuple[Va
     One level a stage costs the fewest LUTs: carry chains alone, nothing for synthesis to merge into compressors.
     """
     return pipelined_tree(m, items, lambda a, b: a + b, name)
+
+
+def negate_if(condition: Value, value: Value) -> Value:
+    """-value or value, wide enough for both: one carry chain, where a choice between the two costs twice the LUTs."""
+    bits = len(value) + 1
+    extended = Cat(value, value[-1] if value.shape().signed else Const(0, 1))
+    return ((extended ^ condition.replicate(bits)) + condition)[:bits].as_signed()
 
 
 def bits_for_index(count: int) -> Shape:

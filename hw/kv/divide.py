@@ -15,7 +15,7 @@ from hw.kv.query import query_depth
 from hw.kv.reduce import EXPONENT_BITS, SUM_BITS, TOTAL_BITS
 from hw.kv.walk import blocks, lowest
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite, lane_of
-from hw.pe.slice import QUERY_LANES
+from hw.pe.dot import QUERY_LANES
 from skipopu.machine.config import Machine
 from skipopu.numerics.tables import OUTPUT_BITS, RECIPROCAL
 

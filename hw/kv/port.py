@@ -9,11 +9,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.kv.walk import KvStep, blocks
 from hw.memory.reader import Run
-from hw.pe.slice import PROBABILITY_BITS, QUERY_LANES, Slice
+from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES
+from hw.pe.slice import Slice
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
@@ -43,7 +44,7 @@ def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
     magnitude = Signal(17, name=f"{name}_magnitude")
     m.d.comb += magnitude.eq(kept + (guard & (sticky | kept[0])))
     result = Signal(signed(ALIGNED_BITS), name=f"{name}_aligned")
-    m.d.comb += result.eq(Mux(half[15], -magnitude, magnitude))
+    m.d.comb += result.eq(negate_if(half[15], magnitude))
     return result
 
 
@@ -69,7 +70,7 @@ class AttentionPort(Component):
     one cycle after a softmax step); element, probability (out, two cycles after the step), dots (in); keys of the four
     scores in the order of numbers, 0 where hidden (score_keys, out), value_exponents (out, likewise), both
     ``score_latency`` cycles after the step; weight (out: probability before its shift, ``weight_latency`` cycles after the
-    step).
+    step); full (out: the score memory is).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -104,6 +105,7 @@ class AttentionPort(Component):
                 "value_exponents": Out(5 * QUERY_LANES),
                 "weight": Out(PROBABILITY_BITS),
                 "score_saturated": Out(1),
+                "full": Out(1),
             }
         )
 
@@ -216,9 +218,15 @@ class AttentionPort(Component):
     def _count(self, m: Module) -> tuple[Signal, Signal]:
         """(index of the step's score word, of the head's first one)."""
         step = self.kv_step
-        base = Signal(bits_for_index(self.words))
+        base = Signal(bits_for_index(2 * self.words))
         index, first = Signal.like(base), Signal.like(base)
-        m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
+        end = Signal(len(base) + 2)
+        m.d.comb += [
+            index.eq(base + step.number),
+            first.eq(base + step.number_first),
+            end.eq(base + self.entry_words),
+            self.full.eq(self.working & step.work & self.keys & (end > self.words)),
+        ]
         with m.If(~(self.keys | self.softmax | self.values)):
             m.d.sync += base.eq(0)
         with m.Elif(self.working & step.entry_end):
@@ -237,7 +245,7 @@ class AttentionPort(Component):
                 m.d.sync += register.eq(self.kv_beats.payload)
         fields = Cat(header).word_select(step.kv_head, 16)
         key, value = fields[:5], fields[8:13]
-        m.submodules.value_exponents = kept = Memory(shape=5, depth=self.words, init=[])
+        m.submodules.value_exponents = kept = Memory(shape=5, depth=self.words, init=[], attrs={"ram_style": "block"})
         write, read = kept.write_port(), kept.read_port()
         m.d.comb += [
             write.addr.eq(first_index),

@@ -7,7 +7,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, tree
-from hw.pe.slice import QUERY_LANES
+from hw.pe.dot import QUERY_LANES
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 

@@ -12,7 +12,8 @@ from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_vali
 from hw.kv.port import AttentionPort, from_key
 from hw.kv.query import query_depth
 from hw.kv.walk import KvStep
-from hw.pe.slice import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS, Slice
+from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS
+from hw.pe.slice import Slice
 from skipopu.machine.config import Machine
 
 SUM_BITS = 58  # sum of p' v: 25 + 17 + 15 bits and sign

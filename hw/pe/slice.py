@@ -1,4 +1,4 @@
-"""One slice of the array: a port's multipliers, adder trees, group scales and FP32 accumulators."""
+"""One slice of the array: a port's weights, multipliers, group scales and FP32 accumulators."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid
-from hw.pe import multiplier
-from hw.pe.multiplier import multiply
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS, PackedDot
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
-from skipopu.numerics.packing import SPACING, WEIGHT_BITS, WIDE_BITS
-from skipopu.numerics.tables import FRACTION_BITS
+from skipopu.numerics.packing import WEIGHT_BITS
 
-QUERY_LANES = 4  # query heads (or tokens) that share the incoming elements of K
-PROBABILITY_BITS = FRACTION_BITS + 1
-WEIGHTED_BITS = PROBABILITY_BITS + ALIGNED_BITS  # of one p * v
 # A group's sum over its beats: 512 products of an 18-bit activation with one operand; with both digits of INT8.
 ROW_SUM_BITS = ALIGNED_BITS + WEIGHT_BITS + 9
 SUM_BITS = ALIGNED_BITS + 8 + 9
@@ -119,12 +114,12 @@ class Slice(Component):
     @staticmethod
     def dot_bits(machine: Machine) -> int:
         """Width of a quarter's sum of products of two aligned numbers."""
-        return 2 * ALIGNED_BITS + (machine.kv_lanes - 1).bit_length()
+        return PackedDot.dot_bits(machine.weight_lanes)
 
     @staticmethod
     def product_latency(machine: Machine) -> int:
         """Cycles from a step to its products: memory, bus and operand registers, multiplier."""
-        return 3 + multiplier.LATENCY
+        return 2 + PackedDot.PRODUCT_LATENCY
 
     @staticmethod
     def dot_latency(machine: Machine) -> int:
@@ -144,8 +139,16 @@ class Slice(Component):
         m.d.comb += self.beats.ready.eq(self.taking & (take.scale | take.first | take.second))
 
         scales = self._take_scales(m)
-        halves = self._multiply(m)
-        lower, upper = halves
+        m.submodules.dot = dot = PackedDot(machine.weight_lanes, machine.multiplier)
+        lower, upper = dot.lower, dot.upper
+        m.d.comb += [
+            dot.beat.eq(self.beats.payload),
+            dot.first.eq(self.taking & take.first),
+            dot.second.eq(self.taking & take.second),
+            *(getattr(dot, n).eq(getattr(self, n)) for n in ("wide", "activation", "keys", "values", "element", "probability")),
+            self.dots.eq(dot.dots),
+            self.products.eq(dot.products),
+        ]
         at_total = self.product_latency(machine) + (machine.weight_lanes - 1).bit_length() + 1
         is_wide = self.wide
 
@@ -226,61 +229,3 @@ class Slice(Component):
                 of_pair[1].eq(Mux(self.wide, own, Array(scales[1::2])[take.scale_index[1:]])),
             ]
         return list(of_pair)
-
-    def _multiply(self, m: Module) -> tuple[Value, Value]:
-        """Operands, products and their sums; returns the repaired totals of the lower and upper products."""
-        machine, take = self.machine, self.take
-        lanes, quarter = machine.weight_lanes, machine.kv_lanes
-        first = Signal(machine.port_bits, reset_less=True)
-        with m.If(self.taking & take.first):
-            m.d.sync += first.eq(self.beats.payload)
-        negatives, products = [], []
-        for i in range(lanes):
-            # A complete pair: lower nibble, its sign, upper weight less the lower one's borrow.
-            lower, sign, upper = (
-                Signal(4, name=f"lower_{i}", reset_less=True),
-                Signal(name=f"sign_{i}", reset_less=True),
-                Signal(signed(WEIGHT_BITS), name=f"upper_{i}", reset_less=True),
-            )
-            nibble = first[4 * i : 4 * i + 4]
-            below = nibble[3] & ~self.wide
-            with m.If(self.taking & take.second):
-                m.d.sync += [
-                    lower.eq(nibble),
-                    sign.eq(below),
-                    upper.eq(self.beats.payload[4 * i : 4 * i + 4].as_signed() - below),
-                ]
-            held = delay(m, Cat(lower, sign, upper), 2, f"held_{i}")
-            weight = Cat(held[:5], held[4].replicate(SPACING - 5), held[5:])
-            k = i % quarter
-            element = self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].as_signed()
-            wide = Signal(signed(WIDE_BITS), name=f"wide_{i}", reset_less=True)
-            narrow = Signal(signed(ALIGNED_BITS), name=f"narrow_{i}", reset_less=True)
-            activation = self.activation[ALIGNED_BITS * i : ALIGNED_BITS * (i + 1)].as_signed()
-            if i < quarter:
-                m.d.sync += [
-                    wide.eq(Mux(self.values, self.probability, Mux(self.keys, element, weight.as_signed()))),
-                    narrow.eq(Mux(self.values, element, activation)),
-                ]
-            else:
-                m.d.sync += [wide.eq(Mux(self.keys, element, weight.as_signed())), narrow.eq(activation)]
-            products.append(multiply(m, machine.multiplier, wide, narrow, f"product_{i}"))
-        for k, product in enumerate(products[:quarter]):
-            m.d.comb += self.products[WEIGHTED_BITS * k : WEIGHTED_BITS * (k + 1)].eq(product[:WEIGHTED_BITS])
-
-        lower_halves = [p[:SPACING] for p in products]
-        upper_halves = [p[SPACING:].as_signed() for p in products]
-        negatives = [p[SPACING - 1] for p in products]
-        quarters: list[list[Value]] = []
-        for halves in (lower_halves, upper_halves, negatives):
-            quarters.append([adder_tree(m, halves[q * quarter : (q + 1) * quarter])[0] for q in range(QUERY_LANES)])
-        bits = self.dot_bits(machine)
-        for q in range(QUERY_LANES):
-            low, high = quarters[0][q], quarters[1][q]
-            dot = Cat(low[:SPACING], (high + low[SPACING:])[: bits - SPACING])
-            m.d.comb += self.dots[bits * q : bits * (q + 1)].eq(dot)
-        low, high, count = (adder_tree(m, parts)[0] for parts in quarters)
-        total_bits = ALIGNED_BITS + WEIGHT_BITS + (lanes - 1).bit_length()
-        lower, upper = Signal(signed(total_bits)), Signal(signed(total_bits))
-        m.d.sync += [lower.eq(low - (count << SPACING)), upper.eq(high + count)]
-        return lower, upper

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import FromInteger
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered, tree
 from hw.arithmetic.signature import Signature, index
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
@@ -29,9 +29,10 @@ def align_lane(m: Module, x: Value, exponent: Value, name: str) -> Value:
     kept, guard, sticky = wide[18 + 7 :], wide[18 + 6], wide[: 18 + 6].any()
     rounded = Signal(18, name=f"{name}_rounded")
     m.d.comb += rounded.eq(kept + (guard & (sticky | kept[0])))
-    magnitude = Mux(own == 0, 0, Mux(rounded > ALIGNED_MAX, ALIGNED_MAX, rounded))
+    magnitude = Signal(17, name=f"{name}_magnitude")
+    m.d.comb += magnitude.eq(Mux(own == 0, 0, Mux(rounded[17], ALIGNED_MAX, rounded)))
     result = Signal(signed(ALIGNED_BITS), name=f"{name}_aligned")
-    m.d.comb += result.eq(Mux(x[31], -magnitude, magnitude))
+    m.d.comb += result.eq(negate_if(x[31], magnitude))
     return result
 
 

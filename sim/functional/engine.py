@@ -25,6 +25,7 @@ from skipopu.isa.spec import (
 )
 from skipopu.layout import KvEntry, round_up
 from skipopu.numerics import align, fp16, fp32
+from skipopu.numerics.profile import EXACT18, PROFILES, Profile
 from skipopu.numerics.signature import index, signature
 from skipopu.numerics.tables import sigmoid
 
@@ -34,10 +35,12 @@ Fields = dict[str, int]
 class FunctionalEngine:
     """One machine's state while it executes one program. Use :func:`run`."""
 
-    def __init__(self, program: Program, memory: list[NDArray[np.uint8]], run: Run, weights: WeightCache) -> None:
+    def __init__(
+        self, program: Program, memory: list[NDArray[np.uint8]], run: Run, weights: WeightCache, profile: Profile
+    ) -> None:
         machine = program.machine
         self.machine, self.run_options, self.memory = machine, run, memory
-        self.weights = weights
+        self.weights, self.profile = weights, profile
         self.config = [0] * 64
         self.buffer = np.zeros(machine.buffer, np.float32)
         slots = machine.tokens
@@ -165,7 +168,7 @@ class FunctionalEngine:
             return
         group, query = f["group"], f["target"] == AlignTarget.QUERY
         where = self.vectors(f["src"], f["stride"], slots, f["elements"])
-        mantissas, exponents = align.align(self.buffer[where], group)
+        mantissas, exponents = self.profile.align(self.buffer[where], group)
         groups = mantissas.shape[1]
         if query:
             if self.query.shape[1:] != mantissas.shape[1:]:
@@ -224,7 +227,7 @@ class FunctionalEngine:
             where = self.vectors(f["src"], f["stride"], slots, 2 * heads * dim)
             stored = fp16.from_fp32(self.buffer[where]).reshape(len(slots), 2, heads, dim)
             fields = fp16.exponent_field(stored).max(-1)  # (slots, 2, heads)
-            aligned = fp16.align(stored, fields[..., None])
+            aligned = self.profile.align_half(stored, fields[..., None])
             first, capacity = self.entries, machine.ports * c[Config.KV_SLOTS]
             if first + len(slots) > capacity:
                 raise self.halt(Error.KV_POOL_FULL, f"the pool's {capacity} entries are used up")
@@ -282,10 +285,16 @@ class FunctionalEngine:
             raise self.halt(
                 Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements"
             )
-        weights = self.weights.get(self.address(f), rows, groups, self.config[Config.GROUP], WeightFormat(f["format"]).bits)
+        key = (self.address(f), rows, groups, self.config[Config.GROUP], WeightFormat(f["format"]).bits)
+        weights = self.weights.get(*key)
         x = self.activation[slots].transpose(1, 0, 2)  # (groups, slots, group)
-        power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]
-        parts = fp32.narrow((x @ weights) * power)
+        if self.profile.half is None:
+            power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]
+            parts = fp32.narrow((x @ weights) * power)
+        else:
+            codes, scales = self.weights.codes[key]
+            exponents = self.activation_exponent[slots]
+            parts = [self.profile.group_products(x[g], exponents[:, g], codes[:, g], scales[:, g]) for g in range(groups)]
         y = parts[0]
         for g in range(1, groups):
             y = fp32.add(y, parts[g])
@@ -333,6 +342,12 @@ class FunctionalEngine:
         heads, group, dim = self.config[Config.KV_HEADS], self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         visible = self.position + slots + 1
         number = self.map[self.layer, : visible[-1]]
+        words = heads * len({(slot * group + g) // 4 for slot in slots.tolist() for g in range(group)})
+        busiest = int(np.bincount(number % self.machine.ports).max())
+        if busiest * words > self.machine.score_entries // 4:
+            raise self.halt(
+                Error.SCORES_FULL, f"{busiest} entries in one port need more than {self.machine.score_entries} scores"
+            )
         fields = self.fields[number]
         mixed = attend(
             self.query[slots].reshape(len(slots), heads, group, dim),
@@ -348,17 +363,24 @@ class FunctionalEngine:
         self.wrote(where, fp32.bits(self.buffer[where]))
 
 
-def run(program: Program, options: Run, on_token: OnToken | None = None, weights: WeightCache | None = None) -> Result:
+def run(
+    program: Program,
+    options: Run,
+    on_token: OnToken | None = None,
+    weights: WeightCache | None = None,
+    profile: Profile = PROFILES[EXACT18],
+) -> Result:
     """Executes ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
-    ``weights`` (of the same program) spares decoding them again when a program is run many times.
+    ``weights`` (of the same program) spares decoding them again when a program is run many times. ``profile`` replaces the
+    arithmetic of the program's own profile, for studies.
 
     Raises:
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
     memory = options.prepare(program)
-    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory, program.machine.weight_lanes))
+    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory, program.machine.weight_lanes), profile)
     fp32.Saturation.seen = False
     decoded = []
     for word in program.instructions:

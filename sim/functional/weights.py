@@ -20,6 +20,7 @@ class WeightCache:
     lanes: int  # nibbles per beat
 
     def __post_init__(self) -> None:
+        self.codes: dict[tuple[int, int, int, int, int], tuple[NDArray[np.int8], NDArray[np.float16]]] = {}
         self._known: dict[tuple[int, int, int, int, int], F64] = {}
 
     def get(self, address: int, rows: int, groups: int, group: int, bits: int) -> F64:
@@ -29,5 +30,6 @@ class WeightCache:
             stream = WeightStream(rows, groups, group, len(self.memory), self.lanes, bits)
             q, scale = stream.unpack([port[address : address + stream.size] for port in self.memory])
             wide = q.astype(np.float64) * scale.astype(np.float64)[..., None]
+            self.codes[key] = q, scale
             self._known[key] = np.ascontiguousarray(wide.transpose(1, 2, 0))
         return self._known[key]

@@ -13,7 +13,7 @@ import yaml
 
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
-from skipopu.numerics.profile import PROFILES
+from skipopu.numerics.profile import EXECUTED
 
 MULTIPLIERS = ("27x18", "18x18")
 TARGETS = Path(__file__).parent / "targets"
@@ -46,7 +46,7 @@ class Machine:
         activation: aligned elements per token slot.
         query: aligned query elements per token slot, heads padded to whole beats.
         map_entries: layers x context of the KV map.
-        score_entries: FP32 scores per port, tokens x heads x context.
+        score_entries: FP32 scores per port: a chunk's queries (in fours) x entries of the context in one port.
         kv_heads: largest number of KV heads.
         query_group: largest number of query heads per KV head.
         weight_fifo: beats buffered per port ahead of the array.
@@ -108,7 +108,8 @@ class Machine:
         need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
-        need(set(self.numerics) <= set(PROFILES) and bool(self.numerics), "numerics", f"some of {', '.join(PROFILES)}")
+        need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
+        need(self.score_entries % 4 == 0, "score_entries", "a multiple of 4")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")
         if not 1 <= self.memory.beats_per_256_cycles <= 256 or not 1 <= self.memory.latency <= 1000:
             raise ConfigError(

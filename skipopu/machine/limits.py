@@ -7,12 +7,19 @@ from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 
+UNEVEN = 2
+
 
 def largest_context(machine: Machine, model: ModelConfig) -> int:
-    """Tokens that the KV map and the score memory hold, at most the model's own limit."""
+    """Tokens that the KV map and the score memories hold, at most the model's own limit.
+
+    Entries are dealt to the ports in turn; a port may hold up to ``UNEVEN`` times its share of those that are valid at one
+    layer. More than its score memory holds halts the run with SCORES_FULL.
+    """
     # Scores lie in words of four queries.
     blocks = -(-machine.tokens * model.queries_per_kv_head // 4)
-    by_scores = machine.score_entries // (4 * blocks * model.num_kv_heads)
+    entries = machine.score_entries // (4 * blocks * model.num_kv_heads)
+    by_scores = machine.ports * entries // min(machine.ports, UNEVEN)
     return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
 
 
@@ -46,5 +53,5 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         1 <= context <= most,
         "context",
         context,
-        f"1 to {most} (map_entries / layers, score_entries / (tokens x heads, in fours), model limit)",
+        f"1 to {most} (map_entries / layers, score_entries, model limit)",
     )

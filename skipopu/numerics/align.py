@@ -15,8 +15,10 @@ ALIGNED_MAX = (1 << ALIGNED_BITS - 1) - 1
 ALIGNED_BIAS = 143
 
 
-def align(x: F32, group: int) -> tuple[F64, NDArray[np.int64]]:
+def align(x: F32, group: int, bits: int = ALIGNED_BITS) -> tuple[F64, NDArray[np.int64]]:
     """Aligns (..., n) FP32 to groups of ``group`` along the last axis, the last one zero-padded.
+
+    ``bits`` below 18 keeps fewer mantissa bits, in the same units: the lower ones are zero.
 
     Returns:
         mantissas (..., groups, group), integers in +-(2^17 - 1) held as float64, and the groups' biased exponents
@@ -27,8 +29,10 @@ def align(x: F32, group: int) -> tuple[F64, NDArray[np.int64]]:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], -n % group), np.float32)], -1)
     x = x.reshape(*x.shape[:-1], -1, group)
     exponent = np.maximum((fp32.bits(x) >> 23 & 0xFF).max(-1), 1).astype(np.int64)
-    m = np.rint(x * np.ldexp(1.0, ALIGNED_BIAS - exponent)[..., None])
-    return np.clip(m, -ALIGNED_MAX, ALIGNED_MAX), exponent
+    dropped = ALIGNED_BITS - bits
+    m = np.rint(x * np.ldexp(1.0, ALIGNED_BIAS - dropped - exponent)[..., None])
+    largest = (1 << bits - 1) - 1
+    return np.clip(m, -largest, largest) * (1 << dropped), exponent
 
 
 def sum_of_squares(mantissas: F64, exponents: NDArray[np.int64]) -> F32:

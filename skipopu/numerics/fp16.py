@@ -25,9 +25,11 @@ def exponent_field(x: NDArray[np.float16]) -> NDArray[np.int64]:
     return np.maximum(x.view(np.uint16) >> 10 & 31, 1).astype(np.int64)
 
 
-def align(x: NDArray[np.float16], exponent: NDArray[np.int64]) -> F64:
+def align(x: NDArray[np.float16], exponent: NDArray[np.int64], bits: int = 18) -> F64:
     """Mantissas of x under a shared exponent field: x ~ m * 2^(exponent - 31), 17 bits of magnitude, nearest even.
 
-    ``exponent`` broadcasts against x and is at least every element's field.
+    ``exponent`` broadcasts against x and is at least every element's field. ``bits`` below 18 keeps fewer bits in the same
+    units.
     """
-    return np.rint(np.ldexp(x.astype(np.float64), 31 - exponent))
+    dropped = 18 - bits
+    return np.rint(np.ldexp(x.astype(np.float64), 31 - dropped - exponent)) * (1 << dropped)

@@ -15,10 +15,18 @@ from __future__ import annotations
 
 from numpy.typing import NDArray
 
+from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.fp32 import I64
 
-SPACING = 22
 WEIGHT_BITS = 5
+
+
+def spacing(bits: int) -> int:
+    """Distance of the two weights for activations of ``bits`` bits: a product of one weight fits as a signed number."""
+    return bits + WEIGHT_BITS - 1
+
+
+SPACING = spacing(ALIGNED_BITS)
 WIDE_BITS = SPACING + WEIGHT_BITS  # the multiplier's wide port
 _LOWER = (1 << SPACING) - 1
 

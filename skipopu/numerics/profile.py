@@ -1,21 +1,92 @@
-"""Named numerics profiles. Everything that changes bits is part of a profile's fingerprint."""
+"""Named numerics profiles. Everything that changes bits is part of a profile's fingerprint.
+
+A machine executes ``exact18``. The others define what narrower or different arithmetic would compute, for studies: the
+functional engine runs them, the hardware has their units on their own.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from skipopu.numerics import align, fp32, tables
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.numerics import align, fp16, fp32, half, tables
+from skipopu.numerics.fp32 import F32, F64, I64
 
 EXACT18 = "exact18"
-PROFILES = (EXACT18,)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How products of activations with weights and with FP16 numbers are formed and summed.
+
+    Attributes:
+        name, summary: for people.
+        bits: width of aligned mantissas; None: operands stay FP16.
+        half: sums products of FP16 numbers (..., n) with FP16 or integer ones along the last axis; None: aligned integers.
+    """
+
+    name: str
+    summary: str
+    bits: int | None = None
+    half: Callable[[F32, F32, bool], F32] | None = None
+
+    def align(self, x: F32, group: int) -> tuple[F64, I64]:
+        """Operands of (..., n) FP32 in groups: x ~ m * 2^(exponent - 143); see :func:`skipopu.numerics.align.align`."""
+        if self.bits is not None:
+            return align.align(x, group, self.bits)
+        padded = np.zeros((*x.shape[:-1], x.shape[-1] + -x.shape[-1] % group), np.float32)
+        padded[..., : x.shape[-1]] = x
+        values = fp16.from_fp32(padded).astype(np.float64).reshape(*x.shape[:-1], -1, group)
+        return values, np.full(values.shape[:-1], align.ALIGNED_BIAS)
+
+    def align_half(self, x: NDArray[np.float16], exponent: I64) -> F64:
+        """K and V under their shared exponent; see :func:`skipopu.numerics.fp16.align`."""
+        return fp16.align(x, exponent, self.bits or align.ALIGNED_BITS)
+
+    def group_products(self, m: F64, exponent: I64, codes: NDArray[np.int8], scale: NDArray[np.float16]) -> F32:
+        """FP32 results of one group: m (tokens, n) and exponent (tokens,) with codes (rows, n) and scale (rows,)."""
+        if self.half is None:
+            power = np.ldexp(1.0, exponent - align.ALIGNED_BIAS)[:, None]
+            return fp32.narrow((m @ codes.T.astype(np.float64)) * scale.astype(np.float64) * power)
+        sums = self.half(m.astype(np.float32)[:, None], codes.astype(np.float32)[None], True)
+        return fp32.multiply(sums, scale.astype(np.float32))
+
+    def dot(self, a: F32, b: NDArray[np.float16]) -> F32:
+        """Sums of products of (..., n) FP32 with FP16 numbers, one group."""
+        if self.half is not None:
+            return self.half(fp16.from_fp32(a).astype(np.float32), b.astype(np.float32), False)
+        m, exponent = align.align(a, a.shape[-1], self.bits or align.ALIGNED_BITS)
+        fields = fp16.exponent_field(b).max(-1)
+        other = self.align_half(b, fields[..., None])
+        exact = (m[..., 0, :] * other).sum(-1)
+        return fp32.narrow(np.ldexp(exact, exponent[..., 0] - align.ALIGNED_BIAS + fields - 31))
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        *(Profile(f"exact{b}", f"operands aligned to {b} bits, exact integer sums", b) for b in range(18, 11, -1)),
+        Profile("overpacked", "two FP16 mantissa products per DSP, repaired exactly, shifted to a shared exponent", None, half.overpacked),
+        Profile("truncated", "the same with 9-bit mantissas on the packed side, truncated", None, half.truncated),
+        Profile("fp16-mac", "a chain of FP16 multiply-adds, every sum rounded", None, half.multiply_add),
+    )
+}  # fmt: skip
+EXECUTED = (EXACT18,)  # what the generated processor can be built for
 
 
 def fingerprint(profile: str) -> str:
-    """16 hex digits over the widths and tables of ``profile``."""
-    if profile not in PROFILES:
-        raise KeyError(profile)
-    digest = hashlib.sha256(profile.encode())
-    digest.update(repr((align.ALIGNED_BITS, fp32.MANTISSA_BITS, tables.FRACTION_BITS, "kv fp16", "int4")).encode())
+    """16 hex digits over the widths and tables of ``profile``.
+
+    Raises:
+        KeyError: the profile is not known.
+    """
+    digest = hashlib.sha256(PROFILES[profile].name.encode())
+    bits = PROFILES[profile].bits
+    digest.update(repr((bits, fp32.MANTISSA_BITS, tables.FRACTION_BITS, "kv fp16", "int4")).encode())
     for table in tables.TABLES:
         digest.update(table.coefficients.tobytes())
     return digest.hexdigest()[:16]

@@ -1,0 +1,122 @@
+"""Many multipliers and the exact sums of their products."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
+
+from hw.arithmetic.pipeline import adder_tree, delay
+from hw.pe import multiplier
+from hw.pe.multiplier import multiply
+from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.packing import WEIGHT_BITS, spacing
+from skipopu.numerics.tables import FRACTION_BITS
+
+QUERY_LANES = 4  # query heads (or tokens) that share the incoming elements of K
+PROBABILITY_BITS = FRACTION_BITS + 1
+WEIGHTED_BITS = PROBABILITY_BITS + ALIGNED_BITS  # of one p * v
+
+
+class PackedDot(Elaboratable):
+    """``lanes`` multipliers with two packed weights each, or one wide operand each, and trees over the halves of the products.
+
+    Weights: a beat's nibbles are the first or the second member of a pair; the complete pair meets ``activation`` two cycles
+    after the step that uses it. ``lower`` and ``upper`` are the sums of the first and second members' products, ``latency``
+    cycles after the activation. Attention, with the same trees: with ``keys`` the wide operands are the entry's elements, a
+    quarter of the lanes per query; ``dots`` are the quarters' sums, ``dot_latency`` cycles after the operands. With
+    ``values`` the first quarter multiplies elements by one probability; ``products`` follow after PRODUCT_LATENCY.
+
+    Attributes:
+        bits: of aligned numbers; 18 in the machine, fewer in studies.
+        beat, first, second, wide (INT8: the first member is a digit without sign), activation, keys, values, element,
+        probability: in. lower, upper, dots, products: out.
+    """
+
+    PRODUCT_LATENCY = 1 + multiplier.LATENCY  # operand registers, multiplier
+
+    def __init__(self, lanes: int, primitive: str, bits: int = ALIGNED_BITS) -> None:
+        self.lanes, self.primitive, self.bits = lanes, primitive, bits
+        self.quarter = lanes // QUERY_LANES
+        self.probability_bits = min(PROBABILITY_BITS, spacing(bits) + WEIGHT_BITS - 1)
+        weighted = self.probability_bits + bits
+        total = bits + WEIGHT_BITS + (lanes - 1).bit_length()
+        self.beat, self.first, self.second, self.wide = Signal(4 * lanes), Signal(), Signal(), Signal()
+        self.activation, self.element = Signal(bits * lanes), Signal(bits * self.quarter)
+        self.keys, self.values, self.probability = Signal(), Signal(), Signal(self.probability_bits)
+        self.lower, self.upper = Signal(signed(total)), Signal(signed(total))
+        self.dots = Signal(self.dot_bits(lanes, bits) * QUERY_LANES)
+        self.products = Signal(weighted * self.quarter)
+
+    @staticmethod
+    def dot_bits(lanes: int, bits: int = ALIGNED_BITS) -> int:
+        """Width of a quarter's sum of products of two aligned numbers."""
+        return 2 * bits + (lanes // QUERY_LANES - 1).bit_length()
+
+    @property
+    def dot_latency(self) -> int:
+        return self.PRODUCT_LATENCY + (self.quarter - 1).bit_length()
+
+    @property
+    def latency(self) -> int:
+        return self.PRODUCT_LATENCY + (self.lanes - 1).bit_length() + 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        kept = Signal(4 * self.lanes, reset_less=True)
+        with m.If(self.first):
+            m.d.sync += kept.eq(self.beat)
+        products = [self._lane(m, i, kept) for i in range(self.lanes)]
+        weighted = self.probability_bits + self.bits
+        for k, product in enumerate(products[: self.quarter]):
+            m.d.comb += self.products[weighted * k : weighted * (k + 1)].eq(product[:weighted])
+        self._sum(m, products)
+        return m
+
+    def _lane(self, m: Module, i: int, kept: Signal) -> Value:
+        """One multiplier; returns its product."""
+        bits, distance = self.bits, spacing(self.bits)
+        # A complete pair: lower nibble, its sign, upper weight less the lower one's borrow.
+        lower, sign, upper = (
+            Signal(4, name=f"lower_{i}", reset_less=True),
+            Signal(name=f"sign_{i}", reset_less=True),
+            Signal(signed(WEIGHT_BITS), name=f"upper_{i}", reset_less=True),
+        )
+        nibble = kept[4 * i : 4 * i + 4]
+        below = nibble[3] & ~self.wide
+        with m.If(self.second):
+            m.d.sync += [lower.eq(nibble), sign.eq(below), upper.eq(self.beat[4 * i : 4 * i + 4].as_signed() - below)]
+        held = delay(m, Cat(lower, sign, upper), 2, f"held_{i}")
+        weight = Cat(held[:5], held[4].replicate(distance - 5), held[5:]).as_signed()
+        k = i % self.quarter
+        element = self.element[bits * k : bits * (k + 1)].as_signed()
+        activation = self.activation[bits * i : bits * (i + 1)].as_signed()
+        wide = Signal(signed(distance + WEIGHT_BITS), name=f"wide_{i}", reset_less=True)
+        narrow = Signal(signed(bits), name=f"narrow_{i}", reset_less=True)
+        operand = Mux(self.keys, element, weight)
+        if i < self.quarter:
+            m.d.sync += [
+                wide.eq(Mux(self.values, self.probability, operand)),
+                narrow.eq(Mux(self.values, element, activation)),
+            ]
+        else:
+            m.d.sync += [wide.eq(operand), narrow.eq(activation)]
+        return multiply(m, self.primitive, wide, narrow, f"product_{i}")
+
+    def _sum(self, m: Module, products: list[Value]) -> None:
+        distance, quarter = spacing(self.bits), self.quarter
+        quarters: list[list[Value]] = []
+        for name, halves in (
+            ("lower", [p[:distance] for p in products]),
+            ("upper", [p[distance:].as_signed() for p in products]),
+            ("negative", [p[distance - 1] for p in products]),
+        ):
+            quarters.append(
+                [adder_tree(m, halves[q * quarter : (q + 1) * quarter], f"{name}_{q}_")[0] for q in range(QUERY_LANES)]
+            )
+        bits = self.dot_bits(self.lanes, self.bits)
+        for q in range(QUERY_LANES):
+            low, high = quarters[0][q], quarters[1][q]
+            m.d.comb += self.dots[bits * q : bits * (q + 1)].eq(Cat(low[:distance], (high + low[distance:])[: bits - distance]))
+        low, high, count = (
+            adder_tree(m, parts, f"{n}_")[0] for n, parts in zip(("lower", "upper", "negative"), quarters, strict=True)
+        )
+        m.d.sync += [self.lower.eq(low - (count << distance)), self.upper.eq(high + count)]
