@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from amaranth.back import rtlil, verilog
+from amaranth.hdl import Elaboratable, Signal
 from amaranth.lib.wiring import Component
 
 from hw.library import Library
@@ -34,6 +35,12 @@ def component_verilog(component: Component, name: str) -> str:
     with _zeros_left_out():
         text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
     return _MEMORY.sub(_zeroed, text)
+
+
+def elaboratable_verilog(unit: Elaboratable, name: str, ports: Sequence[Signal]) -> str:
+    """Verilog of a circuit whose ports are ``ports``, as module ``name``."""
+    with _zeros_left_out():
+        return verilog.convert(unit, name=name, ports=ports, strip_internal_attrs=True, emit_src=False)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ COMMANDS = {
     "run": ("sim.command.run", "one engine: streams text, prints tokens and cycles"),
     "eval": ("sim.command.eval", "bits per byte of a text"),
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),
-    "hdl": ("hw.command", "Verilog of a target and its register map"),
+    "study": ("sim.command.study", "a documented study as table, plot and records: pe"),
+    "hdl": ("hw.command", "Verilog of a target, its register map, resources by synthesis, checks"),
     "isa": ("skipopu.isa.command", "the instruction table; assemble, disassemble"),
     "doctor": ("sim.command.doctor", "checks this machine's tools"),
 }

@@ -64,7 +64,8 @@ class HalfDot(Elaboratable):
         m = Module()
         cut = half.TRUNCATED_BITS if self.truncated else 0
         space = half.TRUNCATED_SPACING if self.truncated else half.OVERPACKED_SPACING
-        overlap = half.PRODUCT_BITS - space
+        bits = half.PRODUCT_BITS - cut
+        overlap = bits - space
         exponents: list[list[Value]] = [[], []]
         terms: list[list[tuple[Value, Value]]] = [[], []]
         depth = (self.lanes - 1).bit_length()
@@ -78,7 +79,7 @@ class HalfDot(Elaboratable):
             ]
             mantissas = [Cat(w[:10], w[10:15] != 0) for w in words]
             fields = [Mux(w[10:15] == 0, 1, w[10:15]) for w in words]
-            packed = [Cat(Const(0, cut), b[cut:]) if cut else b for b in mantissas[1:]]
+            packed = [b[cut:] for b in mantissas[1:]]
             wide = registered(m, Cat(half_pack(packed, space), Const(0, 1)).as_signed(), f"wide_{i}")
             narrow = registered(m, Cat(mantissas[0], Const(0, 1)).as_signed(), f"narrow_{i}")
             product = multiply(m, "27x18", wide, narrow, f"product_{i}")
@@ -91,7 +92,7 @@ class HalfDot(Elaboratable):
             lower = Cat(product[:space], middle)
             # What overflowed from the lower product's top bits into the rest of the upper one is taken back.
             borrow = product[space : space + overlap] < low
-            upper = Cat(low, (product[half.PRODUCT_BITS : half.PRODUCT_BITS + space] - borrow)[: half.PRODUCT_BITS - overlap])
+            upper = Cat(low, (product[bits : bits + space] - borrow)[: bits - overlap])
             for k, value in enumerate((lower, upper)):
                 exponents[k].append(registered(m, fields[0] + fields[1 + k], f"exponent_{k}_{i}"))
                 sign = delay(m, words[0][15] ^ words[1 + k][15], at - 1, f"sign_{k}_{i}")
@@ -104,7 +105,7 @@ class HalfDot(Elaboratable):
                 distance = largest - delay(m, exponents[k][i], at - 2, f"own_{k}_{i}")
                 reach = Signal(5, name=f"reach_{k}_{i}")
                 m.d.comb += reach.eq(Mux(distance[:6] > 31, 31, distance[:6]))
-                field = registered(m, Cat(Const(0, half.FIELD_BITS - half.PRODUCT_BITS), value) >> reach, f"field_{k}_{i}")
+                field = registered(m, Cat(Const(0, half.FIELD_BITS - bits), value) >> reach, f"field_{k}_{i}")
                 shifted.append(registered(m, negate_if(delay(m, sign, 1, f"s_{k}_{i}"), field), f"term_{k}_{i}"))
             total, _ = adder_tree(m, shifted, f"total_{k}_")
             m.submodules[f"convert_{k}"] = convert = FromInteger(len(total))
@@ -118,9 +119,9 @@ class HalfDot(Elaboratable):
 
 
 def half_pack(mantissas: list[Value], space: int) -> Value:
-    """26 bits with the second mantissa ``space`` above the first; they do not overlap."""
+    """Both mantissas in one operand, the second ``space`` above the first."""
     first, second = mantissas
-    return Cat(first, Const(0, space - len(first)), second)[:28]
+    return Cat(first, Const(0, space - len(first)), second)
 
 
 class HalfMultiplyAdd(Elaboratable):

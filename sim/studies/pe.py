@@ -1,0 +1,266 @@
+"""The study of array variants: resources, error, and what the shipped model loses, of each way to multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from amaranth.hdl import Elaboratable
+from numpy.typing import NDArray
+
+from compiler.frontend.checkpoint import load
+from compiler.pipeline import compile_checkpoint
+from hw.emit import elaboratable_verilog
+from hw.pe.variants import AlignedDot, HalfDot, HalfMultiplyAdd
+from hw.synthesis import Design, Resources
+from sim.command.eval import evaluate
+from sim.functional import engine as functional
+from skipopu.isa.program import Program, Run
+from skipopu.machine.config import Machine
+from skipopu.numerics import fp16, int4
+from skipopu.numerics.fp32 import F32, F64
+from skipopu.numerics.profile import PROFILES, Profile
+from skipopu.report import Record
+
+LANES = 64  # multipliers of a synthesised unit
+DOTS = 4000  # random dot products per figure
+SEED = 1
+CHUNK = 64
+TERMS = (64, 128)
+DISTRIBUTIONS = ("normal", "heavy-tailed")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant. Resources are per product and cycle; errors sum(|error|) / sum(|reference|)."""
+
+    profile: Profile
+    depth: int  # cycles from operands to a rounded sum (multiply-add: to its own sum)
+    levels: int
+    int4: Resources | None  # per INT4 product
+    half: Resources  # per FP16 product
+    errors: dict[tuple[str, str, int], float]  # (weights, distribution, terms)
+    bits_per_byte: float
+
+
+def unit_of(profile: Profile) -> tuple[Elaboratable, int, int]:
+    """(circuit, INT4 products per cycle or 0, FP16 products per cycle)."""
+    if profile.bits is not None:
+        return AlignedDot(LANES, profile.bits), 2 * LANES, LANES
+    if profile.name == "fp16-mac":
+        return HalfMultiplyAdd(), 0, 1
+    return HalfDot(LANES, profile.name == "truncated"), 0, 2 * LANES
+
+
+def synthesised(profile: Profile) -> tuple[int, int, Resources | None, Resources]:
+    """(pipeline depth, LUT levels, resources per INT4 product, per FP16 product) on UltraScale+."""
+    unit, integers, halves = unit_of(profile)
+    ports = [*unit.inputs.values(), *unit.outputs.values()]
+    whole = Design(elaboratable_verilog(unit, "unit", ports)).synthesise("unit", "ultrascale+")
+    depth = unit.LATENCY if isinstance(unit, HalfMultiplyAdd) else unit.latency
+    return depth, whole.levels, whole.times(1 / integers) if integers else None, whole.times(1 / halves)
+
+
+def sample(distribution: str, rng: np.random.Generator, shape: tuple[int, int]) -> F32:
+    """Activations: standard normal, or Student t with 4 degrees of freedom and 4 channels 30 times as large."""
+    if distribution == "normal":
+        return rng.standard_normal(shape).astype(np.float32)
+    x = rng.standard_t(4, shape)
+    x[:, rng.choice(shape[1], 4, replace=False)] *= 30
+    return x.astype(np.float32)
+
+
+def relative(seen: F32, exact: F64) -> float:
+    return float(np.abs(seen.astype(np.float64) - exact).sum() / np.abs(exact).sum())
+
+
+def error_int4(profile: Profile, x: F32, weights: F32) -> float:
+    """Of dot products of x (dots, n) with INT4 weights (rows, n), one group, against exact sums of the unrounded x."""
+    n = x.shape[1]
+    codes, scale = int4.quantise(weights, n)
+    m, exponent = profile.align(x, n)
+    seen = profile.group_products(m[:, 0], exponent[:, 0], codes[:, 0], scale[:, 0])
+    return relative(seen, x.astype(np.float64) @ int4.dequantise(codes, scale, n).T.astype(np.float64))
+
+
+def error_half(profile: Profile, x: F32, y: F32) -> float:
+    """Of dot products of x (dots, n) with FP16 y (dots, n), against exact sums of the unrounded x."""
+    other = fp16.from_fp32(y)
+    return relative(profile.dot(x, other), (x.astype(np.float64) * other.astype(np.float64)).sum(-1))
+
+
+def errors_of(profile: Profile, real: Real) -> dict[tuple[str, str, int], float]:
+    out = {}
+    for terms in TERMS:
+        for distribution in DISTRIBUTIONS:
+            rng = np.random.default_rng(SEED)
+            x = sample(distribution, rng, (DOTS, terms))
+            weights = rng.standard_normal((16, terms)).astype(np.float32)
+            out["int4", distribution, terms] = error_int4(profile, x[: DOTS // 16], weights)
+            out["fp16", distribution, terms] = error_half(profile, x, sample(distribution, rng, (DOTS, terms)))
+        rng = np.random.default_rng(SEED)
+        vectors = real.activations[:, :terms]
+        out["int4", "model", terms] = error_int4(profile, vectors, rng.standard_normal((16, terms)).astype(np.float32))
+    n = real.queries.shape[1]
+    out["fp16", "model", n] = error_half(profile, real.queries, real.keys)
+    return out
+
+
+@dataclass
+class Real:
+    """Vectors of the shipped model: activations (count, 128), queries and keys of the same length (count, head_dim)."""
+
+    activations: F32
+    queries: F32
+    keys: F32
+
+
+def recorded(program: Program, text: bytes) -> Real:
+    """What the functional engine aligns while it reads ``text``."""
+    seen: dict[str, list[NDArray]] = {"activations": [], "queries": [], "keys": []}
+    dim = program.model.head_dim
+
+    class Recorder(Profile):
+        def align(self, x: F32, group: int) -> tuple[F64, NDArray[np.int64]]:
+            if group == dim:
+                seen["queries"].append(x.reshape(-1, dim))
+            else:
+                seen["activations"].append(x[:, : x.shape[1] // 128 * 128].reshape(-1, 128))
+            return super().align(x, group)
+
+        def align_half(self, x: NDArray[np.float16], exponent: NDArray[np.int64]) -> F64:
+            seen["keys"].append(x[:, 0].reshape(-1, dim).astype(np.float32))
+            return super().align_half(x, exponent)
+
+    exact = PROFILES["exact18"]
+    recorder = Recorder(exact.name, exact.summary, exact.bits)
+    functional.run(program, Run(tuple(text), 0), profile=recorder)
+    rng = np.random.default_rng(SEED)
+    activations, queries, keys = (np.concatenate(seen[n]) for n in ("activations", "queries", "keys"))
+    activations = activations[np.abs(activations).max(1) > 0]
+    return Real(
+        rng.permutation(activations)[: DOTS // 16],
+        rng.permutation(queries)[:DOTS],
+        keys[rng.integers(0, len(keys), min(DOTS, len(queries)))],
+    )
+
+
+def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
+    """All variants, on the first ``size`` bytes of the model's held-out text."""
+    text = (model / "heldout.txt").read_bytes()[:size]
+    machine = Machine.load("tiny")
+    factor = CHUNK // machine.tokens
+    wide = replace(machine, tokens=CHUNK, buffer=factor * machine.buffer, score_entries=factor * machine.score_entries)
+    program = compile_checkpoint(load(model), wide, logits=True)
+    real = recorded(program, text[: program.context])
+    rows = []
+    for profile in PROFILES.values():
+        say(f"{profile.name}: synthesis")
+        depth, levels, integers, halves = synthesised(profile)
+        say(f"{profile.name}: errors")
+        errors = errors_of(profile, real)
+        say(f"{profile.name}: bits per byte")
+        bits, _ = evaluate(program, text, "functional", 256, False, profile, show=False)
+        rows.append(Row(profile, depth, levels, integers, halves, errors, bits))
+    return rows
+
+
+def records(rows: list[Row], model: str, size: int) -> list[Record]:
+    source = f"skipopu study pe, seed {SEED}"
+    out = []
+    for row in rows:
+        name = row.profile.name
+        for kind, r in (("int4", row.int4), ("fp16", row.half)):
+            if r is not None:
+                for key in ("lut", "ff", "dsp"):
+                    out.append(
+                        Record(f"{name}.{kind}.{key}", round(getattr(r, key), 3), f"{key}/product", "synthesised", source)
+                    )
+        out.append(Record(f"{name}.pipeline_depth", row.depth, "cycle", "derived", source))
+        out.append(Record(f"{name}.lut_levels", row.levels, "LUT", "synthesised", source))
+        for (kind, distribution, terms), value in row.errors.items():
+            out.append(Record(f"{name}.{kind}.{distribution}.{terms}.relative_error", value, "ratio", "simulated", source))
+        text = f"{source}, first {size} bytes of heldout.txt"
+        out.append(Record(f"{name}.bits_per_byte", row.bits_per_byte, "bit/byte", "simulated", text, model=model))
+    return out
+
+
+HEADER = (
+    "profile",
+    "LUT / INT4",
+    "FF / INT4",
+    "LUT / FP16",
+    "FF / FP16",
+    "DSP / FP16",
+    "levels",
+    "depth",
+    "INT4 normal",
+    "INT4 heavy",
+    "INT4 model",
+    "FP16 normal",
+    "FP16 heavy",
+    "FP16 model",
+    "bits/byte",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the table; errors in per cent, the worse of the numbers of terms."""
+
+    def error(kind: str, distribution: str) -> str:
+        return f"{100 * max(v for (k, d, _), v in row.errors.items() if (k, d) == (kind, distribution)):.4f}"
+
+    integers = (f"{row.int4.lut:.0f}", f"{row.int4.ff:.0f}") if row.int4 is not None else ("-", "-")
+    return [
+        row.profile.name,
+        *integers,
+        f"{row.half.lut:.0f}",
+        f"{row.half.ff:.0f}",
+        f"{row.half.dsp:.2g}",
+        str(row.levels),
+        str(row.depth),
+        *(error(kind, d) for kind in ("int4", "fp16") for d in (*DISTRIBUTIONS, "model")),
+        f"{row.bits_per_byte:.4f}",
+    ]
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """LUTs per FP16 product against error, and the same for INT4 products."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.4), constrained_layout=True)
+    for axis, kind, title in zip(axes, ("int4", "fp16"), ("float x INT4", "float x FP16"), strict=True):
+        for row in rows:
+            r = row.int4 if kind == "int4" else row.half
+            if r is None:
+                continue
+            error = 100 * max(v for (k, d, _), v in row.errors.items() if (k, d) == (kind, "heavy-tailed"))
+            chosen = row.profile.name == "exact18"
+            axis.scatter(r.lut, error, s=70 if chosen else 35, color="tab:red" if chosen else "tab:blue", zorder=3)
+            axis.annotate(row.profile.name, (r.lut, error), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if kind == "fp16":
+            axis.axhline(0.116, color="gray", linestyle="--", linewidth=1)
+            axis.text(
+                0.99, 0.116, "0.116 % published", transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=8
+            )
+        axis.set(
+            title=title,
+            xlabel="LUT per product and cycle (synthesised)",
+            ylabel="relative error, %, heavy-tailed",
+            yscale="log",
+        )
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
