@@ -63,7 +63,7 @@ class Overlay(Component):
         m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
         tiles = [self.library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
         m.submodules.array = array = ArrayUnit(machine, tiles)
-        m.submodules.attention_unit = attention = AttentionUnit(machine, tiles)
+        m.submodules.attention_unit = attention = AttentionUnit(machine, tiles, self.library)
         m.submodules.align = align = AlignUnit(machine)
         m.submodules.embed = embed = EmbedUnit(machine)
         m.submodules.route = route = RouteUnit(machine)

@@ -20,8 +20,8 @@ from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
 RULE = (
-    "Each unit is synthesised on its own, flattened inside, and counted as often as it occurs; what is left of the top level"
-    " is synthesised with the units as black boxes. LUTs are LUT1 to LUT6, shift registers and distributed RAM, none shared"
+    "Each unit is synthesised on its own, flattened inside, with other units as black boxes, and counted as often as it"
+    " occurs; the top level's own logic is one of them. LUTs are LUT1 to LUT6, shift registers and distributed RAM, none shared"
     " by two functions; registers that a multiplier block holds count as flip-flops. Shell and memory controllers are not"
     " included. Levels: LUTs between registers, carry chains free."
 )
@@ -54,16 +54,17 @@ def report(machine: Machine, family: str, say: Callable[[str], None] = lambda te
         SkipopuError: the synthesis tool is missing or failed.
     """
     design = Design(overlay_verilog(machine))
-    jobs = [(name, count, False) for name, count in design.below[TOP].items()] + [(TOP, 1, True)]
+    # Modules of their own: what the library shares, and the top level's units. Each is synthesised without the others.
+    parts = [name for name in design.modules if "." not in name or name in design.below[TOP]]
 
-    def one(job: tuple[str, int, bool]) -> Unit:
-        name, count, alone = job
-        unit = Unit(name.removeprefix(f"\\{TOP}."), count, design.synthesise(name, family, alone))
+    def one(name: str) -> Unit:
+        count = 1 if name == TOP else design.instances(TOP, name)
+        unit = Unit(name.removeprefix(f"\\{TOP}."), count, design.synthesise(name, family, [p for p in parts if p != name]))
         say(unit.name)
         return unit
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        units = list(pool.map(one, jobs))
+        units = list(pool.map(one, sorted(parts, key=lambda name: -len(design.modules[name]))))
     return sorted(units, key=lambda unit: -unit.all.lut)
 
 

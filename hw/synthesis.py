@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,18 +116,23 @@ class Design:
             for name, part in self.modules.items()
         }
 
-    def closure(self, top: str) -> list[str]:
-        """``top`` and all modules below it."""
+    def closure(self, top: str, without: Collection[str] = ()) -> list[str]:
+        """``top`` and all modules below it; nothing below those in ``without``."""
         seen = [top]
         for name in seen:
-            seen += [m for m in self.below[name] if m not in seen]
+            if name not in without:
+                seen += [m for m in self.below[name] if m not in seen]
         return seen
 
-    def synthesise(self, top: str, flow: str, alone: bool = False) -> Resources:
-        """Synthesis of ``top`` with everything below it, or ``alone`` with what it contains left out as black boxes."""
-        names = self.closure(top)
+    def instances(self, top: str, name: str) -> int:
+        """How often module ``name`` occurs below ``top``."""
+        return sum(n * (1 if below == name else self.instances(below, name)) for below, n in self.below[top].items())
+
+    def synthesise(self, top: str, flow: str, without: Collection[str] = ()) -> Resources:
+        """Synthesis of ``top`` with everything below it, except that modules in ``without`` are black boxes."""
+        names = self.closure(top, without)
         text = "".join(self.modules[n] for n in names)
-        inner = names[1:] if alone else []
+        inner = [n for n in names[1:] if n in without]
         plain = top.removeprefix("\\")
         steps = ["read_verilog design.v"]
         steps += [f"blackbox {n}" for n in inner]

@@ -16,6 +16,7 @@ from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
 from hw.kv.walk import KvWalk
 from hw.kv.write import MapEntry
+from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT
@@ -30,8 +31,8 @@ class AttentionUnit(Component):
     query (out: four banks, one cycle after a step); words (out stream, to the buffer); saturated, range (out).
     """
 
-    def __init__(self, machine: Machine, tiles: Sequence[object]) -> None:
-        self.machine, self.tiles = machine, tiles
+    def __init__(self, machine: Machine, tiles: Sequence[object], library: Library) -> None:
+        self.machine, self.tiles, self.library = machine, tiles, library
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
         for p in range(machine.ports):
@@ -66,7 +67,7 @@ class AttentionUnit(Component):
         m.submodules.queries = queries
         m.submodules.blocks = blocks = QueryBlocks(machine)
         m.submodules.walk = walk = KvWalk(machine)
-        m.submodules.reduction = reduction = Reduction(machine)
+        m.submodules.reduction = reduction = Reduction(machine, self.library)
         m.submodules.divide = divide = Divide(machine)
         begin, softmax = Signal(), Signal()
         word = self.instruction.word

@@ -12,6 +12,7 @@ from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_vali
 from hw.kv.port import AttentionPort, from_key
 from hw.kv.query import query_depth
 from hw.kv.walk import KvStep
+from hw.library import Library
 from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import Machine
@@ -25,6 +26,21 @@ def larger(a: Value, b: Value) -> Value:
     return Mux(a > b, a, b)
 
 
+class PortSum(Component):
+    """Exact sum of one element's weighted values over all ports: products_p (in), sum (out), a register per tree level."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.ports = machine.ports
+        bits = WEIGHTED_BITS + (machine.ports - 1).bit_length()
+        super().__init__({**{f"product_{p}": In(WEIGHTED_BITS) for p in range(machine.ports)}, "sum": Out(bits)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total, _ = adder_tree(m, [getattr(self, f"product_{p}").as_signed() for p in range(self.ports)])
+        m.d.comb += self.sum.eq(total)
+        return m
+
+
 class Reduction(Component):
     """Trees over the ports and accumulators behind them, all exact, so that no order matters.
 
@@ -35,8 +51,8 @@ class Reduction(Component):
     everything given is in).
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library) -> None:
+        self.machine, self.library = machine, library
         number = bits_for_index(query_depth(machine))
         members = {}
         for p in range(machine.ports):
@@ -139,11 +155,15 @@ class Reduction(Component):
         """The same sum is read one cycle before it is written; a round takes at least two."""
         step, machine = self.step, self.machine
         added = []
-        depth = 0
+        depth = (machine.ports - 1).bit_length()
         for k in range(machine.kv_lanes):
-            ports = [value.as_signed() for value in self._ports("products", WEIGHTED_BITS, k)]
-            value, depth = adder_tree(m, ports, f"weighted_{k}_")
-            added.append(value)
+            products = self._ports("products", WEIGHTED_BITS, k)
+            if machine.ports == 1:
+                added.append(products[0].as_signed())
+                continue
+            m.submodules[f"port_sum_{k}"] = unit = self.library.use("port_sum", lambda: PortSum(machine), f"port_sum_{k}")
+            m.d.comb += [getattr(unit, f"product_{p}").eq(product) for p, product in enumerate(products)]
+            added.append(unit.sum.as_signed())
         at = Slice.product_latency(machine) + depth
         memory = Memory(shape=SUM_BITS * machine.kv_lanes, depth=QUERY_LANES * query_depth(machine), init=[])
         m.submodules.sums = memory

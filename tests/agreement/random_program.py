@@ -9,7 +9,7 @@ import numpy as np
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Region, Run, place_instructions
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, Epilogue, TokenList, Unit
+from skipopu.isa.spec import BUFFER_UNIT, Epilogue, TokenList, Unit, WeightFormat
 from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
@@ -69,8 +69,10 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         epilogue = Epilogue(pick(0, 4))
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
         groups = -(-elements // group)
-        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes)
-        codes = rng.integers(-8, 8, (rows, groups, group)).astype(np.int8)
+        weights = WeightFormat(pick(0, 1))
+        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights.bits)
+        limit = 1 << weights.bits - 1
+        codes = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
         scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
         address = region(f"weights{len(body)}", stream.size)
         placed.append((address, stream.pack(codes, scales)))
@@ -81,6 +83,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             "stride": stride // BUFFER_UNIT,
             **spec.matmul_shape(rows, machine.ports),
             "groups": groups,
+            "format": weights,
             "epilogue": epilogue,
             "norm": pick(0, 1),
             "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) and rows <= model.vocab_size else 0,

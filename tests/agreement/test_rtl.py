@@ -50,7 +50,7 @@ def test_random_models(target: str, seed: int) -> None:
         hidden_size=int(rng.integers(9, 80)),
         intermediate_size=int(rng.integers(5, 150)),
         num_layers=int(rng.integers(1, 4)),
-        num_heads=kv_heads * int(rng.integers(1, 3)),
+        num_heads=kv_heads * int(rng.integers(1, 5)),
         num_kv_heads=kv_heads,
         head_dim=int(rng.choice([16, 32])),
         vocab_size=int(rng.integers(10, 90)),
@@ -58,7 +58,9 @@ def test_random_models(target: str, seed: int) -> None:
         max_positions=24,
     )
     kv = ("reuse", "dense")[seed % 2]
-    program = compile_checkpoint(random_checkpoint(config, seed), machine, kv, logits=bool(seed & 2), context=24)
+    weights = ("int4", "int8")[seed == 2]
+    checkpoint = random_checkpoint(config, seed)
+    program = compile_checkpoint(checkpoint, machine, kv, logits=bool(seed & 2), context=24, weights=weights)
     prompt = tuple(int(t) for t in rng.integers(0, config.vocab_size, int(rng.integers(1, 12))))
     routing = rng.random((config.num_layers, 2, 24)) < 0.6 if seed == 3 else "program"
     agree(

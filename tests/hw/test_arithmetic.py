@@ -38,8 +38,9 @@ def drive(dut: Elaboratable, inputs: list[tuple[Signal, np.ndarray]], output: Si
     results = []
 
     async def bench(ctx) -> None:
-        for cycle in range(COUNT + latency - 1):
-            if cycle < COUNT:
+        count = len(inputs[0][1])
+        for cycle in range(count + latency - 1):
+            if cycle < count:
                 for signal, values in inputs:
                     ctx.set(signal, int(values[cycle]))
             await ctx.tick()
@@ -83,6 +84,48 @@ def test_add_with_cancellation() -> None:
     dut = Add()
     seen = drive(dut, [(dut.a, a), (dut.b, b)], dut.z, Add.LATENCY)
     assert (seen == fp32.bits(fp32.add(a.view(np.float32), b.view(np.float32)))).all()
+
+
+SPECIAL = np.array(
+    [
+        *(0x00000000, 0x00000001, 0x007FFFFF, 0x00800000, 0x00800001, 0x00FFFFFF, 0x33800000, 0x34000000),
+        *(0x3F7FFFFF, 0x3F800000, 0x3F800001, 0x3FFFFFFF, 0x40000000, 0x4B800000, 0x4B7FFFFF, 0x4B000001),
+        *(0x73000000, 0x7E800000, 0x7EFFFFFF, 0x7F000000, 0x7F7FFFFE, 0x7F7FFFFF),
+    ],
+    np.uint32,
+)
+
+
+@pytest.mark.parametrize("operation", ["multiply", "add"])
+def test_signed_zeros_subnormals_ties_and_overflow(operation: str) -> None:
+    """All pairs of special numbers and signs. Subnormal operands count as zero; what IEEE makes infinite saturates."""
+    every = np.concatenate([SPECIAL, SPECIAL | np.uint32(1 << 31)])
+    a, b = (v.reshape(-1) for v in np.meshgrid(every, every))
+    dut = Multiply() if operation == "multiply" else Add()
+    seen = drive(dut, [(dut.a, a), (dut.b, b)], dut.z, dut.LATENCY)
+    x, y = (np.where(v & 0x7F800000, v, v & 0x80000000).astype(np.uint32).view(np.float32) for v in (a, b))
+    fp32.Saturation.seen = False
+    expected = fp32.bits(getattr(fp32, operation)(x, y))
+    assert fp32.Saturation.seen
+    assert (seen == expected).all()
+    with np.errstate(all="ignore"):
+        ieee = getattr(np, operation)(x, y)
+    infinite = np.isinf(ieee)
+    assert infinite.any()
+    assert (seen[infinite] & 0x7FFFFFFF == 0x7F7FFFFF).all()
+    normal = np.isfinite(ieee) & (np.abs(ieee) >= np.float32(2.0**-125))
+    assert (seen[normal] == fp32.bits(ieee[normal])).all()
+
+
+def test_an_infinite_operand_saturates() -> None:
+    """Infinities are not numbers of the machine; a pattern that looks like one behaves as 2^128."""
+    a = np.full(8, 0x7F800000, np.uint32)
+    b = fp32.bits(np.array([1, -1, 0.75, 3, 2, 1e30, -4, 1.5], np.float32))
+    dut = Multiply()
+    seen = drive(dut, [(dut.a, a), (dut.b, b)], dut.z, dut.LATENCY)
+    large = np.abs(b.view(np.float32)) >= 1
+    assert (seen[large] == (b[large] & 0x80000000 | 0x7F7FFFFF)).all()
+    assert (seen[~large] & 0x7FFFFFFF <= 0x7F7FFFFF).all()
 
 
 @pytest.mark.parametrize("width", [32, 47, 64])

@@ -138,7 +138,7 @@ def test_exponents_of_reconstruction_fit() -> None:
     """Activation exponent 1..254, scale exponent 1..30, sums of up to 47 bits: within the converter's signed 12 bits."""
     low, high = 1 + 1 - (align.ALIGNED_BIAS + 25), 254 + 30 - (align.ALIGNED_BIAS + 25)
     bias = 127 + slice.SUM_BITS + 12 - 1
-    assert -2048 <= low - 64
+    assert low - 64 >= -2048
     assert high + bias < 2048
 
 
