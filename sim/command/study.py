@@ -12,17 +12,19 @@ from sim.studies import pe
 from skipopu.errors import SkipopuError
 from skipopu.report import write_json
 
+STUDIES = ("pe",)
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    studies = parser.add_subparsers(dest="study", metavar="NAME", required=True)
-    sub = studies.add_parser("pe", help="array variants: resources, error, bits per byte", description="Array variants.")
-    sub.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
-    sub.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text; default 4096")
-    sub.add_argument("-o", "--output", type=Path, metavar="DIR", help="write pe.json and pe-array.png there")
-    sub.add_argument("--update", type=Path, metavar="PAGE", help="replace the table of a page")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    parser.add_argument(
+        "name", choices=STUDIES, metavar="NAME", help="pe: array variants, their resources, error, bits per byte"
+    )
+    parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
+    parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text; default 4096")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write NAME.json and the plot there")
+    parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the table of a page")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
 
 
 def main(args: argparse.Namespace) -> int:

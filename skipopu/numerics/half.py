@@ -91,8 +91,8 @@ def _round(x: F64) -> F64:
 def multiply_add(a: F32, b: F32, integers: bool) -> F32:
     """acc = round(acc + round(a * b)) along the last axis, from zero; subnormal operands count as zero."""
     del integers
-    a, b = (x.astype(np.float64) * (np.abs(x) >= 2.0**-14) for x in (a, b))
+    x, y = (v.astype(np.float64) * (np.abs(v) >= 2.0**-14) for v in (a, b))
     total = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-1])
     for k in range(a.shape[-1]):
-        total = _round(total + _round(a[..., k] * b[..., k]))
+        total = _round(total + _round(x[..., k] * y[..., k]))
     return total.astype(np.float32)
