@@ -65,11 +65,10 @@ class AttentionPort(Component):
     replace them. Members: phases keys, softmax, values (in, levels); begin (in: a new instruction); wanted (in stream), pending
     (out: an entry waits or is worked on; in the softmax phase: an entry is left); runs, kv_beats (loader of this port),
     beats_ready (out); header_beats, kv_words (beats of K), entry_words (score words of an entry), kv_base, kv_entry (in);
-    position (in: of slot 0);
-    step, working (in: this port takes part); query_exponents (in, one cycle after the step); maximum, shared_exponent (in,
+    position (in: of slot 0); kv_step, working (in: this port takes part); query_exponents (in, one cycle after the step); maximum, shared_exponent (in,
     one cycle after a softmax step); element, probability (out, two cycles after the step), dots (in); keys of the four
     scores in the order of numbers, 0 where hidden (score_keys, out), value_exponents (out, likewise), both
-    ``score_latency`` cycles after the step; weight (out: probability before its shift, ``weight_latency`` cycles after the
+    ``score_latency`` cycles after the step; weight (out: probability before its shift, WEIGHT_LATENCY cycles after the
     step); full (out: the score memory is).
     """
 
@@ -150,20 +149,15 @@ class AttentionPort(Component):
         chosen = Signal(32)
         m.d.comb += chosen.eq(read.data.word_select(lane, 32))
         scaled, at_scaled = self._probability(m, working, chosen, stored_exponent)
-        m.d.comb += read.addr.eq(index)
-        with m.If(self.keys):
-            m.d.comb += [
-                write.addr.eq(delay(m, index, at_score, "score_index")),
-                write.data.eq(Cat(Mux(seen[q], score, HIDDEN) for q, score in enumerate(scores))),
-                write.en.eq(scored.replicate(QUERY_LANES)),
-            ]
-        with m.Else():
-            replaced = delay_valid(m, working & self.softmax, at_scaled, "replaced")
-            m.d.comb += [
-                write.addr.eq(delay(m, index, at_scaled, "probability_index")),
-                write.data.eq(Cat(scaled for _ in range(QUERY_LANES))),
-                write.en.eq(Mux(replaced, Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane"), 0)),
-            ]
+        score_index, probability_index = delay(m, index, at_score, "score_index"), delay(m, index, at_scaled, "scaled_index")
+        replaced = delay_valid(m, working & self.softmax, at_scaled, "replaced")
+        written_lane = Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane")
+        m.d.comb += [
+            read.addr.eq(index),
+            write.addr.eq(Mux(self.keys, score_index, probability_index)),
+            write.en.eq(Mux(self.keys, scored.replicate(QUERY_LANES), Mux(replaced, written_lane, 0))),
+            write.data.eq(Cat(Mux(self.keys, Mux(seen[q], score, HIDDEN), scaled) for q, score in enumerate(scores))),
+        ]
         weighing = delay_valid(m, working & self.values, 1, "weighing")
         m.d.sync += self.probability.eq(Mux(weighing, chosen[:PROBABILITY_BITS], 0))
         return m

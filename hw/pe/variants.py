@@ -167,11 +167,12 @@ class HalfMultiplyAdd(Elaboratable):
         wide = Cat(Const(0, 13), other[:10], other[10:15] != 0) >> reach
         aligned = Cat(wide[:11].any(), wide[11:24])  # 14 bits
         big = Cat(Const(0, 3), one[:10], one[10:15] != 0)
-        total, base = Signal(15), Signal(5)
+        total, base, cancels = Signal(15), Signal(5), Signal()
         m.d.sync += [
             total.eq(big + (Cat(aligned, Const(0, 1)) ^ minus.replicate(15)) + minus),
             base.eq(one[10:15]),
-            large_sign.eq(Mux(minus & (one[:15] == other[:15]), 0, one[15])),
+            large_sign.eq(one[15]),
+            cancels.eq(minus),
         ]
         normal, zeros = normalise(m, total, "sum")
         final = Signal(signed(7))
@@ -179,6 +180,9 @@ class HalfMultiplyAdd(Elaboratable):
         kept = normal[4:14]
         result = Signal(17)
         m.d.comb += result.eq(Cat(kept, final[:6]) + (normal[3] & (normal[:3].any() | kept[0])))
-        tiny = (final <= 0) | ~total.any()
-        m.d.sync += self.z.eq(Cat(Mux(tiny, 0, Mux(result[10:16] > 30, 0x7BFF, result[:15])), large_sign))
+        nothing = ~total.any()
+        tiny = (final <= 0) | nothing
+        m.d.sync += self.z.eq(
+            Cat(Mux(tiny, 0, Mux(result[10:16] > 30, 0x7BFF, result[:15])), large_sign & ~(nothing & cancels))
+        )
         return m

@@ -93,7 +93,8 @@ class EmbedUnit(Component):
                         valid.eq(beats.valid),
                         beats.ready.eq(take),
                     ]
-        halves = beat.word_select(part, 16 * lanes)
+        halves = Signal(16 * lanes)
+        m.d.comb += halves.eq(beat.word_select(part, 16 * lanes))
         numbers = [half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes)]
         inside = Cat(element + k < elements for k in range(lanes))
         m.d.comb += [

@@ -35,12 +35,13 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(f"{args.update}: no lines {BEGIN.strip()!r} and {END.strip()!r} to put the table between")
     with console.status("study") as status:
         rows = pe.study(args.model, args.bytes, status.update)
-    table = Table(title="Array variants (UltraScale+; errors in %)")
-    for name in pe.HEADER:
-        table.add_column(name, justify="left" if name == "profile" else "right")
-    for row in rows:
-        table.add_row(*pe.cells(row), style="bold" if row.profile.name == "exact18" else "")
-    console.print(table)
+    for title, (header, cells) in zip(("Resources per product and cycle, UltraScale+", "Errors in %"), pe.TABLES, strict=True):
+        table = Table(title=title)
+        for name in header:
+            table.add_column(name, justify="left" if name == "profile" else "right")
+        for row in rows:
+            table.add_row(*cells(row), style="bold" if row.profile.name == "exact18" else "")
+        console.print(table)
     records = pe.records(rows, args.model.name, args.bytes)
     files = [args.json] if args.json else []
     if args.output:

@@ -98,6 +98,6 @@ HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, acc
 HOST = {register.name: register for register in HOST_REGISTERS}
 COUNTERS = tuple(name for name in HOST if HOST[name].address >= HOST["CYCLES"].address)
 MAGIC = 0x534B4950
-ISA_VERSION = 1
+ISA_VERSION = 2
 
 STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED = 1, 2, 4, 8

@@ -1,0 +1,78 @@
+"""The generated Verilog as a product: size, structure, lint, netlist check, resources."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hw.emit import overlay_verilog
+from hw.report import check_netlist, lint, products_per_cycle
+from hw.synthesis import Design, Resources, lut_levels, resources
+from skipopu.machine.config import Machine
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "resources"
+U280_LUTS = 1_303_680
+
+
+def test_same_machine_same_bytes() -> None:
+    machine = Machine.load("mono")
+    text = overlay_verilog(machine)
+    overlay_verilog.cache_clear()
+    assert overlay_verilog(machine) == text
+
+
+def test_what_repeats_is_one_module() -> None:
+    design = Design(overlay_verilog(Machine.load("tiny")))
+    assert design.instances("overlay", "tile") == 2
+    assert design.instances("overlay", "read_port") == 2
+    assert sum(name == "tile" for name in design.modules) == 1
+    assert "\\overlay.array" in design.below["overlay"]
+
+
+def test_resources_of_cells() -> None:
+    assert resources(
+        {"LUT6": 3, "LUT2": 1, "RAM32M16": 1, "FDRE": 5, "DSP48E2": 2, "RAMB18E2": 3, "CARRY4": 9}, 4
+    ) == Resources(lut=12, ff=5, dsp=2, bram=1.5, uram=0, levels=4)
+
+
+def test_lut_levels_follow_the_longest_path() -> None:
+    def cell(kind: str, inputs: list[int], output: int) -> dict:
+        ports = {f"I{k}": [bit] for k, bit in enumerate(inputs)} | {"O": [output]}
+        return {"type": kind, "connections": ports, "port_directions": {p: "output" if p == "O" else "input" for p in ports}}
+
+    cells = {"a": cell("LUT2", [1, 2], 3), "b": cell("CARRY4", [3], 4), "c": cell("LUT3", [4, 1], 5), "d": cell("FDRE", [5], 6)}
+    assert lut_levels({"cells": cells | {"e": cell("LUT1", [6], 7)}}) == 2
+
+
+@pytest.mark.slow
+def test_u280_is_small_and_clean() -> None:
+    machine = Machine.load("u280")
+    text = overlay_verilog(machine)
+    assert len(text) < 5_000_000
+    assert len(re.findall(r"^module tile\(", text, re.MULTILINE)) == 1
+    assert lint(machine) == []
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("target", ["mono", "tiny", "u280"])
+def test_netlist_check(target: str) -> None:
+    check_netlist(Machine.load(target))
+    if target != "u280":
+        assert lint(Machine.load(target)) == []
+
+
+@pytest.mark.synth
+def test_u280_keeps_its_resources() -> None:
+    """The tile is synthesised again, the whole design's figure is the committed record of ``skipopu hdl --report``."""
+    machine = Machine.load("u280")
+    committed = {r["name"]: r["value"] for r in json.loads((COMMITTED / "u280.json").read_text())["records"]}
+    tile = Design(overlay_verilog(machine)).synthesise("tile", "ultrascale+")
+    products = products_per_cycle(machine)
+    assert tile.lut * machine.ports / products <= 80
+    assert tile.dsp <= machine.weight_lanes + 8
+    assert tile.lut * machine.ports == pytest.approx(committed["tile.lut"], rel=0.01), "run the report again"
+    assert committed["lut"] / products <= 125
+    assert committed["lut"] <= 0.7 * U280_LUTS
