@@ -279,7 +279,6 @@ class Overlay(Component):
         vector_pc, faults = vector_queue.pc, []
         read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(3)]
         faults += [
-            (Cat(tile.full for tile in tiles).any(), Error.SCORES_FULL, attention_queue.pc),
             (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
             (
                 buffer.range[Unit.ATTENTION] | attention.range,

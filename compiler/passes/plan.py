@@ -100,5 +100,5 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
 
 
 def kv_slots(machine: Machine, model: ModelConfig, context: int) -> int:
-    """Entries per port that hold every token of every layer, dealt round-robin."""
-    return -(-model.num_layers * context // machine.ports)
+    """Entries per port that hold every token of every layer; tokens go round the ports."""
+    return model.num_layers * -(-context // machine.ports)

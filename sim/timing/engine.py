@@ -34,7 +34,6 @@ class TimingEngine:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.lists: dict[int, np.ndarray] = {}
         self.entries = 0
-        self.port_of = np.zeros((program.model.num_layers, program.context), np.int64)
         self.trace: list[Retired] = []
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
@@ -63,20 +62,13 @@ class TimingEngine:
         return self.costs.route(slots, traced), self.costs.record_beats() + (slots if traced else 0), 0
 
     def kvwrite(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        listed = self.lists[f["list"]]
-        here = self.port_of[self.layer]
-        if self.layer:
-            here[self.position : self.position + self.count] = self.port_of[
-                self.layer - 1, self.position : self.position + self.count
-            ]
-        here[self.position + listed] = (self.entries + np.arange(slots)) % self.machine.ports
         self.entries += slots
         return self.costs.kvwrite(slots, self.count - slots, self.entry), 0, slots * self.entry.beats
 
     def attend(self, f: Fields, slots: int) -> tuple[int, int, int]:
         listed = self.lists[f["list"]].tolist()
         last = self.position + listed[-1] + 1
-        per_port = np.bincount(self.port_of[self.layer, :last], minlength=self.machine.ports).tolist()
+        per_port = [-(-(last - p) // self.machine.ports) for p in range(self.machine.ports)]
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         return self.costs.attend(listed, per_port, self.entry, queries, dim), last * self.entry.beats, 0
 

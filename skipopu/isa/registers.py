@@ -47,7 +47,6 @@ class Error(IntEnum):
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
     CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
-    SCORES_FULL = 10  # one port holds more of the context's entries than its score memory
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,15 @@ from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 
-UNEVEN = 2
-
 
 def largest_context(machine: Machine, model: ModelConfig) -> int:
     """Tokens that the KV map and the score memories hold, at most the model's own limit.
 
-    Entries are dealt to the ports in turn; a port may hold up to ``UNEVEN`` times its share of those that are valid at one
-    layer. More than its score memory holds halts the run with SCORES_FULL.
+    Tokens go round the ports, so each port scores an equal share of the context.
     """
     # Scores lie in words of four queries.
     blocks = -(-machine.tokens * model.queries_per_kv_head // 4)
-    entries = machine.score_entries // (4 * blocks * model.num_kv_heads)
-    by_scores = machine.ports * entries // min(machine.ports, UNEVEN)
+    by_scores = machine.ports * (machine.score_entries // (4 * blocks * model.num_kv_heads))
     return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
 
 

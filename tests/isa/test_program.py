@@ -42,8 +42,8 @@ def test_damage_is_named(program: Program, tmp_path: Path) -> None:
         load_of(b"\x7fELF" + data[4:])
     with pytest.raises(ProgramError, match="checksum mismatch"):
         load_of(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ProgramError, match="version 2"):
-        load_of(data[:8] + b"\x02" + data[9:])
+    with pytest.raises(ProgramError, match="version 1"):
+        load_of(data[:8] + b"\x01" + data[9:])
     with pytest.raises(ProgramError, match="no such file"):
         Program.load(tmp_path / "missing")
 
