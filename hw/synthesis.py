@@ -47,7 +47,7 @@ FLIP_FLOPS = {"FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"}
 DSPS = {"DSP48E2", "MULT18X18D"}
 BRAMS = {"RAMB36E2": 1.0, "RAMB18E2": 0.5, "DP16KD": 1.0}
 # Cells that a path passes without a LUT level of its own.
-FREE = {"CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21", "INV"}
+FREE = {"CARRY4", "CARRY8", "CCU2C", "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21", "INV"}
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def resources(cells: dict[str, int], levels: int) -> Resources:
 def lut_levels(netlist: dict) -> int:
     """Largest number of LUTs on a path between registers, memories, multipliers and ports of a mapped netlist."""
     driver: dict[int, str] = {}
-    combinational = {n: c for n, c in netlist["cells"].items() if c["type"].startswith("LUT") or c["type"] in FREE | {"CCU2C"}}
+    combinational = {n: c for n, c in netlist["cells"].items() if c["type"].startswith("LUT") or c["type"] in FREE}
     for name, cell in combinational.items():
         for port, bits in cell["connections"].items():
             if cell["port_directions"][port] == "output":
