@@ -137,7 +137,7 @@ class Design:
         steps = ["read_verilog design.v"]
         steps += [f"blackbox {n}" for n in inner]
         steps += [FLOWS[flow].format(top=plain), "write_json cells.json"]
-        digest = hashlib.sha256("\n".join([text, *steps, yosys_version()]).encode()).hexdigest()[:24]
+        digest = hashlib.sha256("\n".join([text, *steps, yosys_version(), *sorted(FREE)]).encode()).hexdigest()[:24]
         cached = cache_directory() / "synthesis" / f"{digest}.json"
         if not cached.exists():
             with tempfile.TemporaryDirectory() as name:
