@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from compiler.frontend.checkpoint import load
@@ -39,14 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say; ``chunk`` replaces the target's tokens per chunk, buffers growing with it."""
     machine = Machine.load(args.target)
-    if chunk is not None and chunk > machine.tokens:
-        factor = -(-chunk // machine.tokens)
-        machine = dataclasses.replace(
-            machine,
-            tokens=chunk,
-            buffer=min(1 << 19, factor * machine.buffer),
-            score_entries=factor * machine.score_entries,
-        )
+    if chunk is not None:
+        machine = machine.with_chunk(chunk)
     return compile_checkpoint(load(args.model, args.routers), machine, args.kv, logits, args.context, args.group, args.weights)
 
 

@@ -9,8 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.walk import Block, blocks
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
-from hw.pe.dot import QUERY_LANES
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 
 
 class QueryBlocks(Component):

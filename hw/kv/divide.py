@@ -10,13 +10,12 @@ from hw.arithmetic.fp32 import FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
-from hw.kv.port import KV_BIAS
 from hw.kv.query import query_depth
 from hw.kv.reduce import EXPONENT_BITS, SUM_BITS, TOTAL_BITS
 from hw.kv.walk import blocks, lowest
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite, lane_of
-from hw.pe.dot import QUERY_LANES
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import OUTPUT_BITS, RECIPROCAL
 
 

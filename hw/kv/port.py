@@ -13,13 +13,13 @@ from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if
 from hw.arithmetic.quadratic import Quadratic
 from hw.kv.walk import KvStep, blocks
 from hw.memory.reader import Run
-from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES
+from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
-KV_BIAS = 31
 ENTRIES_AHEAD = 8  # requested before they are used
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 

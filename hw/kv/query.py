@@ -7,8 +7,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, tree
-from hw.pe.dot import QUERY_LANES
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
 QUERY_WRITES = ("slot_start", "write_slot", "write_offset", "write_data", "write_enable", "exponent_data", "exponent_enable")

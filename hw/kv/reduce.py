@@ -13,9 +13,9 @@ from hw.kv.port import AttentionPort, from_key
 from hw.kv.query import query_depth
 from hw.kv.walk import KvStep
 from hw.library import Library
-from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS
+from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
 from hw.pe.slice import Slice
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 
 SUM_BITS = 58  # sum of p' v: 25 + 17 + 15 bits and sign
 TOTAL_BITS = 41  # sum of p

@@ -8,8 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.query import query_depth
-from hw.pe.dot import QUERY_LANES
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 
 KV_HEAD_BITS = 7
 

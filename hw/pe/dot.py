@@ -7,11 +7,11 @@ from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
 from hw.arithmetic.pipeline import adder_tree, delay
 from hw.pe import multiplier
 from hw.pe.multiplier import multiply
+from skipopu.machine.config import QUERY_LANES
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.packing import WEIGHT_BITS, spacing
 from skipopu.numerics.tables import FRACTION_BITS
 
-QUERY_LANES = 4  # query heads (or tokens) that share the incoming elements of K
 PROBABILITY_BITS = FRACTION_BITS + 1
 WEIGHTED_BITS = PROBABILITY_BITS + ALIGNED_BITS  # of one p * v
 

@@ -9,10 +9,10 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
-from hw.pe.dot import PROBABILITY_BITS, QUERY_LANES, WEIGHTED_BITS, PackedDot
+from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
 

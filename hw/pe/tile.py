@@ -10,7 +10,6 @@ from hw.pe.slice import Slice
 from skipopu.machine.config import Machine
 
 WITHIN = ("element", "probability", "dots")  # between the two
-SHARED = ("keys", "values")  # phases that both see
 
 
 class Tile(Component):

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.numerics import align, fp32
+from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.fp32 import F32, F64, I64
 from skipopu.numerics.tables import exp2_negative, reciprocal, shift_half_up
 
-KV_BIAS = 31  # an aligned K or V number is m * 2^(exponent field - 31)
 EXACT_TOKENS = 2048  # p' (25 bits) x v (18 bits) summed over this many tokens is exact in float64
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from compiler.pipeline import compile_checkpoint
 from hw.emit import elaboratable_verilog
 from hw.pe.variants import AlignedDot, HalfDot, HalfMultiplyAdd
 from hw.synthesis import Design, Resources
-from sim.command.eval import evaluate
+from sim.command.eval import CHUNK, evaluate
 from sim.functional import engine as functional
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
@@ -27,7 +27,6 @@ from skipopu.report import Record
 LANES = 64  # multipliers of a synthesised unit
 DOTS = 4000  # random dot products per figure
 SEED = 1
-CHUNK = 64
 TERMS = (64, 128)
 DISTRIBUTIONS = ("normal", "heavy-tailed")
 
@@ -152,10 +151,7 @@ def recorded(program: Program, text: bytes) -> Real:
 def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
     """All variants, on the first ``size`` bytes of the model's held-out text."""
     text = (model / "heldout.txt").read_bytes()[:size]
-    machine = Machine.load("tiny")
-    factor = CHUNK // machine.tokens
-    wide = replace(machine, tokens=CHUNK, buffer=factor * machine.buffer, score_entries=factor * machine.score_entries)
-    program = compile_checkpoint(load(model), wide, logits=True)
+    program = compile_checkpoint(load(model), Machine.load("tiny").with_chunk(CHUNK), logits=True)
     real = recorded(program, text[: program.context])
     rows = []
     for profile in PROFILES.values():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
@@ -21,7 +21,6 @@ ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
 DIVIDE = 13
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 EMIT = 12
-QUERY_LANES = 4  # queries that meet the same elements of K in one cycle
 
 
 @dataclass(frozen=True)

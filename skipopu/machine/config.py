@@ -15,6 +15,8 @@ from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
 from skipopu.numerics.profile import EXECUTED
 
+QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
+LARGEST_BUFFER = 1 << 19  # elements
 MULTIPLIERS = ("27x18", "18x18")
 TARGETS = Path(__file__).parent / "targets"
 
@@ -94,7 +96,11 @@ class Machine:
             "vector_lanes",
             f"a power of two up to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
         )
-        need(self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= 1 << 19, "buffer", "a multiple of 16 up to 524288")
+        need(
+            self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= LARGEST_BUFFER,
+            "buffer",
+            f"a multiple of 16 up to {LARGEST_BUFFER}",
+        )
         need(
             self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}"
         )
@@ -109,12 +115,24 @@ class Machine:
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
-        need(self.score_entries % 4 == 0, "score_entries", "a multiple of 4")
+        need(self.score_entries % QUERY_LANES == 0, "score_entries", f"a multiple of {QUERY_LANES}")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")
         if not 1 <= self.memory.beats_per_256_cycles <= 256 or not 1 <= self.memory.latency <= 1000:
             raise ConfigError(
                 f"machine {self.name}: memory is {self.memory}; accepted: latency 1..1000, beats_per_256_cycles 1..256"
             )
+
+    def with_chunk(self, tokens: int) -> Machine:
+        """This machine with chunks of at least ``tokens`` tokens, buffers growing with them. No result depends on the chunk."""
+        if tokens <= self.tokens:
+            return self
+        factor = -(-tokens // self.tokens)
+        return dataclasses.replace(
+            self,
+            tokens=tokens,
+            buffer=min(LARGEST_BUFFER, factor * self.buffer),
+            score_entries=factor * self.score_entries,
+        )
 
     @property
     def beat_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipopu.errors import ProgramError
 from skipopu.layout import KvEntry, round_up
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
 
 
@@ -13,9 +13,8 @@ def largest_context(machine: Machine, model: ModelConfig) -> int:
 
     Tokens go round the ports, so each port scores an equal share of the context.
     """
-    # Scores lie in words of four queries.
-    blocks = -(-machine.tokens * model.queries_per_kv_head // 4)
-    by_scores = machine.ports * (machine.score_entries // (4 * blocks * model.num_kv_heads))
+    blocks = -(-machine.tokens * model.queries_per_kv_head // QUERY_LANES)
+    by_scores = machine.ports * (machine.score_entries // (QUERY_LANES * blocks * model.num_kv_heads))
     return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
 
 

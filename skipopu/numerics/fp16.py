@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from skipopu.numerics.fp32 import F32, F64, Saturation
 
 LARGEST = np.float32(65504.0)
+ALIGNED_BIAS = 31  # an aligned number is m * 2^(exponent field - 31)
 
 
 def from_fp32(x: F32) -> NDArray[np.float16]:
@@ -32,4 +33,4 @@ def align(x: NDArray[np.float16], exponent: NDArray[np.int64], bits: int = 18) -
     units.
     """
     dropped = 18 - bits
-    return np.rint(np.ldexp(x.astype(np.float64), 31 - dropped - exponent)) * (1 << dropped)
+    return np.rint(np.ldexp(x.astype(np.float64), ALIGNED_BIAS - dropped - exponent)) * (1 << dropped)

@@ -63,7 +63,7 @@ class Profile:
         fields = fp16.exponent_field(b).max(-1)
         other = self.align_half(b, fields[..., None])
         exact = (m[..., 0, :] * other).sum(-1)
-        return fp32.narrow(np.ldexp(exact, exponent[..., 0] - align.ALIGNED_BIAS + fields - 31))
+        return fp32.narrow(np.ldexp(exact, exponent[..., 0] - align.ALIGNED_BIAS + fields - fp16.ALIGNED_BIAS))
 
 
 PROFILES = {
