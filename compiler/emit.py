@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
+from compiler.passes.schedule import Schedule
 from skipopu.isa import spec
 from skipopu.isa.program import Program, address_units, place_instructions
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, RouteMode, TokenList
+from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT, RouteMode, TokenList
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp16, fp32
@@ -27,9 +28,11 @@ def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
 
 
 class Emitter:
-    def __init__(self, graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int) -> None:
+    def __init__(
+        self, graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int, schedule: Schedule
+    ) -> None:
         self.graph, self.plan, self.checkpoint, self.machine = graph, plan, checkpoint, machine
-        self.context, self.group = context, group
+        self.context, self.group, self.schedule = context, group, schedule
         self.words: list[int] = []
         self.notes: list[str] = []
 
@@ -57,17 +60,8 @@ class Emitter:
                 row=address_units(row),
             )
         elif op.kind == "align":
-            source, target = op.reads[0], op.writes[0]
-            self.put(
-                spec.ALIGN,
-                note,
-                **common,
-                **self.buffer("src", source),
-                elements=source.elements,
-                group=target.group,
-                target=AlignTarget.QUERY if target.place is Place.QUERY else AlignTarget.ACTIVATION,
-                norm=int(op.norm),
-            )
+            source = op.reads[0]
+            self.put(spec.ALIGN, note, **common, **self.buffer("src", source), elements=source.elements, align=op.aligns)
         elif op.kind == "matmul":
             self.matmul(op, common, layered, note)
         elif op.kind == "route":
@@ -76,7 +70,7 @@ class Emitter:
         elif op.kind == "kvwrite":
             self.put(spec.KVWRITE, note, **common, **self.buffer("src", op.reads[0]))
         elif op.kind == "attend":
-            self.put(spec.ATTEND, note, **common, **self.buffer("dst", op.writes[0]))
+            self.put(spec.ATTEND, note, **common, **self.buffer("dst", op.writes[0]), align=op.aligns)
         elif op.kind == "store":
             source = op.reads[0]
             row = address_units(round_up(4 * source.elements, spec.ADDRESS_UNIT))
@@ -108,6 +102,8 @@ class Emitter:
             norm=int(op.norm),
             argmax=int(op.argmax),
             aux=op.rope_rows,
+            source=int(op.reads[0].place is Place.INNER),
+            align=op.aligns,
         )
 
     def program(self) -> None:
@@ -135,6 +131,10 @@ class Emitter:
             Config.EOS1: eos[1],
             Config.EOS2: eos[2],
             Config.EOS3: eos[3],
+            Config.INNER: round_up(config.hidden_size, self.group),
+            Config.ACTIVATION: ACTIVATIONS[config.hidden_act][0],
+            Config.PARAMETER: int(fp32.bits(np.float32(ACTIVATIONS[config.hidden_act][1]))),
+            Config.SCHEDULE: self.schedule.register,
         }
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
@@ -187,9 +187,18 @@ class Emitter:
         return memory
 
 
-def emit(graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int, kv: str) -> Program:
+def emit(
+    graph: Graph,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    context: int,
+    group: int,
+    kv: str,
+    schedule: Schedule = Schedule.RUN_AHEAD,
+) -> Program:
     """The finished program."""
-    emitter = Emitter(graph, plan, checkpoint, machine, context, group)
+    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule)
     emitter.program()
     matrices: dict[str, dict[str, Any]] = {}
     for op in graph.ops():

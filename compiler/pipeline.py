@@ -13,6 +13,7 @@ from compiler.passes.fold import fold
 from compiler.passes.order import order
 from compiler.passes.plan import Plan, plan_buffer, plan_memory
 from compiler.passes.quantise import quantise
+from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
 from skipopu.isa.spec import WeightFormat
@@ -32,12 +33,13 @@ def compile_checkpoint(
     context: int | None = None,
     group: int = GROUP,
     weights: str = "int4",
+    level: Schedule = Schedule.RUN_AHEAD,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``.
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size,
-    ``weights`` their format.
+    ``weights`` their format; ``level`` is how much of the dataflow is fused.
 
     Raises:
         ProgramError: the model does not fit the machine, with both numbers.
@@ -50,12 +52,13 @@ def compile_checkpoint(
     if context is None:
         context = limits.largest_context(machine, config)
     limits.check(machine, config, context, group)
-    graph = build(checkpoint, kv, logits, group)
+    graph = build(checkpoint, kv, logits)
     verify(graph)
     for apply in (
         lambda g: fold(g, checkpoint),
         lambda g: order(g, checkpoint),
         lambda g: quantise(g, group, WeightFormat[weights.upper()]),
+        lambda g: schedule(g, level),
         depend,
     ):
         graph = apply(graph)
@@ -63,7 +66,7 @@ def compile_checkpoint(
     plan = Plan()
     plan_buffer(graph, machine, plan)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    program = emit(graph, plan, checkpoint, machine, context, group, kv)
+    program = emit(graph, plan, checkpoint, machine, context, group, kv, level)
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

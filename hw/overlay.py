@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, Out
 
@@ -10,7 +10,7 @@ from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
 from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
-from hw.control.issue import UNITS, UnitQueue
+from hw.control.issue import UNITS, UnitQueue, field
 from hw.control.record import RecordWriter
 from hw.kv.attention import AttentionUnit
 from hw.kv.query import QUERY_WRITES
@@ -24,12 +24,14 @@ from hw.pe.activation import ACTIVATION_WRITES, AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
-from hw.vector.align import AlignUnit
+from hw.vector.align import Aligner
+from hw.vector.groups import GroupTracker
 from hw.vector.load import EmbedUnit
 from hw.vector.scalar import ScalarUnit
+from hw.vector.scan import ScanUnit
 from hw.vector.store import StoreUnit
-from skipopu.isa.registers import COUNTERS, Config, Error
-from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE, Unit
+from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
+from skipopu.isa.spec import ALIGN, ATTEND, EMBED, KVWRITE, MATMUL, OPCODE_BITS, ROUTE, STORE, AlignTarget, Unit
 from skipopu.machine.config import Machine
 
 HOST_PORTS = tuple(axi4_lite(ADDRESS_BITS).members)
@@ -64,7 +66,9 @@ class Overlay(Component):
         tiles = [self.library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
         m.submodules.array = array = ArrayUnit(machine, tiles)
         m.submodules.attention_unit = attention = AttentionUnit(machine, tiles, self.library)
-        m.submodules.align = align = AlignUnit(machine)
+        m.submodules.align = align = Aligner(machine)
+        m.submodules.groups = groups = GroupTracker(machine)
+        m.submodules.scan = scan = ScanUnit(machine)
         m.submodules.embed = embed = EmbedUnit(machine)
         m.submodules.route = route = RouteUnit(machine)
         m.submodules.kv_write = kv_write = KvWriteUnit(machine)
@@ -118,6 +122,10 @@ class Overlay(Component):
             (fetch.group, Config.GROUP),
             (align.inverse_size, Config.INVERSE_SIZE),
             (align.epsilon, Config.EPSILON),
+            (align.inner, Config.INNER),
+            (array.inner, Config.INNER),
+            (array.activation, Config.ACTIVATION),
+            (array.parameter, Config.PARAMETER),
         ):
             m.d.comb += target.eq(config(register))
         m.d.comb += [embed.half_head.eq(half_head), array.half_head.eq(half_head)]
@@ -154,7 +162,7 @@ class Overlay(Component):
             array.active.eq(array_queue.active & ~attending),
             array.instruction.eq(array_queue.instruction),
             array_queue.done.eq(array.done),
-            array_queue.digest.eq(array.digest),
+            array_queue.digest.eq((array.digest + Mux(array.finish, align.digest, 0))[:32]),
             activation.read_slot.eq(array.activation_slot),
             activation.read_word.eq(array.activation_word),
             activation.read_group.eq(array.activation_group),
@@ -169,16 +177,15 @@ class Overlay(Component):
             buffer.read_0_address.eq(array.read_address),
             buffer.read_0_enable.eq(array.read_enable),
             array.read_data.eq(buffer.read_0_data),
-            buffer.write_address.eq(array.write_address),
-            buffer.write_data.eq(array.write_data),
-            buffer.write_enable.eq(array.write_enable),
+            buffer.array.valid.eq(array.write_valid),
+            buffer.array.payload.eq(array.write),
         ]
         # Attention
         m.d.comb += [
             attention.active.eq(attention_queue.active & (attending | ~array_queue.active)),
             attention.instruction.eq(attention_queue.instruction),
             attention_queue.done.eq(attention.done),
-            attention_queue.digest.eq(attention.digest),
+            attention_queue.digest.eq((attention.digest + Mux(attention.finish, align.digest, 0))[:32]),
             buffer.attention.valid.eq(attention.words.valid),
             buffer.attention.payload.eq(attention.words.payload),
             attention.words.ready.eq(buffer.attention.ready),
@@ -192,37 +199,85 @@ class Overlay(Component):
             m.d.comb += tile.activation.eq(operands)
         # Vector: one of its units at a time, by opcode
         opcode = vector_queue.instruction.word[:OPCODE_BITS]
-        units = ((EMBED, embed), (ALIGN, align), (ROUTE, route), (KVWRITE, kv_write), (STORE, store))
+        units = ((EMBED, embed), (ALIGN, scan), (ROUTE, route), (KVWRITE, kv_write), (STORE, store))
         for instruction, unit in units:
             selected = opcode == instruction.opcode
             m.d.comb += [unit.active.eq(vector_queue.active & selected), unit.instruction.eq(vector_queue.instruction)]
             with m.If(selected):
-                m.d.comb += [vector_queue.done.eq(unit.done), vector_queue.digest.eq(unit.digest)]
+                if unit is scan:
+                    m.d.comb += [vector_queue.done.eq(scan.finish & align.done), vector_queue.digest.eq(align.digest)]
+                else:
+                    digest = unit.digest + align.digest if unit is embed else unit.digest
+                    m.d.comb += [vector_queue.done.eq(unit.done), vector_queue.digest.eq(digest)]
                 if unit is not embed:
                     m.d.comb += [buffer.read_1_address.eq(unit.read_address), buffer.read_1_enable.eq(unit.read_enable)]
             if unit is not embed:
                 m.d.comb += unit.read_data.eq(buffer.read_1_data)
-            if unit in (align, route):
-                with m.If(selected):
-                    m.d.comb += [
-                        scalar.operation.eq(unit.scalar_operation),
-                        scalar.a.eq(unit.scalar_a),
-                        scalar.b.eq(unit.scalar_b),
-                        scalar.start.eq(unit.scalar_start),
-                    ]
-                m.d.comb += [unit.scalar_busy.eq(scalar.busy), unit.scalar_result.eq(scalar.result)]
+        for unit, selected in ((align, ~route.active), (route, route.active)):
+            with m.If(selected):
+                m.d.comb += [
+                    scalar.operation.eq(unit.scalar_operation),
+                    scalar.a.eq(unit.scalar_a),
+                    scalar.b.eq(unit.scalar_b),
+                    scalar.start.eq(unit.scalar_start),
+                ]
+            m.d.comb += [unit.scalar_busy.eq(scalar.busy), unit.scalar_result.eq(scalar.result)]
         m.d.comb += [
-            buffer.vector.valid.eq(embed.words.valid),
+            buffer.vector.valid.eq(embed.words.valid & ~groups.pause),
             buffer.vector.payload.eq(embed.words.payload),
             embed.words.ready.eq(buffer.vector.ready),
         ]
-        for name in QUERY_WRITES:
-            value = getattr(align, name)
-            gated = name.endswith(("enable", "start"))
-            m.d.comb += getattr(attention, name).eq(value & align.to_query if gated else value)
-        for name in ACTIVATION_WRITES:
-            value = getattr(align, name)
-            m.d.comb += getattr(activation, name).eq(value & ~align.to_query if name.endswith("enable") else value)
+        # Alignment follows whoever writes; instructions that align are ordered by dependence tokens.
+        aligning = (
+            (array.finish, array_queue, field(array_queue.instruction.word, MATMUL, "align")),
+            (attention.finish, attention_queue, field(attention_queue.instruction.word, ATTEND, "align")),
+            (embed.finish, vector_queue, Const(AlignTarget.RESIDUAL, 2)),
+            (scan.finish, vector_queue, field(vector_queue.instruction.word, ALIGN, "align")),
+        )
+        target = Signal(2)
+        with m.If(array_queue.active & (aligning[0][2] != AlignTarget.NONE)):
+            m.d.comb += [target.eq(aligning[0][2]), align.mask.eq(array_queue.instruction.mask)]
+        with m.Elif(attention_queue.active & (aligning[1][2] != AlignTarget.NONE)):
+            m.d.comb += [target.eq(aligning[1][2]), align.mask.eq(attention_queue.instruction.mask)]
+        with m.Elif(embed.active):
+            m.d.comb += [target.eq(AlignTarget.RESIDUAL), align.mask.eq(vector_queue.instruction.mask)]
+        with m.Elif(scan.active):
+            m.d.comb += [target.eq(aligning[3][2]), align.mask.eq(vector_queue.instruction.mask)]
+        queries = target == AlignTarget.QUERY
+        group, padded = Signal(10), Signal(11)
+        with m.If(queries):
+            m.d.comb += [group.eq(config(Config.HEAD_DIM)), padded.eq(round_to(group, machine.kv_lanes))]
+        with m.Else():
+            m.d.comb += [group.eq(config(Config.GROUP)), padded.eq(group)]
+        m.d.comb += [
+            align.target.eq(target),
+            align.finish.eq(Cat(finish for finish, _, _ in aligning).any()),
+            align.padded.eq(padded),
+            groups.group.eq(group),
+            groups.padded.eq(padded),
+            groups.clear.eq(align.clear | dispatch.restart),
+            groups.write_valid.eq((target != AlignTarget.NONE) & (buffer.written_valid | scan.write_valid)),
+            groups.write.eq(Mux(scan.active, scan.write, buffer.written)),
+            groups.flush.eq(align.flush),
+            align.flushed.eq(groups.flushed),
+            align.empty.eq(groups.empty),
+            align.groups.valid.eq(groups.groups.valid),
+            align.groups.payload.eq(groups.groups.payload),
+            groups.groups.ready.eq(align.groups.ready),
+            buffer.read_2_address.eq(align.read_address),
+            buffer.read_2_enable.eq(align.read_enable),
+            align.read_data.eq(buffer.read_2_data),
+            *(unit.aligned.eq(align.done) for unit in (array, attention, embed)),
+            *(unit.pause.eq(groups.pause) for unit in (array, attention, scan)),
+            attention.clear_queries.eq(align.clear | dispatch.restart),
+            fetch.on_demand.eq((config(Config.SCHEDULE) & WEIGHTS_ON_DEMAND) != 0),
+            fetch.started.eq(array.started),
+            attention.serial.eq((config(Config.SCHEDULE) & SERIAL_ATTENTION) != 0),
+        ]
+        for memory, names, chosen in ((attention, QUERY_WRITES, queries), (activation, ACTIVATION_WRITES, ~queries)):
+            for name in names:
+                value = getattr(align, name)
+                m.d.comb += getattr(memory, name).eq(value & chosen if name.endswith("enable") else value)
         # KV map
         m.submodules.kv_map = kv_map = Memory(shape=MapEntry(machine), depth=machine.map_entries, init=[])
         map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
@@ -302,14 +357,27 @@ class Overlay(Component):
         )
 
         # Counters
+        vector_working, vector_waiting = Signal(), Signal()
+        for instruction, unit in units:
+            with m.If(vector_queue.active & (opcode == instruction.opcode)):
+                m.d.comb += [vector_working.eq(unit.working), vector_waiting.eq(unit.waiting)]
         counted: dict[str, Value] = {
             "CYCLES": dispatch.running,
-            "ARRAY_BUSY": array_queue.active,
-            "ARRAY_STREAM": array.streaming,
-            "ARRAY_STALL_MEMORY": array.waiting_memory,
-            "ARRAY_STALL_DRAIN": array.waiting_drain,
-            "VECTOR_BUSY": vector_queue.active,
-            "ATTENTION_BUSY": attention_queue.active,
+            "ARRAY_BUSY": array.streaming,
+            "ARRAY_WEIGHTS": array.waiting_weights,
+            "ARRAY_DRAIN": array.waiting_drain,
+            "ARRAY_EDGE": array.active & ~(array.streaming | array.waiting_weights | array.waiting_drain),
+            "ARRAY_WAIT": array_queue.waiting | (array_queue.active & ~array.active),
+            "ATTENTION_BUSY": attention.working,
+            "ATTENTION_MEMORY": attention.waiting,
+            "ATTENTION_EDGE": attention.active & ~(attention.working | attention.waiting),
+            "ATTENTION_WAIT": attention_queue.waiting | (attention_queue.active & ~attention.active),
+            "VECTOR_BUSY": vector_working,
+            "VECTOR_MEMORY": vector_waiting & ~vector_working,
+            "VECTOR_EDGE": vector_queue.active & ~(vector_working | vector_waiting),
+            "VECTOR_WAIT": vector_queue.waiting,
+            "EPILOGUE_BUSY": array.draining,
+            "ALIGN_BUSY": align.busy,
             "WAIT_ROUTE": dispatch.wait_route,
             "READ_BEATS": tree([r.beat for r in readers], lambda a, b: a + b),
             "WRITE_BEATS": tree([w.beat for w in writers], lambda a, b: a + b),
@@ -324,6 +392,12 @@ class Overlay(Component):
             m.d.comb += getattr(host, name.lower()).eq(counter)
         m.d.comb += records.cycle.eq(host.cycles)
         return m
+
+
+def round_to(value: Value, lanes: int) -> Value:
+    """``value`` rounded up to a multiple of ``lanes``, a power of two."""
+    bits = lanes.bit_length() - 1
+    return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)
 
 
 def connect_read(m: Module, runs: object, beats: object, reader: ReadPort, client: int) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from skipopu.errors import CheckpointError
+from skipopu.isa.spec import ACTIVATIONS
 
 _UNSUPPORTED = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
-    "hidden_act": ("silu",),
     "sliding_window": (None,),
     "pretraining_tp": (1, None),
 }
@@ -22,7 +22,8 @@ _UNSUPPORTED = {
 class ModelConfig:
     """Shape of a Llama-architecture model; all sizes in elements.
 
-    ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation.
+    ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
+    the gated feed-forward network, by its Hugging Face name.
     """
 
     hidden_size: int
@@ -37,6 +38,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
     eos_token_ids: tuple[int, ...] = ()
+    hidden_act: str = "silu"
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -73,6 +75,9 @@ class ModelConfig:
             raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
         if head_dim % 2:
             raise CheckpointError(f"{where}: head_dim {head_dim} is odd; rotary embedding needs pairs")
+        activation = data.get("hidden_act", "silu")
+        if activation not in ACTIVATIONS:
+            raise CheckpointError(f"{where}: hidden_act is {activation!r}; supported: {', '.join(ACTIVATIONS)}")
         eos = data.get("eos_token_id")
         return ModelConfig(
             hidden_size=hidden,
@@ -87,6 +92,7 @@ class ModelConfig:
             rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10000.0))),
             tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
             eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+            hidden_act=activation,
         )
 
     @staticmethod
@@ -106,7 +112,7 @@ class ModelConfig:
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            "hidden_act": "silu",
+            "hidden_act": self.hidden_act,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "num_hidden_layers": self.num_layers,

@@ -9,7 +9,7 @@ from compiler.graph.ops import Graph, Op, Place, Value, Weights
 from skipopu.isa.spec import Epilogue, TokenList
 
 
-def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
+def build(checkpoint: Checkpoint, kv: str, logits: bool) -> Graph:
     """Graph with the checkpoint's own float32 weights, rows in the checkpoint's order (see the passes)."""
     config, tensors = checkpoint.config, checkpoint.tensors
     hidden, ffn = config.hidden_size, config.intermediate_size
@@ -22,23 +22,22 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
         ]
 
     h = Value("residual", Place.BUFFER, hidden)
-    x = Value("aligned residual", Place.ACTIVATION, hidden, group)
+    x = Value("aligned residual", Place.RESIDUAL, hidden)
     route = Value("router sums", Place.BUFFER, 4)
     lists = Value("token lists", Place.STATE, 2)
     key_value = Value("k, v", Place.BUFFER, 2 * keys)
     query = Value("q", Place.BUFFER, queries)
-    aligned_query = Value("aligned q", Place.QUERY, queries, config.head_dim)
+    aligned_query = Value("aligned q", Place.QUERY, queries)
     entries = Value("kv map", Place.STATE, 1)
     mixed = Value("attention", Place.BUFFER, queries)
-    aligned_mixed = Value("aligned attention", Place.ACTIVATION, queries, group)
-    fed = Value("swiglu", Place.BUFFER, ffn)
-    aligned_fed = Value("aligned swiglu", Place.ACTIVATION, ffn, group)
+    aligned_mixed = Value("aligned attention", Place.INNER, queries)
+    fed = Value("gated", Place.BUFFER, ffn)
+    aligned_fed = Value("aligned gated", Place.INNER, ffn)
     every, attend, feed = TokenList.ALL, TokenList.ATTENTION, TokenList.FFN
     always = Router(np.zeros(hidden, np.float32), 0.0)
     routers = checkpoint.routers or [(always, always)] * config.num_layers
     stored = every if kv == "dense" else attend
     body = [
-        Op("align", "align residual, 1/rms", every, (h,), (x,), norm=True),
         Op(
             "matmul",
             "routers",
@@ -59,48 +58,44 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
             norm=True,
             rope_rows=keys,
         ),
-        Op("kvwrite", "store K and V entries", stored, (key_value, lists), (entries,)),
         Op(
             "matmul",
             "self_attn.q_proj",
             attend,
             (x, lists),
-            (query,),
+            (query, aligned_query),
             Weights("q", stacked("self_attn.q_proj"), "rope"),
             Epilogue.ROPE,
             norm=True,
             rope_rows=queries,
         ),
-        Op("align", "align queries", attend, (query, lists), (aligned_query,)),
-        Op("attend", "attention", attend, (aligned_query, entries, lists), (mixed,)),
-        Op("align", "align attention", attend, (mixed, lists), (aligned_mixed,)),
+        Op("kvwrite", "store K and V entries", stored, (key_value, lists), (entries,)),
+        Op("attend", "attention", attend, (aligned_query, entries, lists), (mixed, aligned_mixed)),
         Op(
             "matmul",
             "self_attn.o_proj + residual",
             attend,
             (aligned_mixed, h, lists),
-            (h,),
+            (h, x),
             Weights("o", stacked("self_attn.o_proj"), "heads"),
             Epilogue.RESIDUAL,
         ),
-        Op("align", "align residual, 1/rms", feed, (h, lists), (x,), norm=True),
         Op(
             "matmul",
-            "mlp.gate_proj, mlp.up_proj, SwiGLU",
+            "mlp.gate_proj, mlp.up_proj, activation",
             feed,
             (x, lists),
-            (fed,),
+            (fed, aligned_fed),
             Weights("gate_up", stacked("mlp.gate_proj", "mlp.up_proj"), "gate_up"),
-            Epilogue.SWIGLU,
+            Epilogue.GATED,
             norm=True,
         ),
-        Op("align", "align SwiGLU", feed, (fed, lists), (aligned_fed,)),
         Op(
             "matmul",
             "mlp.down_proj + residual",
             feed,
             (aligned_fed, h, lists),
-            (h,),
+            (h, x),
             Weights("down", stacked("mlp.down_proj")),
             Epilogue.RESIDUAL,
         ),
@@ -109,7 +104,6 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
     scores = Value("logits", Place.BUFFER, config.vocab_size)
     tail = every if logits else TokenList.LAST
     epilogue = [
-        Op("align", "align residual, final 1/rms", tail, (h,), (x,), norm=True),
         Op(
             "matmul",
             "lm_head, argmax",
@@ -124,4 +118,4 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool, group: int) -> Graph:
     ]
     if logits:
         epilogue.append(Op("store", "logits", tail, (scores,)))
-    return Graph([Op("embed", "token embedding, rotary rows", every, (), (h,))], body, epilogue, config.num_layers)
+    return Graph([Op("embed", "token embedding, rotary rows", every, (), (h, x))], body, epilogue, config.num_layers)

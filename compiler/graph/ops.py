@@ -13,26 +13,29 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import Epilogue, TokenList, Unit, WeightFormat
+from skipopu.isa.spec import AlignTarget, Epilogue, TokenList, Unit, WeightFormat
 
 
 class Place(Enum):
     """Where a value lives."""
 
     BUFFER = "fp32 buffer"
-    ACTIVATION = "aligned activation buffer"
-    QUERY = "aligned query buffer"
+    RESIDUAL = "activation memory, residual region"
+    INNER = "activation memory, inner region"
+    QUERY = "query memory"
     STATE = "machine state"  # token lists, rotary rows, the KV map: one of each
+
+
+ALIGNED = {Place.RESIDUAL: AlignTarget.RESIDUAL, Place.INNER: AlignTarget.INNER, Place.QUERY: AlignTarget.QUERY}
 
 
 @dataclass(frozen=True)
 class Value:
-    """A vector per token slot. ``elements`` FP32 or aligned numbers; ``group`` of an aligned one."""
+    """A vector per token slot: ``elements`` FP32 or aligned numbers."""
 
     name: str
     place: Place
     elements: int
-    group: int = 0
 
 
 @dataclass
@@ -63,7 +66,10 @@ class Weights:
 
 @dataclass
 class Op:
-    """One operation. ``reads`` and ``writes`` are values; ``tokens`` is the list it works on."""
+    """One operation. ``reads`` and ``writes`` are values; ``tokens`` is the list it works on.
+
+    An aligned value among ``writes`` is the aligned form of the FP32 value written before it.
+    """
 
     kind: str  # embed, align, matmul, route, kvwrite, attend, store
     note: str
@@ -81,6 +87,11 @@ class Op:
     @property
     def unit(self) -> Unit:
         return {"matmul": Unit.ARRAY, "attend": Unit.ATTENTION}.get(self.kind, Unit.VECTOR)
+
+    @property
+    def aligns(self) -> AlignTarget:
+        """Where the result goes in aligned form."""
+        return next((ALIGNED[v.place] for v in self.writes if v.place in ALIGNED), AlignTarget.NONE)
 
 
 @dataclass

@@ -16,12 +16,12 @@ def verify(graph: Graph) -> None:
         written |= {value.name for value in op.writes}
         if op.kind == "matmul" and op.weights is not None:
             weights, source = op.weights, op.reads[0]
-            assert source.place is Place.ACTIVATION, f"{where} multiplies {source.name}, which is not aligned"
+            assert source.place in (Place.RESIDUAL, Place.INNER), f"{where} multiplies {source.name}, which is not aligned"
             assert weights.n == source.elements, f"{where}: {weights.n} inputs against {source.elements} elements"
             layers = graph.layers if op in graph.body else 1
             assert len(weights.matrices) == layers, f"{where}: {len(weights.matrices)} matrices for {layers} layers"
             assert not weights.codes or len(weights.codes[0]) == weights.rows, f"{where}: codes have other rows"
             if op.writes and op.epilogue is not Epilogue.NONE:
-                produced = weights.rows // (2 if op.epilogue is Epilogue.SWIGLU else 1)
+                produced = weights.rows // (2 if op.epilogue is Epilogue.GATED else 1)
                 stored = sum(v.elements for v in op.writes if v.place is Place.BUFFER)
                 assert produced == stored, f"{where}: {produced} results for {stored} elements"

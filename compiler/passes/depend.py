@@ -1,25 +1,89 @@
 """Sets the dependence tokens between units.
 
-Neighbouring operations on different units are chained: the first pushes, the second pops. That orders all operations
-totally; weight fetching runs ahead of it. The layer loop closes the chain from its last operation to its first, so the
-prologue ends with an empty operation on the last one's unit that supplies the first iteration.
+Units work in order and side by side. An operation waits for the last operation of each other unit that writes what it
+reads or overwrites, or reads what it overwrites, unless something its own unit waited for before implies it (vector
+clocks). Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
+iteration are supplied to the first one by an empty operation at the end of the prologue, and taken up by the epilogue.
 """
 
 from __future__ import annotations
 
-import itertools
+from compiler.graph.ops import ALIGNED, Graph, Op, Place, Value
+from skipopu.isa.spec import TokenList, Unit
 
-from compiler.graph.ops import Graph, Op
-from skipopu.isa.spec import TokenList
+# One unit aligns for everybody, with the scalar unit that routing uses too.
+ALIGNER = Value("aligner", Place.STATE, 1)
+
+
+def _uses(op: Op) -> tuple[set[Value], set[Value]]:
+    """(read, written) by ``op``, shared units included."""
+    written = set(op.writes)
+    if op.kind == "route" or any(v.place in ALIGNED for v in op.writes):
+        written.add(ALIGNER)
+    return set(op.reads), written
+
+
+def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
+    """Per operation of a straight line: the operations (by unit, as indices) whose tokens it pops."""
+    uses = [_uses(op) for op in ops]
+    clocks: list[dict[Unit, int]] = []  # what is complete when the operation starts: last index per unit
+    known: dict[Unit, dict[Unit, int]] = {unit: {} for unit in Unit}
+    result: list[dict[Unit, int]] = []
+    for i, op in enumerate(ops):
+        clock = dict(known[op.unit])
+        waits: dict[Unit, int] = {}
+        for j in range(i - 1, -1, -1):
+            other = ops[j]
+            reads, writes = uses[i]
+            conflict = uses[j][1] & (reads | writes) or uses[j][0] & writes
+            if other.unit is op.unit or not conflict or clock.get(other.unit, -1) >= j:
+                continue
+            waits[other.unit] = j
+            for unit, last in clocks[j].items():
+                clock[unit] = max(clock.get(unit, -1), last)
+            clock[other.unit] = j
+        clocks.append(clock)
+        known[op.unit] = clock
+        result.append(waits)
+    return result
 
 
 def depend(graph: Graph) -> Graph:
-    last, first = graph.body[-1], graph.body[0]
-    if last.unit is not first.unit:
-        graph.prologue.append(Op(last.kind, "start the layers' dependence chain", TokenList.ALL))
-    chain = list(graph.ops())
-    for before, after in itertools.pairwise(chain):
-        if before.unit is not after.unit:
-            before.push |= 1 << after.unit
-            after.pop |= 1 << before.unit
+    """Adds tokens to the operations of ``graph``, and an empty product to the prologue where the loop needs it."""
+    if not _link(graph):
+        graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
+        if not _link(graph):
+            raise AssertionError("the layers' first iteration waits for something that the prologue cannot supply")
     return graph
+
+
+def _link(graph: Graph) -> bool:
+    """Sets ``pop`` and ``push``; False when the first iteration needs tokens that the other ones do not."""
+    head, body = len(graph.prologue), len(graph.body)
+    line = [*graph.prologue, *graph.body, *graph.body, *graph.epilogue]
+    second, tail = head + body, head + 2 * body
+    waits = _waits(line)
+    links: set[tuple[int, int]] = set()
+    carried: set[tuple[Unit, Unit]] = set()  # tokens that pass from one iteration to the next
+    for i in (*range(head), *range(second, len(line))):  # the second copy of the body is the steady state
+        for unit, j in waits[i].items():
+            if second <= i < tail and j < second:
+                if j < head:
+                    return False
+                carried.add((unit, line[i].unit))
+            links.add((j, i))
+    for i in range(head, second):
+        if any(j < head and (line[j].unit, line[i].unit) not in carried for j in waits[i].values()):
+            return False
+    for unit, waiting in carried:
+        supplier = next((j for j in range(head - 1, -1, -1) if line[j].unit is unit), None)
+        taker = next((i for i in range(tail, len(line)) if line[i].unit is waiting), None)
+        if supplier is None or taker is None:
+            return False
+        links |= {(supplier, head + k) for k in range(body) if line[head + k].unit is waiting}
+        line[taker].pop |= 1 << unit
+    for j, i in links:
+        line[j].push |= 1 << line[i].unit
+        if j >= head or i < head:
+            line[i].pop |= 1 << line[j].unit
+    return True

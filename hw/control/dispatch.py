@@ -342,7 +342,10 @@ class Dispatcher(Component):
                         # One decision at a time: a second ROUTE would clear the first one's mark too early.
                         wait = (routed | (opcode == ROUTE.opcode)) & route_pending
                         m.d.comb += self.wait_route.eq(wait)
-                        too_long = field(word, MATMUL, "groups") * config[Config.GROUP][:10] > machine.activation
+                        activations = Signal(21)
+                        inner = Mux(field(word, MATMUL, "source"), config[Config.INNER][:20], 0)
+                        m.d.comb += activations.eq(field(word, MATMUL, "groups") * config[Config.GROUP][:10] + inner)
+                        too_long = activations > machine.activation
                         with m.If(is_matmul & (field(word, MATMUL, "format") >= len(WeightFormat)) & ~wait):
                             fail(Error.ILLEGAL_INSTRUCTION)
                         with m.Elif(is_matmul & too_long & ~wait):

@@ -25,13 +25,23 @@ class FetchUnit(Component):
     """Turns a MATMUL's shape into one run of beats per port and hands the runs to the ports' weight readers.
 
     A port with b blocks of 8 rows fetches g = 8 * b * groups groups: 64 bytes of scales for each 32 of them, rounded up,
-    and group / 2 bytes each (INT8: group). Members: issue (in stream), group (in), runs_p (out streams), idle (out).
+    and group / 2 bytes each (INT8: group). Members: issue (in stream), group (in), runs_p (out streams), idle (out);
+    on_demand (in: each product's weights wait until it starts), started (in: a product with weights starts, one cycle).
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         members = {f"runs_{p}": Out(stream.Signature(Run(machine))) for p in range(machine.ports)}
-        super().__init__({**members, "issue": In(stream.Signature(Fetch())), "group": In(10), "idle": Out(1)})
+        super().__init__(
+            {
+                **members,
+                "issue": In(stream.Signature(Fetch())),
+                "group": In(10),
+                "idle": Out(1),
+                "on_demand": In(1),
+                "started": In(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -61,11 +71,13 @@ class FetchUnit(Component):
             words = (groups + (SCALES_PER_WORD - 1)) >> (SCALES_PER_WORD.bit_length() - 1)
             return words * scale_beats + (groups * beats_per_group << head.wide)
 
+        demanded = Signal(2)
+        m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
                 m.d.sync += per_block.eq(head.groups * BLOCK_ROWS)
-                with m.If(fifo.r_rdy):
+                with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "GROUPS"
             with m.State("GROUPS"):
                 m.d.sync += [full_groups.eq(head.rounds * per_block), short_groups.eq((head.rounds - 1)[:12] * per_block)]

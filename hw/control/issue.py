@@ -59,7 +59,8 @@ class UnitQueue(Component):
 
     An instruction marked empty is retired without starting the unit. Members: issue (in stream); active, instruction (out,
     stable while active), done, digest (in, one cycle: completion and signature); tokens (in: which units' tokens are available), take, give (out:
-    token masks for one cycle); retired (out stream); pc (out: of the instruction at the head), idle (out).
+    token masks for one cycle); retired (out stream); pc (out: of the instruction at the head), idle (out), waiting
+    (out: the head lacks a token).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -77,6 +78,7 @@ class UnitQueue(Component):
                 "retired": Out(stream.Signature(Record())),
                 "pc": Out(12),
                 "idle": Out(1),
+                "waiting": Out(1),
             }
         )
 
@@ -101,6 +103,7 @@ class UnitQueue(Component):
         with m.FSM():
             with m.State("WAIT"):
                 m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
+                m.d.comb += self.waiting.eq(fifo.r_rdy & ((pop & ~self.tokens) != 0))
                 with m.If(fifo.r_rdy & ((pop & ~self.tokens) == 0)):
                     m.d.comb += self.take.eq(pop)
                     m.d.sync += total.eq(0)

@@ -8,33 +8,36 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, delay_valid
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
+from hw.kv.port import AttentionPort
 from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
-from hw.kv.walk import KvWalk
+from hw.kv.walk import KvWalk, SoftmaxWalk
 from hw.kv.write import MapEntry
 from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
-from skipopu.isa.spec import ATTEND, BUFFER_UNIT
+from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
 from skipopu.machine.config import Machine
 
 
 class AttentionUnit(Component):
-    """Three phases over all mapped entries (keys, probabilities, values), then one result element per cycle.
+    """Keys of all mapped entries, then their values with the probabilities a round ahead, then the divisions.
 
     Drives the attention side of ``tiles``. Members: active, instruction (in), done, digest (out); configuration; the query
     memory's write side; map_read_*; runs_p, beats_p (loaders of the ports); keys, values (out: phase, for the slices);
-    query (out: four banks, one cycle after a step); words (out stream, to the buffer); saturated, range (out).
+    query (out: four banks, one cycle after a step); words (out stream, to the buffer); serial (in: the parts one after another);
+    pause, finish, aligned (see :class:`hw.kv.divide.Divide`); working, waiting (out, for the counters); saturated, range (out).
     """
 
     def __init__(self, machine: Machine, tiles: Sequence[object], library: Library) -> None:
         self.machine, self.tiles, self.library = machine, tiles, library
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
+        members["clear_queries"] = In(1)
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
@@ -56,6 +59,12 @@ class AttentionUnit(Component):
                 "values": Out(1),
                 "query": Out(self.queries.data.shape()),
                 "words": Out(stream.Signature(WordWrite(machine))),
+                "serial": In(1),
+                "pause": In(1),
+                "finish": Out(1),
+                "aligned": In(1),
+                "working": Out(1),
+                "waiting": Out(1),
                 "saturated": Out(1),
                 "range": Out(1),
             }
@@ -67,9 +76,10 @@ class AttentionUnit(Component):
         m.submodules.queries = queries
         m.submodules.blocks = blocks = QueryBlocks(machine)
         m.submodules.walk = walk = KvWalk(machine)
+        m.submodules.softmax = softmax = SoftmaxWalk(machine)
         m.submodules.reduction = reduction = Reduction(machine, self.library)
         m.submodules.divide = divide = Divide(machine)
-        begin, softmax = Signal(), Signal()
+        begin = Signal()
         word = self.instruction.word
 
         # Shape of heads and entries
@@ -86,6 +96,7 @@ class AttentionUnit(Component):
         for name in QUERY_WRITES:
             m.d.comb += getattr(queries, name).eq(getattr(self, name))
         m.d.comb += [
+            queries.clear.eq(self.clear_queries),
             queries.query_group.eq(self.query_group),
             queries.head_beats.eq(head_beats),
             queries.kv_words.eq(kv_words),
@@ -102,8 +113,10 @@ class AttentionUnit(Component):
             blocks.stride.eq(field(word, ATTEND, "stride") * BUFFER_UNIT),
         ]
 
-        # Map walk: the memory answers one cycle after the address; an entry that is not taken is read again.
+        # Map walk, for the keys and then for the values: the memory answers one cycle after the address; an entry that is not taken
+        # is read again.
         walking, map_valid, map_token, map_index, next_index = Signal(), Signal(), Signal(20), Signal(24), Signal(24)
+        for_values, restart_map = Signal(), Signal()
         accepted = Signal(machine.ports)
         advance = map_valid & accepted.any()
         m.d.comb += [
@@ -116,14 +129,28 @@ class AttentionUnit(Component):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += map_valid.eq(0)
-        requested = ~walking & ~map_valid
+        walked = ~walking & ~map_valid
+        keys_requested, values_requested = for_values | walked, for_values & walked
+        m.d.comb += restart_map.eq(walked & ~for_values & (self.values | (self.keys & ~self.serial)))
+        with m.If(restart_map):
+            m.d.sync += [walking.eq(1), map_index.eq(0), for_values.eq(1)]
 
         # The phases' walk over all ports
         m.d.comb += [
             walk.keys.eq(self.keys),
-            walk.softmax.eq(softmax),
             walk.values.eq(self.values),
-            walk.last_entries.eq(requested | (map_valid & ~advance)),
+            # An entry that its port cannot take yet is the port's next: the port has entries pending.
+            walk.last_entries.eq(Mux(self.values, values_requested, keys_requested) | (map_valid & ~advance)),
+            walk.weighed.eq(softmax.weighed),
+            softmax.values.eq(self.values),
+            softmax.serial.eq(self.serial),
+            softmax.kv_heads.eq(self.kv_heads),
+            softmax.block_count.eq(blocks.count),
+            softmax.written.eq(delay_valid(m, softmax.step.entry_end, AttentionPort.WRITTEN, "probabilities_written")),
+            softmax.round_start.eq(walk.round_start & self.values),
+            softmax.round_end.eq(walk.round_end & self.values),
+            reduction.softmax_step.eq(softmax.step),
+            reduction.softmax_first_round.eq(softmax.first_round),
             walk.kv_heads.eq(self.kv_heads),
             walk.head_beats.eq(head_beats),
             walk.header_beats.eq(header_beats),
@@ -132,14 +159,14 @@ class AttentionUnit(Component):
             reduction.first_round.eq(walk.first_round),
             reduction.sum_number.eq(walk.sum_number),
             reduction.keys.eq(self.keys),
-            reduction.softmax.eq(softmax),
             reduction.values.eq(self.values),
         ]
         for k in range(blocks.blocks):
             block = getattr(blocks, f"block_{k}")
             m.d.comb += [
                 getattr(walk, f"block_{k}").eq(block),
-                getattr(divide, f"lanes_{k}").eq(block.lanes),
+                getattr(softmax, f"block_{k}").eq(block),
+                getattr(divide, f"block_{k}").eq(block),
                 getattr(divide, f"addresses_{k}").eq(getattr(blocks, f"addresses_{k}")),
             ]
         for p, tile in enumerate(tiles):
@@ -153,12 +180,12 @@ class AttentionUnit(Component):
                 tile.kv_beats.payload.eq(beats.payload),
                 beats.ready.eq(tile.kv_beats.ready),
                 tile.keys.eq(self.keys),
-                tile.softmax.eq(softmax),
                 tile.values.eq(self.values),
                 tile.begin.eq(begin),
                 tile.wanted.valid.eq(map_valid & here),
                 tile.wanted.payload.place.eq(self.map_read_data.place),
                 tile.wanted.payload.token.eq(map_token),
+                tile.wanted.payload.values.eq(for_values),
                 accepted[p].eq(tile.wanted.ready & here),
                 tile.header_beats.eq(header_beats),
                 tile.kv_words.eq(kv_words),
@@ -168,6 +195,9 @@ class AttentionUnit(Component):
                 tile.position.eq(self.instruction.position),
                 tile.kv_step.eq(walk.step),
                 tile.working.eq(walk.active[p]),
+                tile.softmax_step.eq(softmax.step),
+                tile.weighing.eq(softmax.active[p]),
+                softmax.left[p].eq(tile.left),
                 tile.query_exponents.eq(queries.exponents),
                 tile.maximum.eq(reduction.maximum),
                 tile.shared_exponent.eq(reduction.exponent),
@@ -187,6 +217,12 @@ class AttentionUnit(Component):
             reduction.read_number.eq(divide.read_number),
             reduction.read_lane.eq(divide.read_lane),
             reduction.sum_address.eq(divide.sum_address),
+            reduction.sum_lane.eq(divide.sum_lane),
+            divide.serial.eq(self.serial),
+            divide.pause.eq(self.pause),
+            divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
+            divide.aligned.eq(self.aligned),
+            self.finish.eq(divide.finish),
             divide.total.eq(reduction.total),
             divide.exponent.eq(reduction.exponent),
             divide.sums.eq(reduction.sums),
@@ -197,7 +233,16 @@ class AttentionUnit(Component):
             self.saturated.eq(divide.saturated | Cat(tile.score_saturated for tile in tiles).any()),
         ]
 
-        phase_done = requested & walk.idle & ~walk.pending.any() & reduction.settled
+        more = Mux(self.values, softmax.weighed & ~values_requested, ~keys_requested)
+        m.d.comb += [
+            self.working.eq(walk.step.work | walk.step.header),
+            self.waiting.eq(
+                (self.keys | self.values)
+                & ~self.working
+                & (~walk.idle | more | (walk.pending.any() & (self.keys | softmax.weighed)))
+            ),
+        ]
+        quiet = walk.idle & ~walk.pending.any() & reduction.settled
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.active):
@@ -205,26 +250,19 @@ class AttentionUnit(Component):
                     m.next = "LIST"
             with m.State("LIST"):
                 with m.If(blocks.done):
-                    m.d.sync += [walking.eq(1), map_index.eq(0)]
+                    m.d.sync += [walking.eq(1), map_index.eq(0), for_values.eq(0)]
                     m.next = "KEYS START"
             with m.State("KEYS START"):
                 m.next = "KEYS"
             with m.State("KEYS"):
                 m.d.comb += self.keys.eq(1)
-                with m.If(phase_done):
-                    m.next = "SOFTMAX START"
-            with m.State("SOFTMAX START"):
-                m.next = "SOFTMAX"
-            with m.State("SOFTMAX"):
-                m.d.comb += softmax.eq(1)
-                with m.If(phase_done):
-                    m.d.sync += [walking.eq(1), map_index.eq(0)]
+                with m.If(keys_requested & quiet):
                     m.next = "VALUES START"
             with m.State("VALUES START"):
                 m.next = "VALUES"
             with m.State("VALUES"):
                 m.d.comb += self.values.eq(1)
-                with m.If(phase_done):
+                with m.If(values_requested & quiet & softmax.idle & ~softmax.left.any()):
                     m.d.comb += divide.start.eq(1)
                     m.next = "DIVIDE"
             with m.State("DIVIDE"):

@@ -11,7 +11,8 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.quadratic import Quadratic
-from hw.kv.walk import KvStep, blocks
+from hw.kv.query import query_depth
+from hw.kv.walk import KvStep, SoftmaxStep, blocks
 from hw.memory.reader import Run
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
@@ -25,10 +26,10 @@ HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
 class Wanted(data.StructLayout):
-    """An entry to visit: its place in the port's pool and its token."""
+    """Half an entry to visit: its place in the port's pool, its token, and whether its values are wanted or its keys."""
 
     def __init__(self) -> None:
-        super().__init__({"place": 20, "token": 20})
+        super().__init__({"place": 20, "token": 20, "values": 1})
 
 
 def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
@@ -61,11 +62,13 @@ def from_key(key: Value) -> Value:
 class AttentionPort(Component):
     """Fetches wanted entries and works on them in lockstep with the other ports.
 
-    Scores lie in words of four, one word per (entry, KV head, block of queries), in the order of arrival; probabilities
-    replace them. Members: phases keys, softmax, values (in, levels); begin (in: a new instruction); wanted (in stream), pending
-    (out: an entry waits or is worked on; in the softmax phase: an entry is left); runs, kv_beats (loader of this port),
+    Scores lie in words of four, one word per (entry, KV head, block of queries), in the order of arrival; probabilities of two
+    rounds beside them. Members: phases keys, values (in, levels); begin (in: a new instruction); wanted (in stream), pending
+    (out: an entry of the phase waits or is worked on), left (out: an entry has no probabilities yet); runs, kv_beats (loader of
+    this port),
     beats_ready (out); header_beats, kv_words (beats of K), entry_words (score words of an entry), kv_base, kv_entry (in);
-    position (in: of slot 0); kv_step, working (in: this port takes part); query_exponents (in, one cycle after the step); maximum, shared_exponent (in,
+    position (in: of slot 0); kv_step, working, softmax_step, weighing (in: steps, and whether this port takes part);
+    query_exponents (in, one cycle after the step); maximum, shared_exponent (in,
     one cycle after a softmax step); element, probability (out, two cycles after the step), dots (in); keys of the four
     scores in the order of numbers, 0 where hidden (score_keys, out), value_exponents (out, likewise), both
     ``score_latency`` cycles after the step; weight (out: probability before its shift, WEIGHT_LATENCY cycles after the
@@ -78,11 +81,11 @@ class AttentionPort(Component):
         super().__init__(
             {
                 "keys": In(1),
-                "softmax": In(1),
                 "values": In(1),
                 "begin": In(1),
                 "wanted": In(stream.Signature(Wanted())),
                 "pending": Out(1),
+                "left": Out(1),
                 "runs": Out(stream.Signature(Run(machine))),
                 "kv_beats": In(stream.Signature(machine.port_bits)),
                 "beats_ready": Out(1),
@@ -94,6 +97,8 @@ class AttentionPort(Component):
                 "position": In(24),
                 "kv_step": In(KvStep(machine)),
                 "working": In(1),
+                "softmax_step": In(SoftmaxStep(machine)),
+                "weighing": In(1),
                 "query_exponents": In(8 * QUERY_LANES),
                 "maximum": In(32),
                 "shared_exponent": In(5),
@@ -113,17 +118,18 @@ class AttentionPort(Component):
         return Slice.dot_latency(machine) + 1 + FromInteger.LATENCY
 
     WEIGHT_LATENCY = 1 + Add.LATENCY + 1 + Quadratic.LATENCY + 1  # from a softmax step to its probability
+    WRITTEN = WEIGHT_LATENCY + 2  # to the cycle in which a step of values may use it
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step = self.kv_step
+        step, softmax = self.kv_step, self.softmax_step
         working = self.working & step.work
         token = self._request(m)
-        index, first_index = self._count(m)
+        index, first_index, softmax_index, softmax_first = self._count(m)
         words = Memory(shape=32 * QUERY_LANES, depth=self.words, init=[])
         m.submodules.scores = words
-        write, read = words.write_port(granularity=32), words.read_port()
-        key_exponent, value_exponent, stored_exponent = self._header(m, working, first_index)
+        write, read = words.write_port(), words.read_port()
+        key_exponent, value_exponent, stored_exponent, softmax_exponent = self._header(m, working, first_index, softmax_first)
         self._elements(m, key_exponent, stored_exponent)
 
         # Scores
@@ -143,22 +149,31 @@ class AttentionPort(Component):
                 self.value_exponents[5 * q : 5 * (q + 1)].eq(Mux(shown, exponent, 0)),
             ]
 
-        # Probabilities, in place
-        lane = delay(m, step.lane, 1, "lane")
-        chosen = Signal(32)
-        m.d.comb += chosen.eq(read.data.word_select(lane, 32))
-        scaled, at_scaled = self._probability(m, working, chosen, stored_exponent)
-        score_index, probability_index = delay(m, index, at_score, "score_index"), delay(m, index, at_scaled, "scaled_index")
-        replaced = delay_valid(m, working & self.softmax, at_scaled, "replaced")
+        m.d.comb += [
+            read.addr.eq(softmax_index),
+            write.addr.eq(delay(m, index, at_score, "score_index")),
+            write.en.eq(scored),
+            write.data.eq(Cat(Mux(seen[q], score, HIDDEN) for q, score in enumerate(scores))),
+        ]
+
+        # Probabilities of two rounds
+        lane = delay(m, softmax.lane, 1, "softmax_lane")
+        scaled, at_scaled = self._probability(m, read.data.word_select(lane, 32), softmax_exponent)
+        rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])
+        m.submodules.probabilities = rounds
+        put, take = rounds.write_port(granularity=1), rounds.read_port()
+        replaced = delay_valid(m, self.weighing & softmax.work, at_scaled, "replaced")
         written_lane = Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane")
         m.d.comb += [
-            read.addr.eq(index),
-            write.addr.eq(Mux(self.keys, score_index, probability_index)),
-            write.en.eq(Mux(self.keys, scored.replicate(QUERY_LANES), Mux(replaced, written_lane, 0))),
-            write.data.eq(Cat(Mux(self.keys, Mux(seen[q], score, HIDDEN), scaled) for q, score in enumerate(scores))),
+            put.addr.eq(delay(m, Cat(softmax.parity, softmax.number), at_scaled, "probability_index")),
+            put.en.eq(Mux(replaced, written_lane, 0)),
+            put.data.eq(Cat(scaled[:PROBABILITY_BITS] for _ in range(QUERY_LANES))),
+            take.addr.eq(Cat(step.parity, step.number)),
         ]
-        weighing = delay_valid(m, working & self.values, 1, "weighing")
-        m.d.sync += self.probability.eq(Mux(weighing, chosen[:PROBABILITY_BITS], 0))
+        assert at_scaled + 1 == self.WRITTEN
+        used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
+        using = delay_valid(m, working & self.values, 1, "using")
+        m.d.sync += self.probability.eq(Mux(using, used, 0))
         return m
 
     def _request(self, m: Module) -> Value:
@@ -170,60 +185,62 @@ class AttentionPort(Component):
         m.d.sync += key_beats.eq(self.header_beats + self.kv_words)
         block, held, token = Signal(40), Signal(), Signal(20)
         send = held & ahead.w_rdy & self.runs.ready
-        entry_end = self.working & step.entry_end & ~self.softmax
+        entry_end = self.working & step.entry_end
+        wanted_values = Signal()
         m.d.comb += [
             self.wanted.ready.eq(~held),
             self.runs.valid.eq(held & ahead.w_rdy),
-            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(self.values, key_beats, 0)),
-            self.runs.payload.count.eq(Mux(self.values, self.kv_words, key_beats)),
+            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(wanted_values, key_beats, 0)),
+            self.runs.payload.count.eq(Mux(wanted_values, self.kv_words, key_beats)),
             ahead.w_data.eq(token),
             ahead.w_en.eq(send),
             ahead.r_en.eq(entry_end),
             self.beats_ready.eq(self.kv_beats.valid & ahead.r_rdy),
-            self.kv_beats.ready.eq(self.working & step.pop & ~self.softmax),
+            self.kv_beats.ready.eq(self.working & step.pop),
         ]
         taken = self.wanted.valid & self.wanted.ready
         with m.If(taken):
             m.d.sync += [
                 block.eq(self.kv_base + self.wanted.payload.place * self.kv_entry),
                 token.eq(self.wanted.payload.token),
+                wanted_values.eq(self.wanted.payload.values),
                 held.eq(1),
             ]
         with m.Elif(send):
             m.d.sync += held.eq(0)
-        waiting = Signal(range(ENTRIES_AHEAD + 4))
-        m.d.sync += waiting.eq(waiting + taken - entry_end)
-        left = self._left(m)
-        m.d.comb += self.pending.eq(Mux(self.softmax, left, waiting != 0))
+        # Entries asked for and not finished, keys and values; entries scored and without probabilities
+        waiting = [Signal(range(ENTRIES_AHEAD + 4), name=f"waiting_{name}") for name in ("keys", "values")]
+        left = Signal(20)
+        for which, phase, count in ((0, self.keys, waiting[0]), (1, self.values, waiting[1])):
+            came = taken & (self.wanted.payload.values == which)
+            m.d.sync += count.eq(count + came - (entry_end & phase))
+        m.d.sync += left.eq(left + (entry_end & self.keys) - (self.weighing & self.softmax_step.entry_end))
+        with m.If(self.begin):
+            m.d.sync += left.eq(0)
+        m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
         return ahead.r_data
 
-    def _left(self, m: Module) -> Value:
-        """Whether the softmax phase has entries left: entries are counted with their keys."""
-        step = self.kv_step
-        entries = Signal(20)
-        done = self.working & step.entry_end
-        with m.If(self.begin):
-            m.d.sync += entries.eq(0)
-        with m.Elif(done):
-            m.d.sync += entries.eq(Mux(self.keys, entries + 1, Mux(self.softmax, entries - 1, entries)))
-        return entries != 0
+    def _count(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
+        """(index of the step's score word, of its head's first one), then the same for the softmax step."""
+        results: list[Signal] = []
+        for name, step, here, phase in (
+            ("", self.kv_step, self.working, self.keys | self.values),
+            ("softmax_", self.softmax_step, self.weighing, self.values),
+        ):
+            base = Signal(bits_for_index(self.words), name=f"{name}base")
+            index, first = Signal.like(base, name=f"{name}index"), Signal.like(base, name=f"{name}first_index")
+            m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
+            with m.If(~phase):
+                m.d.sync += base.eq(0)
+            with m.Elif(here & step.entry_end):
+                m.d.sync += base.eq(base + self.entry_words)
+            results += [index, first]
+        return tuple(results)  # type: ignore[return-value]
 
-    def _count(self, m: Module) -> tuple[Signal, Signal]:
-        """(index of the step's score word, of the head's first one)."""
-        step = self.kv_step
-        base = Signal(bits_for_index(self.words))
-        index, first = Signal.like(base), Signal.like(base)
-        m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
-        with m.If(~(self.keys | self.softmax | self.values)):
-            m.d.sync += base.eq(0)
-        with m.Elif(self.working & step.entry_end):
-            m.d.sync += base.eq(base + self.entry_words)
-        return index, first
+    def _header(self, m: Module, working: Value, first: Signal, softmax_first: Signal) -> tuple[Value, Value, Value, Value]:
+        """Exponents of the present head: of K, of V (both from the header); of V as kept, for the values and for softmax.
 
-    def _header(self, m: Module, working: Value, first_index: Signal) -> tuple[Value, Value, Value]:
-        """Exponents of the present head: of K, of V (both from the header), of V as kept for the later phases.
-
-        The kept one comes one cycle after the step, the others with it.
+        The kept ones come one cycle after the step, the others with it.
         """
         machine, step = self.machine, self.kv_step
         header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(-(-2 * machine.kv_heads // machine.beat_bytes))]
@@ -233,14 +250,15 @@ class AttentionPort(Component):
         fields = Cat(header).word_select(step.kv_head, 16)
         key, value = fields[:5], fields[8:13]
         m.submodules.value_exponents = kept = Memory(shape=5, depth=self.words, init=[], attrs={"ram_style": "block"})
-        write, read = kept.write_port(), kept.read_port()
+        write, read, softmax_read = kept.write_port(), kept.read_port(), kept.read_port()
         m.d.comb += [
-            write.addr.eq(first_index),
+            write.addr.eq(first),
             write.data.eq(value),
             write.en.eq(working & self.keys & step.first_beat & (step.block == 0)),
-            read.addr.eq(first_index),
+            read.addr.eq(first),
+            softmax_read.addr.eq(softmax_first),
         ]
-        return key, value, read.data
+        return key, value, read.data, softmax_read.data
 
     def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value) -> None:
         raw = registered(m, self.kv_beats.payload, "raw")
@@ -283,7 +301,7 @@ class AttentionPort(Component):
         m.d.comb += self.score_saturated.eq(Cat(saturated).any())
         return results
 
-    def _probability(self, m: Module, working: Value, score: Value, stored_exponent: Value) -> tuple[Value, int]:
+    def _probability(self, m: Module, score: Value, stored_exponent: Value) -> tuple[Value, int]:
         """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step)."""
         m.submodules.subtract = subtract = Add()
         m.d.comb += [subtract.a.eq(self.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
@@ -301,7 +319,7 @@ class AttentionPort(Component):
         at_exp2 = 1 + Add.LATENCY + 1 + Quadratic.LATENCY
         whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY, "whole")
         gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 1, "hidden")
-        gone |= ~delay_valid(m, working & self.softmax, at_exp2, "weighed")
+        gone |= ~delay_valid(m, self.weighing & self.softmax_step.work, at_exp2, "weighed")
         drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
         # Half up: the bit below the last kept one is added.
         kept = Cat(Const(0, 1), exp2.y) >> Mux(drop > 32, 32, drop)[:6]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.pipeline import bits_for_index, tree
+from hw.arithmetic.pipeline import bits_for_index, registered, tree
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
-QUERY_WRITES = ("slot_start", "write_slot", "write_offset", "write_data", "write_enable", "exponent_data", "exponent_enable")
+QUERY_WRITES = ("head_slot", "head_end", "write_offset", "write_data", "write_exponent", "write_enable")
 
 
 def query_depth(machine: Machine) -> int:
@@ -21,8 +21,9 @@ def query_depth(machine: Machine) -> int:
 class QueryMemory(Component):
     """Query number j = slot * query_group + member stands in bank j mod 4 at word (j / 4) * kv_words + kv_head * head_beats + beat.
 
-    Heads of a slot arrive in order, each closed by its exponent. Members: the write side (in; see
-    :class:`hw.vector.align.AlignUnit`); query_group, head_beats, kv_words (in: words of one query over all KV heads);
+    Heads of a slot arrive in order, slots may take turns. Members: the write side (in; see :class:`hw.vector.align.Aligner`:
+    head_slot and head_end belong to what is written WRITE cycles later); clear (in: all slots start with their first head);
+    query_group, head_beats, kv_words (in: words of one query over all KV heads);
     address, exponent_address (in; a head's exponent stands at its first beat), data, exponents (out, one cycle later, all
     banks); range (out: a write went beyond a bank).
     """
@@ -33,13 +34,13 @@ class QueryMemory(Component):
         address = bits_for_index(self.depth)
         super().__init__(
             {
-                "slot_start": In(1),
-                "write_slot": In(bits_for_index(machine.tokens)),
+                "clear": In(1),
+                "head_slot": In(bits_for_index(machine.tokens)),
+                "head_end": In(1),
                 "write_offset": In(11),
                 "write_data": In(ALIGNED_BITS * machine.vector_lanes),
+                "write_exponent": In(8),
                 "write_enable": In(1),
-                "exponent_data": In(8),
-                "exponent_enable": In(1),
                 "query_group": In(5),
                 "head_beats": In(6),
                 "kv_words": In(16),
@@ -55,25 +56,34 @@ class QueryMemory(Component):
         m = Module()
         machine = self.machine
         lanes, vector = machine.kv_lanes, machine.vector_lanes
-        number, member, first_word = Signal(12), Signal(5), Signal(16)
-        with m.If(self.slot_start):
-            product = tree(
-                [(self.write_slot << i) & self.query_group[i].replicate(12) for i in range(5)], lambda a, b: (a + b)[:12]
-            )
-            m.d.sync += [number.eq(product), member.eq(0), first_word.eq(0)]
-        with m.Elif(self.exponent_enable):
-            m.d.sync += member.eq(member + 1)
-            with m.If(member == self.query_group - 1):
-                m.d.sync += [member.eq(0), first_word.eq(first_word + self.head_beats)]
-        # Settled long before the head's first mantissa arrives.
+        # Per slot: member of the KV head's queries, first word of the KV head
+        slots = range(machine.tokens)
+        member = Array(Signal(5, name=f"member_{k}") for k in slots)
+        first_word = Array(Signal(16, name=f"first_word_{k}") for k in slots)
+        with m.If(self.clear):
+            m.d.sync += [signal.eq(0) for signal in (*member, *first_word)]
+        with m.Elif(self.head_end):
+            m.d.sync += member[self.head_slot].eq(member[self.head_slot] + 1)
+            with m.If(member[self.head_slot] == self.query_group - 1):
+                m.d.sync += [
+                    member[self.head_slot].eq(0),
+                    first_word[self.head_slot].eq(first_word[self.head_slot] + self.head_beats),
+                ]
+        # Three cycles to the write: the query's number, then the word of its head
+        number, word_1 = Signal(12), Signal(16)
         query, base = Signal(12), Signal(20)
-        m.d.sync += [query.eq(number + member), base.eq(query[2:] * self.kv_words + first_word)]
+        m.d.sync += [
+            number.eq(
+                tree([(self.head_slot << i) & self.query_group[i].replicate(12) for i in range(5)], lambda a, b: (a + b)[:12])
+                + member[self.head_slot]
+            ),
+            word_1.eq(first_word[self.head_slot]),
+        ]
+        m.d.sync += [query.eq(number), base.eq(number[2:] * self.kv_words + word_1)]
+        query, base = registered(m, query, "query_3"), registered(m, base, "base_3")
         address, high, low = Signal(20), lanes.bit_length() - 1, vector.bit_length() - 1
         inside = address < self.depth
-        m.d.comb += [
-            address.eq(base + self.write_offset[high:]),
-            self.range.eq((self.write_enable | self.exponent_enable) & ~inside),
-        ]
+        m.d.comb += [address.eq(base + self.write_offset[high:]), self.range.eq(self.write_enable & ~inside)]
         piece = self.write_offset[low:high] if high > low else Const(0, 1)
         for bank in range(QUERY_LANES):
             mantissas = Memory(shape=ALIGNED_BITS * lanes, depth=self.depth, init=[])
@@ -91,8 +101,8 @@ class QueryMemory(Component):
                 read.addr.eq(self.address),
                 self.data[width * bank : width * (bank + 1)].eq(read.data),
                 exponent_write.addr.eq(base),
-                exponent_write.data.eq(self.exponent_data),
-                exponent_write.en.eq(self.exponent_enable & here),
+                exponent_write.data.eq(self.write_exponent),
+                exponent_write.en.eq(self.write_enable & (self.write_offset == 0) & here),
                 exponent_read.addr.eq(self.exponent_address),
                 self.exponents[8 * bank : 8 * (bank + 1)].eq(exponent_read.data),
             ]

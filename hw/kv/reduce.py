@@ -11,7 +11,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, pipelined_tree
 from hw.kv.port import AttentionPort, from_key
 from hw.kv.query import query_depth
-from hw.kv.walk import KvStep
+from hw.kv.walk import KvStep, SoftmaxStep
 from hw.library import Library
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
 from hw.pe.slice import Slice
@@ -44,10 +44,11 @@ class PortSum(Component):
 class Reduction(Component):
     """Trees over the ports and accumulators behind them, all exact, so that no order matters.
 
-    All ports take the same step, so what they deliver together belongs to the same query. Members: step, first_round (in),
-    keys, softmax, values (in, levels); score_keys_p, value_exponents_p, weight_p, products_p (in, of port p); maximum,
-    exponent (out: of the query of the previous cycle's step, or of ``read_number`` and ``read_lane`` between phases); total
-    (out, of the same); sum_address (in: number of (head, beat, block) and lane), sums (out, one cycle later); settled (out:
+    All ports take the same step, so what they deliver together belongs to the same query. Members: step, first_round,
+    softmax_step, softmax_first_round (in), keys, values (in, levels); score_keys_p, value_exponents_p, weight_p, products_p (in,
+    of port p); maximum, exponent (out: of the previous cycle's softmax step, or of ``read_number`` and ``read_lane`` when
+    not in the values' phase); total
+    (out, of the same); sum_address, sum_lane (in: number of (head, beat, block) and lane), sums (out, one cycle later); settled (out:
     everything given is in).
     """
 
@@ -69,11 +70,13 @@ class Reduction(Component):
                 "first_round": In(1),
                 "sum_number": In(number),
                 "keys": In(1),
-                "softmax": In(1),
+                "softmax_step": In(SoftmaxStep(machine)),
+                "softmax_first_round": In(1),
                 "values": In(1),
                 "read_number": In(number),
                 "read_lane": In(2),
                 "sum_address": In(number),
+                "sum_lane": In(2),
                 "maximum": Out(32),
                 "exponent": Out(EXPONENT_BITS),
                 "total": Out(TOTAL_BITS),
@@ -89,7 +92,7 @@ class Reduction(Component):
         m = Module()
         latest = max(self._maxima(m), self._totals(m), self._sums(m)) + 1
         quiet = Signal(range(latest + 1))
-        with m.If(self.step.work | self.step.header | ~(self.keys | self.softmax | self.values)):
+        with m.If(self.step.work | self.step.header | self.softmax_step.work | ~(self.keys | self.values)):
             m.d.sync += quiet.eq(0)
         with m.Elif(quiet != latest):
             m.d.sync += quiet.eq(quiet + 1)
@@ -123,9 +126,9 @@ class Reduction(Component):
                     for piece, a, b in zip(pieces, bounds, bounds[1:], strict=False)
                 )
             ),
-            read.addr.eq(Mux(self.softmax, step.number, self.read_number)),
+            read.addr.eq(Mux(self.values, self.softmax_step.number, self.read_number)),
         ]
-        lane = delay(m, Mux(self.softmax, step.lane, self.read_lane), 1, "read_lane")
+        lane = delay(m, Mux(self.values, self.softmax_step.lane, self.read_lane), 1, "read_lane")
         word = Signal(32 + EXPONENT_BITS)
         m.d.comb += [
             word.eq(read.data.word_select(lane, 32 + EXPONENT_BITS)),
@@ -135,7 +138,7 @@ class Reduction(Component):
         return at
 
     def _totals(self, m: Module) -> int:
-        step = self.step
+        step = self.softmax_step
         weight, depth = adder_tree(m, self._ports("weight", PROBABILITY_BITS, 0), "weight")
         at = AttentionPort.WEIGHT_LATENCY + depth
         memory = Memory(shape=TOTAL_BITS, depth=QUERY_LANES * query_depth(self.machine), init=[])
@@ -144,8 +147,8 @@ class Reduction(Component):
         m.d.comb += [
             old.addr.eq(delay(m, Cat(step.lane, step.number), at, "total_address")),
             write.addr.eq(old.addr),
-            write.data.eq(weight + Mux(delay(m, self.first_round, at, "total_first"), 0, old.data)),
-            write.en.eq(delay_valid(m, step.work & self.softmax, at, "total_valid")),
+            write.data.eq(weight + Mux(delay(m, self.softmax_first_round, at, "total_first"), 0, old.data)),
+            write.en.eq(delay_valid(m, step.work, at, "total_valid")),
             read.addr.eq(Cat(self.read_lane, self.read_number)),
             self.total.eq(read.data),
         ]
@@ -177,7 +180,7 @@ class Reduction(Component):
             m.d.comb += total.eq(value + old.as_signed())
             sums.append(total)
         m.d.comb += [
-            read.addr.eq(Mux(self.values, address, Cat(self.read_lane, self.sum_address))),
+            read.addr.eq(Mux(self.values, address, Cat(self.sum_lane, self.sum_address))),
             write.addr.eq(delay(m, address, 1, "sum_written")),
             write.data.eq(Cat(sums)),
             write.en.eq(delay_valid(m, step.work & self.values, at, "sum_valid")),

@@ -1,4 +1,4 @@
-"""Walks attention's phases in lockstep over all ports: rounds of one entry per port, heads, beats, queries."""
+"""Walks attention in lockstep over all ports: rounds of one entry per port, heads, beats, queries; probabilities beside it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KvStep(data.StructLayout):
 
     header: take a beat of the entry's header. work: one step of the phase, on ``block`` of ``kv_head``; with keys all lanes
     of the block at once, otherwise ``lane``. pop: the beat is used up. entry_end: so is the entry. first_beat, last_beat: of
-    the head. number: kv_head * blocks + block. number_first: the same for the head's first block.
+    the head. number: kv_head * blocks + block. number_first: the same for the head's first block. parity: of the round.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -54,8 +54,17 @@ class KvStep(data.StructLayout):
                 "last_beat": 1,
                 "number": number,
                 "number_first": number,
+                "parity": 1,
             }
         )
+
+
+class SoftmaxStep(data.StructLayout):
+    """One probability per port in one cycle: of a lane of query word ``number``; the fields are those of :class:`KvStep`."""
+
+    def __init__(self, machine: Machine) -> None:
+        number = bits_for_index(query_depth(machine))
+        super().__init__({"work": 1, "entry_end": 1, "lane": 2, "number": number, "number_first": number, "parity": 1})
 
 
 def lowest(mask: Signal) -> Mux:
@@ -66,12 +75,14 @@ def lowest(mask: Signal) -> Mux:
 class KvWalk(Component):
     """Starts a round when every port has an entry, or when no more are coming; ports without one sit it out.
 
-    The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order.
+    The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A round of
+    values starts once its probabilities are there.
 
-    Members: keys, softmax, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per
-    port), last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count,
-    block_k (in); step, active (out: ports in the round), query_address, exponent_address (out), sum_number (out: number of
-    (head, beat, block) within the entry), first_round (out), idle (out: between rounds).
+    Members: keys, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per port),
+    last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count, block_k (in);
+    weighed (in: a round's probabilities are there); step, active (out: ports in the round), query_address, exponent_address
+    (out), sum_number (out: number of (head, beat, block) within the entry), first_round (out), round_start, round_end (out), idle (out:
+    between rounds).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -81,11 +92,11 @@ class KvWalk(Component):
         super().__init__(
             {
                 "keys": In(1),
-                "softmax": In(1),
                 "values": In(1),
                 "pending": In(machine.ports),
                 "beats_ready": In(machine.ports),
                 "last_entries": In(1),
+                "weighed": In(1),
                 "kv_heads": In(KV_HEAD_BITS),
                 "head_beats": In(6),
                 "header_beats": In(4),
@@ -97,6 +108,8 @@ class KvWalk(Component):
                 "exponent_address": Out(address),
                 "sum_number": Out(address),
                 "first_round": Out(1),
+                "round_start": Out(1),
+                "round_end": Out(1),
                 "idle": Out(1),
             }
         )
@@ -105,7 +118,7 @@ class KvWalk(Component):
         m = Module()
         step = self.step
         layout = Block(self.machine)
-        in_phase = self.keys | self.softmax | self.values
+        in_phase = self.keys | self.values
         running, active = Signal(), Signal.like(self.active)
         header_left, header_number = Signal(4), Signal(4)
         kv_head, beat, block = Signal(KV_HEAD_BITS), Signal(6), Signal(bits_for_index(self.blocks))
@@ -114,14 +127,14 @@ class KvWalk(Component):
             Signal.like(self.query_address),
             Signal.like(self.query_address),
         )
-        left = Signal(QUERY_LANES)
+        left, parity = Signal(QUERY_LANES), Signal()
         table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
         present = layout(table[block])
 
         # Rounds
         full = self.pending.all()
-        start = in_phase & ~running & self.pending.any() & (full | self.last_entries | self.softmax)
-        m.d.comb += [self.active.eq(active), self.idle.eq(~running)]
+        start = in_phase & ~running & self.pending.any() & (full | self.last_entries) & (self.keys | self.weighed)
+        m.d.comb += [self.active.eq(active), self.idle.eq(~running), self.round_start.eq(start)]
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -131,13 +144,13 @@ class KvWalk(Component):
                 *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.sum_number)),
             ]
         # Steps
-        ready = running & (self.softmax | ((active & ~self.beats_ready) == 0))
+        ready = running & ((active & ~self.beats_ready) == 0)
         header = header_left != 0
         work = Signal()
         following = left & (left - 1)  # lanes behind the present one
         last_lane = self.keys | ~following[:QUERY_LANES].any()
         last_block = block == self.block_count - 1
-        last_beat = self.softmax | (beat == self.head_beats - 1)
+        last_beat = beat == self.head_beats - 1
         last_head = kv_head == self.kv_heads - 1
         beat_end = work & last_lane & last_block
         entry_end = beat_end & last_beat & last_head
@@ -157,8 +170,10 @@ class KvWalk(Component):
             step.last_beat.eq(last_beat),
             step.number.eq(number_first + block),
             step.number_first.eq(number_first),
+            step.parity.eq(parity),
             self.query_address.eq(present.base + word),
             self.exponent_address.eq(present.base + word_first),
+            self.round_end.eq(entry_end),
         ]
         next_block = Signal.like(block)
         m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
@@ -182,7 +197,84 @@ class KvWalk(Component):
                     word_first.eq(word + 1),
                 ]
         with m.If(entry_end):
-            m.d.sync += [running.eq(0), self.first_round.eq(0)]
+            m.d.sync += [running.eq(0), self.first_round.eq(0), parity.eq(~parity)]
         with m.If(~in_phase):
+            m.d.sync += [self.first_round.eq(1), parity.eq(0)]
+        return m
+
+
+class SoftmaxWalk(Component):
+    """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
+
+    Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities); kv_heads,
+    block_count, block_k (in); written (in: a round's probabilities are in memory), round_start, round_end (in: of values); step,
+    active (out: ports in the round), weighed (out: the next round of values has its probabilities), first_round, idle (out).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.blocks = blocks(machine)
+        super().__init__(
+            {
+                "values": In(1),
+                "serial": In(1),
+                "left": In(machine.ports),
+                "kv_heads": In(KV_HEAD_BITS),
+                "block_count": In(count_shape(self.blocks)),
+                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
+                "written": In(1),
+                "round_start": In(1),
+                "round_end": In(1),
+                "step": Out(SoftmaxStep(machine)),
+                "active": Out(machine.ports),
+                "weighed": Out(1),
+                "first_round": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        step, layout = self.step, Block(self.machine)
+        running, active, parity = Signal(), Signal.like(self.active), Signal()
+        kv_head, block, left = Signal(KV_HEAD_BITS), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
+        number_first = Signal.like(step.number)
+        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
+        under_way, ready = Signal(2), Signal(2)  # rounds started here and not ended there; written here and not started there
+        start = self.values & ~running & self.left.any() & Mux(self.serial, under_way == 0, under_way < 2)
+        following = left & (left - 1)
+        last_lane = ~following[:QUERY_LANES].any()
+        last_block, last_head = block == self.block_count - 1, kv_head == self.kv_heads - 1
+        next_block = Signal.like(block)
+        m.d.comb += [
+            next_block.eq(Mux(last_block, 0, block + 1)),
+            self.active.eq(active),
+            self.idle.eq(~running),
+            self.weighed.eq(ready != 0),
+            step.work.eq(running),
+            step.entry_end.eq(running & last_lane & last_block & last_head),
+            step.lane.eq(lowest(left)),
+            step.number.eq(number_first + block),
+            step.number_first.eq(number_first),
+            step.parity.eq(parity),
+        ]
+        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.round_start)]
+        with m.If(start):
+            m.d.sync += [
+                running.eq(1),
+                active.eq(self.left),
+                left.eq(layout(table[0]).lanes),
+                *(s.eq(0) for s in (kv_head, block, number_first)),
+            ]
+        with m.Elif(running):
+            m.d.sync += left.eq(following)
+            with m.If(last_lane):
+                m.d.sync += [block.eq(next_block), left.eq(layout(table[next_block]).lanes)]
+                with m.If(last_block):
+                    m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + self.block_count)]
+        with m.If(step.entry_end):
+            m.d.sync += [running.eq(0), self.first_round.eq(0), parity.eq(~parity)]
+        with m.If(~self.values):
+            m.d.sync += [s.eq(0) for s in (under_way, ready, parity)]
             m.d.sync += self.first_round.eq(1)
         return m

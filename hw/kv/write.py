@@ -30,7 +30,7 @@ class KvWriteUnit(Component):
 
     Token t's entries lie in port t mod ports, whatever the layer, so that attention finds its entries evenly spread; each port
     hands out its places in turn. Members: active, instruction (in), done, digest,
-    pool_full (out); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
+    working, waiting (out, for the counters), pool_full (out); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
     (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
     entries (out: allocated so far); saturated.
     """
@@ -49,6 +49,8 @@ class KvWriteUnit(Component):
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
                 "digest": Out(32),
+                "working": Out(1),
+                "waiting": Out(1),
                 "pool_full": Out(1),
                 "restart": In(1),
                 "kv_heads": In(7),
@@ -184,6 +186,11 @@ class KvWriteUnit(Component):
                         beats_ready.eq(beats.ready),
                         written.eq(self.written[p]),
                     ]
+        waiting_written = Signal()
+        m.d.comb += [
+            self.working.eq(reading | (beats_valid & beats_ready)),
+            self.waiting.eq((runs_valid & ~runs_ready) | (beats_valid & ~beats_ready) | waiting_written),
+        ]
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.active & (chunk_position != self.instruction.position)):
@@ -261,6 +268,7 @@ class KvWriteUnit(Component):
                     with m.If(send == total_beats - 1):
                         m.next = "WRITTEN"
             with m.State("WRITTEN"):
+                m.d.comb += waiting_written.eq(~written)
                 with m.If(written):
                     m.d.sync += [
                         mapped.place.eq(place),

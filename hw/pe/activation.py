@@ -10,24 +10,15 @@ from hw.arithmetic.pipeline import bits_for_index
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
-ACTIVATION_WRITES = (
-    "write_slot",
-    "write_element",
-    "write_data",
-    "write_enable",
-    "exponent_slot",
-    "exponent_group",
-    "exponent_data",
-    "exponent_enable",
-)
+ACTIVATION_WRITES = ("write_slot", "write_element", "write_offset", "write_data", "write_exponent", "write_enable")
 
 
 class AlignedMemory(Component):
-    """Aligned mantissas by slot in words of ``lanes``, and the groups' exponents; reads take one cycle.
+    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word; reads take one cycle.
 
     Parameters: machine; elements per slot; lanes per word. Members: write_slot, write_element (element index of the first of
-    ``vector_lanes`` mantissas), write_data, write_enable; exponent_slot, exponent_group, exponent_data, exponent_enable;
-    read_slot, read_word, read_group (in), data, exponent (out); range (out: a write went beyond a slot).
+    ``vector_lanes`` mantissas), write_offset (the same within its group), write_data, write_exponent, write_enable; read_slot,
+    read_word, read_group (in: the group's first word), data, exponent (out); range (out: a write went beyond a slot).
     """
 
     def __init__(self, machine: Machine, elements: int, lanes: int) -> None:
@@ -39,12 +30,10 @@ class AlignedMemory(Component):
             {
                 "write_slot": In(slot),
                 "write_element": In(20),
+                "write_offset": In(11),
                 "write_data": In(ALIGNED_BITS * machine.vector_lanes),
+                "write_exponent": In(8),
                 "write_enable": In(1),
-                "exponent_slot": In(slot),
-                "exponent_group": In(10),
-                "exponent_data": In(8),
-                "exponent_enable": In(1),
                 "read_slot": In(slot),
                 "read_word": In(word),
                 "read_group": In(word),
@@ -78,9 +67,9 @@ class AlignedMemory(Component):
             m.d.comb += write.en.eq(Const(1, lanes // vector) << which)
         exponent_write, exponent_read = exponents.write_port(), exponents.read_port()
         m.d.comb += [
-            exponent_write.addr.eq(self.exponent_slot * self.words + self.exponent_group),
-            exponent_write.data.eq(self.exponent_data),
-            exponent_write.en.eq(self.exponent_enable & (self.exponent_group < self.words)),
+            exponent_write.addr.eq(write.addr),
+            exponent_write.data.eq(self.write_exponent),
+            exponent_write.en.eq(self.write_enable & inside & (self.write_offset == 0)),
             exponent_read.addr.eq(self.read_slot * self.words + self.read_group),
             self.exponent.eq(exponent_read.data),
         ]

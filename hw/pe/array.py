@@ -8,9 +8,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.control.issue import Issue
+from hw.control.issue import Issue, field
 from hw.pe.sequencer import Sequencer, TokenSlots
 from hw.vector.epilogue import EpilogueUnit
+from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 
 
@@ -18,7 +19,8 @@ class ArrayUnit(Component):
     """Executes MATMUL on ``tiles``, whose slices it drives.
 
     Members: active, instruction (in), done, digest (out); beats_p (in stream: weights of port p); group (in); exponent (in:
-    of the activation read); streaming, waiting_memory, waiting_drain, saturated (out). The epilogue's buffer, rotary and
+    of the activation read); streaming, waiting_weights, waiting_drain, started (out: a
+    product with weights starts), saturated (out). The epilogue's buffer, rotary and
     argmax members and the sequencer's activation addresses are passed through.
     """
 
@@ -32,16 +34,29 @@ class ArrayUnit(Component):
         "read_address",
         "read_enable",
         "read_data",
-        "write_address",
-        "write_data",
-        "write_enable",
+        "write_valid",
+        "write",
+        "activation",
+        "parameter",
+        "pause",
         "last_slot",
         "chunk",
         "best_token",
+        "finish",
+        "aligned",
+        "draining",
         "done",
         "digest",
     )
-    SEQUENCER = ("activation_slot", "activation_word", "activation_group", "streaming", "waiting_memory", "waiting_drain")
+    SEQUENCER = (
+        "inner",
+        "activation_slot",
+        "activation_word",
+        "activation_group",
+        "streaming",
+        "waiting_weights",
+        "waiting_drain",
+    )
     BROADCAST = ("take", "step", "wide")
 
     def __init__(self, machine: Machine, tiles: Sequence[object]) -> None:
@@ -58,6 +73,7 @@ class ArrayUnit(Component):
                 "instruction": In(Issue(machine)),
                 "group": In(10),
                 "exponent": In(8),
+                "started": Out(1),
                 "saturated": Out(1),
             }
         )
@@ -76,6 +92,7 @@ class ArrayUnit(Component):
         begin, start, running = Signal(), Signal(), Signal()
         m.d.comb += [
             begin.eq(self.active & ~running),
+            self.started.eq(begin & (field(self.instruction.word, MATMUL, "rounds") != 0)),
             start.eq(running & step_slots.ready & ~self._started(m, running, step_slots.ready)),
         ]
         with m.If(begin):

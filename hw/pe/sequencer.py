@@ -57,11 +57,12 @@ class Sequencer(Component):
     one block of 8 rows; rounds alternate between two accumulator banks, so that the epilogue drains one while the other
     fills.
 
-    Members: active, start, instruction (in); group (in: weights per group); weights_ready (in, per port); token_count, slot
+    Members: active, start, instruction (in); group (in: weights per group); inner (in: first element of the activations' inner
+    region); weights_ready (in, per port); token_count, slot
     (in, from the token list), token (out: list position of the step); take, taking_ports, step, active_ports, wide (out);
     activation_slot, activation_word, activation_group (out, to the aligned memory); round_done (out: bank, for one cycle,
     once its accumulators can be read), round_bank, round_ports, round_last; drained (in: the epilogue is done with a bank),
-    drained_bank; finished (out: all steps were issued); streaming, waiting_memory, waiting_drain (out, for the counters).
+    drained_bank; finished (out: all steps were issued); streaming, waiting_weights, waiting_drain (out, for the counters).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -74,6 +75,7 @@ class Sequencer(Component):
                 "start": In(1),
                 "instruction": In(Issue(machine)),
                 "group": In(10),
+                "inner": In(20),
                 "weights_ready": In(machine.ports),
                 "token_count": In(count_shape(machine.tokens)),
                 "slot": In(slot),
@@ -94,7 +96,7 @@ class Sequencer(Component):
                 "drained_bank": In(1),
                 "finished": Out(1),
                 "streaming": Out(1),
-                "waiting_memory": Out(1),
+                "waiting_weights": Out(1),
                 "waiting_drain": Out(1),
             }
         )
@@ -105,7 +107,10 @@ class Sequencer(Component):
         instruction = self.instruction.word
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
         beats_per_group, wide = Signal(10), Signal()
+        first_word = Signal.like(self.activation_word)
+        inner_word = self.inner >> (machine.weight_lanes.bit_length() - 1)
         m.d.comb += [
+            first_word.eq(Mux(field(instruction, MATMUL, "source"), inner_word, 0)),
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
             wide.eq(field(instruction, MATMUL, "format") == WeightFormat.INT8),
             self.wide.eq(wide),
@@ -159,7 +164,7 @@ class Sequencer(Component):
                 pair.row.eq(row),
                 pair.bank.eq(bank),
                 pair_word.eq(word + beat),
-                pair_group.eq(group_index),
+                pair_group.eq(word),
                 pair_end.eq(round_end),
                 pair_ports.eq(ports),
                 pair_last.eq(last_round),
@@ -171,7 +176,7 @@ class Sequencer(Component):
                 with m.If(last_row):
                     m.d.sync += [group_index.eq(group_index + 1), word.eq(word + beats_per_group)]
             with m.If(round_end):
-                m.d.sync += [group_index.eq(0), word.eq(0), round_index.eq(round_index + 1), bank.eq(~bank)]
+                m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
                 with m.If(last_round):
                     m.d.sync += taking.eq(0)
 
@@ -193,7 +198,7 @@ class Sequencer(Component):
             self.activation_group.eq(pair_group),
             self.streaming.eq(fire),
             self.waiting_drain.eq(pair_full & ~bank_free),
-            self.waiting_memory.eq(taking & ~pair_full & ~ready),
+            self.waiting_weights.eq(taking & ~pair_full),
         ]
         with m.If(fire):
             m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last_token & pair_end))]
@@ -208,7 +213,8 @@ class Sequencer(Component):
         with m.If(self.start):
             m.d.sync += [
                 taking.eq(rounds != 0),
-                *(s.eq(0) for s in (round_index, group_index, word, row, beat, second, token, scale_index, scale_beat)),
+                *(s.eq(0) for s in (round_index, group_index, row, beat, second, token, scale_index, scale_beat)),
+                word.eq(first_word),
                 need_scale.eq(1),
                 claimed.eq(0),
                 bank.eq(0),

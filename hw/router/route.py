@@ -21,7 +21,7 @@ RECORD_BYTES = 16
 class RouteUnit(Component):
     """Decides both bits of each slot: z = (high + low) + bias, execute when z >= dial; then the modes of the record.
 
-    Members: active, instruction (in), done, digest (out); dial (in, FP32); buffer read port; runs (out stream) and beats (in
+    Members: active, instruction (in), done, digest, working, waiting (out, for the counters); dial (in, FP32); buffer read port; runs (out stream) and beats (in
     stream) of port 0's loader; scalar_* (the scalar unit); attention, ffn (out: bits per slot, valid from done on).
     """
 
@@ -33,6 +33,8 @@ class RouteUnit(Component):
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
                 "digest": Out(32),
+                "working": Out(1),
+                "waiting": Out(1),
                 "dial": In(32),
                 "read_address": Out(ELEMENT_ADDRESS_BITS),
                 "read_enable": Out(1),
@@ -80,6 +82,10 @@ class RouteUnit(Component):
             """Unsigned integer in the order of FP32 numbers, zeros equal."""
             return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]
 
+        m.d.comb += [
+            self.working.eq(self.read_enable),
+            self.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.ready & ~self.beats.valid)),
+        ]
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.active):

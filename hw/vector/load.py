@@ -21,7 +21,8 @@ class EmbedUnit(Component):
 
     Members: active, instruction (in), done, digest, bad_token (out); tokens, rope, rope_row, vocabulary, half_head (in,
     configuration); runs_p (out streams), beats_p (in streams) of the ports' loaders; words (out stream, to the buffer);
-    rope_slot, rope_word, rope_data, rope_enable (out).
+    rope_slot, rope_word, rope_data, rope_enable (out); finish (out, level: everything is written), aligned (in: the aligner is
+    done). The aligner's share of the digest is not included. working, waiting (out: see the counters).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -37,6 +38,8 @@ class EmbedUnit(Component):
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
                 "digest": Out(32),
+                "working": Out(1),
+                "waiting": Out(1),
                 "bad_token": Out(1),
                 "tokens": In(32),
                 "rope": In(32),
@@ -48,6 +51,8 @@ class EmbedUnit(Component):
                 "rope_word": Out(8),
                 "rope_data": Out(32),
                 "rope_enable": Out(1),
+                "finish": Out(1),
+                "aligned": In(1),
             }
         )
 
@@ -68,7 +73,6 @@ class EmbedUnit(Component):
         element = Signal(20)
         part, rope_index = Signal(range(max(2, machine.kv_lanes // lanes))), Signal(9)
         piece = Signal(range(max(2, machine.port_bits // 32)))
-        settle = Signal(3)
         beats_left = Signal(20)
         token_address, rope_address, row_address = Signal(40), Signal(32), Signal(40)
         m.d.comb += position.eq(self.instruction.position + slot)
@@ -78,7 +82,7 @@ class EmbedUnit(Component):
             row_address.eq(self.instruction.address + token * row),
         ]
         # One loader port at a time
-        beat, valid, take = Signal(machine.port_bits), Signal(), Signal()
+        beat, valid, take, starved = Signal(machine.port_bits), Signal(), Signal(), Signal()
         ask, ask_beat, ask_count, accepted = Signal(), Signal(Run(machine)["beat"].shape), Signal(24), Signal()
         with m.Switch(port):
             for p in range(machine.ports):
@@ -101,6 +105,7 @@ class EmbedUnit(Component):
             self.words.payload.address.eq(base + element),
             self.words.payload.data.eq(Cat(numbers)),
             self.words.payload.enable.eq(inside),
+            self.words.payload.slot.eq(slot),
             self.rope_slot.eq(slot),
             self.rope_word.eq(rope_index),
             self.rope_data.eq(beat.word_select(piece, 32)),
@@ -112,6 +117,10 @@ class EmbedUnit(Component):
                 writes.where[k].eq((base + element + k)[:ELEMENT_ADDRESS_BITS]),
                 writes.value[k].eq(numbers[k]),
             ]
+        m.d.comb += [
+            self.working.eq(wrote_words | self.rope_enable),
+            self.waiting.eq((ask & ~accepted) | (take & ~valid) | starved),
+        ]
         with m.If(self.rope_enable):
             m.d.comb += [
                 writes.valid[0].eq(1),
@@ -155,6 +164,7 @@ class EmbedUnit(Component):
                     m.next = "ROW DATA"
             with m.State("ROW DATA"):
                 m.d.comb += [
+                    starved.eq(~valid),
                     self.words.valid.eq(valid & (element < elements)),
                     take.eq(valid & last_part & (self.words.ready | (element >= elements))),
                 ]
@@ -175,6 +185,7 @@ class EmbedUnit(Component):
                 with m.If(accepted):
                     m.next = "ROPE DATA"
             with m.State("ROPE DATA"):
+                m.d.comb += starved.eq(~valid)
                 last_piece = piece == machine.port_bits // 32 - 1
                 last = rope_index == (self.half_head << 1) - 1
                 m.d.comb += [self.rope_enable.eq(valid), take.eq(valid & (last_piece | last))]
@@ -183,15 +194,14 @@ class EmbedUnit(Component):
                     with m.If(last):
                         m.next = "NEXT"
             with m.State("NEXT"):
-                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, EMBED, "stride") * BUFFER_UNIT), settle.eq(0)]
+                m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, EMBED, "stride") * BUFFER_UNIT)]
                 m.next = "WAIT"
                 with m.If(slot == machine.tokens - 1):
-                    m.next = "SETTLE"
+                    m.next = "ALIGN"
             with m.State("WAIT"):
                 m.next = "SLOT"
-            with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle + 1)
-                with m.If(settle == Signature.LATENCY):
-                    m.d.comb += self.done.eq(1)
+            with m.State("ALIGN"):
+                m.d.comb += [self.finish.eq(self.active), self.done.eq(self.aligned)]
+                with m.If(self.aligned):
                     m.next = "IDLE"
         return m

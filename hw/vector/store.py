@@ -19,7 +19,7 @@ from skipopu.machine.config import Machine
 class StoreUnit(Component):
     """One element every two cycles into beats of port 0; the last beat's unused bytes are not written.
 
-    Members: active, instruction (in), done, digest (out); buffer read port; runs, beats (out streams), written (in: the run
+    Members: active, instruction (in), done, digest, working, waiting (out, for the counters); buffer read port; runs, beats (out streams), written (in: the run
     is in memory).
     """
 
@@ -31,6 +31,8 @@ class StoreUnit(Component):
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
                 "digest": Out(32),
+                "working": Out(1),
+                "waiting": Out(1),
                 "read_address": Out(ELEMENT_ADDRESS_BITS),
                 "read_enable": Out(1),
                 "read_data": In(32 * machine.vector_lanes),
@@ -61,6 +63,11 @@ class StoreUnit(Component):
             self.beats.payload.strobe.eq(strobe),
             self.runs.payload.beat.eq(row_address << (6 - beat_shift)),
             self.runs.payload.count.eq((elements + (per_beat - 1)) >> (per_beat.bit_length() - 1)),
+        ]
+        waiting_written = Signal()
+        m.d.comb += [
+            self.working.eq(self.read_enable | (self.beats.valid & self.beats.ready)),
+            self.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.valid & ~self.beats.ready) | waiting_written),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -104,6 +111,7 @@ class StoreUnit(Component):
                     with m.If(element == elements):
                         m.next = "WRITTEN"
             with m.State("WRITTEN"):
+                m.d.comb += waiting_written.eq(1)
                 with m.If(self.written):
                     m.next = "NEXT"
             with m.State("NEXT"):

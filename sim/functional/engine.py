@@ -16,6 +16,7 @@ from skipopu.isa.spec import (
     BUFFER_UNIT,
     BY_OPCODE,
     OPCODE_BITS,
+    Activation,
     AlignTarget,
     Epilogue,
     RouteMode,
@@ -25,9 +26,9 @@ from skipopu.isa.spec import (
 )
 from skipopu.layout import KvEntry, round_up
 from skipopu.numerics import align, fp16, fp32
+from skipopu.numerics.activation import gated
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
-from skipopu.numerics.signature import index, signature
-from skipopu.numerics.tables import sigmoid
+from skipopu.numerics.signature import ALIGNED, index, signature
 
 Fields = dict[str, int]
 
@@ -44,7 +45,7 @@ class FunctionalEngine:
         self.config = [0] * 64
         self.buffer = np.zeros(machine.buffer, np.float32)
         slots = machine.tokens
-        self.activation: NDArray[np.float64] = np.zeros((slots, 1, 1))
+        self.activation: NDArray[np.float64] = np.zeros((slots, 1, 1))  # (slots, groups, group)
         self.activation_exponent = np.zeros((slots, 1), np.int64)
         self.inverse_rms = np.zeros(slots, np.float32)
         self.query: NDArray[np.float64] = np.zeros((slots, 1, 1))
@@ -163,13 +164,22 @@ class FunctionalEngine:
             table = self.read(0, self.config[Config.ROPE] * ADDRESS_UNIT + position * rope_row, 8 * half).view(np.float32)
             self.rope[slot] = table.reshape(half, 2)
             self.wrote(index(1, slot, np.arange(2 * half)), fp32.bits(table))
+        self._align_slots(AlignTarget.RESIDUAL, slots, where)
 
     def _align(self, f: Fields) -> None:
         slots = self.lists[f["list"]]
-        if not len(slots):
+        self._align_slots(f["align"], slots, self.vectors(f["src"], f["stride"], slots, f["elements"]))
+
+    def _inner(self) -> int:
+        """First group of the activation memory's inner region."""
+        return self.config[Config.INNER] // self.config[Config.GROUP]
+
+    def _align_slots(self, target: int, slots: NDArray[np.int64], where: NDArray[np.int64]) -> None:
+        """Aligns the listed slots' vectors at ``where`` (slots, elements) in the buffer."""
+        if target == AlignTarget.NONE or not len(slots):
             return
-        group, query = f["group"], f["target"] == AlignTarget.QUERY
-        where = self.vectors(f["src"], f["stride"], slots, f["elements"])
+        query = target == AlignTarget.QUERY
+        group = self.config[Config.HEAD_DIM if query else Config.GROUP]
         mantissas, exponents = self.profile.align(self.buffer[where], group)
         groups = mantissas.shape[1]
         if query:
@@ -178,21 +188,26 @@ class FunctionalEngine:
                 self.query_exponent = np.zeros((self.machine.tokens, groups), np.int64)
             self.query[slots], self.query_exponent[slots] = mantissas, exponents
         else:
-            if self.activation.shape[1:] != mantissas.shape[1:]:
-                self.activation = np.zeros((self.machine.tokens, groups, group))
-                self.activation_exponent = np.zeros((self.machine.tokens, groups), np.int64)
-            self.activation[slots], self.activation_exponent[slots] = mantissas, exponents
-        if f["norm"]:
+            if self.activation.shape[2] != group:
+                capacity = self.machine.activation // group
+                self.activation = np.zeros((self.machine.tokens, capacity, group))
+                self.activation_exponent = np.zeros((self.machine.tokens, capacity), np.int64)
+            first = self._inner() if target == AlignTarget.INNER else 0
+            if first + groups > self.activation.shape[1]:
+                raise self.halt(Error.BUFFER_RANGE, f"activation memory has {self.machine.activation} elements")
+            self.activation[slots, first : first + groups] = mantissas
+            self.activation_exponent[slots, first : first + groups] = exponents
+        if target == AlignTarget.RESIDUAL:
             constants = np.array([self.config[Config.INVERSE_SIZE], self.config[Config.EPSILON]], np.uint32).view(np.float32)
             self.inverse_rms[slots] = align.inverse_rms(mantissas, exponents, constants[0], constants[1])
         if self.run_options.check:
             padded = round_up(group, self.machine.kv_lanes if query else self.machine.weight_lanes)
             element = np.zeros((len(slots), groups, padded), np.int64)
             element[..., :group] = mantissas.astype(np.int64)
-            self.wrote(index(0, slots[:, None], np.arange(groups * padded)), element.reshape(len(slots), -1))
-            self.wrote(index(1, slots[:, None], np.arange(groups)), exponents)
-            if f["norm"]:
-                self.wrote(index(2, slots, 0), fp32.bits(self.inverse_rms[slots]))
+            self.wrote(index(ALIGNED, slots[:, None], np.arange(groups * padded)), element.reshape(len(slots), -1))
+            self.wrote(index(ALIGNED + 1, slots[:, None], np.arange(groups)), exponents)
+            if target == AlignTarget.RESIDUAL:
+                self.wrote(index(ALIGNED + 2, slots, 0), fp32.bits(self.inverse_rms[slots]))
 
     def _route(self, f: Fields) -> None:
         slots = self.lists[f["list"]]
@@ -288,20 +303,20 @@ class FunctionalEngine:
             return
         if f["format"] not in list(WeightFormat):
             raise self.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
-        groups = f["groups"]
-        if groups * self.config[Config.GROUP] > self.machine.activation:
+        groups, first = f["groups"], self._inner() if f["source"] else 0
+        if (first + groups) * self.config[Config.GROUP] > self.machine.activation:
             raise self.halt(
-                Error.BUFFER_RANGE, f"{groups} groups exceed the activation buffer of {self.machine.activation} elements"
+                Error.BUFFER_RANGE, f"{groups} groups exceed the activation memory of {self.machine.activation} elements"
             )
         key = (self.address(f), rows, groups, self.config[Config.GROUP], WeightFormat(f["format"]).bits)
         weights = self.weights.get(*key)
-        x = self.activation[slots].transpose(1, 0, 2)  # (groups, slots, group)
+        x = self.activation[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
+        exponents = self.activation_exponent[slots, first : first + groups]
         if self.profile.half is None:
-            power = np.ldexp(1.0, self.activation_exponent[slots].T - align.ALIGNED_BIAS)[..., None]
+            power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
             parts = fp32.narrow((x @ weights) * power)
         else:
             codes, scales = self.weights.codes[key]
-            exponents = self.activation_exponent[slots]
             parts = [self.profile.group_products(x[g], exponents[:, g], codes[:, g], scales[:, g]) for g in range(groups)]
         y = parts[0]
         for g in range(1, groups):
@@ -332,14 +347,15 @@ class FunctionalEngine:
                 fp32.add(fp32.multiply(even, cos), -fp32.multiply(odd, sin)),
                 fp32.add(fp32.multiply(odd, cos), fp32.multiply(even, sin)),
             )
-        elif kind == Epilogue.SWIGLU:
-            gate, up = y[:, 0::2], y[:, 1::2]
-            y = fp32.multiply(fp32.multiply(gate, up), sigmoid(gate))
+        elif kind == Epilogue.GATED:
+            parameter = np.array(self.config[Config.PARAMETER], np.uint32).view(np.float32)[()]
+            y = gated(Activation(self.config[Config.ACTIVATION]), y[:, 0::2], y[:, 1::2], parameter)
         where = self.vectors(f["dst"], f["stride"], slots, y.shape[1])
         if kind == Epilogue.RESIDUAL:
             y = fp32.add(self.buffer[where], y)
         self.buffer[where] = y
         self.wrote(where, fp32.bits(y))
+        self._align_slots(f["align"], slots, where)
 
     # Attention unit
 
@@ -363,6 +379,7 @@ class FunctionalEngine:
         where = self.vectors(f["dst"], f["stride"], slots, heads * group * dim)
         self.buffer[where] = mixed.reshape(len(slots), -1)
         self.wrote(where, fp32.bits(self.buffer[where]))
+        self._align_slots(f["align"], slots, where)
 
 
 def run(

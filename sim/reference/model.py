@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from skipopu.model_config import ModelConfig
 
@@ -196,7 +197,7 @@ class SkipLlama(nn.Module):
             gain = layer.post_attention_layernorm
             gate = self._product(f"layers.{index}.gate", h, layer.gate_proj.weight, gain, eps)
             up = self._product(f"layers.{index}.up", h, layer.up_proj.weight, gain, eps)
-            down = self._product(f"layers.{index}.down", F.silu(gate) * up, layer.down_proj.weight)
+            down = self._product(f"layers.{index}.down", ACT2FN[config.hidden_act](gate) * up, layer.down_proj.weight)
             h = h + feed[..., None] * down
         logits = self._product("lm_head", h, self.lm_head.weight, self.norm, config.rms_norm_eps)
         shape = (batch, config.num_layers, 2, count)

@@ -151,7 +151,10 @@ def _simulate(
                     f"the hardware's {register} register is {result['identity'][register]:08x}; the program needs {known[-8:]}"
                 )
         if not result["stopped"] and waves is None:
-            raise SkipopuError(f"the machine did not stop within {cycle_limit} cycles")
+            raise SkipopuError(
+                f"the machine did not stop within {cycle_limit} cycles: {values['RETIRED']} instructions dispatched, position"
+                f" {values['POSITION']}"
+            )
         final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
     address = program.regions["tokens"].address + 4 * len(options.prompt)
     tokens = final[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()

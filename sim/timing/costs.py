@@ -16,11 +16,13 @@ CREDIT_LOOP = 8  # a FIFO place's return to its next beat, besides the memory's 
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = 4  # last write to the signature's total
 SCALAR = 10  # one operation of the scalar unit
-EPILOGUE = 20  # accumulator read to done
+ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, states between
+EPILOGUE = 19  # accumulator read to the result and its signature
 ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
-DIVIDE = 13
+DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
+SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
+WEIGHED = 17  # last softmax step of a round to the first step of values that may use it
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
-EMIT = 12
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,33 @@ class Costs:
         ports = min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
         row_cycles = ports * (self.read + beats * m.kv_lanes // m.vector_lanes)
         one = self.read + 3 + row_cycles + self.read + 2 * half_head
-        return 2 + 3 * m.tokens + slots * one + SETTLE
+        return 2 + 3 * m.tokens + slots * one
 
-    def align(self, slots: int, elements: int, group: int, lanes: int, norm: bool) -> int:
+    def embed_busy(self, slots: int, elements: int, half_head: int) -> int:
+        return slots * (-(-elements // self.machine.vector_lanes) + 2 * half_head)
+
+    def scan(self, slots: int, elements: int) -> int:
+        """ALIGN up to its last word."""
         m = self.machine
-        padded = -(-group // lanes) * lanes
-        first, second = -(-group // m.vector_lanes), -(-padded // m.vector_lanes)
-        per_group = 1 + first + 3 + second + 5 + (4 + SCALAR if norm else 1) + 1
-        per_slot = 2 + -(-elements // group) * per_group + (1 + 3 * SCALAR if norm else 0)
-        return 2 + m.tokens + slots * per_slot + SETTLE
+        return 3 + 2 * m.tokens + self.scan_busy(slots, elements)
+
+    def scan_busy(self, slots: int, elements: int) -> int:
+        return slots * -(-elements // self.machine.vector_lanes)
+
+    def group_cycles(self, padded: int) -> int:
+        """Words of one group that is aligned to ``padded`` elements."""
+        return -(-padded // self.machine.vector_lanes)
+
+    def align_busy(self, slots: int, elements: int, group: int, padded: int) -> int:
+        return slots * -(-elements // group) * self.group_cycles(padded)
+
+    def align_tail(self, slots: int, group: int, padded: int, spacing: int, residual: bool) -> int:
+        """Last write to done, when every slot's last group ends ``spacing`` cycles behind the one before it."""
+        m = self.machine
+        service = self.group_cycles(padded)
+        backlog = service + (slots - 1) * max(0, service - spacing)
+        norms = slots * (2 + 3 * SCALAR) + (m.tokens - slots) * 2 if residual else 0
+        return max(m.tokens + 3, 4 + backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
         one = 8 + 4 * SCALAR + 1 + (self.read + 1 if traced else 0)
@@ -67,11 +87,18 @@ class Costs:
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
 
+    def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
+        m = self.machine
+        return written * (2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes) + entry.beats)
+
     def store(self, slots: int, elements: int) -> int:
         m = self.machine
         beats = -(-4 * elements // m.beat_bytes)
         one = 1 + 2 * elements + beats + -(-beats // m.burst) * WRITE_OVERHEAD
         return 1 + 3 * m.tokens + slots * one + SETTLE
+
+    def store_busy(self, slots: int, elements: int) -> int:
+        return slots * (elements + -(-4 * elements // self.machine.beat_bytes))
 
     def matmul_start(self) -> int:
         """Start to the first step: token lists, accumulator addresses."""
@@ -103,19 +130,13 @@ class Costs:
         """Last step of a round until its accumulators can be drained."""
         return ACCUMULATE_BASE + (self.machine.weight_lanes - 1).bit_length()
 
-    def drain(self, slots: int, ports: int, halves: int) -> int:
-        """Cycles to drain one round of ``ports`` blocks, ``halves`` results per pair of rows."""
-        return ports * slots * BLOCK_ROWS // 2 * halves
+    def drain(self, slots: int, ports: int) -> int:
+        """Cycles to drain one round of ``ports`` blocks."""
+        return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""
         return max(1, 16 // self.machine.beat_bytes)
-
-    def attention_phase(self, rounds: int, run_beats: int, steps: int) -> int:
-        """One phase of ``rounds`` entries in every port: ``steps`` cycles of work and ``run_beats`` beats per entry."""
-        rate = self.machine.memory.beats_per_256_cycles / 256
-        per_round = max(steps + 1, run_beats / rate, run_beats + 3) if run_beats else steps + 1
-        return int(rounds * per_round) + self.attention_drain + (self.read + 5 if run_beats else 0)
 
     @property
     def attention_drain(self) -> int:
@@ -123,13 +144,36 @@ class Costs:
         m = self.machine
         return ATTENTION_DRAIN + (m.kv_lanes - 1).bit_length() + (m.ports - 1).bit_length()
 
-    def attend(self, listed: list[int], entries: list[int], entry: KvEntry, queries: int, head_dim: int) -> int:
-        """``listed`` slots, ``entries`` per port, ``queries`` query heads per KV head."""
+    def attend(self, listed: list[int], rounds: int, entry: KvEntry, queries: int, head_dim: int, serial: bool) -> Attention:
+        """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head."""
+        m = self.machine
+        rate = m.memory.beats_per_256_cycles / 256
         blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
-        heads, beats, rounds = entry.kv_heads, entry.kv_heads * entry.head_beats, max(entries)
+        heads, beats = entry.kv_heads, entry.kv_heads * entry.head_beats
         mine = queries * len(listed)
-        keys = self.attention_phase(rounds, entry.key_beats, entry.header_beats + beats * blocks)
-        softmax = self.attention_phase(rounds, 0, heads * mine)
-        values = self.attention_phase(rounds, entry.beats - entry.key_beats, beats * mine)
-        final = heads * mine * (DIVIDE + head_dim + EMIT)
-        return 3 + self.machine.tokens * queries + keys + softmax + values + final
+        key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
+        key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
+        keys = int(rounds * max(key_steps + 1, key_run / rate, key_run + 1)) + self.read + 1
+        fill = heads * mine + WEIGHED
+        per_round = max(value_steps + 1, value_run / rate)
+        if serial:
+            values = int(rounds * max(value_steps + fill + 2, per_round)) + self.read
+            divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE)
+        else:
+            # Values come while the keys' pipeline drains and the first probabilities are made.
+            early = min(4 * m.burst, int((self.attention_drain + fill) * rate))
+            values = fill + int(max(rounds * (value_steps + 1), rounds * per_round - early / rate))
+            divisions = heads * mine * (head_dim // m.vector_lanes)
+        busy = rounds * (key_steps + value_steps)
+        cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
+        memory = keys - rounds * key_steps + max(0, values - fill * (rounds if serial else 1) - rounds * value_steps)
+        return Attention(cycles, busy, memory)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats."""
+
+    cycles: int
+    busy: int
+    memory: int

@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engine import OnToken, Result, Retired
-from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, Costs
+from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, WRITE_OVERHEAD, Costs
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, Config
-from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS, AlignTarget, Epilogue, RouteMode, TokenList, Unit, WeightFormat
-from skipopu.layout import KvEntry
+from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
+from skipopu.isa.spec import (
+    BLOCK_ROWS,
+    BY_OPCODE,
+    OPCODE_BITS,
+    AlignTarget,
+    Epilogue,
+    RouteMode,
+    TokenList,
+    Unit,
+    WeightFormat,
+    matmul_rows,
+)
+from skipopu.layout import KvEntry, round_up
 
 Fields = dict[str, int]
 QUEUE_DEPTH = 4
@@ -38,71 +49,111 @@ class TimingEngine:
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
 
-    # What each unit instruction costs: (cycles, read beats, write beats)
+    # What each unit instruction costs; the methods also count what the unit is busy with.
 
-    def embed(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        half = self.config[Config.HEAD_DIM] // 2
+    def aligned(self, target: int, slots: int, elements: int, spacing: int) -> int:
+        """Cycles behind the last write until ``slots`` vectors are aligned."""
+        if target == AlignTarget.NONE:
+            return 0
+        query = target == AlignTarget.QUERY
+        group = self.config[Config.HEAD_DIM if query else Config.GROUP]
+        padded = round_up(group, self.machine.kv_lanes) if query else group
+        self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded)
+        together = spacing if elements % group == 0 else 1
+        return self.costs.align_tail(slots, group, padded, together, target == AlignTarget.RESIDUAL)
+
+    def vector(self, busy: int, memory: int, cycles: int, read: int = 0, written: int = 0) -> int:
+        """Books an instruction of the vector unit; returns its cycles."""
+        self.book("VECTOR", busy, cycles, MEMORY=memory)
+        self.counters["READ_BEATS"] += read
+        self.counters["WRITE_BEATS"] += written
+        return cycles
+
+    def book(self, unit: str, busy: int, cycles: int, **stalls: int) -> None:
+        self.counters[f"{unit}_BUSY"] += busy
+        for cause, amount in stalls.items():
+            self.counters[f"{unit}_{cause}"] += amount
+        self.counters[f"{unit}_EDGE"] += cycles - busy - sum(stalls.values())
+
+    def embed(self, f: Fields, slots: int, start: int) -> int:
+        half, costs = self.config[Config.HEAD_DIM] // 2, self.costs
         beat = self.machine.beat_bytes
         ports = min(self.machine.ports, -(-f["elements"] // (f["row"] * 32)))
         beats = slots * (1 + ports * f["row"] * 64 // beat + -(-8 * half // beat))
-        return self.costs.embed(slots, f["elements"], f["row"], half), beats, 0
+        # The last slot's group was aligned while its rotary row came.
+        tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
+        cycles = costs.embed(slots, f["elements"], f["row"], half) + tail
+        return self.vector(costs.embed_busy(slots, f["elements"], half), slots * (ports + 2) * costs.read, cycles, beats)
 
-    def align(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        lanes = self.machine.kv_lanes if f["target"] == AlignTarget.QUERY else self.machine.weight_lanes
-        return self.costs.align(slots, f["elements"], f["group"], lanes, bool(f["norm"])), 0, 0
+    def align(self, f: Fields, slots: int, start: int) -> int:
+        busy = self.costs.scan_busy(slots, f["elements"])
+        tail = self.aligned(f["align"], slots, f["elements"], busy // slots)
+        return self.vector(busy, 0, self.costs.scan(slots, f["elements"]) + tail)
 
-    def route(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        address = self.program.router_record[0] + self.layer * self.program.router_record[1]
-        modes = int(self.program.memory[0][address + 8])
-        traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in (modes & 3, modes >> 2 & 3)
+    def route(self, f: Fields, slots: int, start: int) -> int:
+        traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
         chunk = slice(self.position, self.position + self.count)
         every = np.arange(self.count)
         self.lists[TokenList.ATTENTION] = every[self.routing[self.layer, 0, chunk]]
         self.lists[TokenList.FFN] = every[self.routing[self.layer, 1, chunk]]
-        return self.costs.route(slots, traced), self.costs.record_beats() + (slots if traced else 0), 0
+        reads = 1 + slots * traced
+        beats = self.costs.record_beats() + slots * traced
+        return self.vector(4 * slots, reads * self.costs.read, self.costs.route(slots, traced), beats)
 
-    def kvwrite(self, f: Fields, slots: int) -> tuple[int, int, int]:
+    def kvwrite(self, f: Fields, slots: int, start: int) -> int:
         self.entries += slots
-        return self.costs.kvwrite(slots, self.count - slots, self.entry), 0, slots * self.entry.beats
+        waits = slots * -(-self.entry.beats // self.machine.burst) * WRITE_OVERHEAD
+        cycles = self.costs.kvwrite(slots, self.count - slots, self.entry)
+        return self.vector(self.costs.kvwrite_busy(slots, self.entry), waits, cycles, 0, slots * self.entry.beats)
 
-    def attend(self, f: Fields, slots: int) -> tuple[int, int, int]:
+    def attend(self, f: Fields, slots: int, start: int) -> int:
         listed = self.lists[f["list"]].tolist()
         last = self.position + listed[-1] + 1
-        per_port = [-(-(last - p) // self.machine.ports) for p in range(self.machine.ports)]
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
-        return self.costs.attend(listed, per_port, self.entry, queries, dim), last * self.entry.beats, 0
+        serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
+        part = self.costs.attend(listed, -(-last // self.machine.ports), self.entry, queries, dim, serial)
+        tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, queries * dim // self.machine.vector_lanes)
+        self.book("ATTENTION", part.busy, part.cycles + tail, MEMORY=part.memory)
+        self.counters["READ_BEATS"] += last * self.entry.beats
+        return part.cycles + tail
 
-    def store(self, f: Fields, slots: int) -> tuple[int, int, int]:
-        return self.costs.store(slots, f["elements"]), 0, slots * -(-4 * f["elements"] // self.machine.beat_bytes)
+    def store(self, f: Fields, slots: int, start: int) -> int:
+        beats = slots * -(-4 * f["elements"] // self.machine.beat_bytes)
+        busy = self.costs.store_busy(slots, f["elements"])
+        return self.vector(busy, slots * 2 * WRITE_OVERHEAD, self.costs.store(slots, f["elements"]), 0, beats)
 
-    def matmul(self, f: Fields, slots: int, start: int, requested: int) -> tuple[int, int, int]:
-        """Cycles of a product that starts at ``start`` and whose weights were requested at ``requested``."""
+    def matmul(self, f: Fields, slots: int, start: int) -> int:
+        """A product that starts at ``start`` and whose weights could be requested when it was dispatched."""
         costs, machine = self.costs, self.machine
         rounds, groups, group = f["rounds"], f["groups"], self.config[Config.GROUP]
         if not rounds:
-            return costs.matmul_start() + EPILOGUE, 0, 0
+            cycles = costs.matmul_start() + EPILOGUE
+            self.book("ARRAY", 0, cycles)
+            return cycles
         bits = WeightFormat(f["format"]).bits
         steps, cycles = costs.matmul_stream(slots, rounds, groups, group, bits)
         full, short = costs.matmul_beats(rounds, groups, group, bits), costs.matmul_beats(rounds - 1, groups, group, bits)
         rate = costs.weight_rate
         begin = start + costs.matmul_start()
+        on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
+        requested = start + 4 if on_demand else self.now + 6
         supply = max(requested, self.fetch_free) + costs.read + 2
         first = max(begin, supply)
         held = min(machine.weight_fifo, full, max(0, int((first - supply) * rate)))
         streaming = max(cycles, int((full - held) / rate))
-        halves = 1 if f["epilogue"] == Epilogue.SWIGLU else 2
-        drain = costs.drain(slots, machine.ports, halves)
-        last_drain = costs.drain(slots, f["ports"], halves)
+        drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, f["ports"])
         # Two accumulator banks: rounds either stream back to back or wait for the drain of the round before last.
         drained = streaming // rounds + costs.matmul_flight() + (rounds - 1) * (drain + 1)
         stalled = max(0, drained - streaming - costs.matmul_flight())
-        end = first + streaming + stalled + costs.matmul_flight() + last_drain + EPILOGUE
-        self.counters["ARRAY_STREAM"] += steps
-        self.counters["ARRAY_STALL_MEMORY"] += first - begin + streaming - cycles
-        self.counters["ARRAY_STALL_DRAIN"] += stalled
+        outputs = matmul_rows(f, machine.ports) // (2 if f["epilogue"] == Epilogue.GATED else 1)
+        tail = self.aligned(f["align"], slots, outputs, BLOCK_ROWS // 2)
+        end = first + streaming + stalled + costs.matmul_flight() + last_drain + EPILOGUE + tail
+        self.book("ARRAY", steps, end - start, WEIGHTS=first - begin + streaming - steps, DRAIN=stalled)
+        self.counters["EPILOGUE_BUSY"] += (rounds - 1) * drain + last_drain
         # The next stream's requests start when this one's last beats were requested.
         self.fetch_free = max(requested, first + streaming + stalled - int(machine.weight_fifo / rate))
-        return end - start, f["ports"] * full + (machine.ports - f["ports"]) * short, 0
+        self.counters["READ_BEATS"] += f["ports"] * full + (machine.ports - f["ports"]) * short
+        return end - start
 
     # The walk
 
@@ -115,21 +166,20 @@ class TimingEngine:
         if len(queue) >= QUEUE_DEPTH:
             self.now = max(self.now, queue[-QUEUE_DEPTH] + 1)
         listed = self.lists[f["list"]]
-        start = max(self.now + HANDOVER, self.free[unit])
+        ready = start = max(self.now + HANDOVER, self.free[unit])
         for other in Unit:
             if f["pop"] >> other & 1:
                 start = max(start, self.tokens[other, unit].pop(0))
         slots = len(listed)
         cycles = 0
         if slots or name == "kvwrite":
-            if name == "matmul":
-                cycles, read, written = self.matmul(f, slots, start, self.now + 6)
-            else:
-                cycles, read, written = getattr(self, name)(f, slots)
-            self.counters[f"{unit.name}_BUSY"] += cycles
-            self.counters["READ_BEATS"] += read
-            self.counters["WRITE_BEATS"] += written
+            if unit is Unit.ATTENTION:
+                start = max(start, self.free[Unit.ARRAY] - HANDOVER)
+            elif unit is Unit.ARRAY:
+                start = max(start, self.free[Unit.ATTENTION] - HANDOVER)
+            cycles = getattr(self, name)(f, slots, start)
         end = start + cycles
+        self.counters[f"{unit.name}_WAIT"] += start - ready
         if name == "route":
             self.route_done = end + 1
         self.free[unit] = end + HANDOVER
@@ -141,6 +191,12 @@ class TimingEngine:
             self.counters["WRITE_BEATS"] += self.costs.record_beats()
         self.trace.append(Retired(pc, 0, end, self.layer, self.position))
         self.now += DISPATCH
+
+    def modes(self, layer: int) -> tuple[int, int]:
+        """The RouteModes of a layer's modules, from the image."""
+        address = self.program.router_record[0] + layer * self.program.router_record[1]
+        modes = int(self.program.memory[0][address + 8])
+        return modes & 3, modes >> 2 & 3
 
     def idle(self) -> int:
         """When everything issued so far is done."""

@@ -29,9 +29,14 @@ class Config(IntEnum):
     EOS1 = 17
     EOS2 = 18
     EOS3 = 19
+    INNER = 20  # element of the activation memory where the inner region starts
+    ACTIVATION = 21  # function of gated products, see skipopu.isa.spec.Activation
+    PARAMETER = 22  # its FP32 parameter
+    SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION: parts of the dataflow taken apart, for comparison
 
 
 NO_TOKEN = 0xFFFF_FFFF
+WEIGHTS_ON_DEMAND, SERIAL_ATTENTION = 1, 2  # bits of Config.SCHEDULE
 
 
 class Error(IntEnum):
@@ -83,12 +88,21 @@ _HOST = (
     ("EXECUTED_ATTENTION", "r", "tokens x layers whose attention executed"),
     ("EXECUTED_FFN", "r", "tokens x layers whose feed-forward network executed"),
     ("CYCLES", "r", "clock cycles while running"),
-    ("ARRAY_BUSY", "r", "cycles the array unit had an instruction running"),
-    ("ARRAY_STREAM", "r", "cycles the array consumed a weight beat for a token"),
-    ("ARRAY_STALL_MEMORY", "r", "cycles the array waited for weight beats"),
-    ("ARRAY_STALL_DRAIN", "r", "cycles the array waited for the epilogue"),
-    ("VECTOR_BUSY", "r", "cycles the vector unit had an instruction running"),
-    ("ATTENTION_BUSY", "r", "cycles the attention unit had an instruction running"),
+    ("ARRAY_BUSY", "r", "cycles in which a pair of weight beats was multiplied with a token"),
+    ("ARRAY_WEIGHTS", "r", "cycles in which a running product had no complete pair of weight beats"),
+    ("ARRAY_DRAIN", "r", "cycles in which a running product waited for its accumulators to be drained"),
+    ("ARRAY_EDGE", "r", "other cycles of running products: token lists, pipeline, last drain and alignment"),
+    ("ARRAY_WAIT", "r", "cycles in which a product was queued and waited for another unit or for the multipliers"),
+    ("ATTENTION_BUSY", "r", "cycles in which attention took a header beat or multiplied keys or values"),
+    ("ATTENTION_MEMORY", "r", "cycles in which attention waited for beats of entries"),
+    ("ATTENTION_EDGE", "r", "other cycles of running attention: lists, pipeline, first probabilities, divisions, alignment"),
+    ("ATTENTION_WAIT", "r", "cycles in which attention was queued and waited for another unit or for the multipliers"),
+    ("VECTOR_BUSY", "r", "cycles in which the vector unit read or wrote a word of the buffer, a rotary word or a beat"),
+    ("VECTOR_MEMORY", "r", "cycles in which the vector unit waited for memory"),
+    ("VECTOR_EDGE", "r", "other cycles of running vector instructions"),
+    ("VECTOR_WAIT", "r", "cycles in which a vector instruction was queued and waited for another unit"),
+    ("EPILOGUE_BUSY", "r", "cycles in which results were drained, a pair of rows per draining port"),
+    ("ALIGN_BUSY", "r", "cycles in which a word was aligned"),
     ("WAIT_ROUTE", "r", "cycles dispatch waited for a routing decision"),
     ("READ_BEATS", "r", "read data beats over all ports"),
     ("WRITE_BEATS", "r", "write data beats over all ports"),
@@ -97,6 +111,6 @@ HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, acc
 HOST = {register.name: register for register in HOST_REGISTERS}
 COUNTERS = tuple(name for name in HOST if HOST[name].address >= HOST["CYCLES"].address)
 MAGIC = 0x534B4950
-ISA_VERSION = 2
+ISA_VERSION = 3
 
 STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED = 1, 2, 4, 8

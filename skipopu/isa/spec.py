@@ -45,14 +45,44 @@ class Epilogue(IntEnum):
 
     STORE = 0  # buffer[row] = y
     ROPE = 1  # rotate row pairs (2i, 2i+1) below ``aux``; store the others
-    SWIGLU = 2  # buffer[row/2] = silu(y[row]) * y[row+1]
+    GATED = 2  # buffer[row/2] = activation(y[row]) * y[row+1], the activation of Config.ACTIVATION
     RESIDUAL = 3  # buffer[row] += y
     NONE = 4  # nothing is stored (argmax only)
 
 
 class AlignTarget(IntEnum):
-    ACTIVATION = 0  # the array's input, groups of the weights' group size
-    QUERY = 1  # the attention unit's queries, groups of head_dim
+    """Where a result goes as aligned integers, beside its FP32 form in the buffer.
+
+    The activation memory has two regions, both in groups of the weights' group size. With RESIDUAL the slot's 1/rms is taken
+    from the same mantissas.
+    """
+
+    NONE = 0
+    RESIDUAL = 1  # activation memory from element 0
+    INNER = 2  # activation memory from element Config.INNER
+    QUERY = 3  # query memory, groups of head_dim
+
+
+class Activation(IntEnum):
+    """Functions of a gated product (Config.ACTIVATION); ``a`` is Config.PARAMETER, an FP32 number."""
+
+    SWISH = 0  # x * sigmoid(a * x): SiLU with a = 1, the quick GELU with a = 1.702
+    GELU = 1  # x * Phi(x), the normal distribution's function
+    RELU = 2  # max(x, 0)
+    RELU2 = 3  # max(x, 0)^2
+    LEAKY_RELU = 4  # x, or a * x where x is negative
+
+
+# Hugging Face's names: (code, parameter).
+ACTIVATIONS = {
+    "silu": (Activation.SWISH, 1.0),
+    "swish": (Activation.SWISH, 1.0),
+    "quick_gelu": (Activation.SWISH, 1.702),
+    "gelu": (Activation.GELU, 0.0),
+    "relu": (Activation.RELU, 0.0),
+    "relu2": (Activation.RELU2, 0.0),
+    "leaky_relu": (Activation.LEAKY_RELU, 0.01),
+}
 
 
 class RouteMode(IntEnum):
@@ -99,6 +129,9 @@ _ADDRESS = (
     Field("address", 28, "memory address in every port", "64 bytes"),
     Field("layered", 1, "1: the layer base is added to the address"),
 )
+_ALIGN = Field(
+    "align", 2, "the result is aligned too: 0 no, 1 as the residual, with its 1/rms, 2 as an inner vector, 3 as queries"
+)
 _SOURCE = (Field("src", 16, "buffer address", "8 elements"), Field("stride", 12, "distance between token slots", "8 elements"))
 _TARGET = (Field("dst", 16, "buffer address", "8 elements"), Field("stride", 12, "distance between token slots", "8 elements"))
 
@@ -137,7 +170,8 @@ EMBED = Instruction(
     "EMBED",
     8,
     "vector",
-    "For each slot reads its token id, writes its FP16 embedding row as FP32 to the buffer and loads its rotary cos/sin row.",
+    "For each slot reads its token id, writes its FP16 embedding row as FP32 to the buffer, aligns it as the residual and loads"
+    " its rotary cos/sin row.",
     (
         *_HEAD,
         *_ADDRESS,
@@ -150,21 +184,15 @@ ALIGN = Instruction(
     "ALIGN",
     9,
     "vector",
-    "Aligns each listed slot's vector to its groups' largest exponents; with norm also 1/rms from the same mantissas.",
-    (
-        *_HEAD,
-        *_SOURCE,
-        Field("elements", 18, "vector length"),
-        Field("group", 10, "elements per group"),
-        Field("target", 1, "0 activation buffer, 1 query buffer"),
-        Field("norm", 1, "1: compute 1/rms of the vector"),
-    ),
+    "Aligns each listed slot's vector to its groups' largest exponents; for vectors that no other instruction aligned.",
+    (*_HEAD, *_SOURCE, Field("elements", 18, "vector length"), _ALIGN),
 )
 MATMUL = Instruction(
     "MATMUL",
     10,
     "array",
-    "Multiplies the aligned activations of the listed slots by quantised weights, groups ascending, and applies the epilogue.",
+    "Multiplies the aligned activations of the listed slots by quantised weights, groups ascending, applies the epilogue and"
+    " aligns its results.",
     (
         *_HEAD,
         *_ADDRESS,
@@ -174,10 +202,12 @@ MATMUL = Instruction(
         Field("spare", 3, "rows of the last block that do not exist"),
         Field("groups", 10, "groups along the input"),
         Field("format", 3, "weight format: 0 INT4, 1 INT8, both symmetric"),
-        Field("epilogue", 3, "0 store, 1 rope, 2 swiglu, 3 residual, 4 none"),
+        Field("epilogue", 3, "0 store, 1 rope, 2 gated, 3 residual, 4 none"),
         Field("norm", 1, "1: results are multiplied by 1/rms"),
         Field("argmax", 1, "1: the last slot's results enter the argmax"),
         Field("aux", 15, "rope: rows to rotate; argmax: first row of this product, divided by 8"),
+        Field("source", 1, "0 the aligned residual, 1 the aligned inner vector"),
+        _ALIGN,
     ),
 )
 ROUTE = Instruction(
@@ -200,7 +230,7 @@ ATTEND = Instruction(
     13,
     "attention",
     "Attention of the listed slots' queries over all mapped entries up to their own position.",
-    (*_HEAD, *_TARGET),
+    (*_HEAD, *_TARGET, _ALIGN),
 )
 STORE = Instruction(
     "STORE",

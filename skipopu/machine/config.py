@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from skipopu.errors import ConfigError
-from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
@@ -92,9 +93,9 @@ class Machine:
         need(power_of_two(self.port_bits) and 64 <= self.port_bits <= 512, "port_bits", "a power of two from 64 to 512")
         need(1 <= self.tokens <= 64, "tokens", "1..64")
         need(
-            power_of_two(self.vector_lanes) and self.vector_lanes <= min(self.kv_lanes, 2 * BUFFER_UNIT),
+            power_of_two(self.vector_lanes) and 2 <= self.vector_lanes <= min(self.kv_lanes, 2 * BUFFER_UNIT),
             "vector_lanes",
-            f"a power of two up to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
+            f"a power of two from 2 to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
         )
         need(
             self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= LARGEST_BUFFER,
@@ -147,6 +148,11 @@ class Machine:
     def kv_lanes(self) -> int:
         """FP16 elements per beat."""
         return self.port_bits // 16
+
+    @property
+    def drain_ports(self) -> int:
+        """Ports whose results leave the array in one cycle, a pair of rows each: their blocks share a word of the buffer."""
+        return math.gcd(max(1, self.vector_lanes // BLOCK_ROWS), self.ports)
 
     @property
     def beats_per_block(self) -> int:

@@ -27,8 +27,9 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
 
     lanes = machine.weight_lanes
     need(group % lanes == 0 and lanes <= group <= 512, "weight group", group, f"a multiple of {lanes} up to 512")
-    widest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim)
-    need(round_up(widest, group) <= machine.activation, "vector length", widest, f"up to activation, {machine.activation}")
+    inner = max(model.intermediate_size, model.num_heads * model.head_dim)
+    aligned = round_up(model.hidden_size, group) + round_up(inner, group)
+    need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     padded = model.num_heads * entry.head_beats * machine.kv_lanes
     need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")

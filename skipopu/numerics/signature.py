@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 # Index spaces of one instruction's different kinds of writes.
 SLOT_SHIFT = 20  # token slot
 KIND_SHIFT = 28
+ALIGNED = 4  # kinds of what is aligned: mantissas, then exponents, then 1/rms
 
 
 def index(kind: int, slot: ArrayLike, element: ArrayLike) -> NDArray[np.uint32]:

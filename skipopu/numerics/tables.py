@@ -73,8 +73,10 @@ RECIPROCAL = QuadraticTable("reciprocal", lambda f: 1 / (1 + f), 6, 17, 2.0**-22
 RSQRT = QuadraticTable("rsqrt", lambda f: 1 / math.sqrt(1 + 2 * f if f < 0.5 else 4 * f), 7, 17, 2.0**-23)
 # The logistic function of |x| in [0, 16).
 SIGMOID = QuadraticTable("sigmoid", lambda f: 1 / (1 + math.exp(-16 * f)), 8, 16, 2.0**-21)
+# The normal distribution's function of |x| in [0, 16).
+NORMAL = QuadraticTable("normal", lambda f: 0.5 * (1 + math.erf(16 * f / math.sqrt(2))), 8, 16, 2.0**-20)
 
-TABLES = (EXP2, RECIPROCAL, RSQRT, SIGMOID)
+TABLES = (EXP2, RECIPROCAL, RSQRT, SIGMOID, NORMAL)
 
 FRACTION_BITS = 24  # of probabilities and of exp2's argument
 
@@ -118,15 +120,23 @@ def reciprocal_sqrt(x: F32) -> F32:
     return fp32.from_integer(RSQRT.evaluate(odd << 23 | fraction), -half - OUTPUT_BITS)
 
 
-SIGMOID_FRACTION_BITS = 20
+SYMMETRIC_FRACTION_BITS = 20  # of the arguments of SIGMOID and NORMAL
 
 
-def sigmoid(x: F32) -> F32:
-    """1 / (1 + exp(-x)); absolute error below 2^-20.9 (argument truncated to 2^-20, table, rounding)."""
+def symmetric(table: QuadraticTable, x: F32) -> F32:
+    """f(x) for a function with f(-x) = 1 - f(x), tabulated over |x| in [0, 16); absolute error of the table + 2^-22.
+
+    The argument is truncated to 2^-20; both functions' slope is at most 0.4.
+    """
     exponent, fraction = _split(x)
     mantissa = np.where(exponent > 0, fraction | 1 << 23, 0)
     # |x| in units of 2^-20 is mantissa * 2^(exponent - 130); 16 and above saturate at the last argument.
     shift = np.clip(exponent - 130, -63, 0)
-    u = np.where(exponent > 130, (1 << SIGMOID.argument_bits) - 1, mantissa >> -shift)
-    y = SIGMOID.evaluate(u)
+    u = np.where(exponent > 130, (1 << table.argument_bits) - 1, mantissa >> -shift)
+    y = table.evaluate(u)
     return fp32.from_integer(np.where(np.signbit(x), (1 << OUTPUT_BITS) - y, y), -OUTPUT_BITS)
+
+
+def sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)); absolute error below 2^-20.9."""
+    return symmetric(SIGMOID, x)

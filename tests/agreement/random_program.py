@@ -9,7 +9,7 @@ import numpy as np
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Region, Run, place_instructions
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, Epilogue, TokenList, Unit, WeightFormat
+from skipopu.isa.spec import BUFFER_UNIT, Activation, AlignTarget, Epilogue, TokenList, Unit, WeightFormat
 from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
@@ -27,7 +27,8 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         return int(rng.integers(low, high + 1))
 
     group = machine.weight_lanes * pick(1, max(1, 128 // machine.weight_lanes))
-    widest = min(machine.activation // group * group, 320)
+    inner = machine.activation // group // 2 * group
+    widest = min(inner, 320)
     hidden, head_dim = pick(9, widest), 16 * pick(1, 2)
     model = ModelConfig(hidden, 1, LAYERS, 1, 1, head_dim, pick(5, 90), CONTEXT)
     regions: dict[str, Region] = {}
@@ -62,12 +63,11 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     for _ in range(pick(2, 4)):
         source, elements = int(rng.choice(places)), pick(1, hidden)
         listed = int(rng.choice([TokenList.ALL, TokenList.ALL, TokenList.ATTENTION, TokenList.FFN]))
+        target = pick(AlignTarget.RESIDUAL, AlignTarget.INNER)
         place = {"src": source // BUFFER_UNIT, "stride": stride // BUFFER_UNIT}
-        body.append(
-            (spec.ALIGN, {**place, "list": listed, "elements": elements, "group": group, "norm": pick(0, 1)}, Unit.VECTOR)
-        )
+        body.append((spec.ALIGN, {**place, "list": listed, "elements": elements, "align": target}, Unit.VECTOR))
         epilogue = Epilogue(pick(0, 4))
-        rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.SWIGLU else pick(1, widest)
+        rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.GATED else pick(1, widest)
         groups = -(-elements // group)
         weights = WeightFormat(pick(0, 1))
         stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights.bits)
@@ -88,6 +88,9 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             "norm": pick(0, 1),
             "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) and rows <= model.vocab_size else 0,
             "aux": pick(0, rows // head_dim) * head_dim if epilogue is Epilogue.ROPE else 0,
+            "source": target == AlignTarget.INNER,
+            # A product must not align into the region it reads.
+            "align": AlignTarget.NONE if epilogue is Epilogue.NONE or pick(0, 1) else 3 - target,
         }
         body.append((spec.MATMUL, fields, Unit.ARRAY))
         if rng.random() < 0.5:
@@ -107,7 +110,8 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     head_address = region("head", head.size)
     head_codes = rng.integers(-8, 8, (head_rows, head.groups, group)).astype(np.int8)
     placed.append((head_address, head.pack(head_codes, rng.random((head_rows, head.groups)).astype(np.float16))))
-    first = {"src": 0, "stride": stride // BUFFER_UNIT, "list": TokenList.LAST, "elements": hidden, "group": group, "norm": 1}
+    residual = AlignTarget.RESIDUAL
+    first = {"src": 0, "stride": stride // BUFFER_UNIT, "list": TokenList.LAST, "elements": hidden, "align": residual}
     last = {
         "list": TokenList.LAST,
         "address": head_address // 64,
@@ -147,6 +151,10 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         Config.EOS1: NO_TOKEN,
         Config.EOS2: NO_TOKEN,
         Config.EOS3: NO_TOKEN,
+        Config.INNER: inner,
+        Config.ACTIVATION: pick(0, len(Activation) - 1),
+        Config.PARAMETER: int(fp32.bits(np.float32(rng.uniform(-2, 2)))),
+        Config.SCHEDULE: pick(0, 3),
     }.items():
         put(spec.SET, register=register, value=value)
     start = len(words)

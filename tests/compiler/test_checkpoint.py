@@ -69,7 +69,7 @@ def test_tensor_errors_name_file_and_tensor(directory: Path, damage: str) -> Non
     ("change", "message"),
     [
         ({"model_type": "mamba"}, "model_type is 'mamba'; supported: 'llama'"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; supported: silu, "),
         ({"hidden_size": -1}, "hidden_size is -1; a positive integer is needed"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope type is 'llama3'"),

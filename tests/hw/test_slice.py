@@ -19,7 +19,7 @@ from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.profile import PROFILES
 
 LANES = 16
-MACHINE = Machine("bench", 1, 4 * LANES, 4, 1, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4)
+MACHINE = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4)
 
 
 class Bench(Elaboratable):

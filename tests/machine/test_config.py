@@ -49,7 +49,7 @@ def test_unknown_target_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"intermediate_size": 5000}, {}, "vector length is 5000; accepted: up to activation, 1024"),
+        ({"intermediate_size": 5000}, {}, "residual and inner vector is 5248; accepted: up to activation, 1024"),
         ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: up to 4"),
         ({}, {"context": 100}, "context is 100; accepted: 1 to 64"),
         ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 up to 512"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from transformers.activations import ACT2FN
 
-from skipopu.numerics import tables
+from skipopu.isa.spec import ACTIVATIONS
+from skipopu.numerics import activation, tables
 
 EXACT = {
     "exp2": lambda x: 2.0**-x,
     "reciprocal": lambda x: 1 / (1 + x),
     "rsqrt": lambda x: 1 / np.sqrt(np.where(x < 0.5, 1 + 2 * x, 4 * x)),
     "sigmoid": lambda x: 1 / (1 + np.exp(-16 * x)),
+    "normal": lambda x: torch.special.ndtr(torch.from_numpy(16 * x)).numpy(),
 }
 
 
@@ -36,3 +40,13 @@ def test_functions_on_fp32() -> None:
     error = np.abs(tables.exp2_negative(d) * 2.0**-24 - 2.0 ** -d.astype(float))
     assert error.max() < 1.3 * 2.0**-24
     assert tables.exp2_negative(np.zeros(1, np.float32))[0] == 1 << 24
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_match_hugging_face(name: str) -> None:
+    """f(x) * 1: the factor's absolute error times |x|, and a last rounding."""
+    x = np.linspace(-20, 20, 200001).astype(np.float32)
+    code, parameter = ACTIVATIONS[name]
+    seen = activation.gated(code, x, np.ones_like(x), np.float32(parameter))
+    expected = ACT2FN[name](torch.from_numpy(x.astype(float))).numpy()
+    assert (np.abs(seen - expected) <= 2.0**-20.8 * np.maximum(np.abs(x), 1) + 2.0**-24 * np.abs(expected)).all()

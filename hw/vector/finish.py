@@ -1,0 +1,119 @@
+"""Element-wise work on a pair of results: 1/rms, rotation, gated activation, residual addition."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value
+
+from hw.arithmetic.fp32 import Add, FromInteger, Multiply
+from hw.arithmetic.pipeline import delay, delay_valid
+from hw.arithmetic.quadratic import Quadratic
+from skipopu.isa.spec import Activation, Epilogue
+from skipopu.numerics.tables import NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
+
+ONE = 0x3F800000
+
+
+class Finish(Elaboratable):
+    """One pair of rows (even, odd) per cycle; results ``LATENCY`` cycles later.
+
+    Attributes:
+        kind (an Epilogue), activation, parameter: in, stable while results are under way.
+        valid, even, odd, scale, rotate, cos, sin, residual_even, residual_odd: in, one pair. ``scale`` is 1/rms or 1.
+        result_even, result_odd: out; a gated result is the even one. saturated: out.
+    """
+
+    FACTOR = Multiply.LATENCY + 1 + Quadratic.LATENCY + FromInteger.LATENCY  # scaled result to the activation's factor
+    LATENCY = Multiply.LATENCY + FACTOR + Multiply.LATENCY + Add.LATENCY
+
+    def __init__(self) -> None:
+        self.kind, self.activation, self.parameter = Signal(3), Signal(3), Signal(32)
+        self.valid, self.rotate = Signal(), Signal()
+        for name in ("even", "odd", "scale", "cos", "sin", "residual_even", "residual_odd", "result_even", "result_odd"):
+            setattr(self, name, Signal(32, name=name))
+        self.saturated = Signal()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        flags: list[Value] = []
+
+        def multiply(name: str, a: Value, b: Value, valid: Value) -> Value:
+            unit = Multiply()
+            m.submodules[name] = unit
+            m.d.comb += [unit.a.eq(a), unit.b.eq(b), unit.valid.eq(valid)]
+            flags.append(unit.saturated)
+            return unit.z
+
+        gated, residual = self.kind == Epilogue.GATED, self.kind == Epilogue.RESIDUAL
+        # Times 1/rms
+        even = multiply("scale_even", self.even, self.scale, self.valid)
+        odd = multiply("scale_odd", self.odd, self.scale, self.valid)
+        at = Multiply.LATENCY
+        gating = delay_valid(m, self.valid & gated, at, "gating")
+        product = multiply("gate", even, odd, gating)
+        factor = self._factor(m, multiply, even, gating)
+        at += self.FACTOR
+        even, odd = delay(m, even, self.FACTOR, "even"), delay(m, odd, self.FACTOR, "odd")
+        product = delay(m, product, self.FACTOR - Multiply.LATENCY, "product")
+        cos, sin = delay(m, self.cos, at, "cos"), delay(m, self.sin, at, "sin")
+        rotate, valid = delay(m, self.rotate, at, "rotate"), delay_valid(m, self.valid, at, "valid")
+        turning = valid & rotate
+        # Even: even * cos - odd * sin, or the gated product; odd: odd * cos + even * sin
+        first = multiply("first", Mux(gated, product, even), Mux(gated, factor, cos), turning | (valid & gated))
+        minus = multiply("minus", odd, sin, turning)
+        second, plus = multiply("second", odd, cos, turning), multiply("plus", even, sin, turning)
+        at += Multiply.LATENCY
+        even, odd = delay(m, even, Multiply.LATENCY, "plain_even"), delay(m, odd, Multiply.LATENCY, "plain_odd")
+        rotate = delay(m, rotate, Multiply.LATENCY, "rotated")
+        valid = delay_valid(m, valid, Multiply.LATENCY, "adding")
+        for name, plain, a, b, kept, result in (
+            ("even", even, first, minus, self.residual_even, self.result_even),
+            ("odd", odd, second, plus, self.residual_odd, self.result_odd),
+        ):
+            m.submodules[f"add_{name}"] = add = Add()
+            m.d.comb += [
+                add.a.eq(Mux(residual, delay(m, kept, at, f"residual_{name}"), a)),
+                add.b.eq(Mux(residual, plain, b)),
+                add.subtract.eq(~residual & (name == "even")),
+                add.valid.eq(valid & (residual | rotate)),
+            ]
+            flags.append(add.saturated)
+            unchanged = delay(m, Mux(gated, first, plain) if name == "even" else plain, Add.LATENCY, f"unchanged_{name}")
+            added = delay(m, residual | rotate, Add.LATENCY, f"added_{name}")
+            m.d.comb += result.eq(Mux(added, add.z, unchanged))
+        assert at + Add.LATENCY == self.LATENCY
+        m.d.comb += self.saturated.eq(Cat(flags).any())
+        return m
+
+    def _factor(self, m: Module, multiply: object, gate: Value, valid: Value) -> Value:
+        """What gate * up is multiplied by; see :func:`skipopu.numerics.activation.factor`."""
+        swish = self.activation == Activation.SWISH
+        argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)  # type: ignore[operator]
+        m.submodules.table = table = Quadratic((SIGMOID, NORMAL))
+        exponent = argued[23:31]
+        top = 127 + SIGMOID.argument_bits - SYMMETRIC_FRACTION_BITS - 1  # largest biased exponent below the tables' end
+        argument = Signal(SIGMOID.argument_bits)
+        with m.If(exponent > top):
+            m.d.sync += argument.eq((1 << SIGMOID.argument_bits) - 1)
+        with m.Else():
+            right = Mux(top - exponent > 31, 31, top - exponent)[:5]
+            m.d.sync += argument.eq(Mux(exponent == 0, 0, Cat(argued[:23], Const(1, 1)) >> right))
+        m.d.comb += [table.u.eq(argument), table.select.eq(self.activation == Activation.GELU)]
+        m.submodules.convert = convert = FromInteger(OUTPUT_BITS + 2)
+        negative = delay(m, argued[31], 1 + Quadratic.LATENCY, "negative")
+        m.d.comb += [
+            convert.mantissa.eq(Mux(negative, (1 << OUTPUT_BITS) - table.y, table.y)),
+            convert.exponent.eq(-OUTPUT_BITS),
+        ]
+        smooth = convert.z
+        gate = delay(m, gate, self.FACTOR, "gate")
+        factor = Signal(32)
+        with m.Switch(self.activation):
+            with m.Case(Activation.RELU):
+                m.d.comb += factor.eq(Mux(gate[31], 0, ONE))
+            with m.Case(Activation.RELU2):
+                m.d.comb += factor.eq(Mux(gate[31], 0, gate))
+            with m.Case(Activation.LEAKY_RELU):
+                m.d.comb += factor.eq(Mux(gate[31], self.parameter, ONE))
+            with m.Default():
+                m.d.comb += factor.eq(smooth)
+        return factor

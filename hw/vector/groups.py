@@ -1,0 +1,122 @@
+"""Watches the buffer's writes and tells the aligner when a group of a slot's vector is complete."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, tree
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from skipopu.machine.config import Machine
+
+
+class Group(data.StructLayout):
+    """A group to align. start: buffer address of its first element. place: first element in the target. size: elements that
+    exist. exponent: the largest one.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(
+            {
+                "slot": bits_for_index(machine.tokens),
+                "start": ELEMENT_ADDRESS_BITS,
+                "place": 20,
+                "number": 10,
+                "size": 11,
+                "exponent": 8,
+            }
+        )
+
+
+class GroupTracker(Component):
+    """Counts the elements of every slot's present group and keeps their largest exponent.
+
+    Writes of a slot come in the order of its vector, whole words within one group; slots may take turns. Members: clear (in:
+    a new vector in every slot); write_valid, write (in: an accepted buffer write), group (in: elements per group), padded
+    (in: elements it takes in the target), flush (in: close the slots' last groups, a slot per cycle), flushed (out); groups
+    (out stream), pause (out: writes should stop soon), empty (out: no group waits).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.depth = 2 * machine.tokens + 32
+        super().__init__(
+            {
+                "clear": In(1),
+                "write_valid": In(1),
+                "write": In(WordWrite(machine)),
+                "group": In(10),
+                "padded": In(11),
+                "flush": In(1),
+                "flushed": Out(1),
+                "groups": Out(stream.Signature(Group(machine))),
+                "pause": Out(1),
+                "empty": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, lanes = self.machine, self.machine.vector_lanes
+        layout = Group(machine)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=self.depth)
+        # Registered: slot, word, how many elements, their largest exponent
+        valid = delay_valid(m, self.write_valid, 1, "write_valid")
+        slot, address = delay(m, self.write.slot, 1, "slot"), delay(m, self.write.address, 1, "address")
+        amount, largest = Signal(range(lanes + 1)), Signal(8)
+        exponents = [Mux(self.write.enable[k], self.write.data[32 * k + 23 : 32 * k + 31], 0) for k in range(lanes)]
+        m.d.sync += [
+            amount.eq(tree([self.write.enable[k] for k in range(lanes)], lambda a, b: a + b)),
+            largest.eq(tree(exponents, lambda a, b: Mux(a > b, a, b))),
+        ]
+        states = Array(Signal(layout.size, name=f"group_{s}") for s in range(machine.tokens))
+        flush_slot, flushing = Signal(bits_for_index(machine.tokens)), Signal()
+        which = Mux(flushing, flush_slot, slot)
+        low = lanes.bit_length() - 1
+        now, changed = Signal(layout), Signal(layout)
+        m.d.comb += [now.as_value().eq(states[which]), changed.eq(now)]
+        closing = Signal()
+        with m.If(valid & ~flushing):
+            m.d.comb += [
+                changed.size.eq(now.size + amount),
+                changed.exponent.eq(Mux(largest > now.exponent, largest, now.exponent)),
+                closing.eq(changed.size == self.group),
+            ]
+            with m.If(now.size == 0):
+                m.d.comb += changed.start.eq(Cat(Const(0, low), address[low:]))
+        with m.If(flushing):
+            m.d.comb += closing.eq(now.size != 0)
+        push = Signal(layout)
+        m.d.comb += [push.eq(changed), push.slot.eq(which), fifo.w_data.eq(push), fifo.w_en.eq(closing)]
+        following = Signal(layout)
+        m.d.comb += following.eq(changed)
+        with m.If(closing):
+            m.d.comb += [
+                following.size.eq(0),
+                following.exponent.eq(1),
+                following.number.eq(now.number + 1),
+                following.place.eq(now.place + self.padded),
+            ]
+        with m.If(valid | flushing):
+            m.d.sync += states[which].eq(following.as_value())
+        with m.If(self.clear):
+            m.d.sync += [state.eq(Const(1 << layout["exponent"].offset, layout.size)) for state in states]
+        # Flush: at most one group per slot, for which the FIFO always keeps room.
+        with m.If(self.flush & ~flushing & ~self.flushed):
+            m.d.sync += [flushing.eq(1), flush_slot.eq(0)]
+        with m.Elif(flushing):
+            m.d.sync += flush_slot.eq(flush_slot + 1)
+            with m.If(flush_slot == machine.tokens - 1):
+                m.d.sync += [flushing.eq(0), self.flushed.eq(1)]
+        with m.If(~self.flush):
+            m.d.sync += self.flushed.eq(0)
+        m.d.comb += [
+            self.groups.valid.eq(fifo.r_rdy),
+            self.groups.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.groups.ready),
+            self.pause.eq(fifo.level > machine.tokens),
+            self.empty.eq(fifo.level == 0),
+        ]
+        return m
