@@ -225,6 +225,6 @@ def emit(
         regions=plan.regions,
         matrices=matrices,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=emitter.images(),
+        memory=[] if checkpoint.outline else emitter.images(),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

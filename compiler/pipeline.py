@@ -35,7 +35,7 @@ def compile_checkpoint(
     weights: str = "int4",
     level: Schedule = Schedule.RUN_AHEAD,
 ) -> Program:
-    """Compiles ``checkpoint`` for ``machine``.
+    """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size,
@@ -48,16 +48,21 @@ def compile_checkpoint(
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
     if weights not in WEIGHT_FORMATS:
         raise ProgramError(f"weight format is {weights!r}; accepted: {', '.join(WEIGHT_FORMATS)}")
+    if checkpoint.outline and weights != "int4":
+        raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
     config = checkpoint.config
     if context is None:
         context = limits.largest_context(machine, config)
     limits.check(machine, config, context, group)
     graph = build(checkpoint, kv, logits)
     verify(graph)
-    for apply in (
+    of_weights = (
         lambda g: fold(g, checkpoint),
         lambda g: order(g, checkpoint),
         lambda g: quantise(g, group, WeightFormat[weights.upper()]),
+    )
+    for apply in (
+        *(of_weights if not checkpoint.outline else ()),
         lambda g: schedule(g, level),
         depend,
     ):

@@ -27,7 +27,6 @@ from hw.router.route import RouteUnit
 from hw.vector.align import Aligner
 from hw.vector.groups import GroupTracker
 from hw.vector.load import EmbedUnit
-from hw.vector.scalar import ScalarUnit
 from hw.vector.scan import ScanUnit
 from hw.vector.store import StoreUnit
 from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
@@ -73,7 +72,6 @@ class Overlay(Component):
         m.submodules.route = route = RouteUnit(machine)
         m.submodules.kv_write = kv_write = KvWriteUnit(machine)
         m.submodules.store = store = StoreUnit(machine)
-        m.submodules.scalar = scalar = ScalarUnit()
         queues = [UnitQueue(machine) for _ in range(UNITS)]
         readers, writers = [], []
         for unit, queue in zip(Unit, queues, strict=True):
@@ -122,6 +120,10 @@ class Overlay(Component):
             (fetch.group, Config.GROUP),
             (align.inverse_size, Config.INVERSE_SIZE),
             (align.epsilon, Config.EPSILON),
+            (align.inner, Config.INNER),
+            (array.inner, Config.INNER),
+            (array.activation, Config.ACTIVATION),
+            (array.parameter, Config.PARAMETER),
             (align.inner, Config.INNER),
             (array.inner, Config.INNER),
             (array.activation, Config.ACTIVATION),
@@ -213,15 +215,6 @@ class Overlay(Component):
                     m.d.comb += [buffer.read_1_address.eq(unit.read_address), buffer.read_1_enable.eq(unit.read_enable)]
             if unit is not embed:
                 m.d.comb += unit.read_data.eq(buffer.read_1_data)
-        for unit, selected in ((align, ~route.active), (route, route.active)):
-            with m.If(selected):
-                m.d.comb += [
-                    scalar.operation.eq(unit.scalar_operation),
-                    scalar.a.eq(unit.scalar_a),
-                    scalar.b.eq(unit.scalar_b),
-                    scalar.start.eq(unit.scalar_start),
-                ]
-            m.d.comb += [unit.scalar_busy.eq(scalar.busy), unit.scalar_result.eq(scalar.result)]
         m.d.comb += [
             buffer.vector.valid.eq(embed.words.valid & ~groups.pause),
             buffer.vector.payload.eq(embed.words.payload),
@@ -353,7 +346,7 @@ class Overlay(Component):
             with m.If(condition):
                 m.d.comb += [dispatch.fault.eq(1), dispatch.fault_code.eq(code), dispatch.fault_pc.eq(pc)]
         m.d.comb += dispatch.saturated.eq(
-            array.saturated | attention.saturated | align.saturated | scalar.saturated | kv_write.saturated
+            array.saturated | attention.saturated | align.saturated | route.saturated | kv_write.saturated
         )
 
         # Counters

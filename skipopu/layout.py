@@ -23,8 +23,8 @@ def round_up(value: int, unit: int) -> int:
 
 
 def buffer_stride(elements: int) -> int:
-    """Elements between token slots of a vector in the FP32 buffer."""
-    return round_up(elements, 2 * BUFFER_UNIT)
+    """Elements between token slots of a vector in the FP32 buffer: whole words of every machine."""
+    return round_up(elements, 4 * BUFFER_UNIT)
 
 
 @dataclass(frozen=True)

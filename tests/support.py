@@ -18,7 +18,7 @@ def small_config(**changes: object) -> ModelConfig:
         "num_layers": 2,
         "num_heads": 4,
         "num_kv_heads": 2,
-        "head_dim": 16,
+        "head_dim": 32,
         "vocab_size": 70,
         "max_positions": 64,
         "eos_token_ids": (),

@@ -27,12 +27,16 @@ class Router:
 
 @dataclass
 class Checkpoint:
-    """Tensors of a model under Hugging Face's names; routers[layer] is (attention, FFN), or None for a dense model."""
+    """Tensors of a model under Hugging Face's names; routers[layer] is (attention, FFN), or None for a dense model.
+
+    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`.
+    """
 
     directory: Path
     config: ModelConfig
     tensors: dict[str, F32]
     routers: list[tuple[Router, Router]] | None
+    outline: bool = False
 
 
 def _read_safetensors(path: Path) -> dict[str, F32]:

@@ -16,10 +16,10 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool) -> Graph:
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
 
     def stacked(*names: str) -> list[np.ndarray]:
-        return [
-            np.concatenate([tensors[f"model.layers.{layer}.{name}.weight"] for name in names])
-            for layer in range(config.num_layers)
-        ]
+        parts = [[tensors[f"model.layers.{layer}.{name}.weight"] for name in names] for layer in range(config.num_layers)]
+        if checkpoint.outline:
+            return [np.broadcast_to(np.float32(0), (sum(len(p) for p in part), part[0].shape[1])) for part in parts]
+        return [np.concatenate(part) for part in parts]
 
     h = Value("residual", Place.BUFFER, hidden)
     x = Value("aligned residual", Place.RESIDUAL, hidden)

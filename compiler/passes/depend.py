@@ -11,14 +11,14 @@ from __future__ import annotations
 from compiler.graph.ops import ALIGNED, Graph, Op, Place, Value
 from skipopu.isa.spec import TokenList, Unit
 
-# One unit aligns for everybody, with the scalar unit that routing uses too.
+# One unit aligns for everybody.
 ALIGNER = Value("aligner", Place.STATE, 1)
 
 
 def _uses(op: Op) -> tuple[set[Value], set[Value]]:
-    """(read, written) by ``op``, shared units included."""
+    """(read, written) by ``op``, the aligner included."""
     written = set(op.writes)
-    if op.kind == "route" or any(v.place in ALIGNED for v in op.writes):
+    if any(v.place in ALIGNED for v in op.writes):
         written.add(ALIGNER)
     return set(op.reads), written
 

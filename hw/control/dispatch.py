@@ -389,7 +389,7 @@ class Dispatcher(Component):
         lanes = machine.weight_lanes
         limits = {
             Config.GROUP: (value == 0) | (value > 512) | (value[: lanes.bit_length() - 1] != 0),
-            Config.HEAD_DIM: (value < 8) | (value > 256) | value[0],
+            Config.HEAD_DIM: (value < 8) | (value > 256) | (value[: machine.vector_lanes.bit_length() - 1] != 0),
             Config.KV_HEADS: (value == 0) | (value > machine.kv_heads),
             Config.QUERY_GROUP: (value == 0) | (value > machine.query_group),
         }

@@ -38,6 +38,7 @@ class AttentionUnit(Component):
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
         members["clear_queries"] = In(1)
+        members["clear_queries"] = In(1)
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
@@ -97,6 +98,7 @@ class AttentionUnit(Component):
             m.d.comb += getattr(queries, name).eq(getattr(self, name))
         m.d.comb += [
             queries.clear.eq(self.clear_queries),
+            queries.clear.eq(self.clear_queries),
             queries.query_group.eq(self.query_group),
             queries.head_beats.eq(head_beats),
             queries.kv_words.eq(kv_words),
@@ -146,8 +148,8 @@ class AttentionUnit(Component):
             softmax.serial.eq(self.serial),
             softmax.kv_heads.eq(self.kv_heads),
             softmax.block_count.eq(blocks.count),
-            softmax.written.eq(delay_valid(m, softmax.step.entry_end, AttentionPort.WRITTEN, "probabilities_written")),
-            softmax.round_start.eq(walk.round_start & self.values),
+            softmax.written.eq(delay_valid(m, softmax.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
+            softmax.head_end.eq(walk.head_end & self.values),
             softmax.round_end.eq(walk.round_end & self.values),
             reduction.softmax_step.eq(softmax.step),
             reduction.softmax_first_round.eq(softmax.first_round),
@@ -223,6 +225,12 @@ class AttentionUnit(Component):
             divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
             divide.aligned.eq(self.aligned),
             self.finish.eq(divide.finish),
+            reduction.sum_lane.eq(divide.sum_lane),
+            divide.serial.eq(self.serial),
+            divide.pause.eq(self.pause),
+            divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
+            divide.aligned.eq(self.aligned),
+            self.finish.eq(divide.finish),
             divide.total.eq(reduction.total),
             divide.exponent.eq(reduction.exponent),
             divide.sums.eq(reduction.sums),
@@ -233,13 +241,14 @@ class AttentionUnit(Component):
             self.saturated.eq(divide.saturated | Cat(tile.score_saturated for tile in tiles).any()),
         ]
 
-        more = Mux(self.values, softmax.weighed & ~values_requested, ~keys_requested)
+        more = Mux(self.values, ~values_requested, ~keys_requested)
         m.d.comb += [
             self.working.eq(walk.step.work | walk.step.header),
             self.waiting.eq(
                 (self.keys | self.values)
                 & ~self.working
-                & (~walk.idle | more | (walk.pending.any() & (self.keys | softmax.weighed)))
+                & (self.keys | softmax.weighed)
+                & (~walk.idle | more | walk.pending.any())
             ),
         ]
         quiet = walk.idle & ~walk.pending.any() & reduction.settled

@@ -75,13 +75,13 @@ def lowest(mask: Signal) -> Mux:
 class KvWalk(Component):
     """Starts a round when every port has an entry, or when no more are coming; ports without one sit it out.
 
-    The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A round of
-    values starts once its probabilities are there.
+    The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A head's
+    values wait for its probabilities.
 
     Members: keys, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per port),
     last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count, block_k (in);
-    weighed (in: a round's probabilities are there); step, active (out: ports in the round), query_address, exponent_address
-    (out), sum_number (out: number of (head, beat, block) within the entry), first_round (out), round_start, round_end (out), idle (out:
+    weighed (in: the next head's probabilities are there); step, active (out: ports in the round), query_address, exponent_address
+    (out), sum_number (out: number of (head, beat, block) within the entry), first_round (out), head_end, round_end (out: of values or keys), idle (out:
     between rounds).
     """
 
@@ -108,7 +108,7 @@ class KvWalk(Component):
                 "exponent_address": Out(address),
                 "sum_number": Out(address),
                 "first_round": Out(1),
-                "round_start": Out(1),
+                "head_end": Out(1),
                 "round_end": Out(1),
                 "idle": Out(1),
             }
@@ -133,8 +133,8 @@ class KvWalk(Component):
 
         # Rounds
         full = self.pending.all()
-        start = in_phase & ~running & self.pending.any() & (full | self.last_entries) & (self.keys | self.weighed)
-        m.d.comb += [self.active.eq(active), self.idle.eq(~running), self.round_start.eq(start)]
+        start = in_phase & ~running & self.pending.any() & (full | self.last_entries)
+        m.d.comb += [self.active.eq(active), self.idle.eq(~running)]
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -144,7 +144,7 @@ class KvWalk(Component):
                 *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.sum_number)),
             ]
         # Steps
-        ready = running & ((active & ~self.beats_ready) == 0)
+        ready = running & ((active & ~self.beats_ready) == 0) & (self.keys | self.weighed)
         header = header_left != 0
         work = Signal()
         following = left & (left - 1)  # lanes behind the present one
@@ -173,6 +173,7 @@ class KvWalk(Component):
             step.parity.eq(parity),
             self.query_address.eq(present.base + word),
             self.exponent_address.eq(present.base + word_first),
+            self.head_end.eq(beat_end & last_beat),
             self.round_end.eq(entry_end),
         ]
         next_block = Signal.like(block)
@@ -207,8 +208,9 @@ class SoftmaxWalk(Component):
     """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
 
     Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities); kv_heads,
-    block_count, block_k (in); written (in: a round's probabilities are in memory), round_start, round_end (in: of values); step,
-    active (out: ports in the round), weighed (out: the next round of values has its probabilities), first_round, idle (out).
+    block_count, block_k (in); written (in: a head's probabilities are in memory), head_end, round_end (in: of values); step,
+    head_weighed (out: a head's last step), active (out: ports in the round), weighed (out: the next head of values has its
+    probabilities), first_round, idle (out).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -223,9 +225,10 @@ class SoftmaxWalk(Component):
                 "block_count": In(count_shape(self.blocks)),
                 **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
                 "written": In(1),
-                "round_start": In(1),
+                "head_end": In(1),
                 "round_end": In(1),
                 "step": Out(SoftmaxStep(machine)),
+                "head_weighed": Out(1),
                 "active": Out(machine.ports),
                 "weighed": Out(1),
                 "first_round": Out(1),
@@ -240,7 +243,8 @@ class SoftmaxWalk(Component):
         kv_head, block, left = Signal(KV_HEAD_BITS), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
         number_first = Signal.like(step.number)
         table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
-        under_way, ready = Signal(2), Signal(2)  # rounds started here and not ended there; written here and not started there
+        # Rounds started here and not ended there; heads written here and not ended there.
+        under_way, ready = Signal(2), Signal(KV_HEAD_BITS + 1)
         start = self.values & ~running & self.left.any() & Mux(self.serial, under_way == 0, under_way < 2)
         following = left & (left - 1)
         last_lane = ~following[:QUERY_LANES].any()
@@ -251,6 +255,7 @@ class SoftmaxWalk(Component):
             self.active.eq(active),
             self.idle.eq(~running),
             self.weighed.eq(ready != 0),
+            self.head_weighed.eq(running & last_lane & last_block),
             step.work.eq(running),
             step.entry_end.eq(running & last_lane & last_block & last_head),
             step.lane.eq(lowest(left)),
@@ -258,7 +263,7 @@ class SoftmaxWalk(Component):
             step.number_first.eq(number_first),
             step.parity.eq(parity),
         ]
-        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.round_start)]
+        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.head_end)]
         with m.If(start):
             m.d.sync += [
                 running.eq(1),

@@ -6,12 +6,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.arithmetic.fp32 import Add
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
 from hw.memory.reader import Run
-from hw.vector.scalar import ScalarUnit
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
 from skipopu.machine.config import Machine
 
@@ -22,7 +22,7 @@ class RouteUnit(Component):
     """Decides both bits of each slot: z = (high + low) + bias, execute when z >= dial; then the modes of the record.
 
     Members: active, instruction (in), done, digest, working, waiting (out, for the counters); dial (in, FP32); buffer read port; runs (out stream) and beats (in
-    stream) of port 0's loader; scalar_* (the scalar unit); attention, ffn (out: bits per slot, valid from done on).
+    stream) of port 0's loader; attention, ffn (out: bits per slot, valid from done on); saturated (out).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -41,12 +41,7 @@ class RouteUnit(Component):
                 "read_data": In(32 * machine.vector_lanes),
                 "runs": Out(stream.Signature(Run(machine))),
                 "beats": In(stream.Signature(machine.port_bits)),
-                "scalar_operation": Out(2),
-                "scalar_a": Out(32),
-                "scalar_b": Out(32),
-                "scalar_start": Out(1),
-                "scalar_busy": In(1),
-                "scalar_result": In(32),
+                "saturated": Out(1),
                 "attention": Out(machine.tokens),
                 "ffn": Out(machine.tokens),
             }
@@ -75,8 +70,19 @@ class RouteUnit(Component):
         m.d.comb += [
             trace_address.eq((self.instruction.trace_row << 6) + self.instruction.position + slot),
             self.read_address.eq(base + item),
-            self.scalar_operation.eq(ScalarUnit.ADD),
         ]
+        # One addition at a time
+        m.submodules.add = add = Add()
+        start, a, b, left, result = Signal(), Signal(32), Signal(32), Signal(range(Add.LATENCY + 2)), Signal(32)
+        given_a, given_b = Signal(32), Signal(32)
+        busy = left != 0
+        with m.If(start):
+            m.d.sync += [a.eq(given_a), b.eq(given_b), left.eq(1 + Add.LATENCY)]
+        with m.Elif(busy):
+            m.d.sync += left.eq(left - 1)
+        with m.If(left == 1):
+            m.d.sync += result.eq(add.z)
+        m.d.comb += [add.a.eq(a), add.b.eq(b), add.valid.eq(1), self.saturated.eq((left == 1) & add.saturated)]
 
         def key(x: Signal) -> Signal:
             """Unsigned integer in the order of FP32 numbers, zeros equal."""
@@ -136,27 +142,27 @@ class RouteUnit(Component):
                 chosen = self.read_data.word_select(lane_of(machine, self.read_address), 32)
                 m.d.sync += item.eq(item + 1)
                 with m.If(item[0]):
-                    m.d.comb += [self.scalar_a.eq(value), self.scalar_b.eq(chosen), self.scalar_start.eq(1)]
+                    m.d.comb += [given_a.eq(value), given_b.eq(chosen), start.eq(1)]
                     m.next = "BIAS"
                 with m.Else():
                     m.d.sync += value.eq(chosen)
                     m.next = "READ"
             with m.State("BIAS"):
-                with m.If(~self.scalar_busy):
+                with m.If(~busy):
                     m.d.comb += [
-                        self.scalar_a.eq(self.scalar_result),
-                        self.scalar_b.eq(Mux(module, record[32:64], record[:32])),
-                        self.scalar_start.eq(1),
+                        given_a.eq(result),
+                        given_b.eq(Mux(module, record[32:64], record[:32])),
+                        start.eq(1),
                     ]
                     m.next = "DECIDE"
             with m.State("DECIDE"):
-                with m.If(~self.scalar_busy):
+                with m.If(~busy):
                     m.d.comb += [
                         writes.valid[0].eq(1),
                         writes.where[0].eq(index(1, slot, module)),
-                        writes.value[0].eq(self.scalar_result),
+                        writes.value[0].eq(result),
                     ]
-                    execute = key(self.scalar_result) >= key(self.dial)
+                    execute = key(result) >= key(self.dial)
                     for k in range(2):
                         with m.If(module == k):
                             with m.Switch(modes[k]):

@@ -6,16 +6,17 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.fp32 import Add, FromInteger
+from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered, tree
+from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature, index
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.vector.groups import Group
-from hw.vector.scalar import ScalarUnit
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS, ALIGNED_MAX
 from skipopu.numerics.signature import ALIGNED
+from skipopu.numerics.tables import OUTPUT_BITS, RSQRT
 
 
 def align_lane(m: Module, x: Value, exponent: Value, name: str) -> Value:
@@ -41,18 +42,19 @@ class Aligner(Component):
     """Reads each complete group back from the buffer, ``vector_lanes`` elements per cycle, and aligns it.
 
     Works beside the unit that writes the vectors: the array, attention, embedding or the scan. The squares of the mantissas
-    are summed on the way; for the residual 1/rms follows once all groups are in, 3 scalar operations per slot.
+    are summed on the way; for the residual 1/rms follows once all groups are in, a slot per cycle.
 
     Members: target, mask (in: of the running instruction, an AlignTarget and its slots); groups (in stream), padded (in); finish
     (in, level: everything was written), flush (out), flushed, empty (in: no group is left), done (out, one cycle), digest (out: of what was aligned);
     clear (out: with done); read_* (a port of the buffer); inner (in: first element of the inner region); inverse_size,
     epsilon (in, FP32); write_* (out, to the memories: slot, element, place within the group, mantissas, exponent; head_* a
-    few cycles ahead, see :class:`hw.kv.query.QueryMemory`); inverse_rms (out, 32 bits per slot); scalar_* (the scalar unit);
-    busy (out: a word is aligned), saturated (out).
+    few cycles ahead, see :class:`hw.kv.query.QueryMemory`); inverse_rms (out, 32 bits per slot); busy (out: a word is
+    aligned), saturated (out).
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.norm_saturated = Signal()
         slot = bits_for_index(machine.tokens)
         super().__init__(
             {
@@ -82,12 +84,6 @@ class Aligner(Component):
                 "write_exponent": Out(8),
                 "write_enable": Out(1),
                 "inverse_rms": Out(32 * machine.tokens),
-                "scalar_operation": Out(2),
-                "scalar_a": Out(32),
-                "scalar_b": Out(32),
-                "scalar_start": Out(1),
-                "scalar_busy": In(1),
-                "scalar_result": In(32),
                 "busy": Out(1),
                 "saturated": Out(1),
             }
@@ -184,7 +180,7 @@ class Aligner(Component):
             add.a.eq(Array(totals)[delay(m, slot, at_add, "add_slot")]),
             add.b.eq(convert.z),
             add.valid.eq(adding & norm),
-            self.saturated.eq(convert.saturated | add.saturated),
+            self.saturated.eq(convert.saturated | add.saturated | self.norm_saturated),
         ]
         added, added_slot = delay_valid(m, adding, Add.LATENCY, "added"), delay(m, slot, at_add + Add.LATENCY, "added_slot")
         for s, total in enumerate(totals):
@@ -195,16 +191,45 @@ class Aligner(Component):
         return totals
 
     def _finish(self, m: Module, reading: Signal, totals: list[Signal], writes: Signature) -> None:
-        """After the last write: the rest of the groups, 1/rms, the signature's total."""
-        machine = self.machine
+        """After the last write: the rest of the groups, 1/rms of a slot per cycle, the signature's total."""
+        machine, last_lane = self.machine, self.machine.vector_lanes
+        slot, issuing = Signal(range(machine.tokens + 1)), Signal()
+        m.submodules.mean = mean = Multiply()
+        m.submodules.shifted = shifted = Add()
+        m.submodules.root = root = Quadratic((RSQRT,))
+        m.submodules.rounded = rounded = FromInteger(OUTPUT_BITS + 2)
+        given = issuing & self.mask.bit_select(slot, 1)
+        averaging = delay_valid(m, given, Multiply.LATENCY, "averaging")
+        odd = ~shifted.z[23]  # biased exponent minus 127 is odd
+        half = Signal(9)
+        m.d.comb += [
+            mean.a.eq(Array(totals)[slot]),
+            mean.b.eq(self.inverse_size),
+            mean.valid.eq(given),
+            shifted.a.eq(mean.z),
+            shifted.b.eq(self.epsilon),
+            shifted.valid.eq(averaging),
+            root.u.eq(Cat(shifted.z[:23], odd)),
+            # floor((e - 127) / 2) = (e - 127 - odd) / 2
+            half.eq((shifted.z[23:31] + (1 - odd)) >> 1),
+            rounded.mantissa.eq(Cat(root.y, Const(0, 1)).as_signed()),
+            rounded.exponent.eq(64 - delay(m, half, Quadratic.LATENCY, "half") - OUTPUT_BITS),
+        ]
+        at_end = Multiply.LATENCY + Add.LATENCY + Quadratic.LATENCY + FromInteger.LATENCY
+        kept, kept_slot = delay_valid(m, given, at_end, "kept"), delay(m, slot, at_end, "kept_slot")
         rms = [Signal(32, name=f"inverse_rms_{s}") for s in range(machine.tokens)]
-        m.d.comb += self.inverse_rms.eq(Cat(rms))
-        slot, count = Signal(bits_for_index(machine.tokens)), Signal(range(max(self.SUMMED, Signature.LATENCY) + 2))
+        for s, register in enumerate(rms):
+            with m.If(kept & (kept_slot == s)):
+                m.d.sync += register.eq(rounded.z)
+        with m.If(kept):
+            m.d.comb += [
+                writes.valid[last_lane].eq(1),
+                writes.where[last_lane].eq(index(ALIGNED + 2, kept_slot, Const(0, 1))),
+                writes.value[last_lane].eq(rounded.z),
+            ]
+        m.d.comb += [self.inverse_rms.eq(Cat(rms)), self.norm_saturated.eq(mean.saturated | shifted.saturated)]
 
-        def scalar(operation: int, a: Value, b: Value | int, following: str) -> None:
-            m.d.comb += [self.scalar_operation.eq(operation), self.scalar_a.eq(a), self.scalar_b.eq(b), self.scalar_start.eq(1)]
-            m.next = following
-
+        count = Signal(range(max(self.SUMMED, at_end + Signature.LATENCY) + 2))
         with m.FSM():
             with m.State("WATCH"):
                 m.d.sync += [slot.eq(0), count.eq(0)]
@@ -217,39 +242,18 @@ class Aligner(Component):
             with m.State("DRAIN"):
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == self.SUMMED):
-                    m.d.sync += count.eq(0)
-                    m.next = "SLOT"
-                    with m.If(self.target != AlignTarget.RESIDUAL):
-                        m.next = "SETTLE"
-            with m.State("SLOT"):
-                with m.If(self.mask.bit_select(slot, 1)):
-                    scalar(ScalarUnit.MULTIPLY, Array(totals)[slot], self.inverse_size, "EPSILON")
-                with m.Else():
-                    m.next = "NEXT"
-            with m.State("EPSILON"):
-                with m.If(~self.scalar_busy):
-                    scalar(ScalarUnit.ADD, self.scalar_result, self.epsilon, "ROOT")
-            with m.State("ROOT"):
-                with m.If(~self.scalar_busy):
-                    scalar(ScalarUnit.RSQRT, self.scalar_result, 0, "KEEP")
-            with m.State("KEEP"):
-                with m.If(~self.scalar_busy):
-                    m.d.comb += [
-                        writes.valid[0].eq(1),
-                        writes.where[0].eq(index(ALIGNED + 2, slot, Const(0, 1))),
-                        writes.value[0].eq(self.scalar_result),
-                    ]
-                    for s, register in enumerate(rms):
-                        with m.If(slot == s):
-                            m.d.sync += register.eq(self.scalar_result)
-                    m.next = "NEXT"
-            with m.State("NEXT"):
+                    m.d.sync += count.eq(at_end)
+                    m.next = "SETTLE"
+                    with m.If(self.target == AlignTarget.RESIDUAL):
+                        m.d.sync += count.eq(0)
+                        m.next = "NORM"
+            with m.State("NORM"):
+                m.d.comb += issuing.eq(1)
                 m.d.sync += slot.eq(slot + 1)
-                m.next = "SLOT"
                 with m.If(slot == machine.tokens - 1):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.d.sync += count.eq(count + 1)
-                with m.If(count == Signature.LATENCY):
+                with m.If(count == at_end + Signature.LATENCY):
                     m.d.comb += [self.done.eq(1), self.clear.eq(1)]
                     m.next = "WATCH"

@@ -120,10 +120,8 @@ class EpilogueUnit(Component):
             self.draining.eq(draining),
         ]
         finished_walk = Signal()  # the last round was drained
-        # half_head is at least 4: a turn of up to two blocks needs at most two subtractions.
-        after_turn = [head + whole_turn for head in heads]
-        for _ in range(max(1, -(-whole_turn // 4))):
-            after_turn = [wrapped(value) for value in after_turn]
+        # head_dim is a multiple of vector_lanes: the pairs of a turn are at most half_head.
+        after_turn = [wrapped(head + whole_turn) for head in heads]
         with m.If(draining):
             m.d.sync += pair.eq(pair + 1)
             with m.If(pair == pairs - 1):
@@ -154,7 +152,7 @@ class EpilogueUnit(Component):
                 setup.eq(0),
                 running_base.eq(field(word, MATMUL, "dst") * BUFFER_UNIT),
                 *(s.eq(0) for s in (bank, turn, token, pair, row, finished_walk)),
-                *(head.eq(wrapped(Const(pairs * i, 9))) for i, head in enumerate(heads)),
+                *(head.eq(pairs * i) for i, head in enumerate(heads)),
             ]
 
         # Stage 0: what is drained. All blocks of a turn lie in one word of the buffer.

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
 from sim.engine import Result
+from sim.profile import CAUSES, exposed, profile
 from sim.rtl.engine import Memory, Window
+from sim.timeline import Span, write_perfetto
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
 from skipopu.isa.registers import COUNTERS
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
+    parser.add_argument("--timeline", type=Path, metavar="FILE", help="units over time, for ui.perfetto.dev (timing)")
     parser.add_argument("--waves", type=Path, metavar="FILE", help="VCD of the RTL engine")
     parser.add_argument(
         "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
@@ -47,13 +50,24 @@ def counter_records(program: Program, result: Result, engine: str) -> list[Recor
     return records
 
 
-def profile_table(program: Program, results: dict[str, Result]) -> Table:
-    table = Table(title=f"Cycles on {program.machine.name}")
-    table.add_column("counter")
-    for name in results:
+def profile_table(program: Program, result: Result) -> Table:
+    """The same rows whatever engine counted; see :mod:`sim.profile`."""
+    total = result.counters["CYCLES"]
+    table = Table(title=f"Where {total:,} cycles go on {program.machine.name}")
+    table.add_column("unit")
+    for name in ("busy", *CAUSES, "idle"):
         table.add_column(name, justify="right")
-    for name in COUNTERS:
-        table.add_row(name.lower(), *(f"{r.counters[name]:,}" for r in results.values()))
+
+    def cell(cycles: int | None) -> str:
+        return "" if cycles is None else f"{cycles:,} {cycles / total:6.1%}"
+
+    for row in profile(result.counters):
+        table.add_row(row.unit, cell(row.busy), *(cell(stall) for stall in row.stalls), cell(row.idle))
+    rest = exposed(result.counters)
+    table.caption = (
+        f"exposed (neither array nor attention worked or waited for memory): {rest:,} cycles, {rest / total:.1%};"
+        f" dispatch waited {result.counters['WAIT_ROUTE']:,} cycles for routing decisions"
+    )
     return table
 
 
@@ -72,7 +86,13 @@ def main(args: argparse.Namespace) -> int:
             except ValueError:
                 raise ProgramError(f"--window is {args.window!r}; accepted: A:B") from None
             extra["waves"] = Window(args.waves, start, stop, args.window_instructions)
+    if args.timeline is not None and args.engine != "timing":
+        raise ProgramError(f"--timeline needs --engine timing, not {args.engine}")
+    if args.profile and args.engine not in ("timing", "rtl"):
+        raise ProgramError(f"--profile needs --engine timing or rtl, not {args.engine}")
+    spans: list[Span] = []
     if args.engine == "timing":
+        extra["spans"] = spans
         from sim.functional import engine as functional
 
         extra["routed"] = functional.run(program, options)
@@ -102,7 +122,9 @@ def main(args: argparse.Namespace) -> int:
         )
         records += counter_records(program, result, args.engine)
         if args.profile:
-            console.print(profile_table(program, {args.engine: result}))
+            console.print(profile_table(program, result))
+    if args.timeline:
+        write_perfetto(args.timeline, spans, program.machine.clock_mhz)
     if args.json:
         write_json(args.json, "run", {"model": args.model, "engine": args.engine, "prompt": args.prompt}, records)
     return 0

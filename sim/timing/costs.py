@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
@@ -12,16 +13,17 @@ from skipopu.machine.config import QUERY_LANES, Machine
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
 DISPATCH = 3  # per instruction: read, decode, issue
 READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, address and data registers, FIFO
-CREDIT_LOOP = 8  # a FIFO place's return to its next beat, besides the memory's latency
+CREDIT_LOOP = 5  # a burst's places' return to its next beat, besides the memory's latency and the burst itself
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = 4  # last write to the signature's total
-SCALAR = 10  # one operation of the scalar unit
+ADDITION = 5  # one addition of the routing unit
+NORM = 12  # a slot's square sum to its 1/rms
 ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, states between
 EPILOGUE = 19  # accumulator read to the result and its signature
 ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
 DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
-WEIGHED = 17  # last softmax step of a round to the first step of values that may use it
+WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 
 
@@ -36,11 +38,15 @@ class Costs:
         """Round trip of one short read."""
         return self.machine.memory.latency + READ_OVERHEAD
 
-    @property
-    def weight_rate(self) -> float:
-        """Beats per cycle of a weight stream: what the memory sustains, or what the FIFO's credits let be in flight."""
+    def weight_rate(self, slots: int) -> float:
+        """Beats per cycle of a weight stream: what the memory sustains, or what the FIFO's credits let be in flight.
+
+        Credits return by bursts, whose beats come at the memory's rate and go at the array's: a pair in ``slots`` cycles.
+        """
         m = self.machine
-        return min(m.memory.beats_per_256_cycles / 256, m.weight_fifo / (m.memory.latency + CREDIT_LOOP))
+        rate = m.memory.beats_per_256_cycles / 256
+        loop = m.memory.latency + CREDIT_LOOP + (m.burst - 1) * max(slots / 2, 1 / rate)
+        return min(rate, m.weight_fifo / loop)
 
     def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
         m = self.machine
@@ -73,11 +79,11 @@ class Costs:
         m = self.machine
         service = self.group_cycles(padded)
         backlog = service + (slots - 1) * max(0, service - spacing)
-        norms = slots * (2 + 3 * SCALAR) + (m.tokens - slots) * 2 if residual else 0
+        norms = m.tokens + NORM if residual else 0
         return max(m.tokens + 3, 4 + backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
-        one = 8 + 4 * SCALAR + 1 + (self.read + 1 if traced else 0)
+        one = 8 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)
         return 2 + self.read + 2 * self.machine.tokens + slots * one + SETTLE
 
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
@@ -134,6 +140,10 @@ class Costs:
         """Cycles to drain one round of ``ports`` blocks."""
         return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2
 
+    def drained_stream(self, rounds: int, stream: int, drain: int) -> int:
+        """Cycles of ``rounds`` of ``stream`` cycles when a round waits until the bank of the round before last is drained."""
+        return _drained_stream(rounds, stream, self.matmul_flight(), drain)
+
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""
         return max(1, 16 // self.machine.beat_bytes)
@@ -154,20 +164,34 @@ class Costs:
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         keys = int(rounds * max(key_steps + 1, key_run / rate, key_run + 1)) + self.read + 1
-        fill = heads * mine + WEIGHED
+        fill = (heads * mine if serial else mine) + WEIGHED
         per_round = max(value_steps + 1, value_run / rate)
+        ahead = 0.0
         if serial:
             values = int(rounds * max(value_steps + fill + 2, per_round)) + self.read
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE)
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
             early = min(4 * m.burst, int((self.attention_drain + fill) * rate))
-            values = fill + int(max(rounds * (value_steps + 1), rounds * per_round - early / rate))
+            # Two rounds' probabilities are under way at most.
+            ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), rounds * per_round - early / rate))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
-        memory = keys - rounds * key_steps + max(0, values - fill * (rounds if serial else 1) - rounds * value_steps)
+        filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
+        memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
         return Attention(cycles, busy, memory)
+
+
+@lru_cache(maxsize=4096)
+def _drained_stream(rounds: int, stream: int, flight: int, drain: int) -> int:
+    streamed = drained = before = 0  # ends of the latest round and of the drains of the two latest
+    for _ in range(rounds):
+        streamed = max(streamed, before) + stream
+        before, drained = drained, max(streamed + flight, drained) + drain
+    # The last drains are counted on their own: as if they began right behind the last step.
+    return max(streamed, drained - drain - flight)
 
 
 @dataclass(frozen=True)

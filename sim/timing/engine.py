@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engine import OnToken, Result, Retired
+from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, WRITE_OVERHEAD, Costs
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
@@ -29,7 +30,8 @@ QUEUE_DEPTH = 4
 class TimingEngine:
     """Times of one run: every unit's queue, the dependence tokens between units, the weight streams."""
 
-    def __init__(self, program: Program, options: Run, routed: Result) -> None:
+    def __init__(self, program: Program, options: Run, routed: Result, spans: list[Span] | None = None) -> None:
+        self.spans = spans
         self.program, self.machine, self.options = program, program.machine, options
         self.costs = Costs(program.machine)
         self.routing = routed.routing
@@ -45,6 +47,7 @@ class TimingEngine:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.lists: dict[int, np.ndarray] = {}
         self.entries = 0
+        self.pc = 0
         self.trace: list[Retired] = []
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
@@ -133,7 +136,7 @@ class TimingEngine:
         bits = WeightFormat(f["format"]).bits
         steps, cycles = costs.matmul_stream(slots, rounds, groups, group, bits)
         full, short = costs.matmul_beats(rounds, groups, group, bits), costs.matmul_beats(rounds - 1, groups, group, bits)
-        rate = costs.weight_rate
+        rate = costs.weight_rate(slots)
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         requested = start + 4 if on_demand else self.now + 6
@@ -142,9 +145,7 @@ class TimingEngine:
         held = min(machine.weight_fifo, full, max(0, int((first - supply) * rate)))
         streaming = max(cycles, int((full - held) / rate))
         drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, f["ports"])
-        # Two accumulator banks: rounds either stream back to back or wait for the drain of the round before last.
-        drained = streaming // rounds + costs.matmul_flight() + (rounds - 1) * (drain + 1)
-        stalled = max(0, drained - streaming - costs.matmul_flight())
+        stalled = max(0, costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain) - streaming)
         outputs = matmul_rows(f, machine.ports) // (2 if f["epilogue"] == Epilogue.GATED else 1)
         tail = self.aligned(f["align"], slots, outputs, BLOCK_ROWS // 2)
         end = first + streaming + stalled + costs.matmul_flight() + last_drain + EPILOGUE + tail
@@ -152,6 +153,7 @@ class TimingEngine:
         self.counters["EPILOGUE_BUSY"] += (rounds - 1) * drain + last_drain
         # The next stream's requests start when this one's last beats were requested.
         self.fetch_free = max(requested, first + streaming + stalled - int(machine.weight_fifo / rate))
+        self.span("weights", self.program.notes[self.pc], supply - costs.read, first + streaming + stalled)
         self.counters["READ_BEATS"] += f["ports"] * full + (machine.ports - f["ports"]) * short
         return end - start
 
@@ -177,6 +179,7 @@ class TimingEngine:
                 start = max(start, self.free[Unit.ARRAY] - HANDOVER)
             elif unit is Unit.ARRAY:
                 start = max(start, self.free[Unit.ATTENTION] - HANDOVER)
+            self.pc = pc
             cycles = getattr(self, name)(f, slots, start)
         end = start + cycles
         self.counters[f"{unit.name}_WAIT"] += start - ready
@@ -190,10 +193,19 @@ class TimingEngine:
         if self.options.check:
             self.counters["WRITE_BEATS"] += self.costs.record_beats()
         self.trace.append(Retired(pc, 0, end, self.layer, self.position))
+        if cycles:
+            self.span(unit.name.lower(), self.program.notes[pc], start, end)
         self.now += DISPATCH
 
+    def span(self, track: str, note: str, start: int, end: int) -> None:
+        """Keeps a bar of the timeline when one is wanted."""
+        if self.spans is not None:
+            self.spans.append(Span(track, note.partition(": ")[2], start, end, self.layer, self.position))
+
     def modes(self, layer: int) -> tuple[int, int]:
-        """The RouteModes of a layer's modules, from the image."""
+        """The RouteModes of a layer's modules, from the image; a program without one has routers."""
+        if not self.program.memory:
+            return RouteMode.ROUTER, RouteMode.ROUTER
         address = self.program.router_record[0] + layer * self.program.router_record[1]
         modes = int(self.program.memory[0][address + 8])
         return modes & 3, modes >> 2 & 3
@@ -253,15 +265,21 @@ class TimingEngine:
                 self.issue(Unit[instruction.unit.upper()], f, name.lower(), pc - 1)
 
 
-def run(program: Program, options: Run, routed: Result | None = None, on_token: OnToken | None = None) -> Result:
+def run(
+    program: Program,
+    options: Run,
+    routed: Result | None = None,
+    on_token: OnToken | None = None,
+    spans: list[Span] | None = None,
+) -> Result:
     """Counts cycles of ``options`` under the routing and number of tokens of ``routed``.
 
     ``routed`` is another engine's result for the same run, or any result whose ``routing`` (layers, 2, positions) and
-    ``tokens`` say what is to be timed.
+    ``tokens`` say what is to be timed. ``spans`` receives what every unit did when.
     """
     del on_token
     if routed is None:
         raise ValueError("the timing engine needs a routing trace")
-    engine = TimingEngine(program, options, routed)
+    engine = TimingEngine(program, options, routed, spans)
     engine.run()
     return Result(list(routed.tokens), routed.routing, trace=engine.trace, counters=engine.counters, kv_entries=engine.entries)

@@ -68,7 +68,13 @@ class Program:
         return self.regions["ring"].size // 16
 
     def save(self, directory: Path) -> Path:
-        """Writes ``directory/program.skpu`` and returns its path."""
+        """Writes ``directory/program.skpu`` and returns its path.
+
+        Raises:
+            ProgramError: the program has no memory image.
+        """
+        if not self.memory:
+            raise ProgramError(f"the program of shape {self.source['checkpoint']} has no weights to write")
         description = json.dumps(
             {
                 "machine": self.machine.to_dict(),

@@ -93,14 +93,14 @@ class Machine:
         need(power_of_two(self.port_bits) and 64 <= self.port_bits <= 512, "port_bits", "a power of two from 64 to 512")
         need(1 <= self.tokens <= 64, "tokens", "1..64")
         need(
-            power_of_two(self.vector_lanes) and 2 <= self.vector_lanes <= min(self.kv_lanes, 2 * BUFFER_UNIT),
+            power_of_two(self.vector_lanes) and 2 <= self.vector_lanes <= self.kv_lanes,
             "vector_lanes",
-            f"a power of two from 2 to {min(self.kv_lanes, 2 * BUFFER_UNIT)} (half words of a {self.port_bits}-bit port)",
+            f"a power of two from 2 to {self.kv_lanes} (half words of a {self.port_bits}-bit port)",
         )
         need(
-            self.buffer > 0 and self.buffer % 16 == 0 and self.buffer <= LARGEST_BUFFER,
+            self.buffer > 0 and self.buffer % (4 * BUFFER_UNIT) == 0 and self.buffer <= LARGEST_BUFFER,
             "buffer",
-            f"a multiple of 16 up to {LARGEST_BUFFER}",
+            f"a multiple of {4 * BUFFER_UNIT} up to {LARGEST_BUFFER}",
         )
         need(
             self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}"

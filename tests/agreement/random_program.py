@@ -29,7 +29,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     group = machine.weight_lanes * pick(1, max(1, 128 // machine.weight_lanes))
     inner = machine.activation // group // 2 * group
     widest = min(inner, 320)
-    hidden, head_dim = pick(9, widest), 16 * pick(1, 2)
+    hidden, head_dim = pick(9, widest), max(16, machine.vector_lanes) * pick(1, 2)
     model = ModelConfig(hidden, 1, LAYERS, 1, 1, head_dim, pick(5, 90), CONTEXT)
     regions: dict[str, Region] = {}
     position = 0

@@ -71,7 +71,7 @@ def test_one_rounding_is_reported_where_it_happens(program: Program, monkeypatch
     result = check(program, RUN, verilog=verilog)
     assert not result.ok
     assert result.difference is not None
-    assert result.difference.note == "layer: align residual, 1/rms"
+    assert result.difference.note == "chunk: token embedding, rotary rows"
     assert (result.difference.expected.layer, result.difference.expected.position) == (0, 0)
 
 
@@ -115,8 +115,8 @@ def test_addresses_beyond_a_buffer_or_the_memory_halt(program: Program) -> None:
     index, fields = find(program, spec.EMBED)
     assert halts(rewritten(program, index, spec.EMBED.encode({**fields, "dst": 1 << 15}))) == (Error.BUFFER_RANGE, index)
     assert halts(rewritten(program, index, spec.EMBED.encode({**fields, "address": (1 << 28) - 1}))) == (Error.AXI_READ, index)
-    index, fields = find(program, spec.ALIGN)
-    assert halts(rewritten(program, index, spec.ALIGN.encode({**fields, "elements": 1 << 14}))) == (Error.BUFFER_RANGE, index)
+    index, fields = find(program, spec.MATMUL)
+    assert halts(rewritten(program, index, spec.MATMUL.encode({**fields, "dst": 1 << 15}))) == (Error.BUFFER_RANGE, index)
 
 
 def test_bad_token_full_pool_and_lost_program_halt(program: Program) -> None:
