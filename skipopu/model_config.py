@@ -10,11 +10,13 @@ from typing import Any
 from skipopu.errors import CheckpointError
 from skipopu.isa.spec import ACTIVATIONS
 
+NORMS = {"llama": "rms", "olmo": "layer"}
 _UNSUPPORTED = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "sliding_window": (None,),
     "pretraining_tp": (1, None),
+    "clip_qkv": (None,),
 }
 
 
@@ -23,7 +25,7 @@ class ModelConfig:
     """Shape of a Llama-architecture model; all sizes in elements.
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
-    the gated feed-forward network, by its Hugging Face name.
+    the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
     """
 
     hidden_size: int
@@ -39,6 +41,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     eos_token_ids: tuple[int, ...] = ()
     hidden_act: str = "silu"
+    norm: str = "rms"
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -51,8 +54,11 @@ class ModelConfig:
         Raises:
             CheckpointError: a key is missing, of the wrong type, or asks for something unsupported.
         """
-        if data.get("model_type") != "llama":
-            raise CheckpointError(f"{where}: model_type is {data.get('model_type')!r}; supported: 'llama'")
+        if data.get("model_type") not in NORMS:
+            raise CheckpointError(
+                f"{where}: model_type is {data.get('model_type')!r}; supported: {', '.join(map(repr, NORMS))}"
+            )
+        norm = NORMS[data["model_type"]]
         for key, accepted in _UNSUPPORTED.items():
             if key in data and data[key] not in accepted:
                 raise CheckpointError(f"{where}: {key} is {data[key]!r}; supported: {accepted[0]!r}")
@@ -88,11 +94,12 @@ class ModelConfig:
             head_dim=head_dim,
             vocab_size=positive("vocab_size"),
             max_positions=positive("max_position_embeddings", 2048),
-            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)) if norm == "rms" else 1e-5,
             rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10000.0))),
             tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
             eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
             hidden_act=activation,
+            norm=norm,
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,17 +82,13 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a Llama checkpoint's tensors."""
     hidden, ffn = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    gains = ["model.norm"]
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, hidden)
     for layer in range(config.num_layers):
         prefix = f"model.layers.{layer}."
         shapes |= {
-            prefix + "input_layernorm.weight": (hidden,),
-            prefix + "post_attention_layernorm.weight": (hidden,),
             prefix + "self_attn.q_proj.weight": (queries, hidden),
             prefix + "self_attn.k_proj.weight": (keys, hidden),
             prefix + "self_attn.v_proj.weight": (keys, hidden),
@@ -100,7 +97,33 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             prefix + "mlp.up_proj.weight": (ffn, hidden),
             prefix + "mlp.down_proj.weight": (hidden, ffn),
         }
+        gains += [prefix + "input_layernorm", prefix + "post_attention_layernorm"]
+    if config.norm == "rms":
+        shapes |= {f"{name}.weight": (hidden,) for name in gains}
     return shapes
+
+
+def centred(config: ModelConfig, tensors: dict[str, F32]) -> tuple[ModelConfig, dict[str, F32]]:
+    """An RMSNorm model that equals a LayerNorm model without parameters.
+
+    LayerNorm(h) = RMSNorm(h - mean(h)), and the mean is linear in what is added to the residual stream: taking it out of
+    the embedding's rows and out of the columns of O and down leaves a stream without mean. Routers read that stream.
+    """
+    result = dict(tensors)
+    head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+    result["lm_head.weight"] = head
+    result["model.embed_tokens.weight"] = without_mean(tensors["model.embed_tokens.weight"], 1)
+    for name, tensor in tensors.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            result[name] = without_mean(tensor, 0)
+    config = dataclasses.replace(config, norm="rms", tie_word_embeddings=False)
+    ones = {name: np.ones(shape, np.float32) for name, shape in expected_shapes(config).items() if name not in result}
+    return config, result | ones
+
+
+def without_mean(tensor: F32, axis: int) -> F32:
+    """``tensor`` less its mean along ``axis``, taken in float64."""
+    return (tensor - tensor.mean(axis, keepdims=True, dtype=np.float64)).astype(np.float32)
 
 
 def load(directory: Path, routers: Path | None = None) -> Checkpoint:
@@ -120,6 +143,8 @@ def load(directory: Path, routers: Path | None = None) -> Checkpoint:
     tensors = {name: _take(found, name, shape, where) for name, shape in expected_shapes(config).items()}
     if extra := [n for n in found if n not in tensors and n.endswith("bias")]:
         raise CheckpointError(f"{where}: tensor {extra[0]} is not supported; Llama has no biases")
+    if config.norm == "layer":
+        config, tensors = centred(config, tensors)
     path = routers if routers is not None else directory / ROUTERS_FILE
     if routers is None and not path.exists():
         return Checkpoint(directory, config, tensors, None)

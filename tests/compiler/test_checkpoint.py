@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from compiler.frontend.checkpoint import expected_shapes, load
+from sim.reference.model import SkipLlama, load_hf_state_dict
 from skipopu.errors import CheckpointError
 from tests.support import random_checkpoint, small_config
 
@@ -68,7 +70,7 @@ def test_tensor_errors_name_file_and_tensor(directory: Path, damage: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "model_type is 'mamba'; supported: 'llama'"),
+        ({"model_type": "mamba"}, "model_type is 'mamba'; supported: 'llama', 'olmo'"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; supported: silu, "),
         ({"hidden_size": -1}, "hidden_size is -1; a positive integer is needed"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
@@ -106,3 +108,33 @@ def test_published_skipgpt_routers_have_the_expected_keys(tmp_path: Path) -> Non
     assert table["model.layers.31.router_mlp.weight_predictor.weight"].shape == (2, 4096)
     assert len(table) == 128
     assert len(expected_shapes(CONFIG)) == 3 + 2 * 9
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_layer_norm_becomes_rms_norm(tmp_path: Path, tied: bool) -> None:
+    """OLMo's logits by transformers against the converted model's by the reference."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(5)
+    config = transformers.OlmoConfig(
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=70,
+        max_position_embeddings=32,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    theirs = transformers.OlmoForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config.norm == "rms"
+    ours = SkipLlama(loaded.config)
+    load_hf_state_dict(ours, {name: torch.from_numpy(t) for name, t in loaded.tensors.items()}, {})
+    tokens = torch.randint(0, 70, (1, 12))
+    with torch.no_grad():
+        expected, seen = theirs(tokens).logits, ours(tokens, dense=True).logits
+    # Both are FP32; the order of sums differs: 2^-24 times a few hundred terms of the logits' size.
+    assert (expected - seen).abs().max() < 2.0**-24 * 300 * expected.abs().max()
