@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, Out
@@ -120,6 +123,10 @@ class Overlay(Component):
             (fetch.group, Config.GROUP),
             (align.inverse_size, Config.INVERSE_SIZE),
             (align.epsilon, Config.EPSILON),
+            (align.inner, Config.INNER),
+            (array.inner, Config.INNER),
+            (array.activation, Config.ACTIVATION),
+            (array.parameter, Config.PARAMETER),
             (align.inner, Config.INNER),
             (array.inner, Config.INNER),
             (array.activation, Config.ACTIVATION),
@@ -310,17 +317,13 @@ class Overlay(Component):
             if p == 0:
                 users.append((route.runs, route.beats, ~dispatch.loading & (opcode == ROUTE.opcode)))
                 users.append((dispatch.runs, dispatch.beats, dispatch.loading))
-            for runs, beats, selected in users:
-                with m.If(selected):
-                    connect_read(m, runs, beats, reader, 1)
+            connect_shared_read(m, users, reader, 1)
             writes = [(getattr(kv_write, f"runs_{p}"), getattr(kv_write, f"beats_{p}"), opcode == KVWRITE.opcode)]
             if p == 0:
                 writes.append((store.runs, store.beats, opcode == STORE.opcode))
-                connect_write(m, records.runs, records.beats, writer, 1)
+                connect_shared_write(m, [(records.runs, records.beats, Const(1, 1))], writer, 1)
                 m.d.comb += [records.written.eq(writer.done_1), store.written.eq(writer.done_0)]
-            for runs, beats, selected in writes:
-                with m.If(selected):
-                    connect_write(m, runs, beats, writer, 0)
+            connect_shared_write(m, writes, writer, 0)
             m.d.comb += kv_write.written[p].eq(writer.done_0)
 
         # Faults, in rising priority
@@ -393,6 +396,12 @@ def round_to(value: Value, lanes: int) -> Value:
     return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)
 
 
+def round_to(value: Value, lanes: int) -> Value:
+    """``value`` rounded up to a multiple of ``lanes``, a power of two."""
+    bits = lanes.bit_length() - 1
+    return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)
+
+
 def connect_read(m: Module, runs: object, beats: object, reader: ReadPort, client: int) -> None:
     """Connects a client's run and beat streams to a read port."""
     to, back = getattr(reader, f"runs_{client}"), getattr(reader, f"beats_{client}")
@@ -406,8 +415,32 @@ def connect_read(m: Module, runs: object, beats: object, reader: ReadPort, clien
     ]
 
 
-def connect_write(m: Module, runs: object, beats: object, writer: WritePort, client: int) -> None:
-    """Connects a client's run and beat streams to a write port."""
-    for name, source in (("runs", runs), ("beats", beats)):
-        to = getattr(writer, f"{name}_{client}")
-        m.d.comb += [to.valid.eq(source.valid), to.payload.eq(source.payload), source.ready.eq(to.ready)]
+Users = Sequence[tuple[Any, Any, Value]]  # runs, beats, whether they are connected
+
+
+def connect_shared_read(m: Module, users: Users, reader: ReadPort, client: int) -> None:
+    """Connects one of ``users``: what is valid is gated, what it says is chosen among those who could say it."""
+    to, back = getattr(reader, f"runs_{client}"), getattr(reader, f"beats_{client}")
+    m.d.comb += [
+        to.valid.eq(Cat(runs.valid & selected for runs, _, selected in users).any()),
+        back.ready.eq(Cat(beats.ready & selected for _, beats, selected in users).any()),
+    ]
+    for k, (runs, beats, selected) in enumerate(users):
+        m.d.comb += [
+            runs.ready.eq(to.ready & selected),
+            beats.valid.eq(back.valid & selected),
+            beats.payload.eq(back.payload),
+        ]
+        with m.If(selected if k else Const(1, 1)):
+            m.d.comb += to.payload.eq(runs.payload)
+
+
+def connect_shared_write(m: Module, users: Users, writer: WritePort, client: int) -> None:
+    """The same towards a write port."""
+    for which in range(2):
+        to = getattr(writer, f"{('runs', 'beats')[which]}_{client}")
+        m.d.comb += to.valid.eq(Cat(user[which].valid & user[2] for user in users).any())
+        for k, user in enumerate(users):
+            m.d.comb += user[which].ready.eq(to.ready & user[2])
+            with m.If(user[2] if k else Const(1, 1)):
+                m.d.comb += to.payload.eq(user[which].payload)

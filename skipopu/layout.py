@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
 
 U8 = NDArray[np.uint8]
@@ -31,7 +31,7 @@ def buffer_stride(elements: int) -> int:
 class WeightStream:
     """Shape of a quantised matrix as the ports stream it.
 
-    Rows are cut into blocks of 8; block b belongs to port b mod ports. Inside a block groups ascend. The array multiplies
+    Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups ascend. The array multiplies
     pairs of nibbles: of rows 2i and 2i + 1 (INT4), or the lower and the upper digit of one row (INT8). For each group the
     pairs follow one another, and inside a pair beats of its first and second member alternate. Each 32 groups of rows in a
     port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is its lowest nibble.
@@ -51,13 +51,17 @@ class WeightStream:
         return -(-self.rows // BLOCK_ROWS)
 
     @property
+    def block_rows(self) -> int:
+        return block_rows(self.rows)
+
+    @property
     def group_bytes(self) -> int:
         """Bytes of one row's group."""
         return self.group * self.bits // 8
 
     def port_groups(self, port: int) -> int:
         """Groups of rows in one port's stream."""
-        return -(-(self.blocks - port) // self.ports) * BLOCK_ROWS * self.groups if self.blocks > port else 0
+        return -(-(self.blocks - port) // self.ports) * self.block_rows * self.groups if self.blocks > port else 0
 
     def port_bytes(self, port: int) -> int:
         """Bytes that port fetches."""
@@ -72,12 +76,12 @@ class WeightStream:
     @property
     def _body(self) -> tuple[int, ...]:
         """Shape of the codes in stream order: blocks, groups, pairs, beats, members, bytes of a beat."""
-        pairs = BLOCK_ROWS * self.bits // 8
+        pairs = self.block_rows * self.bits // 8
         return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
 
     def pack(self, q: NDArray[np.int8], scale: NDArray[np.float16]) -> list[U8]:
         """Streams of all ports from q (rows, groups, group) and scale (rows, groups)."""
-        padded = self.blocks * BLOCK_ROWS
+        padded = self.blocks * self.block_rows
         codes = np.zeros((padded, self.groups, self.group), np.uint8)
         codes[: self.rows] = q.view(np.uint8)
         if self.bits == 8:
@@ -88,8 +92,8 @@ class WeightStream:
         blocks, groups, pairs, beats, members, size = self._body
         nibbles = codes[..., 0::2] | codes[..., 1::2] << 4
         by_block = nibbles.reshape(blocks, pairs, members, groups, beats, size).transpose(0, 3, 1, 4, 2, 5)
-        by_block = by_block.reshape(blocks, groups * BLOCK_ROWS * self.group_bytes)
-        scale_block = scales.reshape(blocks, BLOCK_ROWS, groups).transpose(0, 2, 1)
+        by_block = by_block.reshape(blocks, groups * self.block_rows * self.group_bytes)
+        scale_block = scales.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
         streams: list[U8] = []
         for port in range(self.ports):
             count = self.port_groups(port)
@@ -111,8 +115,8 @@ class WeightStream:
     def unpack(self, streams: list[U8]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
         """The inverse of :meth:`pack`: q (rows, groups, group) and scale (rows, groups)."""
         blocks, groups, pairs, beats, members, size = self._body
-        body = np.zeros((blocks, groups * BLOCK_ROWS * self.group_bytes), np.uint8)
-        scales = np.zeros((blocks, groups, BLOCK_ROWS), np.float16)
+        body = np.zeros((blocks, groups * self.block_rows * self.group_bytes), np.uint8)
+        scales = np.zeros((blocks, groups, self.block_rows), np.float16)
         for port in range(self.ports):
             count = self.port_groups(port)
             words = -(-count // SCALES_PER_WORD)
@@ -121,7 +125,7 @@ class WeightStream:
             joined[: self.port_bytes(port)] = streams[port][: self.port_bytes(port)]
             table = joined.reshape(words, word_bytes)
             head = table[:, : 2 * SCALES_PER_WORD].copy().view(np.float16).reshape(-1)[:count]
-            scales[port :: self.ports] = head.reshape(-1, groups, BLOCK_ROWS)
+            scales[port :: self.ports] = head.reshape(-1, groups, self.block_rows)
             codes = table[:, 2 * SCALES_PER_WORD :].reshape(-1, self.group_bytes)[:count]
             body[port :: self.ports] = codes.reshape(-1, body.shape[1])
         nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)

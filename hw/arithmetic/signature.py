@@ -15,6 +15,12 @@ def index(kind: ValueLike, slot: Value, element: Value) -> Value:
     return Cat(low, middle, Value.cast(kind))[:32]
 
 
+def lane(base: Value, k: int, lanes: int) -> Value:
+    """``base`` + k for a ``base`` that is a multiple of ``lanes``: constant low bits, so that most of the hash's rotation is wiring."""
+    bits = lanes.bit_length() - 1
+    return Cat(Const(k, bits), base[bits:])
+
+
 def mix(m: Module, where: Value, value: Value, name: str) -> Value:
     """hash(index, value), combinational."""
     i = Cat(where, Const(0, 32))[:32]

@@ -11,6 +11,7 @@ from hw.arithmetic.pipeline import count_shape, tree
 from hw.control.fetch import Fetch
 from hw.control.issue import UNITS, Issue, field
 from hw.memory.reader import Run
+from hw.pe.sequencer import is_short
 from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Config, Error
 from skipopu.isa.spec import (
     ALIGN,
@@ -176,6 +177,7 @@ class Dispatcher(Component):
             self.fetch.payload.rounds.eq(field(word, MATMUL, "rounds")),
             self.fetch.payload.ports.eq(field(word, MATMUL, "ports")),
             self.fetch.payload.groups.eq(field(word, MATMUL, "groups")),
+            self.fetch.payload.short.eq(is_short(word)),
             self.fetch.payload.wide.eq(field(word, MATMUL, "format") == WeightFormat.INT8),
         ]
         ready = Signal(UNITS)

@@ -9,16 +9,16 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.control.issue import QUEUE_DEPTH
 from hw.memory.reader import Run
-from skipopu.isa.spec import BLOCK_ROWS
+from skipopu.isa.spec import BLOCK_ROWS, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
 
 class Fetch(data.StructLayout):
-    """The weights of one MATMUL; wide: INT8."""
+    """The weights of one MATMUL; wide: INT8; short: its only block is a short one."""
 
     def __init__(self) -> None:
-        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10, "wide": 1})
+        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10, "wide": 1, "short": 1})
 
 
 class FetchUnit(Component):
@@ -76,7 +76,7 @@ class FetchUnit(Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
-                m.d.sync += per_block.eq(head.groups * BLOCK_ROWS)
+                m.d.sync += per_block.eq(head.groups * Mux(head.short, SHORT_BLOCK_ROWS, BLOCK_ROWS))
                 with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "GROUPS"
             with m.State("GROUPS"):

@@ -20,7 +20,7 @@ from hw.kv.write import MapEntry
 from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
-from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
+from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget, AlignTarget
 from skipopu.machine.config import Machine
 
 
@@ -37,6 +37,7 @@ class AttentionUnit(Component):
         self.machine, self.tiles, self.library = machine, tiles, library
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
+        members["clear_queries"] = In(1)
         members["clear_queries"] = In(1)
         members["clear_queries"] = In(1)
         for p in range(machine.ports):
@@ -97,6 +98,7 @@ class AttentionUnit(Component):
         for name in QUERY_WRITES:
             m.d.comb += getattr(queries, name).eq(getattr(self, name))
         m.d.comb += [
+            queries.clear.eq(self.clear_queries),
             queries.clear.eq(self.clear_queries),
             queries.clear.eq(self.clear_queries),
             queries.query_group.eq(self.query_group),
@@ -219,6 +221,12 @@ class AttentionUnit(Component):
             reduction.read_number.eq(divide.read_number),
             reduction.read_lane.eq(divide.read_lane),
             reduction.sum_address.eq(divide.sum_address),
+            reduction.sum_lane.eq(divide.sum_lane),
+            divide.serial.eq(self.serial),
+            divide.pause.eq(self.pause),
+            divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
+            divide.aligned.eq(self.aligned),
+            self.finish.eq(divide.finish),
             reduction.sum_lane.eq(divide.sum_lane),
             divide.serial.eq(self.serial),
             divide.pause.eq(self.pause),

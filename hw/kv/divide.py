@@ -10,6 +10,7 @@ from hw.arithmetic.fp32 import FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
+from hw.arithmetic.signature import lane as lane_index
 from hw.kv.query import query_depth
 from hw.kv.reduce import EXPONENT_BITS, SUM_BITS, TOTAL_BITS
 from hw.kv.walk import Block, blocks, lowest
@@ -134,7 +135,7 @@ class Divide(Component):
                 multiply.b.eq(quotient),
                 multiply.valid.eq(multiplying),
                 writes.valid[k].eq(valid),
-                writes.where[k].eq((address_end + k)[:ELEMENT_ADDRESS_BITS]),
+                writes.where[k].eq(lane_index(address_end, k, lanes)),
                 writes.value[k].eq(multiply.z),
             ]
             results.append(multiply.z)

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import fp32_to_half_word
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
-from hw.arithmetic.signature import Signature, index
+from hw.arithmetic.signature import Signature, index, lane
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.memory.reader import Run
@@ -125,7 +125,7 @@ class KvWriteUnit(Component):
         for k in range(lanes):
             m.d.comb += [
                 writes.valid[k].eq(valid_2 & inside_2),
-                writes.where[k].eq(index(0, slot, element_2 + k)),
+                writes.where[k].eq(index(0, slot, lane(element_2, k, lanes))),
                 writes.value[k].eq(halves[k]),
             ]
         header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(header_beats_most)]
@@ -171,21 +171,19 @@ class KvWriteUnit(Component):
         entry_address = Signal(40)
         m.d.sync += entry_address.eq(self.kv_base + place * self.kv_entry)
         beats_valid, beats_ready, runs_valid, runs_ready, written = Signal(), Signal(), Signal(), Signal(), Signal()
-        with m.Switch(port):
-            for p in range(machine.ports):
-                with m.Case(p):
-                    runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
-                    m.d.comb += [
-                        runs.valid.eq(runs_valid),
-                        runs.payload.beat.eq(entry_address << (6 - beat_shift)),
-                        runs.payload.count.eq(total_beats),
-                        runs_ready.eq(runs.ready),
-                        beats.valid.eq(beats_valid),
-                        beats.payload.data.eq(stage_read.data),
-                        beats.payload.strobe.eq((1 << machine.beat_bytes) - 1),
-                        beats_ready.eq(beats.ready),
-                        written.eq(self.written[p]),
-                    ]
+        for p in range(machine.ports):
+            runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+            here = port == p
+            m.d.comb += [
+                runs.valid.eq(runs_valid & here),
+                runs.payload.beat.eq(entry_address << (6 - beat_shift)),
+                runs.payload.count.eq(total_beats),
+                beats.valid.eq(beats_valid & here),
+                beats.payload.data.eq(stage_read.data),
+                beats.payload.strobe.eq((1 << machine.beat_bytes) - 1),
+            ]
+            with m.If(here):
+                m.d.comb += [runs_ready.eq(runs.ready), beats_ready.eq(beats.ready), written.eq(self.written[p])]
         waiting_written = Signal()
         m.d.comb += [
             self.working.eq(reading | (beats_valid & beats_ready)),

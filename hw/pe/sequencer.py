@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.control.issue import Issue, field
 from hw.pe.slice import Slice, Step, Take
-from skipopu.isa.spec import MATMUL, WeightFormat
+from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, WeightFormat
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
@@ -47,6 +47,12 @@ class TokenSlots(Component):
             with m.If(left[0]):
                 m.d.sync += [slots[self.count].eq(index), self.count.eq(self.count + 1)]
         return m
+
+
+def is_short(word: Value) -> Value:
+    """Whether a MATMUL's only block is a short one."""
+    only = (field(word, MATMUL, "rounds") == 1) & (field(word, MATMUL, "ports") == 1)
+    return only & (field(word, MATMUL, "spare") >= BLOCK_ROWS - SHORT_BLOCK_ROWS)
 
 
 class Sequencer(Component):
@@ -142,7 +148,8 @@ class Sequencer(Component):
         ]
         rows = Mux(wide, 1, 2)
         last_beat = beat == beats_per_group - 1
-        last_row = row + rows == 8
+        block_rows = Mux(is_short(instruction), SHORT_BLOCK_ROWS, BLOCK_ROWS)
+        last_row = row + rows == block_rows
         last_group = group_index == groups - 1
         round_end = last_beat & last_row & last_group
         with m.If(take & need_scale):
@@ -174,7 +181,7 @@ class Sequencer(Component):
                 with m.If(scale_index + rows == SCALES_PER_WORD):
                     m.d.sync += need_scale.eq(1)
                 with m.If(last_row):
-                    m.d.sync += [group_index.eq(group_index + 1), word.eq(word + beats_per_group)]
+                    m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + beats_per_group)]
             with m.If(round_end):
                 m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
                 with m.If(last_round):

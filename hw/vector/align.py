@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered, tree
 from hw.arithmetic.quadratic import Quadratic
-from hw.arithmetic.signature import Signature, index
+from hw.arithmetic.signature import Signature, index, lane
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.vector.groups import Group
 from skipopu.isa.spec import AlignTarget
@@ -144,7 +144,7 @@ class Aligner(Component):
         for k in range(lanes):
             m.d.comb += [
                 writes.valid[k].eq(valid),
-                writes.where[k].eq(index(ALIGNED, slot, element + k)),
+                writes.where[k].eq(index(ALIGNED, slot, lane(element, k, lanes))),
                 writes.value[k].eq(Cat(aligned[k], aligned[k][-1].replicate(32 - ALIGNED_BITS))),
             ]
         m.d.comb += [

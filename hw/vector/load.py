@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import half_word_to_fp32
 from hw.arithmetic.pipeline import bits_for_index
-from hw.arithmetic.signature import Signature, index
+from hw.arithmetic.signature import Signature, index, lane
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from hw.memory.reader import Run
@@ -81,22 +81,22 @@ class EmbedUnit(Component):
             rope_address.eq(self.rope + position * self.rope_row[:12]),
             row_address.eq(self.instruction.address + token * row),
         ]
-        # One loader port at a time
+        # Runs go to every port of the row in turn, beats come back in the same order.
         beat, valid, take, starved = Signal(machine.port_bits), Signal(), Signal(), Signal()
         ask, ask_beat, ask_count, accepted = Signal(), Signal(Run(machine)["beat"].shape), Signal(24), Signal()
-        with m.Switch(port):
-            for p in range(machine.ports):
-                with m.Case(p):
-                    runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
-                    m.d.comb += [
-                        runs.valid.eq(ask),
-                        runs.payload.beat.eq(ask_beat),
-                        runs.payload.count.eq(ask_count),
-                        accepted.eq(runs.ready & ask),
-                        beat.eq(beats.payload),
-                        valid.eq(beats.valid),
-                        beats.ready.eq(take),
-                    ]
+        asked_port, asked = Signal.like(port), Signal(20)  # elements of the row that were asked for
+        for p in range(machine.ports):
+            runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+            m.d.comb += [
+                runs.valid.eq(ask & (asked_port == p)),
+                runs.payload.beat.eq(ask_beat),
+                runs.payload.count.eq(ask_count),
+                beats.ready.eq(take & (port == p)),
+            ]
+            with m.If(asked_port == p):
+                m.d.comb += accepted.eq(runs.ready & ask)
+            with m.If(port == p):
+                m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
         halves = Signal(16 * lanes)
         m.d.comb += halves.eq(beat.word_select(part, 16 * lanes))
         numbers = [half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes)]
@@ -114,7 +114,7 @@ class EmbedUnit(Component):
         for k in range(lanes):
             m.d.comb += [
                 writes.valid[k].eq(wrote_words & inside[k]),
-                writes.where[k].eq((base + element + k)[:ELEMENT_ADDRESS_BITS]),
+                writes.where[k].eq(lane((base + element)[:ELEMENT_ADDRESS_BITS], k, lanes)),
                 writes.value[k].eq(numbers[k]),
             ]
         m.d.comb += [
@@ -137,7 +137,7 @@ class EmbedUnit(Component):
                     m.next = "SLOT"
             with m.State("SLOT"):
                 # token_address and rope_address settle
-                m.d.sync += [element.eq(0), rope_index.eq(0), port.eq(0)]
+                m.d.sync += [element.eq(0), rope_index.eq(0), port.eq(0), asked_port.eq(0), asked.eq(0)]
                 m.next = "NEXT"
                 with m.If(self.instruction.mask.bit_select(slot, 1)):
                     m.next = "TOKEN"
@@ -161,7 +161,10 @@ class EmbedUnit(Component):
                 m.d.comb += [ask.eq(1), ask_beat.eq(row_address << to_beats), ask_count.eq(row << to_beats)]
                 m.d.sync += [beats_left.eq(row << to_beats), part.eq(0)]
                 with m.If(accepted):
-                    m.next = "ROW DATA"
+                    m.d.sync += [asked_port.eq(asked_port + 1), asked.eq(asked + (row << 5))]
+                    with m.If((asked_port == machine.ports - 1) | (asked + (row << 5) >= elements)):
+                        m.d.sync += asked_port.eq(0)
+                        m.next = "ROW DATA"
             with m.State("ROW DATA"):
                 m.d.comb += [
                     starved.eq(~valid),
@@ -173,8 +176,7 @@ class EmbedUnit(Component):
                     with m.If(last_part):
                         m.d.sync += beats_left.eq(beats_left - 1)
                         with m.If(beats_left == 1):
-                            m.d.sync += port.eq(port + 1)
-                            m.next = "ROW"
+                            m.d.sync += [port.eq(port + 1), beats_left.eq(row << to_beats)]
                             with m.If((port == machine.ports - 1) | (element + lanes >= elements)):
                                 m.d.sync += port.eq(0)
                                 m.next = "ROPE"

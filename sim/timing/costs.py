@@ -52,7 +52,7 @@ class Costs:
         m = self.machine
         beats = row * ADDRESS_UNIT // m.beat_bytes
         ports = min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
-        row_cycles = ports * (self.read + beats * m.kv_lanes // m.vector_lanes)
+        row_cycles = ports - 1 + self.read + ports * (beats * m.kv_lanes // m.vector_lanes)
         one = self.read + 3 + row_cycles + self.read + 2 * half_head
         return 2 + 3 * m.tokens + slots * one
 
@@ -110,26 +110,26 @@ class Costs:
         """Start to the first step: token lists, accumulator addresses."""
         return self.machine.tokens + 3
 
-    def matmul_words(self, blocks: int, groups: int) -> tuple[int, int]:
-        """(groups of rows, scale words) of a port with ``blocks`` blocks."""
-        count = blocks * BLOCK_ROWS * groups
+    def matmul_words(self, rows: int, groups: int) -> tuple[int, int]:
+        """(groups of rows, scale words) of a port whose blocks have ``rows`` rows."""
+        count = rows * groups
         return count, -(-count // SCALES_PER_WORD)
 
-    def matmul_stream(self, slots: int, rounds: int, groups: int, group: int, bits: int) -> tuple[int, int]:
-        """(steps, cycles of steps and takes) of a whole product whose weights are always there.
+    def matmul_stream(self, slots: int, rows: int, groups: int, group: int, bits: int) -> tuple[int, int]:
+        """(steps, cycles of steps and takes) of a whole product of ``rows`` per port whose weights are always there.
 
         A pair of beats is multiplied with ``slots`` tokens while the next one is taken; a scale word comes ahead of some.
         """
         m = self.machine
-        count, words = self.matmul_words(rounds, groups)
+        count, words = self.matmul_words(rows, groups)
         pairs = count * bits // 8 * (group // m.weight_lanes)
         scale = 2 * SCALES_PER_WORD // m.beat_bytes
         pair = max(slots, 2)
         return pairs * slots, pairs * pair + words * (max(pair, 2 + scale) - pair) + slots
 
-    def matmul_beats(self, blocks: int, groups: int, group: int, bits: int) -> int:
-        """Weight beats of a port with ``blocks`` blocks."""
-        count, words = self.matmul_words(blocks, groups)
+    def matmul_beats(self, rows: int, groups: int, group: int, bits: int) -> int:
+        """Weight beats of a port whose blocks have ``rows`` rows."""
+        count, words = self.matmul_words(rows, groups)
         return words * 2 * SCALES_PER_WORD // self.machine.beat_bytes + count * (group * bits // 4 // self.machine.weight_lanes)
 
     def matmul_flight(self) -> int:

@@ -19,6 +19,7 @@ from skipopu.isa.spec import (
     TokenList,
     Unit,
     WeightFormat,
+    block_rows,
     matmul_rows,
 )
 from skipopu.layout import KvEntry, round_up
@@ -86,7 +87,7 @@ class TimingEngine:
         # The last slot's group was aligned while its rotary row came.
         tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
         cycles = costs.embed(slots, f["elements"], f["row"], half) + tail
-        return self.vector(costs.embed_busy(slots, f["elements"], half), slots * (ports + 2) * costs.read, cycles, beats)
+        return self.vector(costs.embed_busy(slots, f["elements"], half), slots * 3 * costs.read, cycles, beats)
 
     def align(self, f: Fields, slots: int, start: int) -> int:
         busy = self.costs.scan_busy(slots, f["elements"])
@@ -134,8 +135,9 @@ class TimingEngine:
             self.book("ARRAY", 0, cycles)
             return cycles
         bits = WeightFormat(f["format"]).bits
-        steps, cycles = costs.matmul_stream(slots, rounds, groups, group, bits)
-        full, short = costs.matmul_beats(rounds, groups, group, bits), costs.matmul_beats(rounds - 1, groups, group, bits)
+        rows = block_rows(matmul_rows(f, machine.ports))
+        steps, cycles = costs.matmul_stream(slots, rounds * rows, groups, group, bits)
+        full, short = (costs.matmul_beats(n * rows, groups, group, bits) for n in (rounds, rounds - 1))
         rate = costs.weight_rate(slots)
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND

@@ -20,7 +20,7 @@ from skipopu.numerics.profile import fingerprint
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 

@@ -20,6 +20,7 @@ from skipopu.isa.fields import Field, Instruction, check_opcodes
 ADDRESS_UNIT = 64  # bytes per address count
 BUFFER_UNIT = 8  # FP32 elements per buffer address count
 BLOCK_ROWS = 8  # outputs of one port that share an accumulator rotation
+SHORT_BLOCK_ROWS = 6  # of a matrix that has no more: accumulators are still updated no sooner than every 6 cycles
 WORD_BYTES = 16  # of an instruction in memory
 
 
@@ -103,6 +104,11 @@ class WeightFormat(IntEnum):
     @property
     def bits(self) -> int:
         return 8 if self is WeightFormat.INT8 else 4
+
+
+def block_rows(rows: int) -> int:
+    """Rows of a block in the weight stream of a matrix with ``rows`` outputs."""
+    return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS
 
 
 def matmul_rows(fields: dict[str, int], ports: int) -> int:
