@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from compiler.frontend.checkpoint import load
+from compiler.frontend.shapes import SHAPES, outline
 from compiler.pipeline import GROUP, KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
+from skipopu.errors import ProgramError
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
@@ -28,8 +30,11 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="checkpoint directory (config.json, *.safetensors)")
+    parser.add_argument("model", type=Path, nargs="?", help="checkpoint directory (config.json, *.safetensors)")
     add_compile_arguments(parser)
+    parser.add_argument(
+        "--shape", metavar="NAME", help=f"a known architecture without weights instead: listing and report; {', '.join(SHAPES)}"
+    )
     parser.add_argument("--logits", action="store_true", help="store the logits of every position")
     parser.add_argument("-o", "--output", type=Path, required=True, help="directory for program.skpu, listing.txt, report.json")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
@@ -49,18 +54,26 @@ def records_of(program: Program) -> list[Record]:
     source = "skipopu compile"
     records = [
         Record("instructions", len(program.instructions), "instruction", "derived", source, **keys),
-        Record("port_bytes", len(program.memory[0]), "byte", "derived", source, **keys),
+        Record("port_bytes", program.port_bytes, "byte", "derived", source, **keys),
     ]
     records += [Record(f"{name}_bytes", r.size, "byte", "derived", source, **keys) for name, r in program.regions.items()]
     return records
 
 
 def main(args: argparse.Namespace) -> int:
-    program = compile_from(args, args.logits)
-    path = program.save(args.output)
+    if (args.model is None) == (args.shape is None):
+        raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
+    if args.shape is not None:
+        machine = Machine.load(args.target)
+        program = compile_checkpoint(outline(args.shape), machine, args.kv, args.logits, args.context, args.group, args.weights)
+        args.output.mkdir(parents=True, exist_ok=True)
+        path = args.output / "listing.txt"
+    else:
+        program = compile_from(args, args.logits)
+        path = program.save(args.output)
     (args.output / "listing.txt").write_text(listing(program))
     inputs = {
-        "model": args.model,
+        "model": args.model if args.shape is None else args.shape,
         "target": args.target,
         "kv": args.kv,
         "context": program.context,
@@ -70,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     for report in filter(None, (args.output / "report.json", args.json)):
         write_json(report, "compile", inputs, records_of(program))
     print(
-        f"{path}: {len(program.instructions)} instructions, {len(program.memory[0])} bytes in each of {program.machine.ports} ports,"
+        f"{path}: {len(program.instructions)} instructions, {program.port_bytes} bytes in each of {program.machine.ports} ports,"
         f" context {program.context}, kv {program.kv}"
     )
     return 0

@@ -396,12 +396,6 @@ def round_to(value: Value, lanes: int) -> Value:
     return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)
 
 
-def round_to(value: Value, lanes: int) -> Value:
-    """``value`` rounded up to a multiple of ``lanes``, a power of two."""
-    bits = lanes.bit_length() - 1
-    return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)
-
-
 def connect_read(m: Module, runs: object, beats: object, reader: ReadPort, client: int) -> None:
     """Connects a client's run and beat streams to a read port."""
     to, back = getattr(reader, f"runs_{client}"), getattr(reader, f"beats_{client}")

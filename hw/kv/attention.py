@@ -20,7 +20,7 @@ from hw.kv.write import MapEntry
 from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
-from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget, AlignTarget
+from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
 from skipopu.machine.config import Machine
 
 

@@ -67,6 +67,11 @@ class Program:
     def ring_records(self) -> int:
         return self.regions["ring"].size // 16
 
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of one port's memory."""
+        return max(region.address + region.size for region in self.regions.values())
+
     def save(self, directory: Path) -> Path:
         """Writes ``directory/program.skpu`` and returns its path.
 
@@ -90,7 +95,7 @@ class Program:
                 "regions": {name: [r.address, r.size] for name, r in self.regions.items()},
                 "matrices": self.matrices,
                 "router_record": list(self.router_record),
-                "port_bytes": len(self.memory[0]),
+                "port_bytes": self.port_bytes,
                 "source": self.source,
             },
             sort_keys=True,
