@@ -127,14 +127,6 @@ class Overlay(Component):
             (array.inner, Config.INNER),
             (array.activation, Config.ACTIVATION),
             (array.parameter, Config.PARAMETER),
-            (align.inner, Config.INNER),
-            (array.inner, Config.INNER),
-            (array.activation, Config.ACTIVATION),
-            (array.parameter, Config.PARAMETER),
-            (align.inner, Config.INNER),
-            (array.inner, Config.INNER),
-            (array.activation, Config.ACTIVATION),
-            (array.parameter, Config.PARAMETER),
         ):
             m.d.comb += target.eq(config(register))
         m.d.comb += [embed.half_head.eq(half_head), array.half_head.eq(half_head)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +60,16 @@ def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
             axis.broken_barh(bars, (row - 0.38, 0.76), facecolors=COLOURS[track], edgecolor="white", linewidth=0.4)
         longest = max(span.end for span in spans) - zero
         for span in spans:
-            if span.track != "weights" and span.end - span.start > 0.035 * longest:
+            label = re.sub(r"self_attn\.|mlp\.|_proj| \+ residual|, activation", "", span.name)
+            if span.track != "weights" and span.end - span.start > 0.009 * len(label) * longest:
                 middle = (span.start + span.end) / 2 - zero
                 row = len(TRACKS) - 1 - TRACKS.index(span.track)
-                axis.text(middle, row, span.name, ha="center", va="center", fontsize=6.5, color="white")
+                axis.text(middle, row, label, ha="center", va="center", fontsize=7, color="white")
         axis.set_yticks(range(len(TRACKS)), tuple(reversed(TRACKS)), fontsize=8)
         axis.set_title(title, fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("cycles", fontsize=8)
+    axes[-1, 0].tick_params(axis="x", labelsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

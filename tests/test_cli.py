@@ -77,6 +77,23 @@ def test_errors_are_one_sentence(model: Path, arguments: list[str], message: str
     assert error.count("\n") == 1
 
 
+def test_profile_timeline_and_shape(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.json"
+    run = ["run", str(model), "--target", "tiny", "--prompt", "ab", "--max-new", "2"]
+    assert cli.main([*run, "--engine", "timing", "--profile", "--timeline", str(trace)]) == 0
+    assert "exposed" in capsys.readouterr().err
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert cli.main([*run, "--engine", "functional", "--profile"]) == 2
+    assert "--profile needs --engine timing or rtl" in capsys.readouterr().err
+    assert cli.main([*run, "--engine", "rtl", "--timeline", str(trace)]) == 2
+    assert "--timeline needs --engine timing" in capsys.readouterr().err
+    out = tmp_path / "shape"
+    assert cli.main(["compile", "--shape", "llama-2-7b", "--target", "u280", "-o", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["listing.txt", "report.json"]
+    assert cli.main(["compile", "-o", str(out)]) == 2
+    assert "--shape NAME" in capsys.readouterr().err
+
+
 def test_check_passes_and_fails_by_exit_code(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.json"
     arguments = ["check", str(model), "--prompt", "abc", "--max-new", "2", "--no-rtl", "--json", str(out)]

@@ -38,8 +38,6 @@ class AttentionUnit(Component):
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
         members["clear_queries"] = In(1)
-        members["clear_queries"] = In(1)
-        members["clear_queries"] = In(1)
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
@@ -98,8 +96,6 @@ class AttentionUnit(Component):
         for name in QUERY_WRITES:
             m.d.comb += getattr(queries, name).eq(getattr(self, name))
         m.d.comb += [
-            queries.clear.eq(self.clear_queries),
-            queries.clear.eq(self.clear_queries),
             queries.clear.eq(self.clear_queries),
             queries.query_group.eq(self.query_group),
             queries.head_beats.eq(head_beats),
@@ -221,18 +217,6 @@ class AttentionUnit(Component):
             reduction.read_number.eq(divide.read_number),
             reduction.read_lane.eq(divide.read_lane),
             reduction.sum_address.eq(divide.sum_address),
-            reduction.sum_lane.eq(divide.sum_lane),
-            divide.serial.eq(self.serial),
-            divide.pause.eq(self.pause),
-            divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
-            divide.aligned.eq(self.aligned),
-            self.finish.eq(divide.finish),
-            reduction.sum_lane.eq(divide.sum_lane),
-            divide.serial.eq(self.serial),
-            divide.pause.eq(self.pause),
-            divide.aligning.eq(field(word, ATTEND, "align") != AlignTarget.NONE),
-            divide.aligned.eq(self.aligned),
-            self.finish.eq(divide.finish),
             reduction.sum_lane.eq(divide.sum_lane),
             divide.serial.eq(self.serial),
             divide.pause.eq(self.pause),

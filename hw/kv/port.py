@@ -65,14 +65,12 @@ class AttentionPort(Component):
     Scores lie in words of four, one word per (entry, KV head, block of queries), in the order of arrival; probabilities of two
     rounds beside them. Members: phases keys, values (in, levels); begin (in: a new instruction); wanted (in stream), pending
     (out: an entry of the phase waits or is worked on), left (out: an entry has no probabilities yet); runs, kv_beats (loader of
-    this port),
-    beats_ready (out); header_beats, kv_words (beats of K), entry_words (score words of an entry), kv_base, kv_entry (in);
-    position (in: of slot 0); kv_step, working, softmax_step, weighing (in: steps, and whether this port takes part);
-    query_exponents (in, one cycle after the step); maximum, shared_exponent (in,
-    one cycle after a softmax step); element, probability (out, two cycles after the step), dots (in); keys of the four
-    scores in the order of numbers, 0 where hidden (score_keys, out), value_exponents (out, likewise), both
-    ``score_latency`` cycles after the step; weight (out: probability before its shift, WEIGHT_LATENCY cycles after the
-    step).
+    this port), beats_ready (out); header_beats, kv_words (beats of K), entry_words (score words of an entry), kv_base, kv_entry
+    (in); position (in: of slot 0); kv_step, working, softmax_step, weighing (in: steps, and whether this port takes part);
+    query_exponents (in, one cycle after the step); maximum, shared_exponent (in, one cycle after a softmax step); element,
+    probability (out, two cycles after the step), dots (in); keys of the four scores in the order of numbers, 0 where hidden
+    (score_keys, out), value_exponents (out, likewise), both ``score_latency`` cycles after the step; weight (out: probability
+    before its shift, WEIGHT_LATENCY cycles after the step).
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -30,6 +30,7 @@ SHAPE, TARGET = "llama-2-7b", "u280"
 PROMPTS = (128, 256, 512, 1024)  # the paper's prompt lengths
 DECODE_AT, DECODED = 640, 8  # mean context of [128 in, 1024 out]; tokens averaged
 SKIP, SEED = 0.25, 0
+CONTEXT = max(*PROMPTS, DECODE_AT + 1 + DECODED)
 STEPS = {
     Schedule.UNFUSED: "unfused",
     Schedule.REDUCTIONS: "+ reductions separated",
@@ -127,22 +128,27 @@ def decoded(program: Program, executed: NDArray[np.bool_]) -> Phase:
     return phase(count(program, executed, DECODE_AT, 1 + DECODED), count(program, executed, DECODE_AT, 1), DECODED)
 
 
+def count_step(step: Schedule) -> Counted:
+    """One step on the large machine."""
+    checkpoint = outline(SHAPE)
+    every = routing(checkpoint.config, CONTEXT, 0, 0)
+    skipping = routing(checkpoint.config, CONTEXT, SKIP, SKIP)
+    program = compile_checkpoint(checkpoint, Machine.load(TARGET), context=CONTEXT, level=step)
+    prefill = {n: phase(count(program, every, n, 0)) for n in PROMPTS}
+    return Counted(step, prefill, decoded(program, every), decoded(program, skipping))
+
+
 def study(model: Path, say: Say = lambda text: None) -> Study:
     """Runs everything; about two minutes, and a minute more when the RTL is not built yet."""
     machine, checkpoint = Machine.load(TARGET), outline(SHAPE)
     config = checkpoint.config
-    context = max(*PROMPTS, DECODE_AT + 1 + DECODED)
     simulated = simulate(model, say)
-    every = routing(config, context, 0, 0)
-    skipping = routing(config, context, SKIP, SKIP)
     counted = []
     for step in Schedule:
         say(f"{SHAPE} on {TARGET}, {STEPS[step]}")
-        program = compile_checkpoint(checkpoint, machine, context=context, level=step)
-        prefill = {n: phase(count(program, every, n, 0)) for n in PROMPTS}
-        counted.append(Counted(step, prefill, decoded(program, every), decoded(program, skipping)))
+        counted.append(count_step(step))
     # Attention's modules alone: feed-forward networks never execute.
-    alone, skipped = routing(config, context, 0, 1), routing(config, context, SKIP, 1)
+    alone, skipped = routing(config, CONTEXT, 0, 1), routing(config, CONTEXT, SKIP, 1)
     variants = {
         "dense": ("dense", Schedule.UNFUSED, alone),
         "skip queries": ("dense", Schedule.UNFUSED, skipped),
@@ -152,7 +158,7 @@ def study(model: Path, say: Say = lambda text: None) -> Study:
     cycles: dict[str, dict[int, int]] = {}
     for name, (kv, level, executed) in variants.items():
         say(f"attention alone, {name}")
-        program = compile_checkpoint(checkpoint, machine, kv=kv, context=context, level=level)
+        program = compile_checkpoint(checkpoint, machine, kv=kv, context=CONTEXT, level=level)
         cycles[name] = {n: count(program, executed, n, 0)["CYCLES"] for n in PROMPTS}
     attention = {
         name: {n: cycles["dense"][n] / value for n, value in by.items()} for name, by in cycles.items() if name != "dense"
