@@ -296,6 +296,10 @@ class Overlay(Component):
         ]
 
         # Ports
+        running = {}
+        for instruction in (EMBED, ROUTE, KVWRITE, STORE):
+            running[instruction] = Signal(name=f"{instruction.name.lower()}_selected")
+            m.d.comb += running[instruction].eq((opcode == instruction.opcode) & ~dispatch.loading)
         for p in ports:
             reader, writer = readers[p], writers[p]
             for component in (reader, writer):
@@ -305,14 +309,14 @@ class Overlay(Component):
                         m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
             connect_read(m, getattr(fetch, f"runs_{p}"), getattr(array, f"beats_{p}"), reader, 0)
             connect_read(m, getattr(attention, f"runs_{p}"), getattr(attention, f"beats_{p}"), reader, 2)
-            users = [(getattr(embed, f"runs_{p}"), getattr(embed, f"beats_{p}"), ~dispatch.loading & (opcode == EMBED.opcode))]
+            users = [(getattr(embed, f"runs_{p}"), getattr(embed, f"beats_{p}"), running[EMBED])]
             if p == 0:
-                users.append((route.runs, route.beats, ~dispatch.loading & (opcode == ROUTE.opcode)))
+                users.append((route.runs, route.beats, running[ROUTE]))
                 users.append((dispatch.runs, dispatch.beats, dispatch.loading))
             connect_shared_read(m, users, reader, 1)
-            writes = [(getattr(kv_write, f"runs_{p}"), getattr(kv_write, f"beats_{p}"), opcode == KVWRITE.opcode)]
+            writes = [(getattr(kv_write, f"runs_{p}"), getattr(kv_write, f"beats_{p}"), running[KVWRITE])]
             if p == 0:
-                writes.append((store.runs, store.beats, opcode == STORE.opcode))
+                writes.append((store.runs, store.beats, running[STORE]))
                 connect_shared_write(m, [(records.runs, records.beats, Const(1, 1))], writer, 1)
                 m.d.comb += [records.written.eq(writer.done_1), store.written.eq(writer.done_0)]
             connect_shared_write(m, writes, writer, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value, ValueLike, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
 
 T = TypeVar("T")
 
@@ -37,6 +37,20 @@ def tree(items: Sequence[T], combine: Callable[[T, T], T]) -> T:
         paired = [combine(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
         level = paired + ([level[-1]] if len(level) % 2 else [])
     return level[0]
+
+
+def largest(m: Module, items: Sequence[Value], name: str) -> Value:
+    """The largest of unsigned ``items``, combinational; every comparison is a signal, so that none is written out again."""
+
+    def larger(a: Value, b: Value) -> Value:
+        nonlocal count
+        result = Signal(max(len(a), len(b)), name=f"{name}_{count}")
+        count += 1
+        m.d.comb += result.eq(Mux(a > b, a, b))
+        return result
+
+    count = 0
+    return tree(items, larger)
 
 
 def registered(m: Module, value: Value, name: str) -> Signal:

@@ -8,7 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import fp32_to_half_word
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
@@ -116,12 +116,13 @@ class KvWriteUnit(Component):
         beat_2 = delay(m, beat_index, 2, "beat")
         low, high = lanes.bit_length() - 1, kv_lanes.bit_length() - 1
         part = offset_2[low:high] if high > low else Const(0, 1)
-        field_exponents = [Mux(h[10:15] == 0, 1, h[10:15]) for h in halves]
-        largest = tree(field_exponents, lambda a, b: Mux(a > b, a, b))
+        field_exponents = [Signal(5, name=f"field_exponent_{k}") for k in range(lanes)]
+        m.d.comb += [e.eq(Mux(h[10:15] == 0, 1, h[10:15])) for e, h in zip(field_exponents, halves, strict=True)]
+        most = largest(m, field_exponents, "exponent_tree")
         exponent = Signal(5)
         head_start_2 = offset_2 == 0
         with m.If(valid_2):
-            m.d.sync += exponent.eq(Mux(head_start_2 | (largest > exponent), largest, exponent))
+            m.d.sync += exponent.eq(Mux(head_start_2 | (most > exponent), most, exponent))
         for k in range(lanes):
             m.d.comb += [
                 writes.valid[k].eq(valid_2 & inside_2),

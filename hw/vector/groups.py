@@ -7,7 +7,7 @@ from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, tree
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from skipopu.machine.config import Machine
 
@@ -65,11 +65,13 @@ class GroupTracker(Component):
         # Registered: slot, word, how many elements, their largest exponent
         valid = delay_valid(m, self.write_valid, 1, "write_valid")
         slot, address = delay(m, self.write.slot, 1, "slot"), delay(m, self.write.address, 1, "address")
-        amount, largest = Signal(range(lanes + 1)), Signal(8)
-        exponents = [Mux(self.write.enable[k], self.write.data[32 * k + 23 : 32 * k + 31], 0) for k in range(lanes)]
+        amount, most = Signal(range(lanes + 1)), Signal(8)
+        exponents = [Signal(8, name=f"exponent_{k}") for k in range(lanes)]
+        for k, exponent in enumerate(exponents):
+            m.d.comb += exponent.eq(Mux(self.write.enable[k], self.write.data[32 * k + 23 : 32 * k + 31], 0))
         m.d.sync += [
             amount.eq(tree([self.write.enable[k] for k in range(lanes)], lambda a, b: a + b)),
-            largest.eq(tree(exponents, lambda a, b: Mux(a > b, a, b))),
+            most.eq(largest(m, exponents, "exponent_tree")),
         ]
         states = Array(Signal(layout.size, name=f"group_{s}") for s in range(machine.tokens))
         flush_slot, flushing = Signal(bits_for_index(machine.tokens)), Signal()
@@ -81,7 +83,7 @@ class GroupTracker(Component):
         with m.If(valid & ~flushing):
             m.d.comb += [
                 changed.size.eq(now.size + amount),
-                changed.exponent.eq(Mux(largest > now.exponent, largest, now.exponent)),
+                changed.exponent.eq(Mux(most > now.exponent, most, now.exponent)),
                 closing.eq(changed.size == self.group),
             ]
             with m.If(now.size == 0):

@@ -100,7 +100,8 @@ class EmbedUnit(Component):
         halves = Signal(16 * lanes)
         m.d.comb += halves.eq(beat.word_select(part, 16 * lanes))
         numbers = [half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes)]
-        inside = Cat(element + k < elements for k in range(lanes))
+        inside = Signal(lanes)
+        m.d.comb += inside.eq(Cat(element + k < elements for k in range(lanes)))
         m.d.comb += [
             self.words.payload.address.eq(base + element),
             self.words.payload.data.eq(Cat(numbers)),
