@@ -80,10 +80,10 @@ def _link(graph: Graph) -> bool:
         taker = next((i for i in range(tail, len(line)) if line[i].unit is waiting), None)
         if supplier is None or taker is None:
             return False
-        links |= {(supplier, head + k) for k in range(body) if line[head + k].unit is waiting}
+        # One token too many goes round the loop: the prologue makes it, the epilogue takes it.
+        line[supplier].push |= 1 << waiting
         line[taker].pop |= 1 << unit
     for j, i in links:
         line[j].push |= 1 << line[i].unit
-        if j >= head or i < head:
-            line[i].pop |= 1 << line[j].unit
+        line[i].pop |= 1 << line[j].unit
     return True

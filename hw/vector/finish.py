@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value
 
 from hw.arithmetic.fp32 import Add, FromInteger, Multiply
@@ -84,10 +86,10 @@ class Finish(Elaboratable):
         m.d.comb += self.saturated.eq(Cat(flags).any())
         return m
 
-    def _factor(self, m: Module, multiply: object, gate: Value, valid: Value) -> Value:
+    def _factor(self, m: Module, multiply: Callable[[str, Value, Value, Value], Value], gate: Value, valid: Value) -> Value:
         """What gate * up is multiplied by; see :func:`skipopu.numerics.activation.factor`."""
         swish = self.activation == Activation.SWISH
-        argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)  # type: ignore[operator]
+        argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)
         m.submodules.table = table = Quadratic((SIGMOID, NORMAL))
         exponent = argued[23:31]
         top = 127 + SIGMOID.argument_bits - SYMMETRIC_FRACTION_BITS - 1  # largest biased exponent below the tables' end

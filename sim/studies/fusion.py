@@ -19,6 +19,7 @@ from sim.profile import exposed
 from sim.rtl import engine as rtl
 from sim.timeline import Span, plot
 from sim.timing import engine as timing
+from skipopu.errors import SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
@@ -98,7 +99,7 @@ def simulate(model: Path, say: Say) -> list[Simulated]:
         expected = functional.run(program, run)
         seen = rtl.run(program, run)
         if seen.tokens != expected.tokens:
-            raise AssertionError(f"{STEPS[step]}: RTL gives {seen.tokens}, the functional engine {expected.tokens}")
+            raise SkipopuError(f"{STEPS[step]}: RTL gives {seen.tokens}, the functional engine {expected.tokens}")
         predicted = timing.run(program, run, expected).counters
         busy = [name for name in predicted if name.endswith("_BUSY")]
         equal = all(predicted[name] == seen.counters[name] for name in busy)
