@@ -202,22 +202,29 @@ def simulated_table(study: Study) -> tuple[list[str], list[list[str]]]:
 
 
 def counted_table(study: Study) -> tuple[list[str], list[list[str]]]:
-    header = ["schedule", *(f"prefill {n}" for n in PROMPTS), "of peak", "decode, dense", "decode, 25 % skip", "exposed"]
+    header = ["schedule", *(f"prefill {n}" for n in PROMPTS), "decode, dense", "decode, 25 % skip"]
     rows = []
     clock = study.target.clock_mhz * 1e6
     for row in study.counted:
-        shares = [share_of_peak(study, n, row.prefill[n].cycles) for n in PROMPTS]
-        rows.append(
-            [
-                STEPS[row.step],
-                *(f"{p.exposed / p.cycles:.1%}" for p in row.prefill.values()),
-                " ".join(f"{share:.1%}" for share in shares),
-                f"{clock / row.decode.cycles:.1f} tok/s",
-                f"{clock / row.decode_skipping.cycles:.1f} tok/s",
-                f"{row.decode.exposed / row.decode.cycles:.1%} {row.decode_skipping.exposed / row.decode_skipping.cycles:.1%}",
-            ]
-        )
+        cells = [f"{p.exposed / p.cycles:.1%}, {share_of_peak(study, n, p.cycles):.1%}" for n, p in row.prefill.items()]
+        cells += [f"{p.exposed / p.cycles:.1%}, {clock / p.cycles:.1f} tok/s" for p in (row.decode, row.decode_skipping)]
+        rows.append([STEPS[row.step], *cells])
     return header, rows
+
+
+def first_token_table(study: Study) -> tuple[list[str], list[list[str]]]:
+    header = ["every step, every module executed", *(f"prompt {n}" for n in PROMPTS)]
+    seconds = {n: first_token(study, n) for n in PROMPTS}
+    flops = [f"{2 * sum(products(study.shape, n)) / seconds[n] / 1e12:.2f}" for n in PROMPTS]
+    return header, [
+        ["time to first token", *(f"{value:.3f} s" for value in seconds.values())],
+        ["TFLOP/s", *flops],
+    ]
+
+
+def first_token(study: Study, tokens: int) -> float:
+    """Seconds of a dense prefill with all steps, at the target's assumed clock."""
+    return study.counted[-1].prefill[tokens].cycles / (study.target.clock_mhz * 1e6)
 
 
 def attention_table(study: Study) -> tuple[list[str], list[list[str]]]:
@@ -232,9 +239,11 @@ def attention_table(study: Study) -> tuple[list[str], list[list[str]]]:
 TABLES = (
     ("Shipped model on tiny: prompt of 25 bytes + 16 tokens", simulated_table),
     (
-        f"Exposed time of {SHAPE} on {TARGET}: every module executed; decode at context {DECODE_AT}",
+        f"{SHAPE} on {TARGET}: exposed share, then share of the peak (prefill, every module executed) or tokens per second"
+        f" (decode at context {DECODE_AT})",
         counted_table,
     ),
+    ("Prefill at an assumed 225 MHz", first_token_table),
     ("Prefill speed-up of attention's modules over unfused with every module executed", attention_table),
 )
 
@@ -268,6 +277,12 @@ def records(study: Study, model: str) -> list[Record]:
         for n, part in row.prefill.items():
             share = round(share_of_peak(study, n, part.cycles), 4)
             result.append(Record("share_of_peak", share, "ratio", "derived", source, phase="prefill", context=f"{n}+0", **keys))
+    for n in PROMPTS:
+        keys = {"engine": "timing", "target": TARGET, "model": SHAPE, "phase": "prefill", "context": f"{n}+0"}
+        source = "schedule run_ahead, timing engine, assumed 225 MHz"
+        result.append(
+            Record("time_to_first_token_s", round(first_token(study, n), 4), "s", "simulated", source, skip=0.0, **keys)
+        )
     for name, by in study.attention.items():
         for n, value in by.items():
             keys = {"engine": "timing", "target": TARGET, "model": SHAPE, "phase": "prefill", "context": f"{n}+0"}
