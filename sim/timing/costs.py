@@ -22,6 +22,7 @@ ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, state
 EPILOGUE = 19  # accumulator read to the result and its signature
 ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
 DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
+SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
 SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
 WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
@@ -164,12 +165,13 @@ class Costs:
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         keys = int(rounds * max(key_steps + 1, key_run / rate, key_run + 1)) + self.read + 1
-        fill = (heads * mine if serial else mine) + WEIGHED
+        fill = mine + WEIGHED
         per_round = max(value_steps + 1, value_run / rate)
         ahead = 0.0
         if serial:
-            values = int(rounds * max(value_steps + fill + 2, per_round)) + self.read
-            divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE)
+            fill += 2
+            values = int(rounds * max(value_steps + fill, per_round)) + self.read - SERIAL_REQUEST
+            divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
             early = min(4 * m.burst, int((self.attention_drain + fill) * rate))

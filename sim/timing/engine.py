@@ -6,7 +6,7 @@ import numpy as np
 
 from sim.engine import OnToken, Result, Retired
 from sim.timeline import Span
-from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, WRITE_OVERHEAD, Costs
+from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Costs
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -116,7 +116,8 @@ class TimingEngine:
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
         part = self.costs.attend(listed, -(-last // self.machine.ports), self.entry, queries, dim, serial)
-        tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, queries * dim // self.machine.vector_lanes)
+        spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
+        tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         self.book("ATTENTION", part.busy, part.cycles + tail, MEMORY=part.memory)
         self.counters["READ_BEATS"] += last * self.entry.beats
         return part.cycles + tail
