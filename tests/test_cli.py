@@ -33,7 +33,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "--json" in capsys.readouterr().out
 
 
-def test_compile_run_and_eval(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_run_and_eval(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     out = tmp_path / "program"
     assert cli.main(["compile", str(model), "-o", str(out), "--kv", "dense", "--logits"]) == 0
     assert "layer: mlp.down_proj" in (out / "listing.txt").read_text()
@@ -48,11 +48,11 @@ def test_compile_run_and_eval(model: Path, tmp_path: Path, capsys: pytest.Captur
     assert names == {"wall_s", "executed_share"}
     text = tmp_path / "text"
     text.write_bytes(bytes(range(64)))
-    capsys.readouterr()
+    capsysbinary.readouterr()
     values = []
     for engine in ("functional", "reference"):
         assert cli.main(["eval", str(out), "--text", str(text), "--engine", engine, "--window", "16"]) == 0
-        values.append(float(capsys.readouterr().out.split()[0]))
+        values.append(float(capsysbinary.readouterr().out.split()[0]))
     assert abs(values[0] - values[1]) < 0.01
 
 
@@ -77,21 +77,21 @@ def test_errors_are_one_sentence(model: Path, arguments: list[str], message: str
     assert error.count("\n") == 1
 
 
-def test_profile_timeline_and_shape(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_timeline_and_shape(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     trace = tmp_path / "trace.json"
     run = ["run", str(model), "--target", "tiny", "--prompt", "ab", "--max-new", "2"]
     assert cli.main([*run, "--engine", "timing", "--profile", "--timeline", str(trace)]) == 0
-    assert "exposed" in capsys.readouterr().err
+    assert b"exposed" in capsysbinary.readouterr().err
     assert json.loads(trace.read_text())["traceEvents"]
     assert cli.main([*run, "--engine", "functional", "--profile"]) == 2
-    assert "--profile needs --engine timing or rtl" in capsys.readouterr().err
+    assert b"--profile needs --engine timing or rtl" in capsysbinary.readouterr().err
     assert cli.main([*run, "--engine", "rtl", "--timeline", str(trace)]) == 2
-    assert "--timeline needs --engine timing" in capsys.readouterr().err
+    assert b"--timeline needs --engine timing" in capsysbinary.readouterr().err
     out = tmp_path / "shape"
     assert cli.main(["compile", "--shape", "llama-2-7b", "--target", "u280", "-o", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["listing.txt", "report.json"]
     assert cli.main(["compile", "-o", str(out)]) == 2
-    assert "--shape NAME" in capsys.readouterr().err
+    assert b"--shape NAME" in capsysbinary.readouterr().err
 
 
 def test_check_passes_and_fails_by_exit_code(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
