@@ -221,20 +221,23 @@ class Overlay(Component):
         ]
         # Alignment follows whoever writes; instructions that align are ordered by dependence tokens.
         aligning = (
-            (array.finish, array_queue, field(array_queue.instruction.word, MATMUL, "align")),
-            (attention.finish, attention_queue, field(attention_queue.instruction.word, ATTEND, "align")),
-            (embed.finish, vector_queue, Const(AlignTarget.RESIDUAL, 2)),
-            (scan.finish, vector_queue, field(vector_queue.instruction.word, ALIGN, "align")),
+            (array.finish, field(array_queue.instruction.word, MATMUL, "align")),
+            (attention.finish, field(attention_queue.instruction.word, ATTEND, "align")),
+            (embed.finish, Const(AlignTarget.RESIDUAL, 2)),
+            (scan.finish, field(vector_queue.instruction.word, ALIGN, "align")),
         )
-        target = Signal(2)
-        with m.If(array_queue.active & (aligning[0][2] != AlignTarget.NONE)):
-            m.d.comb += [target.eq(aligning[0][2]), align.mask.eq(array_queue.instruction.mask)]
-        with m.Elif(attention_queue.active & (aligning[1][2] != AlignTarget.NONE)):
-            m.d.comb += [target.eq(aligning[1][2]), align.mask.eq(attention_queue.instruction.mask)]
-        with m.Elif(embed.active):
-            m.d.comb += [target.eq(AlignTarget.RESIDUAL), align.mask.eq(vector_queue.instruction.mask)]
-        with m.Elif(scan.active):
-            m.d.comb += [target.eq(aligning[3][2]), align.mask.eq(vector_queue.instruction.mask)]
+        target, follows = Signal(2), Signal(2)
+        waiting = Const(0, 1)
+        for unit, queue, active, aligned in (
+            (Unit.ARRAY, array_queue, array.active, aligning[0][1]),
+            (Unit.ATTENTION, attention_queue, attention.active, aligning[1][1]),
+            (Unit.VECTOR, vector_queue, embed.active, aligning[2][1]),
+            (Unit.VECTOR, vector_queue, scan.active, aligning[3][1]),
+        ):
+            chosen = active & (aligned != AlignTarget.NONE) & ~waiting
+            with m.If(chosen):
+                m.d.comb += [target.eq(aligned), follows.eq(unit), align.mask.eq(queue.instruction.mask)]
+            waiting = waiting | chosen
         queries = target == AlignTarget.QUERY
         group, padded = Signal(10), Signal(11)
         with m.If(queries):
@@ -243,12 +246,15 @@ class Overlay(Component):
             m.d.comb += [group.eq(config(Config.GROUP)), padded.eq(group)]
         m.d.comb += [
             align.target.eq(target),
-            align.finish.eq(Cat(finish for finish, _, _ in aligning).any()),
+            align.finish.eq(Cat(finish for finish, _ in aligning).any()),
             align.padded.eq(padded),
             groups.group.eq(group),
             groups.padded.eq(padded),
             groups.clear.eq(align.clear | dispatch.restart),
-            groups.write_valid.eq((target != AlignTarget.NONE) & (buffer.written_valid | scan.write_valid)),
+            groups.write_valid.eq(
+                (target != AlignTarget.NONE)
+                & Mux(scan.active, scan.write_valid, buffer.written_valid & (buffer.written_by == follows))
+            ),
             groups.write.eq(Mux(scan.active, scan.write, buffer.written)),
             groups.flush.eq(align.flush),
             align.flushed.eq(groups.flushed),

@@ -41,7 +41,7 @@ class Buffer(Component):
     unit waits for a free cycle.
 
     Members: read_k_address (element index; the whole word returns one cycle later as read_k_data), read_k_enable; word write
-    streams ``array``, ``attention`` and ``vector``; written_valid, written (out: the write that is taking place); ``range``
+    streams ``array``, ``attention`` and ``vector``; written_valid, written, written_by (out: the write that is taking place, of which unit); ``range``
     (out): an address was beyond the buffer, with the unit's bit.
     """
 
@@ -62,6 +62,7 @@ class Buffer(Component):
                 "attention": In(stream.Signature(word)),
                 "vector": In(stream.Signature(word)),
                 "written_valid": Out(1),
+                "written_by": Out(2),
                 "written": Out(word),
                 "range": Out(3),
             }
@@ -84,7 +85,12 @@ class Buffer(Component):
         blocked: Value = Const(0, 1)
         for unit, source in ((Unit.ARRAY, self.array), (Unit.ATTENTION, self.attention), (Unit.VECTOR, self.vector)):
             with m.If(source.valid & ~blocked):
-                m.d.comb += [self.written_valid.eq(1), self.written.eq(source.payload), source.ready.eq(1)]
+                m.d.comb += [
+                    self.written_valid.eq(1),
+                    self.written_by.eq(unit),
+                    self.written.eq(source.payload),
+                    source.ready.eq(1),
+                ]
             overruns[unit].append(outside & source.ready)
             blocked = blocked | source.valid
         inside = self.written.address < machine.buffer
