@@ -18,6 +18,8 @@ from skipopu.machine.config import Machine
 from tests.agreement.random_program import random_program
 from tests.support import random_checkpoint, small_config
 
+pytestmark = pytest.mark.timeout(600)  # the first test of a machine builds its simulation, two minutes for the largest
+
 TARGETS = ("tiny", "mono", "trio", "u280-slice4")
 SEEDS = range(8)
 
