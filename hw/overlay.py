@@ -330,15 +330,13 @@ class Overlay(Component):
 
         # Faults, in rising priority
         vector_pc, faults = vector_queue.pc, []
+        aligned_pc = Mux(follows == Unit.ARRAY, array_queue.pc, Mux(follows == Unit.ATTENTION, attention_queue.pc, vector_pc))
         read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(3)]
         faults += [
             (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
-            (
-                buffer.range[Unit.ATTENTION] | attention.range,
-                Error.BUFFER_RANGE,
-                Mux(attention.range, vector_pc, attention_queue.pc),
-            ),
-            (buffer.range[Unit.VECTOR] | activation.range, Error.BUFFER_RANGE, vector_pc),
+            (buffer.range[Unit.ATTENTION], Error.BUFFER_RANGE, attention_queue.pc),
+            (buffer.range[Unit.VECTOR], Error.BUFFER_RANGE, vector_pc),
+            (activation.range | attention.range, Error.BUFFER_RANGE, aligned_pc),
             (embed.bad_token, Error.TOKEN_OUT_OF_RANGE, vector_pc),
             (kv_write.pool_full, Error.KV_POOL_FULL, vector_pc),
             (Cat(w.error & ~w.error_client for w in writers).any(), Error.AXI_WRITE, vector_pc),

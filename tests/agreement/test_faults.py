@@ -12,11 +12,12 @@ import hw.vector.align
 from compiler.pipeline import compile_checkpoint
 from hw.emit import overlay_verilog
 from sim.check import check
+from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Run, place_instructions
-from skipopu.isa.registers import Error
+from skipopu.isa.registers import Config, Error
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config
@@ -117,6 +118,22 @@ def test_addresses_beyond_a_buffer_or_the_memory_halt(program: Program) -> None:
     assert halts(rewritten(program, index, spec.EMBED.encode({**fields, "address": (1 << 28) - 1}))) == (Error.AXI_READ, index)
     index, fields = find(program, spec.MATMUL)
     assert halts(rewritten(program, index, spec.MATMUL.encode({**fields, "dst": 1 << 15}))) == (Error.BUFFER_RANGE, index)
+
+
+def test_aligning_beyond_the_activation_memory_halts_at_the_instruction_that_aligns(program: Program) -> None:
+    index = program.notes.index("INNER")
+    word = spec.SET.encode({"register": Config.INNER, "value": program.machine.activation})
+    attend, _ = find(program, spec.ATTEND)
+    damaged = rewritten(program, index, word)
+    # Products that read the inner region are refused when they are dispatched, ahead of the write: let them read the residual.
+    for pc, instruction in enumerate(damaged.instructions):
+        if instruction & 31 == spec.MATMUL.opcode and spec.MATMUL.decode(instruction)["source"]:
+            fields = spec.MATMUL.decode(instruction) | {"source": 0, "groups": 1}
+            damaged = rewritten(damaged, pc, spec.MATMUL.encode(fields))
+    assert halts(damaged) == (Error.BUFFER_RANGE, attend)
+    with pytest.raises(MachineHalt) as caught:
+        functional.run(damaged, RUN)
+    assert (caught.value.code, caught.value.pc) == (Error.BUFFER_RANGE, attend)
 
 
 def test_bad_token_full_pool_and_lost_program_halt(program: Program) -> None:
