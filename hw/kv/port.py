@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
@@ -123,7 +125,8 @@ class AttentionPort(Component):
         step, softmax = self.kv_step, self.softmax_step
         working = self.working & step.work
         token = self._request(m)
-        index, first_index, softmax_index, softmax_first = self._count(m)
+        index, first_index = self._count(m, "", step, self.working, self.keys | self.values)
+        softmax_index, softmax_first = self._count(m, "softmax_", softmax, self.weighing, self.values)
         words = Memory(shape=32 * QUERY_LANES, depth=self.words, init=[])
         m.submodules.scores = words
         write, read = words.write_port(), words.read_port()
@@ -218,22 +221,16 @@ class AttentionPort(Component):
         m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
         return ahead.r_data
 
-    def _count(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
-        """(index of the step's score word, of its head's first one), then the same for the softmax step."""
-        results: list[Signal] = []
-        for name, step, here, phase in (
-            ("", self.kv_step, self.working, self.keys | self.values),
-            ("softmax_", self.softmax_step, self.weighing, self.values),
-        ):
-            base = Signal(bits_for_index(self.words), name=f"{name}base")
-            index, first = Signal.like(base, name=f"{name}index"), Signal.like(base, name=f"{name}first_index")
-            m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
-            with m.If(~phase):
-                m.d.sync += base.eq(0)
-            with m.Elif(here & step.entry_end):
-                m.d.sync += base.eq(base + self.entry_words)
-            results += [index, first]
-        return tuple(results)  # type: ignore[return-value]
+    def _count(self, m: Module, name: str, step: Any, here: Value, phase: Value) -> tuple[Signal, Signal]:
+        """(index of ``step``'s score word, of its head's first one); entries are counted while ``phase``, where ``here``."""
+        base = Signal(bits_for_index(self.words), name=f"{name}base")
+        index, first = Signal.like(base, name=f"{name}index"), Signal.like(base, name=f"{name}first_index")
+        m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
+        with m.If(~phase):
+            m.d.sync += base.eq(0)
+        with m.Elif(here & step.entry_end):
+            m.d.sync += base.eq(base + self.entry_words)
+        return index, first
 
     def _header(self, m: Module, working: Value, first: Signal, softmax_first: Signal) -> tuple[Value, Value, Value, Value]:
         """Exponents of the present head: of K, of V (both from the header); of V as kept, for the values and for softmax.
