@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from compiler.frontend.checkpoint import load
+from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import SHAPES, outline
 from compiler.pipeline import GROUP, KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.errors import ProgramError
@@ -26,6 +26,10 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
     parser.add_argument("--group", type=int, default=GROUP, help=f"weights per scale; default {GROUP}")
+    parser.add_argument(
+        "--history", type=int, metavar="TOKENS", help="tokens whose entries the KV history buffer keeps; default what it holds"
+    )
+    parser.add_argument("--prefetch", action="store_true", help="fill the KV history buffer ahead while no weights are read")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="int4", help="weight format; default int4")
 
 
@@ -40,12 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
 
 
+def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
+    """Compiles ``checkpoint`` as the options say."""
+    return compile_checkpoint(
+        checkpoint,
+        machine,
+        args.kv,
+        logits,
+        args.context,
+        args.group,
+        args.weights,
+        history=args.history,
+        prefetch=args.prefetch,
+    )
+
+
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say; ``chunk`` replaces the target's tokens per chunk, buffers growing with it."""
     machine = Machine.load(args.target)
     if chunk is not None:
         machine = machine.with_chunk(chunk)
-    return compile_checkpoint(load(args.model, args.routers), machine, args.kv, logits, args.context, args.group, args.weights)
+    return compile_as(args, load(args.model, args.routers), machine, logits)
 
 
 def records_of(program: Program) -> list[Record]:
@@ -65,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
         machine = Machine.load(args.target)
-        program = compile_checkpoint(outline(args.shape), machine, args.kv, args.logits, args.context, args.group, args.weights)
+        program = compile_as(args, outline(args.shape), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
         path = args.output / "listing.txt"
     else:

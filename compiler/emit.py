@@ -13,7 +13,7 @@ from compiler.passes.plan import Plan, kv_slots, stream_of
 from compiler.passes.schedule import Schedule
 from skipopu.isa import spec
 from skipopu.isa.program import Program, address_units, place_instructions
-from skipopu.isa.registers import NO_TOKEN, Config
+from skipopu.isa.registers import NO_TOKEN, PREFETCH, Config
 from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT, RouteMode, TokenList
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
@@ -29,10 +29,20 @@ def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
 
 class Emitter:
     def __init__(
-        self, graph: Graph, plan: Plan, checkpoint: Checkpoint, machine: Machine, context: int, group: int, schedule: Schedule
+        self,
+        graph: Graph,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        machine: Machine,
+        context: int,
+        group: int,
+        schedule: Schedule,
+        history: int,
+        prefetch: bool,
     ) -> None:
         self.graph, self.plan, self.checkpoint, self.machine = graph, plan, checkpoint, machine
-        self.context, self.group, self.schedule = context, group, schedule
+        self.context, self.group, self.history = context, group, history
+        self.schedule = schedule.register | (PREFETCH if prefetch and history else 0)
         self.words: list[int] = []
         self.notes: list[str] = []
 
@@ -134,7 +144,8 @@ class Emitter:
             Config.INNER: round_up(config.hidden_size, self.group),
             Config.ACTIVATION: ACTIVATIONS[config.hidden_act][0],
             Config.PARAMETER: int(fp32.bits(np.float32(ACTIVATIONS[config.hidden_act][1]))),
-            Config.SCHEDULE: self.schedule.register,
+            Config.SCHEDULE: self.schedule,
+            Config.HISTORY: self.history,
         }
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
@@ -196,9 +207,11 @@ def emit(
     group: int,
     kv: str,
     schedule: Schedule = Schedule.RUN_AHEAD,
+    history: int = 0,
+    prefetch: bool = False,
 ) -> Program:
-    """The finished program."""
-    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule)
+    """The finished program; ``history`` is the number of slots per port of the KV history buffer that it uses, ``prefetch`` fills it ahead."""
+    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history, prefetch)
     emitter.program()
     matrices: dict[str, dict[str, Any]] = {}
     for op in graph.ops():

@@ -34,12 +34,16 @@ def compile_checkpoint(
     group: int = GROUP,
     weights: str = "int4",
     level: Schedule = Schedule.RUN_AHEAD,
+    history: int | None = None,
+    prefetch: bool = False,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size,
-    ``weights`` their format; ``level`` is how much of the dataflow is fused.
+    ``weights`` their format; ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
+    the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
+    ``prefetch`` fetches what the next layer will read into it while no weights are asked for.
 
     Raises:
         ProgramError: the model does not fit the machine, with both numbers.
@@ -54,6 +58,12 @@ def compile_checkpoint(
     if context is None:
         context = limits.largest_context(machine, config)
     limits.check(machine, config, context, group)
+    most = limits.history_slots(machine, config)
+    if history is not None and not 0 <= history <= most * machine.ports:
+        raise ProgramError(
+            f"history is {history} tokens; machine {machine.name} accepts 0 to {most * machine.ports} for this model"
+        )
+    slots = (most if history is None else history // machine.ports) if kv == "reuse" else 0
     graph = build(checkpoint, kv, logits)
     verify(graph)
     of_weights = (
@@ -71,7 +81,7 @@ def compile_checkpoint(
     plan = Plan()
     plan_buffer(graph, machine, plan)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    program = emit(graph, plan, checkpoint, machine, context, group, kv, level)
+    program = emit(graph, plan, checkpoint, machine, context, group, kv, level, slots, prefetch)
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"
@@ -88,7 +98,11 @@ def compile_directory(
     context: int | None = None,
     group: int = GROUP,
     weights: str = "int4",
+    history: int | None = None,
+    prefetch: bool = False,
 ) -> Program:
     """:func:`compile_checkpoint` of a checkpoint directory for a target by name or file."""
     machine = Machine.load(target)
-    return compile_checkpoint(load(directory, routers), machine, kv, logits, context, group, weights)
+    return compile_checkpoint(
+        load(directory, routers), machine, kv, logits, context, group, weights, history=history, prefetch=prefetch
+    )

@@ -32,7 +32,7 @@ from hw.vector.groups import GroupTracker
 from hw.vector.load import EmbedUnit
 from hw.vector.scan import ScanUnit
 from hw.vector.store import StoreUnit
-from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
+from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
 from skipopu.isa.spec import ALIGN, ATTEND, EMBED, KVWRITE, MATMUL, OPCODE_BITS, ROUTE, STORE, AlignTarget, Unit
 from skipopu.machine.config import Machine
 
@@ -119,6 +119,7 @@ class Overlay(Component):
             (attention.head_dim, Config.HEAD_DIM),
             (attention.kv_base, Config.KV_BASE),
             (attention.kv_entry, Config.KV_ENTRY),
+            (attention.history, Config.HISTORY),
             (array.group, Config.GROUP),
             (fetch.group, Config.GROUP),
             (align.inverse_size, Config.INVERSE_SIZE),
@@ -277,7 +278,7 @@ class Overlay(Component):
                 value = getattr(align, name)
                 m.d.comb += getattr(memory, name).eq(value & chosen if name.endswith("enable") else value)
         # KV map
-        m.submodules.kv_map = kv_map = Memory(shape=MapEntry(machine), depth=machine.map_entries, init=[])
+        m.submodules.kv_map = kv_map = Memory(shape=MapEntry(), depth=machine.map_entries, init=[])
         map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
         m.d.comb += [
             map_write.addr.eq(kv_write.map_write_address),
@@ -287,6 +288,13 @@ class Overlay(Component):
             kv_write.map_read_data.eq(map_copy.data),
             map_walk.addr.eq(attention.map_read_address),
             attention.map_read_data.eq(map_walk.data),
+            attention.restart.eq(dispatch.restart),
+            attention.may_prefetch.eq(attention_queue.idle & ((config(Config.SCHEDULE) & PREFETCH) != 0)),
+            attention.row_start.eq(dispatch.row_start),
+            attention.row_end.eq(dispatch.row_end),
+            attention.next_row.eq(dispatch.next_row),
+            attention.known.eq(dispatch.position),
+            dispatch.attention_quiet.eq(attention.quiet),
             kv_write.restart.eq(dispatch.restart),
         ]
         # Dispatch, routing, tokens
@@ -315,6 +323,10 @@ class Overlay(Component):
                         m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
             connect_read(m, getattr(fetch, f"runs_{p}"), getattr(array, f"beats_{p}"), reader, 0)
             connect_read(m, getattr(attention, f"runs_{p}"), getattr(attention, f"beats_{p}"), reader, 2)
+            m.d.comb += [
+                reader.background.eq(attention.background),
+                getattr(attention, f"level_{p}").eq(reader.attention_level),
+            ]
             users = [(getattr(embed, f"runs_{p}"), getattr(embed, f"beats_{p}"), running[EMBED])]
             if p == 0:
                 users.append((route.runs, route.beats, running[ROUTE]))
@@ -339,6 +351,7 @@ class Overlay(Component):
             (activation.range | attention.range, Error.BUFFER_RANGE, aligned_pc),
             (embed.bad_token, Error.TOKEN_OUT_OF_RANGE, vector_pc),
             (kv_write.pool_full, Error.KV_POOL_FULL, vector_pc),
+            (kv_write.missing, Error.KV_MISSING, vector_pc),
             (Cat(w.error & ~w.error_client for w in writers).any(), Error.AXI_WRITE, vector_pc),
             (Cat(w.error & w.error_client for w in writers).any(), Error.AXI_WRITE, dispatch.pc),
             (Cat(read_errors[0]).any(), Error.AXI_READ, array_queue.pc),
@@ -377,6 +390,8 @@ class Overlay(Component):
             "WAIT_ROUTE": dispatch.wait_route,
             "READ_BEATS": tree([r.beat for r in readers], lambda a, b: a + b),
             "WRITE_BEATS": tree([w.beat for w in writers], lambda a, b: a + b),
+            "HISTORY_BEATS": attention.hits,
+            "AHEAD_BEATS": attention.fetched_ahead,
         }
         assert tuple(counted) == COUNTERS
         for name, amount in counted.items():

@@ -22,7 +22,8 @@ class Schedule(IntEnum):
     def register(self) -> int:
         """Config.SCHEDULE."""
         on_demand = WEIGHTS_ON_DEMAND if self < Schedule.RUN_AHEAD else 0
-        return on_demand | (SERIAL_ATTENTION if self < Schedule.ATTENTION else 0)
+        serial = SERIAL_ATTENTION if self < Schedule.ATTENTION else 0
+        return on_demand | serial
 
 
 def schedule(graph: Graph, level: Schedule) -> Graph:

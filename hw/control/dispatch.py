@@ -15,6 +15,7 @@ from hw.pe.sequencer import is_short
 from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Config, Error
 from skipopu.isa.spec import (
     ALIGN,
+    ATTEND,
     BY_OPCODE,
     END,
     HALT,
@@ -46,7 +47,8 @@ class Dispatcher(Component):
     Members: host registers (start, program, program_length, prompt_length, max_new; in); runs, beats (loader of port 0, while
     ``loading``); issue_u (out streams), fetch (out stream); units_idle, records_idle (in); route_done, attention, ffn (in);
     token (in: argmax), token_address, token_start (out), token_done (in); chunk (out: a new chunk starts, one cycle),
-    last_slot (out); restart (out: a run starts); config (out, 32 bits per configuration register); fault, fault_code, fault_pc
+    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), attention_quiet
+    (in: nothing is being fetched ahead); restart (out: a run starts); config (out, 32 bits per configuration register); fault, fault_code, fault_pc
     (in: a unit's error); status and counters (out).
     """
 
@@ -91,6 +93,10 @@ class Dispatcher(Component):
                 "executed_attention": Out(32),
                 "executed_ffn": Out(32),
                 "wait_route": Out(1),
+                "attention_quiet": In(1),
+                "row_start": Out(1),
+                "row_end": Out(1),
+                "next_row": Out(24),
                 "running": Out(1),
             }
         )
@@ -313,9 +319,11 @@ class Dispatcher(Component):
                             map_row.eq(0),
                             trace_row.eq(config[Config.TRACE]),
                         ]
+                        m.d.comb += self.row_start.eq(1)
                     with m.Case(END.opcode):
                         with m.If(layer + 1 < layers):
                             m.d.sync += pc.eq(loop_start)
+                            m.d.comb += [self.row_start.eq(1), self.next_row.eq(map_row + config[Config.CONTEXT])]
                         m.d.sync += [
                             layer.eq(layer + 1),
                             layer_base.eq(layer_base + advance),
@@ -337,7 +345,7 @@ class Dispatcher(Component):
                     with m.Case(HALT.opcode):
                         m.d.sync += pc.eq(pc)
                         m.next = "DECODE"
-                        with m.If(self.units_idle):
+                        with m.If(self.units_idle & self.attention_quiet):
                             m.d.sync += [running.eq(0), done.eq(1)]
                             m.next = "STOPPED"
                     with m.Case(*[code for codes in UNIT_OPCODES.values() for code in codes]):
@@ -356,6 +364,7 @@ class Dispatcher(Component):
                             m.d.comb += self.fetch.valid.eq(needs_fetch)
                             for unit in Unit:
                                 m.d.comb += getattr(self, f"issue_{unit.value}").valid.eq(unit_of[unit])
+                            m.d.comb += self.row_end.eq(opcode == ATTEND.opcode)
                             m.d.sync += self.retired.eq(self.retired + 1)
                             with m.If((opcode == ROUTE.opcode) & (mask != 0)):
                                 m.d.sync += route_pending.eq(1)
@@ -394,6 +403,7 @@ class Dispatcher(Component):
             Config.HEAD_DIM: (value < 8) | (value > 256) | (value[: machine.vector_lanes.bit_length() - 1] != 0),
             Config.KV_HEADS: (value == 0) | (value > machine.kv_heads),
             Config.QUERY_GROUP: (value == 0) | (value > machine.query_group),
+            Config.HISTORY: value > machine.history_slots,
         }
         return [(register == number) & illegal for number, illegal in limits.items()]
 

@@ -8,10 +8,11 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.pipeline import bits_for_index, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay_valid, tree
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
+from hw.kv.fetch import Entry, KvFetch
 from hw.kv.port import AttentionPort
 from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
@@ -28,7 +29,9 @@ class AttentionUnit(Component):
     """Keys of all mapped entries, then their values with the probabilities a round ahead, then the divisions.
 
     Drives the attention side of ``tiles``. Members: active, instruction (in), done, digest (out); configuration; the query
-    memory's write side; map_read_*; runs_p, beats_p (loaders of the ports); keys, values (out: phase, for the slices);
+    memory's write side; map_read_*; runs_p, beats_p, level_p (loaders of the ports); restart (in); history (in: slots used per port), may_prefetch (in: no ATTEND is
+    queued), row_start, next_row, known (in: a layer begins, its row of the map, how many tokens it maps already), row_end (in: its ATTEND
+    was dispatched), background (out: requests are not urgent), quiet (out); keys, values (out: phase, for the slices);
     query (out: four banks, one cycle after a step); words (out stream, to the buffer); serial (in: the parts one after another);
     pause, finish, aligned (see :class:`hw.kv.divide.Divide`); working, waiting (out, for the counters); saturated, range (out).
     """
@@ -41,6 +44,7 @@ class AttentionUnit(Component):
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
+            members[f"level_{p}"] = In(count_shape(machine.kv_fifo))
         super().__init__(
             {
                 **members,
@@ -53,8 +57,19 @@ class AttentionUnit(Component):
                 "head_dim": In(10),
                 "kv_base": In(32),
                 "kv_entry": In(16),
+                "restart": In(1),
+                "history": In(count_shape(machine.history_slots)),
+                "may_prefetch": In(1),
+                "row_start": In(1),
+                "row_end": In(1),
+                "next_row": In(24),
+                "known": In(24),
+                "background": Out(1),
+                "quiet": Out(1),
+                "hits": Out(count_shape(machine.ports)),
+                "fetched_ahead": Out(count_shape(machine.ports)),
                 "map_read_address": Out(bits_for_index(machine.map_entries)),
-                "map_read_data": In(MapEntry(machine)),
+                "map_read_data": In(MapEntry()),
                 "keys": Out(1),
                 "values": Out(1),
                 "query": Out(self.queries.data.shape()),
@@ -113,27 +128,71 @@ class AttentionUnit(Component):
             blocks.stride.eq(field(word, ATTEND, "stride") * BUFFER_UNIT),
         ]
 
+        fetches = [self.library.use("kv_fetch", lambda: KvFetch(machine), f"fetch_{p}") for p in range(machine.ports)]
+        for p, fetch in enumerate(fetches):
+            m.submodules[f"fetch_{p}"] = fetch
+
         # Map walk, for the keys and then for the values: the memory answers one cycle after the address; an entry that is not taken
-        # is read again.
-        walking, map_valid, map_token, map_index, next_index = Signal(), Signal(), Signal(20), Signal(24), Signal(24)
-        for_values, restart_map = Signal(), Signal()
+        # is read again. Ahead of an instruction, keys and values of each token follow one another.
+        walking, map_valid, map_index, next_index = Signal(), Signal(), Signal(24), Signal(24)
+        for_values, restart_map, ahead, row = Signal(), Signal(), Signal(), Signal(24)
+        turn, next_turn = (Signal(bits_for_index(machine.ports), name=name) for name in ("turn", "next_turn"))
+        entry, following = Entry(machine)(Signal(Entry(machine).size)), Entry(machine)(Signal(Entry(machine).size))
+        slot, next_slot = Signal(20), Signal(20)
         accepted = Signal(machine.ports)
-        advance = map_valid & accepted.any()
+        taken = map_valid & accepted.any()
+        advance = taken & (for_values | ~ahead)
+        first = [*(s.eq(0) for s in (map_index, next_turn, next_slot, following.score, following.half.base)), for_values.eq(0)]
         m.d.comb += [
-            next_index.eq(Mux(map_valid & ~advance, map_token, map_index)),
-            self.map_read_address.eq(self.instruction.map_row + next_index),
+            next_index.eq(Mux(map_valid & ~advance, entry.token, map_index)),
+            self.map_read_address.eq(Mux(ahead, row, self.instruction.map_row) + next_index),
         ]
         with m.If(walking & (~map_valid | advance)):
-            m.d.sync += [map_valid.eq(1), map_token.eq(map_index), map_index.eq(map_index + 1)]
-            with m.If(map_index == self.instruction.position + blocks.last_slot):
+            m.d.sync += [
+                map_valid.eq(1),
+                map_index.eq(map_index + 1),
+                entry.token.eq(map_index),
+                entry.score.eq(following.score),
+                entry.half.base.eq(following.half.base),
+                slot.eq(next_slot),
+                turn.eq(next_turn),
+                next_turn.eq(next_turn + 1),
+            ]
+            with m.If(next_turn == machine.ports - 1):
+                m.d.sync += [
+                    next_turn.eq(0),
+                    next_slot.eq(next_slot + 1),
+                    following.score.eq(following.score + entry_words),
+                    following.half.base.eq(following.half.base + (kv_words << 1)),
+                ]
+            with m.If(map_index == Mux(ahead, self.known - 1, self.instruction.position + blocks.last_slot)):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += map_valid.eq(0)
+        with m.If(taken & ahead):
+            m.d.sync += for_values.eq(~for_values)
         walked = ~walking & ~map_valid
         keys_requested, values_requested = for_values | walked, for_values & walked
         m.d.comb += restart_map.eq(walked & ~for_values & (self.values | (self.keys & ~self.serial)))
         with m.If(restart_map):
-            m.d.sync += [walking.eq(1), map_index.eq(0), for_values.eq(1)]
+            m.d.sync += [*first, walking.eq(1), for_values.eq(1)]
+        # Ahead of an instruction: from the start of its layer until it is dispatched, while no other one is there
+        idle, due = Signal(), Signal()
+        stop = self.row_end | ~self.may_prefetch | (map_valid & (slot >= self.history)) | walked
+        with m.If(idle & ahead & stop):
+            m.d.sync += [ahead.eq(0), walking.eq(0), map_valid.eq(0)]
+        with m.Elif(idle & ~ahead & due & self.may_prefetch & ~self.active):
+            m.d.sync += [*first, due.eq(0), ahead.eq(1), walking.eq(1)]
+        with m.If(self.row_start):
+            m.d.sync += [due.eq((self.history != 0) & (self.known != 0)), row.eq(self.next_row)]
+        with m.Elif(self.row_end | self.restart):
+            m.d.sync += due.eq(0)
+        m.d.comb += [
+            self.background.eq(idle),
+            self.quiet.eq(~ahead & Cat(fetch.quiet for fetch in fetches).all()),
+            self.hits.eq(tree([fetch.hit for fetch in fetches], lambda a, b: a + b)),
+            self.fetched_ahead.eq(tree([fetch.fetched_ahead for fetch in fetches], lambda a, b: a + b)),
+        ]
 
         # The phases' walk over all ports
         m.d.comb += [
@@ -171,38 +230,53 @@ class AttentionUnit(Component):
             ]
         for p, tile in enumerate(tiles):
             runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
-            here = self.map_read_data.port == p
+            here, fetch = turn == p, fetches[p]
+            wanted = fetch.wanted.payload
             m.d.comb += [
-                runs.valid.eq(tile.runs.valid),
-                runs.payload.eq(tile.runs.payload),
-                tile.runs.ready.eq(runs.ready),
-                tile.kv_beats.valid.eq(beats.valid),
-                tile.kv_beats.payload.eq(beats.payload),
-                beats.ready.eq(tile.kv_beats.ready),
+                runs.valid.eq(fetch.runs.valid),
+                runs.payload.eq(fetch.runs.payload),
+                fetch.runs.ready.eq(runs.ready),
+                fetch.beats.valid.eq(beats.valid),
+                fetch.beats.payload.eq(beats.payload),
+                beats.ready.eq(fetch.beats.ready),
+                fetch.level.eq(getattr(self, f"level_{p}")),
+                fetch.keys.eq(self.keys),
+                fetch.values.eq(self.values),
+                fetch.begin.eq(begin),
+                fetch.restart.eq(self.restart),
+                fetch.wanted.valid.eq(map_valid & here & ~(ahead & stop)),
+                wanted.place.eq(self.map_read_data.place),
+                wanted.entry.eq(entry),
+                wanted.entry.half.slot.eq(slot),
+                wanted.entry.half.values.eq(for_values),
+                wanted.entry.kept.eq(slot < self.history),
+                wanted.entry.ahead.eq(ahead),
+                accepted[p].eq(fetch.wanted.ready & here),
+                fetch.header_beats.eq(header_beats),
+                fetch.kv_words.eq(kv_words),
+                fetch.kv_base.eq(self.kv_base),
+                fetch.kv_entry.eq(self.kv_entry),
+                fetch.pop.eq(walk.active[p] & walk.step.pop),
+                fetch.end.eq(walk.active[p] & walk.step.entry_end),
+                fetch.softmax_end.eq(softmax.active[p] & softmax.step.entry_end),
                 tile.keys.eq(self.keys),
                 tile.values.eq(self.values),
-                tile.begin.eq(begin),
-                tile.wanted.valid.eq(map_valid & here),
-                tile.wanted.payload.place.eq(self.map_read_data.place),
-                tile.wanted.payload.token.eq(map_token),
-                tile.wanted.payload.values.eq(for_values),
-                accepted[p].eq(tile.wanted.ready & here),
-                tile.header_beats.eq(header_beats),
-                tile.kv_words.eq(kv_words),
-                tile.entry_words.eq(entry_words),
-                tile.kv_base.eq(self.kv_base),
-                tile.kv_entry.eq(self.kv_entry),
+                tile.kv_beat.eq(fetch.beat),
+                tile.token.eq(fetch.entry.token),
+                tile.score.eq(fetch.entry.score),
+                tile.softmax_score.eq(fetch.softmax_score),
                 tile.position.eq(self.instruction.position),
                 tile.kv_step.eq(walk.step),
                 tile.working.eq(walk.active[p]),
                 tile.softmax_step.eq(softmax.step),
                 tile.weighing.eq(softmax.active[p]),
-                softmax.left[p].eq(tile.left),
+                softmax.left[p].eq(fetch.left),
+                softmax.chosen[p].eq(fetch.softmax_ready),
                 tile.query_exponents.eq(queries.exponents),
                 tile.maximum.eq(reduction.maximum),
                 tile.shared_exponent.eq(reduction.exponent),
-                walk.pending[p].eq(tile.pending),
-                walk.beats_ready[p].eq(tile.beats_ready),
+                walk.pending[p].eq(fetch.pending),
+                walk.beats_ready[p].eq(fetch.ready),
                 *(getattr(reduction, f"{n}_{p}").eq(getattr(tile, n)) for n in ("score_keys", "value_exponents", "weight")),
                 getattr(reduction, f"products_{p}").eq(tile.products),
             ]
@@ -246,14 +320,16 @@ class AttentionUnit(Component):
         quiet = walk.idle & ~walk.pending.any() & reduction.settled
         with m.FSM():
             with m.State("IDLE"):
+                m.d.comb += idle.eq(1)
                 with m.If(self.active):
                     m.d.comb += begin.eq(1)
+                    m.d.sync += [ahead.eq(0), walking.eq(0), map_valid.eq(0)]
                     m.next = "LIST"
             with m.State("LIST"):
                 with m.If(blocks.done):
-                    m.d.sync += [walking.eq(1), map_index.eq(0), for_values.eq(0)]
                     m.next = "KEYS START"
             with m.State("KEYS START"):
+                m.d.sync += [*first, walking.eq(1)]
                 m.next = "KEYS"
             with m.State("KEYS"):
                 m.d.comb += self.keys.eq(1)

@@ -1,12 +1,9 @@
-"""One port's part of attention: its entries, their scores and probabilities."""
+"""One port's part of attention: scores and probabilities of its entries."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
@@ -15,7 +12,6 @@ from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if
 from hw.arithmetic.quadratic import Quadratic
 from hw.kv.query import query_depth
 from hw.kv.walk import KvStep, SoftmaxStep, blocks
-from hw.memory.reader import Run
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -23,15 +19,7 @@ from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
-ENTRIES_AHEAD = 8  # requested before they are used
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
-
-
-class Wanted(data.StructLayout):
-    """Half an entry to visit: its place in the port's pool, its token, and whether its values are wanted or its keys."""
-
-    def __init__(self) -> None:
-        super().__init__({"place": 20, "token": 20, "values": 1})
 
 
 def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
@@ -62,13 +50,12 @@ def from_key(key: Value) -> Value:
 
 
 class AttentionPort(Component):
-    """Fetches wanted entries and works on them in lockstep with the other ports.
+    """Works on its port's entries in lockstep with the other ports.
 
-    Scores lie in words of four, one word per (entry, KV head, block of queries), in the order of arrival; probabilities of two
-    rounds beside them. Members: phases keys, values (in, levels); begin (in: a new instruction); wanted (in stream), pending
-    (out: an entry of the phase waits or is worked on), left (out: an entry has no probabilities yet); runs, kv_beats (loader of
-    this port), beats_ready (out); header_beats, kv_words (beats of K), entry_words (score words of an entry), kv_base, kv_entry
-    (in); position (in: of slot 0); kv_step, working, softmax_step, weighing (in: steps, and whether this port takes part);
+    Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
+    Members: phases keys, values (in, levels); kv_beat, token, score (in: of the present entry; its first score word),
+    softmax_score (in: of the entry whose probabilities are made); position (in: of slot 0); kv_step, working, softmax_step,
+    weighing (in: steps, and whether this port takes part);
     query_exponents (in, one cycle after the step); maximum, shared_exponent (in, one cycle after a softmax step); element,
     probability (out, two cycles after the step), dots (in); keys of the four scores in the order of numbers, 0 where hidden
     (score_keys, out), value_exponents (out, likewise), both ``score_latency`` cycles after the step; weight (out: probability
@@ -82,18 +69,10 @@ class AttentionPort(Component):
             {
                 "keys": In(1),
                 "values": In(1),
-                "begin": In(1),
-                "wanted": In(stream.Signature(Wanted())),
-                "pending": Out(1),
-                "left": Out(1),
-                "runs": Out(stream.Signature(Run(machine))),
-                "kv_beats": In(stream.Signature(machine.port_bits)),
-                "beats_ready": Out(1),
-                "header_beats": In(4),
-                "kv_words": In(16),
-                "kv_base": In(32),
-                "kv_entry": In(16),
-                "entry_words": In(16),
+                "kv_beat": In(machine.port_bits),
+                "token": In(20),
+                "score": In(bits_for_index(self.words)),
+                "softmax_score": In(bits_for_index(self.words)),
                 "position": In(24),
                 "kv_step": In(KvStep(machine)),
                 "working": In(1),
@@ -124,9 +103,14 @@ class AttentionPort(Component):
         m = Module()
         step, softmax = self.kv_step, self.softmax_step
         working = self.working & step.work
-        token = self._request(m)
-        index, first_index = self._count(m, "", step, self.working, self.keys | self.values)
-        softmax_index, softmax_first = self._count(m, "softmax_", softmax, self.weighing, self.values)
+        indices = [Signal.like(self.score, name=f"score_index_{k}") for k in range(4)]
+        index, first_index, softmax_index, softmax_first = indices
+        m.d.comb += [
+            index.eq(self.score + step.number),
+            first_index.eq(self.score + step.number_first),
+            softmax_index.eq(self.softmax_score + softmax.number),
+            softmax_first.eq(self.softmax_score + softmax.number_first),
+        ]
         words = Memory(shape=32 * QUERY_LANES, depth=self.words, init=[])
         m.submodules.scores = words
         write, read = words.write_port(), words.read_port()
@@ -136,7 +120,7 @@ class AttentionPort(Component):
         # Scores
         visible = Signal(QUERY_LANES)
         ahead = Signal(signed(25))
-        m.d.comb += ahead.eq(token - self.position)  # above the slot: a later token
+        m.d.comb += ahead.eq(self.token - self.position)  # above the slot: a later token
         m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
@@ -177,61 +161,6 @@ class AttentionPort(Component):
         m.d.sync += self.probability.eq(Mux(using, used, 0))
         return m
 
-    def _request(self, m: Module) -> Value:
-        """One run of beats per wanted entry; returns the token of the entry that is worked on."""
-        machine, step = self.machine, self.kv_step
-        m.submodules.tokens = ahead = SyncFIFOBuffered(width=20, depth=ENTRIES_AHEAD)
-        beat_shift = (machine.beat_bytes - 1).bit_length()
-        key_beats = Signal(16)
-        m.d.sync += key_beats.eq(self.header_beats + self.kv_words)
-        block, held, token = Signal(40), Signal(), Signal(20)
-        send = held & ahead.w_rdy & self.runs.ready
-        entry_end = self.working & step.entry_end
-        wanted_values = Signal()
-        m.d.comb += [
-            self.wanted.ready.eq(~held),
-            self.runs.valid.eq(held & ahead.w_rdy),
-            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(wanted_values, key_beats, 0)),
-            self.runs.payload.count.eq(Mux(wanted_values, self.kv_words, key_beats)),
-            ahead.w_data.eq(token),
-            ahead.w_en.eq(send),
-            ahead.r_en.eq(entry_end),
-            self.beats_ready.eq(self.kv_beats.valid & ahead.r_rdy),
-            self.kv_beats.ready.eq(self.working & step.pop),
-        ]
-        taken = self.wanted.valid & self.wanted.ready
-        with m.If(taken):
-            m.d.sync += [
-                block.eq(self.kv_base + self.wanted.payload.place * self.kv_entry),
-                token.eq(self.wanted.payload.token),
-                wanted_values.eq(self.wanted.payload.values),
-                held.eq(1),
-            ]
-        with m.Elif(send):
-            m.d.sync += held.eq(0)
-        # Entries asked for and not finished, keys and values; entries scored and without probabilities
-        waiting = [Signal(range(ENTRIES_AHEAD + 4), name=f"waiting_{name}") for name in ("keys", "values")]
-        left = Signal(20)
-        for which, phase, count in ((0, self.keys, waiting[0]), (1, self.values, waiting[1])):
-            came = taken & (self.wanted.payload.values == which)
-            m.d.sync += count.eq(count + came - (entry_end & phase))
-        m.d.sync += left.eq(left + (entry_end & self.keys) - (self.weighing & self.softmax_step.entry_end))
-        with m.If(self.begin):
-            m.d.sync += left.eq(0)
-        m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
-        return ahead.r_data
-
-    def _count(self, m: Module, name: str, step: Any, here: Value, phase: Value) -> tuple[Signal, Signal]:
-        """(index of ``step``'s score word, of its head's first one); entries are counted while ``phase``, where ``here``."""
-        base = Signal(bits_for_index(self.words), name=f"{name}base")
-        index, first = Signal.like(base, name=f"{name}index"), Signal.like(base, name=f"{name}first_index")
-        m.d.comb += [index.eq(base + step.number), first.eq(base + step.number_first)]
-        with m.If(~phase):
-            m.d.sync += base.eq(0)
-        with m.Elif(here & step.entry_end):
-            m.d.sync += base.eq(base + self.entry_words)
-        return index, first
-
     def _header(self, m: Module, working: Value, first: Signal, softmax_first: Signal) -> tuple[Value, Value, Value, Value]:
         """Exponents of the present head: of K, of V (both from the header); of V as kept, for the values and for softmax.
 
@@ -241,7 +170,7 @@ class AttentionPort(Component):
         header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(-(-2 * machine.kv_heads // machine.beat_bytes))]
         for i, register in enumerate(header):
             with m.If(self.working & step.header & (step.header_number == i)):
-                m.d.sync += register.eq(self.kv_beats.payload)
+                m.d.sync += register.eq(self.kv_beat)
         fields = Cat(header).word_select(step.kv_head, 16)
         key, value = fields[:5], fields[8:13]
         m.submodules.value_exponents = kept = Memory(shape=5, depth=self.words, init=[], attrs={"ram_style": "block"})
@@ -256,7 +185,7 @@ class AttentionPort(Component):
         return key, value, read.data, softmax_read.data
 
     def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value) -> None:
-        raw = registered(m, self.kv_beats.payload, "raw")
+        raw = registered(m, self.kv_beat, "raw")
         shared = Signal(5)
         m.d.comb += shared.eq(Mux(self.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
         for k in range(self.machine.kv_lanes):

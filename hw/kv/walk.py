@@ -207,7 +207,7 @@ class KvWalk(Component):
 class SoftmaxWalk(Component):
     """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
 
-    Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities); kv_heads,
+    Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities), chosen (in, per port: which is next); kv_heads,
     block_count, block_k (in); written (in: a head's probabilities are in memory), head_end, round_end (in: of values); step,
     head_weighed (out: a head's last step), active (out: ports in the round), weighed (out: the next head of values has its
     probabilities), first_round, idle (out).
@@ -221,6 +221,7 @@ class SoftmaxWalk(Component):
                 "values": In(1),
                 "serial": In(1),
                 "left": In(machine.ports),
+                "chosen": In(machine.ports),
                 "kv_heads": In(KV_HEAD_BITS),
                 "block_count": In(count_shape(self.blocks)),
                 **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
@@ -245,7 +246,8 @@ class SoftmaxWalk(Component):
         table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
         # Rounds started here and not ended there; heads written here and not ended there.
         under_way, ready = Signal(2), Signal(KV_HEAD_BITS + 1)
-        start = self.values & ~running & self.left.any() & Mux(self.serial, under_way == 0, under_way < 2)
+        settled = self.left.any() & ((self.left & ~self.chosen) == 0)
+        start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < 2)
         following = left & (left - 1)
         last_lane = ~following[:QUERY_LANES].any()
         last_block, last_head = block == self.block_count - 1, kv_head == self.kv_heads - 1

@@ -19,10 +19,10 @@ from skipopu.machine.config import Machine
 
 
 class MapEntry(data.StructLayout):
-    """Where a token's currently valid K and V lie: ``place`` in ``port``'s pool."""
+    """Where a token's currently valid K and V lie: ``place`` in the pool of the token's port."""
 
-    def __init__(self, machine: Machine) -> None:
-        super().__init__({"place": 20, "port": bits_for_index(machine.ports)})
+    def __init__(self) -> None:
+        super().__init__({"place": 20})
 
 
 class KvWriteUnit(Component):
@@ -30,7 +30,7 @@ class KvWriteUnit(Component):
 
     Token t's entries lie in port t mod ports, whatever the layer, so that attention finds its entries evenly spread; each port
     hands out its places in turn. Members: active, instruction (in), done, digest,
-    working, waiting (out, for the counters), pool_full (out); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
+    working, waiting (out, for the counters), pool_full, missing (out: an unlisted slot at the first layer has no entry); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
     (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
     entries (out: allocated so far); saturated.
     """
@@ -52,6 +52,7 @@ class KvWriteUnit(Component):
                 "working": Out(1),
                 "waiting": Out(1),
                 "pool_full": Out(1),
+                "missing": Out(1),
                 "restart": In(1),
                 "kv_heads": In(7),
                 "head_dim": In(10),
@@ -63,9 +64,9 @@ class KvWriteUnit(Component):
                 "read_enable": Out(1),
                 "read_data": In(32 * machine.vector_lanes),
                 "map_read_address": Out(row),
-                "map_read_data": In(MapEntry(machine)),
+                "map_read_data": In(MapEntry()),
                 "map_write_address": Out(row),
-                "map_write_data": Out(MapEntry(machine)),
+                "map_write_data": Out(MapEntry()),
                 "map_write_enable": Out(1),
                 "written": In(machine.ports),
                 "entries": Out(32),
@@ -166,7 +167,7 @@ class KvWriteUnit(Component):
 
         row = self.instruction.map_row + slot + self.instruction.position
         m.d.comb += [self.map_read_address.eq(row - self.context), self.map_write_address.eq(row)]
-        mapped = MapEntry(machine)(Signal(MapEntry(machine).size))
+        mapped = MapEntry()(Signal(MapEntry().size))
         total_beats = Signal(range(depth + 1))
         send = Signal(range(depth + 2))
         entry_address = Signal(40)
@@ -210,6 +211,8 @@ class KvWriteUnit(Component):
                 ]
                 with m.If(slot >= self.instruction.count):
                     m.next = "SETTLE"
+                with m.Elif(~listed & self.instruction.first_layer):
+                    m.d.comb += self.missing.eq(1)
                 with m.Elif(~listed):
                     m.next = "COPY"
                 with m.Elif(place >= self.kv_slots):
@@ -217,8 +220,7 @@ class KvWriteUnit(Component):
                 with m.Else():
                     m.next = "HEAD"
             with m.State("COPY"):
-                # Layer 0 has no previous layer: entry 0 stands in.
-                m.d.sync += mapped.as_value().eq(Mux(self.instruction.first_layer, 0, self.map_read_data.as_value()))
+                m.d.sync += mapped.eq(self.map_read_data)
                 m.next = "MAP"
             with m.State("HEAD"):
                 m.d.comb += reading.eq(1)
@@ -271,7 +273,6 @@ class KvWriteUnit(Component):
                 with m.If(written):
                     m.d.sync += [
                         mapped.place.eq(place),
-                        mapped.port.eq(port),
                         self.entries.eq(self.entries + 1),
                         places[port].eq(place + 1),
                     ]
@@ -282,7 +283,7 @@ class KvWriteUnit(Component):
                     self.map_write_enable.eq(1),
                     writes.valid[0].eq(1),
                     writes.where[0].eq(index(2, slot, Const(0, 1))),
-                    writes.value[0].eq((mapped.place << 8) | mapped.port),
+                    writes.value[0].eq((mapped.place << 8) | port),
                 ]
                 stride = field(word, KVWRITE, "stride") * BUFFER_UNIT
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + stride), port.eq(following(port)), count.eq(0)]

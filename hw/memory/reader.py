@@ -45,6 +45,8 @@ class BurstReader(Component):
                 "push": In(1),
                 "push_data": In(machine.port_bits),
                 "idle": Out(1),
+                "level": Out(count_shape(depth)),
+                "in_flight": Out(1),
             }
         )
 
@@ -79,6 +81,8 @@ class BurstReader(Component):
             self.beats.payload.eq(fifo.r_data),
             self.beats.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.beats.ready),
+            self.level.eq(fifo.level),
+            self.in_flight.eq(free + fifo.level != self.depth),
         ]
         return m
 
@@ -86,18 +90,20 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; the lowest client index wins unless it has just been served.
 
-    Members: runs_k, beats_k (streams of client k), error (out: a response was not OKAY, with its client), beat (out: one
-    data beat arrived), idle (out), and the AXI read channel.
+    Members: runs_k, beats_k (streams of client k), background (in: attention's bursts wait until memory idles),
+    attention_level (out: beats held for attention), error (out: a response was not OKAY, with its client), beat (out: one data
+    beat arrived), idle (out), and the AXI read channel.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        # Weights run ahead; the loader keeps two bursts in flight, attention four.
-        self.depths = (machine.weight_fifo, 2 * machine.burst, 4 * machine.burst)
+        # Weights and entries run ahead; the loader keeps two bursts in flight.
+        self.depths = (machine.weight_fifo, 2 * machine.burst, machine.kv_fifo)
         members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[0] in "ar" and name[:2] != "aw"}
         for k in range(READ_CLIENTS):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
             members[f"beats_{k}"] = Out(stream.Signature(machine.port_bits))
+        members |= {"background": In(1), "attention_level": Out(count_shape(machine.kv_fifo))}
         super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1), "weights_idle": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -125,13 +131,17 @@ class ReadPort(Component):
                 reader.push.eq(self.rvalid & (self.rid == k)),
                 reader.push_data.eq(self.rdata),
             ]
-        # The small, latency-bound clients go first; the one served last goes behind the others.
-        for k in RISING_PRIORITY:
-            with m.If(readers[k].burst_valid & (last == k)):
-                m.d.comb += [chosen.eq(k), any_valid.eq(1)]
-        for k in RISING_PRIORITY:
-            with m.If(readers[k].burst_valid & (last != k)):
-                m.d.comb += [chosen.eq(k), any_valid.eq(1)]
+        # The small, latency-bound clients go first; the one served last goes behind the others. What is fetched ahead comes a
+        # burst at a time, while no weights are asked for.
+        waits = [
+            reader.burst_valid & ~self.background if k == ATTENTION else reader.burst_valid for k, reader in enumerate(readers)
+        ]
+        with m.If(readers[ATTENTION].burst_valid & ~readers[ATTENTION].in_flight & readers[WEIGHTS].idle):
+            m.d.comb += [chosen.eq(ATTENTION), any_valid.eq(1)]
+        for served in (True, False):
+            for k in RISING_PRIORITY:
+                with m.If(waits[k] & ((last == k) == served)):
+                    m.d.comb += [chosen.eq(k), any_valid.eq(1)]
         with m.If(ready):
             m.d.sync += arvalid.eq(any_valid)
             with m.If(any_valid):
@@ -156,5 +166,6 @@ class ReadPort(Component):
             self.error.eq(self.rvalid & (self.rresp != 0)),
             self.error_client.eq(self.rid),
             self.weights_idle.eq(readers[0].idle),
+            self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

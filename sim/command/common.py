@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from compiler.command import add_compile_arguments, compile_from
+from sim.routing import independent
 from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
 
@@ -75,10 +76,7 @@ def random_routing(ratio: str, layers: int, tokens: int, seed: int) -> NDArray[n
             raise ValueError
     except (ValueError, KeyError):
         raise ProgramError(f"--skip is {ratio!r}; accepted: a ratio in 0..1, or attn=R,ffn=R") from None
-    draws = np.random.default_rng(seed).random((layers, 2, tokens))
-    executed = draws >= np.array(ratios)[None, :, None]
-    executed[0, 0] = True
-    return executed
+    return independent(layers, tokens, *ratios, seed)
 
 
 def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> Run:

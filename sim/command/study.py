@@ -12,7 +12,7 @@ from sim.command.common import console
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
 
-STUDIES = ("pe", "fusion")
+STUDIES = ("pe", "fusion", "kv")
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         choices=STUDIES,
         metavar="NAME",
-        help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves",
+        help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
+        " kv: how fast keys and values are read, what the history buffer spares",
     )
     parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
     parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text (pe); default 4096")
@@ -36,13 +37,22 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(f"{args.update}: no lines {BEGIN.strip()!r} and {END.strip()!r} to put the table between")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-    records, text = pe_study(args) if args.name == "pe" else fusion_study(args)
+    records, text = {"pe": pe_study, "fusion": fusion_study, "kv": kv_study}[args.name](args)
     for file in filter(None, (args.json, args.output and args.output / f"{args.name}.json")):
         write_json(file, f"study {args.name}", {"model": args.model, "bytes": args.bytes}, records)
     if args.update:
         head, rest = page.split(BEGIN)
         args.update.write_text(head + BEGIN + text + END + rest.split(END)[1])
     return 0
+
+
+def markdown(tables: Sequence[tuple[str, tuple[list[str], list[list[str]]]]]) -> str:
+    """Tables of a page: title, header, rows."""
+    parts = []
+    for title, (header, rows) in tables:
+        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+        parts.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]))
+    return "\n\n".join(parts) + "\n"
 
 
 def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], bold: int | None = None) -> None:
@@ -78,6 +88,20 @@ def fusion_study(args: argparse.Namespace) -> tuple[list[Record], str]:
         result = fusion.study(args.model, status.update)
         if args.output:
             fusion.timelines(args.output / "timeline.png")
-    for title, table in fusion.TABLES:
-        show(title, *table(result))
-    return fusion.records(result, args.model.name), fusion.markdown(result)
+    tables = [(title, table(result)) for title, table in fusion.TABLES]
+    for title, table in tables:
+        show(title, *table)
+    return fusion.records(result, args.model.name), markdown(tables)
+
+
+def kv_study(args: argparse.Namespace) -> tuple[list[Record], str]:
+    """Shows the study of the KV memory system; returns its records and tables in Markdown."""
+    from sim.studies import kv
+
+    with console.status("study") as status:
+        result = kv.study(args.model, status.update)
+    for title, table in kv.tables(result):
+        show(title, *table)
+    if args.output:
+        kv.plot(result, args.output / "kv-memory.png")
+    return kv.records(result, args.model.name), markdown(kv.tables(result))

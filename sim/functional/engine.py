@@ -239,7 +239,9 @@ class FunctionalEngine:
             self.map = np.zeros((len(self.routing), c[Config.CONTEXT]), np.int64)
         slots = self.lists[f["list"]]
         chunk = slice(self.position, self.position + self.count)
-        self.map[self.layer, chunk] = self.map[self.layer - 1, chunk] if self.layer else 0
+        if not self.layer and len(slots) < self.count:
+            raise self.halt(Error.KV_MISSING, "a token skips attention at the first layer, so it has no keys and values")
+        self.map[self.layer, chunk] = self.map[self.layer - 1, chunk]
         if len(slots):
             where = self.vectors(f["src"], f["stride"], slots, 2 * heads * dim)
             stored = fp16.from_fp32(self.buffer[where]).reshape(len(slots), 2, heads, dim)

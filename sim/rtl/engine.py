@@ -33,12 +33,23 @@ class Window:
 
 @dataclass(frozen=True)
 class Memory:
-    """How the simulated memories behave. ``None`` takes the machine's own timing; ``stall`` is of 256."""
+    """How the simulated memories behave.
+
+    Attributes:
+        latency, beats_per_256_cycles: None takes the machine's own timing.
+        stall: chance of 256 that a channel holds back in a cycle.
+        reorder: responses of different IDs overtake and interleave.
+        bad_port, bad_read, bad_write: which port answers which read or write burst (from 1; 0 none) with an error.
+    """
 
     latency: int | None = None
     beats_per_256_cycles: int | None = None
     stall: int = 0
     seed: int = 1
+    reorder: bool = False
+    bad_port: int = 0
+    bad_read: int = 0
+    bad_write: int = 0
 
 
 def _write_image(path: Path, data: NDArray[np.uint8], beat: int) -> None:
@@ -100,8 +111,16 @@ def _simulate(
     settings = {
         "latency": memory.latency or timing.latency,
         "rate": memory.beats_per_256_cycles or timing.beats_per_256_cycles,
+        **{
+            name: getattr(timing, name)
+            for name in ("refresh_interval", "refresh", "turnaround", "issue", "outstanding", "channel")
+        },
         "stall": memory.stall,
         "seed": memory.seed,
+        "reorder": int(memory.reorder),
+        "bad_port": memory.bad_port,
+        "bad_read": memory.bad_read,
+        "bad_write": memory.bad_write,
         "limit": size,
         "wave_from": waves.start if waves else 0,
         "wave_to": waves.stop if waves else 0,

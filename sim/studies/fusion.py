@@ -16,6 +16,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
 from sim.functional import engine as functional
 from sim.profile import exposed
+from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.timeline import Span, plot
 from sim.timing import engine as timing
@@ -108,11 +109,7 @@ def simulate(model: Path, say: Say) -> list[Simulated]:
 
 
 def routing(model: ModelConfig, tokens: int, attention: float, ffn: float) -> NDArray[np.bool_]:
-    """Independent skips with the given ratios; layer 0's attention executes."""
-    draws = np.random.default_rng(SEED).random((model.num_layers, 2, tokens))
-    executed = draws >= np.array([attention, ffn])[None, :, None]
-    executed[0, 0] = True
-    return executed
+    return independent(model.num_layers, tokens, attention, ffn, SEED)
 
 
 def count(
@@ -246,15 +243,6 @@ TABLES = (
     ("Prefill at an assumed 225 MHz", first_token_table),
     ("Prefill speed-up of attention's modules over unfused with every module executed", attention_table),
 )
-
-
-def markdown(study: Study) -> str:
-    parts = []
-    for title, table in TABLES:
-        header, rows = table(study)
-        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        parts.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]))
-    return "\n\n".join(parts) + "\n"
 
 
 def records(study: Study, model: str) -> list[Record]:

@@ -37,7 +37,8 @@ class Costs:
     @property
     def read(self) -> int:
         """Round trip of one short read."""
-        return self.machine.memory.latency + READ_OVERHEAD
+        memory = self.machine.memory
+        return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
 
     def weight_rate(self, slots: int) -> float:
         """Beats per cycle of a weight stream: what the memory sustains, or what the FIFO's credits let be in flight.
@@ -45,7 +46,7 @@ class Costs:
         Credits return by bursts, whose beats come at the memory's rate and go at the array's: a pair in ``slots`` cycles.
         """
         m = self.machine
-        rate = m.memory.beats_per_256_cycles / 256
+        rate = m.memory.rate
         loop = m.memory.latency + CREDIT_LOOP + (m.burst - 1) * max(slots / 2, 1 / rate)
         return min(rate, m.weight_fifo / loop)
 
@@ -155,29 +156,37 @@ class Costs:
         m = self.machine
         return ATTENTION_DRAIN + (m.kv_lanes - 1).bit_length() + (m.ports - 1).bit_length()
 
-    def attend(self, listed: list[int], rounds: int, entry: KvEntry, queries: int, head_dim: int, serial: bool) -> Attention:
-        """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head."""
+    def attend(
+        self, listed: list[int], rounds: int, misses: int, hits: int, entry: KvEntry, queries: int, head_dim: int, serial: bool
+    ) -> Attention:
+        """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head.
+
+        ``misses`` is the largest number of entries that a port reads from memory, ``hits`` the smallest that it need not: with
+        them a port begins while its first miss is on its way.
+        """
         m = self.machine
-        rate = m.memory.beats_per_256_cycles / 256
+        rate = m.memory.rate
         blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
         heads, beats = entry.kv_heads, entry.kv_heads * entry.head_beats
         mine = queries * len(listed)
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
-        keys = int(rounds * max(key_steps + 1, key_run / rate, key_run + 1)) + self.read + 1
+        key_round = max(key_steps, key_run) + 1
+        covered = min(self.read + 1, hits * key_round)
+        keys = max(rounds * key_round - covered, int(misses * max(key_round, key_run / rate))) + self.read + 1
         fill = mine + WEIGHED
-        per_round = max(value_steps + 1, value_run / rate)
+        fetched = misses * value_run / rate
         ahead = 0.0
         if serial:
             fill += 2
-            values = int(rounds * max(value_steps + fill, per_round)) + self.read - SERIAL_REQUEST
+            values = int(max(rounds * (value_steps + fill), fetched)) + self.read - SERIAL_REQUEST
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(4 * m.burst, int((self.attention_drain + fill) * rate))
+            early = min(m.kv_fifo, int((self.attention_drain + fill) * rate))
             # Two rounds' probabilities are under way at most.
             ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), rounds * per_round - early / rate))
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early / rate))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE

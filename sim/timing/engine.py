@@ -7,6 +7,7 @@ import numpy as np
 from sim.engine import OnToken, Result, Retired
 from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Costs
+from sim.timing.history import History
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -52,6 +53,7 @@ class TimingEngine:
         self.trace: list[Retired] = []
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
+        self.history = History(program, self.routing)
 
     # What each unit instruction costs; the methods also count what the unit is busy with.
 
@@ -115,11 +117,15 @@ class TimingEngine:
         last = self.position + listed[-1] + 1
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
-        part = self.costs.attend(listed, -(-last // self.machine.ports), self.entry, queries, dim, serial)
+        hits, misses = self.history.attend(self.layer, last, self.config[Config.HISTORY])
+        fewest = int(hits.min()) if last >= self.machine.ports else 0
+        rounds = -(-last // self.machine.ports)
+        part = self.costs.attend(listed, rounds, int(misses.max()), fewest, self.entry, queries, dim, serial)
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         self.book("ATTENTION", part.busy, part.cycles + tail, MEMORY=part.memory)
-        self.counters["READ_BEATS"] += last * self.entry.beats
+        self.counters["READ_BEATS"] += int(misses.sum()) * self.entry.beats
+        self.counters["HISTORY_BEATS"] += int(hits.sum()) * self.entry.beats
         return part.cycles + tail
 
     def store(self, f: Fields, slots: int, start: int) -> int:

@@ -32,11 +32,12 @@ class Config(IntEnum):
     INNER = 20  # element of the activation memory where the inner region starts
     ACTIVATION = 21  # function of gated products, see skipopu.isa.spec.Activation
     PARAMETER = 22  # its FP32 parameter
-    SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION: parts of the dataflow taken apart, for comparison
+    SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION (parts of the dataflow taken apart, for comparison), PREFETCH (entries of KV)
+    HISTORY = 24  # tokens per port whose entries the KV history buffer keeps; 0 is off
 
 
 NO_TOKEN = 0xFFFF_FFFF
-WEIGHTS_ON_DEMAND, SERIAL_ATTENTION = 1, 2  # bits of Config.SCHEDULE
+WEIGHTS_ON_DEMAND, SERIAL_ATTENTION, PREFETCH = 1, 2, 4  # bits of Config.SCHEDULE
 
 
 class Error(IntEnum):
@@ -52,6 +53,7 @@ class Error(IntEnum):
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
     CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
+    KV_MISSING = 10  # a token skips attention at the first layer, so it has no entry
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ _HOST = (
     ("WAIT_ROUTE", "r", "cycles dispatch waited for a routing decision"),
     ("READ_BEATS", "r", "read data beats over all ports"),
     ("WRITE_BEATS", "r", "write data beats over all ports"),
+    ("HISTORY_BEATS", "r", "beats of KV entries that came from the history buffer, over all ports"),
+    ("AHEAD_BEATS", "r", "beats of KV entries fetched ahead into the history buffer, over all ports"),
 )
 HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, access, text) in enumerate(_HOST))
 HOST = {register.name: register for register in HOST_REGISTERS}
 COUNTERS = tuple(name for name in HOST if HOST[name].address >= HOST["CYCLES"].address)
 MAGIC = 0x534B4950
-ISA_VERSION = 3
+ISA_VERSION = 4
 
 STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED = 1, 2, 4, 8

@@ -14,25 +14,14 @@ import yaml
 
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
+from skipopu.machine.memory import MemoryTiming, memory_timing
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 LARGEST_BUFFER = 1 << 19  # elements
+HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
 TARGETS = Path(__file__).parent / "targets"
-
-
-@dataclass(frozen=True)
-class MemoryTiming:
-    """Behaviour of one port's memory as the simulators model it.
-
-    Attributes:
-        latency: cycles from an accepted read address to its first data beat.
-        beats_per_256_cycles: sustained data rate of a port; 256 is one beat per cycle.
-    """
-
-    latency: int = 24
-    beats_per_256_cycles: int = 256
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,8 @@ class Machine:
         kv_heads: largest number of KV heads.
         query_group: largest number of query heads per KV head.
         weight_fifo: beats buffered per port ahead of the array.
+        kv_fifo: beats buffered per port ahead of attention.
+        history: beats of K and V per port that the KV history buffer holds; 0 is none.
         burst: longest AXI burst, beats.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
@@ -74,6 +65,8 @@ class Machine:
     kv_heads: int = 8
     query_group: int = 4
     weight_fifo: int = 64
+    kv_fifo: int = 64
+    history: int = 0
     burst: int = 16
     multiplier: str = "27x18"
     instructions: int = 64
@@ -113,15 +106,14 @@ class Machine:
         need(1 <= self.burst <= 256, "burst", "1..256")
         need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
         need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
+        need(self.kv_fifo >= 2 * self.burst, "kv_fifo", f"at least two bursts, {2 * self.burst}")
+        need(self.history == 0 or HISTORY_SLOT <= self.history <= 1 << 20, "history", f"0, or {HISTORY_SLOT} to {1 << 20}")
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
         need(self.score_entries % QUERY_LANES == 0, "score_entries", f"a multiple of {QUERY_LANES}")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")
-        if not 1 <= self.memory.beats_per_256_cycles <= 256 or not 1 <= self.memory.latency <= 1000:
-            raise ConfigError(
-                f"machine {self.name}: memory is {self.memory}; accepted: latency 1..1000, beats_per_256_cycles 1..256"
-            )
+        self.memory.check(f"machine {self.name}")
 
     def with_chunk(self, tokens: int) -> Machine:
         """This machine with chunks of at least ``tokens`` tokens, buffers growing with them. No result depends on the chunk."""
@@ -153,6 +145,11 @@ class Machine:
     def drain_ports(self) -> int:
         """Ports whose results leave the array in one cycle, a pair of rows each: their blocks share a word of the buffer."""
         return math.gcd(max(1, self.vector_lanes // BLOCK_ROWS), self.ports)
+
+    @property
+    def history_slots(self) -> int:
+        """Tokens whose entries a port's history buffer can tell apart."""
+        return self.history // HISTORY_SLOT
 
     @property
     def beats_per_block(self) -> int:
@@ -199,14 +196,12 @@ class Machine:
         for name, f in known.items():
             if name in values and f.type == "int" and (not isinstance(values[name], int) or isinstance(values[name], bool)):
                 raise ConfigError(f"{where}: {name} is {values[name]!r}; an integer is needed")
-        memory = values.get("memory", {})
-        try:
-            values["memory"] = MemoryTiming(**memory)
-        except TypeError:
-            raise ConfigError(f"{where}: memory is {memory!r}; keys: latency, beats_per_256_cycles") from None
+        memory = values.pop("memory", {})
         if "numerics" in values:
             values["numerics"] = tuple(values["numerics"])
-        return Machine(**values)
+        machine = Machine(**values)
+        timing = memory_timing(memory, machine.clock_mhz, machine.beat_bytes, where)
+        return dataclasses.replace(machine, memory=timing)
 
     @staticmethod
     def load(target: str | Path) -> Machine:

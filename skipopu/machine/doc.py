@@ -29,7 +29,7 @@ def markdown() -> str:
         for machine in machines:
             value = getattr(machine, field.name)
             if field.name == "memory":
-                value = f"{value.latency} cycles, {value.beats_per_256_cycles}/256"
+                value = f"{value.latency} cycles, {value.rate:.4f} beats per cycle"
             elif field.name == "numerics":
                 value = ", ".join(value)
             values.append(str(value))

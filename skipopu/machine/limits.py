@@ -18,6 +18,12 @@ def largest_context(machine: Machine, model: ModelConfig) -> int:
     return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
 
 
+def history_slots(machine: Machine, model: ModelConfig) -> int:
+    """Tokens per port whose entries the KV history buffer holds."""
+    entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
+    return min(machine.history // (entry.beats - entry.header_beats), machine.history_slots)
+
+
 def check(machine: Machine, model: ModelConfig, context: int, group: int) -> None:
     """Raises ProgramError, with both numbers, when ``machine`` cannot run ``model`` at ``context`` tokens."""
 

@@ -1,0 +1,223 @@
+"""One port's entries on their way to attention: from memory, or from the history buffer that kept them."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.kv.history import Half, HistoryBuffer
+from hw.memory.reader import Run
+from skipopu.machine.config import QUERY_LANES, Machine
+
+ENTRIES_AHEAD = 8  # requested before they are used, of either kind
+CHOSEN = 4  # entries whose turn is settled, the present one included
+
+
+class Entry(data.StructLayout):
+    """Half an entry to visit.
+
+    token: whose; score: first score word of the entry; half: its place in the history buffer, if ``kept``, and whether values
+    are wanted or keys; ahead: it is only to be kept.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(
+            {
+                "token": 20,
+                "score": bits_for_index(machine.score_entries // QUERY_LANES),
+                "half": Half(machine),
+                "kept": 1,
+                "ahead": 1,
+            }
+        )
+
+
+class Wanted(data.StructLayout):
+    """An :class:`Entry` and its place in the port's pool."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"place": 20, "entry": Entry(machine)})
+
+
+class KvFetch(Component):
+    """Requests what the history buffer does not hold, keeps it there, and hands entries out in order of arrival.
+
+    A slot of the history buffer belongs to one token of the context; tokens without one come from memory every time. Places
+    are written once, so a half whose tag names the wanted place is right whatever happened since. Of the wanted entries the
+    next is a hit when the beats of the first miss would not come in time, else that miss. Values are chosen up to three rounds
+    ahead, so that their probabilities can be made.
+
+    Members: keys, values (in, levels), begin (in: a new instruction), restart (in: forget everything); wanted (in stream);
+    runs, beats, level (loader of this port; the beats it holds); header_beats, kv_words (beats of K), kv_base, kv_entry (in);
+    ready (out), beat (out), of the present entry ``entry`` (out); pop, end (in: its beat is used up, so is the entry);
+    softmax_score, softmax_ready (out: the entry whose probabilities are next), softmax_end (in); pending (out: an entry of the
+    phase waits or is worked on), left (out: a scored entry has no probabilities yet); hit, fetched_ahead (out, for the counters:
+    a beat); quiet (out: nothing is being fetched ahead).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        entry = Entry(machine)
+        super().__init__(
+            {
+                "keys": In(1),
+                "values": In(1),
+                "begin": In(1),
+                "restart": In(1),
+                "wanted": In(stream.Signature(Wanted(machine))),
+                "runs": Out(stream.Signature(Run(machine))),
+                "beats": In(stream.Signature(machine.port_bits)),
+                "level": In(count_shape(machine.kv_fifo)),
+                "header_beats": In(4),
+                "kv_words": In(16),
+                "kv_base": In(32),
+                "kv_entry": In(16),
+                "ready": Out(1),
+                "beat": Out(machine.port_bits),
+                "entry": Out(entry),
+                "pop": In(1),
+                "end": In(1),
+                "softmax_score": Out(entry["score"].shape),
+                "softmax_ready": Out(1),
+                "softmax_end": In(1),
+                "pending": Out(1),
+                "left": Out(1),
+                "hit": Out(1),
+                "fetched_ahead": Out(1),
+                "quiet": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, layout = self.machine, Entry(self.machine)
+        m.submodules.misses = misses = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
+        m.submodules.hits = hits = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
+        m.submodules.order = order = SyncFIFOBuffered(width=layout.size + 1, depth=CHOSEN)
+        m.submodules.softmax = softmax = SyncFIFOBuffered(width=len(self.softmax_score), depth=CHOSEN)
+        key_beats, hit, clearing = Signal(16), Signal(), Signal()
+        m.d.sync += key_beats.eq(self.header_beats + self.kv_words)
+        taken, wanted = Signal(), self.wanted.payload.entry
+
+        # Requests: wanted entries are looked up one at a time
+        beat_shift = (machine.beat_bytes - 1).bit_length()
+        held, block = Signal(), Signal(40)
+        entry = layout(Signal(layout.size, name="held_entry"))
+        ahead = Signal(range(ENTRIES_AHEAD + CHOSEN + 2))  # to be kept and not there yet
+        send = held & ~hit & misses.w_rdy & self.runs.ready
+        dropped = held & hit & entry.ahead
+        m.d.comb += [
+            self.wanted.ready.eq(~held & ~clearing & (wanted.ahead | (ahead == 0))),
+            taken.eq(self.wanted.valid & self.wanted.ready),
+            self.quiet.eq((ahead == 0) & ~clearing),
+            self.runs.valid.eq(held & ~hit & misses.w_rdy),
+            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(entry.half.values, key_beats, 0)),
+            self.runs.payload.count.eq(Mux(entry.half.values, self.kv_words, key_beats)),
+            misses.w_data.eq(entry),
+            misses.w_en.eq(send),
+            hits.w_data.eq(entry),
+            hits.w_en.eq(held & hit & ~entry.ahead),
+        ]
+        with m.If(taken):
+            m.d.sync += [block.eq(self.kv_base + self.wanted.payload.place * self.kv_entry), entry.eq(wanted), held.eq(1)]
+        with m.Elif(send | dropped | (hits.w_en & hits.w_rdy)):
+            m.d.sync += held.eq(0)
+
+        # The present entry
+        is_hit, number = order.r_data[-1], Signal(16)
+        from_memory = order.r_rdy & ~is_hit & self.beats.valid
+        alone = from_memory & self.entry.ahead  # kept without being used
+        alone_end = alone & (number == Mux(self.entry.half.values, self.kv_words, key_beats) - 1)
+        popped, over = self.pop | alone, self.end | alone_end
+        m.d.comb += [
+            self.entry.as_value().eq(order.r_data[: layout.size]),
+            self.beats.ready.eq(popped & ~is_hit),
+            self.hit.eq(self.pop & is_hit),
+            self.fetched_ahead.eq(alone),
+            self.beat.eq(self.beats.payload),
+            self.ready.eq(from_memory & ~self.entry.ahead),
+            order.r_en.eq(over),
+        ]
+        with m.If(over):
+            m.d.sync += number.eq(0)
+        with m.Elif(popped):
+            m.d.sync += number.eq(number + 1)
+        m.d.sync += ahead.eq(ahead + (taken & wanted.ahead) - dropped - alone_end)
+
+        # Whose turn is next: of the entries settled, all beats and those of hits; memory brings at least 7 beats in 8 cycles.
+        hit_head, miss_head = layout(hits.r_data), layout(misses.r_data)
+        in_phase = self.keys | self.values
+        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values)
+        miss_there = misses.r_rdy & (miss_head.ahead | (in_phase & (miss_head.half.values == self.values)))
+        settled_beats, settled_hits, settled = Signal(16), Signal(16), Signal(range(CHOSEN + 1))
+        in_time, early = Signal(), ~hit_there & Mux(self.values, settled < 3, settled == 1)
+        take_miss, take_hit, free = Signal(), Signal(), order.w_rdy & softmax.w_rdy
+        m.d.comb += [
+            in_time.eq(self.level + settled_hits > settled_beats[3:]),
+            take_miss.eq(free & miss_there & (miss_head.ahead | in_time | early)),
+            take_hit.eq(free & hit_there & ~take_miss),
+            misses.r_en.eq(take_miss),
+            order.w_en.eq(take_miss | take_hit),
+            order.w_data.eq(Mux(take_hit, Cat(hits.r_data, Const(1, 1)), Cat(misses.r_data, Const(0, 1)))),
+            softmax.w_en.eq(order.w_en & self.values),
+            softmax.w_data.eq(Mux(take_hit, hit_head.score, miss_head.score)),
+            softmax.r_en.eq(self.softmax_end),
+            self.softmax_score.eq(softmax.r_data),
+            self.softmax_ready.eq(softmax.r_rdy),
+        ]
+        chosen = take_hit | (take_miss & ~miss_head.ahead)
+        beats_chosen = Mux(self.values, self.kv_words, key_beats)
+        m.d.sync += [
+            settled_beats.eq(settled_beats + Mux(chosen, beats_chosen, 0) - self.pop),
+            settled_hits.eq(settled_hits + Mux(take_hit, beats_chosen, 0) - self.hit),
+            settled.eq(settled + chosen - self.end),
+        ]
+
+        # Entries of each phase that are wanted and not finished; scored and without probabilities
+        waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
+        for which, (phase, count) in enumerate(zip((self.keys, self.values), waiting, strict=True)):
+            came = taken & ~wanted.ahead & (wanted.half.values == which)
+            m.d.sync += count.eq(count + came - (self.end & phase))
+        left = Signal(20)
+        m.d.sync += left.eq(left + (self.end & self.keys) - self.softmax_end)
+        with m.If(self.begin):
+            m.d.sync += left.eq(0)
+        m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
+        if not machine.history:
+            return m
+
+        m.submodules.history = history = HistoryBuffer(machine)
+        asked = hit_head.half
+        m.d.comb += [
+            history.restart.eq(self.restart),
+            clearing.eq(history.clearing),
+            history.lookup.eq(wanted.half),
+            history.place.eq(self.wanted.payload.place),
+            history.lookup_enable.eq(taken),
+            hit.eq(history.hit & entry.kept),
+            history.keep.eq(entry.half),
+            history.keep_enable.eq(send & entry.kept),
+            history.header_beats.eq(self.header_beats),
+            history.kv_words.eq(self.kv_words),
+            history.written.eq(self.entry.half),
+            history.written_number.eq(number),
+            history.written_data.eq(self.beats.payload),
+            history.written_enable.eq(popped & ~is_hit & self.entry.kept),
+            history.beats.ready.eq(self.pop & is_hit),
+        ]
+        # Chosen hits are read in their order.
+        m.submodules.reads = reads = SyncFIFOBuffered(width=Half(machine).size, depth=CHOSEN)
+        m.d.comb += [
+            hits.r_en.eq(take_hit),
+            reads.w_data.eq(asked),
+            reads.w_en.eq(take_hit),
+            history.reads.payload.eq(reads.r_data),
+            history.reads.valid.eq(reads.r_rdy),
+            reads.r_en.eq(history.reads.ready),
+        ]
+        with m.If(is_hit):
+            m.d.comb += [self.beat.eq(history.beats.payload), self.ready.eq(order.r_rdy & history.beats.valid)]
+        return m

@@ -1,0 +1,139 @@
+"""KV history buffer of one port: the K and V of the tokens whose entries lie there, as last fetched, with a tag each."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.arithmetic.pipeline import bits_for_index, registered
+from skipopu.machine.config import Machine
+
+READ_AHEAD = 8  # beats read before they are used
+READ_LATENCY = 2
+
+
+class Half(data.StructLayout):
+    """Keys or values of slot ``slot``, whose beats of K, then V, start at ``base``."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"slot": bits_for_index(machine.history_slots), "base": bits_for_index(machine.history), "values": 1})
+
+
+class HistoryBuffer(Component):
+    """Slots of one entry each: a tag for the keys, one for the values, the header's beats beside the others.
+
+    Members: restart (in: forget everything, a tag per cycle while ``clearing``); lookup, place, lookup_enable (in), hit (out,
+    from the next cycle on until the next lookup: the half of this very place is held); keep, keep_enable (in: the place looked
+    up will be held in this half); header_beats, kv_words (in); written, written_number, written_data, written_enable (in: beat
+    ``number`` of a half); reads (in stream), beats (out stream: all beats of the halves asked for).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        half = Half(machine)
+        super().__init__(
+            {
+                "restart": In(1),
+                "clearing": Out(1),
+                "lookup": In(half),
+                "place": In(20),
+                "lookup_enable": In(1),
+                "hit": Out(1),
+                "keep": In(half),
+                "keep_enable": In(1),
+                "header_beats": In(4),
+                "kv_words": In(16),
+                "written": In(half),
+                "written_number": In(16),
+                "written_data": In(machine.port_bits),
+                "written_enable": In(1),
+                "reads": In(stream.Signature(half)),
+                "beats": Out(stream.Signature(machine.port_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        self._tags(m)
+        headers = -(-2 * machine.kv_heads // machine.beat_bytes)
+        m.submodules.body = body = Memory(shape=machine.port_bits, depth=machine.history, init=[])
+        m.submodules.header = header = Memory(shape=machine.port_bits, depth=headers * machine.history_slots, init=[])
+
+        # Writes, registered on their way
+        number, first = self.written_number, Mux(self.written.values, 0, self.header_beats)
+        in_header = number < first
+        body_write, header_write = body.write_port(), header.write_port()
+        beat = self.written.base + Mux(self.written.values, self.kv_words, 0) + number - first
+        m.d.sync += [
+            body_write.addr.eq(beat),
+            body_write.en.eq(self.written_enable & ~in_header),
+            body_write.data.eq(self.written_data),
+            header_write.addr.eq(self.written.slot * headers + number),
+            header_write.en.eq(self.written_enable & in_header),
+        ]
+        m.d.comb += header_write.data.eq(body_write.data)
+
+        # Reads: as many under way as there is room for
+        m.submodules.held = held = SyncFIFOBuffered(width=machine.port_bits, depth=READ_AHEAD)
+        room = Signal(range(READ_AHEAD + 1), init=READ_AHEAD)
+        left, header_left, address, header_address = (
+            Signal(16),
+            Signal(4),
+            Signal(bits_for_index(machine.history)),
+            Signal.like(header_write.addr),
+        )
+        idle = (left == 0) & (header_left == 0)
+        issue, of_header = Signal(), Signal()
+        asked = self.reads.payload
+        m.d.comb += [self.reads.ready.eq(idle), issue.eq(~idle & (room != 0)), of_header.eq(header_left != 0)]
+        with m.If(self.reads.valid & idle):
+            m.d.sync += [
+                left.eq(self.kv_words),
+                header_left.eq(Mux(asked.values, 0, self.header_beats)),
+                address.eq(asked.base + Mux(asked.values, self.kv_words, 0)),
+                header_address.eq(asked.slot * headers),
+            ]
+        with m.Elif(issue & of_header):
+            m.d.sync += [header_left.eq(header_left - 1), header_address.eq(header_address + 1)]
+        with m.Elif(issue):
+            m.d.sync += [left.eq(left - 1), address.eq(address + 1)]
+        body_read, header_read = body.read_port(), header.read_port()
+        came = registered(m, issue, "came")
+        m.d.comb += [
+            body_read.addr.eq(address),
+            header_read.addr.eq(header_address),
+            held.w_en.eq(registered(m, came, "came_2")),
+            held.w_data.eq(
+                registered(m, Mux(registered(m, of_header, "of_header_1"), header_read.data, body_read.data), "read")
+            ),
+            self.beats.valid.eq(held.r_rdy),
+            self.beats.payload.eq(held.r_data),
+            held.r_en.eq(self.beats.ready),
+        ]
+        m.d.sync += room.eq(room - issue + (held.r_rdy & held.r_en))
+        return m
+
+    def _tags(self, m: Module) -> None:
+        slots = self.machine.history_slots
+        m.submodules.tags = tags = Memory(shape=data.StructLayout({"valid": 1, "place": 20}), depth=2 * slots, init=[])
+        write, read = tags.write_port(), tags.read_port()
+        place, forget = Signal(20), Signal(range(2 * slots))
+        with m.If(self.lookup_enable):
+            m.d.sync += place.eq(self.place)
+        with m.If(self.restart):
+            m.d.sync += [self.clearing.eq(1), forget.eq(0)]
+        with m.Elif(self.clearing):
+            m.d.sync += [forget.eq(forget + 1), self.clearing.eq(forget != 2 * slots - 1)]
+        m.d.comb += [
+            read.addr.eq(Cat(self.lookup.values, self.lookup.slot)),
+            read.en.eq(self.lookup_enable),
+            self.hit.eq(read.data.valid & (read.data.place == place)),
+            write.addr.eq(Mux(self.clearing, forget, Cat(self.keep.values, self.keep.slot))),
+            write.en.eq(self.clearing | self.keep_enable),
+            write.data.valid.eq(~self.clearing),
+            write.data.place.eq(place),
+        ]

