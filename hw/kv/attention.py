@@ -12,7 +12,7 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay_valid, tre
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
-from hw.kv.fetch import Entry, KvFetch
+from hw.kv.fetch import Entry, KvFetch, Wanted
 from hw.kv.port import AttentionPort
 from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
@@ -187,7 +187,17 @@ class AttentionUnit(Component):
             m.d.sync += [due.eq((self.history != 0) & (self.known != 0)), row.eq(self.next_row)]
         with m.Elif(self.row_end | self.restart):
             m.d.sync += due.eq(0)
+        wanted, asking = Wanted(machine)(Signal(Wanted(machine).size, name="wanted")), Signal()
         m.d.comb += [
+            asking.eq(map_valid & ~(ahead & stop)),
+            wanted.place.eq(self.map_read_data.place),
+            wanted.entry.token.eq(entry.token),
+            wanted.entry.score.eq(entry.score),
+            wanted.entry.half.base.eq(entry.half.base),
+            wanted.entry.half.slot.eq(slot),
+            wanted.entry.half.values.eq(for_values),
+            wanted.entry.kept.eq(slot < self.history),
+            wanted.entry.ahead.eq(ahead),
             self.background.eq(idle),
             self.quiet.eq(~ahead & Cat(fetch.quiet for fetch in fetches).all()),
             self.hits.eq(tree([fetch.hit for fetch in fetches], lambda a, b: a + b)),
@@ -231,7 +241,6 @@ class AttentionUnit(Component):
         for p, tile in enumerate(tiles):
             runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
             here, fetch = turn == p, fetches[p]
-            wanted = fetch.wanted.payload
             m.d.comb += [
                 runs.valid.eq(fetch.runs.valid),
                 runs.payload.eq(fetch.runs.payload),
@@ -244,13 +253,8 @@ class AttentionUnit(Component):
                 fetch.values.eq(self.values),
                 fetch.begin.eq(begin),
                 fetch.restart.eq(self.restart),
-                fetch.wanted.valid.eq(map_valid & here & ~(ahead & stop)),
-                wanted.place.eq(self.map_read_data.place),
-                wanted.entry.eq(entry),
-                wanted.entry.half.slot.eq(slot),
-                wanted.entry.half.values.eq(for_values),
-                wanted.entry.kept.eq(slot < self.history),
-                wanted.entry.ahead.eq(ahead),
+                fetch.wanted.valid.eq(asking & here),
+                fetch.wanted.payload.eq(wanted),
                 accepted[p].eq(fetch.wanted.ready & here),
                 fetch.header_beats.eq(header_beats),
                 fetch.kv_words.eq(kv_words),

@@ -1,0 +1,134 @@
+"""The KV history buffer changes no bit, spares exactly its hits, and is predicted; faulty, slow and reordered memories."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.functional import engine as functional
+from sim.routing import independent
+from sim.rtl import engine as rtl
+from sim.timing import engine as timing
+from skipopu.errors import MachineHalt
+from skipopu.isa import spec
+from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import Error
+from skipopu.machine.config import Machine
+from tests.agreement.test_rtl import TARGETS, agree
+from tests.support import random_checkpoint, small_config
+
+pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]
+
+LAYERS, CONTEXT, SMALL = 4, 40, 8
+
+
+def compiled(target: str, history: int | None = None, prefetch: bool = False, **changes: object) -> Program:
+    config = small_config(num_layers=LAYERS, **changes)
+    return compile_checkpoint(
+        random_checkpoint(config, 1), Machine.load(target), context=CONTEXT, history=history, prefetch=prefetch
+    )
+
+
+RUN = Run(tuple(range(1, 16)), 10, check=True, routing=independent(LAYERS, CONTEXT, 0.3, 0.3, 0))
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if Machine.load(t).history])
+def test_on_off_and_too_small(target: str) -> None:
+    off = agree(compiled(target, 0), RUN, rtl.Memory()).counters
+    assert off["HISTORY_BEATS"] == off["AHEAD_BEATS"] == 0
+    spared = []
+    for history in (0, None, SMALL):
+        program = compiled(target, history)
+        seen = agree(program, RUN, rtl.Memory()).counters
+        predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+        for name in ("READ_BEATS", "WRITE_BEATS", "HISTORY_BEATS"):
+            assert predicted[name] == seen[name], (history, name)
+        assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03, history
+        assert off["READ_BEATS"] - seen["READ_BEATS"] == seen["HISTORY_BEATS"]
+        spared.append(seen["HISTORY_BEATS"])
+    assert spared[1] > spared[2] > spared[0] == 0
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if Machine.load(t).history])
+@pytest.mark.parametrize("stall", [0, 90])
+def test_fetched_ahead(target: str, stall: int) -> None:
+    off = agree(compiled(target, 0), RUN, rtl.Memory(stall=stall, seed=stall)).counters
+    seen = agree(compiled(target, None, True), RUN, rtl.Memory(stall=stall, seed=stall, reorder=bool(stall))).counters
+    assert seen["AHEAD_BEATS"] > 0
+    assert off["READ_BEATS"] - seen["READ_BEATS"] == seen["HISTORY_BEATS"] - seen["AHEAD_BEATS"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_slow_and_reordered_responses_on_every_port(target: str) -> None:
+    for memory in (rtl.Memory(latency=400, seed=1), rtl.Memory(stall=200, reorder=True, seed=2)):
+        agree(compiled(target), dataclasses.replace(RUN, max_new=3), memory)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128, 256])
+@pytest.mark.parametrize("group", [1, 4])
+def test_head_sizes_and_groups(head_dim: int, group: int) -> None:
+    heads = 1 if head_dim > 64 else 2
+    machine = dataclasses.replace(Machine.load("tiny"), query=1024, buffer=32768, activation=2048)
+    config = small_config(num_layers=2, head_dim=head_dim, num_kv_heads=heads, num_heads=heads * group)
+    program = compile_checkpoint(random_checkpoint(config, head_dim), machine, context=24)
+    run = Run(tuple(range(1, 12)), 3, check=True, routing=independent(2, 24, 0.4, 0.4, 1))
+    assert agree(program, run, rtl.Memory()).counters["HISTORY_BEATS"] > 0
+
+
+def test_a_context_far_beyond_the_buffer() -> None:
+    config = small_config(num_layers=2, max_positions=640)
+    program = compile_checkpoint(random_checkpoint(config, 5), Machine.load("tiny"), context=640)
+    prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, 70, 600))
+    run = Run(prompt, 4, check=True, routing=independent(2, 640, 0.3, 0.3, 2))
+    seen = agree(program, run, rtl.Memory()).counters
+    predicted = timing.run(program, run, functional.run(program, run)).counters
+    assert predicted["HISTORY_BEATS"] == seen["HISTORY_BEATS"] > 0
+    assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
+
+
+# Errors are injected at some of the first bursts and at some of every phase of the run.
+@pytest.mark.parametrize("port", range(3))
+@pytest.mark.parametrize("kind", ["bad_read", "bad_write"])
+def test_an_error_response_on_any_port_halts_with_its_code(port: int, kind: str) -> None:
+    program = compiled("trio")
+    run = dataclasses.replace(RUN, max_new=2)
+    expected = functional.run(program, run)
+    code = Error.AXI_READ if kind == "bad_read" else Error.AXI_WRITE
+    halted = 0
+    for burst in (1, 2, 7, 40, 150, 400):
+        tokens, halt = outcome(program, run, rtl.Memory(bad_port=port, **{kind: burst}))
+        assert halt in (None, code)
+        assert tokens == (expected.tokens if halt is None else expected.tokens[: len(tokens)])  # None: there were fewer bursts
+        halted += halt is not None
+    assert halted >= 3
+
+
+def outcome(program: Program, run: Run, memory: rtl.Memory) -> tuple[list[int], int | None]:
+    """Tokens, and the code if the machine halted with one."""
+    try:
+        return rtl.run(program, run, memory=memory, cycle_limit=1_000_000).tokens, None
+    except MachineHalt as halt:
+        return halt.tokens, halt.code
+
+
+def test_an_error_while_entries_are_fetched_ahead_halts() -> None:
+    program = compiled("trio", None, True)
+    with pytest.raises(MachineHalt) as caught:
+        rtl.run(program, RUN, memory=rtl.Memory(bad_port=1, bad_read=300), cycle_limit=1_000_000)
+    assert caught.value.code == Error.AXI_READ
+
+
+def test_a_token_without_an_entry_halts() -> None:
+    program = compiled("trio")
+    memory = [port.copy() for port in program.memory]
+    memory[0][program.router_record[0] + 8] = spec.RouteMode.NEVER | spec.RouteMode.ALWAYS << 2
+    damaged = dataclasses.replace(program, memory=memory)
+    write = next(i for i, w in enumerate(program.instructions) if w & 31 == spec.KVWRITE.opcode)
+    run = Run((1, 2, 3), 1)
+    for engine in (functional.run, lambda p, r: rtl.run(p, r, cycle_limit=400_000)):
+        with pytest.raises(MachineHalt) as caught:
+            engine(damaged, run)
+        assert (caught.value.code, caught.value.pc) == (Error.KV_MISSING, write)

@@ -1,0 +1,129 @@
+"""Allocation of KV entries on the functional engine, the buffer's contents in the timing engine, the memory models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compiler.frontend.shapes import outline
+from compiler.pipeline import compile_checkpoint
+from sim.functional import engine as functional
+from sim.routing import independent
+from sim.studies import kv
+from sim.timing.history import History, valid_layers
+from skipopu.errors import ConfigError, ProgramError
+from skipopu.isa.program import Program, Run
+from skipopu.layout import KvEntry
+from skipopu.machine.config import Machine
+from skipopu.machine.memory import DDR4_2400, HBM2, memory_timing
+from tests.support import random_checkpoint, small_config
+
+LAYERS, CONTEXT = 5, 24
+CHECKPOINT = random_checkpoint(small_config(num_layers=LAYERS), 3)
+PROGRAMS = {
+    target: compile_checkpoint(CHECKPOINT, Machine.load(target), context=CONTEXT) for target in ("tiny", "trio", "mono")
+}
+
+
+def finished(program: Program, run: Run, monkeypatch: pytest.MonkeyPatch) -> functional.FunctionalEngine:
+    engines = []
+
+    class Kept(functional.FunctionalEngine):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            engines.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "FunctionalEngine", Kept)
+        functional.run(program, run)
+    return engines[0]
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1 << 30), skip=st.sampled_from([0.0, 0.3, 0.8, 1.0]), target=st.sampled_from(sorted(PROGRAMS)))
+def test_entries_are_allocated_for_executed_pairs_only_and_the_map_finds_them(seed: int, skip: float, target: str) -> None:
+    program = PROGRAMS[target]
+    routing = independent(LAYERS, CONTEXT, skip, skip, seed)
+    prompt = tuple(range(1, 14))
+    engine = finished(program, Run(prompt, 3, routing=routing), pytest.MonkeyPatch())
+    positions = engine.position
+    executed = engine.routing[:, 0, :positions]
+    assert engine.entries == executed.sum()
+    # An entry per executed pair, no place twice, whole in the token's port.
+    number = engine.map[:, :positions]
+    assert len(set(number[executed].tolist())) == executed.sum()
+    port, place = engine.port_place[number].transpose(2, 0, 1)
+    assert (port == np.arange(positions) % program.machine.ports).all()
+    assert len({(int(p), int(q)) for p, q in zip(port[executed], place[executed], strict=True)}) == executed.sum()
+    # Every pair finds the entry of the last layer that executed, never one of a layer that was skipped.
+    valid = valid_layers(executed)
+    assert (number == number[valid, np.arange(positions)]).all()
+
+
+@given(st.integers(0, 1 << 30), st.integers(0, 6))
+def test_history_of_the_timing_engine(seed: int, slots: int) -> None:
+    rng = np.random.default_rng(seed)
+    program = PROGRAMS["trio"]
+    routing = independent(LAYERS, CONTEXT, 0.4, 0, seed)
+    history, held = History(program, routing), {}
+    for _ in range(12):
+        layer, tokens = int(rng.integers(LAYERS)), int(rng.integers(1, CONTEXT))
+        hits, misses = history.attend(layer, tokens, slots)
+        expected = np.zeros((2, 3), int)
+        for t in range(tokens):
+            last = max(k for k in range(layer + 1) if routing[k, 0, t])
+            expected[int(held.get(t) != last), t % 3] += 1
+            if t // 3 < slots:
+                held[t] = last
+        assert (expected == [hits, misses]).all()
+
+
+def test_options_of_the_history_buffer() -> None:
+    with pytest.raises(ProgramError, match="history is 999 tokens; machine tiny accepts 0 to"):
+        compile_checkpoint(CHECKPOINT, Machine.load("tiny"), context=CONTEXT, history=999)
+    names = [n for n in PROGRAMS["tiny"].notes if n == "HISTORY"]
+    assert names == ["HISTORY"]
+
+
+def test_memory_models_reproduce_what_was_published() -> None:
+    for name, measured in kv.MEASURED.items():
+        sequential, channels = name.startswith("sequential"), int(name.split()[1])
+        issue = 0 if sequential else kv.MASTER_ISSUE * 1000 / kv.MASTER_MHZ
+        for size, seen in zip(kv.SIZES, measured, strict=True):
+            # The published fit is within 5.5 ns of a transaction.
+            assert abs(HBM2.transaction(size, 1 - 1 / channels, issue) - size / seen) < 5.6
+    assert abs(32 * HBM2.cap - 421.3) < 1
+    assert abs(DDR4_2400.in_flight(512, 4) / DDR4_2400.peak - 0.876) < 0.001
+
+
+@pytest.mark.rtl
+def test_the_simulated_memory_has_the_models_bandwidth() -> None:
+    for cells in kv.calibration(lambda text: None).values():
+        for measured, formula, simulated in cells:
+            assert simulated < 1.002 * HBM2.cap + 0.05
+            assert abs(simulated / formula - 1) < 0.15
+            assert abs(simulated / measured - 1) < 0.12
+
+
+def test_a_memory_is_a_device_or_cycles() -> None:
+    assert memory_timing("hbm2", 225, 64, "here").rate == pytest.approx(13.15 / 14.4, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"here: memory is 'sram'; accepted: hbm2, ddr4-2400"):
+        memory_timing("sram", 225, 64, "here")
+    with pytest.raises(ConfigError, match="here: memory outstanding is 99; accepted: 1 to 16"):
+        memory_timing({"outstanding": 99}, 225, 64, "here")
+
+
+def test_traffic_of_the_study() -> None:
+    machine, config = Machine.load("u280"), outline("llama-2-7b").config
+    some = independent(config.num_layers, 300, 0.25, 0, 0)[:, 0]
+    entry = KvEntry(config.num_kv_heads, config.head_dim, machine)
+    every, second, none = (kv.traffic(machine, config, some, (255,), n, s) for n, s in ((1024, 1), (1024, 2), (0, 1)))
+    assert every.bytes == every.reads * entry.beats * machine.beat_bytes == 31 * 256 * 257 * 64
+    assert every.hit_rate == pytest.approx(0.25, abs=0.02)
+    assert second.hit_rate == pytest.approx(0.0625, abs=0.02)
+    assert none.hits == 0
+    assert none.bandwidth < every.bandwidth <= machine.ports * 64 * machine.clock_mhz * 1e6 / 1e9
+    uneven = kv.traffic(machine, config, some, (255,), 0, 1, kv.by_counter)
+    assert uneven.bandwidth < none.bandwidth
