@@ -98,6 +98,8 @@ def main(args: argparse.Namespace) -> int:
         "context": program.context,
         "group": args.group,
         "weights": args.weights,
+        "history": args.history,
+        "prefetch": args.prefetch,
     }
     for report in filter(None, (args.output / "report.json", args.json)):
         write_json(report, "compile", inputs, records_of(program))

@@ -16,8 +16,9 @@ from hw.control.host import ADDRESS_BITS, HostRegisters
 from hw.control.issue import UNITS, UnitQueue, field
 from hw.control.record import RecordWriter
 from hw.kv.attention import AttentionUnit
+from hw.kv.map import MapEntry
 from hw.kv.query import QUERY_WRITES
-from hw.kv.write import KvWriteUnit, MapEntry
+from hw.kv.write import KvWriteUnit
 from hw.library import Library
 from hw.memory.axi import axi4, axi4_lite
 from hw.memory.buffer import Buffer

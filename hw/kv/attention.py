@@ -12,12 +12,12 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay_valid, tre
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
-from hw.kv.fetch import Entry, KvFetch, Wanted
+from hw.kv.fetch import KvFetch
+from hw.kv.map import MapEntry, MapWalk
 from hw.kv.port import AttentionPort
 from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
 from hw.kv.walk import KvWalk, SoftmaxWalk
-from hw.kv.write import MapEntry
 from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
@@ -29,9 +29,9 @@ class AttentionUnit(Component):
     """Keys of all mapped entries, then their values with the probabilities a round ahead, then the divisions.
 
     Drives the attention side of ``tiles``. Members: active, instruction (in), done, digest (out); configuration; the query
-    memory's write side; map_read_*; runs_p, beats_p, level_p (loaders of the ports); restart (in); history (in: slots used per port), may_prefetch (in: no ATTEND is
-    queued), row_start, next_row, known (in: a layer begins, its row of the map, how many tokens it maps already), row_end (in: its ATTEND
-    was dispatched), background (out: requests are not urgent), quiet (out); keys, values (out: phase, for the slices);
+    memory's write side; map_read_*; runs_p, beats_p, level_p (loaders of the ports); restart, history, may_prefetch, row_start,
+    next_row, known, row_end (in, see :class:`hw.kv.map.MapWalk`); background (out: requests are not urgent), quiet (out: none is
+    under way ahead of an instruction), hits, fetched_ahead (out, for the counters); keys, values (out: phase, for the slices);
     query (out: four banks, one cycle after a step); words (out stream, to the buffer); serial (in: the parts one after another);
     pause, finish, aligned (see :class:`hw.kv.divide.Divide`); working, waiting (out, for the counters); saturated, range (out).
     """
@@ -90,6 +90,7 @@ class AttentionUnit(Component):
         machine, tiles, queries = self.machine, self.tiles, self.queries
         m.submodules.queries = queries
         m.submodules.blocks = blocks = QueryBlocks(machine)
+        m.submodules.entries = entries = MapWalk(machine)
         m.submodules.walk = walk = KvWalk(machine)
         m.submodules.softmax = softmax = SoftmaxWalk(machine)
         m.submodules.reduction = reduction = Reduction(machine, self.library)
@@ -132,84 +133,35 @@ class AttentionUnit(Component):
         for p, fetch in enumerate(fetches):
             m.submodules[f"fetch_{p}"] = fetch
 
-        # Map walk, for the keys and then for the values: the memory answers one cycle after the address; an entry that is not taken
-        # is read again. Ahead of an instruction, keys and values of each token follow one another.
-        walking, map_valid, map_index, next_index = Signal(), Signal(), Signal(24), Signal(24)
-        for_values, restart_map, ahead, row = Signal(), Signal(), Signal(), Signal(24)
-        turn, next_turn = (Signal(bits_for_index(machine.ports), name=name) for name in ("turn", "next_turn"))
-        entry, following = Entry(machine)(Signal(Entry(machine).size)), Entry(machine)(Signal(Entry(machine).size))
-        slot, next_slot = Signal(20), Signal(20)
-        accepted = Signal(machine.ports)
-        taken = map_valid & accepted.any()
-        advance = taken & (for_values | ~ahead)
-        first = [*(s.eq(0) for s in (map_index, next_turn, next_slot, following.score, following.half.base)), for_values.eq(0)]
+        # The entries' walk over the map
+        accepted, idle = Signal(machine.ports), Signal()
+        for name in ("restart", "history", "may_prefetch", "row_start", "next_row", "known", "row_end"):
+            m.d.comb += getattr(entries, name).eq(getattr(self, name))
         m.d.comb += [
-            next_index.eq(Mux(map_valid & ~advance, entry.token, map_index)),
-            self.map_read_address.eq(Mux(ahead, row, self.instruction.map_row) + next_index),
-        ]
-        with m.If(walking & (~map_valid | advance)):
-            m.d.sync += [
-                map_valid.eq(1),
-                map_index.eq(map_index + 1),
-                entry.token.eq(map_index),
-                entry.score.eq(following.score),
-                entry.half.base.eq(following.half.base),
-                slot.eq(next_slot),
-                turn.eq(next_turn),
-                next_turn.eq(next_turn + 1),
-            ]
-            with m.If(next_turn == machine.ports - 1):
-                m.d.sync += [
-                    next_turn.eq(0),
-                    next_slot.eq(next_slot + 1),
-                    following.score.eq(following.score + entry_words),
-                    following.half.base.eq(following.half.base + (kv_words << 1)),
-                ]
-            with m.If(map_index == Mux(ahead, self.known - 1, self.instruction.position + blocks.last_slot)):
-                m.d.sync += walking.eq(0)
-        with m.Elif(advance):
-            m.d.sync += map_valid.eq(0)
-        with m.If(taken & ahead):
-            m.d.sync += for_values.eq(~for_values)
-        walked = ~walking & ~map_valid
-        keys_requested, values_requested = for_values | walked, for_values & walked
-        m.d.comb += restart_map.eq(walked & ~for_values & (self.values | (self.keys & ~self.serial)))
-        with m.If(restart_map):
-            m.d.sync += [*first, walking.eq(1), for_values.eq(1)]
-        # Ahead of an instruction: from the start of its layer until it is dispatched, while no other one is there
-        idle, due = Signal(), Signal()
-        stop = self.row_end | ~self.may_prefetch | (map_valid & (slot >= self.history)) | walked
-        with m.If(idle & ahead & stop):
-            m.d.sync += [ahead.eq(0), walking.eq(0), map_valid.eq(0)]
-        with m.Elif(idle & ~ahead & due & self.may_prefetch & ~self.active):
-            m.d.sync += [*first, due.eq(0), ahead.eq(1), walking.eq(1)]
-        with m.If(self.row_start):
-            m.d.sync += [due.eq((self.history != 0) & (self.known != 0)), row.eq(self.next_row)]
-        with m.Elif(self.row_end | self.restart):
-            m.d.sync += due.eq(0)
-        wanted, asking = Wanted(machine)(Signal(Wanted(machine).size, name="wanted")), Signal()
-        m.d.comb += [
-            asking.eq(map_valid & ~(ahead & stop)),
-            wanted.place.eq(self.map_read_data.place),
-            wanted.entry.token.eq(entry.token),
-            wanted.entry.score.eq(entry.score),
-            wanted.entry.half.base.eq(entry.half.base),
-            wanted.entry.half.slot.eq(slot),
-            wanted.entry.half.values.eq(for_values),
-            wanted.entry.kept.eq(slot < self.history),
-            wanted.entry.ahead.eq(ahead),
+            entries.map_row.eq(self.instruction.map_row),
+            entries.last.eq(self.instruction.position + blocks.last_slot),
+            entries.keys.eq(self.keys),
+            entries.values.eq(self.values),
+            entries.serial.eq(self.serial),
+            entries.kv_words.eq(kv_words),
+            entries.entry_words.eq(entry_words),
+            entries.idle.eq(idle),
+            entries.taken.eq(entries.asking & accepted.any()),
+            entries.read_data.eq(self.map_read_data),
+            self.map_read_address.eq(entries.read_address),
             self.background.eq(idle),
-            self.quiet.eq(~ahead & Cat(fetch.quiet for fetch in fetches).all()),
+            self.quiet.eq(~entries.ahead & Cat(fetch.quiet for fetch in fetches).all()),
             self.hits.eq(tree([fetch.hit for fetch in fetches], lambda a, b: a + b)),
             self.fetched_ahead.eq(tree([fetch.fetched_ahead for fetch in fetches], lambda a, b: a + b)),
         ]
 
         # The phases' walk over all ports
+        more = Mux(self.values, ~entries.values_requested, ~entries.keys_requested)
         m.d.comb += [
             walk.keys.eq(self.keys),
             walk.values.eq(self.values),
             # An entry that its port cannot take yet is the port's next: the port has entries pending.
-            walk.last_entries.eq(Mux(self.values, values_requested, keys_requested) | (map_valid & ~advance)),
+            walk.last_entries.eq(~more | entries.blocked),
             walk.weighed.eq(softmax.weighed),
             softmax.values.eq(self.values),
             softmax.serial.eq(self.serial),
@@ -240,7 +192,7 @@ class AttentionUnit(Component):
             ]
         for p, tile in enumerate(tiles):
             runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
-            here, fetch = turn == p, fetches[p]
+            here, fetch = entries.port == p, fetches[p]
             m.d.comb += [
                 runs.valid.eq(fetch.runs.valid),
                 runs.payload.eq(fetch.runs.payload),
@@ -253,8 +205,8 @@ class AttentionUnit(Component):
                 fetch.values.eq(self.values),
                 fetch.begin.eq(begin),
                 fetch.restart.eq(self.restart),
-                fetch.wanted.valid.eq(asking & here),
-                fetch.wanted.payload.eq(wanted),
+                fetch.wanted.valid.eq(entries.asking & here),
+                fetch.wanted.payload.eq(entries.wanted),
                 accepted[p].eq(fetch.wanted.ready & here),
                 fetch.header_beats.eq(header_beats),
                 fetch.kv_words.eq(kv_words),
@@ -311,7 +263,6 @@ class AttentionUnit(Component):
             self.saturated.eq(divide.saturated | Cat(tile.score_saturated for tile in tiles).any()),
         ]
 
-        more = Mux(self.values, ~values_requested, ~keys_requested)
         m.d.comb += [
             self.working.eq(walk.step.work | walk.step.header),
             self.waiting.eq(
@@ -327,23 +278,22 @@ class AttentionUnit(Component):
                 m.d.comb += idle.eq(1)
                 with m.If(self.active):
                     m.d.comb += begin.eq(1)
-                    m.d.sync += [ahead.eq(0), walking.eq(0), map_valid.eq(0)]
                     m.next = "LIST"
             with m.State("LIST"):
                 with m.If(blocks.done):
                     m.next = "KEYS START"
             with m.State("KEYS START"):
-                m.d.sync += [*first, walking.eq(1)]
+                m.d.comb += entries.start.eq(1)
                 m.next = "KEYS"
             with m.State("KEYS"):
                 m.d.comb += self.keys.eq(1)
-                with m.If(keys_requested & quiet):
+                with m.If(entries.keys_requested & quiet):
                     m.next = "VALUES START"
             with m.State("VALUES START"):
                 m.next = "VALUES"
             with m.State("VALUES"):
                 m.d.comb += self.values.eq(1)
-                with m.If(values_requested & quiet & softmax.idle & ~softmax.left.any()):
+                with m.If(entries.values_requested & quiet & softmax.idle & ~softmax.left.any()):
                     m.d.comb += divide.start.eq(1)
                     m.next = "DIVIDE"
             with m.State("DIVIDE"):

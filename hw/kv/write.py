@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, stream
+from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
@@ -11,18 +11,12 @@ from hw.arithmetic.fp32 import fp32_to_half_word
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.control.issue import Issue, field
+from hw.kv.map import MapEntry
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
-
-
-class MapEntry(data.StructLayout):
-    """Where a token's currently valid K and V lie: ``place`` in the pool of the token's port."""
-
-    def __init__(self) -> None:
-        super().__init__({"place": 20})
 
 
 class KvWriteUnit(Component):

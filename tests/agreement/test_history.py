@@ -71,9 +71,8 @@ def test_slow_and_reordered_responses_on_every_port(target: str) -> None:
 @pytest.mark.parametrize("group", [1, 4])
 def test_head_sizes_and_groups(head_dim: int, group: int) -> None:
     heads = 1 if head_dim > 64 else 2
-    machine = dataclasses.replace(Machine.load("tiny"), query=1024, buffer=32768, activation=2048)
     config = small_config(num_layers=2, head_dim=head_dim, num_kv_heads=heads, num_heads=heads * group)
-    program = compile_checkpoint(random_checkpoint(config, head_dim), machine, context=24)
+    program = compile_checkpoint(random_checkpoint(config, head_dim), Machine.load("u280-slice4"), context=24)
     run = Run(tuple(range(1, 12)), 3, check=True, routing=independent(2, 24, 0.4, 0.4, 1))
     assert agree(program, run, rtl.Memory()).counters["HISTORY_BEATS"] > 0
 
