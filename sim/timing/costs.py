@@ -50,6 +50,13 @@ class Costs:
         loop = m.memory.latency + CREDIT_LOOP + (m.burst - 1) * max(slots / 2, 1 / rate)
         return min(rate, m.weight_fifo / loop)
 
+    def weight_refill(self, beats: int) -> float:
+        """Cycles from a product's first step until ``beats`` came: those that the FIFO does not hold are asked for from then on."""
+        m = self.machine
+        if beats <= m.weight_fifo:
+            return 0
+        return m.burst + m.memory.latency + CREDIT_LOOP + (beats - m.weight_fifo) / m.memory.rate
+
     def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
         m = self.machine
         beats = row * ADDRESS_UNIT // m.beat_bytes
@@ -94,6 +101,12 @@ class Costs:
         bursts = -(-entry.beats // m.burst)
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
+
+    def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
+        """Cycles that the entries of ``written`` tokens take from the reads of the port that gets most of them."""
+        m = self.machine
+        bursts = -(-entry.beats // m.burst)
+        return -(-written // m.ports) * (entry.beats + 2 * bursts * m.memory.turnaround)
 
     def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
         m = self.machine

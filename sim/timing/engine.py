@@ -13,6 +13,7 @@ from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND,
 from skipopu.isa.spec import (
     BLOCK_ROWS,
     BY_OPCODE,
+    KVWRITE,
     OPCODE_BITS,
     AlignTarget,
     Epilogue,
@@ -51,6 +52,8 @@ class TimingEngine:
         self.entries = 0
         self.pc = 0
         self.trace: list[Retired] = []
+        opcodes = [word & (1 << OPCODE_BITS) - 1 for word in program.instructions]
+        self.decoded = [(BY_OPCODE[o], BY_OPCODE[o].decode(w)) for o, w in zip(opcodes, program.instructions, strict=True)]
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
         self.history = History(program, self.routing)
@@ -152,7 +155,8 @@ class TimingEngine:
         supply = max(requested, self.fetch_free) + costs.read + 2
         first = max(begin, supply)
         held = min(machine.weight_fifo, full, max(0, int((first - supply) * rate)))
-        streaming = max(cycles, int((full - held) / rate))
+        supplied = max((full - held) / rate, costs.weight_refill(full))
+        streaming = max(cycles, int(supplied) + self.written_beside())
         drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, f["ports"])
         stalled = max(0, costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain) - streaming)
         outputs = matmul_rows(f, machine.ports) // (2 if f["epilogue"] == Epilogue.GATED else 1)
@@ -165,6 +169,13 @@ class TimingEngine:
         self.span("weights", self.program.notes[self.pc], supply - costs.read, first + streaming + stalled)
         self.counters["READ_BEATS"] += f["ports"] * full + (machine.ports - f["ports"]) * short
         return end - start
+
+    def written_beside(self) -> int:
+        """Cycles that the entries written beside the present product take from its weights."""
+        instruction, f = self.decoded[self.pc + 1]
+        if instruction is not KVWRITE:
+            return 0
+        return self.costs.kvwrite_bus(len(self.lists[f["list"]]), self.entry)
 
     # The walk
 
@@ -224,11 +235,8 @@ class TimingEngine:
         return max([self.now, *(times[-1] + HANDOVER for times in self.finished.values() if times)])
 
     def run(self) -> None:
-        program, prompt = self.program, len(self.options.prompt)
-        decoded = [
-            (BY_OPCODE[w & (1 << OPCODE_BITS) - 1], BY_OPCODE[w & (1 << OPCODE_BITS) - 1].decode(w))
-            for w in program.instructions
-        ]
+        prompt = len(self.options.prompt)
+        decoded = self.decoded
         beats = -(-len(decoded) * 16 // self.machine.beat_bytes)
         self.now = self.costs.read + beats + 2
         self.counters["READ_BEATS"] += beats

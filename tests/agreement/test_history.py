@@ -63,8 +63,9 @@ def test_fetched_ahead(target: str, stall: int) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_slow_and_reordered_responses_on_every_port(target: str) -> None:
-    for memory in (rtl.Memory(latency=400, seed=1), rtl.Memory(stall=200, reorder=True, seed=2)):
-        agree(compiled(target), dataclasses.replace(RUN, max_new=3), memory)
+    run = dataclasses.replace(RUN, prompt=RUN.prompt[:6], max_new=2)
+    for memory in (rtl.Memory(latency=150, seed=1), rtl.Memory(stall=200, reorder=True, seed=2)):
+        agree(compiled(target), run, memory)
 
 
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 256])
@@ -78,10 +79,10 @@ def test_head_sizes_and_groups(head_dim: int, group: int) -> None:
 
 
 def test_a_context_far_beyond_the_buffer() -> None:
-    config = small_config(num_layers=2, max_positions=640)
-    program = compile_checkpoint(random_checkpoint(config, 5), Machine.load("tiny"), context=640)
-    prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, 70, 600))
-    run = Run(prompt, 4, check=True, routing=independent(2, 640, 0.3, 0.3, 2))
+    config = small_config(num_layers=2, max_positions=400)
+    program = compile_checkpoint(random_checkpoint(config, 5), Machine.load("tiny"), context=400)
+    prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, 70, 380))
+    run = Run(prompt, 4, check=True, routing=independent(2, 400, 0.3, 0.3, 2))
     seen = agree(program, run, rtl.Memory()).counters
     predicted = timing.run(program, run, functional.run(program, run)).counters
     assert predicted["HISTORY_BEATS"] == seen["HISTORY_BEATS"] > 0

@@ -91,6 +91,19 @@ def test_timing_predicts_cycles_stalls_and_bytes(target: str, routing: str) -> N
 
 
 @pytest.mark.rtl
+def test_timing_of_products_that_wait_for_memory() -> None:
+    """Long products of one token are as fast as memory with its refreshes lets them be."""
+    config = small_config(hidden_size=512, intermediate_size=1024, num_heads=8, num_kv_heads=4, head_dim=64)
+    program = compile_checkpoint(random_checkpoint(config, 1), Machine.load("u280-slice4"), context=24)
+    run = Run(tuple(range(1, 6)), 16)
+    seen = rtl.run(program, run).counters
+    predicted = timing.run(program, run, functional.run(program, run)).counters
+    assert predicted["ARRAY_BUSY"] == seen["ARRAY_BUSY"]
+    assert seen["ARRAY_WEIGHTS"] > seen["CYCLES"] / 3
+    assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
+
+
+@pytest.mark.rtl
 @pytest.mark.parametrize("level", Schedule)
 def test_no_bit_depends_on_the_schedule(level: Schedule) -> None:
     checkpoint = random_checkpoint(small_config(), 2)
