@@ -25,11 +25,16 @@ pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]
 LAYERS, CONTEXT, SMALL = 4, 40, 8
 
 
-def compiled(target: str, history: int | None = None, prefetch: bool = False, **changes: object) -> Program:
-    config = small_config(num_layers=LAYERS, **changes)
-    return compile_checkpoint(
+def compiled(target: str, history: int | None = None, prefetch: bool = False) -> Program:
+    """A program whose pool of entries holds rubbish: an entry read before it is written shows."""
+    config = small_config(num_layers=LAYERS)
+    program = compile_checkpoint(
         random_checkpoint(config, 1), Machine.load(target), context=CONTEXT, history=history, prefetch=prefetch
     )
+    pool, rng = program.regions["kv"], np.random.default_rng(0)
+    for port in program.memory:
+        port[pool.address : pool.address + pool.size] = rng.integers(0, 256, pool.size)
+    return program
 
 
 RUN = Run(tuple(range(1, 16)), 10, check=True, routing=independent(LAYERS, CONTEXT, 0.3, 0.3, 0))
