@@ -544,10 +544,10 @@ def plot(study: Study, path: Path) -> None:
         row[1].axhline(study.machine.ports * HBM2.cap, color="grey", linewidth=0.8, linestyle="--")
         for axis in row[:2]:
             axis.set(xlabel=sweep.label, title=sweep.title)
-            axis.set_xscale(
-                "log" if sweep.label == "context" else "linear", **({"base": 2} if sweep.label == "context" else {})
-            )
-            axis.legend(fontsize=8, title="solid: every layer, dotted: every second", title_fontsize=8)
+            if sweep.label == "context":
+                axis.set_xscale("log", base=2)
+                axis.set_xticks(sweep.at, map(str, sweep.at))
+        row[0].legend(fontsize=8, title="solid: every layer, dotted: every second", title_fontsize=8)
     names = [t.name for t in study.traces]
     axes[0, 2].barh(names, [100 * t.hit_rate for t in study.traces])
     axes[0, 2].set(xlabel="hits, %", title="shipped model's routing of held-out text")
@@ -555,7 +555,7 @@ def plot(study: Study, path: Path) -> None:
     axes[1, 2].barh([p.name for p in shown], [p.here.bandwidth for p in shown if p.here], label="here, context 1016-1031")
     published = [(p.name, PUBLISHED[p.name]) for p in shown if p.name in PUBLISHED]
     axes[1, 2].plot([v for _, v in published], [n for n, _ in published], "k|", markersize=16, label="paper")
-    axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(300, 480))
-    axes[1, 2].legend(fontsize=8)
+    axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(0, 500))
+    axes[1, 2].legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
