@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
-from compiler.passes.schedule import Schedule
 from skipopu.isa import spec
 from skipopu.isa.program import Program, address_units, place_instructions
-from skipopu.isa.registers import NO_TOKEN, PREFETCH, Config
+from skipopu.isa.registers import NO_TOKEN, Config
 from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT, RouteMode, TokenList
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
@@ -36,13 +35,11 @@ class Emitter:
         machine: Machine,
         context: int,
         group: int,
-        schedule: Schedule,
+        schedule: int,
         history: int,
-        prefetch: bool,
     ) -> None:
         self.graph, self.plan, self.checkpoint, self.machine = graph, plan, checkpoint, machine
-        self.context, self.group, self.history = context, group, history
-        self.schedule = schedule.register | (PREFETCH if prefetch and history else 0)
+        self.context, self.group, self.schedule, self.history = context, group, schedule, history
         self.words: list[int] = []
         self.notes: list[str] = []
 
@@ -206,12 +203,11 @@ def emit(
     context: int,
     group: int,
     kv: str,
-    schedule: Schedule = Schedule.RUN_AHEAD,
-    history: int = 0,
-    prefetch: bool = False,
+    schedule: int,
+    history: int,
 ) -> Program:
-    """The finished program; ``history`` is the number of slots per port of the KV history buffer that it uses, ``prefetch`` fills it ahead."""
-    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history, prefetch)
+    """The finished program; ``schedule`` and ``history`` are the values of these configuration registers."""
+    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
     emitter.program()
     matrices: dict[str, dict[str, Any]] = {}
     for op in graph.ops():

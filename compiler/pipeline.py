@@ -16,6 +16,7 @@ from compiler.passes.quantise import quantise
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
+from skipopu.isa.registers import PREFETCH
 from skipopu.isa.spec import WeightFormat
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
@@ -78,10 +79,11 @@ def compile_checkpoint(
     ):
         graph = apply(graph)
         verify(graph)
+    register = level.register | (PREFETCH if prefetch and slots else 0)
     plan = Plan()
     plan_buffer(graph, machine, plan)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    program = emit(graph, plan, checkpoint, machine, context, group, kv, level, slots, prefetch)
+    program = emit(graph, plan, checkpoint, machine, context, group, kv, register, slots)
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

@@ -96,12 +96,12 @@ def fusion_study(args: argparse.Namespace) -> tuple[list[Record], str]:
 
 def kv_study(args: argparse.Namespace) -> tuple[list[Record], str]:
     """Shows the study of the KV memory system; returns its records and tables in Markdown."""
-    from sim.studies import kv
+    from sim.studies import kv, kv_report
 
     with console.status("study") as status:
         result = kv.study(args.model, status.update)
-    for title, table in kv.tables(result):
+    for title, table in kv_report.tables(result):
         show(title, *table)
     if args.output:
-        kv.plot(result, args.output / "kv-memory.png")
-    return kv.records(result, args.model.name), markdown(kv.tables(result))
+        kv_report.plot(result, args.output / "kv-memory.png")
+    return kv_report.records(result, args.model.name), markdown(kv_report.tables(result))

@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from compiler.frontend.checkpoint import load
@@ -28,13 +27,10 @@ from skipopu.isa.program import Run
 from skipopu.layout import KvEntry
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
-from skipopu.machine.memory import DDR4_2400, HBM2
+from skipopu.machine.memory import HBM2
 from skipopu.model_config import ModelConfig
-from skipopu.report import Record
 
-matplotlib.use("Agg")
 Say = Callable[[str], None]
-Table = tuple[list[str], list[list[str]]]
 
 TARGET, SHAPE = "u280", "llama-2-7b"
 SKIP, SEED = 0.25, 0
@@ -154,9 +150,9 @@ def points(machine: Machine, model: ModelConfig) -> list[Point]:
     some = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)[:, 0]
     every = np.ones_like(some)
 
-    def both(executed: NDArray[np.bool_], **options: object) -> tuple[Traffic, Traffic]:
+    def both(executed: NDArray[np.bool_], **options: Any) -> tuple[Traffic, Traffic]:
         whole = range(PROMPT, PROMPT + NEW, 16)
-        return tuple(traffic(machine, model, executed, p, **options) for p in (WINDOW, whole))  # type: ignore[return-value]
+        return traffic(machine, model, executed, WINDOW, **options), traffic(machine, model, executed, whole, **options)
 
     own = "misses at the channel's rate, all at the array's: one beat per port and core cycle"
     return [
@@ -376,186 +372,3 @@ def study(model: Path, say: Say = lambda text: None) -> Study:
     say("decoding with and without the history buffer")
     rates = {name: decode_rate(machine, SHAPE, history) for name, history in (("off", 0), ("on", None))}
     return Study(machine, measured, five, swept, heads, traces(model, say), rows, storage(last, entry, machine, config), rates)
-
-
-def calibration_table(study: Study) -> Table:
-    header = ["GB/s: published, formula, RTL memory", *(f"{size} B" for size in SIZES)]
-    rows = [[name, *(f"{a:.2f}, {b:.2f}, {c:.2f}" for a, b, c in cells)] for name, cells in study.calibration.items()]
-    rows.append(["all 32 channels", f"421.3, {32 * HBM2.cap:.1f}", "", "", "", ""])
-    burst, cap = DDR4_2400.in_flight(512, 4) / DDR4_2400.peak, DDR4_2400.cap / DDR4_2400.peak
-    rows.append(["DDR4-2400, 4 bursts in flight: share of peak", "", "", "", f"87.6 %, {burst:.1%}", ""])
-    rows.append(["DDR4-2400, best published decoding: share of peak", "", "", "", f"93-94 %, at most {cap:.1%}", ""])
-    return header, rows
-
-
-def points_table(study: Study) -> Table:
-    header = ["KV reads, GB/s, hits counted", "paper", "context 1016-1031", "off by", f"[{PROMPT}, {NEW}]", "hits", "mechanism"]
-    rows = []
-    for point in study.points:
-        paper = PUBLISHED.get(point.name)
-        cells = [f"{paper:.1f}" if paper else ""]
-        if point.here is None or point.run is None:
-            cells += ["", "", "", ""]
-        else:
-            off = f"{point.here.bandwidth / paper - 1:+.1%}" if paper else ""
-            cells += [f"{point.here.bandwidth:.1f}", off, f"{point.run.bandwidth:.1f}", f"{point.run.hit_rate:.1%}"]
-        rows.append([point.name, *cells, point.mechanism])
-    return header, rows
-
-
-def sweep_table(sweep: Sweep) -> Table:
-    header = ["skipped, attended layers", *(f"{sweep.label} {n}" for n in sweep.at)]
-    which = {1: "every layer", 2: "every second"}
-    rows = [
-        [f"{skip:.0%}, {which[stride]}", *(f"{x.hit_rate:.1%}, {x.bandwidth:.0f}" for x in line)]
-        for (skip, stride), line in sweep.rows.items()
-    ]
-    return header, rows
-
-
-def heads_table(study: Study) -> Table:
-    header = ["KV heads x head size, queries per KV head", *(f"context {n}" for n in CONTEXTS)]
-    rows = []
-    for name, line in study.heads.items():
-        c = outline(name).config
-        cells = (f"{x.hit_rate:.1%}, {x.bandwidth:.0f}" for x in line)
-        rows.append([f"{name}: {c.num_kv_heads} x {c.head_dim}, {c.queries_per_kv_head}", *cells])
-    return header, rows
-
-
-def traces_table(study: Study) -> Table:
-    rows = [[t.name, f"{t.skipped:.1%}", f"{t.hit_rate:.1%}"] for t in study.traces]
-    return ["routing", "attention skipped", "hits"], rows
-
-
-def simulated_table(study: Study) -> Table:
-    header = ["history buffer", "RTL cycles", "timing engine", "beats read", "beats spared", "hits", "fetched ahead"]
-    rows = []
-    for row in study.simulated:
-        c, base = row.rtl, study.simulated[0].rtl
-        error = row.timing["CYCLES"] / c["CYCLES"] - 1
-        spared = base["READ_BEATS"] - c["READ_BEATS"]
-        cells = (c["READ_BEATS"], spared, c["HISTORY_BEATS"], c["AHEAD_BEATS"])
-        rows.append([row.name, f"{c['CYCLES']:,}", f"{error:+.1%}", *(f"{x:,}" for x in cells)])
-    return header, rows
-
-
-def storage_table(study: Study) -> Table:
-    header = ["run", "attention executed", "entries allocated", "of all", "bytes", "in reserved pages"]
-    rows = []
-    for s in study.storage:
-        cells = [f"{s.executed:,}", f"{s.allocated:,}", f"{s.allocated / s.pairs:.1%}", f"{s.allocated * s.entry:,}"]
-        rows.append([s.name, *cells, f"{s.reserved:,} ({s.reserved / s.allocated - 1:+.1%})"])
-    return header, rows
-
-
-def decode_table(study: Study) -> Table:
-    header = [f"{SHAPE} on {TARGET}, [{PROMPT}, {NEW}], 25 % skipped", "tokens per second"]
-    return header, [[f"history buffer {name}", f"{rate:.1f}"] for name, rate in study.decode.items()]
-
-
-def tables(study: Study) -> list[tuple[str, Table]]:
-    """Title and cells of every table."""
-    return [
-        ("Memory model against published reads of one 512-bit master at 300 MHz", calibration_table(study)),
-        (f"The paper's points: {SHAPE} on {TARGET}, 25 % skipped", points_table(study)),
-        *((f"Hit rate, GB/s: {sweep.title}", sweep_table(sweep)) for sweep in study.sweeps),
-        ("Hit rate, GB/s by the model's heads, 25 % skipped", heads_table(study)),
-        ("Learned and random routing of the shipped model: hits of an unlimited history buffer", traces_table(study)),
-        ("Shipped model on tiny, 48 bytes + 16 tokens, 25 % random skips", simulated_table(study)),
-        ("Storage: allocated entries", storage_table(study)),
-        ("Decoding at an assumed 225 MHz", decode_table(study)),
-    ]
-
-
-def records(study: Study, model: str) -> list[Record]:
-    """Every figure of the tables."""
-    result = []
-    for pattern, cells in study.calibration.items():
-        for size, (seen, formula, simulated) in zip(SIZES, cells, strict=True):
-            name = f"bandwidth, {pattern}, {size} B"
-            result.append(Record(name, seen, "GB/s", "published", "U280, one 512-bit master at 300 MHz"))
-            result.append(Record(name, round(formula, 3), "GB/s", "derived", "skipopu.machine.memory.HBM2"))
-            result.append(Record(name, round(simulated, 3), "GB/s", "simulated", "sim/rtl/axi_memory.sv"))
-    keys = {"engine": "timing", "target": TARGET, "model": SHAPE, "phase": "decode", "skip": SKIP, "kv": "reuse"}
-    for point in study.points:
-        if point.name in PUBLISHED:
-            paper = {"phase": "decode", "system": "SkipOPU"}
-            result.append(
-                Record(f"kv_bandwidth, {point.name}", PUBLISHED[point.name], "GB/s", "published", "arXiv 2603.14785", **paper)
-            )
-        for context, part in (("1016-1031", point.here), (f"{PROMPT}+{NEW}", point.run)):
-            if part is not None:
-                source = f"timing engine's formulas; {point.mechanism}"
-                value = round(part.bandwidth, 1)
-                result.append(
-                    Record(f"kv_bandwidth, {point.name}", value, "GB/s", "simulated", source, context=context, **keys)
-                )
-    for sweep in study.sweeps:
-        for (skip, stride), line in sweep.rows.items():
-            for n, part in zip(sweep.at, line, strict=True):
-                context = str(n) if sweep.label == "context" else str(PROMPT + NEW)
-                source = f"timing engine's formulas, {sweep.label} {n}, every {stride}. layer attended"
-                more = keys | {"skip": skip, "context": context}
-                result.append(Record("kv_hit_rate", round(part.hit_rate, 4), "ratio", "simulated", source, **more))
-                result.append(Record("kv_bandwidth", round(part.bandwidth, 1), "GB/s", "simulated", source, **more))
-    for name, line in study.heads.items():
-        for n, part in zip(CONTEXTS, line, strict=True):
-            more = keys | {"model": name, "context": str(n)}
-            source = "timing engine's formulas"
-            result.append(Record("kv_hit_rate", round(part.hit_rate, 4), "ratio", "simulated", source, **more))
-            result.append(Record("kv_bandwidth", round(part.bandwidth, 1), "GB/s", "simulated", source, **more))
-    for trace in study.traces:
-        source = f"{trace.name}, {TEXT} bytes of held-out text"
-        more = {"model": model, "skip": round(trace.skipped, 4)}
-        result.append(Record("kv_hit_rate", round(trace.hit_rate, 4), "ratio", "simulated", source, **more))
-    for row in study.simulated:
-        for engine, counters in (("rtl", row.rtl), ("timing", row.timing)):
-            for name in ("CYCLES", "READ_BEATS", "HISTORY_BEATS", "AHEAD_BEATS"):
-                unit, source = "cycle" if name == "CYCLES" else "beat", f"history buffer {row.name}"
-                more = {"engine": engine, "target": "tiny", "model": model, "skip": SKIP}
-                result.append(Record(name.lower(), counters[name], unit, "simulated", source, **more))
-    for s in study.storage:
-        for name, value in (
-            ("kv_entries", s.allocated),
-            ("attention_executed", s.executed),
-            ("kv_entries_reserved", s.reserved),
-        ):
-            result.append(Record(name, value, "entry", "simulated", s.name, skip=SKIP))
-        result.append(Record("kv_bytes", s.allocated * s.entry, "byte", "simulated", s.name, skip=SKIP))
-    for name, rate in study.decode.items():
-        more = keys | {"context": f"{PROMPT}+{NEW}"}
-        source = f"history buffer {name}, assumed 225 MHz"
-        result.append(Record("decode_tokens_per_s", round(rate, 2), "token/s", "simulated", source, **more))
-    return result
-
-
-def plot(study: Study, path: Path) -> None:
-    """Hit rate and bandwidth against context and capacity; learned against random routing."""
-    figure, axes = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    for row, sweep in zip(axes, study.sweeps, strict=True):
-        for (skip, stride), line in sweep.rows.items():
-            style = {"color": pyplot.get_cmap("viridis")(skip / 0.7), "linestyle": "-" if stride == 1 else ":", "marker": "."}
-            label = f"{skip:.0%} skipped" if stride == 1 else None
-            row[0].plot(sweep.at, [100 * x.hit_rate for x in line], label=label, **style)
-            row[1].plot(sweep.at, [x.bandwidth for x in line], label=label, **style)
-        row[0].set_ylabel("hits, %")
-        row[1].set_ylabel("KV reads, GB/s, hits counted")
-        row[1].axhline(study.machine.ports * HBM2.cap, color="grey", linewidth=0.8, linestyle="--")
-        for axis in row[:2]:
-            axis.set(xlabel=sweep.label, title=sweep.title)
-            if sweep.label == "context":
-                axis.set_xscale("log", base=2)
-                axis.set_xticks(sweep.at, map(str, sweep.at))
-        row[0].legend(fontsize=8, title="solid: every layer, dotted: every second", title_fontsize=8)
-    names = [t.name for t in study.traces]
-    axes[0, 2].barh(names, [100 * t.hit_rate for t in study.traces])
-    axes[0, 2].set(xlabel="hits, %", title="shipped model's routing of held-out text")
-    shown = [p for p in study.points if p.here is not None]
-    axes[1, 2].barh([p.name for p in shown], [p.here.bandwidth for p in shown if p.here], label="here, context 1016-1031")
-    published = [(p.name, PUBLISHED[p.name]) for p in shown if p.name in PUBLISHED]
-    axes[1, 2].plot([v for _, v in published], [n for n, _ in published], "k|", markersize=16, label="paper")
-    axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(0, 500))
-    axes[1, 2].legend(fontsize=8, loc="lower left")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)

@@ -1,4 +1,7 @@
-"""The timing engine: walks a program with a routing trace and counts cycles; no data."""
+"""The timing engine: walks a program with a routing trace and counts cycles; no data.
+
+What is fetched ahead into the KV history buffer is not counted, nor the hits that it makes.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from skipopu.errors import ConfigError
 
@@ -139,7 +140,7 @@ DDR4_2400 = Dram(
 DRAMS = {"hbm2": HBM2, "ddr4-2400": DDR4_2400}
 
 
-def memory_timing(value: object, clock_mhz: float, beat_bytes: int, where: str) -> MemoryTiming:
+def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> MemoryTiming:
     """A description's ``memory``: the name of a device, or a mapping of :class:`MemoryTiming`'s fields.
 
     Raises:
@@ -151,7 +152,7 @@ def memory_timing(value: object, clock_mhz: float, beat_bytes: int, where: str) 
         timing = DRAMS[value].timing(clock_mhz, beat_bytes)
     else:
         try:
-            timing = MemoryTiming(**value)  # type: ignore[arg-type]
+            timing = MemoryTiming(**value)
         except TypeError:
             keys = ", ".join(f.name for f in dataclasses.fields(MemoryTiming))
             raise ConfigError(f"{where}: memory is {value!r}; keys: {keys}") from None

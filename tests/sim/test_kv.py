@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,8 +33,8 @@ def finished(program: Program, run: Run, monkeypatch: pytest.MonkeyPatch) -> fun
     engines = []
 
     class Kept(functional.FunctionalEngine):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)  # type: ignore[arg-type]
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
             engines.append(self)
 
     with monkeypatch.context() as patch:
