@@ -40,6 +40,7 @@ class Result:
         counters: cycles, busy and stall cycles and beats under the names of the host registers; empty for engines
             without time.
         saturated: the sticky numeric bit.
+        at_token: the counters as each token was written, by the timing engine.
     """
 
     tokens: list[int]
@@ -49,6 +50,7 @@ class Result:
     counters: dict[str, int] = field(default_factory=dict)
     saturated: bool = False
     kv_entries: int = 0
+    at_token: list[dict[str, int]] = field(default_factory=list)
 
     @property
     def executed_share(self) -> float:

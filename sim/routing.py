@@ -1,14 +1,73 @@
-"""Routing traces that no model made."""
+"""Routing traces that no model made, or that a file holds."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
+from skipopu.errors import ProgramError
 
-def independent(layers: int, tokens: int, attention: float, ffn: float, seed: int) -> NDArray[np.bool_]:
-    """bool (layers, 2, tokens), 1 = execute: each module skipped with its ratio; layer 0's attention executes."""
+Ratios = float | NDArray[np.float64]
+
+
+def independent(layers: int, tokens: int, attention: Ratios, ffn: Ratios, seed: int) -> NDArray[np.bool_]:
+    """bool (layers, 2, tokens), 1 = execute: each module skipped with its ratio, one for all layers or (layers,) of them.
+
+    Layer 0's attention executes.
+    """
     draws = np.random.default_rng(seed).random((layers, 2, tokens))
-    executed = draws >= np.array([attention, ffn])[None, :, None]
+    ratios = np.stack([np.broadcast_to(ratio, layers) for ratio in (attention, ffn)], 1)
+    executed = draws >= ratios[:, :, None]
     executed[0, 0] = True
     return executed
+
+
+def ratios(text: str, layers: int) -> tuple[Ratios, Ratios]:
+    """(attention's, feed-forward's) skip ratios of ``--skip``: R, or attn=R,ffn=R, or a YAML file of them.
+
+    In the file, ``attn`` and ``ffn`` are each a ratio or a list of one per layer.
+
+    Raises:
+        ProgramError: not a ratio in 0..1, or not one per layer.
+    """
+    accepted = "a ratio in 0..1, attn=R,ffn=R, or a .yaml file with attn and ffn, each a ratio or a list of one per layer"
+    values: Any
+    try:
+        if Path(text).suffix in (".yaml", ".yml"):
+            values = yaml.safe_load(Path(text).read_text())
+        elif "=" in text:
+            values = dict(part.split("=") for part in text.split(","))
+        else:
+            values = {"attn": text, "ffn": text}
+        if not isinstance(values, dict) or set(values) != {"attn", "ffn"}:
+            raise ValueError
+        both = [np.asarray(values[name], np.float64) for name in ("attn", "ffn")]
+    except OSError as error:
+        raise ProgramError(f"--skip {text}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, yaml.YAMLError):
+        raise ProgramError(f"--skip is {text!r}; accepted: {accepted}") from None
+    for name, ratio in zip(("attn", "ffn"), both, strict=True):
+        if ratio.shape not in ((), (layers,)):
+            raise ProgramError(f"--skip {text}: {name} has shape {ratio.shape}; accepted: one ratio, or {layers} of them")
+        if not ((ratio >= 0) & (ratio <= 1)).all():
+            raise ProgramError(f"--skip is {text!r}; accepted: {accepted}")
+    return both[0], both[1]
+
+
+def load_trace(path: Path) -> NDArray[np.bool_]:
+    """A recorded trace: bool (layers, 2, tokens), 1 = execute, as ``skipopu run --save-trace`` writes it.
+
+    Raises:
+        ProgramError: not such a file.
+    """
+    try:
+        trace = np.load(path).astype(bool)
+    except (OSError, ValueError) as error:
+        raise ProgramError(f"{path}: not a NumPy array ({error})") from None
+    if trace.ndim != 3 or trace.shape[1] != 2:
+        raise ProgramError(f"{path}: a trace has shape (layers, 2, tokens); this array has {trace.shape}")
+    return trace

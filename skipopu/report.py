@@ -31,6 +31,8 @@ class Record:
     kv: str | None = None
     phase: str | None = None
     system: str | None = None
+    precision: str | None = None
+    stack: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

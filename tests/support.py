@@ -1,12 +1,8 @@
-"""Small random checkpoints for tests."""
+"""Small models for tests."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-
-from compiler.frontend.checkpoint import Checkpoint, Router, expected_shapes
+from compiler.frontend.shapes import random_checkpoint as random_checkpoint
 from skipopu.model_config import ModelConfig
 
 
@@ -24,27 +20,3 @@ def small_config(**changes: object) -> ModelConfig:
         "eos_token_ids": (),
     }
     return ModelConfig(**{**fields, **changes})  # type: ignore[arg-type]
-
-
-def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, scale: float = 1.0) -> Checkpoint:
-    """Gaussian weights; routers that skip about a third of the modules."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in expected_shapes(config).items():
-        if len(shape) == 1:
-            tensors[name] = (1 + 0.2 * rng.standard_normal(shape)).astype(np.float32)
-        else:
-            tensors[name] = (scale * rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
-    tensors["model.embed_tokens.weight"] *= 4
-    pairs = None
-    if routers:
-        pairs = []
-        for _ in range(config.num_layers):
-            both = [
-                Router(
-                    (rng.standard_normal(config.hidden_size) / 8).astype(np.float32), float(0.3 + 0.3 * rng.standard_normal())
-                )
-                for _ in range(2)
-            ]
-            pairs.append((both[0], both[1]))
-    return Checkpoint(Path("random"), config, tensors, pairs)

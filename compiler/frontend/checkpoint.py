@@ -30,7 +30,8 @@ class Router:
 class Checkpoint:
     """Tensors of a model under Hugging Face's names; routers[layer] is (attention, FFN), or None for a dense model.
 
-    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`.
+    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
+    its two-layer routers, 0 for linear ones.
     """
 
     directory: Path
@@ -38,6 +39,7 @@ class Checkpoint:
     tensors: dict[str, F32]
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
+    router_hidden: int = 0
 
 
 def _read_safetensors(path: Path) -> dict[str, F32]:

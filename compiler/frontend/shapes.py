@@ -15,19 +15,59 @@ SHAPES = {
     "llama-2-7b": ModelConfig(4096, 11008, 32, 32, 32, 128, 32000, 4096),
     "llama-2-13b": ModelConfig(5120, 13824, 40, 40, 40, 128, 32000, 4096),
     "llama-3.1-8b": ModelConfig(4096, 14336, 32, 32, 8, 128, 128256, 131072),
+    "llama-3.2-1b": ModelConfig(2048, 8192, 16, 32, 8, 64, 128256, 131072, tie_word_embeddings=True),
+    "mistral-7b": ModelConfig(4096, 14336, 32, 32, 8, 128, 32768, 32768),
 }
+ROUTERS = ("linear", "two-layer")
 
 
-def outline(name: str) -> Checkpoint:
-    """A checkpoint of shape ``name`` whose tensors are one zero each, seen in their full shape; linear routers.
-
-    Raises:
-        CheckpointError: the shape is not known.
-    """
+def shape(name: str) -> ModelConfig:
+    """A known architecture; raises CheckpointError when it is not known."""
     if name not in SHAPES:
         raise CheckpointError(f"shape {name!r} is not known; accepted: {', '.join(SHAPES)}")
-    config = SHAPES[name]
+    return SHAPES[name]
+
+
+def outline(name: str, routers: str = "linear", config: ModelConfig | None = None) -> Checkpoint:
+    """A checkpoint whose tensors are one zero each, seen in their full shape: of ``config``, or of the known shape ``name``.
+
+    ``routers`` is "linear" (hidden -> 2), or "two-layer" (hidden -> hidden / 4 -> 2). The machine has neither the biases nor
+    the ReLU between the two layers, which would be part of the first one's drain and take no cycle: such a program can be
+    counted, but does not compute what those routers would.
+
+    Raises:
+        CheckpointError: the shape, or the kind of routers, is not known.
+    """
+    if routers not in ROUTERS:
+        raise CheckpointError(f"routers are {routers!r}; accepted: {', '.join(ROUTERS)}")
+    config = shape(name) if config is None else config
     zero = np.float32(0)
     tensors = {key: np.broadcast_to(zero, shape) for key, shape in expected_shapes(config).items()}
     router = Router(np.broadcast_to(zero, (config.hidden_size,)), 0.0)
-    return Checkpoint(Path(name), config, tensors, [(router, router)] * config.num_layers, outline=True)
+    hidden = config.hidden_size // 4 if routers == "two-layer" else 0
+    layers = [(router, router)] * config.num_layers
+    return Checkpoint(Path(name), config, tensors, layers, outline=True, router_hidden=hidden)
+
+
+def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, scale: float = 1.0) -> Checkpoint:
+    """A checkpoint of Gaussian weights; routers that skip about a third of the modules."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in expected_shapes(config).items():
+        if len(shape) == 1:
+            tensors[name] = (1 + 0.2 * rng.standard_normal(shape)).astype(np.float32)
+        else:
+            tensors[name] = (scale * rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
+    tensors["model.embed_tokens.weight"] *= 4
+    pairs = None
+    if routers:
+        pairs = []
+        for _ in range(config.num_layers):
+            both = [
+                Router(
+                    (rng.standard_normal(config.hidden_size) / 8).astype(np.float32), float(0.3 + 0.3 * rng.standard_normal())
+                )
+                for _ in range(2)
+            ]
+            pairs.append((both[0], both[1]))
+    return Checkpoint(Path("random"), config, tensors, pairs)

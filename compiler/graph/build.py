@@ -37,15 +37,16 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool) -> Graph:
     always = Router(np.zeros(hidden, np.float32), 0.0)
     routers = checkpoint.routers or [(always, always)] * config.num_layers
     stored = every if kv == "dense" else attend
-    body = [
-        Op(
-            "matmul",
-            "routers",
-            every,
-            (x,),
-            (route,),
-            Weights("router", [np.stack([r.weight for r in both]) for both in routers], "split", split=True),
-        ),
+    body: list[Op] = []
+    read, weights = x, [np.stack([r.weight for r in both]) for both in routers]
+    if width := 2 * checkpoint.router_hidden:
+        first, read = Value("router hidden", Place.BUFFER, width), Value("aligned router hidden", Place.INNER, width)
+        zero = np.float32(0)
+        layer = Weights("router_hidden", [np.broadcast_to(zero, (width, hidden))] * config.num_layers)
+        body.append(Op("matmul", "routers, hidden layer", every, (x,), (first, read), layer))
+        weights = [np.broadcast_to(zero, (2, width))] * config.num_layers
+    body += [
+        Op("matmul", "routers", every, (read,), (route,), Weights("router", weights, "split", split=True)),
         Op("route", "routing bits and token lists", every, (route,), (lists,)),
         Op(
             "matmul",

@@ -27,12 +27,12 @@ class BurstReader(Component):
     A burst is issued only when the FIFO has room for all of it, so the response channel never waits for a client. Bursts
     stay inside 4096-byte pages. The next run is accepted once the last burst of the present one was issued.
 
-    Parameters: machine, depth (beats of the FIFO, at least two bursts).
+    Parameters: machine, depth (beats of the FIFO, at least two bursts), most (beats on their way at once).
     Members: runs (in stream), beats (out stream), burst (out: address and length-1 under valid/ready), push, push_data (in).
     """
 
-    def __init__(self, machine: Machine, depth: int) -> None:
-        self.machine, self.depth = machine, depth
+    def __init__(self, machine: Machine, depth: int, most: int) -> None:
+        self.machine, self.depth, self.most = machine, depth, most
         layout = Run(machine)
         super().__init__(
             {
@@ -63,13 +63,16 @@ class BurstReader(Component):
         to_page = Signal(range(page + 1))
         m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
         limit = Mux(to_page < machine.burst, to_page, machine.burst)
-        size = Signal(range(machine.burst + 1))
+        size, few = Signal(range(machine.burst + 1)), Signal()
         m.d.comb += [
             size.eq(Mux(left < limit, left, limit)),
             self.burst_beat.eq(beat),
             self.burst_length.eq(size - 1),
-            self.burst_valid.eq((left != 0) & (free >= size)),
+            self.burst_valid.eq((left != 0) & (free >= size) & few),
         ]
+        # On their way: neither free places nor beats that came.
+        coming = Signal(count_shape(self.depth))
+        m.d.comb += [coming.eq(self.depth - free - fifo.level), few.eq(coming <= self.most - machine.burst)]
         issued = self.burst_valid & self.burst_ready
         taken = self.beats.valid & self.beats.ready
         with m.If(issued):
@@ -82,13 +85,13 @@ class BurstReader(Component):
             self.beats.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.beats.ready),
             self.level.eq(fifo.level),
-            self.in_flight.eq(free + fifo.level != self.depth),
+            self.in_flight.eq(coming != 0),
         ]
         return m
 
 
 class ReadPort(Component):
-    """Three burst readers behind one AXI read channel; the lowest client index wins unless it has just been served.
+    """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
     Members: runs_k, beats_k (streams of client k), background (in: attention's bursts wait until memory idles),
     attention_level (out: beats held for attention), error (out: a response was not OKAY, with its client), beat (out: one data
@@ -99,6 +102,7 @@ class ReadPort(Component):
         self.machine = machine
         # Weights and entries run ahead; the loader keeps two bursts in flight.
         self.depths = (machine.weight_fifo, 2 * machine.burst, machine.kv_fifo)
+        self.most = (machine.weights_in_flight or machine.weight_fifo, *self.depths[1:])
         members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[0] in "ar" and name[:2] != "aw"}
         for k in range(READ_CLIENTS):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
@@ -110,14 +114,13 @@ class ReadPort(Component):
         m = Module()
         beat_bits = (self.machine.beat_bytes - 1).bit_length()
         readers: list[BurstReader] = []
-        last = Signal(2)
         arvalid, arid = Signal(), Signal(2)
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
         ready = Signal()
         m.d.comb += ready.eq(~arvalid | self.arready)
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
-            reader = BurstReader(self.machine, self.depths[k])
+            reader = BurstReader(self.machine, self.depths[k], self.most[k])
             m.submodules[f"client_{k}"] = reader
             readers.append(reader)
             runs, beats = getattr(self, f"runs_{k}"), getattr(self, f"beats_{k}")
@@ -131,21 +134,18 @@ class ReadPort(Component):
                 reader.push.eq(self.rvalid & (self.rid == k)),
                 reader.push_data.eq(self.rdata),
             ]
-        # The small, latency-bound clients go first; the one served last goes behind the others. What is fetched ahead comes a
-        # burst at a time, while no weights are asked for.
+        # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes a burst at a time, while
+        # no weights are asked for.
         waits = [
             reader.burst_valid & ~self.background if k == ATTENTION else reader.burst_valid for k, reader in enumerate(readers)
         ]
         with m.If(readers[ATTENTION].burst_valid & ~readers[ATTENTION].in_flight & readers[WEIGHTS].idle):
             m.d.comb += [chosen.eq(ATTENTION), any_valid.eq(1)]
-        for served in (True, False):
-            for k in RISING_PRIORITY:
-                with m.If(waits[k] & ((last == k) == served)):
-                    m.d.comb += [chosen.eq(k), any_valid.eq(1)]
+        for k in RISING_PRIORITY:
+            with m.If(waits[k]):
+                m.d.comb += [chosen.eq(k), any_valid.eq(1)]
         with m.If(ready):
             m.d.sync += arvalid.eq(any_valid)
-            with m.If(any_valid):
-                m.d.sync += last.eq(chosen)
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
                 m.d.comb += reader.burst_ready.eq(1)

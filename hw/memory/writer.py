@@ -44,9 +44,10 @@ class WritePort(Component):
         beat, left = Signal(Run(machine)["beat"].shape), Signal(24)
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
-        size, remaining = Signal(range(machine.burst + 1)), Signal(range(machine.burst + 1))
+        most = machine.longest_write
+        size, remaining = Signal(range(most + 1)), Signal(range(most + 1))
         m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
-        limit = Mux(to_page < machine.burst, to_page, machine.burst)
+        limit = Mux(to_page < most, to_page, most)
         m.d.comb += size.eq(Mux(left < limit, left, limit))
         m.d.comb += [
             self.awaddr.eq(Cat(Const(0, beat_bits), beat)),

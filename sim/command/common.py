@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from compiler.command import add_compile_arguments, compile_from
-from sim.routing import independent
+from sim.routing import independent, load_trace, ratios
 from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
 
@@ -33,7 +33,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
     parser.add_argument("--max-new", type=int, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
     parser.add_argument("--dial", type=float, default=0.0, help="routing threshold; larger skips more; default 0")
     routing = parser.add_mutually_exclusive_group()
-    routing.add_argument("--skip", metavar="RATIO", help="random routing instead of the routers: R, or attn=R,ffn=R")
+    routing.add_argument(
+        "--skip",
+        metavar="RATIO",
+        help="random routing instead of the routers: R, attn=R,ffn=R, or a .yaml file with ratios per layer",
+    )
     routing.add_argument(
         "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
     )
@@ -64,19 +68,15 @@ def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:
     return tuple(args.prompt.encode())
 
 
-def random_routing(ratio: str, layers: int, tokens: int, seed: int) -> NDArray[np.bool_]:
-    """bool (layers, 2, tokens), 1 = execute: independent per module and token; layer 0's attention executes."""
+def parse_context(text: str) -> tuple[int, int]:
+    """(prompt, generated) tokens of ``--context P+G``."""
     try:
-        if "=" in ratio:
-            parts = dict(part.split("=") for part in ratio.split(","))
-            ratios = [float(parts["attn"]), float(parts["ffn"])]
-        else:
-            ratios = [float(ratio)] * 2
-        if len(ratios) != 2 or not all(0 <= r <= 1 for r in ratios):
+        prompt, new = (int(part) for part in text.split("+"))
+        if prompt < 1 or new < 0:
             raise ValueError
-    except (ValueError, KeyError):
-        raise ProgramError(f"--skip is {ratio!r}; accepted: a ratio in 0..1, or attn=R,ffn=R") from None
-    return independent(layers, tokens, *ratios, seed)
+    except ValueError:
+        raise ProgramError(f"--context is {text!r}; accepted: P+G, prompt and generated tokens, as in 128+1024") from None
+    return prompt, new
 
 
 def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> Run:
@@ -85,12 +85,10 @@ def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> R
     total = len(prompt) + args.max_new
     routing: str | NDArray[np.bool_] = "program"
     if args.skip is not None:
-        routing = random_routing(args.skip, program.model.num_layers, total, args.seed)
+        layers = program.model.num_layers
+        routing = independent(layers, total, *ratios(args.skip, layers), args.seed)
     elif args.skip_trace is not None:
-        try:
-            routing = np.load(args.skip_trace).astype(bool)
-        except (OSError, ValueError) as error:
-            raise ProgramError(f"{args.skip_trace}: not a NumPy array ({error})") from None
+        routing = load_trace(args.skip_trace)
     options = Run(prompt, args.max_new, args.dial, check, routing)  # type: ignore[arg-type]
     options.validate(program)
     return options

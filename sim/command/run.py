@@ -76,6 +76,8 @@ def main(args: argparse.Namespace) -> int:
     options = run_of(args, program)
     engine = importlib.import_module(f"sim.{args.engine}.engine")
     extra: dict[str, object] = {}
+    if args.engine != "timing":
+        extra["on_token"] = text_writer(program)
     if args.waves is not None or args.latency is not None or args.bandwidth is not None:
         if args.engine != "rtl":
             raise ProgramError(f"--waves, --latency and --bandwidth need --engine rtl, not {args.engine}")
@@ -101,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
         for token in options.prompt:
             write(token)
     begin = time.perf_counter()
-    result = engine.run(program, options, on_token=write if args.engine != "timing" else None, **extra)
+    result = engine.run(program, options, **extra)
     seconds = time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:

@@ -12,7 +12,6 @@ from sim.command.common import console
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
 
-STUDIES = ("pe", "fusion", "kv")
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=STUDIES,
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
-        " kv: how fast keys and values are read, what the history buffer spares",
+        " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's",
     )
     parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
     parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text (pe); default 4096")
@@ -37,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(f"{args.update}: no lines {BEGIN.strip()!r} and {END.strip()!r} to put the table between")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-    records, text = {"pe": pe_study, "fusion": fusion_study, "kv": kv_study}[args.name](args)
+    records, text = STUDIES[args.name](args)
     for file in filter(None, (args.json, args.output and args.output / f"{args.name}.json")):
         write_json(file, f"study {args.name}", {"model": args.model, "bytes": args.bytes}, records)
     if args.update:
@@ -105,3 +104,23 @@ def kv_study(args: argparse.Namespace) -> tuple[list[Record], str]:
     if args.output:
         kv_report.plot(result, args.output / "kv-memory.png")
     return kv_report.records(result, args.model.name), markdown(kv_report.tables(result))
+
+
+def timing_study(args: argparse.Namespace) -> tuple[list[Record], str]:
+    """Shows the timing engine's errors; returns their records and tables in Markdown. Raises beyond 3 %."""
+    from sim.studies import timing
+
+    with console.status("study") as status:
+        rows = timing.study(args.model, status.update)
+    tables = [(title, table(rows)) for title, table in timing.TABLES]
+    for title, table in tables:
+        show(title, *table)
+    if args.output:
+        timing.plot(rows, args.output / "timing.png")
+    worst = max(rows, key=lambda row: abs(row.error))
+    if abs(worst.error) > timing.BOUND:
+        console.print(f"[red]{worst.model} on {worst.target}: {worst.error:+.2%}, more than {timing.BOUND:.0%}[/red]")
+    return timing.records(rows), markdown(tables)
+
+
+STUDIES = {"pe": pe_study, "fusion": fusion_study, "kv": kv_study, "timing": timing_study}

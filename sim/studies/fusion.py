@@ -14,6 +14,7 @@ from compiler.frontend.shapes import outline
 from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
+from sim.estimate import prefill_products
 from sim.functional import engine as functional
 from sim.profile import exposed
 from sim.routing import independent
@@ -164,19 +165,10 @@ def study(model: Path, say: Say = lambda text: None) -> Study:
     return Study(simulated, counted, attention, machine, config)
 
 
-def products(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """(weight products of the layers and the last token's head, attention products) of a dense prefill."""
-    hidden, inner = config.hidden_size, config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    layer = hidden * (2 * inner + 2 * keys + 3 * config.intermediate_size)
-    causal = tokens * (tokens + 1) // 2 * 2 * inner
-    return config.num_layers * layer * tokens + hidden * config.vocab_size, config.num_layers * causal
-
-
 def share_of_peak(study: Study, tokens: int, cycles: int) -> float:
     """Products of a dense prefill over what the array could do: two per multiplier and cycle, attention's included."""
     machine = study.target
-    return sum(products(study.shape, tokens)) / (2 * machine.ports * machine.weight_lanes * cycles)
+    return sum(prefill_products(study.shape, tokens)) / (2 * machine.ports * machine.weight_lanes * cycles)
 
 
 def simulated_table(study: Study) -> tuple[list[str], list[list[str]]]:
@@ -212,7 +204,7 @@ def counted_table(study: Study) -> tuple[list[str], list[list[str]]]:
 def first_token_table(study: Study) -> tuple[list[str], list[list[str]]]:
     header = ["every step, every module executed", *(f"prompt {n}" for n in PROMPTS)]
     seconds = {n: first_token(study, n) for n in PROMPTS}
-    flops = [f"{2 * sum(products(study.shape, n)) / seconds[n] / 1e12:.2f}" for n in PROMPTS]
+    flops = [f"{2 * sum(prefill_products(study.shape, n)) / seconds[n] / 1e12:.2f}" for n in PROMPTS]
     return header, [
         ["time to first token", *(f"{value:.3f} s" for value in seconds.values())],
         ["TFLOP/s", *flops],

@@ -15,6 +15,7 @@ from compiler.frontend.checkpoint import load
 from compiler.frontend.shapes import SHAPES, outline
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
+from sim.estimate import Workload, estimate
 from sim.functional import engine as functional
 from sim.routing import independent
 from sim.rtl import engine as rtl
@@ -332,15 +333,6 @@ def calibration(say: Say) -> dict[str, list[tuple[float, float, float]]]:
     return rows
 
 
-def decode_rate(machine: Machine, model: str, history: int | None) -> float:
-    """Tokens per second from the first to the last generated one in the paper's run, by the timing engine."""
-    checkpoint = outline(model)
-    executed = independent(checkpoint.config.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)
-    program = compile_checkpoint(checkpoint, machine, context=PROMPT + NEW, history=history)
-    ends = [timing.run(program, Run((0,) * PROMPT, n), Result([0] * n, executed)).counters["CYCLES"] for n in (1, NEW)]
-    return (NEW - 1) * machine.clock_mhz * 1e6 / (ends[1] - ends[0])
-
-
 @dataclass(frozen=True)
 class Study:
     machine: Machine
@@ -370,5 +362,8 @@ def study(model: Path, say: Say = lambda text: None) -> Study:
         heads[name] = [traffic(machine, other, some, (n - 1,), capacity) for n in CONTEXTS]
     rows, last, entry = simulate(model, say)
     say("decoding with and without the history buffer")
-    rates = {name: decode_rate(machine, SHAPE, history) for name, history in (("off", 0), ("on", None))}
+    run = Workload(SHAPE, PROMPT, NEW, str(SKIP), seed=SEED)
+    rates = {
+        name: estimate(machine, replace(run, history=history)).tokens_per_s for name, history in (("off", 0), ("on", None))
+    }
     return Study(machine, measured, five, swept, heads, traces(model, say), rows, storage(last, entry, machine, config), rates)

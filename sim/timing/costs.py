@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,7 +49,15 @@ class Costs:
         m = self.machine
         rate = m.memory.rate
         loop = m.memory.latency + CREDIT_LOOP + (m.burst - 1) * max(slots / 2, 1 / rate)
-        return min(rate, m.weight_fifo / loop)
+        limit = min(rate, m.weight_fifo / loop)
+        if m.weights_in_flight:
+            limit = min(limit, m.weights_in_flight / (m.memory.latency + CREDIT_LOOP + m.burst))
+        return limit
+
+    @property
+    def in_flight(self) -> int:
+        """Weight beats per port asked for that did not come yet, at most."""
+        return self.machine.weights_in_flight or self.machine.weight_fifo
 
     def weight_refill(self, beats: int) -> float:
         """Cycles from a product's first step until ``beats`` came: those that the FIFO does not hold are asked for from then on."""
@@ -98,14 +107,14 @@ class Costs:
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
         m = self.machine
         head = entry.head_beats * m.kv_lanes // m.vector_lanes + 4
-        bursts = -(-entry.beats // m.burst)
+        bursts = -(-entry.beats // m.longest_write)
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
 
     def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
         """Cycles that the entries of ``written`` tokens take from the reads of the port that gets most of them."""
         m = self.machine
-        bursts = -(-entry.beats // m.burst)
+        bursts = -(-entry.beats // m.longest_write)
         return -(-written // m.ports) * (entry.beats + 2 * bursts * m.memory.turnaround)
 
     def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
@@ -115,7 +124,7 @@ class Costs:
     def store(self, slots: int, elements: int) -> int:
         m = self.machine
         beats = -(-4 * elements // m.beat_bytes)
-        one = 1 + 2 * elements + beats + -(-beats // m.burst) * WRITE_OVERHEAD
+        one = 1 + 2 * elements + beats + -(-beats // m.longest_write) * WRITE_OVERHEAD
         return 1 + 3 * m.tokens + slots * one + SETTLE
 
     def store_busy(self, slots: int, elements: int) -> int:
@@ -170,7 +179,15 @@ class Costs:
         return ATTENTION_DRAIN + (m.kv_lanes - 1).bit_length() + (m.ports - 1).bit_length()
 
     def attend(
-        self, listed: list[int], rounds: int, misses: int, hits: int, entry: KvEntry, queries: int, head_dim: int, serial: bool
+        self,
+        listed: Sequence[int],
+        rounds: int,
+        misses: int,
+        hits: int,
+        entry: KvEntry,
+        queries: int,
+        head_dim: int,
+        serial: bool,
     ) -> Attention:
         """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head.
 
@@ -205,7 +222,7 @@ class Costs:
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
-        return Attention(cycles, busy, memory)
+        return Attention(cycles, busy, memory, int(misses * entry.beats / rate))
 
 
 @lru_cache(maxsize=4096)
@@ -220,8 +237,9 @@ def _drained_stream(rounds: int, stream: int, flight: int, drain: int) -> int:
 
 @dataclass(frozen=True)
 class Attention:
-    """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats."""
+    """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats; and of the fullest port's bus."""
 
     cycles: int
     busy: int
     memory: int
+    bus: int

@@ -1,21 +1,30 @@
 """The timing engine: walks a program with a routing trace and counts cycles; no data.
 
+A layer whose units start from the same state with the same token lists takes the same cycles: what a layer did is kept and
+repeated, over layers and over tokens. Times are kept relative to the dispatcher's, and those too early to matter as equal.
+
 What is fetched ahead into the KV history buffer is not counted, nor the hits that it makes.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from sim.engine import OnToken, Result, Retired
+from sim.engine import Result, Retired
 from sim.timeline import Span
-from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Costs
+from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
 from sim.timing.history import History
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
     BLOCK_ROWS,
     BY_OPCODE,
+    END,
     KVWRITE,
     OPCODE_BITS,
     AlignTarget,
@@ -30,14 +39,28 @@ from skipopu.isa.spec import (
 from skipopu.layout import KvEntry, round_up
 
 Fields = dict[str, int]
+OnChunk = Callable[[int], None]  # called with the number of positions done
 QUEUE_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one pass through the loop's body did: cycles of the dispatcher, counters, entries, the state it left."""
+
+    cycles: int
+    counters: tuple[tuple[str, int], ...]
+    entries: int
+    state: tuple[Any, ...]
 
 
 class TimingEngine:
     """Times of one run: every unit's queue, the dependence tokens between units, the weight streams."""
 
-    def __init__(self, program: Program, options: Run, routed: Result, spans: list[Span] | None = None) -> None:
-        self.spans = spans
+    def __init__(
+        self, program: Program, options: Run, routed: Result, spans: list[Span] | None = None, repeat: bool = True
+    ) -> None:
+        self.spans, self.repeat = spans, repeat
+        self.layers: dict[tuple[Any, ...], Layer] = {}
         self.program, self.machine, self.options = program, program.machine, options
         self.costs = Costs(program.machine)
         self.routing = routed.routing
@@ -46,15 +69,21 @@ class TimingEngine:
         self.now = 0  # of the dispatcher
         self.free = dict.fromkeys(Unit, 0)
         self.tokens: dict[tuple[int, int], list[int]] = {(a, b): [] for a in Unit for b in Unit}
-        self.finished: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+        self.finished: dict[Unit, deque[int]] = {unit: deque(maxlen=QUEUE_DEPTH) for unit in Unit}
         self.route_done = 0
         self.fetch_free = 0  # when the weight readers can take the next stream
+        self.bus_free = 0  # when the fullest port has brought all weights asked for so far
+        self.attended = (0, 0)  # when it last brought keys and values, which go before weights
         self.position = self.count = self.layer = self.generated = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.lists: dict[int, np.ndarray] = {}
         self.entries = 0
         self.pc = 0
         self.trace: list[Retired] = []
+        self.at_token: list[dict[str, int]] = []
+        self.part: Attention | None = None  # of the present layer
+        self.parts: dict[tuple[Any, ...], Attention] = {}
+        self.left: tuple[Any, ...] | None = None  # the state that the layer before left, where it was repeated
         opcodes = [word & (1 << OPCODE_BITS) - 1 for word in program.instructions]
         self.decoded = [(BY_OPCODE[o], BY_OPCODE[o].decode(w)) for o, w in zip(opcodes, program.instructions, strict=True)]
         model = program.model
@@ -103,36 +132,38 @@ class TimingEngine:
         return self.vector(busy, 0, self.costs.scan(slots, f["elements"]) + tail)
 
     def route(self, f: Fields, slots: int, start: int) -> int:
-        traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
-        chunk = slice(self.position, self.position + self.count)
-        every = np.arange(self.count)
-        self.lists[TokenList.ATTENTION] = every[self.routing[self.layer, 0, chunk]]
-        self.lists[TokenList.FFN] = every[self.routing[self.layer, 1, chunk]]
+        traced = self.traced
         reads = 1 + slots * traced
         beats = self.costs.record_beats() + slots * traced
         return self.vector(4 * slots, reads * self.costs.read, self.costs.route(slots, traced), beats)
 
     def kvwrite(self, f: Fields, slots: int, start: int) -> int:
         self.entries += slots
-        waits = slots * -(-self.entry.beats // self.machine.burst) * WRITE_OVERHEAD
+        waits = slots * -(-self.entry.beats // self.machine.longest_write) * WRITE_OVERHEAD
         cycles = self.costs.kvwrite(slots, self.count - slots, self.entry)
         return self.vector(self.costs.kvwrite_busy(slots, self.entry), waits, cycles, 0, slots * self.entry.beats)
 
     def attend(self, f: Fields, slots: int, start: int) -> int:
-        listed = self.lists[f["list"]].tolist()
-        last = self.position + listed[-1] + 1
         queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
         serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
-        hits, misses = self.history.attend(self.layer, last, self.config[Config.HISTORY])
-        fewest = int(hits.min()) if last >= self.machine.ports else 0
-        rounds = -(-last // self.machine.ports)
-        part = self.costs.attend(listed, rounds, int(misses.max()), fewest, self.entry, queries, dim, serial)
+        part = self.part
+        assert part is not None
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
-        self.book("ATTENTION", part.busy, part.cycles + tail, MEMORY=part.memory)
-        self.counters["READ_BEATS"] += int(misses.sum()) * self.entry.beats
-        self.counters["HISTORY_BEATS"] += int(hits.sum()) * self.entry.beats
-        return part.cycles + tail
+        late = self.behind_weights(start)
+        self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
+        since = start + self.costs.read + late
+        self.attended = since, since + part.bus
+        return part.cycles + tail + late
+
+    def behind_weights(self, start: int) -> int:
+        """Cycles that attention's first keys wait for weights of the next product, asked for before ``start``."""
+        costs, rate = self.costs, self.machine.memory.rate
+        supply = max(max(self.now + DISPATCH + 6, self.fetch_free) + costs.read + 2, self.bus_free)
+        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or supply - costs.read > start:
+            return 0
+        filled = supply + self.machine.weight_fifo / rate
+        return max(0, int(min(filled, start + costs.in_flight / rate)) - start - costs.read)
 
     def store(self, f: Fields, slots: int, start: int) -> int:
         beats = slots * -(-4 * f["elements"] // self.machine.beat_bytes)
@@ -155,9 +186,13 @@ class TimingEngine:
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         requested = start + 4 if on_demand else self.now + 6
-        supply = max(requested, self.fetch_free) + costs.read + 2
+        supply = max(max(requested, self.fetch_free) + costs.read + 2, self.bus_free)
+        since, until = self.attended
+        if since <= supply < until:
+            supply = until
         first = max(begin, supply)
-        held = min(machine.weight_fifo, full, max(0, int((first - supply) * rate)))
+        shared = max(0, min(first, until) - max(supply, since))
+        held = min(machine.weight_fifo, full, int((first - supply - shared) * rate))
         supplied = max((full - held) / rate, costs.weight_refill(full))
         streaming = max(cycles, int(supplied) + self.written_beside())
         drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, f["ports"])
@@ -168,8 +203,11 @@ class TimingEngine:
         self.book("ARRAY", steps, end - start, WEIGHTS=first - begin + streaming - steps, DRAIN=stalled)
         self.counters["EPILOGUE_BUSY"] += (rounds - 1) * drain + last_drain
         # The next stream's requests start when this one's last beats were requested.
-        self.fetch_free = max(requested, first + streaming + stalled - int(machine.weight_fifo / rate))
-        self.span("weights", self.program.notes[self.pc], supply - costs.read, first + streaming + stalled)
+        last = first + streaming + stalled
+        self.fetch_free = max(requested, last - int(machine.weight_fifo / rate))
+        # Its last beat came at the memory's rate, or when the FIFO had room for it.
+        self.bus_free = max(supply + shared + int(full / rate), last - int(machine.weight_fifo * streaming / full))
+        self.span("weights", self.program.notes[self.pc], supply - costs.read, last)
         self.counters["READ_BEATS"] += f["ports"] * full + (machine.ports - f["ports"]) * short
         return end - start
 
@@ -188,8 +226,8 @@ class TimingEngine:
             self.counters["WAIT_ROUTE"] += self.route_done - self.now
             self.now = self.route_done
         queue = self.finished[unit]
-        if len(queue) >= QUEUE_DEPTH:
-            self.now = max(self.now, queue[-QUEUE_DEPTH] + 1)
+        if len(queue) == QUEUE_DEPTH:
+            self.now = max(self.now, queue[0] + 1)
         listed = self.lists[f["list"]]
         ready = start = max(self.now + HANDOVER, self.free[unit])
         for other in Unit:
@@ -215,7 +253,7 @@ class TimingEngine:
                 self.tokens[unit, other].append(end + HANDOVER)
         if self.options.check:
             self.counters["WRITE_BEATS"] += self.costs.record_beats()
-        self.trace.append(Retired(pc, 0, end, self.layer, self.position))
+            self.trace.append(Retired(pc, 0, end, self.layer, self.position))
         if cycles:
             self.span(unit.name.lower(), self.program.notes[pc], start, end)
         self.now += DISPATCH
@@ -237,13 +275,92 @@ class TimingEngine:
         """When everything issued so far is done."""
         return max([self.now, *(times[-1] + HANDOVER for times in self.finished.values() if times)])
 
-    def run(self) -> None:
+    # One pass through the loop's body, and its repetition
+
+    def read_history(self, listed: list[int]) -> Attention | None:
+        """What the present layer's attention takes, for the ``listed`` slots; counts the beats that it reads."""
+        if not listed:
+            return None
+        last = self.position + listed[-1] + 1
+        hits, misses = self.history.attend(self.layer, last, self.config[Config.HISTORY])
+        self.counters["READ_BEATS"] += int(misses.sum()) * self.entry.beats
+        self.counters["HISTORY_BEATS"] += int(hits.sum()) * self.entry.beats
+        fewest = int(hits.min()) if last >= self.machine.ports else 0
+        rounds = -(-last // self.machine.ports)
+        key = (tuple(listed), rounds, int(misses.max()), fewest)
+        if key not in self.parts:
+            queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
+            serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
+            self.parts[key] = self.costs.attend(*key, self.entry, queries, dim, serial)
+        return self.parts[key]
+
+    def state(self) -> tuple[Any, ...]:
+        """Times relative to the dispatcher's; earlier than it takes to hand over, they are all the same."""
+        now, early = self.now, -HANDOVER
+        return (
+            max(self.fetch_free - now, early),
+            max(self.bus_free - now, early),
+            *(max(time - now, early) for time in self.attended),
+            max(self.route_done - now, early),
+            tuple(max(time - now, early) for time in self.free.values()),
+            tuple(tuple(max(time - now, early) for time in times) for times in self.finished.values()),
+            tuple(tuple(max(time - now, early) for time in times) for times in self.tokens.values()),
+        )
+
+    def restore(self) -> None:
+        """The inverse of :meth:`state`, when the layer before was repeated."""
+        if self.left is None:
+            return
+        now = self.now
+        fetch, bus, since, until, route, free, finished, tokens = self.left
+        self.left = None
+        self.fetch_free, self.bus_free, self.route_done = now + fetch, now + bus, now + route
+        self.attended = now + since, now + until
+        self.free = {unit: now + time for unit, time in zip(self.free, free, strict=True)}
+        for queue, times in zip(self.finished.values(), finished, strict=True):
+            queue.clear()
+            queue.extend(now + time for time in times)
+        self.tokens = {pair: [now + time for time in times] for pair, times in zip(self.tokens, tokens, strict=True)}
+
+    def body(self, begin: int, end: int) -> None:
+        """One pass through the instructions ``begin`` to ``end`` - 1 of the loop, for the present layer."""
+        executed = self.routing[self.layer, :, self.position : self.position + self.count]
+        every = np.arange(self.count)
+        self.lists[TokenList.ATTENTION], self.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
+        self.traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
+        self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist())
+        if self.spans is not None or self.options.check or not self.repeat:
+            self.pass_through(begin, end)
+            return
+        key = (self.left or self.state(), begin, self.count, executed.tobytes(), self.traced, self.part)
+        known = self.layers.get(key)
+        if known is not None:
+            self.now += known.cycles
+            for name, amount in known.counters:
+                self.counters[name] += amount
+            self.entries += known.entries
+            self.left = known.state
+            return
+        self.restore()
+        now, entries, before = self.now, self.entries, dict(self.counters)
+        self.pass_through(begin, end)
+        counters = tuple((name, amount - before[name]) for name, amount in self.counters.items() if amount != before[name])
+        self.layers[key] = Layer(self.now - now, counters, self.entries - entries, self.state())
+
+    def pass_through(self, begin: int, end: int) -> None:
+        for pc in range(begin, end):
+            instruction, f = self.decoded[pc]
+            self.issue(Unit[instruction.unit.upper()], f, instruction.name.lower(), pc)
+        self.now += DISPATCH
+
+    def run(self, on_chunk: OnChunk | None = None) -> None:
         prompt = len(self.options.prompt)
         decoded = self.decoded
+        ends = [pc for pc, (instruction, _) in enumerate(decoded) if instruction is END]
         beats = -(-len(decoded) * 16 // self.machine.beat_bytes)
         self.now = self.costs.read + beats + 2
         self.counters["READ_BEATS"] += beats
-        pc = loop = count = 0
+        pc = 0
         while True:
             instruction, f = decoded[pc]
             name = instruction.name
@@ -259,23 +376,26 @@ class TimingEngine:
                 self.lists = {TokenList.ALL: every, TokenList.ATTENTION: every, TokenList.FFN: every, TokenList.LAST: last}
                 self.now += DISPATCH + 1
             elif name == "LOOP":
-                loop, count, self.layer = pc, f["count"], 0
                 self.now += DISPATCH
-            elif name == "END":
-                self.layer += 1
-                self.now += DISPATCH
-                if self.layer < count:
-                    pc = loop
+                end = next(at for at in ends if at >= pc)
+                for self.layer in range(f["count"]):
+                    self.body(pc, end)
+                self.restore()
+                self.layer = f["count"]
+                pc = end + 1
             elif name == "NEXT":
                 self.now = self.idle() + DISPATCH
                 last = len(self.lists[TokenList.LAST]) > 0
                 self.position += self.count
+                if on_chunk is not None:
+                    on_chunk(self.position)
                 if last:
                     if self.generated >= self.new_tokens:
                         continue
                     self.generated += 1
                     self.now += 8  # the token is written
                     self.counters["WRITE_BEATS"] += 1
+                    self.at_token.append(self.counters | {"CYCLES": self.now})
                 if not last or self.generated < self.new_tokens:
                     pc = f["target"]
             elif name == "HALT":
@@ -289,17 +409,25 @@ def run(
     program: Program,
     options: Run,
     routed: Result | None = None,
-    on_token: OnToken | None = None,
+    on_chunk: OnChunk | None = None,
     spans: list[Span] | None = None,
+    repeat: bool = True,
 ) -> Result:
     """Counts cycles of ``options`` under the routing and number of tokens of ``routed``.
 
     ``routed`` is another engine's result for the same run, or any result whose ``routing`` (layers, 2, positions) and
-    ``tokens`` say what is to be timed. ``spans`` receives what every unit did when.
+    ``tokens`` say what is to be timed. ``on_chunk`` follows the run, ``spans`` receives what every unit did when. Without
+    ``repeat`` (and with spans, or in check mode) every instruction of every layer is walked through; no count depends on it.
     """
-    del on_token
     if routed is None:
         raise ValueError("the timing engine needs a routing trace")
-    engine = TimingEngine(program, options, routed, spans)
-    engine.run()
-    return Result(list(routed.tokens), routed.routing, trace=engine.trace, counters=engine.counters, kv_entries=engine.entries)
+    engine = TimingEngine(program, options, routed, spans, repeat)
+    engine.run(on_chunk)
+    return Result(
+        list(routed.tokens),
+        routed.routing,
+        trace=engine.trace,
+        counters=engine.counters,
+        kv_entries=engine.entries,
+        at_token=engine.at_token,
+    )

@@ -43,8 +43,11 @@ class Machine:
         query_group: largest number of query heads per KV head.
         weight_fifo: beats buffered per port ahead of the array.
         kv_fifo: beats buffered per port ahead of attention.
+        weights_in_flight: weight beats per port asked for that did not come yet, at most; 0: as many as the FIFO holds. Enough of
+            them cover the memory's latency; more delay the keys that are asked for behind them.
         history: beats of K and V per port that the KV history buffer holds; 0 is none.
-        burst: longest AXI burst, beats.
+        burst: longest AXI read burst, beats.
+        write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         clock_mhz: assumed core clock; nothing but reported times depends on it.
@@ -66,8 +69,10 @@ class Machine:
     query_group: int = 4
     weight_fifo: int = 64
     kv_fifo: int = 64
+    weights_in_flight: int = 0
     history: int = 0
     burst: int = 16
+    write_burst: int = 0
     multiplier: str = "27x18"
     instructions: int = 64
     clock_mhz: float = 100.0
@@ -105,8 +110,18 @@ class Machine:
         need(1 <= self.query_group <= 16, "query_group", "1..16")
         need(1 <= self.burst <= 256, "burst", "1..256")
         need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
+        need(
+            0 <= self.write_burst * self.beat_bytes <= 4096 and self.write_burst <= 256,
+            "write_burst",
+            f"0, or up to {min(256, 4096 // self.beat_bytes)} beats",
+        )
         need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
         need(self.kv_fifo >= 2 * self.burst, "kv_fifo", f"at least two bursts, {2 * self.burst}")
+        need(
+            self.weights_in_flight == 0 or 2 * self.burst <= self.weights_in_flight <= self.weight_fifo,
+            "weights_in_flight",
+            f"0, or two bursts to weight_fifo, {2 * self.burst} to {self.weight_fifo}",
+        )
         need(self.history == 0 or HISTORY_SLOT <= self.history <= 1 << 20, "history", f"0, or {HISTORY_SLOT} to {1 << 20}")
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
@@ -132,6 +147,11 @@ class Machine:
         return self.port_bits // 8
 
     @property
+    def longest_write(self) -> int:
+        """Beats of the longest write burst."""
+        return self.write_burst or self.burst
+
+    @property
     def weight_lanes(self) -> int:
         """INT4 weights per beat."""
         return self.port_bits // 4
@@ -150,6 +170,16 @@ class Machine:
     def history_slots(self) -> int:
         """Tokens whose entries a port's history buffer can tell apart."""
         return self.history // HISTORY_SLOT
+
+    @property
+    def peak_bandwidth(self) -> float:
+        """Bytes per second of all ports at the assumed clock while the memory moves data."""
+        return self.ports * self.beat_bytes * self.clock_mhz * 1e6 * self.memory.beats_per_256_cycles / 256
+
+    @property
+    def bandwidth_cap(self) -> float:
+        """Bytes per second of all ports that endless reads reach: the peak less refreshes."""
+        return self.ports * self.beat_bytes * self.clock_mhz * 1e6 * self.memory.rate
 
     @property
     def beats_per_block(self) -> int:
@@ -205,17 +235,38 @@ class Machine:
 
     @staticmethod
     def load(target: str | Path) -> Machine:
-        """A shipped target by name, or a YAML file by path."""
-        path = Path(target)
-        if path.suffix not in (".yaml", ".yml"):
-            path = TARGETS / f"{target}.yaml"
-            if not path.exists():
-                names = ", ".join(sorted(p.stem for p in TARGETS.glob("*.yaml")))
-                raise ConfigError(f"target {str(target)!r} is not known; accepted: {names}, or the path of a .yaml file")
-        try:
-            data = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such machine description") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML ({error})") from None
-        return Machine.from_dict(data, str(path))
+        """A shipped target by name, or a YAML file by path.
+
+        A description may name another one as ``base`` (a shipped target) and give what differs from it.
+        """
+        return Machine.from_dict(describe(target), str(target))
+
+
+def describe(target: str | Path) -> Any:
+    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at."""
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml"):
+        path = TARGETS / f"{target}.yaml"
+        if not path.exists():
+            raise ConfigError(f"target {str(target)!r} is not known; accepted: {_names()}, or the path of a .yaml file")
+    return _described(path)
+
+
+def _names() -> str:
+    return ", ".join(sorted(p.stem for p in TARGETS.glob("*.yaml")))
+
+
+def _described(path: Path) -> Any:
+    """The mapping that a file describes, with its base's values where it has none."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such machine description") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(data, dict) or "base" not in data:
+        return data
+    base = TARGETS / f"{data.pop('base')}.yaml"
+    if base == path or not base.exists():
+        raise ConfigError(f"{path}: base is {base.stem!r}; accepted: {_names()}")
+    return _described(base) | {"name": path.stem} | data

@@ -26,6 +26,7 @@ class MemoryTiming:
         outstanding: read bursts accepted and not finished.
         channel: log2 of the bytes of a channel behind the port. An address in another channel waits until all reads are answered;
             a machine's ports stay within one channel each.
+        device: the device's name, where it was described by one.
     """
 
     latency: int = 24
@@ -36,6 +37,7 @@ class MemoryTiming:
     issue: int = 1
     outstanding: int = 16
     channel: int = 40
+    device: str = ""
 
     @property
     def rate(self) -> float:
@@ -71,6 +73,7 @@ class Dram:
     """A memory channel in time units.
 
     Attributes:
+        name: of the device.
         peak: GB/s of its data bus.
         interval, refresh: ns between refreshes and of one.
         latency: ns, from the port to the first data and back.
@@ -80,6 +83,7 @@ class Dram:
         source: where the numbers come from.
     """
 
+    name: str
     peak: float
     interval: float
     refresh: float
@@ -113,10 +117,12 @@ class Dram:
             refresh=round(self.refresh * cycles),
             turnaround=round(self.turnaround * cycles),
             outstanding=self.outstanding,
+            device=self.name,
         )
 
 
 HBM2 = Dram(
+    "hbm2",
     14.4,
     3900.0,
     338.5,
@@ -128,6 +134,7 @@ HBM2 = Dram(
     " 122 ns page closed and 15-45 ns path, turnaround: typical, neither measured here",
 )
 DDR4_2400 = Dram(
+    "ddr4-2400",
     19.2,
     7800.0,
     350.0,
@@ -137,7 +144,7 @@ DDR4_2400 = Dram(
     4,
     "JEDEC's refresh of 8 Gb parts; latency from 87.6 % of the peak with four bursts of 512 bytes in flight; turnaround: typical",
 )
-DRAMS = {"hbm2": HBM2, "ddr4-2400": DDR4_2400}
+DRAMS = {dram.name: dram for dram in (HBM2, DDR4_2400)}
 
 
 def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> MemoryTiming:

@@ -1,0 +1,156 @@
+"""``skipopu compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+from rich.table import Table
+
+from compiler.frontend.checkpoint import load
+from compiler.frontend.shapes import SHAPES
+from compiler.pipeline import compile_checkpoint
+from sim.command.common import console, parse_context
+from sim.compare import render
+from sim.compare.comparison import Comparison, compare
+from sim.compare.tables import decodings, percent, rate, records, roof_table, verdict
+from sim.estimate import Workload
+from sim.functional import engine as functional
+from sim.routing import load_trace
+from skipopu.errors import ProgramError
+from skipopu.isa.program import Run
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.report import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
+    )
+    parser.add_argument("--shape", metavar="NAME", help=f"a known architecture instead: {', '.join(SHAPES)}")
+    parser.add_argument("--target", default="u280", help="target name or machine description (.yaml); default u280")
+    parser.add_argument("--context", default="128+1024", metavar="P+G", help="prompt and generated tokens; default 128+1024")
+    parser.add_argument(
+        "--kv", choices=("dense", "reuse"), default="reuse", help="KV of tokens that skip attention; default reuse"
+    )
+    parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
+    routing = parser.add_mutually_exclusive_group()
+    routing.add_argument(
+        "--skip",
+        metavar="RATIO",
+        help="random routing: R, attn=R,ffn=R, or a .yaml file with ratios per layer; default 0.25 for a shape",
+    )
+    routing.add_argument(
+        "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="prompt of a checkpoint's run, its first P bytes; default its heldout.txt"
+    )
+    parser.add_argument(
+        "--measured", type=Path, nargs="+", default=[], metavar="FILE", help="records measured on GPUs, beside those shipped"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes; default one per core")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="write comparison.md, .html, .json and the figures there"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+
+
+def routers_decide(args: argparse.Namespace, prompt: int, new: int) -> NDArray[np.bool_]:
+    """What a byte-level checkpoint's routers decide on the first bytes of a text, by the functional engine."""
+    path = args.text or args.model / "heldout.txt"
+    try:
+        text = path.read_bytes()[:prompt]
+    except OSError as error:
+        raise ProgramError(
+            f"{path}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
+        ) from None
+    if len(text) < prompt:
+        raise ProgramError(f"{path} has {len(text)} bytes; --context {args.context} needs a prompt of {prompt}")
+    checkpoint = load(args.model, args.routers)
+    if checkpoint.config.vocab_size < 256:
+        raise ProgramError(
+            f"{args.model}: the vocabulary has {checkpoint.config.vocab_size} ids, fewer than bytes; use --skip or --skip-trace"
+        )
+    machine = Machine.load(args.target)
+    group = min(128, max(machine.weight_lanes, 32))
+    program = compile_checkpoint(checkpoint, machine, args.kv, context=prompt + new, group=group)
+    with console.status("the checkpoint's routers decide (functional engine)"):
+        result = functional.run(program, Run(tuple(text), new))
+    if len(result.tokens) < new:
+        console.print(f"The model ended its text after {len(result.tokens)} tokens; the rest is routed like its last token.")
+    missing = prompt + new - result.routing.shape[2]
+    return np.concatenate([result.routing, np.repeat(result.routing[..., -1:], missing, -1)], -1)
+
+
+def main(args: argparse.Namespace) -> int:
+    if (args.model is None) == (args.shape is None):
+        raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
+    prompt, new = parse_context(args.context)
+    machine = Machine.load(args.target)
+    config: ModelConfig | None = None
+    routing = None if args.skip_trace is None else load_trace(args.skip_trace)
+    if args.model is not None:
+        config = ModelConfig.load(args.model)
+        if routing is None and args.skip is None:
+            routing = routers_decide(args, prompt, new)
+    name = args.model.name if args.model else args.shape
+    skip = "trace" if routing is not None else "0.25" if args.skip is None else args.skip
+    workload = Workload(name, prompt, new, skip, args.kv, args.seed)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"{name} on {machine.name}", total=None)
+        result = compare(
+            machine,
+            workload,
+            config,
+            routing,
+            args.measured,
+            args.jobs,
+            lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    show(result)
+    if args.output:
+        for path in render.write(result, args.output):
+            print(path)
+    if args.json:
+        inputs = {
+            "model": name,
+            "target": machine.name,
+            "context": args.context,
+            "skip": skip,
+            "kv": args.kv,
+            "seed": args.seed,
+        }
+        write_json(args.json, "compare", inputs, records(result))
+    return 0
+
+
+def show(c: Comparison) -> None:
+    """The report's first two tables and its sentences."""
+    table = Table(title=f"Decoding {c.model}, batch 1; ours at [{c.workload.prompt}, {c.workload.new}]")
+    for column in ("system", "weights", "skipped", "tok/s", "of peak", "J/token", "kind"):
+        table.add_column(column, justify="right" if column in ("skipped", "tok/s", "of peak") else "left")
+    for row in decodings(c):
+        cells = [
+            row.name,
+            row.weights,
+            f"{row.skipped:.0%}",
+            rate(row.tokens_per_s, row.high),
+            percent(row.share, row.share_high),
+        ]
+        table.add_row(*cells, row.joules, row.kind, style="bold" if row.own else "")
+    console.print(table)
+    roofs = roof_table(c)
+    table = Table(title=roofs.title, caption=roofs.note)
+    for column in roofs.header:
+        table.add_column(column)
+    for row in roofs.rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in verdict(c):
+        console.print(f"- {line}")

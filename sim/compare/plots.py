@@ -1,0 +1,166 @@
+"""The report's figures, as SVG: small enough that their text can be read on a phone."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from sim.baselines import data
+from sim.compare.comparison import Comparison
+from sim.compare.tables import decodings
+from sim.estimate import prefill_products
+
+matplotlib.use("Agg")
+
+OURS, DENSE, PUBLISHED, MEASURED, GREY = "#c8553d", "#2f6f9f", "#9aa5b1", "#588157", "#555555"
+WIDE = 5.4  # inches; 520 pixels in a browser
+STYLE = {
+    "svg.hashsalt": "skipopu",
+    "svg.fonttype": "none",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "figure.constrained_layout.use": True,
+}
+
+
+def decoding(c: Comparison, axis: Axes) -> None:
+    """Tokens per second of every system."""
+    rows = decodings(c)[::-1]
+    colours = [
+        OURS if r.own and r.skipped else DENSE if r.own else MEASURED if r.kind == "measured" else PUBLISHED for r in rows
+    ]
+    axis.barh(range(len(rows)), [row.tokens_per_s for row in rows], color=colours, height=0.7)
+    for k, row in enumerate(rows):
+        axis.text(row.tokens_per_s, k, f" {row.tokens_per_s:.0f}", va="center", fontsize=8.5)
+    names = [f"{row.name.replace('timing engine', f'{row.skipped:.0%} skipped')}, {row.weights}" for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set_xlabel("tokens per second")
+
+
+def bandwidth(c: Comparison, axis: Axes) -> None:
+    """Share of the peak bandwidth, where one is known."""
+    rows = [row for row in decodings(c) if row.share is not None]
+    rows.sort(key=lambda row: row.share or 0)
+    colours = [
+        OURS if r.own and r.skipped else DENSE if r.own else MEASURED if r.kind == "measured" else PUBLISHED for r in rows
+    ]
+    axis.barh(range(len(rows)), [100 * (row.share or 0) for row in rows], color=colours, height=0.7)
+    for k, row in enumerate(rows):
+        axis.text(100 * (row.share or 0), k, f" {row.share:.0%}", va="center", fontsize=8.5)
+    names = [f"{row.name.replace('timing engine', f'{row.skipped:.0%} skipped')}, {row.weights}" for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set_xlim(0, 108)
+    axis.set_xlabel("% of peak bandwidth")
+
+
+def over_context(c: Comparison, axis: Axes) -> None:
+    """Decoding as the context grows, dense and skipping."""
+    for part, colour, name in (
+        (c.long[1], OURS, f"{c.machine.name}, {c.skipped:.0%} skipped"),
+        (c.long[0], DENSE, f"{c.machine.name}, every module"),
+    ):
+        contexts, rates = part.rate_over_context(64)
+        axis.plot(contexts, rates, color=colour, label=name, linewidth=1.6)
+    shown: set[str] = set()
+    for row in c.gpu_rows:
+        if row.precision == "int4" and row.gpu not in shown and row.tokens_per_s < 2.5 * c.skipping.tokens_per_s:
+            axis.axhline(row.tokens_per_s, color=PUBLISHED, linewidth=1, linestyle="--")
+            at, side = (axis.get_xlim()[1], "right") if len(shown) % 2 == 0 else (axis.get_xlim()[0], "left")
+            axis.text(at, row.tokens_per_s, f"{row.gpu}, {row.stack}", fontsize=8, ha=side, va="bottom")
+            shown.add(row.gpu)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("context, tokens")
+    axis.set_ylabel("tokens per second")
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
+
+
+def over_skip(c: Comparison, axis: Axes) -> None:
+    """Decoding as more is skipped, by KV policy, beside what the bytes left over would allow."""
+    for policy, colour, name in (("reuse", OURS, "KV reused"), ("dense", MEASURED, "K and V of every token")):
+        by = c.by_skip[policy]
+        ratios = [100 * ratio for ratio in by]
+        axis.plot(ratios, [part.tokens_per_s for part in by.values()], color=colour, marker="o", markersize=3.5, label=name)
+    by = c.by_skip["reuse"]
+    axis.plot(
+        [100 * r for r in by], [p.roof for p in by.values()], color=GREY, linestyle=":", label="roof of KV reused's bytes"
+    )
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("modules skipped, %")
+    axis.set_ylabel("tokens per second")
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def first_token(c: Comparison, axis: Axes) -> None:
+    """Time to first token over the prompt's length; GPUs' floors."""
+    prompts = list(c.by_prompt)
+    for k, (colour, name) in enumerate(((DENSE, "every module"), (OURS, f"{c.skipped:.0%} skipped"))):
+        seconds = [pair[k].time_to_first_token for pair in c.by_prompt.values()]
+        axis.plot(prompts, seconds, color=colour, marker="o", markersize=3.5, label=f"{c.machine.name}, {name}")
+    for name, gpu in data.gpus().gpus.items():
+        floors = [gpu.prefill_floor(sum(prefill_products(c.config, n))) for n in prompts]
+        axis.plot(prompts, floors, color=PUBLISHED, linewidth=1, linestyle="--")
+        axis.text(prompts[-1], floors[-1], f"{name} at least ", fontsize=7.5, ha="right", va="bottom", color=GREY)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(prompts, [str(n) for n in prompts])
+    axis.minorticks_off()
+    axis.set_xlabel("prompt, tokens")
+    axis.set_ylabel("seconds to first token")
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def joules(c: Comparison, axis: Axes) -> None:
+    """Estimated energy of a decoded token, by event."""
+    colours = ("#2f6f9f", "#c8553d", "#e0a458", "#588157", "#7d5ba6", "#9aa5b1", "#d9dde1")
+    for row, part in enumerate((c.skipping, c.dense)):
+        left = 0.0
+        low, likely, high = 0.0, 0.0, 0.0
+        for colour, line in zip(colours, part.energy(), strict=True):
+            value = 1e3 * line.joules.likely
+            axis.barh(row, value, left=left, color=colour, height=0.55, label=line.event.name if row == 0 else None)
+            left += value
+            low, likely, high = low + line.joules.low, likely + line.joules.likely, high + line.joules.high
+        spread = [[1e3 * (likely - low)], [1e3 * (high - likely)]]
+        axis.errorbar([left], [row], xerr=spread, color="#222222", capsize=4, linewidth=1)
+    axis.set_yticks((0, 1), (f"{c.skipped:.0%} skipped", "every module"))
+    axis.set_ylim(-0.5, 1.6)
+    axis.set_xlabel("mJ per decoded token, estimated")
+    axis.legend(fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.42, -0.2), ncols=1)
+
+
+Draw = Callable[[Comparison, Axes], None]
+
+
+def figures(c: Comparison) -> dict[str, tuple[str, str]]:
+    """Name: (caption, SVG)."""
+    count = len(decodings(c))
+    plans: dict[str, tuple[str, Draw, float]] = {
+        "decoding": ("Decoding, batch 1. Ours is simulated, grey is published.", decoding, 1.0 + 0.24 * count),
+        "bandwidth": ("Share of the memory's peak bandwidth, each by its own formula.", bandwidth, 1.0 + 0.24 * count),
+        "context": ("Decoding as the context grows; dashed: GPUs as published, at short contexts.", over_context, 3.3),
+        "skip": ("Decoding as more modules are skipped, at the same prompt and tokens.", over_skip, 3.3),
+        "energy": ("Energy per decoded token, estimated; the bar's ends are the least and largest estimate.", joules, 3.6),
+    }
+    if c.by_prompt:
+        plans["first-token"] = ("Time to first token; dashed: what GPUs cannot undercut.", first_token, 3.3)
+    return {name: (caption, svg(c, draw, height)) for name, (caption, draw, height) in plans.items()}
+
+
+def svg(c: Comparison, draw: Draw, height: float) -> str:
+    """One figure, the same bytes for the same data."""
+    with pyplot.rc_context(STYLE):
+        figure, axis = pyplot.subplots(figsize=(WIDE, height))
+        draw(c, axis)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+    # Without a header it stands in a page; its size is the page's business.
+    body = text.getvalue()[text.getvalue().index("<svg") :]
+    return re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r"<svg \1", body.replace("\n   ", " "), count=1)

@@ -1,0 +1,67 @@
+"""The report as Markdown and as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from sim.compare.comparison import Comparison
+from sim.compare.plots import figures
+from sim.compare.tables import records, tables, verdict
+from sim.timing import energy
+from skipopu import __version__
+from skipopu.report import write_json
+
+
+def write(c: Comparison, directory: Path) -> list[Path]:
+    """Writes comparison.md, comparison.html, comparison.json and the figures as SVG; returns the first three."""
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn = figures(c)
+    for name, (_, text) in drawn.items():
+        (directory / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text)
+    workload = c.workload
+    values = {
+        "title": f"{c.model} on {c.machine.name}",
+        "subtitle": f"[{workload.prompt}, {workload.new}] tokens, batch 1, {c.skipped:.1%} of modules skipped, {workload.kv} KV",
+        "machine": c.machine,
+        "verdict": verdict(c),
+        "cards": cards(c),
+        "figures": drawn,
+        "tables": tables(c),
+        "version": __version__,
+    }
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=jinja2.select_autoescape(("html.j2",))
+    )
+    written = []
+    for suffix in ("md", "html"):
+        path = directory / f"comparison.{suffix}"
+        path.write_text(environment.get_template(f"report.{suffix}.j2").render(values).rstrip() + "\n")
+        written.append(path)
+    inputs = {
+        "model": c.model,
+        "target": c.machine.name,
+        "context": workload.context,
+        "skip": workload.skip,
+        "kv": workload.kv,
+        "seed": workload.seed,
+    }
+    path = directory / "comparison.json"
+    write_json(path, "compare", inputs, records(c))
+    return [*written, path]
+
+
+def cards(c: Comparison) -> list[tuple[str, str, str]]:
+    """(value, what it is, how it is known) of the figures that a reader wants first."""
+    pair = c.by_prompt.get(c.workload.prompt)
+    first = pair[1].time_to_first_token if pair else c.skipping.time_to_first_token
+    joule = energy.total(c.skipping.energy())
+    return [
+        (f"{c.skipping.tokens_per_s:.1f}", "tokens per second", "simulated"),
+        (f"{c.skipping.tokens_per_s / c.dense.tokens_per_s:.2f}x", "over every module", "simulated"),
+        (f"{c.skipping.efficiency:.1%}", "of peak bandwidth", "simulated"),
+        (f"{1e3 * first:.0f} ms", f"to first token, prompt {c.workload.prompt}", "simulated"),
+        (f"{joule.likely:.2f} J", "per token", "estimated"),
+    ]

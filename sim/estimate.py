@@ -1,0 +1,219 @@
+"""One generation on one machine, by the timing engine: what it takes in time, bytes, energy and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.frontend.shapes import outline
+from compiler.pipeline import compile_checkpoint
+from sim.engine import Result
+from sim.routing import independent, ratios
+from sim.timing import energy
+from sim.timing import engine as timing
+from skipopu.errors import ProgramError
+from skipopu.isa.program import Program, Run
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+
+# Bits of a quantised weight with its share of what its group of 128 carries.
+WEIGHT_BITS = {
+    "int4": 4 + 16 / 128,  # an FP16 scale: this machine's, without routers
+    "int4 with zero points": 4 + 20 / 128,  # a 4-bit zero point too: the paper's
+    "fp16": 16.0,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Batch 1: ``prompt`` tokens in, ``new`` tokens out.
+
+    Attributes:
+        model: name of a shape, or of a checkpoint.
+        skip: skip ratios, as ``--skip`` takes them.
+        kv: policy for tokens that skip attention.
+        seed: of random routing.
+        routers: kind, of a shape.
+        history: tokens that the KV history buffer keeps; None is what it holds.
+    """
+
+    model: str
+    prompt: int
+    new: int
+    skip: str = "0"
+    kv: str = "reuse"
+    seed: int = 0
+    routers: str = "linear"
+    history: int | None = None
+
+    @property
+    def context(self) -> str:
+        return f"{self.prompt}+{self.new}"
+
+    @property
+    def mean_context(self) -> int:
+        """Tokens that the middle one of the new tokens sees."""
+        return self.prompt + self.new // 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the timing engine counted; decoding is from the first to the last generated token.
+
+    Attributes:
+        first, last: counters as the first and the last new token were written.
+        cycles: (new,), when each was written.
+        kv_entries: allocated.
+        attention, ffn: executed shares.
+        regions: bytes in all ports, by the program's regions.
+    """
+
+    machine: Machine
+    workload: Workload
+    config: ModelConfig
+    first: dict[str, int]
+    last: dict[str, int]
+    cycles: NDArray[np.int64]
+    kv_entries: int
+    attention: float
+    ffn: float
+    regions: dict[str, int]
+    instructions: int
+
+    @property
+    def clock(self) -> float:
+        """Hz, assumed."""
+        return self.machine.clock_mhz * 1e6
+
+    @property
+    def decode(self) -> dict[str, int]:
+        """Counters from the first to the last token."""
+        return {name: value - self.first[name] for name, value in self.last.items()}
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds."""
+        return self.first["CYCLES"] / self.clock
+
+    @property
+    def seconds_per_token(self) -> float:
+        return self.decode["CYCLES"] / self.clock / (len(self.cycles) - 1)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return 1 / self.seconds_per_token
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Physical: every beat that decoding reads or writes."""
+        beats = self.decode["READ_BEATS"] + self.decode["WRITE_BEATS"]
+        return beats * self.machine.beat_bytes / (len(self.cycles) - 1)
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of decoding."""
+        return self.bytes_per_token * self.tokens_per_s
+
+    @property
+    def efficiency(self) -> float:
+        """Physical bytes per second over the ports' peak."""
+        return self.bandwidth / self.machine.peak_bandwidth
+
+    @property
+    def share_of_cap(self) -> float:
+        """Physical bytes per second over what endless reads reach."""
+        return self.bandwidth / self.machine.bandwidth_cap
+
+    @property
+    def roof(self) -> float:
+        """Tokens per second if the same bytes came at the cap without a pause."""
+        return self.machine.bandwidth_cap / self.bytes_per_token
+
+    def energy(self) -> list[energy.Part]:
+        """Of decoding, in J per token."""
+        tokens = len(self.cycles) - 1
+        parts = energy.estimate(self.machine, self.decode)
+        return [energy.Part(part.event, part.count / tokens, part.joules * (1 / tokens)) for part in parts]
+
+    def prefill_energy(self) -> energy.Range:
+        """J up to the first token."""
+        return energy.total(energy.estimate(self.machine, self.first))
+
+    def rate_over_context(self, tokens: int = 32) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(contexts, tokens per second), means over ``tokens`` tokens."""
+        steps = np.diff(self.cycles)
+        whole = len(steps) // tokens * tokens
+        rates = self.clock / steps[:whole].reshape(-1, tokens).mean(1)
+        return self.workload.prompt + tokens // 2 + tokens * np.arange(len(rates)), rates
+
+
+def estimate(
+    machine: Machine,
+    workload: Workload,
+    config: ModelConfig | None = None,
+    routing: NDArray[np.bool_] | None = None,
+    on_chunk: Callable[[int], None] | None = None,
+) -> Estimate:
+    """Compiles and times ``workload``; ``config`` and ``routing`` replace its known shape and its random routing.
+
+    Raises:
+        ProgramError, CheckpointError: the model is not known or does not fit the machine, with both numbers.
+    """
+    if workload.new < 2:
+        raise ProgramError(f"{workload.new} new tokens; a decoding rate needs at least 2")
+    checkpoint = outline(workload.model, workload.routers, config)
+    layers, total = checkpoint.config.num_layers, workload.prompt + workload.new
+    if routing is None:
+        routing = independent(layers, total, *ratios(workload.skip, layers), workload.seed)
+    elif len(routing) != layers or routing.shape[2] < total - 1:
+        raise ProgramError(
+            f"the routing trace has shape {routing.shape}; {workload.model} at {workload.context} needs ({layers}, 2, {total - 1})"
+        )
+    program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
+    run = Run((0,) * workload.prompt, workload.new)
+    run.validate(program)
+    result = timing.run(program, run, Result([0] * workload.new, routing), on_chunk)
+    return of_result(program, workload, result)
+
+
+def of_result(program: Program, workload: Workload, result: Result) -> Estimate:
+    """The figures of a timed run."""
+    machine = program.machine
+    return Estimate(
+        machine,
+        workload,
+        program.model,
+        result.at_token[0],
+        result.at_token[-1],
+        np.array([counters["CYCLES"] for counters in result.at_token]),
+        result.kv_entries,
+        float(result.routing[:, 0].mean()),
+        float(result.routing[:, 1].mean()),
+        {name: region.size * machine.ports for name, region in program.regions.items()},
+        len(program.instructions),
+    )
+
+
+def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: float = 0.0) -> float:
+    """Bytes of one decoded token by the formula that papers use: nothing is read twice, nothing is padded.
+
+    Layers' weights and FP16 keys and values of ``context`` tokens, each less the skipped share, and the head.
+    """
+    hidden, queries = config.hidden_size, config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    layer = hidden * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    bits = WEIGHT_BITS[weights]
+    kv = 2 * 2 * keys * context
+    return config.num_layers * (layer * bits / 8 + kv) * (1 - skipped) + hidden * config.vocab_size * bits / 8
+
+
+def prefill_products(config: ModelConfig, tokens: int) -> tuple[int, int]:
+    """(weight products of the layers and the last token's head, attention products) of a dense prefill."""
+    hidden, inner = config.hidden_size, config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    layer = hidden * (2 * inner + 2 * keys + 3 * config.intermediate_size)
+    causal = tokens * (tokens + 1) // 2 * 2 * inner
+    return config.num_layers * layer * tokens + hidden * config.vocab_size, config.num_layers * causal

@@ -1,0 +1,194 @@
+"""Design-space sweeps: every machine with every workload by the timing engine, on all cores, to be taken up where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compiler.frontend.shapes import shape
+from sim import parallel
+from sim.estimate import Estimate, Workload, estimate
+from sim.timing import energy
+from skipopu import __version__
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine, describe
+
+RESULTS = "results.jsonl"
+
+
+class SweepError(SkipopuError):
+    """A description of a sweep that cannot be used."""
+
+
+class Workloads(BaseModel):
+    """Lists to combine; ``context`` as P+G, ``skip`` as ``--skip`` takes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shape: list[str] = Field(min_length=1)
+    context: list[str] = ["128+256"]
+    skip: list[str | float] = [0.0, 0.25]
+    kv: list[str] = ["reuse"]
+    seed: list[int] = [0]
+
+
+class Description(BaseModel):
+    """A sweep: ``base`` machine, lists of parameters that replace its own, and workloads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str
+    machine: dict[str, list[Any]] = {}
+    workload: Workloads
+
+
+@dataclass(frozen=True)
+class Job:
+    """A machine's parameters (those that differ from the base) and a workload."""
+
+    base: str
+    parameters: tuple[tuple[str, Any], ...]
+    workload: Workload
+
+    def machine(self) -> Machine:
+        name = " ".join([Path(self.base).stem, *(f"{key}={value}" for key, value in self.parameters)])
+        return Machine.from_dict(describe(self.base) | dict(self.parameters) | {"name": name}, name)
+
+    @property
+    def key(self) -> str:
+        """Of the result: of everything that it depends on."""
+        machine = dataclasses.asdict(self.machine())
+        content = json.dumps([__version__, machine, dataclasses.asdict(self.workload)], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def read(path: Path) -> list[Job]:
+    """The jobs of a sweep's YAML file, every combination of its lists once.
+
+    Raises:
+        SweepError: the file, the field and what is wrong with it; all machines and shapes are looked at before anything runs.
+    """
+    try:
+        description = Description.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise SweepError(f"{path}: not valid YAML ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SweepError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    lists = description.workload
+    workloads = []
+    for name, context, skip, kv, seed in itertools.product(lists.shape, lists.context, lists.skip, lists.kv, lists.seed):
+        shape(name)
+        prompt, _, new = context.partition("+")
+        if not (prompt.isdigit() and new.isdigit()):
+            raise SweepError(f"{path}: workload.context is {context!r}; accepted: P+G, as in 128+1024")
+        workloads.append(Workload(name, int(prompt), int(new), str(skip), kv, seed))
+    grid = [tuple(zip(description.machine, values, strict=True)) for values in itertools.product(*description.machine.values())]
+    jobs = [Job(description.base, parameters, workload) for parameters in grid for workload in workloads]
+    for parameters in grid:
+        Job(description.base, parameters, workloads[0]).machine()
+    return jobs
+
+
+def row(job: Job, part: Estimate) -> dict[str, Any]:
+    """A line of the results: parameters, workload, figures."""
+    machine, joules = part.machine, energy.total(part.energy())
+    first = {
+        "machine": machine.name,
+        **{key: str(value) if isinstance(value, dict) else value for key, value in job.parameters},
+    }
+    return first | {
+        "shape": part.workload.model,
+        "context": part.workload.context,
+        "skip": part.workload.skip,
+        "kv": part.workload.kv,
+        "seed": part.workload.seed,
+        "decode_tokens_per_s": part.tokens_per_s,
+        "time_to_first_token_s": part.time_to_first_token,
+        "bandwidth_efficiency": part.efficiency,
+        "share_of_cap": part.share_of_cap,
+        "energy_per_token_j": joules.likely,
+        "power_w": joules.likely * part.tokens_per_s,
+        "multipliers": machine.ports * machine.weight_lanes,
+        "on_chip_mib": on_chip_bits(machine) / 8 / 2**20,
+        "peak_gb_s": machine.peak_bandwidth / 1e9,
+        "memory_bytes": sum(part.regions.values()),
+    }
+
+
+def on_chip_bits(machine: Machine) -> int:
+    """Bits of the buffers that a description sizes: FP32 buffer, aligned activations and queries, KV map, scores, FIFOs, history."""
+    fifos = machine.weight_fifo + machine.kv_fifo + machine.history
+    return (
+        32 * machine.buffer
+        + 18 * machine.tokens * (machine.activation + machine.query)
+        + 20 * machine.map_entries
+        + 32 * machine.ports * machine.score_entries
+        + machine.ports * machine.port_bits * fifos
+    )
+
+
+def work(job: Job) -> dict[str, Any]:
+    """One job's line, an error that the job itself causes in its place."""
+    try:
+        return row(job, estimate(job.machine(), job.workload))
+    except SkipopuError as error:
+        parameters = {key: str(value) for key, value in job.parameters}
+        return {"machine": job.machine().name, **parameters, "shape": job.workload.model, "error": str(error)}
+
+
+def run(
+    jobs: list[Job], directory: Path, pool: Executor, say: Callable[[int, int], None] = lambda done, of: None
+) -> list[dict[str, Any]]:
+    """Lines of all jobs in their order; those that ``directory`` holds already are not run again."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / RESULTS
+    known = dict(_read_results(path))
+    keys = [job.key for job in jobs]
+    left = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in known]
+    say(len(jobs) - len(left), len(jobs))
+    with path.open("a") as file:
+        for done, (number, outcome) in enumerate(parallel.finished(pool, work, [job for _, job in left]), 1):
+            if isinstance(outcome, SkipopuError):
+                raise outcome
+            key = left[number][0]
+            known[key] = outcome
+            file.write(json.dumps({"key": key, "row": outcome}) + "\n")
+            file.flush()
+            say(len(jobs) - len(left) + done, len(jobs))
+    return [known[key] for key in keys]
+
+
+def _read_results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What an earlier run wrote; a line that it could not finish is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+            yield entry["key"], entry["row"]
+        except (ValueError, KeyError):
+            continue
+
+
+def pareto(points: list[tuple[float, float]]) -> list[int]:
+    """Numbers of the points that no other has at most the cost (first) and at least the worth (second) of, by rising cost."""
+    order = sorted(range(len(points)), key=lambda k: (points[k][0], -points[k][1]))
+    front, best = [], float("-inf")
+    for k in order:
+        if points[k][1] > best:
+            front.append(k)
+            best = points[k][1]
+    return front
