@@ -102,13 +102,16 @@ def read(path: Path) -> list[Job]:
     return jobs
 
 
+def machine_columns(job: Job) -> dict[str, Any]:
+    """Name and parameters; mappings as text."""
+    values = {key: str(value) if isinstance(value, dict) else value for key, value in job.parameters}
+    return {"machine": job.machine().name, **values}
+
+
 def row(job: Job, part: Estimate) -> dict[str, Any]:
     """A line of the results: parameters, workload, figures."""
     machine, joules = part.machine, energy.total(part.energy())
-    first = {
-        "machine": machine.name,
-        **{key: str(value) if isinstance(value, dict) else value for key, value in job.parameters},
-    }
+    first = machine_columns(job)
     return first | {
         "shape": part.workload.model,
         "context": part.workload.context,
@@ -145,8 +148,7 @@ def work(job: Job) -> dict[str, Any]:
     try:
         return row(job, estimate(job.machine(), job.workload))
     except SkipopuError as error:
-        parameters = {key: str(value) for key, value in job.parameters}
-        return {"machine": job.machine().name, **parameters, "shape": job.workload.model, "error": str(error)}
+        return machine_columns(job) | {"shape": job.workload.model, "context": job.workload.context, "error": str(error)}
 
 
 def run(

@@ -21,8 +21,9 @@ ENGINES = ("reference", "functional", "timing", "rtl")
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 118)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="checkpoint directory, or directory of a compiled program")
+def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    help = "checkpoint directory, or directory of a compiled program"
+    parser.add_argument("model", type=Path, nargs="?" if optional else None, help=help)
     add_compile_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
 

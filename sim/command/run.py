@@ -5,23 +5,34 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
+from rich.progress import Progress
 from rich.table import Table
 
+from compiler.command import compile_as
+from compiler.frontend.shapes import SHAPES, outline
 from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
 from sim.engine import Result
 from sim.profile import CAUSES, exposed, profile
+from sim.routing import independent, load_trace, ratios
 from sim.rtl.engine import Memory, Window
 from sim.timeline import Span, write_perfetto
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program
+from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS
+from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    add_model_arguments(parser, optional=True)
+    parser.add_argument(
+        "--shape", metavar="NAME", help=f"a known architecture without weights instead (timing): {', '.join(SHAPES)}"
+    )
+    parser.add_argument("--prompt-length", type=int, default=128, metavar="P", help="tokens of a shape's prompt; default 128")
     parser.add_argument("--engine", choices=ENGINES, default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
@@ -30,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
     )
+    parser.add_argument("--save-trace", type=Path, metavar="FILE", help="write what was executed, for --skip-trace")
     parser.add_argument("--window-instructions", action="store_true", help="the window counts dispatched instructions instead")
     parser.add_argument("--latency", type=int, help="cycles to the first beat of a read (rtl); default the machine's")
     parser.add_argument("--bandwidth", type=int, metavar="N", help="beats per 256 cycles and port (rtl); default the machine's")
@@ -71,9 +83,33 @@ def profile_table(program: Program, result: Result) -> Table:
     return table
 
 
+def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Result]:
+    """A known architecture's program, its run and the routing that the options ask for."""
+    if args.engine != "timing":
+        raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
+    checkpoint = outline(args.shape)
+    layers, total = checkpoint.config.num_layers, args.prompt_length + args.max_new
+    routing = independent(layers, total, *ratios(args.skip or "0", layers), args.seed)
+    if args.skip_trace is not None:
+        routing = load_trace(args.skip_trace)
+    args.context = args.context or total
+    program = compile_as(args, checkpoint, Machine.load(args.target), False)
+    options = Run((0,) * args.prompt_length, args.max_new)
+    options.validate(program)
+    if len(routing) != layers or routing.shape[2] < total - 1:
+        raise ProgramError(f"the routing trace has shape {routing.shape}; this run needs ({layers}, 2, {total - 1})")
+    return program, options, Result([0] * args.max_new, routing)
+
+
 def main(args: argparse.Namespace) -> int:
-    program = load_program(args)
-    options = run_of(args, program)
+    if (args.model is None) == (args.shape is None):
+        raise ProgramError("run needs a checkpoint directory, a compiled program or --shape NAME, one of them")
+    routed: Result | None = None
+    if args.shape is not None:
+        program, options, routed = run_shape(args)
+    else:
+        program = load_program(args)
+        options = run_of(args, program)
     engine = importlib.import_module(f"sim.{args.engine}.engine")
     extra: dict[str, object] = {}
     if args.engine != "timing":
@@ -93,22 +129,31 @@ def main(args: argparse.Namespace) -> int:
     if args.profile and args.engine not in ("timing", "rtl"):
         raise ProgramError(f"--profile needs --engine timing or rtl, not {args.engine}")
     spans: list[Span] = []
+    if args.save_trace is not None and args.engine == "rtl":
+        raise ProgramError("--save-trace needs --engine functional, reference or timing, not rtl")
+    progress = Progress(console=console, transient=True)
     if args.engine == "timing":
-        extra["spans"] = spans
         from sim.functional import engine as functional
 
-        extra["routed"] = functional.run(program, options)
+        extra["spans"] = spans if args.timeline else None
+        extra["routed"] = functional.run(program, options) if routed is None else routed
+        task = progress.add_task("timing engine", total=len(options.prompt) + options.max_new)
+        extra["on_chunk"] = lambda done: progress.update(task, completed=done)
     write = text_writer(program)
     if args.engine in ("reference", "functional"):
         for token in options.prompt:
             write(token)
     begin = time.perf_counter()
-    result = engine.run(program, options, **extra)
+    with progress if args.engine == "timing" else nullcontext():
+        result = engine.run(program, options, **extra)
     seconds = time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
         print(bytes(result.tokens).decode(errors="replace") if program.model.vocab_size == 256 else result.tokens)
-    console.print(f"tokens {result.tokens}")
+    if args.save_trace is not None:
+        np.save(args.save_trace, result.routing)
+    if args.shape is None:
+        console.print(f"tokens {result.tokens}")
     console.print(f"{len(options.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
     keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     records = [Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys)]
@@ -123,6 +168,15 @@ def main(args: argparse.Namespace) -> int:
             f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included"
         )
         records += counter_records(program, result, args.engine)
+        if len(result.at_token) > 1:
+            first, last = (
+                counters["CYCLES"] / (program.machine.clock_mhz * 1e6) for counters in (result.at_token[0], result.at_token[-1])
+            )
+            decode = (len(result.at_token) - 1) / (last - first)
+            console.print(f"first token after {first:.3f} s, then {decode:.1f} tokens/s")
+            source = f"timing engine, {program.machine.clock_mhz:g} MHz assumed"
+            records.append(Record("time_to_first_token_s", round(first, 6), "s", "simulated", source, **keys))
+            records.append(Record("decode_tokens_per_s", round(decode, 3), "token/s", "simulated", source, **keys))
         if args.profile:
             console.print(profile_table(program, result))
     if args.timeline:

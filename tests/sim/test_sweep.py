@@ -1,0 +1,109 @@
+"""Sweeps: every combination once, taken up where they stopped, fronts that nothing beats."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim import parallel, sweep
+from skipopu import cli
+
+TEXT = """
+base: u280
+machine: {tokens: [2, 4], weight_fifo: [128, 512]}
+workload: {shape: [llama-3.2-1b], context: ["4+4"], skip: [0, "attn=0.5,ffn=0"]}
+"""
+
+
+@pytest.fixture
+def description(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_results_are_kept_and_taken_up(description: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = sweep.read(description)
+    assert len(jobs) == len({job.key for job in jobs}) == 8
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(1) as pool:
+        rows = sweep.run(jobs[:5], out, pool)
+        # An interrupted run leaves half a line.
+        with (out / sweep.RESULTS).open("a") as file:
+            file.write('{"key": "')
+        ran = []
+        work = sweep.work
+        monkeypatch.setattr(sweep, "work", lambda job: ran.append(job) or work(job))
+        again = sweep.run(jobs, out, pool)
+    assert ran == jobs[5:]
+    assert again[:5] == rows
+    assert [row["tokens"] for row in again] == [2] * 4 + [4] * 4
+    assert all(row["decode_tokens_per_s"] > 0 for row in again)
+
+
+def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "base: u280\nmachine: {activation: [8192, 20480]}\nworkload: {shape: [llama-3.2-1b], context: [4+4], skip: [0]}\n"
+    )
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    assert cli.main(["sweep", str(path), "-o", str(out), "--jobs", "1", "--parquet", "--json", str(figures)]) == 1
+    assert "accepted: up to activation, 8192" in capsys.readouterr().err
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["error"]) for row in rows] == [True, False]
+    assert (out / "pareto.png").stat().st_size > 1000
+    from pyarrow.parquet import read_table
+
+    assert read_table(out / "results.parquet").num_rows == 2
+    names = {r["name"]: r["kind"] for r in json.loads(figures.read_text())["records"]}
+    assert (names["decode_tokens_per_s"], names["power_w"]) == ("simulated", "estimated")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: u280", "workload: Field required"),
+        (TEXT + "more: 1", "more: Extra inputs are not permitted"),
+        (TEXT.replace("u280", "u2"), "target 'u2' is not known"),
+        (TEXT.replace("tokens", "token"), "unknown key 'token'"),
+        (TEXT.replace("[2, 4]", "[2, 999]"), "tokens is 999; accepted: 1..64"),
+        (TEXT.replace("llama-3.2-1b", "gpt"), "shape 'gpt' is not known"),
+        (TEXT.replace("4+4", "44"), "workload.context is '44'; accepted: P\\+G"),
+        ("[", "not valid YAML"),
+    ],
+)
+def test_descriptions_are_looked_at_first(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    assert cli.main(["sweep", str(path), "-o", str(tmp_path / "out")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
+def test_fronts(points: list[tuple[int, int]]) -> None:
+    front = sweep.pareto([(float(a), float(b)) for a, b in points])
+
+    def beaten(k: int) -> bool:
+        a, b = points[k]
+        return any((x <= a and y >= b) and (x, y) != (a, b) for x, y in points)
+
+    assert {points[k] for k in front} == {points[k] for k in range(len(points)) if not beaten(k)}
+    assert [points[k][0] for k in front] == sorted({points[k][0] for k in front})
+
+
+@pytest.mark.slow
+def test_dask(description: Path, tmp_path: Path) -> None:
+    jobs = sweep.read(description)[:2]
+    with parallel.executor("dask", 1) as pool:
+        rows = sweep.run(jobs, tmp_path / "dask", pool)
+    with ThreadPoolExecutor(1) as pool:
+        assert rows == sweep.run(jobs, tmp_path / "local", pool)
