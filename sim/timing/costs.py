@@ -42,17 +42,23 @@ class Costs:
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
 
     def weight_rate(self, slots: int) -> float:
-        """Beats per cycle of a weight stream: what the memory sustains, or what the FIFO's credits let be in flight.
-
-        Credits return by bursts, whose beats come at the memory's rate and go at the array's: a pair in ``slots`` cycles.
-        """
+        """Beats per cycle of a weight stream that the array takes a pair of in ``slots`` cycles."""
         m = self.machine
-        rate = m.memory.rate
-        loop = m.memory.latency + CREDIT_LOOP + (m.burst - 1) * max(slots / 2, 1 / rate)
-        limit = min(rate, m.weight_fifo / loop)
+        most = m.memory.moving
         if m.weights_in_flight:
-            limit = min(limit, m.weights_in_flight / (m.memory.latency + CREDIT_LOOP + m.burst))
-        return limit
+            most = min(most, m.weights_in_flight / (m.memory.latency + CREDIT_LOOP + m.burst))
+        return self.credited(m.weight_fifo, slots / 2, m.burst, most)
+
+    def credited(self, fifo: int, taken: float, burst: float, most: float) -> float:
+        """Beats per cycle into a FIFO of so many beats in bursts of ``burst``, at most ``most`` while no refresh stands.
+
+        Credits return by bursts, whose beats come at the memory's rate and go every ``taken`` cycles; the memory has its own limit
+        of bursts under way.
+        """
+        memory = self.machine.memory
+        loop = memory.latency + CREDIT_LOOP + (burst - 1) * max(taken, 1 / memory.rate)
+        answered = memory.outstanding * burst / (memory.latency + 1 + burst / memory.moving)
+        return min(most, fifo / loop, answered) * (memory.rate / memory.moving)
 
     @property
     def in_flight(self) -> int:
@@ -112,10 +118,16 @@ class Costs:
         return 1 + written * one + 3 * copied + SETTLE + 1
 
     def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
-        """Cycles that the entries of ``written`` tokens take from the reads of the port that gets most of them."""
+        """Cycles that a product waits for reads while the entries of ``written`` tokens are written beside it.
+
+        Tokens are written one after another, each into its own port. What the other ports brought in the meantime is there when
+        their turn comes, as much as their FIFOs hold.
+        """
         m = self.machine
         bursts = -(-entry.beats // m.longest_write)
-        return -(-written // m.ports) * (entry.beats + 2 * bursts * m.memory.turnaround)
+        one = entry.beats + 2 * bursts * m.memory.turnaround
+        again = max(0, one - int(m.weight_fifo / m.memory.rate))
+        return -(-written // m.ports) * one + max(0, min(written, m.ports) - 1) * again
 
     def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
         m = self.machine
@@ -195,17 +207,20 @@ class Costs:
         them a port begins while its first miss is on its way.
         """
         m = self.machine
-        rate = m.memory.rate
         blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
         heads, beats = entry.kv_heads, entry.kv_heads * entry.head_beats
         mine = queries * len(listed)
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
+        key_rate, value_rate = (
+            self.credited(m.kv_fifo, taken, run / -(-run // m.burst), m.memory.moving)
+            for taken, run in ((blocks, key_run), (mine, value_run))
+        )
         key_round = max(key_steps, key_run) + 1
         covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(misses * max(key_round, key_run / rate))) + self.read + 1
+        keys = max(rounds * key_round - covered, int(misses * max(key_round, key_run / key_rate))) + self.read + 1
         fill = mine + WEIGHED
-        fetched = misses * value_run / rate
+        fetched = misses * value_run / value_rate
         ahead = 0.0
         if serial:
             fill += 2
@@ -213,16 +228,16 @@ class Costs:
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(m.kv_fifo, int((self.attention_drain + fill) * rate))
+            early = min(m.kv_fifo, int((self.attention_drain + fill) * value_rate))
             # Two rounds' probabilities are under way at most.
             ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early / rate))
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early / value_rate))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
-        return Attention(cycles, busy, memory, int(misses * entry.beats / rate))
+        return Attention(cycles, busy, memory, int(misses * entry.beats / m.memory.rate))
 
 
 @lru_cache(maxsize=4096)

@@ -40,10 +40,15 @@ class MemoryTiming:
     device: str = ""
 
     @property
+    def moving(self) -> float:
+        """Beats per cycle between refreshes."""
+        return self.beats_per_256_cycles / 256
+
+    @property
     def rate(self) -> float:
         """Sustained beats per cycle of one long read."""
         standing = self.refresh / self.refresh_interval if self.refresh_interval else 0.0
-        return self.beats_per_256_cycles / 256 * (1 - standing)
+        return self.moving * (1 - standing)
 
     @property
     def refresh_wait(self) -> float:
