@@ -71,6 +71,7 @@ class FpgaRow(_Data):
     device: str | None = None
     model: str | None = None
     format: str
+    skip: float = Field(default=0.0, ge=0, lt=1)
     tokens_per_s: PositiveFloat | None = None
     tokens_per_s_high: PositiveFloat | None = None
     share: float | None = Field(default=None, gt=0, le=1)

@@ -16,7 +16,9 @@ from compiler.pipeline import compile_checkpoint
 from sim.command.common import console, parse_context
 from sim.compare import render
 from sim.compare.comparison import Comparison, compare
-from sim.compare.tables import decodings, percent, rate, records, roof_table, verdict
+from sim.compare.decoding import decodings, percent, rate
+from sim.compare.findings import records, verdict
+from sim.compare.tables import roof_table
 from sim.estimate import Workload
 from sim.functional import engine as functional
 from sim.routing import load_trace

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.tables import decodings
+from sim.compare.decoding import decodings
 from sim.estimate import prefill_products
 
 matplotlib.use("Agg")

@@ -7,8 +7,9 @@ from pathlib import Path
 import jinja2
 
 from sim.compare.comparison import Comparison
+from sim.compare.findings import records, verdict
 from sim.compare.plots import figures
-from sim.compare.tables import records, tables, verdict
+from sim.compare.tables import tables
 from sim.timing import energy
 from skipopu import __version__
 from skipopu.report import write_json

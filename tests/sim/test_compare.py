@@ -12,7 +12,9 @@ from sim import parallel
 from sim.baselines import data
 from sim.compare import comparison, render
 from sim.compare.comparison import Comparison, Point, compare, evaluate
-from sim.compare.tables import decodings, records, tables, verdict
+from sim.compare.decoding import decodings
+from sim.compare.findings import records, verdict
+from sim.compare.tables import tables
 from sim.estimate import Workload
 from skipopu import cli
 from skipopu.machine.config import Machine
