@@ -73,7 +73,7 @@ def over_context(c: Comparison, axis: Axes) -> None:
         if row.precision == "int4" and row.gpu not in shown and row.tokens_per_s < 2.5 * c.skipping.tokens_per_s:
             axis.axhline(row.tokens_per_s, color=PUBLISHED, linewidth=1, linestyle="--")
             at, side = (axis.get_xlim()[1], "right") if len(shown) % 2 == 0 else (axis.get_xlim()[0], "left")
-            axis.text(at, row.tokens_per_s, f"{row.gpu}, {row.stack}", fontsize=8, ha=side, va="bottom")
+            axis.text(at, row.tokens_per_s, f" {row.gpu}, {row.stack}", fontsize=8, ha=side, va="bottom")
             shown.add(row.gpu)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("context, tokens")

@@ -32,19 +32,19 @@ def decode_table(c: Comparison) -> Table:
     cells = [
         [
             row.name,
-            row.weights,
-            f"{row.skipped:.0%}",
             rate(row.tokens_per_s, row.high),
             f"{row.tokens_per_s / ours:.2f}x",
+            f"{row.skipped:.0%}",
+            row.weights,
             percent(row.share, row.share_high),
-            row.formula,
             row.joules,
             row.kind,
+            row.formula,
             row.source,
         ]
         for row in rows
     ]
-    header = ["system", "weights", "skipped", "tok/s", "to ours", "of peak bandwidth", "formula", "J/token", "kind", "source"]
+    header = ["system", "tok/s", "to ours", "skipped", "weights", "of peak bandwidth", "J/token", "kind", "formula", "source"]
     note = (
         "Batch 1. Ours is from the first to the last generated token; its joules are estimated, likely (least to largest). A"
         " GPU's joules are its board's power limit over its rate, so no more than that."
@@ -137,7 +137,7 @@ def first_token_table(c: Comparison) -> Table:
         rows.append([f"{name}, at least", *(f"{value:.4f}" for value in floors), "derived"])
     note = (
         "Ours is at an assumed clock. A GPU's floor is 2 x products / FP16 tensor peak, every module executed; real stacks take"
-        " longer, yet all of these data-centre GPUs are far ahead here: a prompt is work for multipliers."
+        " longer, yet every GPU here is far ahead: a prompt is work for multipliers."
     )
     return Table("Time to first token", note, header, rows, (0, 1))
 
