@@ -29,6 +29,10 @@ def description(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_example_is_a_sweep() -> None:
+    assert len(sweep.read(Path(__file__).parents[2] / "docs" / "examples" / "sweep.yaml")) == 48
+
+
 def test_results_are_kept_and_taken_up(description: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = sweep.read(description)
     assert len(jobs) == len({job.key for job in jobs}) == 8

@@ -23,6 +23,7 @@ from sim.timing import engine as timing
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
+from skipopu.machine.memory import MemoryTiming
 from tests.support import small_config
 
 LAYERS, CONTEXT = 5, 40
@@ -49,12 +50,16 @@ def both_ways(program: Program, prompt: int, new: int, routing: np.ndarray) -> N
     level=st.sampled_from(list(Schedule)),
     prompt=st.integers(1, 25),
     new=st.integers(0, 15),
+    slow=st.booleans(),
 )
 def test_repeated_layers_are_counted_like_every_layer(
-    seed: int, target: str, skips: tuple[float, float], kv: str, level: Schedule, prompt: int, new: int
+    seed: int, target: str, skips: tuple[float, float], kv: str, level: Schedule, prompt: int, new: int, slow: bool
 ) -> None:
+    machine = Machine.load(target)
+    if slow:
+        machine = replace(machine, memory=MemoryTiming(latency=20, beats_per_256_cycles=40))
     checkpoint = outline("", config=small_config(num_layers=LAYERS))
-    program = compile_checkpoint(checkpoint, Machine.load(target), kv, context=CONTEXT, group=128, level=level)
+    program = compile_checkpoint(checkpoint, machine, kv, context=CONTEXT, group=128, level=level)
     both_ways(program, prompt, new, independent(LAYERS, CONTEXT, *skips, seed))
 
 
