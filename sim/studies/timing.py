@@ -14,16 +14,16 @@ import numpy as np
 from matplotlib import pyplot
 
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.shapes import random_checkpoint
+from compiler.frontend.shapes import outline, random_checkpoint
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.rtl.build import build
 from sim.timing import engine as timing
-from skipopu.errors import SkipopuError
+from skipopu.errors import ProgramError, SkipopuError
 from skipopu.isa.program import Run
-from skipopu.machine.config import Machine
+from skipopu.machine.config import Machine, describe
 from skipopu.model_config import ModelConfig
 from skipopu.report import Record
 
@@ -31,10 +31,21 @@ matplotlib.use("Agg")
 
 FITTED = "tiny"  # the machine that the fixed pipeline lengths were read from
 # Formulas were mended after differences that showed on these; no constant was changed for them.
-LOOKED_AT = ("mono", "trio", "u280-slice4", "duo", "hexa")
-# Machines that this study alone runs; the last two were run once everything was settled. hexa's weight FIFO holds less than its
-# memory's latency takes, which no description for a device does.
+LOOKED_AT = ("mono", "trio", "u280-slice4", "deep", "duo", "hexa")
+# Machines that this study alone runs. deep is four of u280's slices with its FIFOs, and room for a larger model; hexa's weight FIFO
+# holds less than its memory's latency takes, which no description for a device does; quad and octo were run once everything was
+# settled.
 DESCRIPTIONS: tuple[dict[str, Any], ...] = (
+    describe("u280-slice4")
+    | {
+        "name": "deep",
+        "weight_fifo": 512,
+        "kv_fifo": 512,
+        "weights_in_flight": 64,
+        "write_burst": 64,
+        "buffer": 32768,
+        "activation": 4096,
+    },
     {
         "name": "duo",
         "ports": 2,
@@ -107,11 +118,13 @@ DESCRIPTIONS: tuple[dict[str, Any], ...] = (
         "memory": "ddr4-2400",
     },
 )
-# hidden, intermediate, layers, heads, KV heads, head_dim, vocabulary, positions; random weights
+# hidden, intermediate, layers, heads, KV heads, head_dim, vocabulary, positions; random weights. The large one waits for memory; it
+# runs where it fits.
 MODELS = {
     "gqa": ModelConfig(128, 256, 3, 8, 2, 32, 300, 128),
     "mha": ModelConfig(96, 160, 6, 4, 4, 32, 256, 128),
     "wide": ModelConfig(128, 384, 2, 4, 1, 32, 900, 128),
+    "large": ModelConfig(512, 1024, 3, 8, 8, 64, 512, 256),
 }
 PROMPTS = (3, 40)
 NEW = 6
@@ -145,11 +158,23 @@ def machines() -> list[Machine]:
     return [*(Machine.load(name) for name in (FITTED, "mono", "trio", "u280-slice4")), *own]
 
 
+def group_of(machine: Machine) -> int:
+    """Weights per scale: as small as the machine's beats allow, so that small models have several groups."""
+    return max(32, machine.weight_lanes)
+
+
+def fits(machine: Machine, config: ModelConfig) -> bool:
+    try:
+        compile_checkpoint(outline("", config=config), machine, context=max(PROMPTS) + NEW, group=group_of(machine))
+    except ProgramError:
+        return False
+    return True
+
+
 def compare(machine: Machine, name: str, checkpoint: Checkpoint, prompt: int, skip: float) -> Row:
     """One program under one random trace on both engines."""
     config = checkpoint.config
-    group = max(32, machine.weight_lanes)
-    program = compile_checkpoint(checkpoint, machine, context=prompt + NEW, group=group)
+    program = compile_checkpoint(checkpoint, machine, context=prompt + NEW, group=group_of(machine))
     trace = independent(config.num_layers, prompt + NEW, skip, skip, SEED)
     run = Run(tuple(i % config.vocab_size for i in range(1, prompt + 1)), NEW, routing=trace)
     seen = rtl.run(program, run)
@@ -172,7 +197,8 @@ def study(
     for machine in chosen:
         say(f"RTL of {machine.name} is built")
         build(machine)
-    jobs = [(m, name, c, n, skip) for m in chosen for name, c in checkpoints.items() for n in prompts for skip in skips]
+    pairs = [(m, name, c) for m in chosen for name, c in checkpoints.items() if fits(m, c.config)]
+    jobs = [(*pair, n, skip) for pair in pairs for n in prompts for skip in skips]
     rows: dict[int, Row] = {}
     # The simulations are processes of their own.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -200,7 +226,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         line = [target, role(target)]
         for model in models:
             errors = [row.error for row in of if row.model == model]
-            line.append(f"{min(errors):+.1%} to {max(errors):+.1%}")
+            line.append(f"{min(errors):+.1%} to {max(errors):+.1%}" if errors else "")
         magnitude = np.mean([abs(row.error) for row in of])
         cells.append([*line, f"{magnitude:.2%}", str(len(of)), "equal" if all(row.beats_equal for row in of) else "differ"])
     return header, cells
