@@ -17,6 +17,7 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "resources"
 U280_LUTS = 1_303_680
 
 
+@pytest.mark.slow
 def test_same_machine_same_bytes() -> None:
     machine = Machine.load("mono")
     text = overlay_verilog(machine)
