@@ -197,23 +197,29 @@ def of_result(program: Program, workload: Workload, result: Result) -> Estimate:
     )
 
 
+def layer_weights(config: ModelConfig) -> int:
+    """Weights of one layer's matrices."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+
+
+def kv_bytes(config: ModelConfig) -> int:
+    """Bytes of one token's FP16 keys and values at one layer."""
+    return 2 * 2 * config.num_kv_heads * config.head_dim
+
+
 def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: float = 0.0) -> float:
     """Bytes of one decoded token by the formula that papers use: nothing is read twice, nothing is padded.
 
     Layers' weights and FP16 keys and values of ``context`` tokens, each less the skipped share, and the head.
     """
-    hidden, queries = config.hidden_size, config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    layer = hidden * (2 * queries + 2 * keys + 3 * config.intermediate_size)
-    bits = WEIGHT_BITS[weights]
-    kv = 2 * 2 * keys * context
-    return config.num_layers * (layer * bits / 8 + kv) * (1 - skipped) + hidden * config.vocab_size * bits / 8
+    each = WEIGHT_BITS[weights] / 8
+    layers = config.num_layers * (layer_weights(config) * each + kv_bytes(config) * context)
+    return layers * (1 - skipped) + config.hidden_size * config.vocab_size * each
 
 
 def prefill_products(config: ModelConfig, tokens: int) -> tuple[int, int]:
     """(weight products of the layers and the last token's head, attention products) of a dense prefill."""
-    hidden, inner = config.hidden_size, config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    layer = hidden * (2 * inner + 2 * keys + 3 * config.intermediate_size)
-    causal = tokens * (tokens + 1) // 2 * 2 * inner
-    return config.num_layers * layer * tokens + hidden * config.vocab_size, config.num_layers * causal
+    causal = tokens * (tokens + 1) // 2 * 2 * config.num_heads * config.head_dim
+    head = config.hidden_size * config.vocab_size
+    return config.num_layers * layer_weights(config) * tokens + head, config.num_layers * causal

@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         skipping, dense: the workload as asked for, and with every module executed.
-        dense_kv: as asked for, but every token's K and V computed; None where routing came from a trace.
+        dense_kv: as asked for, but every token's K and V computed; random routing of the same ratios where a trace was asked for.
         two_layer: with two-layer routers; None for a checkpoint.
         by_skip: the workload at other skip ratios, both KV policies.
         by_prompt: (dense, skipping) over prompt lengths.
@@ -62,7 +62,7 @@ class Comparison:
     config: ModelConfig
     skipping: Estimate
     dense: Estimate
-    dense_kv: Estimate | None
+    dense_kv: Estimate
     two_layer: Estimate | None
     by_skip: dict[str, dict[float, Estimate]]
     by_prompt: dict[int, tuple[Estimate, Estimate]]

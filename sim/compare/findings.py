@@ -61,7 +61,7 @@ def verdict(c: Comparison) -> list[str]:
                 " ahead in multiplications per second."
             )
     if c.missing():
-        said.append("No GPU has been measured on the same skipping: those rows are shown as missing.")
+        said.append("No measurement of a GPU on the same skipping is at hand: those rows are shown as missing.")
     return said
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sim.baselines import data
 from sim.compare.comparison import PAPER_MODELS, PAPER_TARGET, Comparison
 from sim.compare.decoding import PHYSICAL, decodings, percent, rate
-from sim.estimate import prefill_products, workload_bytes
+from sim.estimate import kv_bytes, prefill_products, workload_bytes
 from sim.timing import energy
 
 PAPER_BYTES = "W4 with zero points + FP16 KV at the mean context, less the skip ratio of both"
@@ -72,11 +72,10 @@ def roof_table(c: Comparison) -> Table:
                 "hidden layer of d/4 each",
             ]
         )
-    if c.dense_kv is not None:
-        rest = c.dense_kv
-        rows.append(
-            ["K and V of every token computed", f"{rest.tokens_per_s:.1f}", f"{rest.bytes_per_token / 1e9:.3f}", "dense policy"]
-        )
+    rest = c.dense_kv
+    rows.append(
+        ["K and V of every token computed", f"{rest.tokens_per_s:.1f}", f"{rest.bytes_per_token / 1e9:.3f}", "dense policy"]
+    )
     rows += [
         ["share of the cap, physical bytes", percent(part.share_of_cap), "", "bytes x tok/s / cap"],
         ["share of the peak, physical bytes", percent(part.efficiency), "", PHYSICAL],
@@ -121,7 +120,7 @@ def gpu_roof_table(c: Comparison) -> Table:
         f"Tokens per second if nothing but the peak bandwidth limited: layers' weights, head and FP16 keys and values at context"
         f" {c.workload.mean_context}; INT4 is 4.125 bits (groups of 128 with an FP16 scale). The last column is what a GPU would"
         " reach if it skipped as freely as it reads dense weights, at the best share published for it with any model and INT4:"
-        " nobody has measured that."
+        " no measurement of that is at hand."
     )
     return Table("The same bytes on every memory: rooflines", note, header, rows, (0,))
 
@@ -206,7 +205,7 @@ def terms_table(c: Comparison) -> Table:
     context, config, paper = first.workload.mean_context, first.config, data.fpgas().paper
     zero = workload_bytes(config, context, "int4 with zero points", paper.skip)
     without = workload_bytes(config, context, "int4", paper.skip)
-    kv_width = 2 * 2 * config.num_kv_heads * config.head_dim
+    kv_width = kv_bytes(config)
     attended = first.attention * config.num_layers
     read = first.decode["READ_BEATS"] * first.machine.beat_bytes / (len(first.cycles) - 1)
     written = first.decode["WRITE_BEATS"] * first.machine.beat_bytes / (len(first.cycles) - 1)
@@ -258,7 +257,7 @@ def energy_table(c: Comparison) -> Table:
     rows.append(["power, W", "", "", *(f"{w:.0f}" for w in watts), ""])
     header = ["event", "energy", "per token, skipping", "mJ, every module", f"mJ, {c.skipped:.0%} skipped", "source"]
     note = (
-        "Estimated: counts of the timing engine times typical energies of 16 nm devices, each a range; no board was measured."
+        "Estimated: counts of the timing engine times typical energies of 16 nm devices, each a range, not looked up again; no board was measured."
         " For scale, published powers of other decoders on such cards: FlightLLM on a U280 45 W, EdgeLLM on a VCU128 56.8 W."
     )
     return Table("Energy per decoded token, estimated", note, header, rows, (len(rows) - 2,))
@@ -274,7 +273,7 @@ def measured_table(c: Comparison) -> Table:
         rows.append(["any GPU", precision, "same as ours" if skips else "0%", policy or "", "missing", ""])
     note = (
         f"Records of {c.model} at [{c.workload.prompt}, {c.workload.new}] from `sim/baselines/measured` and --measured. A missing"
-        " one is a measurement that nobody has made yet, not a zero."
+        " one is a measurement that is not at hand, not a zero."
     )
     header = ["system", "weights", "skipped", "KV policy", "tok/s", "source"]
     return Table("Measured on GPUs with the same skipping", note, header, rows)

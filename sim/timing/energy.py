@@ -1,7 +1,8 @@
 """Energy of a run, estimated: events that the timing engine counts, each times an energy.
 
 No board was measured. Every energy is a range; the totals carry the ranges' ends. The energies are typical values of 16 nm
-devices and their memories, so a total says more about how a change shifts it than about a board's meter.
+devices and their memories, written down from memory and not looked up again, so a total says more about how a change shifts it than
+about a board's meter.
 """
 
 from __future__ import annotations

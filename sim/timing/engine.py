@@ -41,6 +41,7 @@ from skipopu.layout import KvEntry, round_up
 Fields = dict[str, int]
 OnChunk = Callable[[int], None]  # called with the number of positions done
 QUEUE_DEPTH = 4
+REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,14 @@ class TimingEngine:
         self.attended = since, since + part.bus
         return part.cycles + tail + late
 
+    def supplied_from(self, requested: int) -> int:
+        """When the first beats of a product come whose weights could be asked for at ``requested``."""
+        return max(max(requested, self.fetch_free) + self.costs.read + 2, self.bus_free)
+
     def behind_weights(self, start: int) -> int:
         """Cycles that attention's first keys wait for weights of the next product, asked for before ``start``."""
         costs, rate = self.costs, self.machine.memory.rate
-        supply = max(max(self.now + DISPATCH + 6, self.fetch_free) + costs.read + 2, self.bus_free)
+        supply = self.supplied_from(self.now + DISPATCH + REQUEST)
         if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or supply - costs.read > start:
             return 0
         filled = supply + self.machine.weight_fifo / rate
@@ -185,8 +190,8 @@ class TimingEngine:
         rate = costs.weight_rate(slots)
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
-        requested = start + 4 if on_demand else self.now + 6
-        supply = max(max(requested, self.fetch_free) + costs.read + 2, self.bus_free)
+        requested = start + 4 if on_demand else self.now + REQUEST
+        supply = self.supplied_from(requested)
         since, until = self.attended
         if since <= supply < until:
             supply = until
