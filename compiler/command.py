@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.shapes import SHAPES, outline
+from compiler.frontend.shapes import outline
 from compiler.pipeline import GROUP, KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.errors import ProgramError
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
+from skipopu.shapes import SHAPES
 
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history", type=int, metavar="TOKENS", help="tokens whose entries the KV history buffer keeps; default what it holds"
     )
-    parser.add_argument("--prefetch", action="store_true", help="fill the KV history buffer ahead while no weights are read")
+    parser.add_argument(
+        "--prefetch",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fill the KV history buffer ahead while no weights are read; default yes",
+    )
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="int4", help="weight format; default int4")
 
 

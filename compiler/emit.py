@@ -12,10 +12,11 @@ from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
 from skipopu.isa import spec
 from skipopu.isa.program import Program, address_units, place_instructions
-from skipopu.isa.registers import NO_TOKEN, Config
+from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT, RouteMode, TokenList
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16, fp32
 
 
@@ -24,6 +25,14 @@ def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
     half = head_dim // 2
     angle = np.arange(context)[:, None] * theta ** (-np.arange(half) / half)
     return np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
+
+
+def late_write(config: ModelConfig, machine: Machine) -> int:
+    """Position from which attention reads older keys for as long as the entry's write takes: it need not take from weights then."""
+    entry, memory = KvEntry(config.num_kv_heads, config.head_dim, machine), machine.memory
+    bursts = -(-entry.beats // machine.longest_write)
+    write = entry.beats + (bursts + 1) * (2 * memory.turnaround + memory.latency)
+    return machine.ports * -(-write // entry.key_beats)
 
 
 class Emitter:
@@ -75,7 +84,9 @@ class Emitter:
             address = address_units(self.plan.router_record)
             self.put(spec.ROUTE, note, **common, **self.buffer("src", op.reads[0]), address=address, layered=1)
         elif op.kind == "kvwrite":
-            self.put(spec.KVWRITE, note, **common, **self.buffer("src", op.reads[0]))
+            waited_for = op.push >> spec.Unit.ATTENTION & 1
+            late = 0 if waited_for or self.schedule & WEIGHTS_ON_DEMAND else late_write(config, self.machine)
+            self.put(spec.KVWRITE, note, **common, **self.buffer("src", op.reads[0]), late=late)
         elif op.kind == "attend":
             self.put(spec.ATTEND, note, **common, **self.buffer("dst", op.writes[0]), align=op.aligns)
         elif op.kind == "store":

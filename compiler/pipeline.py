@@ -36,7 +36,7 @@ def compile_checkpoint(
     weights: str = "int4",
     level: Schedule = Schedule.RUN_AHEAD,
     history: int | None = None,
-    prefetch: bool = False,
+    prefetch: bool = True,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
@@ -101,7 +101,7 @@ def compile_directory(
     group: int = GROUP,
     weights: str = "int4",
     history: int | None = None,
-    prefetch: bool = False,
+    prefetch: bool = True,
 ) -> Program:
     """:func:`compile_checkpoint` of a checkpoint directory for a target by name or file."""
     machine = Machine.load(target)

@@ -13,7 +13,7 @@ from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
 from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
-from hw.control.issue import UNITS, UnitQueue, field
+from hw.control.issue import QUEUE_DEPTH, UNITS, UnitQueue, field
 from hw.control.record import RecordWriter
 from hw.kv.attention import AttentionUnit
 from hw.kv.map import MapEntry
@@ -279,6 +279,7 @@ class Overlay(Component):
                 value = getattr(align, name)
                 m.d.comb += getattr(memory, name).eq(value & chosen if name.endswith("enable") else value)
         # KV map
+        unwritten = Signal(range(QUEUE_DEPTH + 2))
         m.submodules.kv_map = kv_map = Memory(shape=MapEntry(), depth=machine.map_entries, init=[])
         map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
         m.d.comb += [
@@ -297,9 +298,16 @@ class Overlay(Component):
             attention.known.eq(dispatch.position),
             dispatch.attention_quiet.eq(attention.quiet),
             kv_write.restart.eq(dispatch.restart),
+            kv_write.hold.eq(array.active),
+            attention.unwritten.eq(unwritten != 0),
         ]
+        # Attention waits by itself for the entries of every KVWRITE dispatched before it.
+        m.d.sync += unwritten.eq(unwritten + dispatch.entries_issued - kv_write.done)
+        with m.If(dispatch.restart):
+            m.d.sync += unwritten.eq(0)
         # Dispatch, routing, tokens
         m.d.comb += [
+            route.next.eq(vector_queue.next & (opcode == ROUTE.opcode)),
             dispatch.route_done.eq(route.done),
             dispatch.attention.eq(route.attention),
             dispatch.ffn.eq(route.ffn),

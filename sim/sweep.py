@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compiler.frontend.shapes import shape
 from sim import parallel
 from sim.estimate import Estimate, Workload, estimate
 from sim.timing import energy
 from skipopu import __version__
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine, describe
+from skipopu.shapes import shape
 
 RESULTS = "results.jsonl"
 

@@ -9,23 +9,9 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint, Router, expected_shapes
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
+from skipopu.shapes import shape
 
-# hidden, intermediate, layers, heads, KV heads, head_dim, vocabulary, positions
-SHAPES = {
-    "llama-2-7b": ModelConfig(4096, 11008, 32, 32, 32, 128, 32000, 4096),
-    "llama-2-13b": ModelConfig(5120, 13824, 40, 40, 40, 128, 32000, 4096),
-    "llama-3.1-8b": ModelConfig(4096, 14336, 32, 32, 8, 128, 128256, 131072),
-    "llama-3.2-1b": ModelConfig(2048, 8192, 16, 32, 8, 64, 128256, 131072, tie_word_embeddings=True),
-    "mistral-7b": ModelConfig(4096, 14336, 32, 32, 8, 128, 32768, 32768),
-}
 ROUTERS = ("linear", "two-layer")
-
-
-def shape(name: str) -> ModelConfig:
-    """A known architecture; raises CheckpointError when it is not known."""
-    if name not in SHAPES:
-        raise CheckpointError(f"shape {name!r} is not known; accepted: {', '.join(SHAPES)}")
-    return SHAPES[name]
 
 
 def outline(name: str, routers: str = "linear", config: ModelConfig | None = None) -> Checkpoint:
@@ -53,11 +39,11 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
     """A checkpoint of Gaussian weights; routers that skip about a third of the modules."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in expected_shapes(config).items():
-        if len(shape) == 1:
-            tensors[name] = (1 + 0.2 * rng.standard_normal(shape)).astype(np.float32)
+    for name, size in expected_shapes(config).items():
+        if len(size) == 1:
+            tensors[name] = (1 + 0.2 * rng.standard_normal(size)).astype(np.float32)
         else:
-            tensors[name] = (scale * rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
+            tensors[name] = (scale * rng.standard_normal(size) / np.sqrt(size[1])).astype(np.float32)
     tensors["model.embed_tokens.weight"] *= 4
     pairs = None
     if routers:

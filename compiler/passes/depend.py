@@ -2,7 +2,8 @@
 
 Units work in order and side by side. An operation waits for the last operation of each other unit that writes what it
 reads or overwrites, or reads what it overwrites, unless something its own unit waited for before implies it (vector
-clocks). Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
+clocks). Only attention needs no token from the write of the same tokens' entries: it waits by itself, before it reads what that
+writes and long before it writes. Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
 iteration are supplied to the first one by an empty operation at the end of the prologue, and taken up by the epilogue.
 """
 
@@ -29,19 +30,28 @@ def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
     clocks: list[dict[Unit, int]] = []  # what is complete when the operation starts: last index per unit
     known: dict[Unit, dict[Unit, int]] = {unit: {} for unit in Unit}
     result: list[dict[Unit, int]] = []
+
+    def complete(clock: dict[Unit, int], j: int) -> None:
+        for unit, last in (*clocks[j].items(), (ops[j].unit, j)):
+            clock[unit] = max(clock.get(unit, -1), last)
+
     for i, op in enumerate(ops):
         clock = dict(known[op.unit])
         waits: dict[Unit, int] = {}
+        implied: list[int] = []  # complete when it ends
         for j in range(i - 1, -1, -1):
             other = ops[j]
             reads, writes = uses[i]
             conflict = uses[j][1] & (reads | writes) or uses[j][0] & writes
             if other.unit is op.unit or not conflict or clock.get(other.unit, -1) >= j:
                 continue
+            if (other.kind, op.kind) == ("kvwrite", "attend") and other.tokens is op.tokens:
+                implied.append(j)
+                continue
             waits[other.unit] = j
-            for unit, last in clocks[j].items():
-                clock[unit] = max(clock.get(unit, -1), last)
-            clock[other.unit] = j
+            complete(clock, j)
+        for j in implied:
+            complete(clock, j)
         clocks.append(clock)
         known[op.unit] = clock
         result.append(waits)

@@ -47,7 +47,7 @@ class Dispatcher(Component):
     Members: host registers (start, program, program_length, prompt_length, max_new; in); runs, beats (loader of port 0, while
     ``loading``); issue_u (out streams), fetch (out stream); units_idle, records_idle (in); route_done, attention, ffn (in);
     token (in: argmax), token_address, token_start (out), token_done (in); chunk (out: a new chunk starts, one cycle),
-    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), attention_quiet
+    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), entries_issued (out: a KVWRITE was dispatched), attention_quiet
     (in: nothing is being fetched ahead); restart (out: a run starts); config (out, 32 bits per configuration register); fault, fault_code, fault_pc
     (in: a unit's error); status and counters (out).
     """
@@ -96,6 +96,7 @@ class Dispatcher(Component):
                 "attention_quiet": In(1),
                 "row_start": Out(1),
                 "row_end": Out(1),
+                "entries_issued": Out(1),
                 "next_row": Out(24),
                 "running": Out(1),
             }
@@ -365,6 +366,7 @@ class Dispatcher(Component):
                             for unit in Unit:
                                 m.d.comb += getattr(self, f"issue_{unit.value}").valid.eq(unit_of[unit])
                             m.d.comb += self.row_end.eq(opcode == ATTEND.opcode)
+                            m.d.comb += self.entries_issued.eq(opcode == KVWRITE.opcode)
                             m.d.sync += self.retired.eq(self.retired + 1)
                             with m.If((opcode == ROUTE.opcode) & (mask != 0)):
                                 m.d.sync += route_pending.eq(1)

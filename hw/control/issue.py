@@ -57,8 +57,8 @@ def field(word: Value, instruction: Instruction, name: str) -> Value:
 class UnitQueue(Component):
     """Queue of one unit: starts its head once every dependence token it pops is there, retires it when the unit is done.
 
-    An instruction marked empty is retired without starting the unit. Members: issue (in stream); active, instruction (out,
-    stable while active), done, digest (in, one cycle: completion and signature); tokens (in: which units' tokens are available), take, give (out:
+    An instruction marked empty is retired without starting the unit. Members: issue (in stream); next, active, instruction (out,
+    stable while next or active: it waits for its tokens, it runs), done, digest (in, one cycle: completion and signature); tokens (in: which units' tokens are available), take, give (out:
     token masks for one cycle); retired (out stream); pc (out: of the instruction at the head), idle (out), waiting
     (out: the head lacks a token).
     """
@@ -68,6 +68,7 @@ class UnitQueue(Component):
         super().__init__(
             {
                 "issue": In(stream.Signature(Issue(machine))),
+                "next": Out(1),
                 "active": Out(1),
                 "instruction": Out(Issue(machine)),
                 "done": In(1),
@@ -102,7 +103,7 @@ class UnitQueue(Component):
         m.d.comb += self.retired.payload.signature.eq(total)
         with m.FSM():
             with m.State("WAIT"):
-                m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
+                m.d.comb += [self.idle.eq(~fifo.r_rdy & ~self.issue.valid), self.next.eq(fifo.r_rdy & ~head.empty)]
                 m.d.comb += self.waiting.eq(fifo.r_rdy & ((pop & ~self.tokens) != 0))
                 with m.If(fifo.r_rdy & ((pop & ~self.tokens) == 0)):
                     m.d.comb += self.take.eq(pop)

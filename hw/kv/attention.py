@@ -64,6 +64,7 @@ class AttentionUnit(Component):
                 "row_end": In(1),
                 "next_row": In(24),
                 "known": In(24),
+                "unwritten": In(1),
                 "background": Out(1),
                 "quiet": Out(1),
                 "hits": Out(count_shape(machine.ports)),
@@ -135,10 +136,11 @@ class AttentionUnit(Component):
 
         # The entries' walk over the map
         accepted, idle = Signal(machine.ports), Signal()
-        for name in ("restart", "history", "may_prefetch", "row_start", "next_row", "known", "row_end"):
+        for name in ("restart", "history", "may_prefetch", "row_start", "next_row", "known", "row_end", "unwritten"):
             m.d.comb += getattr(entries, name).eq(getattr(self, name))
         m.d.comb += [
             entries.map_row.eq(self.instruction.map_row),
+            entries.own.eq(self.instruction.position),
             entries.last.eq(self.instruction.position + blocks.last_slot),
             entries.keys.eq(self.keys),
             entries.values.eq(self.values),
@@ -205,6 +207,7 @@ class AttentionUnit(Component):
                 fetch.values.eq(self.values),
                 fetch.begin.eq(begin),
                 fetch.restart.eq(self.restart),
+                fetch.filling.eq(entries.ahead),
                 fetch.wanted.valid.eq(entries.asking & here),
                 fetch.wanted.payload.eq(entries.wanted),
                 accepted[p].eq(fetch.wanted.ready & here),

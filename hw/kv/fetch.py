@@ -48,9 +48,10 @@ class KvFetch(Component):
     A slot of the history buffer belongs to one token of the context; tokens without one come from memory every time. Places
     are written once, so a half whose tag names the wanted place is right whatever happened since. Of the wanted entries the
     next is a hit when the beats of the first miss would not come in time, else that miss. Values are chosen up to three rounds
-    ahead, so that their probabilities can be made.
+    ahead, so that their probabilities can be made. What was asked for ahead and did not come yet is waited for when it is wanted.
 
-    Members: keys, values (in, levels), begin (in: a new instruction), restart (in: forget everything); wanted (in stream);
+    Members: keys, values (in, levels), begin (in: a new instruction), restart (in: forget everything); wanted (in stream); filling
+    (in, level: what is wanted ahead may still be asked for);
     runs, beats, level (loader of this port; the beats it holds); header_beats, kv_words (beats of K), kv_base, kv_entry (in);
     ready (out), beat (out), of the present entry ``entry`` (out); pop, end (in: its beat is used up, so is the entry);
     softmax_score, softmax_ready (out: the entry whose probabilities are next), softmax_end (in); pending (out: an entry of the
@@ -68,6 +69,7 @@ class KvFetch(Component):
                 "begin": In(1),
                 "restart": In(1),
                 "wanted": In(stream.Signature(Wanted(machine))),
+                "filling": In(1),
                 "runs": Out(stream.Signature(Run(machine))),
                 "beats": In(stream.Signature(machine.port_bits)),
                 "level": In(count_shape(machine.kv_fifo)),
@@ -107,13 +109,15 @@ class KvFetch(Component):
         held, block = Signal(), Signal(40)
         entry = layout(Signal(layout.size, name="held_entry"))
         ahead = Signal(range(ENTRIES_AHEAD + CHOSEN + 2))  # to be kept and not there yet
-        send = held & ~hit & misses.w_rdy & self.runs.ready
-        dropped = held & hit & entry.ahead
+        given_up = entry.ahead & ~self.filling
+        asking = held & ~hit & ~given_up & misses.w_rdy
+        send = asking & self.runs.ready
+        dropped = held & entry.ahead & (hit | given_up)
         m.d.comb += [
-            self.wanted.ready.eq(~held & ~clearing & (wanted.ahead | (ahead == 0))),
+            self.wanted.ready.eq(~held & ~clearing),
             taken.eq(self.wanted.valid & self.wanted.ready),
             self.quiet.eq((ahead == 0) & ~clearing),
-            self.runs.valid.eq(held & ~hit & misses.w_rdy),
+            self.runs.valid.eq(asking),
             self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(entry.half.values, key_beats, 0)),
             self.runs.payload.count.eq(Mux(entry.half.values, self.kv_words, key_beats)),
             misses.w_data.eq(entry),
@@ -128,38 +132,49 @@ class KvFetch(Component):
 
         # The present entry
         is_hit, number = order.r_data[-1], Signal(16)
-        from_memory = order.r_rdy & ~is_hit & self.beats.valid
-        alone = from_memory & self.entry.ahead  # kept without being used
-        alone_end = alone & (number == Mux(self.entry.half.values, self.kv_words, key_beats) - 1)
-        popped, over = self.pop | alone, self.end | alone_end
+        hit_head, miss_head = layout(hits.r_data), layout(misses.r_data)
+        # What is only to be kept goes past the hits that are worked on. The misses that it might meet were wanted after it.
+        alone, alone_number = Signal(), Signal(12)
+        alone_end = alone & (alone_number == Mux(miss_head.half.values, self.kv_words, key_beats) - 1)
+        m.d.comb += alone.eq(misses.r_rdy & miss_head.ahead & self.beats.valid)
+        with m.If(alone):
+            m.d.sync += alone_number.eq(Mux(alone_end, 0, alone_number + 1))
         m.d.comb += [
             self.entry.as_value().eq(order.r_data[: layout.size]),
-            self.beats.ready.eq(popped & ~is_hit),
+            self.beats.ready.eq((self.pop & ~is_hit) | alone),
             self.hit.eq(self.pop & is_hit),
             self.fetched_ahead.eq(alone),
             self.beat.eq(self.beats.payload),
-            self.ready.eq(from_memory & ~self.entry.ahead),
-            order.r_en.eq(over),
+            self.ready.eq(order.r_rdy & ~is_hit & self.beats.valid),
+            order.r_en.eq(self.end),
         ]
-        with m.If(over):
+        with m.If(self.end):
             m.d.sync += number.eq(0)
-        with m.Elif(popped):
+        with m.Elif(self.pop):
             m.d.sync += number.eq(number + 1)
         m.d.sync += ahead.eq(ahead + (taken & wanted.ahead) - dropped - alone_end)
+        # A layer's slots are filled in rising order: those below this one are there, unless an earlier layer's still come.
+        filled, latest, mixed = Signal.like(wanted.half.slot), Signal.like(wanted.half.slot), Signal()
+        with m.If(taken & wanted.ahead):
+            m.d.sync += [latest.eq(wanted.half.slot), mixed.eq((ahead != 0) & (mixed | (wanted.half.slot < latest)))]
+        with m.If(taken & wanted.ahead & (ahead == 0)):
+            m.d.sync += filled.eq(wanted.half.slot)
+        with m.Elif(alone_end & miss_head.half.values):
+            m.d.sync += filled.eq(miss_head.half.slot + 1)
+        there = (ahead == 0) | (~mixed & (hit_head.half.slot < filled))
 
         # Whose turn is next: of the entries settled, all beats and those of hits; memory brings at least 7 beats in 8 cycles.
-        hit_head, miss_head = layout(hits.r_data), layout(misses.r_data)
         in_phase = self.keys | self.values
-        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values)
-        miss_there = misses.r_rdy & (miss_head.ahead | (in_phase & (miss_head.half.values == self.values)))
+        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values) & there
+        miss_there = misses.r_rdy & ~miss_head.ahead & in_phase & (miss_head.half.values == self.values)
         settled_beats, settled_hits, settled = Signal(16), Signal(16), Signal(range(CHOSEN + 1))
         in_time, early = Signal(), ~hit_there & Mux(self.values, settled < 3, settled == 1)
         take_miss, take_hit, free = Signal(), Signal(), order.w_rdy & softmax.w_rdy
         m.d.comb += [
             in_time.eq(self.level + settled_hits > settled_beats[3:]),
-            take_miss.eq(free & miss_there & (miss_head.ahead | in_time | early)),
+            take_miss.eq(free & miss_there & (in_time | early)),
             take_hit.eq(free & hit_there & ~take_miss),
-            misses.r_en.eq(take_miss),
+            misses.r_en.eq(take_miss | alone_end),
             order.w_en.eq(take_miss | take_hit),
             order.w_data.eq(Mux(take_hit, Cat(hits.r_data, Const(1, 1)), Cat(misses.r_data, Const(0, 1)))),
             softmax.w_en.eq(order.w_en & self.values),
@@ -168,7 +183,7 @@ class KvFetch(Component):
             self.softmax_score.eq(softmax.r_data),
             self.softmax_ready.eq(softmax.r_rdy),
         ]
-        chosen = take_hit | (take_miss & ~miss_head.ahead)
+        chosen = take_hit | take_miss
         beats_chosen = Mux(self.values, self.kv_words, key_beats)
         m.d.sync += [
             settled_beats.eq(settled_beats + Mux(chosen, beats_chosen, 0) - self.pop),
@@ -202,10 +217,10 @@ class KvFetch(Component):
             history.keep_enable.eq(send & entry.kept),
             history.header_beats.eq(self.header_beats),
             history.kv_words.eq(self.kv_words),
-            history.written.eq(self.entry.half),
-            history.written_number.eq(number),
+            history.written.eq(Mux(alone, miss_head.half, self.entry.half)),
+            history.written_number.eq(Mux(alone, alone_number, number)),
             history.written_data.eq(self.beats.payload),
-            history.written_enable.eq(popped & ~is_hit & self.entry.kept),
+            history.written_enable.eq((self.pop & ~is_hit & self.entry.kept) | alone),
             history.beats.ready.eq(self.pop & is_hit),
         ]
         # Chosen hits are read in their order.

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.fetch import Wanted
-from skipopu.machine.config import Machine
+from skipopu.machine.config import AHEAD_STEP, Machine
 
 POSITION_BITS = 24
 
@@ -24,13 +24,14 @@ class MapWalk(Component):
     """Asks the ports for entries: all tokens' keys, then all their values; between instructions, what the next layer will read.
 
     Tokens go round the ports. The memory answers one cycle after the address; an entry that its port does not take is read again.
-    Ahead of an instruction, from the start of its layer until it is dispatched, keys and values of each token follow one another.
+    Ahead of an instruction, from the start of its layer until it is dispatched, rounds of the ports are asked for with steps between
+    them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait until they are written.
 
     Members: restart (in); start (in: walk for the keys, one cycle), map_row, last (in: of the instruction, its last token), keys,
     values (in: phases), serial (in: values are asked for in their own phase); kv_words, entry_words (in: beats of K, score words of an
     entry); history (in: slots used per port); idle (in: between instructions), may_prefetch (in), row_start, next_row, known (in: a
     layer begins, its row of the map, how many tokens it maps), row_end (in: its instruction was dispatched); read_address,
-    read_data (the map); asking, port, wanted (out: an entry for a port), taken (in: by that port); keys_requested,
+    read_data (the map); unwritten, own (in: an entry of tokens from ``own`` on is not written yet); asking, port, wanted (out: an entry for a port), taken (in: by that port); keys_requested,
     values_requested (out: all of them), blocked (out: a port does not take its entry), ahead (out).
     """
 
@@ -60,6 +61,8 @@ class MapWalk(Component):
                 "port": Out(bits_for_index(machine.ports)),
                 "wanted": Out(Wanted(machine)),
                 "taken": In(1),
+                "unwritten": In(1),
+                "own": In(POSITION_BITS),
                 "keys_requested": Out(1),
                 "values_requested": Out(1),
                 "blocked": Out(1),
@@ -76,15 +79,16 @@ class MapWalk(Component):
         index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(self.port), Signal(20)
         next_score, next_base = Signal.like(score), Signal.like(base)
         first = [*(s.eq(0) for s in (index, next_port, next_slot, next_score, next_base, for_values)), walking.eq(1)]
-        advance, stop = Signal(), Signal()
+        advance, stop, held_back = Signal(), Signal(), Signal()
         walked = ~walking & ~valid
         m.d.comb += [
-            advance.eq(self.taken & (for_values | ~ahead)),
+            advance.eq(self.taken),
+            held_back.eq(self.unwritten & ~ahead & (token >= self.own)),
             self.read_address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
             self.keys_requested.eq(for_values | walked),
             self.values_requested.eq(for_values & walked),
-            self.blocked.eq(valid & ~advance),
-            self.asking.eq(valid & ~(ahead & stop)),
+            self.blocked.eq(valid & ~advance & ~held_back),
+            self.asking.eq(valid & ~(ahead & stop) & ~held_back),
             self.wanted.place.eq(self.read_data.place),
             entry.token.eq(token),
             entry.score.eq(score),
@@ -116,8 +120,15 @@ class MapWalk(Component):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += valid.eq(0)
-        with m.If(self.taken & ahead):
-            m.d.sync += for_values.eq(~for_values)
+        last_of_round = (self.port == self.machine.ports - 1) | (token == self.known - 1)
+        after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
+        with m.If(self.taken & ahead & last_of_round):
+            m.d.sync += [for_values.eq(~for_values), valid.eq(0), next_port.eq(0)]
+            with m.If(~for_values):  # the same round's values
+                m.d.sync += [index.eq(token - self.port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
+            with m.Else():
+                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.known)]
+                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.kv_words << 1))
         with m.If(walked & ~for_values & (self.values | (self.keys & ~self.serial))):
             m.d.sync += [*first, for_values.eq(1)]
         with m.If(self.start):

@@ -23,7 +23,8 @@ class KvWriteUnit(Component):
     """Converts K and V to FP16 in one pass, stages the entry, and writes it to the next port in turn.
 
     Token t's entries lie in port t mod ports, whatever the layer, so that attention finds its entries evenly spread; each port
-    hands out its places in turn. Members: active, instruction (in), done, digest,
+    hands out its places in turn. A decoded token's waits while ``hold`` (in: the array reads weights) where the instruction says so.
+    Members: active, instruction (in), done, digest,
     working, waiting (out, for the counters), pool_full, missing (out: an unlisted slot at the first layer has no entry); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
     (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
     entries (out: allocated so far); saturated.
@@ -48,6 +49,7 @@ class KvWriteUnit(Component):
                 "pool_full": Out(1),
                 "missing": Out(1),
                 "restart": In(1),
+                "hold": In(1),
                 "kv_heads": In(7),
                 "head_dim": In(10),
                 "kv_base": In(32),
@@ -82,6 +84,9 @@ class KvWriteUnit(Component):
 
         slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
         listed = self.instruction.mask.bit_select(slot, 1)
+        late, from_position = Signal(), field(word, KVWRITE, "late")
+        beyond = (from_position != 0) & (self.instruction.position >= from_position)
+        m.d.comb += late.eq(beyond & (self.instruction.count == 1))
         # Walk: K's heads, then V's, each head_dim elements
         head, value_half, offset = Signal(7), Signal(), Signal(11)
         element = Signal(20)  # in the source vector
@@ -251,6 +256,9 @@ class KvWriteUnit(Component):
                 m.d.sync += header_index.eq(header_index + 1)
                 with m.If(header_index == header_beats - 1):
                     m.d.sync += send.eq(0)
+                    m.next = "HOLD"
+            with m.State("HOLD"):
+                with m.If(~(self.hold & late)):
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += [runs_valid.eq(1), stage_read.addr.eq(0)]

@@ -12,6 +12,7 @@ from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIE
 from skipopu.machine.config import Machine
 
 RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
+BACKGROUND_BURSTS = 4  # under way at most: what weights asked for in the meantime may have to wait for
 
 
 class Run(data.StructLayout):
@@ -46,7 +47,7 @@ class BurstReader(Component):
                 "push_data": In(machine.port_bits),
                 "idle": Out(1),
                 "level": Out(count_shape(depth)),
-                "in_flight": Out(1),
+                "few_in_flight": Out(1),
             }
         )
 
@@ -85,7 +86,7 @@ class BurstReader(Component):
             self.beats.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.beats.ready),
             self.level.eq(fifo.level),
-            self.in_flight.eq(coming != 0),
+            self.few_in_flight.eq(coming <= (BACKGROUND_BURSTS - 1) * machine.burst),
         ]
         return m
 
@@ -134,12 +135,11 @@ class ReadPort(Component):
                 reader.push.eq(self.rvalid & (self.rid == k)),
                 reader.push_data.eq(self.rdata),
             ]
-        # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes a burst at a time, while
-        # no weights are asked for.
+        # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes while no weights are asked for.
         waits = [
             reader.burst_valid & ~self.background if k == ATTENTION else reader.burst_valid for k, reader in enumerate(readers)
         ]
-        with m.If(readers[ATTENTION].burst_valid & ~readers[ATTENTION].in_flight & readers[WEIGHTS].idle):
+        with m.If(readers[ATTENTION].burst_valid & readers[ATTENTION].few_in_flight & readers[WEIGHTS].idle):
             m.d.comb += [chosen.eq(ATTENTION), any_valid.eq(1)]
         for k in RISING_PRIORITY:
             with m.If(waits[k]):

@@ -21,7 +21,8 @@ RECORD_BYTES = 16
 class RouteUnit(Component):
     """Decides both bits of each slot: z = (high + low) + bias, execute when z >= dial; then the modes of the record.
 
-    Members: active, instruction (in), done, digest, working, waiting (out, for the counters); dial (in, FP32); buffer read port; runs (out stream) and beats (in
+    The record is read while the router product is on its way. Members: next (in: ``instruction`` is this unit's, and waits to
+    become active), active, instruction (in), done, digest, working, waiting (out, for the counters); dial (in, FP32); buffer read port; runs (out stream) and beats (in
     stream) of port 0's loader; attention, ffn (out: bits per slot, valid from done on); saturated (out).
     """
 
@@ -29,6 +30,7 @@ class RouteUnit(Component):
         self.machine = machine
         super().__init__(
             {
+                "next": In(1),
                 "active": In(1),
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
@@ -94,9 +96,8 @@ class RouteUnit(Component):
         ]
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.active):
-                    m.d.comb += writes.clear.eq(1)
-                    m.d.sync += [slot.eq(0), base.eq(field(word, ROUTE, "src") * BUFFER_UNIT), beats_left.eq(record_beats)]
+                m.d.sync += beats_left.eq(record_beats)
+                with m.If(self.next | self.active):
                     m.next = "RECORD"
             with m.State("RECORD"):
                 m.d.comb += [
@@ -112,7 +113,12 @@ class RouteUnit(Component):
                     joined = Cat(record, self.beats.payload)[-8 * RECORD_BYTES :] if record_beats > 1 else self.beats.payload
                     m.d.sync += [record.eq(joined), beats_left.eq(beats_left - 1)]
                     with m.If(beats_left == 1):
-                        m.next = "SLOT"
+                        m.next = "READY"
+            with m.State("READY"):
+                m.d.sync += [slot.eq(0), base.eq(field(word, ROUTE, "src") * BUFFER_UNIT), self.attention.eq(0), self.ffn.eq(0)]
+                with m.If(self.active):
+                    m.d.comb += writes.clear.eq(1)
+                    m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += [item.eq(0), module.eq(0)]
                 with m.If(~self.instruction.mask.bit_select(slot, 1)):
@@ -185,11 +191,9 @@ class RouteUnit(Component):
                 m.d.sync += [self.attention.bit_select(slot, 1).eq(bit[0]), self.ffn.bit_select(slot, 1).eq(bit[1])]
                 m.next = "NEXT"
             with m.State("NEXT"):
-                with m.If(~self.instruction.mask.bit_select(slot, 1)):
-                    m.d.sync += [self.attention.bit_select(slot, 1).eq(0), self.ffn.bit_select(slot, 1).eq(0)]
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
                 m.next = "SLOT"
-                with m.If(slot == machine.tokens - 1):
+                with m.If(slot == self.instruction.count - 1):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.d.sync += count.eq(count + 1)

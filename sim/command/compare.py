@@ -11,7 +11,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from compiler.frontend.checkpoint import load
-from compiler.frontend.shapes import SHAPES
 from compiler.pipeline import compile_checkpoint
 from sim.command.common import console, parse_context
 from sim.compare import render
@@ -27,6 +26,7 @@ from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
+from skipopu.shapes import SHAPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

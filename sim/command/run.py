@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from compiler.command import compile_as
-from compiler.frontend.shapes import SHAPES, outline
+from compiler.frontend.shapes import outline
 from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
 from sim.engine import Result
 from sim.profile import CAUSES, exposed, profile
@@ -25,6 +25,7 @@ from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
+from skipopu.shapes import SHAPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

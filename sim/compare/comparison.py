@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.shapes import shape
 from sim import parallel
 from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, workload_bytes
@@ -17,6 +16,7 @@ from skipopu.errors import SkipopuError
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.shapes import shape
 
 PAPER_TARGET = "u280-paper"
 PAPER_MODELS = ("llama-2-7b", "llama-2-13b")

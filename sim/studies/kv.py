@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.checkpoint import load
-from compiler.frontend.shapes import SHAPES, outline
+from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
 from sim.estimate import Workload, estimate
@@ -30,6 +30,7 @@ from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import HBM2
 from skipopu.model_config import ModelConfig
+from skipopu.shapes import SHAPES
 
 Say = Callable[[str], None]
 
@@ -128,7 +129,8 @@ def traffic(
             held, all_of = np.bincount(port[hit], minlength=ports), np.bincount(port, minlength=ports)
             queries = model.queries_per_kv_head
             misses = int((all_of - held).max())
-            part = costs.attend([0], int(all_of.max()), misses, int(held.min()), entry, queries, model.head_dim, False)
+            beats = misses * entry.key_beats, misses * (entry.beats - entry.key_beats)
+            part = costs.attend([0], int(all_of.max()), beats, int(held.min()), entry, queries, model.head_dim, False)
             reads, hits = reads + t + 1, hits + int(hit.sum())
             busy, whole = busy + part.busy + part.memory, whole + part.cycles
     clock = machine.clock_mhz * 1e6

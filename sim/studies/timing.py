@@ -137,7 +137,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One run: cycles of both engines, whether they read and wrote the same number of beats."""
+    """One run: cycles of both engines and beats that they fetched ahead; whether they moved the same beats otherwise."""
 
     target: str
     model: str
@@ -145,6 +145,8 @@ class Row:
     skip: float
     rtl: int
     timing: int
+    ahead_rtl: int
+    ahead_timing: int
     beats_equal: bool
 
     @property
@@ -179,8 +181,15 @@ def compare(machine: Machine, name: str, checkpoint: Checkpoint, prompt: int, sk
     run = Run(tuple(i % config.vocab_size for i in range(1, prompt + 1)), NEW, routing=trace)
     seen = rtl.run(program, run)
     predicted = timing.run(program, run, Result(seen.tokens, trace)).counters
-    equal = all(predicted[beats] == seen.counters[beats] for beats in ("READ_BEATS", "WRITE_BEATS", "HISTORY_BEATS"))
-    return Row(machine.name, name, prompt, skip, seen.counters["CYCLES"], predicted["CYCLES"], equal)
+    cycles, ahead, used, written = zip(*map(counted, (seen.counters, predicted)), strict=True)
+    return Row(machine.name, name, prompt, skip, *cycles, *ahead, used[0] == used[1] and written[0] == written[1])
+
+
+def counted(counters: dict[str, int]) -> tuple[int, int, int, int]:
+    """(cycles; beats fetched ahead; beats used, from memory or the history buffer; beats written)."""
+    ahead = counters["AHEAD_BEATS"]
+    used = counters["READ_BEATS"] + counters["HISTORY_BEATS"] - ahead
+    return counters["CYCLES"], ahead, used, counters["WRITE_BEATS"]
 
 
 def study(
@@ -217,9 +226,10 @@ def role(target: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Errors by machine and model: least and largest over prompt lengths and skip ratios, and the mean of magnitudes."""
+    """Errors by machine and model: least and largest over prompt lengths and skip ratios, the mean of magnitudes, that of beats
+    fetched ahead."""
     models = list(dict.fromkeys(row.model for row in rows))
-    header = ["machine", "", *models, "mean magnitude", "runs", "beats"]
+    header = ["machine", "", *models, "mean magnitude", "runs", "beats used", "fetched ahead"]
     cells = []
     for target in dict.fromkeys(row.target for row in rows):
         of = [row for row in rows if row.target == target]
@@ -228,7 +238,9 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             errors = [row.error for row in of if row.model == model]
             line.append(f"{min(errors):+.1%} to {max(errors):+.1%}" if errors else "")
         magnitude = np.mean([abs(row.error) for row in of])
-        cells.append([*line, f"{magnitude:.2%}", str(len(of)), "equal" if all(row.beats_equal for row in of) else "differ"])
+        equal = "equal" if all(row.beats_equal for row in of) else "differ"
+        seen, predicted = (sum(counts) for counts in ([r.ahead_rtl for r in of], [r.ahead_timing for r in of]))
+        cells.append([*line, f"{magnitude:.2%}", str(len(of)), equal, f"{predicted / seen - 1:+.1%}" if seen else ""])
     return header, cells
 
 
@@ -261,8 +273,10 @@ def records(rows: Sequence[Row]) -> list[Record]:
             "skip": row.skip,
             "kv": "reuse",
         }
-        for engine, cycles in (("rtl", row.rtl), ("timing", row.timing)):
-            result.append(Record("cycles", cycles, "cycle", "simulated", f"{engine} counters", engine=engine, **keys))
+        for engine, cycles, ahead in (("rtl", row.rtl, row.ahead_rtl), ("timing", row.timing, row.ahead_timing)):
+            source = f"{engine} counters"
+            result.append(Record("cycles", cycles, "cycle", "simulated", source, engine=engine, **keys))
+            result.append(Record("ahead_beats", ahead, "beat", "simulated", source, engine=engine, **keys))
         result.append(Record("cycle_error", round(row.error, 5), "ratio", "derived", "timing / rtl - 1", **keys))
     return result
 

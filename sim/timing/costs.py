@@ -107,8 +107,8 @@ class Costs:
         return max(m.tokens + 3, 4 + backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
-        one = 8 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)
-        return 2 + self.read + 2 * self.machine.tokens + slots * one + SETTLE
+        """Once the record was read."""
+        return slots * (10 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)) + SETTLE + 1
 
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
         m = self.machine
@@ -116,6 +116,11 @@ class Costs:
         bursts = -(-entry.beats // m.longest_write)
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
+
+    def kvwrite_tail(self, entry: KvEntry) -> int:
+        """Cycles from the first beat of the last entry to done."""
+        bursts = -(-entry.beats // self.machine.longest_write)
+        return entry.beats + bursts * (WRITE_OVERHEAD + self.machine.memory.turnaround) + SETTLE + 3
 
     def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
         """Cycles that a product waits for reads while the entries of ``written`` tokens are written beside it.
@@ -194,7 +199,7 @@ class Costs:
         self,
         listed: Sequence[int],
         rounds: int,
-        misses: int,
+        reads: tuple[int, int],
         hits: int,
         entry: KvEntry,
         queries: int,
@@ -203,8 +208,8 @@ class Costs:
     ) -> Attention:
         """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head.
 
-        ``misses`` is the largest number of entries that a port reads from memory, ``hits`` the smallest that it need not: with
-        them a port begins while its first miss is on its way.
+        ``reads`` is the largest number of beats that a port reads of keys (an entry written in the meantime among them) and of values,
+        ``hits`` the smallest number of entries that it need not: with them a port begins while its first miss is on its way.
         """
         m = self.machine
         blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
@@ -218,9 +223,9 @@ class Costs:
         )
         key_round = max(key_steps, key_run) + 1
         covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(misses * max(key_round, key_run / key_rate))) + self.read + 1
+        keys = max(rounds * key_round - covered, int(reads[0] * max(key_round / key_run, 1 / key_rate))) + self.read + 1
         fill = mine + WEIGHED
-        fetched = misses * value_run / value_rate
+        fetched = reads[1] / value_rate
         ahead = 0.0
         if serial:
             fill += 2
@@ -237,7 +242,7 @@ class Costs:
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
-        return Attention(cycles, busy, memory, int(misses * entry.beats / m.memory.rate))
+        return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys)
 
 
 @lru_cache(maxsize=4096)
@@ -252,9 +257,11 @@ def _drained_stream(rounds: int, stream: int, flight: int, drain: int) -> int:
 
 @dataclass(frozen=True)
 class Attention:
-    """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats; and of the fullest port's bus."""
+    """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats; of the fullest port's bus; to its
+    last key."""
 
     cycles: int
     busy: int
     memory: int
     bus: int
+    keys: int

@@ -1,9 +1,8 @@
 """The timing engine: walks a program with a routing trace and counts cycles; no data.
 
-A layer whose units start from the same state with the same token lists takes the same cycles: what a layer did is kept and
-repeated, over layers and over tokens. Times are kept relative to the dispatcher's, and those too early to matter as equal.
-
-What is fetched ahead into the KV history buffer is not counted, nor the hits that it makes.
+A part of a layer (up to its routing decision, and behind it) whose units start from the same state with the same token lists takes
+the same cycles: what it did is kept and repeated, over layers and over tokens. Times are kept relative to the dispatcher's, and
+those too early to matter as equal.
 """
 
 from __future__ import annotations
@@ -11,22 +10,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.engine import Result, Retired
 from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
 from sim.timing.history import History
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
+from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
     BLOCK_ROWS,
     BY_OPCODE,
     END,
     KVWRITE,
+    MATMUL,
     OPCODE_BITS,
+    ROUTE,
     AlignTarget,
     Epilogue,
     RouteMode,
@@ -39,19 +41,58 @@ from skipopu.isa.spec import (
 from skipopu.layout import KvEntry, round_up
 
 Fields = dict[str, int]
+NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
 QUEUE_DEPTH = 4
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
+class State(NamedTuple):
+    """Times at which something is or was done, relative to the dispatcher's; as the attributes of :class:`TimingEngine`."""
+
+    fetch_free: int
+    bus_free: int
+    since: int
+    until: int
+    route_done: int
+    entries_done: int
+    free: tuple[int, ...]
+    finished: tuple[tuple[int, ...], ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True)
-class Layer:
-    """What one pass through the loop's body did: cycles of the dispatcher, counters, entries, the state it left."""
+class Product:
+    """A MATMUL with a number of tokens, whatever goes on beside it.
+
+    Attributes:
+        steps: of the array. cycles: of its stream when weights are always there.
+        full, beats: weight beats of the fullest port, of all ports.
+        rate: beats per cycle that come. refill: see :meth:`Costs.weight_refill`.
+        drained: see :meth:`Costs.drained_stream`. drains, last_drain: cycles of all drains, of the last one.
+        outputs: results per token.
+    """
+
+    steps: int
+    cycles: int
+    full: int
+    beats: int
+    rate: float
+    refill: float
+    drained: int
+    drains: int
+    last_drain: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one pass through a part of the loop's body did: cycles of the dispatcher, counters, entries, the state it left."""
 
     cycles: int
     counters: tuple[tuple[str, int], ...]
     entries: int
-    state: tuple[Any, ...]
+    state: State
 
 
 class TimingEngine:
@@ -61,7 +102,7 @@ class TimingEngine:
         self, program: Program, options: Run, routed: Result, spans: list[Span] | None = None, repeat: bool = True
     ) -> None:
         self.spans, self.repeat = spans, repeat
-        self.layers: dict[tuple[Any, ...], Layer] = {}
+        self.stretches: dict[tuple[object, ...], Stretch] = {}
         self.program, self.machine, self.options = program, program.machine, options
         self.costs = Costs(program.machine)
         self.routing = routed.routing
@@ -75,21 +116,27 @@ class TimingEngine:
         self.fetch_free = 0  # when the weight readers can take the next stream
         self.bus_free = 0  # when the fullest port has brought all weights asked for so far
         self.attended = (0, 0)  # when it last brought keys and values, which go before weights
+        self.entries_done = 0  # when the last KVWRITE is
         self.position = self.count = self.layer = self.generated = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.lists: dict[int, np.ndarray] = {}
         self.entries = 0
         self.pc = 0
+        self.waited = 0  # cycles for which the present instruction stood at its queue's head
         self.trace: list[Retired] = []
         self.at_token: list[dict[str, int]] = []
         self.part: Attention | None = None  # of the present layer
-        self.parts: dict[tuple[Any, ...], Attention] = {}
-        self.left: tuple[Any, ...] | None = None  # the state that the layer before left, where it was repeated
+        self.parts: dict[tuple[object, ...], Attention] = {}
+        self.products: dict[tuple[int, int, int], Product] = {}
+        self.left: State | None = None  # the state that the part before left, where it was repeated
         opcodes = [word & (1 << OPCODE_BITS) - 1 for word in program.instructions]
         self.decoded = [(BY_OPCODE[o], BY_OPCODE[o].decode(w)) for o, w in zip(opcodes, program.instructions, strict=True)]
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
-        self.history = History(program, self.routing)
+        self.history = History(program, self.routing, self.entry)
+        # Of the present loop: fields of its KVWRITE; beats of the weights in front of its decision, per port.
+        self.writes: Fields = {"late": 0, "list": 0}
+        self.router_beats = NONE
 
     # What each unit instruction costs; the methods also count what the unit is busy with.
 
@@ -134,14 +181,19 @@ class TimingEngine:
 
     def route(self, f: Fields, slots: int, start: int) -> int:
         traced = self.traced
-        reads = 1 + slots * traced
+        record = max(0, self.costs.read + 2 - self.waited)  # read while the instruction waits
+        memory = record + slots * traced * self.costs.read
         beats = self.costs.record_beats() + slots * traced
-        return self.vector(4 * slots, reads * self.costs.read, self.costs.route(slots, traced), beats)
+        return self.vector(4 * slots, memory, record + self.costs.route(slots, traced), beats)
 
     def kvwrite(self, f: Fields, slots: int, start: int) -> int:
         self.entries += slots
         waits = slots * -(-self.entry.beats // self.machine.longest_write) * WRITE_OVERHEAD
         cycles = self.costs.kvwrite(slots, self.count - slots, self.entry)
+        if slots and self.late(f):
+            held = self.free[Unit.ARRAY] - HANDOVER + self.costs.kvwrite_tail(self.entry)
+            cycles = max(cycles, held - start)
+        self.entries_done = start + cycles
         return self.vector(self.costs.kvwrite_busy(slots, self.entry), waits, cycles, 0, slots * self.entry.beats)
 
     def attend(self, f: Fields, slots: int, start: int) -> int:
@@ -152,6 +204,7 @@ class TimingEngine:
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start)
+        late += max(0, self.entries_done + self.costs.read + self.entry.key_beats - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late
         self.attended = since, since + part.bus
@@ -178,16 +231,11 @@ class TimingEngine:
     def matmul(self, f: Fields, slots: int, start: int) -> int:
         """A product that starts at ``start`` and whose weights could be requested when it was dispatched."""
         costs, machine = self.costs, self.machine
-        rounds, groups, group = f["rounds"], f["groups"], self.config[Config.GROUP]
-        if not rounds:
+        if not f["rounds"]:
             cycles = costs.matmul_start() + EPILOGUE
             self.book("ARRAY", 0, cycles)
             return cycles
-        bits = WeightFormat(f["format"]).bits
-        rows = block_rows(matmul_rows(f, machine.ports))
-        steps, cycles = costs.matmul_stream(slots, rounds * rows, groups, group, bits)
-        full, short = (costs.matmul_beats(n * rows, groups, group, bits) for n in (rounds, rounds - 1))
-        rate = costs.weight_rate(slots)
+        p = self.product(f, slots)
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         requested = start + 4 if on_demand else self.now + REQUEST
@@ -197,39 +245,71 @@ class TimingEngine:
             supply = until
         first = max(begin, supply)
         shared = max(0, min(first, until) - max(supply, since))
-        held = min(machine.weight_fifo, full, int((first - supply - shared) * rate))
-        supplied = max((full - held) / rate, costs.weight_refill(full))
-        streaming = max(cycles, int(supplied) + self.written_beside())
-        drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, f["ports"])
-        stalled = max(0, costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain) - streaming)
-        outputs = matmul_rows(f, machine.ports) // (2 if f["epilogue"] == Epilogue.GATED else 1)
-        tail = self.aligned(f["align"], slots, outputs, BLOCK_ROWS // 2)
-        end = first + streaming + stalled + costs.matmul_flight() + last_drain + EPILOGUE + tail
-        self.book("ARRAY", steps, end - start, WEIGHTS=first - begin + streaming - steps, DRAIN=stalled)
-        self.counters["EPILOGUE_BUSY"] += (rounds - 1) * drain + last_drain
+        held = min(machine.weight_fifo, p.full, int((first - supply - shared) * p.rate))
+        supplied = max((p.full - held) / p.rate, p.refill)
+        beside = self.written_beside()
+        streaming = max(p.cycles, int(supplied) + beside)
+        stalled = max(0, p.drained - streaming)
+        tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
+        end = first + streaming + stalled + costs.matmul_flight() + p.last_drain + EPILOGUE + tail
+        self.book("ARRAY", p.steps, end - start, WEIGHTS=first - begin + streaming - p.steps, DRAIN=stalled)
+        self.counters["EPILOGUE_BUSY"] += p.drains
         # The next stream's requests start when this one's last beats were requested.
         last = first + streaming + stalled
-        self.fetch_free = max(requested, last - int(machine.weight_fifo / rate))
+        self.fetch_free = max(requested, last - int(machine.weight_fifo / p.rate))
         # Its last beat came at the memory's rate, or when the FIFO had room for it.
-        self.bus_free = max(supply + shared + int(full / rate), last - int(machine.weight_fifo * streaming / full))
+        self.bus_free = max(
+            supply + shared + int(p.full / p.rate) + beside, last - int(machine.weight_fifo * streaming / p.full)
+        )
         self.span("weights", self.program.notes[self.pc], supply - costs.read, last)
-        self.counters["READ_BEATS"] += f["ports"] * full + (machine.ports - f["ports"]) * short
+        self.counters["READ_BEATS"] += p.beats
         return end - start
+
+    def product(self, f: Fields, slots: int) -> Product:
+        """The present MATMUL with ``slots`` tokens; remembered."""
+        group = self.config[Config.GROUP]
+        key = (self.pc, slots, group)
+        if key not in self.products:
+            costs, ports, rounds = self.costs, self.machine.ports, f["rounds"]
+            rows, bits, beats = matmul_rows(f, ports), WeightFormat(f["format"]).bits, self.beats(f)
+            steps, cycles = costs.matmul_stream(slots, rounds * block_rows(rows), f["groups"], group, bits)
+            drain, last_drain, full = costs.drain(slots, ports), costs.drain(slots, f["ports"]), int(beats.max())
+            self.products[key] = Product(
+                steps=steps,
+                cycles=cycles,
+                full=full,
+                beats=int(beats.sum()),
+                rate=costs.weight_rate(slots),
+                refill=costs.weight_refill(full),
+                drained=costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain),
+                drains=(rounds - 1) * drain + last_drain,
+                last_drain=last_drain,
+                outputs=rows // (2 if f["epilogue"] == Epilogue.GATED else 1),
+            )
+        return self.products[key]
+
+    def beats(self, f: Fields) -> NDArray[np.int64]:
+        """(ports,) weight beats of a product."""
+        ports, group = self.machine.ports, self.config[Config.GROUP]
+        rows, bits = block_rows(matmul_rows(f, ports)), WeightFormat(f["format"]).bits
+        full, short = (self.costs.matmul_beats(n * rows, f["groups"], group, bits) for n in (f["rounds"], f["rounds"] - 1))
+        return np.where(np.arange(ports) < f["ports"], full, short)
 
     def written_beside(self) -> int:
         """Cycles that the entries written beside the present product take from its weights."""
         instruction, f = self.decoded[self.pc + 1]
         if instruction is not KVWRITE:
             return 0
-        return self.costs.kvwrite_bus(len(self.lists[f["list"]]), self.entry)
+        return self.costs.kvwrite_bus(len(self.lists[f["list"]]) - self.late(f), self.entry)
+
+    def late(self, f: Fields) -> bool:
+        """Whether a KVWRITE's entry is written beside attention instead."""
+        return 0 < f["late"] <= self.position and self.count == 1 and len(self.lists[f["list"]]) > 0
 
     # The walk
 
     def issue(self, unit: Unit, f: Fields, name: str, pc: int) -> None:
-        listed = self.lists[f["list"]]
-        if f["list"] in (TokenList.ATTENTION, TokenList.FFN) and self.now < self.route_done:
-            self.counters["WAIT_ROUTE"] += self.route_done - self.now
-            self.now = self.route_done
+        self.wait_route(f)
         queue = self.finished[unit]
         if len(queue) == QUEUE_DEPTH:
             self.now = max(self.now, queue[0] + 1)
@@ -245,7 +325,7 @@ class TimingEngine:
                 start = max(start, self.free[Unit.ARRAY] - HANDOVER)
             elif unit is Unit.ARRAY:
                 start = max(start, self.free[Unit.ATTENTION] - HANDOVER)
-            self.pc = pc
+            self.pc, self.waited = pc, start - ready
             cycles = getattr(self, name)(f, slots, start)
         end = start + cycles
         self.counters[f"{unit.name}_WAIT"] += start - ready
@@ -262,6 +342,12 @@ class TimingEngine:
         if cycles:
             self.span(unit.name.lower(), self.program.notes[pc], start, end)
         self.now += DISPATCH
+
+    def wait_route(self, f: Fields) -> None:
+        """The dispatcher holds an instruction with a routed list until the decision is known."""
+        if f.get("list") in (TokenList.ATTENTION, TokenList.FFN) and self.now < self.route_done:
+            self.counters["WAIT_ROUTE"] += self.route_done - self.now
+            self.now = self.route_done
 
     def span(self, track: str, note: str, start: int, end: int) -> None:
         """Keeps a bar of the timeline when one is wanted."""
@@ -282,63 +368,98 @@ class TimingEngine:
 
     # One pass through the loop's body, and its repetition
 
-    def read_history(self, listed: list[int]) -> Attention | None:
-        """What the present layer's attention takes, for the ``listed`` slots; counts the beats that it reads."""
+    def quiet(self) -> int:
+        """When the first beat can come that is fetched ahead: behind the last weights asked for, once attention is done."""
+        bus, attention = self.bus_free, self.free[Unit.ATTENTION]
+        if self.left:
+            bus, attention = self.now + self.left.bus_free, self.now + self.left.free[Unit.ATTENTION]
+        return max(bus, max(attention, self.now + REQUEST) + self.costs.read)
+
+    def fetch_ahead(self, quiet: int) -> NDArray[np.int64]:
+        """Fills the history buffer from ``quiet`` until the decision; (ports,) beats still to come then."""
+        decided = self.now + self.left.route_done if self.left else self.route_done
+        beats = int((decided + REQUEST + self.costs.read - quiet) * self.machine.memory.rate)
+        beats = np.maximum(beats - self.router_beats, 0)
+        begun, coming = self.history.fetch_ahead(self.layer, self.position, self.config[Config.HISTORY], beats)
+        self.counters["READ_BEATS"] += begun
+        self.counters["AHEAD_BEATS"] += begun
+        return coming
+
+    def read_history(self, listed: list[int], coming: NDArray[np.int64]) -> Attention | None:
+        """What the present layer's attention takes, for the ``listed`` slots; counts the beats that it reads.
+
+        ``coming``: (ports,) beats that were asked for ahead and go first.
+        """
         if not listed:
             return None
         last = self.position + listed[-1] + 1
-        hits, misses = self.history.attend(self.layer, last, self.config[Config.HISTORY])
-        self.counters["READ_BEATS"] += int(misses.sum()) * self.entry.beats
-        self.counters["HISTORY_BEATS"] += int(hits.sum()) * self.entry.beats
-        fewest = int(hits.min()) if last >= self.machine.ports else 0
-        rounds = -(-last // self.machine.ports)
-        key = (tuple(listed), rounds, int(misses.max()), fewest)
+        history, ports = self.history, self.machine.ports
+        hits, misses = history.attend(self.layer, last, self.config[Config.HISTORY])
+        key_run, value_run = self.entry.key_beats, self.entry.beats - self.entry.key_beats
+        key_hits, value_hits = hits.sum(1).tolist()
+        held = key_hits * key_run + value_hits * value_run
+        self.counters["READ_BEATS"] += last * self.entry.beats - held
+        self.counters["HISTORY_BEATS"] += held
+        keys = misses[0] * key_run + coming
+        if self.late(self.writes):
+            keys[(last - 1) % ports] += self.costs.kvwrite_bus(1, self.entry)
+        fewest = int(hits[0].min()) if last >= ports else 0
+        key = (tuple(listed), -(-last // ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
         if key not in self.parts:
             queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
             serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
             self.parts[key] = self.costs.attend(*key, self.entry, queries, dim, serial)
         return self.parts[key]
 
-    def state(self) -> tuple[Any, ...]:
+    def state(self) -> State:
         """Times relative to the dispatcher's; earlier than it takes to hand over, they are all the same."""
         now, early = self.now, -HANDOVER
-        return (
+        return State(
             max(self.fetch_free - now, early),
             max(self.bus_free - now, early),
             *(max(time - now, early) for time in self.attended),
             max(self.route_done - now, early),
+            max(self.entries_done - now, early),
             tuple(max(time - now, early) for time in self.free.values()),
             tuple(tuple(max(time - now, early) for time in times) for times in self.finished.values()),
             tuple(tuple(max(time - now, early) for time in times) for times in self.tokens.values()),
         )
 
     def restore(self) -> None:
-        """The inverse of :meth:`state`, when the layer before was repeated."""
+        """The inverse of :meth:`state`, when the part before was repeated."""
         if self.left is None:
             return
         now = self.now
-        fetch, bus, since, until, route, free, finished, tokens = self.left
+        fetch, bus, since, until, route, entries, free, finished, tokens = self.left
         self.left = None
         self.fetch_free, self.bus_free, self.route_done = now + fetch, now + bus, now + route
-        self.attended = now + since, now + until
+        self.attended, self.entries_done = (now + since, now + until), now + entries
         self.free = {unit: now + time for unit, time in zip(self.free, free, strict=True)}
         for queue, times in zip(self.finished.values(), finished, strict=True):
             queue.clear()
             queue.extend(now + time for time in times)
         self.tokens = {pair: [now + time for time in times] for pair, times in zip(self.tokens, tokens, strict=True)}
 
-    def body(self, begin: int, end: int) -> None:
-        """One pass through the instructions ``begin`` to ``end`` - 1 of the loop, for the present layer."""
+    def body(self, begin: int, decided: int, end: int) -> None:
+        """One pass through the instructions ``begin`` to ``end`` - 1 of the loop, for the present layer, routed before ``decided``."""
         executed = self.routing[self.layer, :, self.position : self.position + self.count]
         every = np.arange(self.count)
         self.lists[TokenList.ATTENTION], self.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
         self.traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
-        self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist())
+        prefetch = bool(self.config[Config.SCHEDULE] & PREFETCH)
+        quiet = self.quiet()
+        self.repeated(begin, decided, (self.count, self.traced))
+        coming = self.fetch_ahead(quiet) if prefetch else NONE
+        self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist(), coming)
+        self.repeated(decided, end, (self.count, executed.tobytes(), self.part, self.late(self.writes)))
+
+    def repeated(self, begin: int, end: int, about: tuple[object, ...]) -> None:
+        """Passes through the instructions ``begin`` to ``end`` - 1, or does what doing so from this state with the same ``about`` did."""
         if self.spans is not None or self.options.check or not self.repeat:
             self.pass_through(begin, end)
             return
-        key = (self.left or self.state(), begin, self.count, executed.tobytes(), self.traced, self.part)
-        known = self.layers.get(key)
+        key = (self.left or self.state(), begin, *about)
+        known = self.stretches.get(key)
         if known is not None:
             self.now += known.cycles
             for name, amount in known.counters:
@@ -350,13 +471,16 @@ class TimingEngine:
         now, entries, before = self.now, self.entries, dict(self.counters)
         self.pass_through(begin, end)
         counters = tuple((name, amount - before[name]) for name, amount in self.counters.items() if amount != before[name])
-        self.layers[key] = Layer(self.now - now, counters, self.entries - entries, self.state())
+        self.stretches[key] = Stretch(self.now - now, counters, self.entries - entries, self.state())
 
     def pass_through(self, begin: int, end: int) -> None:
         for pc in range(begin, end):
             instruction, f = self.decoded[pc]
             self.issue(Unit[instruction.unit.upper()], f, instruction.name.lower(), pc)
-        self.now += DISPATCH
+        instruction, f = self.decoded[end]
+        if instruction is END:
+            self.now += DISPATCH
+        self.wait_route(f)  # whatever was before, what follows starts from much the same state
 
     def run(self, on_chunk: OnChunk | None = None) -> None:
         prompt = len(self.options.prompt)
@@ -383,8 +507,11 @@ class TimingEngine:
             elif name == "LOOP":
                 self.now += DISPATCH
                 end = next(at for at in ends if at >= pc)
+                decided = next((at + 1 for at in range(pc, end) if decoded[at][0] is ROUTE), pc)
+                self.writes = next((fields for i, fields in decoded[pc:end] if i is KVWRITE), self.writes)
+                self.router_beats = sum((self.beats(fields) for i, fields in decoded[pc:decided] if i is MATMUL), NONE)
                 for self.layer in range(f["count"]):
-                    self.body(pc, end)
+                    self.body(pc, decided, end)
                 self.restore()
                 self.layer = f["count"]
                 pc = end + 1

@@ -1,4 +1,4 @@
-"""What the KV history buffer holds: the layer of every token's last fetched entry."""
+"""What the KV history buffer holds: the layers of every token's last fetched keys and values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.isa.program import Program
+from skipopu.layout import KvEntry
+from skipopu.machine.config import AHEAD_STEP
 
 
 def valid_layers(executed: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -14,27 +16,55 @@ def valid_layers(executed: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 class History:
-    """Contents of the buffers of all ports over one run.
+    """Contents of the buffers of all ports over one run. Tokens go round the ports.
 
     Attributes:
-        valid: (layers, tokens), the layer whose entry is a token's present one: the last at which its attention executed.
-        held: (tokens,), the layer whose entry the buffer holds; -1 is none.
+        valid: (layers, rounds, 1, ports), the layer whose entry is a token's present one: the last at which its attention executed.
+        held: (rounds, 2, ports), the layer whose keys and values the buffer holds; -1 is none.
+        token: (rounds, 1, ports).
+        runs: (2, 1), beats of an entry's keys and of its values.
     """
 
-    def __init__(self, program: Program, routing: NDArray[np.bool_]) -> None:
+    def __init__(self, program: Program, routing: NDArray[np.bool_], entry: KvEntry) -> None:
         layers, tokens = len(routing), routing.shape[2]
-        executed = routing[:, 0] if program.kv == "reuse" else np.ones((layers, tokens), bool)
-        self.valid = valid_layers(executed)
-        self.held = np.full(tokens, -1)
-        self.ports = program.machine.ports
+        self.ports = ports = program.machine.ports
+        rounds = -(-tokens // ports)
+        executed = np.ones((layers, rounds * ports), bool)
+        if program.kv == "reuse":
+            executed[:, :tokens] = routing[:, 0]
+        self.valid = valid_layers(executed).reshape(layers, rounds, 1, ports)
+        self.held = np.full((rounds, 2, ports), -1)
+        self.token = np.arange(rounds * ports).reshape(rounds, 1, ports)
+        self.runs = np.array([[entry.key_beats], [entry.beats - entry.key_beats]])
 
     def attend(self, layer: int, tokens: int, slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(hits, misses) per port when the first ``tokens`` are read with ``slots`` per port; what is read is kept."""
-        kept = min(tokens, slots * self.ports)
-        valid = self.valid[layer, :tokens]
-        hit = np.zeros(tokens, bool)
-        hit[:kept] = self.held[:kept] == valid[:kept]
-        self.held[:kept] = valid[:kept]
-        port = np.arange(tokens) % self.ports
-        hits = np.bincount(port[hit], minlength=self.ports)
-        return hits, np.bincount(port, minlength=self.ports) - hits
+        """(hits, misses), each (2, ports), when the first ``tokens`` are read with ``slots`` per port; what is read is kept."""
+        ports = self.ports
+        rounds = min(-(-tokens // ports), slots)
+        held, valid, there = self.held[:rounds], self.valid[layer, :rounds], self.token[:rounds] < tokens
+        hits = ((held == valid) & there).sum(0)
+        np.copyto(held, valid, where=there)
+        return hits, (tokens + ports - 1 - self.token[0]) // ports - hits
+
+    def fetch_ahead(self, layer: int, tokens: int, slots: int, beats: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
+        """Keeps what ``layer`` will read of the first ``tokens``, while each port has time for ``beats`` (ports,).
+
+        Returns (beats of all that was begun, (ports,) of those the beats that are still to come). Ports are asked in turn, in every
+        AHEAD_STEPth round, for values behind keys, and each takes two halves of entries ahead of its reads: one that has nothing to read runs ahead
+        of the others by no more.
+        """
+        longest = int(beats.max())
+        last = min(-(-tokens // self.ports), slots, AHEAD_STEP * (4 + 2 * longest // int(self.runs.sum())))
+        rounds = -(-last // AHEAD_STEP)
+        if rounds <= 0 or longest <= 0:
+            return 0, np.zeros(self.ports, np.int64)
+        held, valid = self.held[:last:AHEAD_STEP], self.valid[layer, :last:AHEAD_STEP]
+        missing = (held != valid) & (self.token[:last:AHEAD_STEP] < tokens)
+        cost = (missing * self.runs).reshape(2 * rounds, self.ports)  # halves of rounds in their order
+        before = cost.cumsum(0) - cost
+        cost[before >= beats] = 0
+        asked = 3 + int(np.searchsorted(cost.max(1).cumsum(), longest, "right"))
+        cost[asked:] = 0
+        np.copyto(held, valid, where=(cost != 0).reshape(held.shape))
+        begun = cost.sum(0)
+        return int(begun.sum()), np.maximum(begun - beats, 0)

@@ -228,8 +228,14 @@ KVWRITE = Instruction(
     12,
     "vector",
     "Stores K and V (V behind K in the buffer) of the listed slots as new entries and maps every other slot to the previous"
-    " layer's entry.",
-    (*_HEAD, *_SOURCE),
+    " layer's entry. ATTEND waits by itself for the entries of every KVWRITE before it.",
+    (
+        *_HEAD,
+        *_SOURCE,
+        Field(
+            "late", 24, "position from which the write of a single token's entry waits for a running product to end; 0: never"
+        ),
+    ),
 )
 ATTEND = Instruction(
     "ATTEND",

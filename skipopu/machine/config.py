@@ -18,6 +18,7 @@ from skipopu.machine.memory import MemoryTiming, memory_timing
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
+AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
 LARGEST_BUFFER = 1 << 19  # elements
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")

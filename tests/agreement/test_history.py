@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from compiler import emit
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.routing import independent
@@ -61,9 +62,29 @@ def test_on_off_and_too_small(target: str) -> None:
 @pytest.mark.parametrize("stall", [0, 90])
 def test_fetched_ahead(target: str, stall: int) -> None:
     off = agree(compiled(target, 0), RUN, rtl.Memory(stall=stall, seed=stall)).counters
-    seen = agree(compiled(target, None, True), RUN, rtl.Memory(stall=stall, seed=stall, reorder=bool(stall))).counters
+    program = compiled(target, None, True)
+    seen = agree(program, RUN, rtl.Memory(stall=stall, seed=stall, reorder=bool(stall))).counters
     assert seen["AHEAD_BEATS"] > 0
     assert off["READ_BEATS"] - seen["READ_BEATS"] == seen["HISTORY_BEATS"] - seen["AHEAD_BEATS"]
+    if not stall:
+        predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+        assert off["READ_BEATS"] - predicted["READ_BEATS"] == predicted["HISTORY_BEATS"] - predicted["AHEAD_BEATS"]
+        assert abs(predicted["AHEAD_BEATS"] / seen["AHEAD_BEATS"] - 1) < 0.15
+        assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("history", [0, None])
+def test_entries_written_beside_attention(target: str, history: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "late_write", lambda *shape: 1)
+    if history is None and not Machine.load(target).history:
+        pytest.skip("the machine has no history buffer")
+    program = compiled(target, history, prefetch=history is None)
+    assert any(word & 31 == spec.KVWRITE.opcode and spec.KVWRITE.decode(word)["late"] for word in program.instructions)
+    agree(program, RUN, rtl.Memory(stall=120, reorder=True, seed=4))
+    seen = agree(program, RUN, rtl.Memory()).counters
+    predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+    assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -18,7 +18,7 @@ from sim.timing.history import History, valid_layers
 from skipopu.errors import ConfigError, ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.layout import KvEntry
-from skipopu.machine.config import Machine
+from skipopu.machine.config import AHEAD_STEP, Machine
 from skipopu.machine.memory import DDR4_2400, HBM2, memory_timing
 from tests.support import random_checkpoint, small_config
 
@@ -27,6 +27,7 @@ CHECKPOINT = random_checkpoint(small_config(num_layers=LAYERS), 3)
 PROGRAMS = {
     target: compile_checkpoint(CHECKPOINT, Machine.load(target), context=CONTEXT) for target in ("tiny", "trio", "mono")
 }
+ENTRY = KvEntry(CHECKPOINT.config.num_kv_heads, CHECKPOINT.config.head_dim, Machine.load("trio"))
 
 
 def finished(program: Program, run: Run, monkeypatch: pytest.MonkeyPatch) -> functional.FunctionalEngine:
@@ -69,7 +70,7 @@ def test_history_of_the_timing_engine(seed: int, slots: int) -> None:
     rng = np.random.default_rng(seed)
     program = PROGRAMS["trio"]
     routing = independent(LAYERS, CONTEXT, 0.4, 0, seed)
-    history, held = History(program, routing), {}
+    history, held = History(program, routing, ENTRY), {}
     for _ in range(12):
         layer, tokens = int(rng.integers(LAYERS)), int(rng.integers(1, CONTEXT))
         hits, misses = history.attend(layer, tokens, slots)
@@ -79,7 +80,33 @@ def test_history_of_the_timing_engine(seed: int, slots: int) -> None:
             expected[int(held.get(t) != last), t % 3] += 1
             if t // 3 < slots:
                 held[t] = last
-        assert (expected == [hits, misses]).all()
+        assert (hits == expected[0]).all()
+        assert (misses == expected[1]).all()
+
+
+@given(st.integers(0, 1 << 30), st.integers(0, 6), st.integers(0, 400))
+def test_filled_ahead(seed: int, slots: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    routing = independent(LAYERS, CONTEXT, 0.4, 0, seed)
+    history, fresh = (History(PROGRAMS["trio"], routing, ENTRY) for _ in range(2))
+    layer, tokens, beats = int(rng.integers(LAYERS)), int(rng.integers(1, CONTEXT)), rng.integers(0, most + 1, 3)
+    for each in (history, fresh):
+        each.attend(max(layer - 1, 0), 1 + seed % (CONTEXT - 1), slots)
+    begun, coming = history.fetch_ahead(layer, tokens, slots, beats)
+    # A port begins what it has time for, and at most finishes it late.
+    assert (coming <= np.where(beats > 0, ENTRY.key_beats - 1, 0)).all()
+    assert begun <= (beats + coming).sum()
+    hits, misses = history.attend(layer, tokens, slots)
+    hits_before, misses_before = fresh.attend(layer, tokens, slots)
+    assert ((hits - hits_before) * history.runs).sum() == begun == ((misses_before - misses) * history.runs).sum()
+
+
+def test_time_without_end_leaves_every_other_round() -> None:
+    history = History(PROGRAMS["trio"], independent(LAYERS, CONTEXT, 0.4, 0, 0), ENTRY)
+    history.fetch_ahead(1, CONTEXT, CONTEXT, np.full(3, 1 << 20))
+    rounds = np.arange(CONTEXT) // 3
+    hit, missed = (n.sum() for n in history.attend(1, CONTEXT, CONTEXT))
+    assert (hit, missed) == (2 * (rounds % AHEAD_STEP == 0).sum(), 2 * (rounds % AHEAD_STEP != 0).sum())
 
 
 def test_options_of_the_history_buffer() -> None:
