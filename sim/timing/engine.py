@@ -19,6 +19,7 @@ from sim.engine import Result, Retired
 from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
 from sim.timing.history import History
+from sim.timing.product import Product, product, weight_beats
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -30,13 +31,9 @@ from skipopu.isa.spec import (
     OPCODE_BITS,
     ROUTE,
     AlignTarget,
-    Epilogue,
     RouteMode,
     TokenList,
     Unit,
-    WeightFormat,
-    block_rows,
-    matmul_rows,
 )
 from skipopu.layout import KvEntry, round_up
 
@@ -59,30 +56,6 @@ class State(NamedTuple):
     free: tuple[int, ...]
     finished: tuple[tuple[int, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Product:
-    """A MATMUL with a number of tokens, whatever goes on beside it.
-
-    Attributes:
-        steps: of the array. cycles: of its stream when weights are always there.
-        full, beats: weight beats of the fullest port, of all ports.
-        rate: beats per cycle that come. refill: see :meth:`Costs.weight_refill`.
-        drained: see :meth:`Costs.drained_stream`. drains, last_drain: cycles of all drains, of the last one.
-        outputs: results per token.
-    """
-
-    steps: int
-    cycles: int
-    full: int
-    beats: int
-    rate: float
-    refill: float
-    drained: int
-    drains: int
-    last_drain: int
-    outputs: int
 
 
 @dataclass(frozen=True)
@@ -267,33 +240,10 @@ class TimingEngine:
 
     def product(self, f: Fields, slots: int) -> Product:
         """The present MATMUL with ``slots`` tokens; remembered."""
-        group = self.config[Config.GROUP]
-        key = (self.pc, slots, group)
+        key = (self.pc, slots, self.config[Config.GROUP])
         if key not in self.products:
-            costs, ports, rounds = self.costs, self.machine.ports, f["rounds"]
-            rows, bits, beats = matmul_rows(f, ports), WeightFormat(f["format"]).bits, self.beats(f)
-            steps, cycles = costs.matmul_stream(slots, rounds * block_rows(rows), f["groups"], group, bits)
-            drain, last_drain, full = costs.drain(slots, ports), costs.drain(slots, f["ports"]), int(beats.max())
-            self.products[key] = Product(
-                steps=steps,
-                cycles=cycles,
-                full=full,
-                beats=int(beats.sum()),
-                rate=costs.weight_rate(slots),
-                refill=costs.weight_refill(full),
-                drained=costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain),
-                drains=(rounds - 1) * drain + last_drain,
-                last_drain=last_drain,
-                outputs=rows // (2 if f["epilogue"] == Epilogue.GATED else 1),
-            )
+            self.products[key] = product(self.costs, f, slots, self.config[Config.GROUP])
         return self.products[key]
-
-    def beats(self, f: Fields) -> NDArray[np.int64]:
-        """(ports,) weight beats of a product."""
-        ports, group = self.machine.ports, self.config[Config.GROUP]
-        rows, bits = block_rows(matmul_rows(f, ports)), WeightFormat(f["format"]).bits
-        full, short = (self.costs.matmul_beats(n * rows, f["groups"], group, bits) for n in (f["rounds"], f["rounds"] - 1))
-        return np.where(np.arange(ports) < f["ports"], full, short)
 
     def written_beside(self) -> int:
         """Cycles that the entries written beside the present product take from its weights."""
@@ -509,7 +459,14 @@ class TimingEngine:
                 end = next(at for at in ends if at >= pc)
                 decided = next((at + 1 for at in range(pc, end) if decoded[at][0] is ROUTE), pc)
                 self.writes = next((fields for i, fields in decoded[pc:end] if i is KVWRITE), self.writes)
-                self.router_beats = sum((self.beats(fields) for i, fields in decoded[pc:decided] if i is MATMUL), NONE)
+                self.router_beats = sum(
+                    (
+                        weight_beats(self.costs, fields, self.config[Config.GROUP])
+                        for i, fields in decoded[pc:decided]
+                        if i is MATMUL
+                    ),
+                    NONE,
+                )
                 for self.layer in range(f["count"]):
                     self.body(pc, decided, end)
                 self.restore()
