@@ -106,7 +106,7 @@ def test_head_sizes_and_groups(head_dim: int, group: int) -> None:
 
 def test_a_context_far_beyond_the_buffer() -> None:
     config = small_config(num_layers=2, max_positions=400)
-    program = compile_checkpoint(random_checkpoint(config, 5), Machine.load("tiny"), context=400)
+    program = compile_checkpoint(random_checkpoint(config, 5), Machine.load("tiny"), context=400, prefetch=False)
     prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, 70, 380))
     run = Run(prompt, 4, check=True, routing=independent(2, 400, 0.3, 0.3, 2))
     seen = agree(program, run, rtl.Memory()).counters
