@@ -108,7 +108,7 @@ class MeasuredFigure(BaseModel):
     name: str
     value: float
     unit: str
-    kind: Literal["measured"]
+    kind: Literal["measured", "derived"]
     source: str
     system: str
     model: str

@@ -50,8 +50,8 @@ class History:
         """Keeps what ``layer`` will read of the first ``tokens``, while each port has time for ``beats`` (ports,).
 
         Returns (beats of all that was begun, (ports,) of those the beats that are still to come). Ports are asked in turn, in every
-        AHEAD_STEPth round, for values behind keys, and each takes two halves of entries ahead of its reads: one that has nothing to read runs ahead
-        of the others by no more.
+        AHEAD_STEPth round, for values behind keys, and each takes two halves of entries ahead of its reads: one that has nothing to
+        read runs ahead of the others by no more.
         """
         longest = int(beats.max())
         last = min(-(-tokens // self.ports), slots, AHEAD_STEP * (4 + 2 * longest // int(self.runs.sum())))

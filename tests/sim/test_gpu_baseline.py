@@ -16,7 +16,7 @@ from sim.baselines.gpu import plain, reference
 from sim.baselines.gpu.__main__ import main
 from sim.baselines.gpu.decoder import Decoder
 from sim.baselines.gpu.measure import bytes_per_token, check
-from sim.baselines.gpu.state import new_state
+from sim.baselines.gpu.state import State, new_state
 from sim.baselines.gpu.weights import Weights, quantise, random_weights
 from sim.routing import independent
 from skipopu.model_config import ModelConfig
@@ -45,8 +45,8 @@ def test_a_wrong_step_is_far_outside_the_tolerance(monkeypatch: pytest.MonkeyPat
     weights = random_weights(CONFIG, "fp16", CPU)
     attend = plain.attend
 
-    def of_the_layer_before(w: Weights, s: object, layer: int) -> None:
-        attend(w, s, max(layer - 1, 0))  # type: ignore[arg-type]
+    def of_the_layer_before(w: Weights, s: State, layer: int) -> None:
+        attend(w, s, max(layer - 1, 0))
 
     monkeypatch.setattr(plain, "attend", of_the_layer_before)
     assert error(weights, "reuse", TRACE) > 10 * reference.tolerance(weights)
@@ -74,7 +74,8 @@ def test_int4() -> None:
     values = torch.randn(16, 256, generator=torch.Generator().manual_seed(0)).half()
     matrix = quantise(values)
     assert matrix.bytes == 16 * (128 + 2 * 2)
-    step = matrix.scales.float().repeat_interleave(128, 1)  # type: ignore[union-attr]
+    assert matrix.scales is not None
+    step = matrix.scales.float().repeat_interleave(128, 1)
     assert ((matrix.plain(torch.float32) - values.float()).abs() <= 0.51 * step).all()
 
 
@@ -82,6 +83,8 @@ def test_the_command_writes_records_that_the_comparison_reads(tmp_path: Path) ->
     path = tmp_path / "cpu.json"
     assert main(["--precision", "int4", "--context", "4+6", "--repeats", "2", "--device", "cpu", "-o", str(path)]) == 0
     file = data.read_measured(path)
+    kinds = {r.name: r.kind for r in file.records}
+    assert (kinds["decode_tokens_per_s"], kinds["bytes_per_token"]) == ("measured", "derived")
     names = {(r.name, r.skip, r.kv) for r in file.records}
     for skip, kv in ((0.0, None), (0.25, "reuse"), (0.25, "dense")):
         assert {("decode_tokens_per_s", skip, kv), ("bandwidth_efficiency", skip, kv)} <= names

@@ -75,20 +75,20 @@ def records(m: Measurement, copied: float, precision: str, mode: str, skip: floa
     of = keys | {"precision": precision, **({"kv": policy} if policy else {})}
     skipped = skip if policy else 0.0
 
-    def record(name: str, value: float, unit: str, source: str, phase: str = "decode") -> Record:
-        return Record(name, value, unit, "measured", source, phase=phase, skip=skipped, **of)
+    def record(name: str, value: float, unit: str, source: str, kind: str = "derived", phase: str = "decode") -> Record:
+        return Record(name, value, unit, kind, source, phase=phase, skip=skipped, **of)
 
     def spread(low: float, high: float) -> str:
         return f"device events, median of the repeats, {low:.4g} to {high:.4g}"
 
     result = [
-        record("decode_tokens_per_s", rate.median, "token/s", spread(rate.least, rate.largest)),
-        record("time_to_first_token_s", first.median, "s", spread(first.least, first.largest), "prefill"),
+        record("decode_tokens_per_s", rate.median, "token/s", spread(rate.least, rate.largest), "measured"),
+        record("time_to_first_token_s", first.median, "s", spread(first.least, first.largest), "measured", "prefill"),
         record("bytes_per_token", m.bytes_per_token, "byte", "weights, scales, keys and values that executed modules use"),
         record("bandwidth_efficiency", share, "ratio", "bytes_per_token x tok/s / bandwidth of a copy in the same run"),
     ]
     if m.watts is not None:
-        result.append(record("power_w", m.watts, "W", "nvidia-smi, mean over the repeats, prompt included"))
+        result.append(record("power_w", m.watts, "W", "nvidia-smi, mean over the repeats, prompt included", "measured"))
         result.append(record("energy_per_token_j", m.watts / rate.median, "J", "power / decoding rate"))
     return result
 

@@ -7,6 +7,8 @@ launches within a CUDA graph, no memory traffic and no host synchronisation.
 # pyright: basic, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 from triton import language as tl
@@ -215,7 +217,7 @@ def qkv(w: Weights, s: State, layer: int) -> None:
 
 def attend(w: Weights, s: State, layer: int) -> None:
     c = w.config
-    sums, tops, totals = _scratch(w)
+    sums, tops, totals = _scratch(w.device, c.num_heads, c.head_dim)
     flag = s.executed[layer, 0:]
     _attend[(c.num_kv_heads, SPLITS)](
         sums, tops, totals, s.qkv, s.rope, s.keys, s.values, s.place[layer], s.position, flag, c.head_dim**-0.5,
@@ -261,18 +263,9 @@ def tiling(rows: int, inputs: int) -> tuple[int, int, int]:
     return block, min(8, triton.next_power_of_2(max(1, inputs // GROUP))), 4
 
 
-_scratches: dict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
-
-
-def _scratch(w: Weights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@functools.cache
+def _scratch(device: torch.device, heads: int, dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(heads, SPLITS, head_dim), (heads, SPLITS) twice; float32."""
-    c = w.config
-    key = (w.device, c.num_heads, c.head_dim)
-    if key not in _scratches:
-        shape = (c.num_heads, SPLITS)
-        _scratches[key] = (
-            torch.empty(*shape, c.head_dim, device=w.device),
-            torch.empty(shape, device=w.device),
-            torch.empty(shape, device=w.device),
-        )
-    return _scratches[key]
+    shapes = ((heads, SPLITS, dim), (heads, SPLITS), (heads, SPLITS))
+    sums, tops, totals = (torch.empty(shape, device=device) for shape in shapes)
+    return sums, tops, totals
