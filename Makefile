@@ -32,7 +32,7 @@ docs: $(VENV)/.installed  ## regenerate the generated pages
 	$(BIN)/python -m skipopu.numerics.doc > docs/numerics.md
 
 model: $(VENV)/.installed  ## train the shipped model again (about an hour on two cores)
-	$(BIN)/python models/train.py --out models/pybyte-1m
+	$(BIN)/python models/train.py pybyte-1m --out models/pybyte-1m
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
-from compiler.pipeline import GROUP, KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
+from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.errors import ProgramError
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
@@ -18,7 +18,7 @@ from skipopu.shapes import SHAPES
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
-    parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default tiny")
+    parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
     parser.add_argument(
         "--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint"
     )
@@ -26,7 +26,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
-    parser.add_argument("--group", type=int, default=GROUP, help=f"weights per scale; default {GROUP}")
+    parser.add_argument("--group", type=int, help="weights per scale; default the model's weight_group, else 128")
     parser.add_argument(
         "--history", type=int, metavar="TOKENS", help="tokens whose entries the KV history buffer keeps; default what it holds"
     )

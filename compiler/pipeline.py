@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 from pathlib import Path
 
 from compiler.emit import emit
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.graph.build import build
+from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
 from compiler.passes.depend import depend
 from compiler.passes.fold import fold
@@ -20,10 +22,10 @@ from skipopu.isa.registers import PREFETCH
 from skipopu.isa.spec import WeightFormat
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
 
 KV_POLICIES = ("dense", "reuse")
 WEIGHT_FORMATS = tuple(f.name.lower() for f in WeightFormat)
-GROUP = 128
 
 
 def compile_checkpoint(
@@ -32,7 +34,7 @@ def compile_checkpoint(
     kv: str = "reuse",
     logits: bool = False,
     context: int | None = None,
-    group: int = GROUP,
+    group: int | None = None,
     weights: str = "int4",
     level: Schedule = Schedule.RUN_AHEAD,
     history: int | None = None,
@@ -41,8 +43,8 @@ def compile_checkpoint(
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
-    ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size,
-    ``weights`` their format; ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
+    ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size (default: the
+    model's own), ``weights`` their format; ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for.
 
@@ -56,8 +58,8 @@ def compile_checkpoint(
     if checkpoint.outline and weights != "int4":
         raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
     config = checkpoint.config
-    if context is None:
-        context = limits.largest_context(machine, config)
+    given, context = context, context or limits.largest_context(machine, config)
+    group = group or config.weight_group
     limits.check(machine, config, context, group)
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:
@@ -82,6 +84,8 @@ def compile_checkpoint(
     register = level.register | (PREFETCH if prefetch and slots else 0)
     plan = Plan()
     plan_buffer(graph, machine, plan)
+    if given is None:
+        context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
     program = emit(graph, plan, checkpoint, machine, context, group, kv, register, slots)
     if len(program.instructions) > machine.instructions:
@@ -91,6 +95,21 @@ def compile_checkpoint(
     return program
 
 
+def fitting_context(graph: Graph, machine: Machine, config: ModelConfig, most: int, logits: bool, group: int) -> int:
+    """The largest context up to ``most`` whose image the machine's memory holds; ``most`` when not even one token fits."""
+
+    def fits(context: int) -> bool:
+        try:
+            plan_memory(graph, machine, config, context, logits, group, Plan())
+        except ProgramError:
+            return False
+        return True
+
+    if fits(most):
+        return most
+    return bisect.bisect_left(range(1, most), True, key=lambda context: not fits(context)) or most
+
+
 def compile_directory(
     directory: Path,
     target: str,
@@ -98,7 +117,7 @@ def compile_directory(
     kv: str = "reuse",
     logits: bool = False,
     context: int | None = None,
-    group: int = GROUP,
+    group: int | None = None,
     weights: str = "int4",
     history: int | None = None,
     prefetch: bool = True,

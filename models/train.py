@@ -1,6 +1,6 @@
 """Trains a small byte-level Llama with SkipGPT routers on the Python standard library's own source.
 
-    python models/train.py --out models/pybyte-1m
+    python models/train.py pybyte-1m --out models/pybyte-1m
 
 Three stages: the base model; the routers alone (base frozen) with a sparsity penalty; then everything jointly with hard
 routing, the KV policies and the INT4 rounding of the weights in the loop. Everything is seeded; the log is written beside
@@ -26,18 +26,33 @@ from torch import Tensor
 from sim.reference.model import ATTENTION, GateRule, KvPolicy, SkipLlama, hf_state_dict
 from skipopu.model_config import ModelConfig
 
-CONFIG = ModelConfig(
-    hidden_size=128,
-    intermediate_size=384,
-    num_layers=6,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=32,
-    vocab_size=256,
-    max_positions=512,
-    eos_token_ids=(0,),
-)
-WINDOW, BATCH = 256, 16
+MODELS = {
+    "pybyte-1m": ModelConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_layers=6,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        vocab_size=256,
+        max_positions=512,
+        eos_token_ids=(0,),
+    ),
+    # Fits the block RAM of an ECP5-85F beside the machine.
+    "pybyte-300k": ModelConfig(
+        hidden_size=96,
+        intermediate_size=144,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=1,
+        head_dim=24,
+        vocab_size=256,
+        max_positions=128,
+        eos_token_ids=(0,),
+        weight_group=48,
+    ),
+}
+TOKENS = 4096  # of a batch
 EXCLUDED = {"test", "tests", "site-packages", "idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo"}
 
 
@@ -62,25 +77,30 @@ def held_out_sample(size: int = 65536) -> bytes:
 
 
 class RoundToInt4(torch.autograd.Function):
-    """Rounds (rows, n) weights as the compiler does (groups of 128, symmetric INT4); the gradient passes through."""
+    """Rounds (rows, n) weights as the compiler does (symmetric INT4, ``group`` per scale); the gradient passes through."""
 
     @staticmethod
-    def forward(ctx: object, weight: Tensor) -> Tensor:
+    def forward(ctx: object, weight: Tensor, group: int) -> Tensor:
         rows, n = weight.shape
-        groups = F.pad(weight, (0, -n % 128)).view(rows, -1, 128)
+        groups = F.pad(weight, (0, -n % group)).view(rows, -1, group)
         scale = (groups.abs().amax(-1, keepdim=True) / 7).half().float()
         q = torch.where(scale > 0, (groups / scale.clamp_min(1e-20)).round().clamp(-8, 7), 0.0)
         return (q * scale).view(rows, -1)[:, :n]
 
     @staticmethod
-    def backward(ctx: object, *grad: Tensor) -> Tensor:
-        return grad[0]
+    def backward(ctx: object, *grad: Tensor) -> tuple[Tensor, None]:
+        return grad[0], None
 
 
-def quantised(weight: Tensor, gain: Tensor) -> Tensor:
-    rounded = RoundToInt4.apply(weight * gain)
-    assert isinstance(rounded, Tensor)
-    return rounded
+def quantiser(group: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Weights times the norm's gain, rounded."""
+
+    def quantised(weight: Tensor, gain: Tensor) -> Tensor:
+        rounded = RoundToInt4.apply(weight * gain, group)
+        assert isinstance(rounded, Tensor)
+        return rounded
+
+    return quantised
 
 
 def straight_through(noise: torch.Generator | None, temperature: float) -> GateRule:
@@ -111,9 +131,9 @@ def sparsity_penalty(gates: Tensor, skip: float) -> Tensor:
     return 8 * (skipped.mean() - skip).square() + (outside * free).sum()
 
 
-def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool) -> tuple[float, Tensor]:
-    """(bits per byte, executed share (layers, 2)) over windows of 256 bytes, each starting cold."""
-    tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long().view(-1, WINDOW)
+def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool, window: int) -> tuple[float, Tensor]:
+    """(bits per byte, executed share (layers, 2)) over windows of ``window`` bytes, each starting cold."""
+    tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long().view(-1, window)
     total, share = 0.0, torch.zeros(model.config.num_layers, 2)
     with torch.no_grad():
         for rows in tokens.split(32):
@@ -125,12 +145,15 @@ def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=float, default=0.26, help="target ratio of skipped modules")
     parser.add_argument("--steps", type=int, nargs=3, default=(5000, 400, 2000), help="steps of the three stages")
     parser.add_argument("--scale", type=float, default=1.0, help="shortens all stages")
     args = parser.parse_args()
+    config = MODELS[args.model]
+    window = min(256, config.max_positions)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     train, _ = corpus()
@@ -138,11 +161,11 @@ def main() -> None:
     picker = torch.Generator().manual_seed(args.seed)
     noise = torch.Generator().manual_seed(args.seed + 1)
     sample = held_out_sample()
-    model = SkipLlama(CONFIG)
+    model = SkipLlama(config)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-            torch.nn.init.normal_(parameter, std=0.04 / (math.sqrt(2 * CONFIG.num_layers) if deep else 1))
+            torch.nn.init.normal_(parameter, std=0.04 / (math.sqrt(2 * config.num_layers) if deep else 1))
     for layer in model.layers:
         for router in (layer.router_attention, layer.router_mlp):
             torch.nn.init.zeros_(router.weight_predictor.weight)
@@ -155,8 +178,8 @@ def main() -> None:
         log.flush()
 
     def batch() -> Tensor:
-        at = torch.randint(len(stream) - WINDOW - 1, (BATCH, 1), generator=picker)
-        return stream[at + torch.arange(WINDOW + 1)].long()
+        at = torch.randint(len(stream) - window - 1, (TOKENS // window, 1), generator=picker)
+        return stream[at + torch.arange(window + 1)].long()
 
     def run(
         stage: str,
@@ -213,7 +236,7 @@ def main() -> None:
             ("reuse_kv", "reuse", False),
         ]
         for label, kv, dense in results:
-            bits, shares = bits_per_byte(model, sample, kv, dense)
+            bits, shares = bits_per_byte(model, sample, kv, dense, window)
             share = float(shares.mean())
             say(f"{stage} held-out {label}: {bits:.4f} bits/byte, executed share {share:.3f}")
         say(f"{stage} executed share by layer [attention, ffn]: {shares.tolist()}")
@@ -225,7 +248,7 @@ def main() -> None:
     run("base", args.steps[0], 0.02, lambda n: not is_router(n), 0.0, lambda step: ("dense", True), straight_through(None, 1.0))
     mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: ("reuse" if step % 2 else "dense", False)  # noqa: E731
     run("routers", args.steps[1], 0.0, is_router, 4.0, mixed, straight_through(noise, 1.0))
-    model.quantise = quantised
+    model.quantise = quantiser(config.weight_group)
     # Joint repair: mostly reuse, some dense_kv, and every eighth step with everything executed.
     joint: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
         ("dense", True) if step % 8 == 7 else ("dense", False) if step % 8 in (2, 5) else ("reuse", False)
@@ -235,7 +258,7 @@ def main() -> None:
     base_tensors, router_tensors = hf_state_dict(model)
     save_file(base_tensors, args.out / "model.safetensors", metadata={"format": "pt"})
     save_file(router_tensors, args.out / "routers.safetensors", metadata={"format": "pt"})
-    (args.out / "config.json").write_text(json.dumps(CONFIG.to_hf(), indent=2) + "\n")
+    (args.out / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n")
     (args.out / "heldout.txt").write_bytes(sample)
     log.close()
 

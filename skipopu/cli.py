@@ -20,6 +20,9 @@ COMMANDS = {
     "sweep": ("sim.command.sweep", "many machines and workloads on all cores; CSV, Parquet, Pareto plot"),
     "study": ("sim.command.study", "a documented study as table, plot and records: pe, fusion, kv, timing"),
     "hdl": ("hw.command", "Verilog of a target, its register map, resources by synthesis, checks"),
+    "boards": ("boards.command.boards", "boards, whether machines fit them, expected tokens per second"),
+    "build": ("boards.command.build", "bitstream on open tools, or a complete project for the vendor's"),
+    "host": ("boards.command.host", "a board over its serial line, or its simulation: load, prompt, tokens"),
     "isa": ("skipopu.isa.command", "the instruction table; assemble, disassemble"),
     "doctor": ("sim.command.doctor", "checks this machine's tools"),
 }

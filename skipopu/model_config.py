@@ -26,6 +26,7 @@ class ModelConfig:
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
     the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
+    ``weight_group`` is the number of weights per scale that the model was trained for.
     """
 
     hidden_size: int
@@ -42,6 +43,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     hidden_act: str = "silu"
     norm: str = "rms"
+    weight_group: int = 128
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -100,6 +102,7 @@ class ModelConfig:
             eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
             hidden_act=activation,
             norm=norm,
+            weight_group=positive("weight_group", 128),
         )
 
     @staticmethod
@@ -136,4 +139,5 @@ class ModelConfig:
             "bos_token_id": None,
             "eos_token_id": list(self.eos_token_ids) or None,
             "torch_dtype": "float32",
+            "weight_group": self.weight_group,
         }

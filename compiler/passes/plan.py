@@ -9,10 +9,8 @@ from skipopu.errors import ProgramError
 from skipopu.isa.program import Region
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD_BYTES, ROUTER_RECORD_BYTES, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
-from skipopu.machine.config import Machine
+from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.model_config import ModelConfig
-
-LARGEST_PORT = ADDRESS_UNIT << 28
 
 
 @dataclass
@@ -62,7 +60,11 @@ def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:
-    """Lays out all regions; every port has the same map."""
+    """Lays out all regions; every port has the same map.
+
+    Raises:
+        ProgramError: they are larger than the machine's memory.
+    """
     position = 0
 
     def region(name: str, size: int) -> None:
@@ -74,7 +76,7 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     region("program", machine.instructions * WORD_BYTES)
     region("tokens", 4 * (context + 1))
     region("trace", model.num_layers * round_up(context, ADDRESS_UNIT))
-    region("ring", RING_RECORD_BYTES * 4096)
+    region("ring", RING_RECORD_BYTES * machine.trace_records)
     region("rope", context * round_up(4 * model.head_dim, ADDRESS_UNIT))
     region("embedding", EmbeddingRows(model.hidden_size, model.vocab_size, machine.ports).size)
     offset = position
@@ -95,8 +97,11 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     region("kv", kv_slots(machine, model, context) * entry.size)
     plan.port_bytes = position
-    if position > LARGEST_PORT:
-        raise ProgramError(f"the memory image needs {position} bytes per port; addresses reach {LARGEST_PORT}")
+    most = machine.memory_bytes or LARGEST_MEMORY
+    if position > most:
+        raise ProgramError(
+            f"the memory image needs {position} bytes per port at a context of {context} tokens; machine {machine.name} has {most}"
+        )
 
 
 def kv_slots(machine: Machine, model: ModelConfig, context: int) -> int:

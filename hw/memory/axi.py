@@ -10,11 +10,11 @@ WEIGHTS, LOADER, ATTENTION = range(READ_CLIENTS)
 BURST_INCR = 1
 
 
-def axi4(data_bits: int) -> Signature:
+def axi4(data_bits: int, address_bits: int = ADDRESS_BITS) -> Signature:
     """An AXI4 master of ``data_bits``: reads tagged by client, writes with one ID. Full-width INCR bursts only."""
     return Signature(
         {
-            "araddr": Out(ADDRESS_BITS),
+            "araddr": Out(address_bits),
             "arlen": Out(8),
             "arid": Out(2),
             "arsize": Out(3),
@@ -27,7 +27,7 @@ def axi4(data_bits: int) -> Signature:
             "rlast": In(1),
             "rvalid": In(1),
             "rready": Out(1),
-            "awaddr": Out(ADDRESS_BITS),
+            "awaddr": Out(address_bits),
             "awlen": Out(8),
             "awid": Out(2),
             "awsize": Out(3),

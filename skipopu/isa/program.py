@@ -17,6 +17,7 @@ from skipopu.isa import spec
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode, TokenList
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import fp32
 from skipopu.numerics.profile import fingerprint
 
 FILE_NAME = "program.skpu"
@@ -215,6 +216,19 @@ class Run:
                 raise ProgramError(
                     f"routing trace has shape {shape}; accepted: ({layers}, 2, tokens) with {needed} to {program.context} tokens"
                 )
+
+    def registers(self, program: Program) -> dict[str, int]:
+        """What the host writes to the machine's registers before it starts this run."""
+        return {
+            "PROGRAM": address_units(program.regions["program"].address),
+            "PROGRAM_LENGTH": len(program.instructions),
+            "PROMPT_LENGTH": len(self.prompt),
+            "MAX_NEW": self.max_new,
+            "DIAL": int(fp32.bits(np.float32(self.dial))),
+            "CHECK": int(self.check),
+            "RING": address_units(program.regions["ring"].address),
+            "RING_RECORDS": program.ring_records,
+        }
 
     def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
         """A copy of the program's memory with the prompt (and the routing trace) in place."""

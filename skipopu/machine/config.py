@@ -20,6 +20,7 @@ from skipopu.numerics.profile import EXECUTED
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
 LARGEST_BUFFER = 1 << 19  # elements
+LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
 TARGETS = Path(__file__).parent / "targets"
@@ -51,7 +52,9 @@ class Machine:
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
-        clock_mhz: assumed core clock; nothing but reported times depends on it.
+        memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
+        trace_records: records of the trace ring that a program reserves for check mode, a power of two.
+        clock_mhz: core clock, assumed unless a board's page says that it was closed; nothing but reported times depends on it.
         numerics: profiles the machine executes.
         memory: timing of the memory behind each port.
     """
@@ -76,6 +79,8 @@ class Machine:
     write_burst: int = 0
     multiplier: str = "27x18"
     instructions: int = 64
+    memory_bytes: int = 0
+    trace_records: int = 4096
     clock_mhz: float = 100.0
     numerics: tuple[str, ...] = ("exact18",)
     memory: MemoryTiming = dataclasses.field(default_factory=MemoryTiming)
@@ -128,6 +133,12 @@ class Machine:
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
         need(self.score_entries % QUERY_LANES == 0, "score_entries", f"a multiple of {QUERY_LANES}")
+        need(
+            0 <= self.memory_bytes <= LARGEST_MEMORY and self.memory_bytes % 4096 == 0,
+            "memory_bytes",
+            f"a multiple of 4096 up to {LARGEST_MEMORY}, or 0",
+        )
+        need(power_of_two(self.trace_records) and self.trace_records >= 4, "trace_records", "a power of two, at least 4")
         need(self.clock_mhz > 0, "clock_mhz", "a positive number")
         self.memory.check(f"machine {self.name}")
 
@@ -189,9 +200,9 @@ class Machine:
 
     @property
     def hardware_parameters(self) -> dict[str, Any]:
-        """Everything a program or the generated hardware depends on (not clocks, memory timing or the name)."""
+        """Everything that programs and the generated processor share (not clocks, the memory behind it or the name)."""
         data = dataclasses.asdict(self)
-        for name in ("name", "clock_mhz", "memory"):
+        for name in ("name", "clock_mhz", "memory", "memory_bytes", "trace_records"):
             del data[name]
         return data
 

@@ -1,4 +1,7 @@
-"""cocotb side of test_axi: an independent AXI model on every port, random pauses on every channel."""
+"""cocotb side of test_axi: an independent AXI model on every port, random pauses on every channel.
+
+``wiring`` in the options names clocks, resets and buses of the top level: the overlay's own, or a vendor shell's.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,21 @@ def pauses(seed: int, share: float) -> Iterator[int]:
 async def run(dut: object) -> None:
     path = Path(os.environ["SKIPOPU_BENCH"])
     options = json.loads(path.read_text())
-    Clock(dut.clk, 10, unit="ns").start()
-    dut.rst.value = 1
-    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "host"), dut.clk, dut.rst)
+    wiring, bases = options["wiring"], options["bases"]
+    low = wiring["active_low"]
+    for number, (clock, reset) in enumerate(wiring["clocks"]):
+        # The second clock is a little more than twice as fast, so that edges meet everywhere.
+        Clock(getattr(dut, clock), (10_000, 4_734)[number], unit="ps").start()
+        getattr(dut, reset).value = int(not low)
+    (clock, reset), memory_pins = wiring["clocks"][0], wiring["clocks"][-1]
+    core, resets = getattr(dut, clock), [getattr(dut, name) for _, name in wiring["clocks"]]
+    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, wiring["control"]), core, resets[0], reset_active_level=not low)
     memories = []
-    for port in range(options["ports"]):
-        memory = AxiRam(AxiBus.from_prefix(dut, f"port{port}"), dut.clk, dut.rst, size=options["size"])
-        memory.write(0, (path.parent / f"port{port}.bin").read_bytes())
+    for port, base in enumerate(bases):
+        bus = AxiBus.from_prefix(dut, wiring["port"].format(port))
+        pins = [getattr(dut, name) for name in memory_pins]
+        memory = AxiRam(bus, *pins, reset_active_level=not low, size=base + options["size"])
+        memory.write(base, (path.parent / f"port{port}.bin").read_bytes())
         channels = (
             memory.write_if.aw_channel,
             memory.write_if.w_channel,
@@ -53,17 +64,21 @@ async def run(dut: object) -> None:
         )
     ):
         channel.set_pause_generator(pauses(99 + number, 0.3))
-    await ClockCycles(dut.clk, 4)
-    dut.rst.value = 0
-    await RisingEdge(dut.clk)
+    await ClockCycles(core, 8)
+    for pin in resets:
+        pin.value = int(low)
+    await ClockCycles(core, 8)
+    await RisingEdge(core)
+    for address, value in options["shell"].items():
+        await master.write_dword(int(address), value)
     for name, value in options["registers"].items():
         await master.write_dword(HOST[name].address, value)
     await master.write_dword(HOST["CONTROL"].address, 1)
     for _ in range(options["patience"]):
-        await ClockCycles(dut.clk, 500)
+        await ClockCycles(core, 500)
         status = await master.read_dword(HOST["STATUS"].address)
         if status & (STATUS_DONE | STATUS_ERROR):
             break
     for port, memory in enumerate(memories):
-        (path.parent / f"final{port}.bin").write_bytes(memory.read(0, options["size"]))
+        (path.parent / f"final{port}.bin").write_bytes(memory.read(bases[port], options["size"]))
     (path.parent / "result.json").write_text(json.dumps({"status": status}))

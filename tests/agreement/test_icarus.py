@@ -1,0 +1,37 @@
+"""Another simulator's reading of the generated Verilog."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.check import differing_bits
+from sim.functional import engine as functional
+from sim.rtl import engine as rtl
+from skipopu.isa.program import Run
+from skipopu.machine.config import Machine
+from tests.support import random_checkpoint, small_config
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+@pytest.mark.timeout(1500)
+def test_icarus_computes_the_same_bits() -> None:
+    config = small_config(
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=16,
+        max_positions=8,
+        weight_group=16,
+    )
+    program = compile_checkpoint(random_checkpoint(config, 3), Machine.load("mono"))
+    run = Run((3, 5), 1, check=True)
+    result, expected = rtl.run(program, run, icarus=True), functional.run(program, run)
+    assert result.tokens == expected.tokens
+    assert differing_bits(program, expected, result) == 0

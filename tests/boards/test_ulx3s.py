@@ -1,0 +1,160 @@
+"""The ULX3S: its top level through the serial line, bit by bit; its bitstream; its netlist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boards.host.device import Device
+from boards.host.line import Line
+from boards.host.transport import SerialTransport
+from boards.open.flow import Bitstream, build, project
+from compiler.pipeline import compile_checkpoint, compile_directory
+from sim.board.build import simulate_netlist, simulate_project
+from sim.board.port import SimulatedPort
+from sim.functional import engine as functional
+from skipopu.errors import MachineHalt, ProgramError, SkipopuError
+from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import Error
+from skipopu.link import BAUD, LINK, Link
+from skipopu.machine.config import Machine
+from tests.support import random_checkpoint, small_config
+
+MACHINE = Machine.load("ulx3s")
+CLOCK = MACHINE.clock_mhz * 1e6
+FAST = round(CLOCK / 5)  # baud of a simulated line
+MODEL = Path(__file__).parents[2] / "models" / "pybyte-300k"
+BUILD_SECONDS = 4000
+
+
+def tiny() -> Program:
+    """A random model of 3 kB, for slow simulations."""
+    config = small_config(
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=16,
+        max_positions=8,
+        weight_group=16,
+    )
+    return compile_checkpoint(random_checkpoint(config, 3), MACHINE)
+
+
+def same_memory(transport: SerialTransport, program: Program, expected: np.ndarray) -> bool:
+    """Whether the board's memory is the functional engine's, everything that the program occupies."""
+    return transport.read(0, 0, program.port_bytes) == expected[: program.port_bytes].tobytes()
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[SerialTransport]:
+    port = SimulatedPort(simulate_project(project(MACHINE)), CLOCK, BAUD)
+    transport = SerialTransport(Line(port, "simulation"))
+    transport.line.set_rate(FAST)
+    yield transport
+    port.close()
+
+
+@pytest.mark.rtl
+def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
+    """Load, prompt, tokens as they come, and all of memory behind it."""
+    program = compile_directory(MODEL, "ulx3s")
+    device, told, streamed = Device(board), [0], []
+    device.load(program, lambda count: told.append(count))
+    run = Run(tuple(b"def read("), 16, check=True)
+    result = device.run(program, run, streamed.append)
+    expected = functional.run(program, run)
+    assert result.tokens == streamed == expected.tokens
+    assert result.kv_entries == expected.kv_entries
+    assert sum(told) == sum(r.size for name, r in program.regions.items() if name not in ("kv", "ring", "logits"))
+    assert board.line.repeated == 0
+    # The ring's cycles are the board's own; everything else is the functional engine's.
+    ring = program.regions["ring"]
+    for region in (r for r in program.regions.values() if r != ring):
+        data = board.read(0, region.address, region.size)
+        assert data == expected.memory[0][region.address : region.address + region.size].tobytes()
+    # A second prompt on what is loaded.
+    again = Run(tuple(b"class "), 4)
+    assert device.run(program, again).tokens == functional.run(program, again).tokens
+
+
+@pytest.mark.rtl
+def test_faults_and_reset(board: SerialTransport) -> None:
+    device, program = Device(board), tiny()
+    device.load(program)
+    # An instruction that does not exist: halted with a code, and fine after the next reset.
+    address = program.regions["program"].address
+    board.write(0, address, b"\xff" * 16)
+    with pytest.raises(MachineHalt) as halted:
+        device.run(program, Run((3, 5), 1))
+    assert halted.value.code == Error.ILLEGAL_INSTRUCTION
+    device.load(program)
+    run = Run((3, 5, 7), 2)
+    assert device.run(program, run).tokens == functional.run(program, run).tokens
+    # A program that reaches behind the memory.
+    with pytest.raises(SkipopuError, match="nothing is there"):
+        board.read(0, MACHINE.memory_bytes, 4)
+    other = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("mono"), context=24)
+    with pytest.raises(ProgramError, match=r"the board's MACHINE register is .* compiled for machine mono"):
+        device.load(other)
+    # The button and a break of the line bring everything back to its start.
+    assert isinstance(board.line.port, SimulatedPort)
+    board.line.port.timeout = 3.0
+    board.line.port.press_reset(40)
+    board.line.port.baudrate = BAUD
+    board.line.connect()
+    assert board.line.read(LINK + Link.DIVISOR) == CLOCK / BAUD
+    board.line.set_rate(FAST)
+    board.line.port.baudrate = 115_200  # of which the board knows nothing
+    board.line.port.send_break(0.003)
+    board.line.port.baudrate = BAUD
+    board.line.connect()
+    board.line.set_rate(FAST)
+    board.line.port.timeout = 120.0
+    assert device.run(program, run).tokens == functional.run(program, run).tokens
+
+
+def test_project_is_the_same_every_time_and_names_no_place() -> None:
+    first, second = project(MACHINE), project(MACHINE)
+    assert first == second
+    assert not any(str(Path(__file__).parents[2]) in text for text in first.values())
+    pins = first["top.lpf"]
+    for name, site in (("clk25_0__io", "G2"), ("uart_0__rx__io", "M1"), ("uart_0__tx__io", "L4"), ("wifi_gpio0_0__io", "L2")):
+        assert f'LOCATE COMP "{name}" SITE "{site}"' in pins
+    assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ' in pins
+
+
+@pytest.fixture(scope="module")
+def bitstream(tmp_path_factory: pytest.TempPathFactory) -> Bitstream:
+    return build(MACHINE, tmp_path_factory.mktemp("ulx3s"))
+
+
+@pytest.mark.synth
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_bitstream_meets_its_clock(bitstream: Bitstream) -> None:
+    assert bitstream.fmax_mhz >= bitstream.clock_mhz == 25
+    assert bitstream.path.stat().st_size > 500_000
+    assert all(used <= available for used, available in bitstream.utilisation.values())
+    comment = bitstream.path.read_bytes()[:200]
+    assert b"LFE5U-85F" in comment, "the device that the bitstream is for stands in its head"
+
+
+@pytest.mark.synth
+@pytest.mark.rtl
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_netlist_runs_bit_for_bit(bitstream: Bitstream) -> None:
+    """What synthesis left, cell by cell, through the serial line: two tokens and all of memory."""
+    program, run = tiny(), Run((3, 5, 7), 2)
+    port = SimulatedPort(simulate_netlist(bitstream.path.with_name("top.json")), CLOCK, BAUD, timeout=300)
+    transport = SerialTransport(Line(port, "netlist"))
+    transport.line.set_rate(FAST)
+    device = Device(transport)
+    device.load(program)
+    expected = functional.run(program, run)
+    assert device.run(program, run).tokens == expected.tokens
+    assert same_memory(transport, program, expected.memory[0])
+    port.close()
