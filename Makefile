@@ -31,8 +31,9 @@ docs: $(VENV)/.installed  ## regenerate the generated pages
 	$(BIN)/python -m skipopu.machine.doc > docs/machine.md
 	$(BIN)/python -m skipopu.numerics.doc > docs/numerics.md
 
-model: $(VENV)/.installed  ## train the shipped model again (about an hour on two cores)
+model: $(VENV)/.installed  ## train the shipped models again (two hours on two cores)
 	$(BIN)/python models/train.py pybyte-1m --out models/pybyte-1m
+	$(BIN)/python models/train.py pybyte-300k --out models/pybyte-300k --steps 6000 400 3000
 
 clean:
 	rm -rf $(VENV) *.egg-info

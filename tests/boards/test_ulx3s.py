@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from boards.host.device import Device
 from boards.host.line import Line
 from boards.host.transport import SerialTransport
-from boards.open.flow import Bitstream, build, project
+from boards.open.flow import build, project, synthesise
 from compiler.pipeline import compile_checkpoint, compile_directory
 from sim.board.build import simulate_netlist, simulate_project
 from sim.board.port import SimulatedPort
@@ -27,7 +26,6 @@ MACHINE = Machine.load("ulx3s")
 CLOCK = MACHINE.clock_mhz * 1e6
 FAST = round(CLOCK / 5)  # baud of a simulated line
 MODEL = Path(__file__).parents[2] / "models" / "pybyte-300k"
-BUILD_SECONDS = 4000
 
 
 def tiny() -> Program:
@@ -43,11 +41,6 @@ def tiny() -> Program:
         weight_group=16,
     )
     return compile_checkpoint(random_checkpoint(config, 3), MACHINE)
-
-
-def same_memory(transport: SerialTransport, program: Program, expected: np.ndarray) -> bool:
-    """Whether the board's memory is the functional engine's, everything that the program occupies."""
-    return transport.read(0, 0, program.port_bytes) == expected[: program.port_bytes].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -128,33 +121,29 @@ def test_project_is_the_same_every_time_and_names_no_place() -> None:
     assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ' in pins
 
 
-@pytest.fixture(scope="module")
-def bitstream(tmp_path_factory: pytest.TempPathFactory) -> Bitstream:
-    return build(MACHINE, tmp_path_factory.mktemp("ulx3s"))
-
-
-@pytest.mark.synth
-@pytest.mark.timeout(BUILD_SECONDS)
-def test_bitstream_meets_its_clock(bitstream: Bitstream) -> None:
-    assert bitstream.fmax_mhz >= bitstream.clock_mhz == 25
-    assert bitstream.path.stat().st_size > 500_000
-    assert all(used <= available for used, available in bitstream.utilisation.values())
-    comment = bitstream.path.read_bytes()[:200]
-    assert b"LFE5U-85F" in comment, "the device that the bitstream is for stands in its head"
-
-
 @pytest.mark.synth
 @pytest.mark.rtl
-@pytest.mark.timeout(BUILD_SECONDS)
-def test_netlist_runs_bit_for_bit(bitstream: Bitstream) -> None:
+@pytest.mark.timeout(3000)
+def test_netlist_runs_bit_for_bit() -> None:
     """What synthesis left, cell by cell, through the serial line: two tokens and all of memory."""
     program, run = tiny(), Run((3, 5, 7), 2)
-    port = SimulatedPort(simulate_netlist(bitstream.path.with_name("top.json")), CLOCK, BAUD, timeout=300)
+    executable = simulate_netlist(synthesise(project(MACHINE)) / "top.json")
+    port = SimulatedPort(executable, CLOCK, BAUD, timeout=300)
     transport = SerialTransport(Line(port, "netlist"))
     transport.line.set_rate(FAST)
     device = Device(transport)
     device.load(program)
     expected = functional.run(program, run)
     assert device.run(program, run).tokens == expected.tokens
-    assert same_memory(transport, program, expected.memory[0])
+    assert transport.read(0, 0, program.port_bytes) == expected.memory[0].tobytes()
     port.close()
+
+
+@pytest.mark.bitstream
+@pytest.mark.timeout(5000)
+def test_bitstream_meets_its_clock(tmp_path: Path) -> None:
+    bitstream = build(MACHINE, tmp_path)
+    assert bitstream.fmax_mhz >= bitstream.clock_mhz == 25
+    assert bitstream.path.stat().st_size > 500_000
+    assert all(used <= available for used, available in bitstream.utilisation.values())
+    assert b"LFE5U-85F" in bitstream.path.read_bytes()[:200], "the device that the bitstream is for stands in its head"
