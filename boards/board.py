@@ -147,6 +147,6 @@ def check(board: Board, machine: Machine, resources: Resources) -> list[Need]:
     for need in found:
         if not need.fits:
             raise BoardError(
-                f"machine {machine.name} does not fit {board.title}: {need.what} {need.needed:g}, available {need.available:g}"
+                f"machine {machine.name} does not fit {board.title}: {need.what} {need.needed:.10g}, available {need.available:.10g}"
             )
     return found

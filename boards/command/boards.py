@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
                 continue
             rate, context = outcome
             cells.append(f"{rate:,.1f}\n({context})")
-            keys = {"target": machine.name, "board": board.name, "model": model, "context": args.context, "skip": args.skip}
+            keys = {"target": machine.name, "system": board.name, "model": model, "context": args.context, "skip": args.skip}
             source = f"timing engine, {machine.clock_mhz:g} MHz"
             records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
         table.add_row(model, *cells)

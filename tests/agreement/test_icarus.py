@@ -10,15 +10,24 @@ from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
+from sim.rtl.build import build_icarus
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config
 
+NEEDED = pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+
 
 @pytest.mark.rtl
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
-@pytest.mark.timeout(1500)
+@NEEDED
+@pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
+def test_icarus_takes_the_verilog(target: str) -> None:
+    assert build_icarus(Machine.load(target)).exists()
+
+
+@pytest.mark.long
+@NEEDED
+@pytest.mark.timeout(7200)
 def test_icarus_computes_the_same_bits() -> None:
     config = small_config(
         hidden_size=16,

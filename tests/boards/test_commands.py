@@ -20,13 +20,13 @@ def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture
     out = tmp_path / "boards.json"
     assert main(["boards", "ulx3s", "u280", "--shape", "pybyte-300k", "--shape", "llama-2-7b", "--json", str(out)]) == 0
     text = capsys.readouterr().err
-    assert "does not fit" in text, "a 7B model on an ULX3S"
+    assert "does not fit" in text, "a 7B model on an ULX3S, groups of 48 weights on ports of 128"
     rates = {
         (r["system"], r["model"]): r["value"]
         for r in json.loads(out.read_text())["records"]
         if r["name"] == "decode_tokens_per_s"
     }
-    assert set(rates) == {("ulx3s", "pybyte-300k"), ("u280", "pybyte-300k"), ("u280", "llama-2-7b")}
+    assert set(rates) == {("ulx3s", "pybyte-300k"), ("u280", "llama-2-7b")}
     assert 500 < rates["ulx3s", "pybyte-300k"] < 5000
     assert 100 < rates["u280", "llama-2-7b"] < 200
 

@@ -139,7 +139,7 @@ def test_netlist_runs_bit_for_bit() -> None:
     port.close()
 
 
-@pytest.mark.bitstream
+@pytest.mark.long
 @pytest.mark.timeout(5000)
 def test_bitstream_meets_its_clock(tmp_path: Path) -> None:
     bitstream = build(MACHINE, tmp_path)
