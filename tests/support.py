@@ -20,3 +20,17 @@ def small_config(**changes: object) -> ModelConfig:
         "eos_token_ids": (),
     }
     return ModelConfig(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def smallest_config() -> ModelConfig:
+    """A model of 3 kB, for slow simulations."""
+    return small_config(
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=16,
+        max_positions=8,
+        weight_group=16,
+    )

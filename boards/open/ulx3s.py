@@ -19,7 +19,7 @@ class Ulx3sTop(Elaboratable):
     """Clock, reset, serial line and lamps around module ``system``.
 
     The clock is the board's 25 MHz oscillator. Reset: :data:`POWER_ON_CYCLES` after configuration and while FIRE 1 is held. Lamps, from
-    the right: 0 a byte comes in, 1 a byte goes out, 7 a heartbeat of 1.5 s. The ESP32's GPIO0 is held high, or it would restart the FPGA.
+    the right: 0 a byte comes in, 1 a byte goes out, 7 a heartbeat of 1.3 s. The ESP32's GPIO0 is held high, or it would restart the FPGA.
     """
 
     def elaborate(self, platform: Platform) -> Module:

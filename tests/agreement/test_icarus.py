@@ -13,7 +13,7 @@ from sim.rtl import engine as rtl
 from sim.rtl.build import build_icarus
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, small_config
+from tests.support import random_checkpoint, smallest_config
 
 NEEDED = pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
 
@@ -29,17 +29,7 @@ def test_icarus_takes_the_verilog(target: str) -> None:
 @NEEDED
 @pytest.mark.timeout(7200)
 def test_icarus_computes_the_same_bits() -> None:
-    config = small_config(
-        hidden_size=16,
-        intermediate_size=16,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        vocab_size=16,
-        max_positions=8,
-        weight_group=16,
-    )
-    program = compile_checkpoint(random_checkpoint(config, 3), Machine.load("mono"))
+    program = compile_checkpoint(random_checkpoint(smallest_config(), 3), Machine.load("mono"))
     run = Run((3, 5), 1, check=True)
     result, expected = rtl.run(program, run, icarus=True), functional.run(program, run)
     assert result.tokens == expected.tokens

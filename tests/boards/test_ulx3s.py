@@ -20,7 +20,7 @@ from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Error
 from skipopu.link import BAUD, LINK, Link
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, small_config
+from tests.support import random_checkpoint, small_config, smallest_config
 
 MACHINE = Machine.load("ulx3s")
 CLOCK = MACHINE.clock_mhz * 1e6
@@ -30,17 +30,7 @@ MODEL = Path(__file__).parents[2] / "models" / "pybyte-300k"
 
 def tiny() -> Program:
     """A random model of 3 kB, for slow simulations."""
-    config = small_config(
-        hidden_size=16,
-        intermediate_size=16,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        vocab_size=16,
-        max_positions=8,
-        weight_group=16,
-    )
-    return compile_checkpoint(random_checkpoint(config, 3), MACHINE)
+    return compile_checkpoint(random_checkpoint(smallest_config(), 3), MACHINE)
 
 
 @pytest.fixture(scope="module")
