@@ -18,7 +18,7 @@ test: $(VENV)/.installed  ## linters, then every test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not long" -n auto --dist worksteal --durations=15
+	$(BIN)/pytest -m "" -n auto --dist worksteal --durations=15
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

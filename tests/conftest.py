@@ -12,7 +12,18 @@ settings.register_profile("dev", max_examples=60, deadline=None, derandomize=Tru
 settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+LONG = 600  # seconds, the limit of a test that has none of its own
 SHIPPED = Path(__file__).parents[1] / "models" / "pybyte-1m"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest comes first: the other processes do the rest beside it."""
+
+    def limit(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return mark.args[0] if mark else 0
+
+    items.sort(key=lambda item: limit(item) > LONG, reverse=True)
 
 
 @pytest.fixture(scope="session")

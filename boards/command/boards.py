@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
             progress.advance(task)
     table = Table(
         title=f"Tokens per second expected, {args.context} tokens, {args.skip:.0%} of modules skipped at random",
-        caption="Timing engine at each machine's clock; below it the largest context that fits. No clock is closed yet.",
+        caption="Timing engine at each machine's clock; below it the largest context that fits. Only the ULX3S' clock is closed.",
     )
     table.add_column("model")
     fitting = [row for row in rows if not row[3]]

@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from boards.board import Board, check, names, resources_of
@@ -42,7 +43,7 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
 
     begin = time.perf_counter()
     with console.status("Verilog") as status:
-        result = build(machine, args.output, args.seed, lambda step: status.update(f"{step} (minutes)"))
+        result = build(machine, args.output, args.seed, lambda step: status.update(escape(step)))
     seconds = time.perf_counter() - begin
     table = Table(title=f"{machine.name} on {board.title}")
     for name in ("cells", "used", "available", "share"):

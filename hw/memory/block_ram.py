@@ -14,6 +14,15 @@ DECODE_ERROR = 3  # AXI's response where nothing lies
 WORD_BITS = 32
 
 
+def powers_of_two(depth: int) -> list[int]:
+    """Sizes that add up to ``depth``, falling.
+
+    Block RAM stacked to such a size can be one bit wide: each gives one bit of a word, and little is left to select. Any other
+    depth makes synthesis use wide, shallow shapes, eight times as many outputs, and route them to one place.
+    """
+    return [1 << bit for bit in reversed(range(depth.bit_length())) if depth >> bit & 1]
+
+
 class BlockRam(Component):
     """An AXI4 slave with ``size`` bytes, and a second way in for single words.
 
@@ -44,8 +53,27 @@ class BlockRam(Component):
         words = bits // WORD_BITS
         low = (beat - 1).bit_length()
         depth = self.size // beat
-        m.submodules.cells = cells = Memory(shape=bits, depth=depth, init=[])
-        read, write = cells.read_port(), cells.write_port(granularity=8)
+        read_address, read_enable, read_data = Signal(range(depth)), Signal(), Signal(bits)
+        write_address, write_enable, write_data = Signal(range(depth)), Signal(beat), Signal(bits)
+        selected = Signal(range(depth))
+        with m.If(read_enable):
+            m.d.sync += selected.eq(read_address)
+        start = 0
+        for number, size in enumerate(powers_of_two(depth)):
+            m.submodules[f"cells_{number}"] = cells = Memory(shape=bits, depth=size, init=[])
+            read, write = cells.read_port(), cells.write_port(granularity=8)
+            within = size.bit_length() - 1  # below it lies the address in this memory
+            m.d.comb += [
+                read.addr.eq(read_address[:within]),
+                read.en.eq(read_enable),
+                write.addr.eq(write_address[:within]),
+                write.data.eq(write_data),
+            ]
+            with m.If(write_address >> within == start >> within):
+                m.d.comb += write.en.eq(write_enable)
+            with m.If(selected >> within == start >> within):
+                m.d.comb += read_data.eq(read.data)
+            start += size
         which = self.access_address[2:low]
 
         # Reads: address, memory, output register; all of them stand while an answer waits.
@@ -59,8 +87,8 @@ class BlockRam(Component):
         m.d.comb += [
             mine.eq(self.access_valid & ~self.access_write & (left == 0) & ~fetched & ~self.port_rvalid & ~reading.any()),
             self.port_arready.eq(accepts & ~mine & ~reading.any()),
-            read.addr.eq(Mux(mine, self.access_address >> low, address)),
-            read.en.eq(moves | mine),
+            read_address.eq(Mux(mine, self.access_address >> low, address)),
+            read_enable.eq(moves | mine),
         ]
         taken = self.port_arvalid & self.port_arready
         with m.If(moves & (left != 0)):
@@ -75,20 +103,20 @@ class BlockRam(Component):
                 last.eq(left == 1),
                 answered.eq(name),
                 self.port_rvalid.eq(fetched),
-                self.port_rdata.eq(read.data),
+                self.port_rdata.eq(read_data),
                 self.port_rresp.eq(Mux(outside, DECODE_ERROR, 0)),
                 self.port_rlast.eq(last),
                 self.port_rid.eq(answered),
             ]
         m.d.sync += reading.eq(Cat(mine, reading[0]))
-        m.d.sync += self.access_result.eq(read.data.word_select(which, WORD_BITS) if words > 1 else read.data)
+        m.d.sync += self.access_result.eq(read_data.word_select(which, WORD_BITS) if words > 1 else read_data)
 
         # Writes
         target, missing, tag = Signal(len(self.port_awaddr) - low), Signal(), Signal(2)
         storing = Signal()
         m.d.comb += [
-            write.addr.eq(target),
-            write.data.eq(self.port_wdata),
+            write_address.eq(target),
+            write_data.eq(self.port_wdata),
             self.port_bid.eq(tag),
             self.port_bresp.eq(Mux(missing, DECODE_ERROR, 0)),
             self.access_ready.eq(reading[1] | storing),
@@ -98,9 +126,9 @@ class BlockRam(Component):
                 with m.If(self.access_valid & self.access_write):
                     m.d.comb += [
                         storing.eq(1),
-                        write.addr.eq(self.access_address >> low),
-                        write.data.eq(Cat(self.access_data for _ in range(words))),
-                        write.en.eq(15 << (which << 2) if words > 1 else 15),
+                        write_address.eq(self.access_address >> low),
+                        write_data.eq(Cat(self.access_data for _ in range(words))),
+                        write_enable.eq(15 << (which << 2) if words > 1 else 15),
                     ]
                 with m.Else():
                     m.d.comb += self.port_awready.eq(1)
@@ -111,7 +139,7 @@ class BlockRam(Component):
                 m.d.comb += self.port_wready.eq(1)
                 with m.If(self.port_wvalid):
                     with m.If(target < depth):
-                        m.d.comb += write.en.eq(self.port_wstrb)
+                        m.d.comb += write_enable.eq(self.port_wstrb)
                     with m.Else():
                         m.d.sync += missing.eq(1)
                     m.d.sync += target.eq(target + 1)

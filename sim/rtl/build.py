@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -190,6 +191,19 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
     return directory / top
 
 
+def at_time_zero(verilog: str) -> str:
+    """Yosys' Verilog for a simulator of events that keeps to SystemVerilog.
+
+    Declared start values are there before any process waits, so that an ``always @*`` none of whose inputs ever changes never runs and
+    leaves x. Yosys' remedy, a register declared with 0 that each block reads, needs Verilog-2005, and it leaves out blocks of one
+    assignment. Here that register, and what those blocks assign, change in time zero, behind the start of all processes.
+    """
+    verilog = re.sub(
+        r"^  reg (\\\$auto\$verilog_backend\S+ ) *= 0;$", r"  reg \1; initial \1 <= 0;", verilog, flags=re.MULTILINE
+    )
+    return re.sub(r"^  always @\*\n    (\S.*?) = (.*);$", r"\g<0>\n  initial \1 <= \2;", verilog, flags=re.MULTILINE)
+
+
 def build_icarus(machine: Machine) -> Path:
     """The same bench and memories for Icarus Verilog, an independent reading of the generated Verilog; slow, for short programs.
 
@@ -200,7 +214,7 @@ def build_icarus(machine: Machine) -> Path:
         raise SkipopuError("iverilog is not on the PATH; it comes with the distribution's package iverilog")
     version = subprocess.run(["iverilog", "-V"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
     sources = {
-        "overlay.v": cached_verilog(machine),
+        "overlay.v": at_time_zero(cached_verilog(machine)),
         "bench.sv": bench_verilog(machine, False),
         "axi_memory.sv": MEMORY_MODEL.read_text(),
     }

@@ -59,7 +59,7 @@ def _write_image(path: Path, data: NDArray[np.uint8], beat: int) -> None:
 
 
 def _read_dump(path: Path, beat: int) -> NDArray[np.uint8]:
-    lines = [line for line in path.read_text().split() if not line.startswith(("/", "@"))]
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("/", "@"))]
     words = np.frombuffer(bytes.fromhex("".join(line.zfill(2 * beat) for line in lines)), np.uint8)
     return np.ascontiguousarray(words.reshape(-1, beat)[:, ::-1]).reshape(-1)
 

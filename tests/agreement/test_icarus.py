@@ -1,4 +1,4 @@
-"""Another simulator's reading of the generated Verilog."""
+"""Another simulator's reading of the generated Verilog: four-valued, with its own order of events."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from sim.rtl import engine as rtl
 from sim.rtl.build import build_icarus
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, smallest_config
+from skipopu.model_config import ModelConfig
+from tests.support import random_checkpoint, small_config, smallest_config
 
-NEEDED = pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
-
-
-@pytest.mark.rtl
-@NEEDED
-@pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
-def test_icarus_takes_the_verilog(target: str) -> None:
-    assert build_icarus(Machine.load(target)).exists()
+pytestmark = [
+    pytest.mark.rtl,
+    pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed"),
+]
 
 
-@pytest.mark.long
-@NEEDED
-@pytest.mark.timeout(7200)
-def test_icarus_computes_the_same_bits() -> None:
-    program = compile_checkpoint(random_checkpoint(smallest_config(), 3), Machine.load("mono"))
-    run = Run((3, 5), 1, check=True)
+def test_icarus_takes_the_verilog() -> None:
+    assert build_icarus(Machine.load("u280-slice4")).exists()
+
+
+@pytest.mark.parametrize(("target", "config"), [("mono", smallest_config()), ("tiny", small_config())], ids=["mono", "tiny"])
+def test_icarus_computes_the_same_bits(target: str, config: ModelConfig) -> None:
+    program = compile_checkpoint(random_checkpoint(config, 3), Machine.load(target))
+    run = Run((3, 5, 9), 2, check=True)
     result, expected = rtl.run(program, run, icarus=True), functional.run(program, run)
     assert result.tokens == expected.tokens
     assert differing_bits(program, expected, result) == 0

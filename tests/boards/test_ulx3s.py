@@ -129,7 +129,7 @@ def test_netlist_runs_bit_for_bit() -> None:
     port.close()
 
 
-@pytest.mark.long
+@pytest.mark.synth
 @pytest.mark.timeout(5000)
 def test_bitstream_meets_its_clock(tmp_path: Path) -> None:
     bitstream = build(MACHINE, tmp_path)

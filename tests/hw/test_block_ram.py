@@ -11,7 +11,7 @@ from hw.memory.block_ram import DECODE_ERROR, LATENCY, BlockRam
 from skipopu.machine.config import Machine
 
 MACHINE = Machine.load("ulx3s")
-SIZE = 4096
+SIZE = 4096 + 2048 + 512  # three memories
 
 
 async def write_burst(ctx: SimulatorContext, dut: BlockRam, address: int, beats: list[tuple[int, int]]) -> int:
