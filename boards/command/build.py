@@ -43,7 +43,13 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
 
     begin = time.perf_counter()
     with console.status("Verilog") as status:
-        result = build(machine, args.output, args.seed, lambda step: status.update(escape(step)))
+
+        def say(step: str) -> None:
+            status.update(escape(step))
+            if not console.is_terminal and ":" not in step:
+                console.print(step)
+
+        result = build(machine, args.output, args.seed, say)
     seconds = time.perf_counter() - begin
     table = Table(title=f"{machine.name} on {board.title}")
     for name in ("cells", "used", "available", "share"):

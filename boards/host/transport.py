@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -82,25 +83,25 @@ class SerialTransport:
         self.line.write_bytes(MEMORY + address, data, on_bytes)
 
 
-class MappedTransport:
-    """What XRT and PYNQ have in common: registers by address, a buffer per port whose start goes to the shell.
-
-    Subclasses provide ``_peek``, ``_poke`` (a 32-bit register by byte address) and ``_allocate`` (a buffer).
-    """
+class MappedTransport(ABC):
+    """What XRT and PYNQ have in common: registers by address, a buffer per port whose start goes to the shell."""
 
     name: str
 
     def __init__(self) -> None:
         self._buffers: list[Buffer] = []
 
+    @abstractmethod
     def _peek(self, address: int) -> int:
-        raise NotImplementedError
+        """A 32-bit register by byte address."""
 
+    @abstractmethod
     def _poke(self, address: int, value: int) -> None:
-        raise NotImplementedError
+        """Writes one."""
 
+    @abstractmethod
     def _allocate(self, port: int, size: int) -> Buffer:
-        raise NotImplementedError
+        """Memory for a port."""
 
     def reset(self) -> None:
         self._poke(shell.RESET, 1)

@@ -10,6 +10,7 @@ import pytest
 from boards.host.device import Device
 from boards.host.line import Line
 from boards.host.transport import SerialTransport
+from boards.open import flow
 from boards.open.flow import build, project, synthesise
 from compiler.pipeline import compile_checkpoint, compile_directory
 from sim.board.build import simulate_netlist, simulate_project
@@ -109,6 +110,19 @@ def test_project_is_the_same_every_time_and_names_no_place() -> None:
     for name, site in (("clk25_0__io", "G2"), ("uart_0__rx__io", "M1"), ("uart_0__tx__io", "L4"), ("wifi_gpio0_0__io", "L2")):
         assert f'LOCATE COMP "{name}" SITE "{site}"' in pins
     assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ' in pins
+
+
+def test_a_clock_that_is_not_met_leaves_no_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, left = tmp_path / "made", tmp_path / "left"
+    made.mkdir()
+    (made / "report.json").write_text('{"fmax": {"clk": {"achieved": 24.9, "constraint": 25}}, "utilization": {}}')
+    for name in ("top.bit", "top.svf"):
+        (made / name).touch()
+    monkeypatch.setattr(flow, "synthesise", lambda files, say: made)
+    monkeypatch.setattr(flow, "_cached", lambda kind, files, make: made)
+    with pytest.raises(SkipopuError, match=r"timing is not met: 24.90 MHz of 25"):
+        build(MACHINE, left)
+    assert [path.name for path in left.iterdir()] == ["report.json"]
 
 
 @pytest.mark.synth
