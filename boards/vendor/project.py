@@ -23,6 +23,7 @@ FILES = {
         "vitis/kernel.xml.j2": "kernel.xml",
         "package.tcl.j2": "package.tcl",
         "vitis/link.cfg.j2": "link.cfg",
+        "vitis/crossings.xdc.j2": "crossings.xdc",
         "vitis/Makefile.j2": "Makefile",
         "vitis/README.md.j2": "README.md",
     },

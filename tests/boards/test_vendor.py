@@ -110,6 +110,36 @@ def test_link_configuration(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", VITIS)
+def test_constraints_of_the_crossings(name: str, tmp_path: Path) -> None:
+    """Both directions between the two clocks, and patterns that name what the Verilog has."""
+    text, verilog, board = files(name)["crossings.xdc"], files(name)[f"{MODULE}.v"], Board.load(name)
+    calls = record(text, tmp_path)
+    clocks = [call[1] for call in calls if call[0] == "get_ports"]
+    assert clocks == ["ap_clk", "ap_clk_2"]
+    assert all(ports(name)[clock] == ("input", 1) for clock in clocks)
+    limits = [call for call in calls if call[0] == "set_max_delay"]
+    assert [(call[3], call[5]) for call in limits] == [
+        (f"get_clocks@get_ports@{a}", f"get_clocks@get_ports@{b}") for a, b in (clocks, clocks[::-1])
+    ]
+    assert all(float(call[6]) <= 1000 / board.clocks.memory_mhz for call in limits)
+    # Instances and registers behind the patterns' names; a register whose reset is asynchronous and sets it has a pin PRE.
+    patterns = [
+        call[3].removeprefix("NAME =~ ")
+        for call in calls
+        if call[:2] in (("get_pins", "-hierarchical"), ("get_cells", "-hierarchical"))
+    ]
+    assert patterns == ["*rst_cdc/stage*_reg/PRE", "*_cdc/stage*_reg*"]
+    crossing = set(re.findall(r"^  \\gearbox\S*  (\w+_cdc) \($", verilog, re.MULTILINE))
+    assert crossing == {"produce_cdc", "consume_cdc", "consume_buffered_cdc", "rst_cdc"}
+    for module in re.findall(r"^module \\gearbox\S*_cdc .*?^endmodule", verilog, re.MULTILINE | re.DOTALL):
+        assert re.findall(r"^  reg (?:\[\d+:0\] )?(\w+)", module, re.MULTILINE)[:2] == ["stage0", "stage1"]
+    added = record(files(name)["package.tcl"], tmp_path)
+    assert ("add_files", "-fileset", "constrs_1", "-norecurse", "crossings.xdc") in added
+    assert ("set_property", "processing_order", "LATE", "get_files@crossings.xdc") in added
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIVADO)
 def test_block_design(name: str, tmp_path: Path) -> None:
     calls = record(files(name)["build.tcl"], tmp_path, {"get_property": "100%"} | {"get_bd_pins": ""})
