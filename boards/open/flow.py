@@ -144,7 +144,8 @@ def _run(files: dict[str, str], tool: str, work: Path, say: Say) -> None:
     package, function, doing = TOOLS[tool]
     say(doing)
     log = work / f"{tool.lower()}.log"
-    run_tool(package, function, shlex.split(arguments[1]), work, log, lambda line: say(f"{doing}: {line}"))
+    loud = [argument for argument in shlex.split(arguments[1]) if argument not in ("-q", "--quiet")]
+    run_tool(package, function, loud, work, log, lambda line: say(f"{doing}: {line}"))
 
 
 def read_report(directory: Path, clock_mhz: float) -> Bitstream:
