@@ -56,7 +56,7 @@ def project(machine: Machine, seed: int = SEED) -> dict[str, str]:
         )
     platform.add_file("system.v", system_verilog(machine, BAUD))
     # Whether the clock is met is judged from the report, so that there is one.
-    # The default placer leaves wires a third longer, and routing them takes hours instead of minutes.
+    # The default placer leaves wires a third longer, and routing them was not seen to end.
     options = f"--placer static --seed {seed} --report report.json --timing-allow-fail"
     plan = platform.build(
         Ulx3sTop(),
