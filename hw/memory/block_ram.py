@@ -62,7 +62,7 @@ class BlockRam(Component):
         for number, size in enumerate(powers_of_two(depth)):
             m.submodules[f"cells_{number}"] = cells = Memory(shape=bits, depth=size, init=[])
             read, write = cells.read_port(), cells.write_port(granularity=8)
-            within = size.bit_length() - 1  # below it lies the address in this memory
+            within = size.bit_length() - 1  # bits of an address in this memory; it starts at a multiple of its size
             m.d.comb += [
                 read.addr.eq(read_address[:within]),
                 read.en.eq(read_enable),
