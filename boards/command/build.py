@@ -42,9 +42,12 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
     from boards.open.flow import build
 
     begin = time.perf_counter()
+    ran = False
     with console.status("Verilog") as status:
 
         def say(step: str) -> None:
+            nonlocal ran
+            ran = True
             status.update(escape(step))
             if not console.is_terminal and ":" not in step:
                 console.print(step)
@@ -68,7 +71,7 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
     console.print(table)
     console.print(
         f"{result.path}: {result.path.stat().st_size:,} bytes; {result.fmax_mhz:.2f} MHz reached, {result.clock_mhz:g} asked for;"
-        f" {seconds:.0f} s"
+        f" {f'{seconds:.0f} s' if ran else 'kept from an earlier build'}"
     )
     return records
 
