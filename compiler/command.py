@@ -27,7 +27,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
-    parser.add_argument("--group", type=int, help="weights per scale; default the model's weight_group, else 128")
+    parser.add_argument("--group", type=int, help="weights per scale; default the model's weight_group")
     parser.add_argument(
         "--history", type=int, metavar="TOKENS", help="tokens whose entries the KV history buffer keeps; default what it holds"
     )

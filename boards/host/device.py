@@ -10,7 +10,7 @@ from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import OnToken, Result
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.numerics.profile import fingerprint
 
@@ -24,9 +24,23 @@ class Device:
         SkipopuError: the board stopped answering.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, seconds: float = 60.0) -> None:
         self.transport = transport
-        transport.reset()
+        self._reset(seconds)
+
+    def _reset(self, seconds: float) -> None:
+        """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it.
+
+        Raises:
+            SkipopuError: what it was given before, by another host perhaps, is still running after ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        while self.transport.register("STATUS") & STATUS_RUNNING:
+            if time.monotonic() > deadline:
+                raise SkipopuError(
+                    f"{self.transport.name}: an earlier run did not end within {seconds:g} s; wait, or configure the board anew"
+                )
+        self.transport.reset()
 
     def require(self, program: Program) -> None:
         """Raises SkipopuError unless the board's machine, numerics and memory are the program's."""
@@ -61,10 +75,10 @@ class Device:
         Raises:
             ProgramError: the run does not fit the program.
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
-            SkipopuError: it did not stop within ``seconds``.
+            SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
         """
         board, image = self.transport, options.prepare(program)[0]
-        board.reset()
+        self._reset(seconds)
         changed = ["tokens", "ring"] if options.check else ["tokens"]
         if not isinstance(options.routing, str) or options.routing != "program":
             changed += ["trace", "layers"]

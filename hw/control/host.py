@@ -11,6 +11,7 @@ from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 
 ADDRESS_BITS = 8
+RESET_CYCLES = 16  # of the overlay, when a host asks what is around it for a reset
 WRITABLE = tuple(r.name for r in HOST_REGISTERS if r.access == "rw" and r.name != "CONTROL")
 READABLE = tuple(
     r.name for r in HOST_REGISTERS if r.access == "r" and r.name not in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")

@@ -8,13 +8,12 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.control.host import ADDRESS_BITS
+from hw.control.host import ADDRESS_BITS, RESET_CYCLES
 from hw.link.uart import DIVISOR_BITS, UartReceiver, UartTransmitter
 from hw.memory.axi import axi4_lite
 from skipopu import link
 from skipopu.link import ANSWER, ANSWER_HEADER, CHECKSUM_BYTES, HEADER, MEMORY, MOST_WORDS, REQUEST, SILENCE, Operation, Status
 
-RESET_CYCLES = 16
 RECEIVED = 16  # bytes that may wait while a frame is executed and answered
 AREA_BITS = 2  # of an address, from the top: memory, registers, the link's own
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import Component, Out
 
-from hw.control.host import ADDRESS_BITS
+from hw.control.host import ADDRESS_BITS, RESET_CYCLES
 from hw.memory.axi import axi4_lite
 from skipopu import shell
 
-RESET_CYCLES = 16
 BASE_BITS = 64
 
 

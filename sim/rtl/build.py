@@ -229,11 +229,15 @@ def build_icarus(machine: Machine) -> Path:
             command = ["iverilog", "-g2012", "-s", TOP, "-o", TOP, "bench.sv", "axi_memory.sv", "overlay.v"]
             if subprocess.run(command, cwd=work, stdout=output, stderr=subprocess.STDOUT, check=False).returncode:
                 raise SkipopuError(f"Icarus rejects the Verilog of {machine.name}; see {log}")
-        # Icarus 11 knows modules by this suffix only.
-        (work / f"{ICARUS_MODULE}.vpi").symlink_to(cocotb_tools.config.libs_dir / f"{ICARUS_MODULE}.so")
 
     fill_once(directory, make)
     return directory / TOP
+
+
+def icarus_command(executable: Path, work: Path) -> list[str]:
+    """Runs what :func:`build_icarus` left; cocotb's module is linked into ``work``, since Icarus 11 knows modules by their suffix only."""
+    (work / f"{ICARUS_MODULE}.vpi").symlink_to(cocotb_tools.config.libs_dir / f"{ICARUS_MODULE}.so")
+    return ["vvp", "-M", str(work), "-m", ICARUS_MODULE, str(executable)]
 
 
 def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool) -> None:

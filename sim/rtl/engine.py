@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import OnToken, Result, Retired
-from sim.rtl.build import ICARUS_MODULE, MEMORY_BYTES, build, build_icarus, simulation_environment
+from sim.rtl.build import MEMORY_BYTES, build, build_icarus, icarus_command, simulation_environment
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
@@ -77,8 +77,8 @@ def run(
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
     ``waves`` are recorded in a simulation of their own that ends behind the window.
-    ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog instead of Verilator. Routing is read back from the trace ring's counters only:
-    ``Result.routing`` holds zeros unless the caller fills it.
+    ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog and the generated overlay instead of
+    Verilator. Routing is read back from the trace ring's counters only: ``Result.routing`` holds zeros unless the caller fills it.
 
     Raises:
         ProgramError: the run does not fit, or the image is larger than the simulated memory.
@@ -106,11 +106,7 @@ def _simulate(
     size = len(images[0])
     if size > MEMORY_BYTES:
         raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    if icarus:
-        executable = build_icarus(machine)
-        simulator = ["vvp", "-M", str(executable.parent), "-m", ICARUS_MODULE, str(executable)]
-    else:
-        simulator = [str(build(machine, waves is not None, verilog))]
+    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog)
     timing = machine.memory
     settings = {
         "latency": memory.latency or timing.latency,
@@ -143,6 +139,7 @@ def _simulate(
             "COCOTB_TEST_MODULES": "sim.rtl.bench",
             "COCOTB_RESULTS_FILE": str(work / "results.xml"),
         }
+        simulator = icarus_command(executable, work) if icarus else [str(executable)]
         command = [*simulator, f"+IMAGE={work}"]
         if waves is not None:
             command.append(f"+WAVES={waves.path.resolve()}")

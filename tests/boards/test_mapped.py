@@ -21,7 +21,7 @@ from sim.functional import engine as functional
 from skipopu import shell
 from skipopu.errors import SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE
+from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 from skipopu.shell import MODULE
@@ -169,6 +169,31 @@ def test_load_and_run(kind: str, behind: Behind, monkeypatch: pytest.MonkeyPatch
     assert behind.resets == 2
     again = Run((7, 7), 3)
     assert device.run(behind.program, again).tokens == functional.run(behind.program, again).tokens
+
+
+def test_a_run_under_way_is_not_cut_off(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset would leave memory in the middle of a burst."""
+    monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))
+    transport, status = XrtTransport("x.xclbin", 1), HOST["STATUS"].address
+    left = 3
+    read = behind.read
+
+    def ending(address: int) -> int:
+        nonlocal left
+        if address == status:
+            assert behind.resets == 0
+            left -= 1
+            behind.values[status] = STATUS_RUNNING if left else STATUS_DONE
+        return read(address)
+
+    monkeypatch.setattr(transport, "_peek", ending)
+    Device(transport)
+    assert (left, behind.resets) == (0, 1)
+    behind.values[status] = STATUS_RUNNING
+    monkeypatch.setattr(transport, "_peek", read)
+    with pytest.raises(SkipopuError, match=r"Alveo device 1: an earlier run did not end within 0.1 s"):
+        Device(transport, 0.1)
+    assert behind.resets == 1
 
 
 def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

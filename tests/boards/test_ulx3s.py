@@ -18,7 +18,7 @@ from sim.board.port import SimulatedPort
 from sim.functional import engine as functional
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import Error
+from skipopu.isa.registers import STATUS_RUNNING, Error
 from skipopu.link import BAUD, LINK, Link
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config, smallest_config
@@ -61,6 +61,14 @@ def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     for region in (r for r in program.regions.values() if r != ring):
         data = board.read(0, region.address, region.size)
         assert data == expected.memory[0][region.address : region.address + region.size].tobytes()
+    # A host that comes while a run goes on lets it end.
+    board.reset()
+    for name, value in run.registers(program).items():
+        board.set_register(name, value)
+    board.set_register("CONTROL", 1)
+    assert board.register("STATUS") == STATUS_RUNNING
+    device = Device(board)
+    assert board.register("STATUS") == 0
     # A second prompt on what is loaded.
     again = Run(tuple(b"class "), 4)
     assert device.run(program, again).tokens == functional.run(program, again).tokens

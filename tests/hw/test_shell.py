@@ -8,7 +8,8 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
-from hw.shell.bases import RESET_CYCLES, ShellRegisters
+from hw.control.host import RESET_CYCLES
+from hw.shell.bases import ShellRegisters
 from hw.shell.gearbox import Gearbox
 from skipopu import shell
 from skipopu.isa.registers import HOST
