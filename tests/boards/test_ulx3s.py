@@ -95,7 +95,8 @@ def test_faults_and_reset(board: SerialTransport) -> None:
         device.load(other)
     # The button and a break of the line bring everything back to its start.
     assert isinstance(board.line.port, SimulatedPort)
-    board.line.port.timeout = 3.0
+    # What the button cuts off is forgotten after a million cycles, seconds of simulation: each try waits longer than that.
+    board.line.port.timeout = 15.0
     board.line.port.press_reset(40)
     board.line.port.baudrate = BAUD
     board.line.connect()
