@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from sim.reference.model import SkipLlama, load_hf_state_dict, rms_norm
+from sim.reference.model import ACTIVATIONS, SkipLlama, load_hf_state_dict, rms_norm
+from skipopu.isa import spec
 from skipopu.model_config import ModelConfig
 from tests.support import random_checkpoint, small_config
 
@@ -24,6 +25,14 @@ def model_of(config: ModelConfig, seed: int = 0) -> SkipLlama:
             routers[prefix + "bias"] = torch.tensor([router.bias, 0.0])
     base = {name: torch.from_numpy(tensor) for name, tensor in checkpoint.tensors.items()}
     return load_hf_state_dict(SkipLlama(config), base, routers).requires_grad_(False)
+
+
+def test_activations_are_hugging_faces() -> None:
+    hugging_face = pytest.importorskip("transformers.activations").ACT2FN
+    assert set(ACTIVATIONS) == set(spec.ACTIVATIONS)
+    x = torch.linspace(-9, 9, 10001)
+    for name, function in ACTIVATIONS.items():
+        assert torch.equal(function(x), hugging_face[name](x)), name
 
 
 @pytest.mark.slow

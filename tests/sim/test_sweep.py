@@ -104,7 +104,7 @@ def test_fronts(points: list[tuple[int, int]]) -> None:
     assert [points[k][0] for k in front] == sorted({points[k][0] for k in front})
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_dask(description: Path, tmp_path: Path) -> None:
     jobs = sweep.read(description)[:2]
     with parallel.executor("dask", 1) as pool:
