@@ -17,7 +17,7 @@ from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
 DESCRIPTIONS = Path(__file__).with_name("descriptions")
-COMMITTED = Path(__file__).parents[1] / "docs" / "resources"
+COMMITTED = Path(__file__).with_name("resources")
 
 
 class BoardError(SkipopuError):

@@ -15,6 +15,7 @@ from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
+from skipopu.shipped import NAMES, path_or_shipped
 
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, nargs="?", help="checkpoint directory (config.json, *.safetensors)")
+    parser.add_argument(
+        "model",
+        type=path_or_shipped,
+        nargs="?",
+        help=f"checkpoint directory (config.json, *.safetensors), or {' or '.join(NAMES)}",
+    )
     add_compile_arguments(parser)
     parser.add_argument(
         "--shape", metavar="NAME", help=f"a known architecture without weights instead: listing and report; {', '.join(SHAPES)}"

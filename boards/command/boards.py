@@ -19,9 +19,8 @@ from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
-
-MODELS = Path(__file__).parents[2] / "models"
-SHIPPED = ("pybyte-300k", "pybyte-1m")
+from skipopu.shipped import MODELS
+from skipopu.shipped import NAMES as SHIPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

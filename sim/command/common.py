@@ -15,6 +15,7 @@ from compiler.command import add_compile_arguments, compile_from
 from sim.routing import independent, load_trace, ratios
 from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
+from skipopu.shipped import NAMES, path_or_shipped
 
 ENGINES = ("reference", "functional", "timing", "rtl")
 # Tables stay readable in logs, where there is no terminal to ask for its width.
@@ -22,8 +23,8 @@ console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    help = "checkpoint directory, or directory of a compiled program"
-    parser.add_argument("model", type=Path, nargs="?" if optional else None, help=help)
+    help = f"checkpoint directory, directory of a compiled program, or a shipped model: {', '.join(NAMES)}"
+    parser.add_argument("model", type=path_or_shipped, nargs="?" if optional else None, help=help)
     add_compile_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
 

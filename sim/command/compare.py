@@ -27,11 +27,12 @@ from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
 from skipopu.shapes import SHAPES
+from skipopu.shipped import path_or_shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
+        "model", type=path_or_shipped, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
     )
     parser.add_argument("--shape", metavar="NAME", help=f"a known architecture instead: {', '.join(SHAPES)}")
     parser.add_argument("--target", default="u280", help="target name or machine description (.yaml); default u280")
@@ -51,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
     parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="prompt of a checkpoint's run, its first P bytes; default its heldout.txt"
+        "--text",
+        type=path_or_shipped,
+        metavar="FILE",
+        help="prompt of a checkpoint's run, its first P bytes; default its heldout.txt",
     )
     parser.add_argument(
         "--measured", type=Path, nargs="+", default=[], metavar="FILE", help="records measured on GPUs, beside those shipped"

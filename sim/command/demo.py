@@ -17,8 +17,8 @@ from sim.rtl import engine as rtl
 from skipopu.errors import CheckpointError
 from skipopu.isa.program import Run
 from skipopu.report import Record, write_json
+from skipopu.shipped import MODELS, path_or_shipped
 
-MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = "pybyte-1m"
 PROMPT = "def read(self, size=-1):\n"
 NEW_TOKENS = 16
@@ -26,7 +26,9 @@ SAMPLE_TOKENS = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, default=MODELS / SHIPPED, help=f"checkpoint directory; default models/{SHIPPED}")
+    parser.add_argument(
+        "--model", type=path_or_shipped, default=MODELS / SHIPPED, help=f"checkpoint directory; default {SHIPPED}"
+    )
     parser.add_argument("--target", default="tiny", help="target name or machine description; default tiny")
     parser.add_argument("--kv", choices=("dense", "reuse"), default="reuse", help="KV policy; default reuse")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")

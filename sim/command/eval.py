@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
 from skipopu.report import Record, write_json
+from skipopu.shipped import HELD_OUT, path_or_shipped
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
 CHUNK = 64
@@ -28,7 +28,13 @@ CHUNK = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="text to predict, byte by byte")
+    parser.add_argument(
+        "--text",
+        type=path_or_shipped,
+        default=HELD_OUT,
+        metavar="FILE",
+        help="text to predict, byte by byte; default the shipped sample",
+    )
     parser.add_argument("--engine", choices=("functional", "reference"), default="functional", help="default functional")
     parser.add_argument("--window", type=int, default=256, metavar="TOKENS", help="each window starts cold; default 256")
     parser.add_argument("--always", action="store_true", help="execute every module")

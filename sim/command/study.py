@@ -11,6 +11,7 @@ from rich.table import Table
 from sim.command.common import console
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
+from skipopu.shipped import path_or_shipped
 
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's",
     )
-    parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
+    parser.add_argument(
+        "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
+    )
     parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text (pe); default 4096")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write NAME.json and the plots there")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the tables of a page")
@@ -42,6 +45,8 @@ def main(args: argparse.Namespace) -> int:
     if args.update:
         head, rest = page.split(BEGIN)
         args.update.write_text(head + BEGIN + text + END + rest.split(END)[1])
+    if args.output:
+        console.print(f"Written to {args.output.resolve()}.", soft_wrap=True)
     return 0
 
 
