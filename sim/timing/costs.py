@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
@@ -41,14 +40,6 @@ class Costs:
         memory = self.machine.memory
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
 
-    def weight_rate(self, slots: int) -> float:
-        """Beats per cycle of a weight stream that the array takes a pair of in ``slots`` cycles."""
-        m = self.machine
-        most = m.memory.moving
-        if m.weights_in_flight:
-            most = min(most, m.weights_in_flight / (m.memory.latency + CREDIT_LOOP + m.burst))
-        return self.credited(m.weight_fifo, slots / 2, m.burst, most)
-
     def credited(self, fifo: int, taken: float, burst: float, most: float) -> float:
         """Beats per cycle into a FIFO of so many beats in bursts of ``burst``, at most ``most`` while no refresh stands.
 
@@ -63,14 +54,8 @@ class Costs:
     @property
     def in_flight(self) -> int:
         """Weight beats per port asked for that did not come yet, at most."""
-        return self.machine.weights_in_flight or self.machine.weight_fifo
-
-    def weight_refill(self, beats: int) -> float:
-        """Cycles from a product's first step until ``beats`` came: those that the FIFO does not hold are asked for from then on."""
         m = self.machine
-        if beats <= m.weight_fifo:
-            return 0
-        return m.burst + m.memory.latency + CREDIT_LOOP + (beats - m.weight_fifo) / m.memory.rate
+        return (m.weights_in_flight or m.weight_fifo) // m.burst * m.burst
 
     def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
         m = self.machine
@@ -117,6 +102,11 @@ class Costs:
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
 
+    def kvwrite_begin(self, entry: KvEntry) -> int:
+        """Start to the first beat of the first entry."""
+        m = self.machine
+        return 2 + 2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes + 4) + entry.header_beats + WRITE_OVERHEAD
+
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""
         bursts = -(-entry.beats // self.machine.longest_write)
@@ -156,18 +146,6 @@ class Costs:
         count = rows * groups
         return count, -(-count // SCALES_PER_WORD)
 
-    def matmul_stream(self, slots: int, rows: int, groups: int, group: int, bits: int) -> tuple[int, int]:
-        """(steps, cycles of steps and takes) of a whole product of ``rows`` per port whose weights are always there.
-
-        A pair of beats is multiplied with ``slots`` tokens while the next one is taken; a scale word comes ahead of some.
-        """
-        m = self.machine
-        count, words = self.matmul_words(rows, groups)
-        pairs = count * bits // 8 * (group // m.weight_lanes)
-        scale = 2 * SCALES_PER_WORD // m.beat_bytes
-        pair = max(slots, 2)
-        return pairs * slots, pairs * pair + words * (max(pair, 2 + scale) - pair) + slots
-
     def matmul_beats(self, rows: int, groups: int, group: int, bits: int) -> int:
         """Weight beats of a port whose blocks have ``rows`` rows."""
         count, words = self.matmul_words(rows, groups)
@@ -180,10 +158,6 @@ class Costs:
     def drain(self, slots: int, ports: int) -> int:
         """Cycles to drain one round of ``ports`` blocks."""
         return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2
-
-    def drained_stream(self, rounds: int, stream: int, drain: int) -> int:
-        """Cycles of ``rounds`` of ``stream`` cycles when a round waits until the bank of the round before last is drained."""
-        return _drained_stream(rounds, stream, self.matmul_flight(), drain)
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""
@@ -243,16 +217,6 @@ class Costs:
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
         return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys)
-
-
-@lru_cache(maxsize=4096)
-def _drained_stream(rounds: int, stream: int, flight: int, drain: int) -> int:
-    streamed = drained = before = 0  # ends of the latest round and of the drains of the two latest
-    for _ in range(rounds):
-        streamed = max(streamed, before) + stream
-        before, drained = drained, max(streamed + flight, drained) + drain
-    # The last drains are counted on their own: as if they began right behind the last step.
-    return max(streamed, drained - drain - flight)
 
 
 @dataclass(frozen=True)
