@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sim.timing.stream import entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -13,7 +14,6 @@ from skipopu.machine.config import QUERY_LANES, Machine
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
 DISPATCH = 3  # per instruction: read, decode, issue
 READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, address and data registers, FIFO
-CREDIT_LOOP = 5  # a burst's places' return to its next beat, besides the memory's latency and the burst itself
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = 4  # last write to the signature's total
 ADDITION = 5  # one addition of the routing unit
@@ -39,17 +39,6 @@ class Costs:
         """Round trip of one short read."""
         memory = self.machine.memory
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
-
-    def credited(self, fifo: int, taken: float, burst: float, most: float) -> float:
-        """Beats per cycle into a FIFO of so many beats in bursts of ``burst``, at most ``most`` while no refresh stands.
-
-        Credits return by bursts, whose beats come at the memory's rate and go every ``taken`` cycles; the memory has its own limit
-        of bursts under way.
-        """
-        memory = self.machine.memory
-        loop = memory.latency + CREDIT_LOOP + (burst - 1) * max(taken, 1 / memory.rate)
-        answered = memory.outstanding * burst / (memory.latency + 1 + burst / memory.moving)
-        return min(most, fifo / loop, answered) * (memory.rate / memory.moving)
 
     @property
     def in_flight(self) -> int:
@@ -191,15 +180,13 @@ class Costs:
         mine = queries * len(listed)
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
-        key_rate, value_rate = (
-            self.credited(m.kv_fifo, taken, run / -(-run // m.burst), m.memory.moving)
-            for taken, run in ((blocks, key_run), (mine, value_run))
-        )
         key_round = max(key_steps, key_run) + 1
+        key_period = entry_period(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
         covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(reads[0] * max(key_round / key_run, 1 / key_rate))) + self.read + 1
+        keys = max(rounds * key_round - covered, int(reads[0] / key_run * key_period)) + self.read + 1
         fill = mine + WEIGHED
-        fetched = reads[1] / value_rate
+        value_period = entry_period(m, entry.beats, value_run, 0, mine, value_steps + 1)
+        fetched = reads[1] / value_run * value_period
         ahead = 0.0
         if serial:
             fill += 2
@@ -207,10 +194,10 @@ class Costs:
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(m.kv_fifo, int((self.attention_drain + fill) * value_rate))
+            early = min(m.kv_fifo, int((self.attention_drain + fill) * m.memory.rate))
             # Two rounds' probabilities are under way at most.
             ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early / value_rate))
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early * value_period / value_run))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
+ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose turn is next
 FIRST = -(1 << 40)  # long ago
 PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
 READABLE = 2  # from there to the cycle in which it can be taken
@@ -81,12 +83,14 @@ class Shape:
 
 
 class Reader:
-    """A port's weight reader and its memory. Refreshes, if ``phase`` is given, start ``phase`` cycles behind cycle 0 and come again."""
+    """A client's reader in a port, of weights if nothing is said, and the memory behind it. Refreshes, if ``phase`` is given, start ``phase`` cycles behind cycle 0 and come again."""
 
-    def __init__(self, machine: Machine, rate: float, pending: Pending, phase: int | None = None) -> None:
+    def __init__(
+        self, machine: Machine, rate: float, pending: Pending, phase: int | None = None, depth: int = 0, most: int = 0
+    ) -> None:
         memory = machine.memory
-        self.depth, self.burst = machine.weight_fifo, machine.burst
-        self.most = (machine.weights_in_flight or machine.weight_fifo) - machine.burst
+        self.depth = depth or machine.weight_fifo
+        self.most = (most or machine.weights_in_flight or machine.weight_fifo) - machine.burst
         self.page = 4096 // machine.beat_bytes
         self.latency, self.issue, self.outstanding = memory.latency, memory.issue, memory.outstanding
         self.rate, self.interval, self.refresh = round(rate * UNIT), memory.refresh_interval, memory.refresh
@@ -299,22 +303,68 @@ class Streams:
             return memory.moving
         key = (shape.slots, shape.per_word, shape.scale)
         if key not in self.rates:
-            real = self.sustained(shape, memory.moving, 0)
+            real = self.sustained(shape, memory.moving, phases(self.machine))
             low, high = 0.25 * memory.rate, memory.moving
-            if self.sustained(shape, memory.rate, None) <= real:
+            if self.sustained(shape, memory.rate, [None]) <= real:
                 low = memory.rate
             while high - low > 0.004 * memory.moving:
                 middle = (low + high) / 2
-                low, high = (low, middle) if self.sustained(shape, middle, None) > real else (middle, high)
+                low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
             self.rates[key] = low
         return self.rates[key]
 
-    def sustained(self, shape: Shape, rate: float, phase: int | None) -> float:
+    def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
         """Beats per cycle of a long stream."""
         machine = self.machine
-        pairs = 2 * machine.weight_fifo + 4 * machine.memory.refresh_interval
+        pairs = machine.weight_fifo + 2 * machine.memory.refresh_interval
         takes: list[int] = []
         shape = replace(shape, pairs=pairs, per_round=pairs, page=1 << 30)
-        flow(machine, shape, [Reader(machine, rate, NOTHING, phase)], NOTHING, 0, 0, [], takes)
+        flow(machine, shape, [Reader(machine, rate, NOTHING, phase) for phase in refreshes], NOTHING, 0, 0, [], takes)
         half = len(takes) // 2
         return (len(takes) - half) / (takes[-1] - takes[half - 1])
+
+
+@lru_cache(maxsize=4096)
+def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int, least: int) -> float:
+    """Cycles per entry when many are read of which ``run`` beats are wanted, ``entry`` beats apart.
+
+    Their first ``header`` beats are used up at once, the others ``steps`` cycles each; an entry takes ``least`` cycles anyway.
+    """
+    memory, page = machine.memory, 4096 // machine.beat_bytes
+    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in phases(machine)]
+    takes: list[int] = []
+    begun: list[int] = []
+    end, asked = FIRST, 0
+    cycles = (4 if len(readers) == 1 else 2) * memory.refresh_interval
+    count = max(16, min(400, cycles // max(run, least)))
+    for number in range(count):
+        # The walk over the map visits the ports in turn; so many entries are wanted at most.
+        due = max(number * machine.ports, asked + 2)
+        if number > ENTRIES_WANTED:
+            due = max(due, begun[number - ENTRIES_WANTED - 1] + 2)
+        at = number * entry % page
+        left, start, beat = run, 0, 0
+        while left:
+            size = min(left, machine.burst, page - at % page)
+            ready = [reader.bring(size, due, takes, []) for reader in readers]
+            left, at = left - size, at + size
+            for push in map(max, zip(*ready, strict=True)):
+                if not beat:
+                    start = end = max(end + 2, push + READABLE)
+                    begun.append(start)
+                begin = max(end, push + READABLE)
+                end = begin + (1 if beat < header else steps)
+                takes.append(end - 1)
+                beat += 1
+        asked = max(reader.asked for reader in readers)
+        end = max(end - 1, start + least - 2)
+    half = count // 2
+    return (begun[-1] - begun[half]) / (count - 1 - half)
+
+
+def phases(machine: Machine) -> list[int | None]:
+    """When refreshes of ports begin that run in lockstep; None: no port has any."""
+    memory = machine.memory
+    if not memory.refresh:
+        return [None]
+    return [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
