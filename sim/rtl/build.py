@@ -159,11 +159,14 @@ def compiler_environment() -> dict[str, str]:
     }
 
 
-def build(machine: Machine, waves: bool = False, verilog: str | None = None, bare: str | None = None) -> Path:
+def build(
+    machine: Machine, waves: bool = False, verilog: str | None = None, bare: str | None = None, optimise: str | None = None
+) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
     ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
     module that is the top level then (the overlay, or what ``verilog`` has around it), for bus models written in Python.
+    ``optimise`` is another level of the C++ compiler: "-O0" is built several times faster and runs several times slower.
 
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
@@ -176,7 +179,8 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
         top, ("*clk*", "*rst*", "host_*", "port*", "*_axi_*") if bare else ("clk", "rst", "host_*", "wave_over", *SETTINGS)
     )
     digest = hashlib.sha256()
-    for part in (overlay, bench, memory, control, repr(VERILATOR_FLAGS), repr(sorted(tool_versions().items()))):
+    flags = [*VERILATOR_FLAGS, *(["-CFLAGS", optimise] if optimise else [])]  # the last one counts
+    for part in (overlay, bench, memory, control, repr(flags), repr(sorted(tool_versions().items()))):
         digest.update(part.encode())
     directory = cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
 
@@ -185,7 +189,7 @@ def build(machine: Machine, waves: bool = False, verilog: str | None = None, bar
         (work / "bench.sv").write_text(bench)
         (work / "axi_memory.sv").write_text(memory)
         (work / "public.vlt").write_text(control)
-        _compile(machine, work, top, waves, bool(bare))
+        _compile(machine, work, top, waves, bool(bare), flags)
 
     fill_once(directory, make)
     return directory / top
@@ -240,7 +244,7 @@ def icarus_command(executable: Path, work: Path) -> list[str]:
     return ["vvp", "-M", str(work), "-m", ICARUS_MODULE, str(executable)]
 
 
-def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool) -> None:
+def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool, flags: list[str]) -> None:
     """Verilator and the compiler behind it, in ``work``."""
     require_compiler()
     root = Path(verilator.__file__).parent
@@ -263,7 +267,7 @@ def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool) ->
         f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
         "--timescale",
         "1ns/1ps",
-        *VERILATOR_FLAGS,
+        *flags,
         *(["--trace"] if waves else []),
         str(main),
         "public.vlt",

@@ -73,12 +73,14 @@ def run(
     verilog: str | None = None,
     cycle_limit: int = 1 << 31,
     icarus: bool = False,
+    optimise: str | None = None,
 ) -> Result:
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
     ``waves`` are recorded in a simulation of their own that ends behind the window.
     ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog and the generated overlay instead of
-    Verilator. Routing is read back from the trace ring's counters only: ``Result.routing`` holds zeros unless the caller fills it.
+    Verilator, ``optimise`` is the level of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters only:
+    ``Result.routing`` holds zeros unless the caller fills it.
 
     Raises:
         ProgramError: the run does not fit, or the image is larger than the simulated memory.
@@ -86,8 +88,8 @@ def run(
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
     """
     if waves is not None:
-        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False)
-    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus)
+        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False, optimise)
+    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus, optimise)
 
 
 def _simulate(
@@ -99,6 +101,7 @@ def _simulate(
     verilog: str | None,
     cycle_limit: int,
     icarus: bool,
+    optimise: str | None,
 ) -> Result:
     """One simulation; with ``waves`` it ends behind the window and the result is what was there by then."""
     machine = program.machine
@@ -106,7 +109,7 @@ def _simulate(
     size = len(images[0])
     if size > MEMORY_BYTES:
         raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog)
+    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog, optimise=optimise)
     timing = machine.memory
     settings = {
         "latency": memory.latency or timing.latency,
