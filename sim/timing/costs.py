@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from sim.timing.stream import entry_period
+from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -25,6 +26,8 @@ DIVIDE = 11  # step of the divider to its result, less what aligning the last gr
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
 SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
 WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
+BACKGROUND_BURSTS = 4  # under way at most of what is fetched ahead
+ENTRIES_AHEAD = 8  # halves of entries that a port is asked for, at most
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 
 
@@ -46,13 +49,15 @@ class Costs:
         m = self.machine
         return (m.weights_in_flight or m.weight_fifo) // m.burst * m.burst
 
-    def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
+    def behind_ahead(self, entry: KvEntry) -> int:
+        """Cycles that a short read waits for beats that are being fetched ahead."""
         m = self.machine
-        beats = row * ADDRESS_UNIT // m.beat_bytes
-        ports = min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
-        row_cycles = ports - 1 + self.read + ports * (beats * m.kv_lanes // m.vector_lanes)
-        one = self.read + 3 + row_cycles + self.read + 2 * half_head
-        return 2 + 3 * m.tokens + slots * one
+        run = entry.beats // 2
+        under_way = min((BACKGROUND_BURSTS - 1) * m.burst + min(m.burst, run) / 2, ENTRIES_AHEAD * run)
+        return max(0, int(under_way / m.memory.rate) - m.memory.latency - 1)
+
+    def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
+        return 2 + 3 * self.machine.tokens + slots * embed_slot(self.machine, elements, row, half_head)
 
     def embed_busy(self, slots: int, elements: int, half_head: int) -> int:
         return slots * (-(-elements // self.machine.vector_lanes) + 2 * half_head)
@@ -216,3 +221,30 @@ class Attention:
     memory: int
     bus: int
     keys: int
+
+
+@lru_cache(maxsize=1024)
+def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int:
+    """Cycles of one token: its id, its row's parts from all ports at once, one after another into the buffer, its rotary row."""
+    m = machine
+    beats, ports = row * ADDRESS_UNIT // m.beat_bytes, min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
+    first = m.memory.latency + READ_OVERHEAD + 2
+    now, waits = first + ports, 3 * m.memory.refresh_wait
+    for port in range(ports):
+        for ready in short_read(m, beats, first + port):
+            now = max(now, ready) + m.kv_lanes // m.vector_lanes
+    words = m.port_bits // 32
+    for number, ready in enumerate(short_read(m, -(-2 * half_head // words), now)):
+        now = max(now, ready) + min(words, 2 * half_head - number * words)
+    return round(now + waits)
+
+
+def short_read(machine: Machine, beats: int, at: int) -> list[int]:
+    """When the beats of a read can be taken that the loader is asked for at ``at``; it has two bursts under way."""
+    depth = 2 * machine.burst
+    reader = Reader(machine, machine.memory.rate, NOTHING, None, depth, depth)
+    takes: list[int] = []
+    while len(takes) < beats:
+        size = min(machine.burst, beats - len(takes))
+        takes += [push + READABLE for push in reader.bring(size, at + 1, takes, [])]
+    return takes

@@ -103,6 +103,8 @@ class TimingEngine:
         self.trace: list[Retired] = []
         self.at_token: list[dict[str, int]] = []
         self.part: Attention | None = None  # of the present layer
+        self.room = 0  # beats that could be fetched ahead of the layer before
+        self.ahead = False  # whether more than that is missing for the present one
         self.parts: dict[tuple[object, ...], Attention] = {}
         self.products: dict[tuple[int, int, int], Product] = {}
         self.left: State | None = None  # the state that the part before left, where it was repeated
@@ -148,8 +150,13 @@ class TimingEngine:
         beats = slots * (1 + ports * f["row"] * 64 // beat + -(-8 * half // beat))
         # The last slot's group was aligned while its rotary row came.
         tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
-        cycles = costs.embed(slots, f["elements"], f["row"], half) + tail
-        return self.vector(costs.embed_busy(slots, f["elements"], half), slots * 3 * costs.read, cycles, beats)
+        cycles = costs.embed(slots, f["elements"], f["row"], half)
+        busy = costs.embed_busy(slots, f["elements"], half)
+        # The first layer's entries are fetched ahead meanwhile.
+        ahead = self.history.missing(0, self.position, self.config[Config.HISTORY]) if self.prefetch else 0
+        reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
+        cycles += reads * costs.behind_ahead(self.entry)
+        return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
 
     def align(self, f: Fields, slots: int, start: int) -> int:
         busy = self.costs.scan_busy(slots, f["elements"])
@@ -159,9 +166,10 @@ class TimingEngine:
     def route(self, f: Fields, slots: int, start: int) -> int:
         traced = self.traced
         record = max(0, self.costs.read + 2 - self.waited)  # read while the instruction waits
-        memory = record + slots * traced * self.costs.read
+        waits = slots * traced * self.ahead * self.costs.behind_ahead(self.entry)
+        memory = record + slots * traced * self.costs.read + waits
         beats = self.costs.record_beats() + slots * traced
-        return self.vector(4 * slots, memory, record + self.costs.route(slots, traced), beats)
+        return self.vector(4 * slots, memory, record + self.costs.route(slots, traced) + waits, beats)
 
     def kvwrite(self, f: Fields, slots: int, start: int) -> int:
         self.entries += slots
@@ -248,6 +256,10 @@ class TimingEngine:
         """Whether a KVWRITE's entry is written beside attention instead."""
         return 0 < f["late"] <= self.position and self.count == 1 and len(self.lists[f["list"]]) > 0
 
+    @property
+    def prefetch(self) -> bool:
+        return bool(self.config[Config.SCHEDULE] & PREFETCH)
+
     # The walk
 
     def issue(self, unit: Unit, f: Fields, name: str, pc: int) -> None:
@@ -322,6 +334,7 @@ class TimingEngine:
         decided = self.now + self.left.route_done if self.left else self.route_done
         beats = int((decided + REQUEST + self.costs.read - quiet) * self.machine.memory.rate)
         beats = np.maximum(beats - self.router_beats, 0)
+        self.room = int(beats[0])
         begun, coming = self.history.fetch_ahead(self.layer, self.position, self.config[Config.HISTORY], beats)
         self.counters["READ_BEATS"] += begun
         self.counters["AHEAD_BEATS"] += begun
@@ -390,10 +403,11 @@ class TimingEngine:
         every = np.arange(self.count)
         self.lists[TokenList.ATTENTION], self.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
         self.traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
-        prefetch = bool(self.config[Config.SCHEDULE] & PREFETCH)
         quiet = self.quiet()
-        self.repeated(begin, decided, (self.count, self.traced))
-        coming = self.fetch_ahead(quiet) if prefetch else NONE
+        slots = self.config[Config.HISTORY]
+        self.ahead = self.prefetch and self.history.missing(self.layer, self.position, slots) > self.room
+        self.repeated(begin, decided, (self.count, self.traced, self.ahead))
+        coming = self.fetch_ahead(quiet) if self.prefetch else NONE
         self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist(), coming)
         self.repeated(decided, end, (self.count, executed.tobytes(), self.part, self.late(self.writes)))
 
