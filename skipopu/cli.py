@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("sim.command.compare", "a model on a machine against GPUs and FPGAs on the same work; Markdown, HTML, records"),
     "sweep": ("sim.command.sweep", "many machines and workloads on all cores; CSV, Parquet, Pareto plot"),
     "study": ("sim.command.study", "a documented study as table, plot and records: pe, fusion, kv, timing"),
+    "fuzz": ("sim.command.fuzz", "random machines, models and programs: functional engine against RTL, bit for bit"),
     "hdl": ("hw.command", "Verilog of a target, its register map, resources by synthesis, checks"),
     "boards": ("boards.command.boards", "boards, whether machines fit them, expected tokens per second"),
     "build": ("boards.command.build", "bitstream on open tools, or a complete project for the vendor's"),

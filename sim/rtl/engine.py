@@ -81,7 +81,8 @@ def run(
 
     ``waves`` are recorded in a simulation of their own that ends behind the window.
     ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog and the generated overlay instead of
-    Verilator. ``optimise`` and ``say`` are those of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters only: ``Result.routing`` holds zeros unless the caller fills it.
+    Verilator. ``optimise`` and ``say`` are those of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters
+    only: ``Result.routing`` holds zeros unless the caller fills it.
 
     Raises:
         ProgramError: the run does not fit, or the image is larger than the simulated memory.

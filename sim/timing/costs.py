@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -14,7 +15,6 @@ from skipopu.machine.config import QUERY_LANES, Machine
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
 DISPATCH = 3  # per instruction: read, decode, issue
 READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, address and data registers, FIFO
-CREDIT_LOOP = 5  # a burst's places' return to its next beat, besides the memory's latency and the burst itself
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = 4  # last write to the signature's total
 ADDITION = 5  # one addition of the routing unit
@@ -26,6 +26,8 @@ DIVIDE = 11  # step of the divider to its result, less what aligning the last gr
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
 SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
 WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
+BACKGROUND_BURSTS = 4  # under way at most of what is fetched ahead
+ENTRIES_AHEAD = 8  # halves of entries that a port is asked for, at most
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 
 
@@ -41,44 +43,21 @@ class Costs:
         memory = self.machine.memory
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
 
-    def weight_rate(self, slots: int) -> float:
-        """Beats per cycle of a weight stream that the array takes a pair of in ``slots`` cycles."""
-        m = self.machine
-        most = m.memory.moving
-        if m.weights_in_flight:
-            most = min(most, m.weights_in_flight / (m.memory.latency + CREDIT_LOOP + m.burst))
-        return self.credited(m.weight_fifo, slots / 2, m.burst, most)
-
-    def credited(self, fifo: int, taken: float, burst: float, most: float) -> float:
-        """Beats per cycle into a FIFO of so many beats in bursts of ``burst``, at most ``most`` while no refresh stands.
-
-        Credits return by bursts, whose beats come at the memory's rate and go every ``taken`` cycles; the memory has its own limit
-        of bursts under way.
-        """
-        memory = self.machine.memory
-        loop = memory.latency + CREDIT_LOOP + (burst - 1) * max(taken, 1 / memory.rate)
-        answered = memory.outstanding * burst / (memory.latency + 1 + burst / memory.moving)
-        return min(most, fifo / loop, answered) * (memory.rate / memory.moving)
-
     @property
     def in_flight(self) -> int:
         """Weight beats per port asked for that did not come yet, at most."""
-        return self.machine.weights_in_flight or self.machine.weight_fifo
-
-    def weight_refill(self, beats: int) -> float:
-        """Cycles from a product's first step until ``beats`` came: those that the FIFO does not hold are asked for from then on."""
         m = self.machine
-        if beats <= m.weight_fifo:
-            return 0
-        return m.burst + m.memory.latency + CREDIT_LOOP + (beats - m.weight_fifo) / m.memory.rate
+        return (m.weights_in_flight or m.weight_fifo) // m.burst * m.burst
+
+    def behind_ahead(self, entry: KvEntry) -> int:
+        """Cycles that a short read waits for beats that are being fetched ahead."""
+        m = self.machine
+        run = entry.beats // 2
+        under_way = min((BACKGROUND_BURSTS - 1) * m.burst + min(m.burst, run) / 2, ENTRIES_AHEAD * run)
+        return max(0, int(under_way / m.memory.rate) - m.memory.latency - 1)
 
     def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
-        m = self.machine
-        beats = row * ADDRESS_UNIT // m.beat_bytes
-        ports = min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
-        row_cycles = ports - 1 + self.read + ports * (beats * m.kv_lanes // m.vector_lanes)
-        one = self.read + 3 + row_cycles + self.read + 2 * half_head
-        return 2 + 3 * m.tokens + slots * one
+        return 2 + 3 * self.machine.tokens + slots * embed_slot(self.machine, elements, row, half_head)
 
     def embed_busy(self, slots: int, elements: int, half_head: int) -> int:
         return slots * (-(-elements // self.machine.vector_lanes) + 2 * half_head)
@@ -116,6 +95,11 @@ class Costs:
         bursts = -(-entry.beats // m.longest_write)
         one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
         return 1 + written * one + 3 * copied + SETTLE + 1
+
+    def kvwrite_begin(self, entry: KvEntry) -> int:
+        """Start to the first beat of the first entry."""
+        m = self.machine
+        return 2 + 2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes + 4) + entry.header_beats + WRITE_OVERHEAD
 
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""
@@ -156,18 +140,6 @@ class Costs:
         count = rows * groups
         return count, -(-count // SCALES_PER_WORD)
 
-    def matmul_stream(self, slots: int, rows: int, groups: int, group: int, bits: int) -> tuple[int, int]:
-        """(steps, cycles of steps and takes) of a whole product of ``rows`` per port whose weights are always there.
-
-        A pair of beats is multiplied with ``slots`` tokens while the next one is taken; a scale word comes ahead of some.
-        """
-        m = self.machine
-        count, words = self.matmul_words(rows, groups)
-        pairs = count * bits // 8 * (group // m.weight_lanes)
-        scale = 2 * SCALES_PER_WORD // m.beat_bytes
-        pair = max(slots, 2)
-        return pairs * slots, pairs * pair + words * (max(pair, 2 + scale) - pair) + slots
-
     def matmul_beats(self, rows: int, groups: int, group: int, bits: int) -> int:
         """Weight beats of a port whose blocks have ``rows`` rows."""
         count, words = self.matmul_words(rows, groups)
@@ -180,10 +152,6 @@ class Costs:
     def drain(self, slots: int, ports: int) -> int:
         """Cycles to drain one round of ``ports`` blocks."""
         return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2
-
-    def drained_stream(self, rounds: int, stream: int, drain: int) -> int:
-        """Cycles of ``rounds`` of ``stream`` cycles when a round waits until the bank of the round before last is drained."""
-        return _drained_stream(rounds, stream, self.matmul_flight(), drain)
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""
@@ -217,15 +185,13 @@ class Costs:
         mine = queries * len(listed)
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
-        key_rate, value_rate = (
-            self.credited(m.kv_fifo, taken, run / -(-run // m.burst), m.memory.moving)
-            for taken, run in ((blocks, key_run), (mine, value_run))
-        )
         key_round = max(key_steps, key_run) + 1
+        key_period = entry_period(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
         covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(reads[0] * max(key_round / key_run, 1 / key_rate))) + self.read + 1
+        keys = max(rounds * key_round - covered, int(reads[0] / key_run * key_period)) + self.read + 1
         fill = mine + WEIGHED
-        fetched = reads[1] / value_rate
+        value_period = entry_period(m, entry.beats, value_run, 0, mine, value_steps + 1)
+        fetched = reads[1] / value_run * value_period
         ahead = 0.0
         if serial:
             fill += 2
@@ -233,26 +199,16 @@ class Costs:
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(m.kv_fifo, int((self.attention_drain + fill) * value_rate))
+            early = min(m.kv_fifo, int((self.attention_drain + fill) * m.memory.rate))
             # Two rounds' probabilities are under way at most.
             ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early / value_rate))
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early * value_period / value_run))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
         return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys)
-
-
-@lru_cache(maxsize=4096)
-def _drained_stream(rounds: int, stream: int, flight: int, drain: int) -> int:
-    streamed = drained = before = 0  # ends of the latest round and of the drains of the two latest
-    for _ in range(rounds):
-        streamed = max(streamed, before) + stream
-        before, drained = drained, max(streamed + flight, drained) + drain
-    # The last drains are counted on their own: as if they began right behind the last step.
-    return max(streamed, drained - drain - flight)
 
 
 @dataclass(frozen=True)
@@ -265,3 +221,30 @@ class Attention:
     memory: int
     bus: int
     keys: int
+
+
+@lru_cache(maxsize=1024)
+def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int:
+    """Cycles of one token: its id, its row's parts from all ports at once, one after another into the buffer, its rotary row."""
+    m = machine
+    beats, ports = row * ADDRESS_UNIT // m.beat_bytes, min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
+    first = m.memory.latency + READ_OVERHEAD + 2
+    now, waits = first + ports, 3 * m.memory.refresh_wait
+    for port in range(ports):
+        for ready in short_read(m, beats, first + port):
+            now = max(now, ready) + m.kv_lanes // m.vector_lanes
+    words = m.port_bits // 32
+    for number, ready in enumerate(short_read(m, -(-2 * half_head // words), now)):
+        now = max(now, ready) + min(words, 2 * half_head - number * words)
+    return round(now + waits)
+
+
+def short_read(machine: Machine, beats: int, at: int) -> list[int]:
+    """When the beats of a read can be taken that the loader is asked for at ``at``; it has two bursts under way."""
+    depth = 2 * machine.burst
+    reader = Reader(machine, machine.memory.rate, NOTHING, None, depth, depth)
+    takes: list[int] = []
+    while len(takes) < beats:
+        size = min(machine.burst, beats - len(takes))
+        takes += [push + READABLE for push in reader.bring(size, at + 1, takes, [])]
+    return takes

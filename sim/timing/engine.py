@@ -20,6 +20,7 @@ from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
 from sim.timing.history import History
 from sim.timing.product import Product, product, weight_beats
+from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -47,8 +48,9 @@ REQUEST = 6  # cycles from a product's dispatch to the first address of its weig
 class State(NamedTuple):
     """Times at which something is or was done, relative to the dispatcher's; as the attributes of :class:`TimingEngine`."""
 
-    fetch_free: int
-    bus_free: int
+    pending: Pending
+    asked: int
+    sent: int
     since: int
     until: int
     route_done: int
@@ -78,6 +80,7 @@ class TimingEngine:
         self.stretches: dict[tuple[object, ...], Stretch] = {}
         self.program, self.machine, self.options = program, program.machine, options
         self.costs = Costs(program.machine)
+        self.streams = Streams(program.machine)
         self.routing = routed.routing
         self.new_tokens = len(routed.tokens)
         self.config = [0] * 64
@@ -86,8 +89,9 @@ class TimingEngine:
         self.tokens: dict[tuple[int, int], list[int]] = {(a, b): [] for a in Unit for b in Unit}
         self.finished: dict[Unit, deque[int]] = {unit: deque(maxlen=QUEUE_DEPTH) for unit in Unit}
         self.route_done = 0
-        self.fetch_free = 0  # when the weight readers can take the next stream
-        self.bus_free = 0  # when the fullest port has brought all weights asked for so far
+        self.pending = Pending()  # what the fullest port's weight reader remembers, relative to
+        self.asked = FIRST  # when it asked for its last burst
+        self.sent = FIRST  # when the memory sent that burst's last beat
         self.attended = (0, 0)  # when it last brought keys and values, which go before weights
         self.entries_done = 0  # when the last KVWRITE is
         self.position = self.count = self.layer = self.generated = 0
@@ -99,6 +103,8 @@ class TimingEngine:
         self.trace: list[Retired] = []
         self.at_token: list[dict[str, int]] = []
         self.part: Attention | None = None  # of the present layer
+        self.room = 0  # beats that could be fetched ahead of the layer before
+        self.ahead = False  # whether more than that is missing for the present one
         self.parts: dict[tuple[object, ...], Attention] = {}
         self.products: dict[tuple[int, int, int], Product] = {}
         self.left: State | None = None  # the state that the part before left, where it was repeated
@@ -144,8 +150,13 @@ class TimingEngine:
         beats = slots * (1 + ports * f["row"] * 64 // beat + -(-8 * half // beat))
         # The last slot's group was aligned while its rotary row came.
         tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
-        cycles = costs.embed(slots, f["elements"], f["row"], half) + tail
-        return self.vector(costs.embed_busy(slots, f["elements"], half), slots * 3 * costs.read, cycles, beats)
+        cycles = costs.embed(slots, f["elements"], f["row"], half)
+        busy = costs.embed_busy(slots, f["elements"], half)
+        # The first layer's entries are fetched ahead meanwhile.
+        ahead = self.history.missing(0, self.position, self.config[Config.HISTORY]) if self.prefetch else 0
+        reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
+        cycles += reads * costs.behind_ahead(self.entry)
+        return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
 
     def align(self, f: Fields, slots: int, start: int) -> int:
         busy = self.costs.scan_busy(slots, f["elements"])
@@ -155,9 +166,10 @@ class TimingEngine:
     def route(self, f: Fields, slots: int, start: int) -> int:
         traced = self.traced
         record = max(0, self.costs.read + 2 - self.waited)  # read while the instruction waits
-        memory = record + slots * traced * self.costs.read
+        waits = slots * traced * self.ahead * self.costs.behind_ahead(self.entry)
+        memory = record + slots * traced * self.costs.read + waits
         beats = self.costs.record_beats() + slots * traced
-        return self.vector(4 * slots, memory, record + self.costs.route(slots, traced), beats)
+        return self.vector(4 * slots, memory, record + self.costs.route(slots, traced) + waits, beats)
 
     def kvwrite(self, f: Fields, slots: int, start: int) -> int:
         self.entries += slots
@@ -183,16 +195,17 @@ class TimingEngine:
         self.attended = since, since + part.bus
         return part.cycles + tail + late
 
-    def supplied_from(self, requested: int) -> int:
-        """When the first beats of a product come whose weights could be asked for at ``requested``."""
-        return max(max(requested, self.fetch_free) + self.costs.read + 2, self.bus_free)
+    def due(self, requested: int) -> int:
+        """When a product's first burst is asked for whose weights could be asked for at ``requested``."""
+        return max(requested, self.asked + 2, self.asked + self.pending.run + 5)
 
     def behind_weights(self, start: int) -> int:
         """Cycles that attention's first keys wait for weights of the next product, asked for before ``start``."""
         costs, rate = self.costs, self.machine.memory.rate
-        supply = self.supplied_from(self.now + DISPATCH + REQUEST)
-        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or supply - costs.read > start:
+        due = self.due(self.now + DISPATCH + REQUEST)
+        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or due > start:
             return 0
+        supply = due + costs.read
         filled = supply + self.machine.weight_fifo / rate
         return max(0, int(min(filled, start + costs.in_flight / rate)) - start - costs.read)
 
@@ -211,30 +224,15 @@ class TimingEngine:
         p = self.product(f, slots)
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
-        requested = start + 4 if on_demand else self.now + REQUEST
-        supply = self.supplied_from(requested)
-        since, until = self.attended
-        if since <= supply < until:
-            supply = until
-        first = max(begin, supply)
-        shared = max(0, min(first, until) - max(supply, since))
-        held = min(machine.weight_fifo, p.full, int((first - supply - shared) * p.rate))
-        supplied = max((p.full - held) / p.rate, p.refill)
-        beside = self.written_beside()
-        streaming = max(p.cycles, int(supplied) + beside)
-        stalled = max(0, p.drained - streaming)
+        due = self.due(start + 4 if on_demand else self.now + REQUEST)
+        blocked = [self.attended, self.written_beside(start)]
+        stream = self.streams.flow(p.shape, self.pending, due - self.asked, begin - self.asked, [(a - self.asked, b - self.asked) for a, b in blocked if b > due])
         tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
-        end = first + streaming + stalled + costs.matmul_flight() + p.last_drain + EPILOGUE + tail
-        self.book("ARRAY", p.steps, end - start, WEIGHTS=first - begin + streaming - p.steps, DRAIN=stalled)
+        end = begin + stream.drained + EPILOGUE + tail
+        self.book("ARRAY", p.steps, end - start, WEIGHTS=stream.end + 1 - p.steps - stream.stalled, DRAIN=stream.stalled)
         self.counters["EPILOGUE_BUSY"] += p.drains
-        # The next stream's requests start when this one's last beats were requested.
-        last = first + streaming + stalled
-        self.fetch_free = max(requested, last - int(machine.weight_fifo / p.rate))
-        # Its last beat came at the memory's rate, or when the FIFO had room for it.
-        self.bus_free = max(
-            supply + shared + int(p.full / p.rate) + beside, last - int(machine.weight_fifo * streaming / p.full)
-        )
-        self.span("weights", self.program.notes[self.pc], supply - costs.read, last)
+        self.asked, self.sent, self.pending = begin + stream.asked, begin + stream.sent, stream.pending
+        self.span("weights", self.program.notes[self.pc], due, begin + stream.end)
         self.counters["READ_BEATS"] += p.beats
         return end - start
 
@@ -245,16 +243,22 @@ class TimingEngine:
             self.products[key] = product(self.costs, f, slots, self.config[Config.GROUP])
         return self.products[key]
 
-    def written_beside(self) -> int:
-        """Cycles that the entries written beside the present product take from its weights."""
+    def written_beside(self, start: int) -> tuple[int, int]:
+        """When the entries written beside the product that starts at ``start`` keep the bus from its weights."""
         instruction, f = self.decoded[self.pc + 1]
         if instruction is not KVWRITE:
-            return 0
-        return self.costs.kvwrite_bus(len(self.lists[f["list"]]) - self.late(f), self.entry)
+            return FIRST, FIRST
+        taken = self.costs.kvwrite_bus(len(self.lists[f["list"]]) - self.late(f), self.entry)
+        begin = start + self.costs.kvwrite_begin(self.entry)
+        return begin, begin + taken
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
         return 0 < f["late"] <= self.position and self.count == 1 and len(self.lists[f["list"]]) > 0
+
+    @property
+    def prefetch(self) -> bool:
+        return bool(self.config[Config.SCHEDULE] & PREFETCH)
 
     # The walk
 
@@ -320,16 +324,17 @@ class TimingEngine:
 
     def quiet(self) -> int:
         """When the first beat can come that is fetched ahead: behind the last weights asked for, once attention is done."""
-        bus, attention = self.bus_free, self.free[Unit.ATTENTION]
+        sent, attention = self.sent, self.free[Unit.ATTENTION]
         if self.left:
-            bus, attention = self.now + self.left.bus_free, self.now + self.left.free[Unit.ATTENTION]
-        return max(bus, max(attention, self.now + REQUEST) + self.costs.read)
+            sent, attention = self.now + self.left.sent, self.now + self.left.free[Unit.ATTENTION]
+        return max(sent + PUSHED + READABLE, max(attention, self.now + REQUEST) + self.costs.read)
 
     def fetch_ahead(self, quiet: int) -> NDArray[np.int64]:
         """Fills the history buffer from ``quiet`` until the decision; (ports,) beats still to come then."""
         decided = self.now + self.left.route_done if self.left else self.route_done
         beats = int((decided + REQUEST + self.costs.read - quiet) * self.machine.memory.rate)
         beats = np.maximum(beats - self.router_beats, 0)
+        self.room = int(beats[0])
         begun, coming = self.history.fetch_ahead(self.layer, self.position, self.config[Config.HISTORY], beats)
         self.counters["READ_BEATS"] += begun
         self.counters["AHEAD_BEATS"] += begun
@@ -364,9 +369,11 @@ class TimingEngine:
     def state(self) -> State:
         """Times relative to the dispatcher's; earlier than it takes to hand over, they are all the same."""
         now, early = self.now, -HANDOVER
+        pending, asked = self.pending.settled(self.asked, now)
         return State(
-            max(self.fetch_free - now, early),
-            max(self.bus_free - now, early),
+            pending,
+            max(asked - now, early) if pending == NOTHING else asked - now,
+            max(self.sent - now, early),
             *(max(time - now, early) for time in self.attended),
             max(self.route_done - now, early),
             max(self.entries_done - now, early),
@@ -380,9 +387,9 @@ class TimingEngine:
         if self.left is None:
             return
         now = self.now
-        fetch, bus, since, until, route, entries, free, finished, tokens = self.left
+        self.pending, asked, sent, since, until, route, entries, free, finished, tokens = self.left
         self.left = None
-        self.fetch_free, self.bus_free, self.route_done = now + fetch, now + bus, now + route
+        self.asked, self.sent, self.route_done = now + asked, now + sent, now + route
         self.attended, self.entries_done = (now + since, now + until), now + entries
         self.free = {unit: now + time for unit, time in zip(self.free, free, strict=True)}
         for queue, times in zip(self.finished.values(), finished, strict=True):
@@ -396,10 +403,11 @@ class TimingEngine:
         every = np.arange(self.count)
         self.lists[TokenList.ATTENTION], self.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
         self.traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
-        prefetch = bool(self.config[Config.SCHEDULE] & PREFETCH)
         quiet = self.quiet()
-        self.repeated(begin, decided, (self.count, self.traced))
-        coming = self.fetch_ahead(quiet) if prefetch else NONE
+        slots = self.config[Config.HISTORY]
+        self.ahead = self.prefetch and self.history.missing(self.layer, self.position, slots) > self.room
+        self.repeated(begin, decided, (self.count, self.traced, self.ahead))
+        coming = self.fetch_ahead(quiet) if self.prefetch else NONE
         self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist(), coming)
         self.repeated(decided, end, (self.count, executed.tobytes(), self.part, self.late(self.writes)))
 

@@ -46,6 +46,12 @@ class History:
         np.copyto(held, valid, where=there)
         return hits, (tokens + ports - 1 - self.token[0]) // ports - hits
 
+    def missing(self, layer: int, tokens: int, slots: int) -> int:
+        """Beats that the first port has to fetch ahead of ``layer``, if there is time."""
+        last = min(-(-tokens // self.ports), slots)
+        missing = self.held[:last:AHEAD_STEP, :, 0] != self.valid[layer, :last:AHEAD_STEP, :, 0]
+        return int(missing.sum(0) @ self.runs[:, 0])
+
     def fetch_ahead(self, layer: int, tokens: int, slots: int, beats: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
         """Keeps what ``layer`` will read of the first ``tokens``, while each port has time for ``beats`` (ports,).
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.timing.costs import Costs
-from skipopu.isa.spec import Epilogue, WeightFormat, block_rows, matmul_rows
+from sim.timing.stream import Shape
+from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, WeightFormat, block_rows, matmul_rows
+from skipopu.layout import SCALES_PER_WORD
 
 
 @dataclass(frozen=True)
@@ -16,22 +18,14 @@ class Product:
     """A MATMUL with a number of tokens.
 
     Attributes:
-        steps: of the array. cycles: of its stream when weights are always there.
-        full, beats: weight beats of the fullest port, of all ports.
-        rate: beats per cycle that come. refill: see :meth:`Costs.weight_refill`.
-        drained: see :meth:`Costs.drained_stream`. drains, last_drain: cycles of all drains, of the last one.
+        shape: of the fullest port's stream. steps: of the array. beats: weight beats of all ports. drains: cycles of all drains.
         outputs: results per token.
     """
 
+    shape: Shape
     steps: int
-    cycles: int
-    full: int
     beats: int
-    rate: float
-    refill: float
-    drained: int
     drains: int
-    last_drain: int
     outputs: int
 
 
@@ -45,19 +39,27 @@ def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np
 
 def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Product:
     """The MATMUL of ``fields`` with ``slots`` tokens and ``group`` weights per scale."""
-    ports, rounds = costs.machine.ports, fields["rounds"]
-    rows, bits, beats = matmul_rows(fields, ports), WeightFormat(fields["format"]).bits, weight_beats(costs, fields, group)
-    steps, cycles = costs.matmul_stream(slots, rounds * block_rows(rows), fields["groups"], group, bits)
-    drain, last_drain, full = costs.drain(slots, ports), costs.drain(slots, fields["ports"]), int(beats.max())
-    return Product(
-        steps=steps,
-        cycles=cycles,
-        full=full,
-        beats=int(beats.sum()),
-        rate=costs.weight_rate(slots),
-        refill=costs.weight_refill(full),
-        drained=costs.drained_stream(rounds, steps // slots * max(slots, 2) // rounds, drain),
-        drains=(rounds - 1) * drain + last_drain,
+    machine, rounds = costs.machine, fields["rounds"]
+    rows, bits = matmul_rows(fields, machine.ports), WeightFormat(fields["format"]).bits
+    per_round = block_rows(rows) * fields["groups"] * bits // 8 * (group // machine.weight_lanes)
+    drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, fields["ports"])
+    page = 4096 // ADDRESS_UNIT
+    shape = Shape(
+        slots=slots,
+        pairs=rounds * per_round,
+        per_word=SCALES_PER_WORD * bits // 8 * (group // machine.weight_lanes),
+        scale=2 * SCALES_PER_WORD // machine.beat_bytes,
+        per_round=per_round,
+        # Of the first layer; layers differ by less than a burst per page.
+        page=(page - fields["address"] % page) * machine.beats_per_block,
+        flight=costs.matmul_flight(),
+        drain=drain,
         last_drain=last_drain,
+    )
+    return Product(
+        shape=shape,
+        steps=shape.pairs * slots,
+        beats=int(weight_beats(costs, fields, group).sum()),
+        drains=(rounds - 1) * drain + last_drain,
         outputs=rows // (2 if fields["epilogue"] == Epilogue.GATED else 1),
     )

@@ -19,8 +19,9 @@ class MemoryTiming:
     Attributes:
         latency: from an accepted read address to its first data beat.
         beats_per_256_cycles: data rate between refreshes; 256 is one beat per cycle.
-        refresh_interval: cycles from one refresh to the next; 0 is none. Ports refresh together: their controllers leave reset together.
+        refresh_interval: cycles from one refresh to the next; 0 is none.
         refresh: cycles of one refresh, in which nothing moves.
+        refresh_together: all ports refresh at the same time, as controllers that leave reset together do; otherwise evenly spread.
         turnaround: cycles that the data bus loses when it changes from reads to writes, and back.
         issue: least number of cycles between two read addresses.
         outstanding: read bursts accepted and not finished.
@@ -38,6 +39,7 @@ class MemoryTiming:
     outstanding: int = 16
     channel: int = 40
     device: str = ""
+    refresh_together: bool = True
 
     @property
     def moving(self) -> float:

@@ -1,0 +1,188 @@
+"""``skipopu fuzz``."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import multiprocessing
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sim.command.common import console
+from sim.fuzz.case import Case, case, from_dict
+from sim.fuzz.run import Line, attempt, cycle_error, is_fault
+from sim.fuzz.shrink import shrink
+from skipopu.errors import SkipopuError
+from skipopu.report import Record, write_json
+
+BOUND = 0.03
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="machine descriptions to try; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the first description; default 0")
+    parser.add_argument(
+        "--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote or a line of the log"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="descriptions at a time; default %(default)s")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line per program: what ran, outcome, counters")
+    parser.add_argument("--stop-on-fault", action="store_true", help="end with the first fault")
+    parser.add_argument("--shrink", action="store_true", help="set every fault's fields back to plain values while it stays")
+    parser.add_argument("--keep", action="store_true", help="leave the simulations that were built in the cache")
+    parser.add_argument("--no-rtl", action="store_true", help="compile and run on the other engines alone: seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.count < 1 or args.jobs < 1 or args.seed < 0:
+        raise SkipopuError(
+            f"--count, --jobs and --seed are {args.count}, {args.jobs} and {args.seed}; accepted: from 1, 1 and 0"
+        )
+    cases = [read(args.case)] if args.case is not None else [case(args.seed + k) for k in range(args.count)]
+    start = time.perf_counter()
+    lines, interrupted = search(args, cases)
+    summary = summarise(lines)
+    for fault in [line for line in lines if is_fault(line)]:
+        console.print(f"[red]{told(fault)}[/red]", soft_wrap=True)
+    print(text_of(summary, time.perf_counter() - start))
+    if args.json:
+        inputs = {"count": args.count, "seed": args.seed, "case": args.case, "rtl": not args.no_rtl}
+        write_json(args.json, "fuzz", inputs, [Record(n, v, "1", "simulated", "skipopu fuzz") for n, v in summary.items()])
+    return 130 if interrupted else 1 if summary["faults"] else 0
+
+
+def read(text: str) -> Case:
+    """A case by seed, or from a JSON file of one (of a line of the log: its program alone).
+
+    Raises:
+        SkipopuError: neither.
+    """
+    if text.isdigit():
+        return case(int(text))
+    try:
+        data = json.loads(Path(text).read_text())
+        if "programs" not in data:
+            data["programs"] = [{key: data[key] for key in ("model", "weights", "compile", "run", "memory")}]
+        return from_dict(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SkipopuError(f"--case is {text!r}; accepted: a seed, or a JSON file of a case ({error})") from None
+
+
+def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], bool]:
+    """All lines, and whether it was interrupted; what runs then is ended."""
+    lines: list[Line] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    jobs = [(given, args.keep, not args.no_rtl) for given in cases]
+    interrupted = False
+    pool = multiprocessing.get_context("spawn").Pool(args.jobs, _prepare, maxtasksperchild=25)
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("fuzz", total=len(cases))
+            for of_case in pool.imap_unordered(_work, jobs):
+                for line in of_case:
+                    lines.append(line)
+                    if args.log:
+                        append(args.log, line)
+                    if is_fault(line):
+                        progress.console.print(f"[red]{told(line)}[/red]", soft_wrap=True)
+                        if args.shrink:
+                            small = shrink(line, progress.console.print, not args.no_rtl)
+                            path = Path(f"fuzz-{line['seed']}-{line['number']}.json")
+                            path.write_text(json.dumps(small, indent=1) + "\n")
+                            progress.console.print(f"skipopu fuzz --case {path}", soft_wrap=True)
+                faults = sum(map(is_fault, lines))
+                progress.update(task, advance=1, description=f"fuzz, {faults} faults")
+                if faults and args.stop_on_fault:
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        pool.terminate()
+        pool.join()
+    return lines, interrupted
+
+
+def _prepare() -> None:
+    """A worker ends by an exception on either signal, so that what it started is ended and what it built is deleted."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    np.seterr(all="ignore")
+
+
+def _work(job: tuple[Case, bool, bool]) -> list[Line]:
+    given, keep, with_rtl = job
+    return attempt(given, keep, with_rtl=with_rtl)
+
+
+def append(path: Path, line: Line) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def told(line: Line) -> str:
+    """A fault in a line or two, with what repeats it."""
+    return f"{line['outcome']}, program {line['number']}: {line['message']}\n  skipopu fuzz --case {line['seed']}"
+
+
+def summarise(lines: list[Line]) -> dict[str, int | float | None]:
+    """Numbers of descriptions tried, refused (no program of theirs ran), agreed and faulty; the same of programs; refusals by
+    reason; descriptions since the last fault; cycles' errors of the timing engine."""
+    by_seed: dict[int, list[Line]] = {}
+    for line in lines:
+        by_seed.setdefault(line["seed"], []).append(line)
+    outcomes = [
+        "fault" if any(map(is_fault, of)) else "agreed" if any(line["outcome"] == "agreed" for line in of) else "refused"
+        for of in by_seed.values()
+    ]
+    errors = sorted(abs(e) for e in map(cycle_error, lines) if e is not None)
+    reasons = collections.Counter(reason(line) for line in lines if line["outcome"] == "refused")
+    return {
+        "descriptions": len(outcomes),
+        "agreed": outcomes.count("agreed"),
+        "refused": outcomes.count("refused"),
+        "faults": outcomes.count("fault"),
+        "streak": len(outcomes) if "fault" not in outcomes else outcomes[::-1].index("fault"),
+        "programs": len(lines),
+        "programs_agreed": sum(line["outcome"] == "agreed" for line in lines),
+        "rtl_cycles": sum(line["rtl"]["CYCLES"] for line in lines if "rtl" in line),
+        "timing_runs": len(errors),
+        "timing_beyond_bound": sum(error > BOUND for error in errors),
+        "timing_median_error": float(np.median(errors)) if errors else None,
+        **{f"refused: {text}": count for text, count in reasons.most_common()},
+    }
+
+
+def reason(line: Line) -> str:
+    """What a refusal is about: its text up to the value, without the machine's name."""
+    return re.sub(r"^(machine fuzz-\d+|machine description): ", "", line["message"]).split(" is ")[0][:60]
+
+
+def text_of(summary: dict[str, Any], seconds: float) -> str:
+    s = summary
+    head = (
+        f"{s['descriptions']} descriptions: {s['agreed']} agreed, {s['refused']} refused, {s['faults']} faulty; {s['streak']} in"
+        f" a row without a fault. {s['programs_agreed']} of {s['programs']} programs agreed, {s['rtl_cycles']:,} cycles"
+        f" simulated, {seconds:.0f} s."
+    )
+    reasons = "; ".join(f"{key.partition(': ')[2]} {n}" for key, n in s.items() if key.startswith("refused: "))
+    timing = (
+        f"\nTiming engine, {s['timing_runs']} runs: median error {s['timing_median_error']:.2%}, {s['timing_beyond_bound']} beyond"
+        f" {BOUND:.0%}."
+        if s["timing_runs"]
+        else ""
+    )
+    return head + timing + (f"\nRefused, by reason: {reasons}." if reasons else "")

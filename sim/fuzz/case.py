@@ -1,0 +1,302 @@
+"""Random cases: a machine description, models, how they are compiled and run; plain data, the same for the same seed.
+
+About a third of the descriptions ask for something that no machine has, or for less than their models need: those are to be refused.
+The others are drawn so that they run, many with not one element to spare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skipopu.isa.spec import ACTIVATIONS, BLOCK_ROWS
+from skipopu.layout import buffer_stride, round_up
+from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
+from skipopu.machine.memory import DRAMS
+from skipopu.model_config import NORMS
+
+PROGRAMS = 2  # of a description, which is built once
+CYCLES = (4_000, 40_000)  # of a run, as estimated
+ODD = 0.33  # share of descriptions in which one value is out of place, and again of programs
+BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
+ODD_VALUES = (0, -1, 1, 3, 6, 48, 1000, 4095, 1.5, float("nan"), "16", "", None, True, [1], {})
+ODD_MODEL = (0, -1, 1, 3, 1.5, float("nan"), "8", None, [2])
+ODD_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "kv": ("both",),
+    "context": (1, 100_000, -1),
+    "group": (1, 24, 1024, -32),
+    "weights": ("int2",),
+    "history": (-1, 1, 100_000),
+}
+ODD_RUN: dict[str, tuple[Any, ...]] = {
+    "prompt": ([], [-1], [1 << 20]),
+    "max_new": (-1, 1000),
+    "dial": (float("nan"), float("inf")),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A description and what runs on it.
+
+    ``machine`` is the mapping of a description's file. Each of ``programs`` holds ``model`` (a config.json), ``weights`` (``seed``,
+    ``scale``, whether there are ``routers``), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
+    (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed) and ``memory``
+    (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`).
+    """
+
+    seed: int
+    machine: dict[str, Any]
+    programs: tuple[dict[str, Any], ...]
+
+
+class Draw:
+    """A random generator that speaks of integers and choices."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def between(self, least: int, most: int) -> int:
+        """Uniform, both ends included."""
+        return int(self.rng.integers(least, most + 1))
+
+    def scaled(self, least: int, most: int) -> int:
+        """Uniform in the logarithm."""
+        return min(most, int(least * (most + 1) ** (u := self.rng.random()) / least**u)) if least < most else least
+
+    def of(self, values: Any) -> Any:
+        return values[self.between(0, len(values) - 1)]
+
+    def chance(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    def spare(self, need: int, unit: int) -> int:
+        """A capacity for ``need`` in multiples of ``unit``: often exactly that, seldom less."""
+        share = self.of((1, 1, 1, 1.1, 1.5, 2, 3)) if self.chance(0.985) else 0.9
+        return max(unit, round_up(int(need * share), unit))
+
+
+def case(seed: int) -> Case:
+    """The case of ``seed``."""
+    draw = Draw(seed)
+    port_bits = draw.of((64, 64, 64, 128, 128, 128, 256, 512))
+    most = max(1, (2048 if draw.chance(0.85) else 4096) // port_bits)
+    ports = draw.between(1, min(most, 8 if draw.chance(0.8) else 16 if draw.chance(0.85) else 33))
+    kv_lanes, weight_lanes = port_bits // 16, port_bits // 4
+    machine: dict[str, Any] = {
+        "name": f"fuzz-{seed}",
+        "ports": ports,
+        "port_bits": port_bits,
+        "tokens": draw.scaled(1, 8) if draw.chance(0.9) else draw.between(9, 20),
+        "vector_lanes": 1 << draw.between(1, kv_lanes.bit_length() - 1),
+        "multiplier": draw.of(MULTIPLIERS),
+        "trace_records": 1 << draw.of((2, 3, 5, 8, 12, 12, 12, 12)),
+        "clock_mhz": draw.of((25.0, 100, 187.5, 225, 300.0)),
+        "numerics": ["exact18"],
+        "instructions": draw.of((48, 64, 64, 65, 77, 128, 256)),
+    } | _memory_path(draw, 4096 // (port_bits // 8))
+    programs = [_program(draw, machine, number) for number in range(PROGRAMS)]
+    models = [p["model"] for p in programs]
+    groups = [p["compile"]["group"] for p in programs]
+    widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
+    aligned = [
+        round_up(m["hidden_size"], g) + round_up(max(m["intermediate_size"], q), g)
+        for m, g, (q, _) in zip(models, groups, widths, strict=True)
+    ]
+    padded = [m["num_attention_heads"] * round_up(m["head_dim"], kv_lanes) for m in models]
+    queries = [m["num_attention_heads"] // m["num_key_value_heads"] for m in models]
+    contexts = [p["compile"]["context"] for p in programs]
+    blocks = [-(-machine["tokens"] * q // QUERY_LANES) for q in queries]
+    scores = [
+        QUERY_LANES * b * m["num_key_value_heads"] * -(-c // ports) for b, m, c in zip(blocks, models, contexts, strict=True)
+    ]
+    buffered = [
+        buffer_stride(m["hidden_size"])
+        + max(
+            buffer_stride(q) + buffer_stride(k),
+            buffer_stride(m["intermediate_size"]),
+            buffer_stride(m["vocab_size"]) if p["compile"]["logits"] else 0,
+        )
+        for p, m, (q, k) in zip(programs, models, widths, strict=True)
+    ]
+    machine |= {
+        "buffer": min(LARGEST_BUFFER, draw.spare(machine["tokens"] * max(buffered), 32)),
+        "activation": draw.spare(max(aligned), weight_lanes),
+        "query": draw.spare(max(padded), kv_lanes),
+        "map_entries": draw.spare(max(m["num_hidden_layers"] * c for m, c in zip(models, contexts, strict=True)), 1),
+        "score_entries": draw.spare(max(scores), QUERY_LANES),
+        "kv_heads": min(64, draw.spare(max(m["num_key_value_heads"] for m in models), 1)),
+        "query_group": min(16, draw.spare(max(queries), 1)),
+        "memory_bytes": draw.of((0, 0, 0, 1 << 24, 1 << 22, 1 << 19)),
+    }
+    if draw.chance(ODD):
+        _spoil(draw, machine)
+    for program in programs:
+        if draw.chance(ODD / PROGRAMS):
+            _spoil_program(draw, program)
+    return Case(seed, machine, tuple(programs))
+
+
+def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
+    """FIFOs, bursts, the history buffer and the memory behind them; ``longest``: beats of 4096 bytes."""
+    burst = min(longest, draw.of(BURSTS))
+    weight_fifo, kv_fifo = (2 * burst + draw.scaled(1, 6 * burst + 8) - 1 for _ in range(2))
+    interval = draw.between(100, 2500) if draw.chance(0.4) else 0
+    memory: str | dict[str, Any] = {
+        "latency": draw.scaled(1, 150),
+        "beats_per_256_cycles": 256 if draw.chance(0.5) else draw.between(40, 255),
+        "refresh_interval": interval,
+        "refresh": draw.between(1, max(1, interval // 8)) if interval else 0,
+        "turnaround": draw.of((0, 0, 1, 3, 18)),
+        "issue": draw.of((1, 1, 1, 2, 5, 12)),
+        "outstanding": draw.between(1, 16) if draw.chance(0.5) else 16,
+        "channel": draw.of((40, 40, 40, 14, 18)),
+        "device": draw.of(("", "", "none")),
+    }
+    if draw.chance(0.15):
+        memory = draw.of(list(DRAMS))
+    return {
+        "burst": burst,
+        "write_burst": 0 if draw.chance(0.4) else min(longest, draw.of(BURSTS)),
+        "weight_fifo": weight_fifo,
+        "kv_fifo": kv_fifo,
+        "weights_in_flight": 0 if draw.chance(0.5) else draw.between(2 * burst, weight_fifo),
+        "history": 0 if draw.chance(0.4) else draw.scaled(16, 800),
+        "memory": memory,
+    }
+
+
+def _program(draw: Draw, machine: dict[str, Any], number: int) -> dict[str, Any]:
+    """A model that the machine's lanes allow, how it is compiled and run."""
+    lanes, weight_lanes = machine["vector_lanes"], machine["port_bits"] // 4
+    head_dim = max(8, round_up(draw.scaled(8, 48 if draw.chance(0.85) else 256), max(lanes, 2)))
+    kv_heads, group = draw.scaled(1, 4), draw.scaled(1, 4)
+    if draw.chance(0.06):
+        kv_heads, group = draw.of(((1, 16), (8, 1), (3, 5), (16, 1), (2, 7)))
+    model: dict[str, Any] = {
+        "model_type": draw.of((*NORMS, "llama")),
+        "hidden_size": draw.scaled(3, 200),
+        "intermediate_size": draw.scaled(1, 300),
+        "num_hidden_layers": draw.scaled(1, 5),
+        "num_attention_heads": kv_heads * group,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": draw.scaled(1, 250),
+        "max_position_embeddings": 256,
+        "rms_norm_eps": draw.of((1e-5, 1e-6, 1e-2)),
+        "rope_theta": draw.of((10000.0, 500000.0, 100.0)),
+        "tie_word_embeddings": draw.chance(0.3),
+        "hidden_act": draw.of(list(ACTIVATIONS)),
+        "weight_group": 128,
+    }
+    prompt = draw.scaled(1, 24) if draw.chance(0.85) else draw.scaled(25, 200)
+    new = draw.scaled(1, 8) - 1 if draw.chance(0.9) else draw.between(8, 40)
+    compiled: dict[str, Any] = {
+        "kv": draw.of(("reuse", "reuse", "dense")),
+        "logits": draw.chance(0.15),
+        "group": weight_lanes * draw.scaled(1, 512 // weight_lanes),
+        "weights": draw.of(("int4", "int4", "int8")),
+        "history": None,
+        "prefetch": draw.chance(0.8),
+        "level": 4 if draw.chance(0.8) else draw.between(0, 3),
+    }
+    budget = draw.scaled(*CYCLES)
+    while (cycles := _estimate(machine, model, compiled, prompt, new)) > budget:
+        sizes = {k: model[k] for k in ("hidden_size", "intermediate_size", "vocab_size") if model[k] > 16}
+        if model["num_hidden_layers"] > 2:
+            model["num_hidden_layers"] -= 1
+        elif prompt + new > 12 and cycles > 1.5 * budget:
+            prompt, new = max(1, prompt * 2 // 3), new * 2 // 3
+        elif sizes:
+            largest = max(sizes, key=lambda key: sizes[key])
+            model[largest] = sizes[largest] * 2 // 3
+        elif prompt > 3 or new > 1:
+            prompt, new = max(1, prompt // 2), new // 2
+        else:
+            break
+    vocabulary = model["vocab_size"]
+    if draw.chance(0.3):
+        model["eos_token_id"] = [draw.between(0, vocabulary - 1) for _ in range(draw.between(1, 4))]
+    compiled["context"] = prompt + new + (draw.between(0, 9) if draw.chance(0.4) else 0)
+    if draw.chance(0.15):
+        compiled["history"] = draw.between(0, max(0, machine["history"] // 16 * machine["ports"]))
+    routing: Any = draw.of(("program", "program", "always"))
+    if draw.chance(0.4):
+        routing = {"attn": draw.of((0.0, 0.25, 0.6, 1.0)), "ffn": draw.of((0.0, 0.25, 0.6, 1.0)), "seed": draw.between(0, 99)}
+    run: dict[str, Any] = {
+        "prompt": [draw.between(0, vocabulary - 1) for _ in range(prompt)],
+        "max_new": new,
+        "dial": draw.of((0.0, 0.0, 0.0, 0.5, -0.5, 100.0, -100.0)),
+        "check": draw.chance(0.5),
+        "routing": routing,
+    }
+    misbehaves = draw.chance(0.2 if number == 0 else 0.5)
+    memory = {
+        "stall": draw.scaled(1, 200) if misbehaves else 0,
+        "reorder": misbehaves and draw.chance(0.5),
+        "seed": draw.between(1, 1000),
+    }
+    weights = {"seed": draw.between(0, 1 << 30), "scale": draw.of((1.0, 1.0, 1.0, 0.05, 20.0)), "routers": draw.chance(0.7)}
+    return {"model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
+
+
+def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:
+    """About the cycles of a run, within a factor of three."""
+    ports, bits, lanes, memory = (machine[k] for k in ("ports", "port_bits", "vector_lanes", "memory"))
+    timing = {"latency": 24, "beats_per_256_cycles": 256, "outstanding": 16, "issue": 1} if isinstance(memory, str) else memory
+    burst, latency = machine["burst"], timing["latency"] + 12
+    in_flight = min(timing["outstanding"] * burst, machine["weight_fifo"], machine["weights_in_flight"] or 1 << 20)
+    rate = min(timing["beats_per_256_cycles"] / 256, in_flight / (latency + burst), burst / timing["issue"])
+    nibbles = 2 if compiled["weights"] == "int8" else 1
+    hidden, inner, layers = model["hidden_size"], model["intermediate_size"], model["num_hidden_layers"]
+    width, group = model["num_attention_heads"] * model["head_dim"], compiled["group"]
+    keys = model["num_key_value_heads"] * model["head_dim"]
+    rows = [(width + 2 * keys + 2 * inner, hidden), (hidden, width), (hidden, inner)]
+    beats = sum(_padded(r, ports) * round_up(n, group) for r, n in rows) * nibbles * 4 / (ports * bits)
+    head = _padded(model["vocab_size"], ports) * round_up(hidden, group) * nibbles * 4 / (ports * bits)
+    vectors = (3 * hidden + 2 * width + inner) / lanes
+    chunks, tokens = math.ceil(prompt / machine["tokens"]) + new, prompt + new
+    entry = 2 * model["num_key_value_heads"] * (math.ceil(16 * model["head_dim"] / bits) + 1)
+    attended = tokens / 2 / ports * entry / rate * math.ceil(model["num_attention_heads"] / model["num_key_value_heads"] / 4)
+    layer = chunks * (beats / rate + 8 * latency + 300) + tokens * (beats / 2 + vectors) + chunks * attended
+    return layers * layer + (chunks if compiled["logits"] else new + 1) * (head / rate + 100) + chunks * 200
+
+
+def _padded(rows: int, ports: int) -> int:
+    return round_up(rows, BLOCK_ROWS * ports)
+
+
+def _spoil(draw: Draw, machine: dict[str, Any]) -> None:
+    """Puts one value out of place, on the border of what is accepted or beyond it."""
+    kind = draw.between(0, 9)
+    if kind == 0 and isinstance(machine["memory"], dict):
+        machine["memory"][draw.of(list(machine["memory"]))] = draw.of(ODD_VALUES)
+    elif kind == 1:
+        del machine[draw.of(list(machine))]
+    elif kind == 2:
+        machine[draw.of(("slices", "memory", "numerics", "name"))] = draw.of(("hbm9", ["exact17"], "a b/c", 7))
+    elif kind < 7:
+        key = draw.of([k for k in machine if k not in ("name", "numerics", "memory")])
+        machine[key] = draw.of(ODD_VALUES)
+    else:
+        key = draw.of([k for k, v in machine.items() if isinstance(v, int)])
+        machine[key] = machine[key] + draw.of((-1, 1)) if draw.chance(0.6) else machine[key] // 2
+
+
+def _spoil_program(draw: Draw, program: dict[str, Any]) -> None:
+    part, values = draw.of((("model", dict.fromkeys(program["model"], ODD_MODEL)), ("compile", ODD_OPTIONS), ("run", ODD_RUN)))
+    key = draw.of(list(values))
+    program[part][key] = draw.of(values[key])
+
+
+def to_dict(given: Case) -> dict[str, Any]:
+    return dataclasses.asdict(given)
+
+
+def from_dict(data: dict[str, Any]) -> Case:
+    """The inverse of :func:`to_dict`."""
+    return Case(int(data["seed"]), data["machine"], tuple(data["programs"]))

@@ -1,0 +1,194 @@
+"""Runs cases: refused with one sentence, or functional engine and RTL equal in everything that they share."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.frontend.checkpoint import Checkpoint, centred
+from compiler.frontend.shapes import random_checkpoint
+from compiler.passes.schedule import Schedule
+from compiler.pipeline import compile_checkpoint
+from hw.emit import overlay_verilog
+from sim.check import differing_bits, first_difference
+from sim.engine import Result
+from sim.functional import engine as functional
+from sim.fuzz.case import Case
+from sim.routing import independent
+from sim.rtl import engine as rtl
+from sim.rtl.build import build
+from sim.timing import engine as timing
+from skipopu.errors import MachineHalt, SkipopuError
+from skipopu.isa.program import Program, Run
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+
+OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
+SENTENCE = 600  # characters of a refusal, at most
+Line = dict[str, Any]  # of the log, as JSON
+
+
+def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program, Run]:
+    """What a case's description says, compiled, and its run.
+
+    Raises:
+        SkipopuError: a part of it is refused.
+    """
+    target = Machine.from_dict(dict(machine), "machine description")
+    config = ModelConfig.from_dict(program["model"])
+    checkpoint = _checkpoint(config, **program["weights"])
+    options = dict(program["compile"])
+    level = Schedule(options.pop("level", Schedule.RUN_AHEAD))
+    result = compile_checkpoint(checkpoint, target, **options, level=level)
+    run = dict(program["run"])
+    run["prompt"] = tuple(run["prompt"])
+    routing: Literal["program", "always"] | dict[str, Any] | NDArray[np.bool_] = run["routing"]
+    if isinstance(routing, dict):
+        tokens = max(1, len(run["prompt"]) + run["max_new"])
+        run["routing"] = independent(config.num_layers, tokens, routing["attn"], routing["ffn"], routing["seed"])
+    checked = Run(**run)
+    checked.validate(result)
+    return result, checked
+
+
+def _checkpoint(config: ModelConfig, seed: int, scale: float, routers: bool) -> Checkpoint:
+    checkpoint = random_checkpoint(config, seed, routers, scale)
+    if config.norm == "layer":
+        config, tensors = centred(config, checkpoint.tensors)
+        checkpoint = Checkpoint(checkpoint.directory, config, tensors, checkpoint.routers)
+    return checkpoint
+
+
+def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[Line]:
+    """Runs a case's programs; one line for each, with ``outcome`` "agreed", "refused", or the kind of a fault.
+
+    Kinds: "traceback" (an exception that is no refusal), "sentence" (a refusal of several lines), "hang", "rtl" (its build or the
+    simulator failed), "difference" (the message says of what). When the description itself is refused there is one line. The
+    build is deleted unless ``keep``; ``verilog`` replaces the generated overlay (tests alter it).
+    """
+    lines: list[Line] = []
+    built: Machine | None = None
+    try:
+        for number, program in enumerate(given.programs):
+            start = time.perf_counter()
+            line: Line = {"seed": given.seed, "number": number, "machine": given.machine, **program}
+            line |= _outcome(given.machine, program, verilog, with_rtl)
+            built = line.pop("built", None) or built
+            lines.append(line | {"seconds": round(time.perf_counter() - start, 2)})
+            if line["outcome"] == "refused" and line["stage"] == "machine":
+                break
+    finally:
+        if built is not None and not keep:
+            directory = build(built, verilog=verilog or overlay_verilog(built), optimise=OPTIMISE).parent
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
+    return lines
+
+
+def is_fault(line: Line) -> bool:
+    return line["outcome"] not in ("agreed", "refused")
+
+
+def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | None, with_rtl: bool) -> Line:
+    stage = "machine"
+    try:
+        Machine.from_dict(dict(machine), "machine description")
+        stage = "program"
+        made, run = compiled(machine, program)
+        stage = "functional"
+        try:
+            expected = functional.run(made, run)
+        except MachineHalt as halt:
+            expected = halt
+        if isinstance(expected, MachineHalt):
+            return _halted(made, run, program, expected, verilog) if with_rtl else _refused(stage, str(expected))
+        stage = "timing"
+        predicted = timing.run(made, run, expected).counters
+    except SkipopuError as error:
+        return _refused(stage, str(error))
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{'/'.join(where.filename.split('/')[-3:])}:{where.lineno}"
+        return {"outcome": "traceback", "stage": stage, "message": f"{type(error).__name__} at {place}: {error}"}
+    line: Line = {
+        "outcome": "agreed",
+        "stage": "rtl",
+        "message": "",
+        "timing": predicted,
+        "tokens": expected.tokens,
+        "routing": [list(expected.routing.shape), np.packbits(expected.routing).tobytes().hex()],
+    }
+    if not with_rtl:
+        return line
+    limit = 20_000 + 4 * predicted["CYCLES"] * 256 // (256 - program["memory"]["stall"])
+    text = verilog or overlay_verilog(made.machine)
+    line["built"] = made.machine
+    try:
+        seen = rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=limit, optimise=OPTIMISE)
+    except SkipopuError as error:
+        kind = "hang" if "did not stop" in str(error) else "difference" if isinstance(error, MachineHalt) else "rtl"
+        return line | {"outcome": kind, "message": str(error)}
+    line["rtl"] = seen.counters
+    problems = differences(made, run, expected, seen)
+    return line | ({"outcome": "difference", "message": "; ".join(problems)} if problems else {})
+
+
+def _refused(stage: str, text: str) -> Line:
+    outcome = "refused" if "\n" not in text and 0 < len(text) <= SENTENCE else "sentence"
+    return {"outcome": outcome, "stage": stage, "message": text}
+
+
+def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt, verilog: str | None) -> Line:
+    """A compiled program that halts is a fault of compiler or engine, whatever the RTL does: this says which."""
+    line: Line = {"outcome": "difference", "stage": "rtl", "built": made.machine}
+    text = verilog or overlay_verilog(made.machine)
+    try:
+        rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=1_000_000, optimise=OPTIMISE)
+    except MachineHalt as seen:
+        if (seen.code, seen.pc) == (halt.code, halt.pc):
+            return line | {"outcome": "halt", "message": str(halt)}
+        return line | {"message": f"functional: {halt}; RTL: {seen}"}
+    except SkipopuError as error:
+        return line | {"outcome": "rtl", "message": f"functional: {halt}; RTL: {error}"}
+    return line | {"message": f"functional: {halt}; the RTL does not halt"}
+
+
+def differences(program: Program, run: Run, expected: Result, seen: Result) -> list[str]:
+    """What differs between functional engine and RTL, a sentence each."""
+    problems: list[str] = []
+    if run.check and (difference := first_difference(program, expected.trace, seen.trace)) is not None:
+        problems.append(f"first difference at {difference}")
+    if seen.tokens != expected.tokens:
+        problems.append(f"tokens: functional {expected.tokens}, RTL {seen.tokens}")
+    if bits := differing_bits(program, expected, seen):
+        problems.append(f"{bits} bits of memory differ")
+    executed = expected.routing.sum((0, 2))
+    for name, ours, theirs in (
+        ("KV entries", expected.kv_entries, seen.kv_entries),
+        ("executed attention", int(executed[0]), seen.counters["EXECUTED_ATTENTION"]),
+        ("executed FFN", int(executed[1]), seen.counters["EXECUTED_FFN"]),
+        ("saturation", expected.saturated, seen.saturated),
+    ):
+        if ours != theirs:
+            problems.append(f"{name}: functional {ours}, RTL {theirs}")
+    return problems
+
+
+def replay(line: Line) -> dict[str, int]:
+    """Counters of the timing engine for a line of the log whose outcome is "agreed"; its own RTL counters are ``line["rtl"]``."""
+    shape, bits = line["routing"]
+    routing = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=int(np.prod(shape)))
+    program, run = compiled(line["machine"], line)
+    return timing.run(program, run, Result(line["tokens"], routing.reshape(shape).astype(bool))).counters
+
+
+def cycle_error(line: Line) -> float | None:
+    """(timing - rtl) / rtl of a run whose memory behaved; None where there is none."""
+    if "rtl" not in line or line["memory"]["stall"] or line["memory"]["reorder"]:
+        return None
+    return line["timing"]["CYCLES"] / line["rtl"]["CYCLES"] - 1

@@ -1,0 +1,370 @@
+"""The weights of a product on their way through a port, burst by burst: ``hw/memory/reader.py`` and ``hw/pe/sequencer.py``."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from skipopu.layout import SCALES_PER_WORD
+from skipopu.machine.config import Machine
+
+ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose turn is next
+FIRST = -(1 << 40)  # long ago
+PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
+READABLE = 2  # from there to the cycle in which it can be taken
+COARSE = 128  # what is remembered of it from product to product
+UNIT = 1024  # of rates: a beat per cycle. A slow memory keeps up to two beats' worth when it pauses.
+
+
+class Pending(NamedTuple):
+    """What a port's weight reader still remembers of products before, relative to the cycle of its last burst.
+
+    run: when it accepted its last run. accepted: when the memory accepted the last address. sent: when it sent its last beat, credit:
+    what its rate left it then. takes: when beats are taken that hold places. pushes: when beats come that are on their way.
+    finishes: when bursts under way end.
+    """
+
+    run: int = FIRST
+    accepted: int = FIRST
+    sent: int = FIRST
+    credit: int = 2 * UNIT
+    takes: tuple[int, ...] = ()
+    pushes: tuple[int, ...] = ()
+    finishes: tuple[int, ...] = ()
+
+    def until(self) -> int:
+        """From when on nothing of this matters."""
+        return max(self.run + 5, self.accepted + 256, self.sent + 256, *(times[-1] + 1 for times in self[4:] if times), 0)
+
+    def settled(self, asked: int, now: int) -> tuple[Pending, int]:
+        """This and its time, forgotten when no request from ``now`` on depends on it."""
+        return (NOTHING, FIRST) if now >= asked + self.until() else (self, asked)
+
+
+NOTHING = Pending()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A product's weights in the fullest port.
+
+    Attributes:
+        slots: tokens that each pair of beats is multiplied with.
+        pairs: pairs of beats. per_word: pairs behind each scale word of scale beats. per_round: pairs of a round.
+        page: beats from the first one to the next page of memory.
+        flight: cycles from a round's last step until it is drained, which takes drain, the last one last_drain.
+    """
+
+    slots: int
+    pairs: int
+    per_word: int
+    scale: int
+    per_round: int
+    page: int
+    flight: int
+    drain: int
+    last_drain: int
+
+    def beats_of(self, pairs: int) -> int:
+        return -(-pairs // self.per_word) * self.scale + 2 * pairs
+
+    @property
+    def beats(self) -> int:
+        return self.beats_of(self.pairs)
+
+    def window(self, machine: Machine) -> int:
+        """Pairs after which everything may repeat: whole rounds and scale words, all bursts that may be under way, twice."""
+        memory = machine.memory
+        loop = min(machine.weights_in_flight or machine.weight_fifo, memory.outstanding * machine.burst, memory.latency)
+        unit = math.lcm(self.per_round, self.per_word)
+        return -(-max(loop, 2 * machine.burst) // unit) * unit
+
+
+class Reader:
+    """A client's reader in a port, of weights if nothing is said, and the memory behind it. Refreshes, if ``phase`` is given, start ``phase`` cycles behind cycle 0 and come again."""
+
+    def __init__(
+        self, machine: Machine, rate: float, pending: Pending, phase: int | None = None, depth: int = 0, most: int = 0
+    ) -> None:
+        memory = machine.memory
+        self.depth = depth or machine.weight_fifo
+        self.most = (most or machine.weights_in_flight or machine.weight_fifo) - machine.burst
+        self.page = 4096 // machine.beat_bytes
+        self.latency, self.issue, self.outstanding = memory.latency, memory.issue, memory.outstanding
+        self.rate, self.interval, self.refresh = round(rate * UNIT), memory.refresh_interval, memory.refresh
+        self.phase = phase
+        self.asked, self.accepted, self.sent, self.credit = 0, pending.accepted, pending.sent, pending.credit
+        self.places = len(pending.takes)
+        self.pushes, self.finishes = list(pending.pushes), list(pending.finishes)
+
+    def bring(self, size: int, due: int, takes: list[int], blocked: list[tuple[int, int]]) -> list[int]:
+        """Asks for a burst at ``due`` or later; returns when its beats are in the FIFO. ``takes``: of beats before."""
+        places = self.places + size
+        issue = max(due, self.accepted)
+        if places > self.depth:
+            issue = max(issue, takes[places - self.depth - 1] + 1)
+        if len(self.pushes) > self.most:
+            issue = max(issue, self.pushes[len(self.pushes) - self.most - 1] + 1)
+        accepted = max(issue + 1, self.accepted + self.issue)
+        if len(self.finishes) >= self.outstanding:
+            accepted = max(accepted, self.finishes[-self.outstanding] + 1)
+        self.places, self.asked, self.accepted = places, issue, accepted
+        earliest = max(self.sent + 1, accepted + self.latency)
+        if self.phase is not None or any(end > earliest for _, end in blocked):
+            times = []
+            for _ in range(size):
+                times += self.send(self.clear(max(self.sent + 1, earliest), blocked), 1)
+        else:
+            times = self.send(earliest, size)
+        self.pushes += times
+        self.finishes.append(self.sent)
+        return times
+
+    def send(self, at: int, size: int) -> list[int]:
+        """Sends beats from ``at`` on as fast as the rate allows; returns when they are in the FIFO."""
+        rate, last = self.rate, size - 1
+        if rate == UNIT:
+            self.sent = at + last
+            return list(range(at + PUSHED, at + size + PUSHED))
+        credit = min(2 * UNIT, self.credit + rate * (at - self.sent))
+        if credit < UNIT:
+            wait = -((credit - UNIT) // rate)
+            at, credit = at + wait, credit + wait * rate
+        credit -= UNIT
+        # A beat's turn comes when the rate has earned it.
+        behind = [max(i, -((credit - i * UNIT) // rate)) for i in range(size)]
+        self.sent, self.credit = at + behind[last], credit + rate * behind[last] - last * UNIT
+        return [at + PUSHED + i for i in behind]
+
+    def clear(self, at: int, blocked: list[tuple[int, int]]) -> int:
+        """``at``, or when neither a refresh nor other traffic is in the way any more."""
+        if self.phase is not None and (since := (at - self.phase) % self.interval) < self.refresh:
+            at += self.refresh - since
+        for start, end in blocked:
+            if start <= at < end:
+                at = end
+        return at
+
+    def skip(self, cycles: int, places: int) -> None:
+        """Everything so far happened ``cycles`` later, and all beats were taken: the latest ``places`` are remembered."""
+        self.asked, self.accepted, self.sent = self.asked + cycles, self.accepted + cycles, self.sent + cycles
+        self.places = places
+        self.pushes = [time + cycles for time in self.pushes[-self.depth :]]
+        self.finishes = [time + cycles for time in self.finishes[-self.outstanding :]]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one product's stream did, in cycles behind the first in which a beat could be taken.
+
+    Attributes:
+        end: the last step. drained: the last accumulator was read. stalled: waits for a bank of accumulators.
+        asked, sent: the last burst's request, the last beat's departure from memory.
+        pending: what it leaves in the reader.
+    """
+
+    end: int
+    drained: int
+    stalled: int
+    asked: int
+    sent: int
+    pending: Pending
+
+
+def flow(
+    machine: Machine,
+    shape: Shape,
+    readers: list[Reader],
+    pending: Pending,
+    due: int,
+    begin: int,
+    blocked: list[tuple[int, int]],
+    takes: list[int] | None = None,
+) -> Flow:
+    """Walks a product whose weights may be asked for from ``due`` on and are taken from ``begin`` on, in the time of ``pending``.
+
+    All ``readers`` run in lockstep. ``takes`` receives when beats are taken.
+    """
+    keep = takes is not None
+    takes = [] if takes is None else takes
+    takes += pending.takes
+    left, page = shape.beats, shape.page
+    burst, whole = machine.burst, 4096 // machine.beat_bytes
+    run = due - 1
+    take, pop, slots = begin - 1, FIRST, shape.slots
+    in_word, scale, second = 0, shape.scale, False
+    pairs, in_round, stalled, before, drained = shape.pairs, 0, 0, FIRST, FIRST  # pairs left; ends of the latest drains
+    window = 0 if keep else shape.window(machine)
+    marks: list[tuple[int, int, int]] = []  # at ends of windows: the last step, how long its beat was there, stalls
+    while left:
+        size = min(left, burst, page)
+        ready = [reader.bring(size, due, takes, blocked) for reader in readers]
+        left, page = left - size, page - size or whole
+        for at in ready[0] if len(ready) == 1 else map(max, zip(*ready, strict=True)):
+            take = at + READABLE if at + READABLE > take else take + 1
+            if scale:
+                scale -= 1
+            elif not second:
+                second = True
+            else:
+                if pop > take:
+                    take = pop
+                second = False
+                fire = take + 1
+                if not in_round and fire <= before:
+                    stalled += before + 1 - fire
+                    fire = before + 1
+                pop = fire + slots - 1
+                pairs -= 1
+                in_word += 1
+                in_round += 1
+                if in_word == shape.per_word:
+                    in_word, scale = 0, shape.scale
+                if in_round == shape.per_round:
+                    in_round = 0
+                    before, drained = drained, max(pop + shape.flight, drained) + (shape.drain if pairs else shape.last_drain)
+                if window and not (shape.pairs - pairs) % window:
+                    marks.append((pop, take - at - READABLE, stalled))
+            takes.append(take)
+        if len(marks) >= 3:
+            (first, slack_1, stalls), (middle, slack_2, _), (last, slack_3, now_stalls) = marks[-3:]
+            marks = marks[-2:]
+            drift = (slack_3 - slack_1) / 2
+            most = pairs // window - 1
+            if drift < 0:
+                most = min(most, int(slack_3 // -drift) - 2)
+            elif drift > 0:
+                most = min(most, int((machine.weight_fifo * slots / 2 - slack_3) // drift) - 2)
+            even = abs(last - 2 * middle + first) <= 1 + (last - first) // 200 and abs(slack_3 - 2 * slack_2 + slack_1) <= 2
+            if even and most > 0:
+                later = most * (last - first) // 2
+                arrivals = later - int(most * drift)
+                stalled += most * (now_stalls - stalls) // 2
+                pairs -= most * window
+                left -= most * shape.beats_of(window)
+                take, pop, before, drained = take + later, pop + later, before + later, drained + later
+                takes = [time + later for time in takes[-machine.weight_fifo :]]
+                for reader in readers:
+                    reader.skip(arrivals, len(takes))
+                marks = []
+    reader = readers[0]
+    ref = reader.asked
+
+    def behind(times: list[int], count: int) -> tuple[int, ...]:
+        return tuple(time - ref for time in times[-count:] if time > ref)
+
+    left_over = Pending(
+        run - ref,
+        reader.accepted - ref,
+        reader.sent - ref,
+        reader.credit // COARSE * COARSE if reader.rate < UNIT else 2 * UNIT,
+        behind(takes, machine.weight_fifo),
+        behind(reader.pushes, machine.weight_fifo),
+        behind(reader.finishes, reader.outstanding),
+    )
+    return Flow(pop - begin, drained - begin, stalled, ref - begin, reader.sent - begin, left_over)
+
+
+class Streams:
+    """Flows of one machine, remembered."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, memory = machine, machine.memory
+        self.rates: dict[tuple[int, int, int], float] = {}
+        self.flows: dict[tuple[object, ...], Flow] = {}
+
+    def flow(self, shape: Shape, pending: Pending, due: int, begin: int, blocked: list[tuple[int, int]]) -> Flow:
+        """See :func:`flow`; the memory's refreshes are part of its rate."""
+        pending, zero = pending.settled(0, due)
+        if pending is NOTHING:
+            due, begin, blocked = 0, begin - due, [(a - due, b - due) for a, b in blocked]
+        if shape.beats > self.machine.weight_fifo:
+            # Once the FIFO is full nothing changes until its beats are taken.
+            begin = min(begin, max([due, *pending.takes[-1:], *(end for _, end in blocked)]) + self.fill(self.rate(shape)))
+        key = (shape, pending, due, begin, *blocked)
+        if key not in self.flows:
+            readers = [Reader(self.machine, self.rate(shape), pending)]
+            self.flows[key] = flow(self.machine, shape, readers, pending, due, begin, blocked)
+        return self.flows[key]
+
+    def fill(self, rate: float) -> int:
+        """Cycles in which an empty FIFO is full, at most."""
+        m, memory = self.machine, self.machine.memory
+        loop = memory.latency + 8 + m.burst / rate
+        under_way = min(memory.outstanding, (m.weights_in_flight or m.weight_fifo) // m.burst)
+        return int(loop + -(-m.weight_fifo // m.burst) * max(m.burst / rate, memory.issue, loop / under_way))
+
+    def rate(self, shape: Shape) -> float:
+        """Beats per cycle of a memory without refreshes that serves a long stream like this machine's."""
+        memory = self.machine.memory
+        if not memory.refresh:
+            return memory.moving
+        key = (shape.slots, shape.per_word, shape.scale)
+        if key not in self.rates:
+            real = self.sustained(shape, memory.moving, phases(self.machine))
+            low, high = 0.25 * memory.rate, memory.moving
+            if self.sustained(shape, memory.rate, [None]) <= real:
+                low = memory.rate
+            while high - low > 0.004 * memory.moving:
+                middle = (low + high) / 2
+                low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
+            self.rates[key] = low
+        return self.rates[key]
+
+    def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
+        """Beats per cycle of a long stream."""
+        machine = self.machine
+        pairs = machine.weight_fifo + 2 * machine.memory.refresh_interval
+        takes: list[int] = []
+        shape = replace(shape, pairs=pairs, per_round=pairs, page=1 << 30)
+        flow(machine, shape, [Reader(machine, rate, NOTHING, phase) for phase in refreshes], NOTHING, 0, 0, [], takes)
+        half = len(takes) // 2
+        return (len(takes) - half) / (takes[-1] - takes[half - 1])
+
+
+@lru_cache(maxsize=4096)
+def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int, least: int) -> float:
+    """Cycles per entry when many are read of which ``run`` beats are wanted, ``entry`` beats apart.
+
+    Their first ``header`` beats are used up at once, the others ``steps`` cycles each; an entry takes ``least`` cycles anyway.
+    """
+    memory, page = machine.memory, 4096 // machine.beat_bytes
+    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in phases(machine)]
+    takes: list[int] = []
+    begun: list[int] = []
+    end, asked = FIRST, 0
+    cycles = (4 if len(readers) == 1 else 2) * memory.refresh_interval
+    count = max(16, min(400, cycles // max(run, least)))
+    for number in range(count):
+        # The walk over the map visits the ports in turn; so many entries are wanted at most.
+        due = max(number * machine.ports, asked + 2)
+        if number > ENTRIES_WANTED:
+            due = max(due, begun[number - ENTRIES_WANTED - 1] + 2)
+        at = number * entry % page
+        left, start, beat = run, 0, 0
+        while left:
+            size = min(left, machine.burst, page - at % page)
+            ready = [reader.bring(size, due, takes, []) for reader in readers]
+            left, at = left - size, at + size
+            for push in map(max, zip(*ready, strict=True)):
+                if not beat:
+                    start = end = max(end + 2, push + READABLE)
+                    begun.append(start)
+                begin = max(end, push + READABLE)
+                end = begin + (1 if beat < header else steps)
+                takes.append(end - 1)
+                beat += 1
+        asked = max(reader.asked for reader in readers)
+        end = max(end - 1, start + least - 2)
+    half = count // 2
+    return (begun[-1] - begun[half]) / (count - 1 - half)
+
+
+def phases(machine: Machine) -> list[int | None]:
+    """When refreshes of ports begin that run in lockstep; None: no port has any."""
+    memory = machine.memory
+    if not memory.refresh:
+        return [None]
+    return [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
