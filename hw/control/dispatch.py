@@ -34,6 +34,7 @@ from skipopu.isa.spec import (
 )
 from skipopu.isa.spec import CHUNK as CHUNK_INSTRUCTION
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
 
 UNIT_OPCODES = {unit: [i.opcode for i in INSTRUCTIONS if i.unit == unit.name.lower()] for unit in Unit}
 
@@ -111,14 +112,14 @@ class Dispatcher(Component):
         config = Array(Signal(32, name=f"config_{c.name.lower()}") for c in Config)
         m.d.comb += self.config.eq(Cat(config))
 
-        pc, behind_next = Signal(12), Signal(12)
+        pc, behind_next = Signal(13), Signal(13)  # one beyond the longest program
         word = Signal(8 * WORD_BYTES)
         m.d.comb += [read.addr.eq(pc), self.pc.eq(pc)]
         opcode = word[:OPCODE_BITS]
         count = Signal(count_shape(tokens))
         attention, ffn = Signal(tokens), Signal(tokens)
         route_pending = Signal()
-        layer, layers, loop_start = Signal(12), Signal(12), Signal(12)
+        layer, layers, loop_start = Signal(12), Signal(12), Signal(13)
         layer_base, advance = Signal(32), Signal(28)
         map_row, trace_row = Signal(24), Signal(32)
         done, failed, sticky, running = Signal(), Signal(), Signal(), Signal()
@@ -398,16 +399,11 @@ class Dispatcher(Component):
         return m
 
     def _illegal(self, register: object, value: Signal) -> list:
-        machine = self.machine
-        lanes = machine.weight_lanes
-        limits = {
-            Config.GROUP: (value == 0) | (value > 512) | (value[: lanes.bit_length() - 1] != 0),
-            Config.HEAD_DIM: (value < 8) | (value > 256) | (value[: machine.vector_lanes.bit_length() - 1] != 0),
-            Config.KV_HEADS: (value == 0) | (value > machine.kv_heads),
-            Config.QUERY_GROUP: (value == 0) | (value > machine.query_group),
-            Config.HISTORY: value > machine.history_slots,
-        }
-        return [(register == number) & illegal for number, illegal in limits.items()]
+        return [
+            (register == number)
+            & ((value < allowed.least) | (value > allowed.most) | (value[: allowed.step.bit_length() - 1] != 0))
+            for number, allowed in ranges(self.machine).items()
+        ]
 
 
 def popcount(value: Signal) -> Signal:

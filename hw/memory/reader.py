@@ -10,6 +10,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.pipeline import count_shape
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, axi4
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 
 RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
 BACKGROUND_BURSTS = 4  # under way at most: what weights asked for in the meantime may have to wait for
@@ -19,7 +20,7 @@ class Run(data.StructLayout):
     """A run of consecutive beats: ``beat`` is the address divided by the beat size, ``count`` at least 1."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": 24})
+        super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": LARGEST_RUN.bit_length()})
 
 
 class BurstReader(Component):
@@ -54,8 +55,9 @@ class BurstReader(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=self.depth)
-        beat, left = Signal.like(self.burst_beat), Signal(24)
+        # One of two places takes a beat every other cycle only.
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=max(3, self.depth))
+        beat, left = Signal.like(self.burst_beat), Signal(Run(machine)["count"].shape)
         free = Signal(count_shape(self.depth), init=self.depth)
         m.d.comb += [self.runs.ready.eq(left == 0), self.idle.eq((left == 0) & ~self.runs.valid)]
         with m.If(self.runs.valid & self.runs.ready):

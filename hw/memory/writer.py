@@ -41,7 +41,7 @@ class WritePort(Component):
         machine = self.machine
         beat_bits = (machine.beat_bytes - 1).bit_length()
         client = Signal()
-        beat, left = Signal(Run(machine)["beat"].shape), Signal(24)
+        beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
         most = machine.longest_write

@@ -20,6 +20,7 @@ from skipopu.numerics.profile import EXECUTED
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
 LARGEST_BUFFER = 1 << 19  # elements
+LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
@@ -107,11 +108,17 @@ class Machine:
             f"a multiple of {4 * BUFFER_UNIT} up to {LARGEST_BUFFER}",
         )
         need(
-            self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}"
+            0 < self.activation <= LARGEST_BUFFER and self.activation % self.weight_lanes == 0,
+            "activation",
+            f"a multiple of {self.weight_lanes} up to {LARGEST_BUFFER}",
         )
-        need(self.query > 0 and self.query % self.kv_lanes == 0, "query", f"a multiple of {self.kv_lanes}")
+        need(
+            0 < self.query <= LARGEST_BUFFER and self.query % self.kv_lanes == 0,
+            "query",
+            f"a multiple of {self.kv_lanes} up to {LARGEST_BUFFER}",
+        )
         for field in ("map_entries", "score_entries"):
-            need(getattr(self, field) > 0, field, "a positive integer")
+            need(0 < getattr(self, field) <= LARGEST_MAP, field, f"1 to {LARGEST_MAP}")
         need(1 <= self.kv_heads <= 64, "kv_heads", "1..64")
         need(1 <= self.query_group <= 16, "query_group", "1..16")
         need(1 <= self.burst <= 256, "burst", "1..256")
