@@ -66,7 +66,7 @@ def test_compile_run_and_eval(model: Path, tmp_path: Path, capsysbinary: pytest.
         (["run", "MODEL", "--max-new", "5000"], "exceeds the program's context"),
         (["run", "MODEL", "--tokens", "1,x"], "comma-separated integers are needed"),
         (["eval", "MODEL", "--text", "nowhere"], "nowhere: cannot be read"),
-        (["hdl", "--target", "nowhere.yaml", "-o", "x"], "no such machine description"),
+        (["hdl", "--target", "nowhere.yaml", "-o", "x"], "no such file"),
         (["isa", "--assemble", "nowhere"], "cannot be read as text"),
     ],
 )

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from skipopu.accept import one_of, read_yaml
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
-from skipopu.machine.memory import MemoryTiming, memory_timing
+from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
@@ -146,7 +145,7 @@ class Machine:
             f"a multiple of 4096 up to {LARGEST_MEMORY}, or 0",
         )
         need(power_of_two(self.trace_records) and self.trace_records >= 4, "trace_records", "a power of two, at least 4")
-        need(self.clock_mhz > 0, "clock_mhz", "a positive number")
+        need(1 <= self.clock_mhz <= 10_000, "clock_mhz", "1 to 10000")
         self.memory.check(f"machine {self.name}")
 
     def with_chunk(self, tokens: int) -> Machine:
@@ -229,26 +228,14 @@ class Machine:
         Raises:
             ConfigError: an unknown or missing key, or a value outside its range.
         """
-        known = {f.name: f for f in dataclasses.fields(Machine)}
-        if not isinstance(data, dict):
-            raise ConfigError(f"{where}: a mapping of machine parameters is needed")
-        if unknown := set(data) - set(known):
-            raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-        missing = [
-            n
-            for n, f in known.items()
-            if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise ConfigError(f"{where}: key {missing[0]!r} is missing")
-        values = dict(data)
-        for name, f in known.items():
-            if name in values and f.type == "int" and (not isinstance(values[name], int) or isinstance(values[name], bool)):
-                raise ConfigError(f"{where}: {name} is {values[name]!r}; an integer is needed")
+        values = typed(Machine, data, where)
         memory = values.pop("memory", {})
         if "numerics" in values:
             values["numerics"] = tuple(values["numerics"])
-        machine = Machine(**values)
+        try:
+            machine = Machine(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         timing = memory_timing(memory, machine.clock_mhz, machine.beat_bytes, where)
         return dataclasses.replace(machine, memory=timing)
 
@@ -261,31 +248,32 @@ class Machine:
         return Machine.from_dict(describe(target), str(target))
 
 
-def describe(target: str | Path) -> Any:
-    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at."""
+def describe(target: str | Path) -> dict[str, Any]:
+    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at.
+
+    Raises:
+        ConfigError: there is no such target, or the file holds no mapping.
+    """
     path = Path(target)
     if path.suffix not in (".yaml", ".yml"):
+        if str(target) not in _names():
+            raise ConfigError(
+                f"target {str(target)!r} is not known; accepted: {', '.join(_names())}, or the path of a .yaml file"
+            )
         path = TARGETS / f"{target}.yaml"
-        if not path.exists():
-            raise ConfigError(f"target {str(target)!r} is not known; accepted: {_names()}, or the path of a .yaml file")
     return _described(path)
 
 
-def _names() -> str:
-    return ", ".join(sorted(p.stem for p in TARGETS.glob("*.yaml")))
+def _names() -> list[str]:
+    return sorted(p.stem for p in TARGETS.glob("*.yaml"))
 
 
-def _described(path: Path) -> Any:
+def _described(path: Path) -> dict[str, Any]:
     """The mapping that a file describes, with its base's values where it has none."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such machine description") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
-    if not isinstance(data, dict) or "base" not in data:
+    data = read_yaml(path, ConfigError)
+    if "base" not in data:
         return data
-    base = TARGETS / f"{data.pop('base')}.yaml"
-    if base == path or not base.exists():
-        raise ConfigError(f"{path}: base is {base.stem!r}; accepted: {_names()}")
-    return _described(base) | {"name": path.stem} | data
+    base = one_of(name for name in _names() if TARGETS / f"{name}.yaml" != path).check(
+        data.pop("base"), f"{path}: base", ConfigError
+    )
+    return _described(TARGETS / f"{base}.yaml") | {"name": path.stem} | data
