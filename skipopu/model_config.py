@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,16 @@ from skipopu.errors import CheckpointError
 from skipopu.isa.spec import ACTIVATIONS
 
 NORMS = {"llama": "rms", "olmo": "layer"}
+# Files that a tokenizer leaves in a checkpoint directory.
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
 ROPE = {
     "rope_type": one_of(["default"]),
     "type": one_of(["default"]),
@@ -36,6 +47,7 @@ KEYS = {
     "rope_scaling": MAPPING | NULL,
     "partial_rotary_factor": ROPE["partial_rotary_factor"],
     "tie_word_embeddings": BOOLEAN,
+    "byte_level": BOOLEAN,
     "eos_token_id": TOKEN | list_of(TOKEN) | NULL,
     "hidden_act": one_of(ACTIVATIONS),
     "weight_group": whole(1, 1 << 20),
@@ -58,7 +70,8 @@ class ModelConfig:
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
     the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
-    ``weight_group`` is the number of weights per scale that the model was trained for.
+    ``weight_group`` is the number of weights per scale that the model was trained for. ``byte_level``: ids 0 to 255 are the bytes of
+    text, which the checkpoint has to declare (``"byte_level": true``): nothing else tells them from a tokenizer's ids.
     """
 
     hidden_size: int
@@ -76,6 +89,7 @@ class ModelConfig:
     hidden_act: str = "silu"
     norm: str = "rms"
     weight_group: int = 128
+    byte_level: bool = False
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -105,6 +119,9 @@ class ModelConfig:
             raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
         if head_dim % 2 or not head_dim:
             raise CheckpointError(f"{where}: head_dim is {head_dim}; accepted: an even number, rotary embedding needs pairs")
+        byte_level = value("byte_level", False)
+        if byte_level and vocabulary < 256:
+            raise CheckpointError(f"{where}: byte_level is true; accepted: false for a vocabulary of {vocabulary}, below 256")
         given = value("eos_token_id", ())
         eos = tuple(dict.fromkeys(given if isinstance(given, list | tuple) else (given,)))
         if beyond := [token for token in eos if token >= vocabulary]:
@@ -126,15 +143,23 @@ class ModelConfig:
             hidden_act=value("hidden_act", "silu"),
             norm=norm,
             weight_group=value("weight_group", 128),
+            byte_level=byte_level,
         )
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
-        """Reads ``directory/config.json``; raises CheckpointError when it is missing or malformed."""
-        path = Path(directory) / "config.json"
+        """Reads ``directory/config.json`` (or that file itself); raises CheckpointError when it is missing or malformed.
+
+        A tokenizer beside it says what ids are, whatever the file declares.
+        """
+        path = Path(directory)
+        path = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
         if not os.path.exists(path):
             raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors")
-        return ModelConfig.from_dict(read_json(path, CheckpointError), str(path))
+        config = ModelConfig.from_dict(read_json(path, CheckpointError), str(path))
+        if any((path.parent / name).exists() for name in TOKENIZERS):
+            config = dataclasses.replace(config, byte_level=False)
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The same shape as a Hugging Face configuration dictionary."""
@@ -159,6 +184,7 @@ class ModelConfig:
             "eos_token_id": list(self.eos_token_ids) or None,
             "torch_dtype": "float32",
             "weight_group": self.weight_group,
+            "byte_level": self.byte_level,
         }
 
 
