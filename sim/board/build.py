@@ -11,7 +11,7 @@ from hw.synthesis import run_tool
 from sim.board.netlist import netlist_verilog
 from sim.rtl.build import tool_versions
 from sim.rtl.verilate import FLAGS, compile_simulation
-from skipopu.cache import cache_directory, fill_once
+from skipopu.cache import cache_entry, fill_once
 
 HERE = Path(__file__).parent
 TOP = "top"
@@ -84,7 +84,7 @@ def _build(kind: str, content: str, write: Callable[[Path], list[str]]) -> Path:
         *FLAGS,
         *map(str, sorted(tool_versions().items())),
     ]
-    directory = cache_directory() / "rtl" / f"{kind}-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:20]}"
+    directory = cache_entry("rtl", kind, hashlib.sha256("".join(parts).encode()).hexdigest())
 
     def make(work: Path) -> None:
         sources = ["bench.v", "cells.v", *write(work)]

