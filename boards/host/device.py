@@ -10,7 +10,7 @@ from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import OnToken, Result
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error
+from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
 from skipopu.numerics.profile import fingerprint
@@ -137,7 +137,7 @@ class Device:
         return Result(
             tokens=tokens,
             routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
-            counters={name: values[name] for name in (*COUNTERS, "EXECUTED_ATTENTION", "EXECUTED_FFN")},
+            counters=counted(values),
             saturated=bool(status & STATUS_SATURATED),
             kv_entries=values["KV_ENTRIES"],
         )

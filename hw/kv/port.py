@@ -116,7 +116,7 @@ class AttentionPort(Component):
         m.submodules.scores = words
         write, read = words.write_port(), words.read_port()
         key_exponent, value_exponent, stored_exponent, softmax_exponent = self._header(m, working, first_index, softmax_first)
-        self._elements(m, key_exponent, stored_exponent)
+        self._elements(m, key_exponent, stored_exponent, delay_valid(m, working, 1, "element_valid"))
 
         # Scores
         visible = Signal(QUERY_LANES)
@@ -185,13 +185,16 @@ class AttentionPort(Component):
         ]
         return key, value, read.data, softmax_read.data
 
-    def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value) -> None:
+    def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
+        """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
         raw = registered(m, self.kv_beat, "raw")
         shared = Signal(5)
         m.d.comb += shared.eq(Mux(self.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
         for k in range(self.machine.kv_lanes):
             aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
             m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)
+        with m.If(~valid):
+            m.d.sync += self.element.eq(0)
 
     def _scores(self, m: Module, working: Value, key_exponent: Value) -> list[Value]:
         """FP32 scores of the four queries: dots summed over the head's beats, rounded once."""

@@ -97,8 +97,9 @@ class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
     Members: runs_k, beats_k (streams of client k), background (in: attention's bursts wait until memory idles),
-    attention_level (out: beats held for attention), error (out: a response was not OKAY, with its client), beat (out: one data
-    beat arrived), idle (out), and the AXI read channel.
+    stop (in: no more bursts), quiet (out: every beat asked for came),
+    attention_level (out: beats held for attention), error (out: a response was not OKAY or had nobody's ID, with its client), beat (out: one data
+    beat arrived), and the AXI read channel.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -110,8 +111,8 @@ class ReadPort(Component):
         for k in range(READ_CLIENTS):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
             members[f"beats_{k}"] = Out(stream.Signature(machine.port_bits))
-        members |= {"background": In(1), "attention_level": Out(count_shape(machine.kv_fifo))}
-        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1), "weights_idle": Out(1)})
+        members |= {"background": In(1), "stop": In(1), "quiet": Out(1), "attention_level": Out(count_shape(machine.kv_fifo))}
+        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -120,7 +121,7 @@ class ReadPort(Component):
         arvalid, arid = Signal(), Signal(2)
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
         ready = Signal()
-        m.d.comb += ready.eq(~arvalid | self.arready)
+        m.d.comb += ready.eq((~arvalid | self.arready) & ~self.stop)
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
             reader = BurstReader(self.machine, self.depths[k], self.most[k])
@@ -148,9 +149,13 @@ class ReadPort(Component):
                 m.d.comb += [chosen.eq(k), any_valid.eq(1)]
         with m.If(ready):
             m.d.sync += arvalid.eq(any_valid)
+        with m.Elif(self.arready):
+            m.d.sync += arvalid.eq(0)
+        asked, owed = Signal(9), Signal(count_shape(sum(self.depths)))
+        m.d.sync += owed.eq(owed + asked - self.rvalid)
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
-                m.d.comb += reader.burst_ready.eq(1)
+                m.d.comb += [reader.burst_ready.eq(1), asked.eq(reader.burst_length + 1)]
                 m.d.sync += [
                     araddr.eq(Cat(Const(0, beat_bits), reader.burst_beat)),
                     arlen.eq(reader.burst_length),
@@ -165,9 +170,9 @@ class ReadPort(Component):
             self.arburst.eq(BURST_INCR),
             self.rready.eq(1),
             self.beat.eq(self.rvalid),
-            self.error.eq(self.rvalid & (self.rresp != 0)),
+            self.error.eq(self.rvalid & ((self.rresp != 0) | (self.rid >= READ_CLIENTS))),
+            self.quiet.eq(owed == 0),
             self.error_client.eq(self.rid),
-            self.weights_idle.eq(readers[0].idle),
             self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

@@ -17,7 +17,7 @@ from sim.rtl.build import MEMORY_BYTES, build, build_icarus, icarus_command, sim
 from sim.rtl.verilate import OPTIMISE, Say, silent
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted
 from skipopu.numerics.profile import fingerprint
 
 
@@ -184,7 +184,7 @@ def _simulate(
         routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
         memory=final,
         trace=_trace(program, final[0]) if options.check else [],
-        counters={name: values[name] for name in COUNTERS} | {n: values[n] for n in ("EXECUTED_ATTENTION", "EXECUTED_FFN")},
+        counters=counted(values),
         saturated=bool(values["STATUS"] & STATUS_SATURATED),
         kv_entries=values["KV_ENTRIES"],
     )

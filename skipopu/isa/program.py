@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.errors import ProgramError
-from skipopu.isa import spec
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode, TokenList
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
@@ -197,8 +196,7 @@ class Run:
     routing: Literal["program", "always"] | NDArray[np.bool_] = "program"
 
     def validate(self, program: Program) -> None:
-        """Raises ProgramError when the run does not fit the program, or the program would never end."""
-        check_order(program.instructions)
+        """Raises ProgramError when the run does not fit the program."""
         if not self.prompt:
             raise ProgramError("prompt is empty; at least one token is needed")
         if bad := [t for t in self.prompt if not 0 <= t < program.model.vocab_size]:
@@ -250,36 +248,6 @@ class Run:
                 forced = layer == 0 and program.kv == "reuse"
                 memory[0][first + layer * stride + 8] = (RouteMode.ALWAYS if forced else mode) | mode << 2
         return memory
-
-
-def check_order(instructions: list[int]) -> None:
-    """ATTEND waits for the entries of every KVWRITE that was dispatched; one behind it must not be dispatched while it waits.
-
-    Between them something has to hold the dispatcher: a list that a later ROUTE decides, SET, NEXT or HALT.
-
-    Raises:
-        ProgramError: nothing does, with both instructions.
-    """
-    opcodes = [word & (1 << spec.OPCODE_BITS) - 1 for word in instructions]
-    begin = opcodes.index(spec.LOOP.opcode) if spec.LOOP.opcode in opcodes else 0
-    end = opcodes.index(spec.END.opcode) if spec.END.opcode in opcodes else 0
-    attending: int | None = None
-    routed = False
-    for pc in (*range(end), *range(begin, len(opcodes))):  # the loop's body twice
-        instruction = spec.BY_OPCODE.get(opcodes[pc])
-        if instruction is None or instruction in (spec.SET, spec.NEXT, spec.HALT):
-            attending = None
-        elif instruction is spec.ROUTE:
-            routed = True
-        elif routed and instruction.decode(instructions[pc]).get("list") in (TokenList.ATTENTION, TokenList.FFN):
-            attending = None
-        if instruction is spec.KVWRITE and attending is not None:
-            raise ProgramError(
-                f"instruction {pc}: KVWRITE could be dispatched while ATTEND at {attending} waits for the entries before it; put a"
-                " product of a list that ROUTE decides between them"
-            )
-        if instruction is spec.ATTEND:
-            attending, routed = pc, False
 
 
 def address_units(value: int) -> int:

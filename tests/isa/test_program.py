@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ProgramError
-from skipopu.isa import spec
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config
@@ -48,16 +46,6 @@ def test_damage_is_named(program: Program, tmp_path: Path) -> None:
         load_of(data[:8] + b"\x01" + data[9:])
     with pytest.raises(ProgramError, match="no such file"):
         Program.load(tmp_path / "missing")
-
-
-def test_attention_that_would_wait_for_ever_is_refused(program: Program) -> None:
-    Run((1, 2)).validate(program)
-    # All lists "all": nothing waits for a decision any more.
-    offset = spec.MATMUL.offsets["list"]
-    unrouted = [word & ~(3 << offset) if spec.BY_OPCODE[word & 31].unit != "control" else word for word in program.instructions]
-    write = next(pc for pc, word in enumerate(unrouted) if word & 31 == spec.KVWRITE.opcode)
-    with pytest.raises(ProgramError, match=f"instruction {write}: KVWRITE could be dispatched while ATTEND at"):
-        Run((1, 2)).validate(replace(program, instructions=unrouted))
 
 
 def test_wrong_machine(program: Program) -> None:
