@@ -215,6 +215,8 @@ def _program(draw: Draw, machine: dict[str, Any], number: int) -> dict[str, Any]
         elif sizes:
             largest = max(sizes, key=lambda key: sizes[key])
             model[largest] = sizes[largest] * 2 // 3
+        elif compiled["group"] > weight_lanes:
+            compiled["group"] = round_up(compiled["group"] // 2, weight_lanes)
         elif prompt > 3 or new > 1:
             prompt, new = max(1, prompt // 2), new // 2
         else:

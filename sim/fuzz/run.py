@@ -29,6 +29,7 @@ from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 
 OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
+LONGEST = 400_000  # cycles of a run, as the timing engine counts them
 SENTENCE = 600  # characters of a refusal, at most
 Line = dict[str, Any]  # of the log, as JSON
 
@@ -65,7 +66,8 @@ def _checkpoint(config: ModelConfig, seed: int, scale: float, routers: bool) -> 
 
 
 def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[Line]:
-    """Runs a case's programs; one line for each, with ``outcome`` "agreed", "refused", or the kind of a fault.
+    """Runs a case's programs; one line for each, with ``outcome`` "agreed", "refused", "skipped" (it would take too long), or
+    the kind of a fault.
 
     Kinds: "traceback" (an exception that is no refusal), "sentence" (a refusal of several lines), "hang", "rtl" (its build or the
     simulator failed), "difference" (the message says of what). When the description itself is refused there is one line. The
@@ -92,7 +94,7 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
 
 
 def is_fault(line: Line) -> bool:
-    return line["outcome"] not in ("agreed", "refused")
+    return line["outcome"] not in ("agreed", "refused", "skipped")
 
 
 def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | None, with_rtl: bool) -> Line:
@@ -126,6 +128,8 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
     }
     if not with_rtl:
         return line
+    if predicted["CYCLES"] > LONGEST:
+        return line | {"outcome": "skipped", "message": f"{predicted['CYCLES']} cycles; up to {LONGEST} are simulated"}
     limit = 20_000 + 4 * predicted["CYCLES"] * 256 // (256 - program["memory"]["stall"])
     text = verilog or overlay_verilog(made.machine)
     line["built"] = made.machine
