@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's",
     )
     parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
-    parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text (pe); default 4096")
+    parser.add_argument("--bytes", type=int, default=8192, metavar="N", help="of held-out text (pe); default 8192")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write NAME.json and the plots there")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the tables of a page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
