@@ -137,6 +137,10 @@ def records(c: Comparison) -> list[Record]:
         rest = energy.share_at_rest(part.energy())
         for name, value in (("", rest.likely), ("_low", rest.low), ("_high", rest.high)):
             put(part, skip, f"energy_share_at_rest{name}", significant(value), "ratio", "estimated", phase="decode")
+        each = part.machine.beat_bytes / (len(part.cycles) - 1)
+        hits, ahead = (part.decode[name] * each for name in ("HISTORY_BEATS", "AHEAD_BEATS"))
+        for what, value in (("hits", hits), ("net of what is read ahead of use", hits - ahead)):
+            put(part, skip, "history_bytes_per_token", round(value), "byte", source=f"timing engine; {what}", phase="decode")
         put(part, skip, "kv_entries", part.kv_entries, "entry")
         put(part, skip, "memory_bytes", sum(part.regions.values()), "byte", "derived", source="compiled program")
     for pair in c.by_prompt.values():
