@@ -58,8 +58,10 @@ def compile_checkpoint(
     if checkpoint.outline and weights != "int4":
         raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
     config = checkpoint.config
-    given, context = context, context or limits.largest_context(machine, config)
-    group = group or config.weight_group
+    if context is not None and context < 1:
+        raise ProgramError(f"context is {context}; a positive number of tokens is needed")
+    given, context = context, limits.largest_context(machine, config) if context is None else context
+    group = config.weight_group if group is None else group
     limits.check(machine, config, context, group)
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:

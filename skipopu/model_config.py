@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,16 @@ from skipopu.errors import CheckpointError
 from skipopu.isa.spec import ACTIVATIONS
 
 NORMS = {"llama": "rms", "olmo": "layer"}
+# Files that a tokenizer leaves in a checkpoint directory.
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
 _UNSUPPORTED = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -26,7 +37,8 @@ class ModelConfig:
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
     the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
-    ``weight_group`` is the number of weights per scale that the model was trained for.
+    ``weight_group`` is the number of weights per scale that the model was trained for. ``byte_level``: ids 0 to 255 are the bytes of
+    text, which the checkpoint has to declare (``"byte_level": true``): nothing else tells them from a tokenizer's ids.
     """
 
     hidden_size: int
@@ -44,6 +56,7 @@ class ModelConfig:
     hidden_act: str = "silu"
     norm: str = "rms"
     weight_group: int = 128
+    byte_level: bool = False
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -86,6 +99,11 @@ class ModelConfig:
         activation = data.get("hidden_act", "silu")
         if activation not in ACTIVATIONS:
             raise CheckpointError(f"{where}: hidden_act is {activation!r}; supported: {', '.join(ACTIVATIONS)}")
+        byte_level = data.get("byte_level", False)
+        if not isinstance(byte_level, bool) or (byte_level and positive("vocab_size") < 256):
+            raise CheckpointError(
+                f"{where}: byte_level is {byte_level!r}; accepted: false, or true with a vocabulary of at least 256"
+            )
         eos = data.get("eos_token_id")
         return ModelConfig(
             hidden_size=hidden,
@@ -103,19 +121,27 @@ class ModelConfig:
             hidden_act=activation,
             norm=norm,
             weight_group=positive("weight_group", 128),
+            byte_level=byte_level,
         )
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
-        """Reads ``directory/config.json``; raises CheckpointError when it is missing or malformed."""
-        path = Path(directory) / "config.json"
+        """Reads ``directory/config.json`` (or that file itself); raises CheckpointError when it is missing or malformed.
+
+        A tokenizer beside it says what ids are, whatever the file declares.
+        """
+        path = Path(directory)
+        path = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path}: not valid JSON ({error})") from None
-        return ModelConfig.from_dict(data, str(path))
+        config = ModelConfig.from_dict(data, str(path))
+        if any((path.parent / name).exists() for name in TOKENIZERS):
+            config = dataclasses.replace(config, byte_level=False)
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The same shape as a Hugging Face configuration dictionary."""
@@ -140,4 +166,5 @@ class ModelConfig:
             "eos_token_id": list(self.eos_token_ids) or None,
             "torch_dtype": "float32",
             "weight_group": self.weight_group,
+            "byte_level": self.byte_level,
         }

@@ -17,7 +17,7 @@ from tests.support import random_checkpoint, small_config
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = small_config(head_dim=16, vocab_size=256)
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
     directory = tmp_path / "model"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(config.to_hf()))

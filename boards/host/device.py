@@ -12,8 +12,10 @@ from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
+from skipopu.isa.spec import WORD_BYTES
 from skipopu.numerics.profile import fingerprint
 
+SAMPLE = 64  # bytes of each matrix that are read back
 RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them
 
 
@@ -68,6 +70,29 @@ class Device:
             for port, image in enumerate(program.memory):
                 data = image[region.address : region.address + region.size].tobytes()
                 self.transport.write(port, region.address, data, on_bytes)
+
+    def verify(self, program: Program) -> None:
+        """Reads back the program's instructions and the start of every matrix, which differ from any other program's.
+
+        Raises:
+            ProgramError: the board's memory holds something else, where, and what.
+        """
+        code = program.regions["program"]
+        places = [(0, code.address, WORD_BYTES * len(program.instructions))]
+        for matrix in program.matrices.values():
+            layers = program.model.num_layers if matrix["layer_stride"] else 1
+            for layer in range(layers):
+                address = matrix["address"] + layer * matrix["layer_stride"]
+                places += [(port, address, SAMPLE) for port in range(len(program.memory))]
+        for port, address, size in places:
+            expected = program.memory[port][address : address + size].tobytes()
+            held = self.transport.read(port, address, len(expected))
+            if held != expected:
+                first = next(n for n, (a, b) in enumerate(zip(held, expected, strict=True)) if a != b)
+                raise ProgramError(
+                    f"{self.transport.name}: memory of port {port} holds {held[first]:#04x} at {address + first:#x}, the program"
+                    f" {expected[first]:#04x}: it is not loaded; leave --no-load out"
+                )
 
     def run(self, program: Program, options: Run, on_token: OnToken | None = None, seconds: float = 600.0) -> Result:
         """Runs a program that was loaded; tokens are handed to ``on_token`` as they come.

@@ -114,8 +114,8 @@ def _simulate(
     executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog, optimise=optimise, say=say)
     timing = machine.memory
     settings = {
-        "latency": memory.latency or timing.latency,
-        "rate": memory.beats_per_256_cycles or timing.beats_per_256_cycles,
+        "latency": timing.latency if memory.latency is None else memory.latency,
+        "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
         **{
             name: getattr(timing, name)
             for name in ("refresh_interval", "refresh", "turnaround", "issue", "outstanding", "channel")

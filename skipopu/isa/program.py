@@ -203,6 +203,8 @@ class Run:
             raise ProgramError("prompt is empty; at least one token is needed")
         if bad := [t for t in self.prompt if not 0 <= t < program.model.vocab_size]:
             raise ProgramError(f"prompt token {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
+        if self.max_new < 0:
+            raise ProgramError(f"{self.max_new} new tokens are asked for; 0 or more are accepted")
         if len(self.prompt) + self.max_new > program.context:
             raise ProgramError(
                 f"prompt of {len(self.prompt)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
