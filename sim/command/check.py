@@ -8,7 +8,17 @@ import math
 from rich.table import Table
 
 from sim.check import Check, check
-from sim.command.common import add_model_arguments, add_run_arguments, console, inputs_of, load_program, out, outputs_of, run_of
+from sim.command.common import (
+    add_model_arguments,
+    add_run_arguments,
+    console,
+    inputs_of,
+    load_program,
+    out,
+    outputs_of,
+    run_of,
+    warn,
+)
 from sim.command.run import counter_records
 from skipopu.isa.program import Program
 from skipopu.report import Record, write_json
