@@ -49,7 +49,9 @@ def packages() -> Iterator[tuple[str, str, bool]]:
         extra = extra_of(requirement)
         if extra in (DEVELOPMENT, ""):
             continue
-        install = f"pip install '{requirement.name}{requirement.specifier}'" if extra is None else f"pip install '{PACKAGE}[{extra}]'"
+        install = (
+            f"pip install '{requirement.name}{requirement.specifier}'" if extra is None else f"pip install '{PACKAGE}[{extra}]'"
+        )
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -64,7 +66,11 @@ def programs() -> Iterator[tuple[str, str, bool]]:
     for name, (needed, use) in PROGRAMS.items():
         path = shutil.which(name)
         if path is None:
-            yield name, f"{'missing' if needed else 'optional'}, {use}: install it with the system's package manager", not needed
+            yield (
+                name,
+                f"{'missing' if needed else 'optional'}, {use}: install it with the system's package manager",
+                not needed,
+            )
         else:
             option = "-V" if name == "iverilog" else "--version"
             answer = subprocess.run([path, option], capture_output=True, text=True, check=False).stdout
