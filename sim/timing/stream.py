@@ -14,7 +14,8 @@ ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose
 FIRST = -(1 << 40)  # long ago
 PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
 READABLE = 2  # from there to the cycle in which it can be taken
-COARSE = 128  # what is remembered of it from product to product
+LONG = 32
+COARSE = 256  # what is remembered of it from product to product
 UNIT = 1024  # of rates: a beat per cycle. A slow memory keeps up to two beats' worth when it pauses.
 
 
@@ -111,13 +112,12 @@ class Reader:
         if len(self.finishes) >= self.outstanding:
             accepted = max(accepted, self.finishes[-self.outstanding] + 1)
         self.places, self.asked, self.accepted = places, issue, accepted
-        earliest = max(self.sent + 1, accepted + self.latency)
-        if self.phase is not None or any(end > earliest for _, end in blocked):
-            times = []
-            for _ in range(size):
-                times += self.send(self.clear(max(self.sent + 1, earliest), blocked), 1)
-        else:
-            times = self.send(earliest, size)
+        at, times = max(self.sent + 1, accepted + self.latency), []
+        while size and (self.phase is not None or any(end > at for _, end in blocked)):
+            times += self.send(self.clear(at, blocked), 1)
+            at, size = self.sent + 1, size - 1
+        if size:
+            times += self.send(at, size)
         self.pushes += times
         self.finishes.append(self.sent)
         return times
@@ -250,21 +250,30 @@ def flow(
                     reader.skip(arrivals, len(takes))
                 marks = []
     reader = readers[0]
-    ref = reader.asked
+    ref, coarse = reader.asked, grain(machine)
 
     def behind(times: list[int], count: int) -> tuple[int, ...]:
-        return tuple(time - ref for time in times[-count:] if time > ref)
+        later = [time - ref for time in times[-count:] if time > ref]
+        if len(later) > LONG:  # evenly spaced: what differs by no more is the same
+            last, count = later[-1] // coarse * coarse, len(later) // coarse * coarse
+            later = [last * number // count for number in range(1, count + 1)]
+        return tuple(later)
 
     left_over = Pending(
         run - ref,
         reader.accepted - ref,
-        reader.sent - ref,
+        (reader.sent - ref) // coarse * coarse,
         reader.credit // COARSE * COARSE if reader.rate < UNIT else 2 * UNIT,
         behind(takes, machine.weight_fifo),
         behind(reader.pushes, machine.weight_fifo),
         behind(reader.finishes, reader.outstanding),
     )
     return Flow(pop - begin, drained - begin, stalled, ref - begin, reader.sent - begin, left_over)
+
+
+def grain(machine: Machine) -> int:
+    """Differences in time that are too small to matter where the FIFO is long."""
+    return max(1, machine.weight_fifo // 64)
 
 
 class Streams:
@@ -282,7 +291,12 @@ class Streams:
             due, begin, blocked = 0, begin - due, [(a - due, b - due) for a, b in blocked]
         if shape.beats > self.machine.weight_fifo:
             # Once the FIFO is full nothing changes until its beats are taken.
-            begin = min(begin, max([due, *pending.takes[-1:], *(end for _, end in blocked)]) + self.fill(self.rate(shape)))
+            full = max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape))
+            coarse = grain(self.machine)
+            before = [(a // coarse * coarse, b // coarse * coarse) for a, b in blocked if b <= begin and full > a]
+            settled = min(begin, full + max([0, *(b for _, b in before)])) // coarse * coarse
+            blocked = before + [(a - begin + settled, b - begin + settled) for a, b in blocked if b > begin]
+            begin = settled
         key = (shape, pending, due, begin, *blocked)
         if key not in self.flows:
             readers = [Reader(self.machine, self.rate(shape), pending)]
