@@ -260,7 +260,7 @@ def flow(
         return tuple(later)
 
     left_over = Pending(
-        run - ref,
+        max(run - ref, -6),
         reader.accepted - ref,
         (reader.sent - ref) // coarse * coarse,
         reader.credit // COARSE * COARSE if reader.rate < UNIT else 2 * UNIT,
