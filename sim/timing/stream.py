@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from functools import lru_cache
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from skipopu.layout import SCALES_PER_WORD
@@ -321,7 +323,7 @@ class Streams:
             low, high = 0.25 * memory.rate, memory.moving
             if self.sustained(shape, memory.rate, [None]) <= real:
                 low = memory.rate
-            while high - low > 0.004 * memory.moving:
+            while high - low > 0.0005 * memory.moving:
                 middle = (low + high) / 2
                 low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
             self.rates[key] = low
@@ -330,12 +332,11 @@ class Streams:
     def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
         """Beats per cycle of a long stream."""
         machine = self.machine
-        pairs = machine.weight_fifo + 2 * machine.memory.refresh_interval
+        pairs = machine.weight_fifo + max(600, 2 * machine.memory.refresh_interval)
         takes: list[int] = []
         shape = replace(shape, pairs=pairs, per_round=pairs, page=1 << 30)
         flow(machine, shape, [Reader(machine, rate, NOTHING, phase) for phase in refreshes], NOTHING, 0, 0, [], takes)
-        half = len(takes) // 2
-        return (len(takes) - half) / (takes[-1] - takes[half - 1])
+        return pace(takes, machine.memory.refresh_interval)
 
 
 @lru_cache(maxsize=4096)
@@ -349,8 +350,8 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
     takes: list[int] = []
     begun: list[int] = []
     end, asked = FIRST, 0
-    cycles = (4 if len(readers) == 1 else 2) * memory.refresh_interval
-    count = max(16, min(400, cycles // max(run, least)))
+    cycles = 4 * memory.refresh_interval
+    count = max(24, min(400, cycles // max(run, least)))
     for number in range(count):
         # The walk over the map visits the ports in turn; so many entries are wanted at most.
         due = max(number * machine.ports, asked + 2)
@@ -372,8 +373,19 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
                 beat += 1
         asked = max(reader.asked for reader in readers)
         end = max(end - 1, start + least - 2)
-    half = count // 2
-    return (begun[-1] - begun[half]) / (count - 1 - half)
+    return 1 / pace(begun, memory.refresh_interval)
+
+
+def pace(times: Sequence[int], interval: int) -> float:
+    """Events per cycle in the later half of ``times``, over whole intervals of refreshes."""
+    last, span = times[-1], times[-1] - times[len(times) // 2]
+    if interval:
+        span = max(1, span // interval) * interval
+    before = bisect.bisect_right(times, last - span) - 1
+    if before < 0:
+        return (len(times) - 1) / (last - times[0])
+    part = (last - span - times[before]) / (times[before + 1] - times[before])
+    return (len(times) - 1 - before - part) / span
 
 
 def phases(machine: Machine) -> list[int | None]:
