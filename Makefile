@@ -1,24 +1,40 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Optional parts of the package that are installed beside the tests' own, as in `make test-all EXTRAS=test,gpu`.
+EXTRAS ?= test
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
+PARTS := rtl synth studies slow bitstream
+SPACE := $(subst ,, )
 
-.PHONY: demo test lint docs model clean
+.PHONY: demo test test-rest test-all $(PARTS:%=test-%) resolve lint docs model clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(VENV)/.installed  ## compile the shipped model, run it on all four engines, cross-check
 	$(BIN)/skipopu demo
 
-test: $(VENV)/.installed  ## linters, then every test
+test: $(VENV)/.installed  ## linters, types, the fast tests, and two machines' RTL against the functional engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "" -n auto --dist worksteal --durations=15
+	$(PYTEST) -m 'not ($(subst $(SPACE), or ,$(PARTS)))' --durations=5
+
+$(PARTS:%=test-%): test-%: $(VENV)/.installed  ## one part of the other tests
+	$(PYTEST) -m $* --durations=0
+
+test-rest: $(VENV)/.installed  ## all those parts, the bitstream beside the others
+	$(PYTEST) -m '$(subst $(SPACE), or ,$(PARTS))' --durations=0
+
+test-all: test test-rest
+
+resolve: $(VENV)/.installed  ## would the public package index alone do, on each Python?
+	$(BIN)/pytest -m '' tests/project/test_install.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

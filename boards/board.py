@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hw.report import FAMILIES, report, total
 from hw.synthesis import Resources
-from skipopu.errors import SkipopuError
+from skipopu.errors import SkipopuError, not_known
 from skipopu.machine.config import Machine
 
 DESCRIPTIONS = Path(__file__).with_name("descriptions")
-COMMITTED = Path(__file__).parents[1] / "docs" / "resources"
+COMMITTED = Path(__file__).with_name("resources")
 
 
 class BoardError(SkipopuError):
@@ -74,7 +74,7 @@ class Board(BaseModel):
         """A shipped board; raises BoardError when it is not known or its description is wrong."""
         path = DESCRIPTIONS / f"{name}.yaml"
         if not path.exists():
-            raise BoardError(f"board {name!r} is not known; accepted: {', '.join(names())}")
+            raise BoardError(not_known("board", name, names()))
         try:
             return Board(name=name, **yaml.safe_load(path.read_text()))
         except ValidationError as error:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
+from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.listing import listing
 from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
+from skipopu.shipped import NAMES, path_or_shipped
+
+COMPILE_OPTIONS = (
+    "--target",
+    "--routers",
+    "--kv",
+    "--context",
+    "--group",
+    "--history",
+    "--prefetch",
+    "--no-prefetch",
+    "--weights",
+)
+SHAPE_HELP = f"{', '.join(SHAPES)}, or a config.json or its directory"
 
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +41,14 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
-        "--context", type=int, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
+        "--context", type=positive, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
-    parser.add_argument("--group", type=int, help="weights per scale; default the model's weight_group")
+    parser.add_argument("--group", type=positive, metavar="N", help="weights per scale; default the model's weight_group")
     parser.add_argument(
-        "--history", type=int, metavar="TOKENS", help="tokens whose entries the KV history buffer keeps; default what it holds"
+        "--history",
+        type=natural,
+        metavar="TOKENS",
+        help="tokens whose entries the KV history buffer keeps; default what it holds",
     )
     parser.add_argument(
         "--prefetch",
@@ -41,19 +60,26 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, nargs="?", help="checkpoint directory (config.json, *.safetensors)")
+    parser.add_argument(
+        "model",
+        type=path_or_shipped,
+        nargs="?",
+        help=f"checkpoint directory (config.json, *.safetensors), or {' or '.join(NAMES)}",
+    )
     add_compile_arguments(parser)
     parser.add_argument(
-        "--shape", metavar="NAME", help=f"a known architecture without weights instead: listing and report; {', '.join(SHAPES)}"
+        "--shape", metavar="NAME", help=f"an architecture without weights instead: listing and report; {SHAPE_HELP}"
     )
     parser.add_argument("--logits", action="store_true", help="store the logits of every position")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="directory for program.skpu, listing.txt, report.json")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    parser.add_argument(
+        "-o", "--output", type=output_directory, required=True, help="directory for program.skpu, listing.txt, report.json"
+    )
+    add_json(parser, "write the report there too")
 
 
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
-    return compile_checkpoint(
+    program = compile_checkpoint(
         checkpoint,
         machine,
         args.kv,
@@ -64,6 +90,9 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
         history=args.history,
         prefetch=args.prefetch,
     )
+    for sentence in program.source["warnings"]:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return program
 
 
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
@@ -93,6 +122,7 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
+        refuse(args, ["--routers"], "has no effect on --shape, whose routers have no weights either")
         machine = Machine.load(args.target)
         program = compile_as(args, outline(args.shape), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)

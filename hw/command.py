@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -15,21 +13,23 @@ from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
 from hw.report import FAMILIES, RULE, Unit, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
 from hw.synthesis import FLOWS, Resources
+from skipopu.arguments import add_json, output_directory, refuse
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
+from skipopu.terminal import console, out
 
 SOURCE = "skipopu hdl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml)")
-    parser.add_argument("-o", "--output", type=Path, help="directory for overlay.v, registers.csv and skipopu.h")
+    parser.add_argument("-o", "--output", type=output_directory, help="directory for overlay.v, registers.csv and skipopu.h")
     parser.add_argument("--report", action="store_true", help="resources of every unit, by synthesis (minutes; cached)")
     parser.add_argument("--family", choices=tuple(FLOWS), help="for --report; default by the target's multiplier")
     parser.add_argument("--fmax", action="store_true", help="clock rate of a tile, placed and routed on an ECP5-85F")
     parser.add_argument("--check", action="store_true", help="lint and netlist check of the Verilog")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def resource_table(machine: Machine, family: str, units: list[Unit]) -> Table:
@@ -63,10 +63,12 @@ def resource_records(machine: Machine, family: str, units: list[Unit]) -> list[R
 def main(args: argparse.Namespace) -> int:
     if not (args.output or args.report or args.fmax or args.check):
         raise SkipopuError("nothing to do; give -o DIR, --report, --fmax or --check")
+    if not args.report:
+        refuse(args, ["--family"], "is of --report, which was not given")
     machine = Machine.load(args.target)
-    console = Console(highlight=False)
     start = time.perf_counter()
-    text = overlay_verilog(machine)
+    with console.status("Verilog"):
+        text = overlay_verilog(machine)
     seconds = time.perf_counter() - start
     records = [
         Record("verilog_bytes", len(text), "byte", "measured", SOURCE, target=machine.name),
@@ -91,10 +93,10 @@ def main(args: argparse.Namespace) -> int:
         code = int(bool(warnings))
     if args.report:
         family = args.family or FAMILIES[machine.multiplier]
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with Progress(console=console, transient=True) as progress:
             task = progress.add_task("synthesis", total=None)
             units = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
-        console.print(resource_table(machine, family, units))
+        out.print(resource_table(machine, family, units))
         products = products_per_cycle(machine)
         whole, tile = total(units).lut / products, next(u for u in units if u.name == "tile").all.lut / products
         print(f"{products} INT4 products per cycle: {tile:.1f} LUT each in the tiles, {whole:.1f} in the whole design")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, Out
 
@@ -13,7 +13,7 @@ from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
 from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
-from hw.control.issue import QUEUE_DEPTH, UNITS, UnitQueue, field
+from hw.control.issue import UNITS, UnitQueue, field
 from hw.control.record import RecordWriter
 from hw.kv.attention import AttentionUnit
 from hw.kv.map import MapEntry
@@ -134,6 +134,7 @@ class Overlay(Component):
         m.d.comb += [embed.half_head.eq(half_head), array.half_head.eq(half_head)]
 
         # Queues, dependence tokens, records
+        overflows = [Signal(UNITS, name=f"overflow_{a}") for a in range(UNITS)]
         tokens = [[Signal(4, name=f"tokens_{a}_{b}") for b in range(UNITS)] for a in range(UNITS)]
         for a in range(UNITS):
             queue, stream = queues[a], getattr(dispatch, f"issue_{a}")
@@ -150,7 +151,9 @@ class Overlay(Component):
                 queue.retired.ready.eq(retired.ready),
             ]
             for b in range(UNITS):
-                m.d.sync += tokens[a][b].eq(tokens[a][b] + queues[a].give[b] - queues[b].take[a])
+                give, take = queues[a].give[b], queues[b].take[a]
+                m.d.sync += tokens[a][b].eq(Mux(dispatch.restart, 0, tokens[a][b] + give - take))
+                m.d.comb += overflows[a][b].eq(give & ~take & tokens[a][b].all())
         m.d.comb += [
             fetch.issue.valid.eq(dispatch.fetch.valid),
             fetch.issue.payload.eq(dispatch.fetch.payload),
@@ -279,7 +282,8 @@ class Overlay(Component):
                 value = getattr(align, name)
                 m.d.comb += getattr(memory, name).eq(value & chosen if name.endswith("enable") else value)
         # KV map
-        unwritten = Signal(range(QUEUE_DEPTH + 2))
+        entries_written = Signal(16)
+        unwritten = Signal(signed(16))
         m.submodules.kv_map = kv_map = Memory(shape=MapEntry(), depth=machine.map_entries, init=[])
         map_write, map_copy, map_walk = kv_map.write_port(), kv_map.read_port(), kv_map.read_port()
         m.d.comb += [
@@ -299,12 +303,11 @@ class Overlay(Component):
             dispatch.attention_quiet.eq(attention.quiet),
             kv_write.restart.eq(dispatch.restart),
             kv_write.hold.eq(array.active),
-            attention.unwritten.eq(unwritten != 0),
+            # Attention waits by itself for the entries of every KVWRITE dispatched before it.
+            unwritten.eq(attention_queue.instruction.entries - entries_written),
+            attention.unwritten.eq(unwritten > 0),
         ]
-        # Attention waits by itself for the entries of every KVWRITE dispatched before it.
-        m.d.sync += unwritten.eq(unwritten + dispatch.entries_issued - kv_write.done)
-        with m.If(dispatch.restart):
-            m.d.sync += unwritten.eq(0)
+        m.d.sync += entries_written.eq(Mux(dispatch.restart, 0, entries_written + kv_write.done))
         # Dispatch, routing, tokens
         m.d.comb += [
             route.next.eq(vector_queue.next & (opcode == ROUTE.opcode)),
@@ -325,6 +328,7 @@ class Overlay(Component):
             m.d.comb += running[instruction].eq((opcode == instruction.opcode) & ~dispatch.loading)
         for p in ports:
             reader, writer = readers[p], writers[p]
+            m.d.comb += [reader.stop.eq(dispatch.stop), writer.stop.eq(dispatch.stop)]
             for component in (reader, writer):
                 for name, member in component.signature.members.items():
                     if name in self.axi:
@@ -352,7 +356,8 @@ class Overlay(Component):
         # Faults, in rising priority
         vector_pc, faults = vector_queue.pc, []
         aligned_pc = Mux(follows == Unit.ARRAY, array_queue.pc, Mux(follows == Unit.ATTENTION, attention_queue.pc, vector_pc))
-        read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(3)]
+        read_errors = [[r.error & (r.error_client == k) for r in readers] for k in range(4)]  # 3: nobody's
+        m.d.comb += dispatch.ports_quiet.eq(Cat(port.quiet for port in (*readers, *writers)).all())
         faults += [
             (buffer.range[Unit.ARRAY], Error.BUFFER_RANGE, array_queue.pc),
             (buffer.range[Unit.ATTENTION], Error.BUFFER_RANGE, attention_queue.pc),
@@ -366,6 +371,8 @@ class Overlay(Component):
             (Cat(read_errors[0]).any(), Error.AXI_READ, array_queue.pc),
             (Cat(read_errors[2]).any(), Error.AXI_READ, attention_queue.pc),
             (Cat(read_errors[1]).any(), Error.AXI_READ, Mux(dispatch.loading, 0, vector_pc)),
+            (Cat(read_errors[3]).any(), Error.AXI_READ, dispatch.pc),
+            *((overflow.any(), Error.DEPENDENCE, queue.pc) for overflow, queue in zip(overflows, queues, strict=True)),
         ]
         for condition, code, pc in faults:
             with m.If(condition):
@@ -404,7 +411,7 @@ class Overlay(Component):
         }
         assert tuple(counted) == COUNTERS
         for name, amount in counted.items():
-            counter = Signal(32, name=f"count_{name.lower()}")
+            counter = Signal(64, name=f"count_{name.lower()}")
             with m.If(dispatch.restart):
                 m.d.sync += counter.eq(0)
             with m.Elif(dispatch.running):

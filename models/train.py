@@ -37,6 +37,7 @@ MODELS = {
         vocab_size=256,
         max_positions=512,
         eos_token_ids=(0,),
+        byte_level=True,
     ),
     # Fits the block RAM of an ECP5-85F beside the machine.
     "pybyte-300k": ModelConfig(
@@ -49,6 +50,7 @@ MODELS = {
         vocab_size=256,
         max_positions=128,
         eos_token_ids=(0,),
+        byte_level=True,
         weight_group=48,
     ),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.engine import Result, Retired
+from sim.engine import SATURATED, Result, Retired
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.rtl import engine as rtl
@@ -61,7 +61,7 @@ def differing_bits(program: Program, a: Result, b: Result) -> int:
 
 @dataclass
 class Check:
-    """Outcome of :func:`check`; ``problems`` is empty when everything agrees."""
+    """Outcome of :func:`check`; ``problems`` is empty when everything agrees, ``remarks`` say what that is worth."""
 
     functional: Result
     reference: Result
@@ -71,6 +71,7 @@ class Check:
     differing_bits: int | None = None
     difference: Difference | None = None
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -106,12 +107,24 @@ def check(
     say("reference engine")
     free = reference.run(golden, options)
     sequence = [*options.prompt, *expected.tokens]
-    routing = expected.routing[None, ..., : len(sequence) - 1]
+    # The last generated token is not processed; with none generated, the whole prompt is.
+    routing = expected.routing[None, ..., : len(options.prompt) + max(len(expected.tokens) - 1, 0)]
     agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing)
     say("timing engine")
     timed = timing.run(program, options, expected)
     result = Check(expected, free, None, timed, agreement)
-    if not agreement.ok:
+    if agreement.non_finite:
+        result.problems.append(
+            f"{agreement.non_finite} of the reference's logits, router outputs and bounds are NaN or infinite: nothing was compared"
+        )
+    elif agreement.undecided:
+        result.remarks.append(
+            f"every one of {agreement.routing_positions} routing bits and {agreement.token_positions} tokens is undecided: the"
+            " reference's margins lie inside the derived bounds, so it confirms nothing"
+        )
+    if expected.saturated:
+        result.remarks.append(SATURATED)
+    if agreement.routing_differing or agreement.token_differing:
         result.problems.append(
             f"functional and reference disagree on {agreement.routing_differing} routing bits and"
             f" {agreement.token_differing} tokens outside the derived bounds"
@@ -127,6 +140,8 @@ def check(
         result.difference = first_difference(program, expected.trace, result.rtl.trace)
         if result.difference is not None:
             result.problems.append(f"first difference at {result.difference}")
+        if result.rtl.saturated != expected.saturated:
+            result.problems.append(f"saturation differs: functional {expected.saturated}, RTL {result.rtl.saturated}")
         if result.rtl.tokens != expected.tokens:
             result.problems.append(f"tokens differ: functional {expected.tokens}, RTL {result.rtl.tokens}")
         if result.differing_bits:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from skipopu.isa.program import Program
 
+SATURATED = "numbers left the range of FP32 or FP16 and saturated; the tokens are not the model's"
+
 # Called with each generated token as soon as it is known.
 OnToken = Callable[[int], None]
 
@@ -39,7 +41,7 @@ class Result:
         trace: retired unit instructions in program order; filled in check mode.
         counters: cycles, busy and stall cycles and beats under the names of the host registers; empty for engines
             without time.
-        saturated: the sticky numeric bit.
+        saturated: the sticky numeric bit; of the reference, whether its logits are not all finite.
         at_token: the counters as each token was written, by the timing engine.
     """
 

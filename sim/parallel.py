@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import TypeVar
 
 from skipopu.errors import SkipopuError
@@ -14,21 +17,44 @@ Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
 
-def executor(name: str, workers: int | None = None, address: str | None = None) -> Executor:
+@contextmanager
+def executor(name: str, workers: int | None = None, address: str | None = None) -> Iterator[Executor]:
     """A :class:`concurrent.futures.Executor`: "local" processes, or "dask" workers (of the scheduler at ``address``).
+
+    An error or an interrupt inside the block ends it at once: queued jobs are cancelled, local ones that run are ended.
 
     Raises:
         SkipopuError: the executor is not known or not installed.
     """
+    workers = os.cpu_count() if workers is None else workers
+    before = multiprocessing.active_children()
     if name == "local":
-        return ProcessPoolExecutor(workers or os.cpu_count())
-    if name != "dask":
+        pool: Executor = ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent)
+    elif name == "dask":
+        pool = _dask(workers, address)
+    else:
         raise SkipopuError(f"executor is {name!r}; accepted: {', '.join(EXECUTORS)}")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _dask(workers: int | None, address: str | None) -> Executor:
     try:
         from distributed import Client
     except ImportError:
         raise SkipopuError("the executor 'dask' needs Dask: pip install 'skipopu[cluster]'") from None
-    client = Client(address) if address else Client(n_workers=workers or os.cpu_count(), threads_per_worker=1)
+    client = Client(address) if address else Client(n_workers=workers, threads_per_worker=1)
     return client.get_executor()
 
 

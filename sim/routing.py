@@ -17,9 +17,9 @@ Ratios = float | NDArray[np.float64]
 def independent(layers: int, tokens: int, attention: Ratios, ffn: Ratios, seed: int) -> NDArray[np.bool_]:
     """bool (layers, 2, tokens), 1 = execute: each module skipped with its ratio, one for all layers or (layers,) of them.
 
-    Layer 0's attention executes.
+    Drawn token by token: the same seed routes the start of a text alike, however long the text. Layer 0's attention executes.
     """
-    draws = np.random.default_rng(seed).random((layers, 2, tokens))
+    draws = np.random.default_rng(seed).random((tokens, layers, 2)).transpose(1, 2, 0)
     ratios = np.stack([np.broadcast_to(ratio, layers) for ratio in (attention, ffn)], 1)
     executed = draws >= ratios[:, :, None]
     executed[0, 0] = True
@@ -48,7 +48,7 @@ def ratios(text: str, layers: int) -> tuple[Ratios, Ratios]:
         both = [np.asarray(values[name], np.float64) for name in ("attn", "ffn")]
     except OSError as error:
         raise ProgramError(f"--skip {text}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, yaml.YAMLError):
+    except (ValueError, TypeError, yaml.YAMLError):  # not UTF-8 is a ValueError too
         raise ProgramError(f"--skip is {text!r}; accepted: {accepted}") from None
     for name, ratio in zip(("attn", "ffn"), both, strict=True):
         if ratio.shape not in ((), (layers,)):
@@ -62,12 +62,25 @@ def load_trace(path: Path) -> NDArray[np.bool_]:
     """A recorded trace: bool (layers, 2, tokens), 1 = execute, as ``skipopu run --save-trace`` writes it.
 
     Raises:
-        ProgramError: not such a file.
+        ProgramError: not such a file, or an array of anything but true and false, 1 and 0.
     """
     try:
-        trace = np.load(path).astype(bool)
-    except (OSError, ValueError) as error:
+        trace = np.load(path)
+    except FileNotFoundError:
+        raise ProgramError(f"{path}: no such file; `skipopu run --save-trace` writes one") from None
+    except (OSError, ValueError, EOFError) as error:
         raise ProgramError(f"{path}: not a NumPy array ({error})") from None
+    if not isinstance(trace, np.ndarray):
+        raise ProgramError(f"{path}: an archive of arrays; one array of bool (.npy) is needed")
     if trace.ndim != 3 or trace.shape[1] != 2:
         raise ProgramError(f"{path}: a trace has shape (layers, 2, tokens); this array has {trace.shape}")
-    return trace
+    if trace.dtype.kind not in "biu" or not ((trace == 0) | (trace == 1)).all():
+        raise ProgramError(f"{path}: a trace holds bool, or integers 0 and 1, 1 = execute; this is {trace.dtype} beyond that")
+    return trace.astype(bool)
+
+
+def save_trace(path: Path, trace: NDArray[np.bool_]) -> None:
+    """Writes what :func:`load_trace` reads, under exactly this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.save(file, trace)

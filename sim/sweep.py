@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -15,15 +16,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compiler.pipeline import KV_POLICIES
 from sim import parallel
 from sim.estimate import Estimate, Workload, estimate
+from sim.routing import ratios
 from sim.timing import energy
-from skipopu import __version__
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine, describe
-from skipopu.shapes import shape
+from skipopu.shapes import label, shape
 
 RESULTS = "results.jsonl"
+ROOMS = ("skipopu", "compiler", "sim")
 
 
 class SweepError(SkipopuError):
@@ -68,8 +71,19 @@ class Job:
     def key(self) -> str:
         """Of the result: of everything that it depends on."""
         machine = dataclasses.asdict(self.machine())
-        content = json.dumps([__version__, machine, dataclasses.asdict(self.workload)], sort_keys=True, default=str)
+        content = json.dumps([sources(), machine, dataclasses.asdict(self.workload)], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+@functools.cache
+def sources() -> str:
+    """A digest of all that counts cycles: code, targets and tables of the packages below this one."""
+    digest = hashlib.sha256()
+    for room in ROOMS:
+        for path in sorted((Path(__file__).parents[1] / room).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def read(path: Path) -> list[Job]:
@@ -82,18 +96,22 @@ def read(path: Path) -> list[Job]:
         description = Description.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise SweepError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise SweepError(f"{path}: not valid YAML ({error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SweepError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise SweepError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     lists = description.workload
     workloads = []
     for name, context, skip, kv, seed in itertools.product(lists.shape, lists.context, lists.skip, lists.kv, lists.seed):
-        shape(name)
         prompt, _, new = context.partition("+")
-        if not (prompt.isdigit() and new.isdigit()):
-            raise SweepError(f"{path}: workload.context is {context!r}; accepted: P+G, as in 128+1024")
+        if not (prompt.isdecimal() and new.isdecimal() and int(prompt) >= 1 and int(new) >= 2):
+            raise SweepError(f"{path}: workload.context is {context!r}; accepted: P+G, as in 128+1024, at least 1+2")
+        if kv not in KV_POLICIES:
+            raise SweepError(f"{path}: workload.kv is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
+        if seed < 0:
+            raise SweepError(f"{path}: workload.seed is {seed}; accepted: 0 or more")
+        ratios(str(skip), shape(name).num_layers)
         workloads.append(Workload(name, int(prompt), int(new), str(skip), kv, seed))
     grid = [tuple(zip(description.machine, values, strict=True)) for values in itertools.product(*description.machine.values())]
     jobs = [Job(description.base, parameters, workload) for parameters in grid for workload in workloads]
@@ -102,22 +120,19 @@ def read(path: Path) -> list[Job]:
     return jobs
 
 
-def machine_columns(job: Job) -> dict[str, Any]:
-    """Name and parameters; mappings as text."""
+def columns(job: Job) -> dict[str, Any]:
+    """The machine's name and parameters (mappings as text), and the workload."""
     values = {key: str(value) if isinstance(value, dict) else value for key, value in job.parameters}
-    return {"machine": job.machine().name, **values}
+    of = job.workload
+    workload = {"shape": label(of.model), "context": of.context, "skip": of.skip, "kv": of.kv, "seed": of.seed}
+    return {"machine": job.machine().name, **values, **workload}
 
 
 def row(job: Job, part: Estimate) -> dict[str, Any]:
     """A line of the results: parameters, workload, figures."""
     machine, joules = part.machine, energy.total(part.energy())
-    first = machine_columns(job)
-    return first | {
-        "shape": part.workload.model,
-        "context": part.workload.context,
-        "skip": part.workload.skip,
-        "kv": part.workload.kv,
-        "seed": part.workload.seed,
+    return columns(job) | {
+        "status": "ok",
         "decode_tokens_per_s": part.tokens_per_s,
         "time_to_first_token_s": part.time_to_first_token,
         "bandwidth_efficiency": part.efficiency,
@@ -144,17 +159,19 @@ def on_chip_bits(machine: Machine) -> int:
 
 
 def work(job: Job) -> dict[str, Any]:
-    """One job's line, an error that the job itself causes in its place."""
+    """One job's line. ``status`` is "ok"; "refused" for a workload that the machine cannot run, with the reason; "failed" for a fault."""
     try:
         return row(job, estimate(job.machine(), job.workload))
     except SkipopuError as error:
-        return machine_columns(job) | {"shape": job.workload.model, "context": job.workload.context, "error": str(error)}
+        return columns(job) | {"status": "refused", "reason": str(error)}
+    except Exception as error:
+        return columns(job) | {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
 
 def run(
     jobs: list[Job], directory: Path, pool: Executor, say: Callable[[int, int], None] = lambda done, of: None
 ) -> list[dict[str, Any]]:
-    """Lines of all jobs in their order; those that ``directory`` holds already are not run again."""
+    """Lines of all jobs in their order; those that ``directory`` holds already are not run again, failed ones are."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RESULTS
     known = dict(_read_results(path))
@@ -167,8 +184,9 @@ def run(
                 raise outcome
             key = left[number][0]
             known[key] = outcome
-            file.write(json.dumps({"key": key, "row": outcome}) + "\n")
-            file.flush()
+            if outcome["status"] != "failed":
+                file.write(json.dumps({"key": key, "row": outcome}) + "\n")
+                file.flush()
             say(len(jobs) - len(left) + done, len(jobs))
     return [known[key] for key in keys]
 
@@ -177,11 +195,11 @@ def _read_results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """What an earlier run wrote; a line that it could not finish is left out."""
     if not path.exists():
         return
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
             yield entry["key"], entry["row"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from skipopu import __version__
-from skipopu.errors import SkipopuError
+from skipopu import __version__, report
+from skipopu.arguments import Parser
+from skipopu.errors import SkipopuError, not_known
 
 # name -> (module with add_arguments(parser) and main(args), one line)
 COMMANDS = {
@@ -25,35 +32,87 @@ COMMANDS = {
     "build": ("boards.command.build", "bitstream on open tools, or a complete project for the vendor's"),
     "host": ("boards.command.host", "a board over its serial line, or its simulation: load, prompt, tokens"),
     "isa": ("skipopu.isa.command", "the instruction table; assemble, disassemble"),
+    "cache": ("skipopu.cache_command", "builds kept between runs: where, how large, --clear"),
     "doctor": ("sim.command.doctor", "checks this machine's tools"),
 }
+ROOMS = ("skipopu", "compiler", "hw", "sim", "boards")
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
+    who = f"skipopu {arguments[0]}" if arguments and arguments[0] in COMMANDS else "skipopu"
+    try:
+        with interruptible():
+            return run(arguments)
+    except SkipopuError as error:
+        problem = str(error)
+    except BrokenPipeError:
+        # What is left to be written has no reader; the interpreter would try once more.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ROOMS:
+            raise
+        problem = (
+            f"the package {error.name.partition('.')[0]} is not installed; pip install skipopu brings what this command needs"
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(f"{who}: {problem}", file=sys.stderr)
+    return 2
+
+
+def run(arguments: list[str]) -> int:
+    """Parses and executes; ``args.given`` are the long options that were written out."""
+    parser = Parser(
         prog="skipopu", description="FPGA overlay processor for language models with dynamically allocated computation."
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    wanted = next((a for a in arguments if a in COMMANDS), None)
-    modules = {}
-    for name, (module, text) in COMMANDS.items():
+    parser.add_argument("--version", action="version", version=f"skipopu {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    wanted = arguments[0] if arguments else None
+    if wanted is not None and not wanted.startswith("-") and wanted not in COMMANDS:
+        raise SkipopuError(not_known("command", wanted, COMMANDS))
+    module: Any = None
+    for name, (path, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text)
         if name == wanted:
-            modules[name] = importlib.import_module(module)
-            modules[name].add_arguments(sub)
+            module = importlib.import_module(path)
+            module.add_arguments(sub)
     args = parser.parse_args(arguments)
+    if wanted is None:
+        parser.print_help()
+        return 0
+    if module is None:
+        raise SkipopuError(f"a command is needed; accepted: {', '.join(COMMANDS)}")
+    args.given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    if args.json != Path("-"):
+        return module.main(args)
+    with report.alone_on_stdout():
+        return module.main(args)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Sees to it that an interrupt ends the command although a destructor, where no exception gets out of, may receive it."""
+
+    def again(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, again
     try:
-        return modules[args.command].main(args)
-    except SkipopuError as error:
-        print(f"skipopu {args.command}: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """The exceptions that the command line turns into one sentence and a non-zero exit code."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class SkipopuError(Exception):
     """Base of every error a user can cause; its text names the file, layer or field and what is accepted."""
@@ -31,3 +36,12 @@ class MachineHalt(SkipopuError):
         self.code = code
         self.pc = pc
         self.tokens = tokens or []
+
+
+def not_known(what: str, name: str, accepted: Iterable[str], more: str = "") -> str:
+    """Says that ``name`` is no ``what``, what is accepted (and ``more``), and which of it was meant, perhaps."""
+    accepted = list(accepted)
+    close = difflib.get_close_matches(name, accepted, 1)
+    return f"{what} {name!r} is not known; accepted: {', '.join(accepted)}{more}" + (
+        f"; did you mean {close[0]!r}?" if close else ""
+    )

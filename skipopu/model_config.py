@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipopu.accept import BOOLEAN, MAPPING, NULL, list_of, number, one_of, read_json, shown, whole
 from skipopu.errors import CheckpointError
 from skipopu.isa.spec import ACTIVATIONS
 
 NORMS = {"llama": "rms", "olmo": "layer"}
-_UNSUPPORTED = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "sliding_window": (None,),
-    "pretraining_tp": (1, None),
-    "clip_qkv": (None,),
+# Files that a tokenizer leaves in a checkpoint directory.
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
+ROPE = {
+    "rope_type": one_of(["default"]),
+    "type": one_of(["default"]),
+    "rope_theta": number(1, 1e15) | NULL,
+    "partial_rotary_factor": one_of([1, 1.0, None]),
 }
+TOKEN = whole(0, (1 << 32) - 2)
+# Keys of config.json that are looked at; null stands for an absent key where it is accepted.
+KEYS = {
+    "model_type": one_of(NORMS),
+    "hidden_size": whole(1, 1 << 20),
+    "intermediate_size": whole(1, 1 << 20),
+    "num_hidden_layers": whole(1, 1024),
+    "num_attention_heads": whole(1, 4096),
+    "num_key_value_heads": whole(1, 4096) | NULL,
+    "head_dim": whole(1, 4096) | NULL,
+    "vocab_size": whole(1, 1 << 24),
+    "max_position_embeddings": whole(1, 1 << 32),
+    "rms_norm_eps": number(1e-30, 1),
+    "rope_theta": ROPE["rope_theta"],
+    "rope_parameters": MAPPING | NULL,
+    "rope_scaling": MAPPING | NULL,
+    "partial_rotary_factor": ROPE["partial_rotary_factor"],
+    "tie_word_embeddings": BOOLEAN,
+    "byte_level": BOOLEAN,
+    "eos_token_id": TOKEN | list_of(TOKEN) | NULL,
+    "hidden_act": one_of(ACTIVATIONS),
+    "weight_group": whole(1, 1 << 20),
+    # What these would ask for is not there.
+    "attention_bias": one_of([False, None]),
+    "mlp_bias": one_of([False, None]),
+    "sliding_window": NULL,
+    "pretraining_tp": one_of([1, None]),
+    "clip_qkv": NULL,
+    "quantization_config": NULL,
+    "compression_config": NULL,
+    "quantization": NULL,
+}
+REQUIRED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -26,7 +70,8 @@ class ModelConfig:
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
     the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
-    ``weight_group`` is the number of weights per scale that the model was trained for.
+    ``weight_group`` is the number of weights per scale that the model was trained for. ``byte_level``: ids 0 to 255 are the bytes of
+    text, which the checkpoint has to declare (``"byte_level": true``): nothing else tells them from a tokenizer's ids.
     """
 
     hidden_size: int
@@ -44,6 +89,7 @@ class ModelConfig:
     hidden_act: str = "silu"
     norm: str = "rms"
     weight_group: int = 128
+    byte_level: bool = False
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -51,71 +97,69 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "config.json") -> ModelConfig:
-        """Reads the Hugging Face keys of a Llama configuration.
+        """Reads the Hugging Face keys of a Llama or OLMo configuration.
 
         Raises:
-            CheckpointError: a key is missing, of the wrong type, or asks for something unsupported.
+            CheckpointError: a key is missing, of the wrong type, out of range, or asks for something unsupported.
         """
-        if data.get("model_type") not in NORMS:
-            raise CheckpointError(
-                f"{where}: model_type is {data.get('model_type')!r}; supported: {', '.join(map(repr, NORMS))}"
-            )
-        norm = NORMS[data["model_type"]]
-        for key, accepted in _UNSUPPORTED.items():
-            if key in data and data[key] not in accepted:
-                raise CheckpointError(f"{where}: {key} is {data[key]!r}; supported: {accepted[0]!r}")
-        rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise CheckpointError(f"{where}: rope type is {rope.get('rope_type')!r}; supported: 'default'")
+        MAPPING.check(data, f"{where}: the content", CheckpointError)
+        if missing := [key for key in REQUIRED if key not in data]:
+            raise CheckpointError(f"{where}: {missing[0]} is missing; accepted: {KEYS[missing[0]].text}")
+        for key, kind in KEYS.items():
+            if key in data:
+                kind.check(data[key], f"{where}: {key}", CheckpointError)
 
-        def positive(key: str, default: int | None = None) -> int:
-            value = data.get(key)
-            if value is None:
-                value = default
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise CheckpointError(f"{where}: {key} is {value!r}; a positive integer is needed")
-            return value
+        def value(key: str, default: Any) -> Any:
+            return default if data.get(key) is None else data[key]
 
-        hidden, heads = positive("hidden_size"), positive("num_attention_heads")
-        kv_heads = positive("num_key_value_heads", heads)
-        head_dim = positive("head_dim", hidden // heads)
+        heads, vocabulary = data["num_attention_heads"], data["vocab_size"]
+        kv_heads = value("num_key_value_heads", heads)
+        head_dim = value("head_dim", data["hidden_size"] // heads)
         if heads % kv_heads:
             raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-        if head_dim % 2:
-            raise CheckpointError(f"{where}: head_dim {head_dim} is odd; rotary embedding needs pairs")
-        activation = data.get("hidden_act", "silu")
-        if activation not in ACTIVATIONS:
-            raise CheckpointError(f"{where}: hidden_act is {activation!r}; supported: {', '.join(ACTIVATIONS)}")
-        eos = data.get("eos_token_id")
+        if head_dim % 2 or not head_dim:
+            raise CheckpointError(f"{where}: head_dim is {head_dim}; accepted: an even number, rotary embedding needs pairs")
+        byte_level = value("byte_level", False)
+        if byte_level and vocabulary < 256:
+            raise CheckpointError(f"{where}: byte_level is true; accepted: false for a vocabulary of {vocabulary}, below 256")
+        given = value("eos_token_id", ())
+        eos = tuple(dict.fromkeys(given if isinstance(given, list | tuple) else (given,)))
+        if beyond := [token for token in eos if token >= vocabulary]:
+            raise CheckpointError(f"{where}: eos_token_id is {beyond[0]}; accepted: ids below vocab_size, {vocabulary}")
+        norm = NORMS[data["model_type"]]
         return ModelConfig(
-            hidden_size=hidden,
-            intermediate_size=positive("intermediate_size"),
-            num_layers=positive("num_hidden_layers"),
+            hidden_size=data["hidden_size"],
+            intermediate_size=data["intermediate_size"],
+            num_layers=data["num_hidden_layers"],
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            vocab_size=positive("vocab_size"),
-            max_positions=positive("max_position_embeddings", 2048),
-            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)) if norm == "rms" else 1e-5,
-            rope_theta=float(rope.get("rope_theta", data.get("rope_theta", 10000.0))),
-            tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
-            eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-            hidden_act=activation,
+            vocab_size=vocabulary,
+            max_positions=value("max_position_embeddings", 2048),
+            rms_norm_eps=float(value("rms_norm_eps", 1e-6)) if norm == "rms" else 1e-5,
+            rope_theta=_rope_theta(data, where),
+            tie_word_embeddings=value("tie_word_embeddings", False),
+            eos_token_ids=eos,
+            hidden_act=value("hidden_act", "silu"),
             norm=norm,
-            weight_group=positive("weight_group", 128),
+            weight_group=value("weight_group", 128),
+            byte_level=byte_level,
         )
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
-        """Reads ``directory/config.json``; raises CheckpointError when it is missing or malformed."""
-        path = Path(directory) / "config.json"
-        try:
-            data = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: not valid JSON ({error})") from None
-        return ModelConfig.from_dict(data, str(path))
+        """Reads ``directory/config.json`` (or that file itself); raises CheckpointError when it is missing or malformed.
+
+        A tokenizer beside it says what ids are, whatever the file declares.
+        """
+        path = Path(directory)
+        path = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
+        if not os.path.exists(path):
+            raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors")
+        config = ModelConfig.from_dict(read_json(path, CheckpointError), str(path))
+        if any((path.parent / name).exists() for name in TOKENIZERS):
+            config = dataclasses.replace(config, byte_level=False)
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The same shape as a Hugging Face configuration dictionary."""
@@ -140,4 +184,27 @@ class ModelConfig:
             "eos_token_id": list(self.eos_token_ids) or None,
             "torch_dtype": "float32",
             "weight_group": self.weight_group,
+            "byte_level": self.byte_level,
         }
+
+
+def _rope_theta(data: dict[str, Any], where: str) -> float:
+    """Base of the rotary frequencies, which stands under one of three keys.
+
+    Raises:
+        CheckpointError: any of them asks for scaled frequencies, or they name different bases.
+    """
+    found: dict[float, str] = {}
+    for source in ("rope_theta", "rope_parameters", "rope_scaling"):
+        table = {source: data.get(source)} if source == "rope_theta" else data.get(source) or {}
+        for key, value in table.items():
+            name = source if source == key else f"{source}.{key}"
+            if key not in ROPE:
+                raise CheckpointError(f"{where}: {name} is {shown(value)}; accepted keys: {', '.join(ROPE)}")
+            ROPE[key].check(value, f"{where}: {name}", CheckpointError)
+            if key == "rope_theta" and value is not None:
+                found.setdefault(float(value), name)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise CheckpointError(f"{where}: {first} is {one:g} and {second} is {other:g}; accepted: one base")
+    return next(iter(found), 10000.0)

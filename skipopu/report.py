@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from skipopu import __version__
 
@@ -39,15 +41,46 @@ class Record:
             raise ValueError(f"record {self.name}: kind {self.kind!r} is none of {KINDS}")
 
 
-def write_json(path: Path, command: str, inputs: dict[str, Any], records: Sequence[Record]) -> None:
-    """Writes ``{"command", "version", "inputs", "records"}``; keys that do not apply are left out."""
+_stdout: list[TextIO] = []  # the stream that ``--json -`` has to itself
+
+
+@contextlib.contextmanager
+def alone_on_stdout() -> Iterator[None]:
+    """Everything but records goes to standard error meanwhile."""
+    _stdout.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout.pop()
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it; what it has no type for as text."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    return value if isinstance(value, int | float | bool | type(None)) else str(value)
+
+
+def write_json(
+    path: Path, command: str, inputs: Mapping[str, Any], records: Sequence[Record], outputs: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``{"command", "version", "inputs", "records"}``, and ``outputs`` where there are any; "-" is standard output.
+
+    Keys of records that do not apply are left out.
+    """
     body = {
         "command": command,
         "version": __version__,
-        "inputs": {
-            name: value if isinstance(value, int | float | bool | type(None)) else str(value) for name, value in inputs.items()
-        },
+        "inputs": _plain(dict(inputs)),
+        **({"outputs": _plain(dict(outputs))} if outputs else {}),
         "records": [{k: v for k, v in dataclasses.asdict(r).items() if v is not None or k == "value"} for r in records],
     }
+    text = json.dumps(body, indent=1) + "\n"
+    if str(path) == "-":
+        (_stdout or [sys.stdout])[-1].write(text)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=1) + "\n")
+    path.write_text(text)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from skipopu.errors import CheckpointError
+import dataclasses
+from pathlib import Path
+
+from skipopu.errors import CheckpointError, not_known
 from skipopu.model_config import ModelConfig
 
 # hidden, intermediate, layers, heads, KV heads, head_dim, vocabulary, positions
@@ -16,7 +19,24 @@ SHAPES = {
 
 
 def shape(name: str) -> ModelConfig:
-    """A known architecture; raises CheckpointError when it is not known."""
-    if name not in SHAPES:
-        raise CheckpointError(f"shape {name!r} is not known; accepted: {', '.join(SHAPES)}")
-    return SHAPES[name]
+    """A known architecture, or that of a ``config.json`` (the file, or its directory).
+
+    Raises:
+        CheckpointError: it is not known, or the file cannot be used.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    path = Path(name)
+    if not (path.exists() or "/" in name or path.suffix == ".json"):
+        raise CheckpointError(not_known("shape", name, SHAPES, ", or a config.json or its directory"))
+    config = ModelConfig.load(path)
+    # What is counted is the same for LayerNorm, which the compiler turns into RMSNorm (see compiler.frontend.checkpoint).
+    return dataclasses.replace(config, norm="rms")
+
+
+def label(name: str) -> str:
+    """What reports call a shape: its name, or its directory's or file's."""
+    path = Path(name).absolute()
+    if name in SHAPES or path.suffix != ".json":
+        return path.name
+    return path.parent.name if path.name == "config.json" else path.stem

@@ -2,8 +2,8 @@
 
 MODULE = "skipopu_shell"
 ADDRESS_BITS = 12
-RESET = 0x100  # a write resets the overlay
-BASES = 0x200  # of each port, 64 bits: where its memory starts in the board's address space, a multiple of 4096
+RESET = 0x200  # a write resets the overlay
+BASES = 0x400  # of each port, 64 bits: where its memory starts in the board's address space, a multiple of 4096
 BASE_STRIDE = 8
 
 

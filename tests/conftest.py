@@ -16,8 +16,24 @@ LONG = 600  # seconds, the limit of a test that has none of its own
 SHIPPED = Path(__file__).parents[1] / "models" / "pybyte-1m"
 
 
+PARTS = (
+    "agreement",
+    "rtl",
+    "synth",
+    "studies",
+    "slow",
+    "bitstream",
+)  # each test belongs to one at most, so that none runs twice
+
+
+# Before pytest deselects by marks: the rule holds for every test.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may take longest comes first: the other processes do the rest beside it."""
+    for item in items:
+        parts = {mark.name for mark in item.iter_markers()} & set(PARTS)
+        if len(parts) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is marked {', '.join(sorted(parts))}; accepted: one part")
 
     def limit(item: pytest.Item) -> float:
         mark = item.get_closest_marker("timeout")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from compiler.frontend.shapes import random_checkpoint as random_checkpoint
 from skipopu.model_config import ModelConfig
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.integers(-4, 300) | st.floats() | st.text(max_size=8)
+# What a JSON or YAML file may hold anywhere.
+ANYTHING = st.recursive(
+    _SCALARS | st.sampled_from([10**40, -(10**40), 2**31, 2**63, 1e308, 5e-324, "1", "true", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 def small_config(**changes: object) -> ModelConfig:

@@ -17,7 +17,7 @@ from tests.support import random_checkpoint, small_config
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = small_config(head_dim=16, vocab_size=256)
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
     directory = tmp_path / "model"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(config.to_hf()))
@@ -66,7 +66,7 @@ def test_compile_run_and_eval(model: Path, tmp_path: Path, capsysbinary: pytest.
         (["run", "MODEL", "--max-new", "5000"], "exceeds the program's context"),
         (["run", "MODEL", "--tokens", "1,x"], "comma-separated integers are needed"),
         (["eval", "MODEL", "--text", "nowhere"], "nowhere: cannot be read"),
-        (["hdl", "--target", "nowhere.yaml", "-o", "x"], "no such machine description"),
+        (["hdl", "--target", "nowhere.yaml", "-o", "x"], "no such file"),
         (["isa", "--assemble", "nowhere"], "cannot be read as text"),
     ],
 )

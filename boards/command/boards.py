@@ -12,29 +12,32 @@ from boards.board import Board, BoardError, check, names, needs, resources_of
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim import parallel
-from sim.command.common import console, parse_context
+from sim.command.common import console, inputs_of, out, parse_context
 from sim.estimate import Workload, estimate
-from skipopu.errors import SkipopuError
+from skipopu.arguments import add_json, ratio
+from skipopu.errors import SkipopuError, not_known
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import Record, write_json
-from skipopu.shapes import SHAPES
-
-MODELS = Path(__file__).parents[2] / "models"
-SHIPPED = ("pybyte-300k", "pybyte-1m")
+from skipopu.shapes import SHAPES, label, shape
+from skipopu.shipped import MODELS
+from skipopu.shipped import NAMES as SHIPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("board", nargs="*", help=f"boards; default all: {', '.join(names())}")
     parser.add_argument("--target", help="machine to fit, name or .yaml; default each board's own")
     parser.add_argument(
-        "--shape", action="append", metavar="NAME", help=f"model; default all: {', '.join([*SHAPES, *SHIPPED])}"
+        "--shape",
+        action="append",
+        metavar="NAME",
+        help=f"model, or a config.json; default all: {', '.join([*SHAPES, *SHIPPED])}",
     )
     parser.add_argument("--context", default="64+64", metavar="P+G", help="prompt and generated tokens; default 64+64")
     parser.add_argument(
-        "--skip", type=float, default=0.25, metavar="RATIO", help="share of modules skipped at random; default 0.25"
+        "--skip", type=ratio, default=0.25, metavar="RATIO", help="share of modules skipped at random; default 0.25"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def config_of(model: str) -> ModelConfig | None:
@@ -70,9 +73,13 @@ def main(args: argparse.Namespace) -> int:
     parse_context(args.context)
     boards = [Board.load(name) for name in args.board or names()]
     models = args.shape or [*SHAPES, *SHIPPED]
-    if unknown := set(models) - {*SHAPES, *SHIPPED}:
-        raise BoardError(f"model {sorted(unknown)[0]!r} is not known; accepted: {', '.join([*SHAPES, *SHIPPED])}")
+    for model in models:
+        if model not in (*SHAPES, *SHIPPED):
+            if not Path(model).exists():
+                raise BoardError(not_known("model", model, [*SHAPES, *SHIPPED], ", or a config.json or its directory"))
+            shape(model)
     rows, records, code = [], [], 0
+    reasons: list[str] = []
     with console.status("resources"):
         for board in boards:
             machine = Machine.load(args.target or board.target)
@@ -87,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
                 name = need.what.replace(" ", "_").replace("/", "_")
                 keys = {"target": machine.name, "system": board.name}
                 records.append(Record(name, need.needed, need.what, "synthesised", "skipopu hdl --report, board file", **keys))
-    console.print(board_table(rows))
+    out.print(board_table(rows))
     jobs = [
         (args.target or board.target, model, args.context, args.skip)
         for board, _, _, error in rows
@@ -114,16 +121,24 @@ def main(args: argparse.Namespace) -> int:
             outcome = results[b * len(models) + m]
             if isinstance(outcome, SkipopuError):
                 cells.append("does not fit")
+                reasons.append(f"{label(model)} on {board.name}: {outcome}")
                 continue
             rate, context = outcome
             cells.append(f"{rate:,.1f}\n({context})")
-            keys = {"target": machine.name, "system": board.name, "model": model, "context": args.context, "skip": args.skip}
+            keys = {
+                "target": machine.name,
+                "system": board.name,
+                "model": label(model),
+                "context": args.context,
+                "skip": args.skip,
+            }
             source = f"timing engine, {machine.clock_mhz:g} MHz"
             records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
-        table.add_row(model, *cells)
+        table.add_row(label(model), *cells)
     if fitting:
-        console.print(table)
+        out.print(table)
+    for reason in reasons:
+        out.print(reason, soft_wrap=True)
     if args.json:
-        inputs = {"boards": [b.name for b in boards], "target": args.target, "context": args.context, "skip": args.skip}
-        write_json(args.json, "boards", inputs, records)
+        write_json(args.json, "boards", inputs_of(args) | {"board": [b.name for b in boards], "shape": models}, records)
     return code

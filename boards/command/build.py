@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from boards.board import Board, check, names, resources_of
-from sim.command.common import console
+from sim.command.common import console, inputs_of, out
+from skipopu.arguments import add_json, add_seed, output_directory
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
 
@@ -19,20 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, choices=names(), help="the board")
     parser.add_argument("--target", help="machine to build, name or .yaml; default the board's own")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="directory for bitstream and reports, or the vendor project"
+        "-o",
+        "--output",
+        type=output_directory,
+        required=True,
+        help="directory for bitstream and reports, or the vendor project",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of place and route; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_seed(parser, "of place and route", 1)
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     board = Board.load(args.board)
     machine = Machine.load(args.target or board.target)
-    with console.status(f"does {machine.name} fit {board.title}?"):
+    with console.status(escape(f"does {machine.name} fit {board.title}?")):
         check(board, machine, resources_of(machine))
     records = build_open(board, machine, args) if board.flow == "open" else write_vendor(board, machine, args)
     if args.json:
-        inputs = {"board": args.board, "target": machine.name, "fingerprint": machine.fingerprint, "seed": args.seed}
+        inputs = inputs_of(args) | {"target": machine.name, "fingerprint": machine.fingerprint}
         write_json(args.json, "build", inputs, records)
     return 0
 
@@ -68,8 +72,8 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
     for name, (used, available) in result.utilisation.items():
         table.add_row(name, f"{used:,}", f"{available:,}", f"{used / available:.0%}")
         records.append(Record(name.lower(), used, name, "synthesised", source, **keys))
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         f"{result.path}: {result.path.stat().st_size:,} bytes; {result.fmax_mhz:.2f} MHz reached, {result.clock_mhz:g} asked for;"
         f" {f'{seconds:.0f} s' if ran else 'kept from an earlier build'}"
     )
@@ -86,8 +90,8 @@ def write_vendor(board: Board, machine: Machine, args: argparse.Namespace) -> li
     args.output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (args.output / name).write_text(text)
-    console.print(f"{args.output}: {', '.join(files)}")
-    console.print(f"Next: README.md there. {'Vitis' if board.flow == 'vitis' else 'Vivado'} was not run.")
+    out.print(f"{args.output}: {', '.join(files)}")
+    out.print(f"Next: README.md there. {'Vitis' if board.flow == 'vitis' else 'Vivado'} was not run.")
     size = sum(len(text) for text in files.values())
     keys = {"target": machine.name, "system": board.name}
     return [

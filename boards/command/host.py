@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 
@@ -11,9 +12,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from boards.host.device import Device
 from boards.host.line import Line, LinkError
 from boards.host.transport import SerialTransport, Transport
-from sim.command.common import add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
-from sim.engine import Result
+from sim.command.common import (
+    add_model_arguments,
+    add_run_arguments,
+    console,
+    inputs_of,
+    load_program,
+    outputs_of,
+    run_of,
+    text_writer,
+    warn,
+)
+from sim.engine import SATURATED, Result
 from sim.functional import engine as functional
+from skipopu.arguments import natural, positive, refuse, seconds
 from skipopu.errors import SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.link import BAUD
@@ -30,14 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--simulate", action="store_true", help="the ULX3S' own top level under Verilator instead, bit by bit")
     way.add_argument("--xclbin", metavar="FILE", help="Alveo: the linked kernel, through XRT")
     way.add_argument("--overlay", metavar="FILE", help="KV260, ZCU104: the bitstream, through PYNQ on the board")
-    parser.add_argument("--device", type=int, default=0, metavar="N", help="of several Alveo boards; default 0")
-    parser.add_argument("--baud", type=int, help=f"rate after the first words, which go at {BAUD}; default {BAUD}")
-    parser.add_argument("--no-load", action="store_true", help="the program is on the board already")
+    parser.add_argument("--device", type=natural, default=0, metavar="N", help="of several Alveo boards; default 0")
+    parser.add_argument(
+        "--baud", type=positive, metavar="N", help=f"rate after the first words, which go at {BAUD}; default {BAUD}"
+    )
+    parser.add_argument("--no-load", action="store_true", help="the program is on the board already; it is read back there")
     parser.add_argument("--interactive", action="store_true", help="prompts from standard input, a line each")
     parser.add_argument(
         "--check", action="store_true", help="run the functional engine too; non-zero exit unless tokens are equal"
     )
-    parser.add_argument("--seconds", type=float, default=600.0, help="longest wait for a run; default 600")
+    parser.add_argument("--seconds", type=seconds, default=600.0, help="longest wait for a run; default 600")
     add_run_arguments(parser, "def read(self, ", 64)
 
 
@@ -60,7 +74,7 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
             executable = simulate_project(project(program.machine))
         clock = program.machine.clock_mhz * 1e6
         port, name = SimulatedPort(executable, clock, BAUD), "simulated ULX3S"
-        baud = args.baud or round(clock / SIMULATED_CYCLES_PER_BIT)
+        baud = round(clock / SIMULATED_CYCLES_PER_BIT) if args.baud is None else args.baud
     else:
         import serial
 
@@ -68,7 +82,7 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
             port, name = serial.Serial(args.port, BAUD, timeout=0.5), args.port
         except serial.SerialException as error:
             raise LinkError(f"{args.port}: cannot be opened ({error})") from None
-        baud = args.baud or BAUD
+        baud = BAUD if args.baud is None else args.baud
     transport = SerialTransport(Line(port, name))
     if baud != BAUD:
         transport.line.set_rate(baud)
@@ -108,6 +122,8 @@ def once(device: Device, program: Program, options: Run, args: argparse.Namespac
         Record("cycles", cycles, "cycle", kind, source, **keys),
         Record("wall_s", round(seconds, 3), "s", "measured", source, **keys),
     ]
+    if result.saturated:
+        warn(SATURATED)
     agrees = True
     if args.check:
         agrees = functional.run(program, options).tokens == result.tokens
@@ -117,29 +133,44 @@ def once(device: Device, program: Program, options: Run, args: argparse.Namespac
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.xclbin is None:
+        refuse(args, ["--device"], "is of --xclbin")
+    if args.port is None and not args.simulate:
+        refuse(args, ["--baud"], "is of a serial line")
+    if args.interactive:
+        refuse(args, ["--prompt", "--tokens"], "has no effect: --interactive reads prompts from standard input")
     program = load_program(args)
+    if not args.interactive:
+        run_of(args, program)  # what cannot run is said before anything is loaded
     transport, serial_line = open_transport(args, program)
     records: list[Record] = []
+    tokens: list[int] = []
+    saturated = False
     code = 0
     try:
         device = Device(transport)
         if args.no_load:
             device.require(program)
+            device.verify(program)
         else:
             load(device, program)
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # bytes reach a byte-level model as they are
         lines = (line.rstrip("\n") for line in sys.stdin) if args.interactive else iter([args.prompt])
         for line in lines:
-            if not line:
+            if args.interactive and not line:
                 continue
             args.prompt = line
             try:
-                _, more, agrees = once(device, program, run_of(args, program), args)
+                result, more, agrees = once(device, program, run_of(args, program), args)
             except SkipopuError as error:
                 if not args.interactive or isinstance(error, LinkError):
                     raise
                 console.print(str(error))
                 continue
             records += more
+            tokens += result.tokens
+            saturated |= result.saturated
             code = max(code, int(not agrees))
         if serial_line is not None and serial_line.line.repeated:
             console.print(f"{serial_line.line.repeated} requests had to be repeated: the line loses bytes")
@@ -147,5 +178,5 @@ def main(args: argparse.Namespace) -> int:
         if serial_line is not None:
             serial_line.line.port.close()
     if args.json:
-        write_json(args.json, "host", {"model": args.model, "prompt": args.prompt, "max_new": args.max_new}, records)
+        write_json(args.json, "host", inputs_of(args, program), records, outputs_of(program, tokens, saturated))
     return code

@@ -10,10 +10,13 @@ from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import OnToken, Result
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error
+from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
+from skipopu.isa.spec import WORD_BYTES
+from skipopu.layout import ROUTER_RECORD_BYTES
 from skipopu.numerics.profile import fingerprint
 
+SAMPLE = 64  # bytes of each matrix that are read back
 RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them
 
 
@@ -69,6 +72,29 @@ class Device:
                 data = image[region.address : region.address + region.size].tobytes()
                 self.transport.write(port, region.address, data, on_bytes)
 
+    def verify(self, program: Program) -> None:
+        """Reads back the program's instructions and the start of every matrix, which differ from any other program's.
+
+        Raises:
+            ProgramError: the board's memory holds something else, where, and what.
+        """
+        code = program.regions["program"]
+        places = [(0, code.address, WORD_BYTES * len(program.instructions))]
+        for matrix in program.matrices.values():
+            layers = program.model.num_layers if matrix["layer_stride"] else 1
+            for layer in range(layers):
+                address = matrix["address"] + layer * matrix["layer_stride"]
+                places += [(port, address, SAMPLE) for port in range(len(program.memory))]
+        for port, address, size in places:
+            expected = program.memory[port][address : address + size].tobytes()
+            held = self.transport.read(port, address, len(expected))
+            if held != expected:
+                first = next(n for n, (a, b) in enumerate(zip(held, expected, strict=True)) if a != b)
+                raise ProgramError(
+                    f"{self.transport.name}: memory of port {port} holds {held[first]:#04x} at {address + first:#x}, the program"
+                    f" {expected[first]:#04x}: it is not loaded; leave --no-load out"
+                )
+
     def run(self, program: Program, options: Run, on_token: OnToken | None = None, seconds: float = 600.0) -> Result:
         """Runs a program that was loaded; tokens are handed to ``on_token`` as they come.
 
@@ -79,13 +105,17 @@ class Device:
         """
         board, image = self.transport, options.prepare(program)[0]
         self._reset(seconds)
-        changed = ["tokens", "ring"] if options.check else ["tokens"]
-        if not isinstance(options.routing, str) or options.routing != "program":
-            changed += ["trace", "layers"]
-        for name in changed:
-            region = program.regions[name]
-            size = 4 * len(options.prompt) if name == "tokens" else region.size
-            board.write(0, region.address, image[region.address : region.address + size].tobytes())
+        regions = program.regions
+        changed = [(regions["tokens"].address, 4 * len(options.prompt))]
+        if options.check:
+            changed.append((regions["ring"].address, regions["ring"].size))
+        if not isinstance(options.routing, str):
+            changed.append((regions["trace"].address, regions["trace"].size))
+        # The modes of every layer, always: the run before may have left others.
+        first, stride = program.router_record
+        changed += [(first + layer * stride, ROUTER_RECORD_BYTES) for layer in range(program.model.num_layers)]
+        for address, size in changed:
+            board.write(0, address, image[address : address + size].tobytes())
         for name, value in options.registers(program).items():
             board.set_register(name, value)
         board.set_register("CONTROL", 1)
@@ -112,7 +142,7 @@ class Device:
         return Result(
             tokens=tokens,
             routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
-            counters={name: values[name] for name in (*COUNTERS, "EXECUTED_ATTENTION", "EXECUTED_FFN")},
+            counters=counted(values),
             saturated=bool(status & STATUS_SATURATED),
             kv_entries=values["KV_ENTRIES"],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from skipopu.accept import MAPPING, TEXT, read_json, shown
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 
 F32 = NDArray[np.float32]
 ROUTERS_FILE = "routers.safetensors"
+ROUTER_NAME = re.compile(r"model\.layers\.(\d+)\.router_")
+ADAPTER_FILE = "adapter_config.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,16 @@ class Checkpoint:
 
 
 def _read_safetensors(path: Path) -> dict[str, F32]:
+    """Tensors of floating-point numbers as float32; of others, nothing can be known without their scales."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            for name in names:
+                if (held := file.get_slice(name).get_dtype()) not in FLOATS:
+                    raise CheckpointError(
+                        f"{path}: tensor {name} holds {held}; accepted: {', '.join(FLOATS)} (quantised checkpoints are not read)"
+                    )
+            return {name: file.get_tensor(name).float().numpy() for name in names}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
@@ -63,7 +74,11 @@ def _read_routers(path: Path) -> dict[str, F32]:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file") from None
         except Exception as error:
-            raise CheckpointError(f"{path}: not a readable PyTorch file of tensors ({error})") from None
+            raise CheckpointError(f"{path}: not a readable PyTorch file of tensors ({' '.join(str(error).split())})") from None
+        MAPPING.check(loaded, f"{path}: the content", CheckpointError)
+        for name, tensor in loaded.items():
+            if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+                raise CheckpointError(f"{path}: entry {name} is {shown(tensor)}; accepted: a tensor of floating-point numbers")
         tensors = {name: tensor.float().numpy() for name, tensor in loaded.items()}
     # PEFT puts a prefix before the model's own names.
     return {name[name.find("model.layers.") :]: tensor for name, tensor in tensors.items()}
@@ -76,8 +91,34 @@ def _take(tensors: dict[str, F32], name: str, shape: tuple[int, ...], where: Pat
     if tensor.shape != shape:
         raise CheckpointError(f"{where}: tensor {name} has shape {tensor.shape}; config.json asks for {shape}")
     if not np.isfinite(tensor).all():
-        raise CheckpointError(f"{where}: tensor {name} holds NaN or infinity")
+        raise CheckpointError(f"{where}: tensor {name} holds NaN, infinity, or a number beyond FP32")
     return tensor
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files of a checkpoint's tensors: model.safetensors, or else the shards that an index names."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return [single]
+    table = read_json(index, CheckpointError).get("weight_map")
+    if not MAPPING.holds(table) or not table or not all(map(TEXT.holds, table.values())):
+        raise CheckpointError(f"{index}: weight_map is {shown(table)}; accepted: a mapping of tensors to files")
+    return [directory / name for name in sorted(set(table.values()))]
+
+
+def _refuse_extra(config: ModelConfig, found: dict[str, F32], known: dict[str, F32], where: Path) -> None:
+    """Raises CheckpointError for a tensor that would change the model and that nothing reads."""
+    for name, tensor in found.items():
+        if name in known or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            if np.array_equal(tensor, known["model.embed_tokens.weight"]):
+                continue
+            raise CheckpointError(f"{where}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
+        raise CheckpointError(
+            f"{where}: tensor {name} is not known; accepted: those of a {config.num_layers}-layer Llama without biases,"
+            f" routers in {ROUTERS_FILE}"
+        )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -135,16 +176,16 @@ def load(directory: Path, routers: Path | None = None) -> Checkpoint:
         CheckpointError: naming the file and tensor.
     """
     directory = Path(directory)
+    if (adapter := directory / ADAPTER_FILE).exists():
+        raise CheckpointError(f"{adapter}: an adapter's weights are not read; merge it into the model and remove the file")
     config = ModelConfig.load(directory)
-    index = directory / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    files = _files(directory)
     found: dict[str, F32] = {}
     for file in files:
-        found |= _read_safetensors(directory / file)
-    where = directory / files[0]
+        found |= _read_safetensors(file)
+    where = files[0]
     tensors = {name: _take(found, name, shape, where) for name, shape in expected_shapes(config).items()}
-    if extra := [n for n in found if n not in tensors and n.endswith("bias")]:
-        raise CheckpointError(f"{where}: tensor {extra[0]} is not supported; Llama has no biases")
+    _refuse_extra(config, found, tensors, where)
     if config.norm == "layer":
         config, tensors = centred(config, tensors)
     path = routers if routers is not None else directory / ROUTERS_FILE
@@ -160,8 +201,14 @@ def load(directory: Path, routers: Path | None = None) -> Checkpoint:
             prefix = f"model.layers.{layer}.router_{module}.weight_predictor."
             weight = _take(table, prefix + "weight", (2, config.hidden_size), path)
             bias = _take(table, prefix + "bias", (2,), path)
-            both.append(Router(weight[0] - weight[1], float(bias[0] - bias[1])))
+            with np.errstate(over="ignore"):
+                difference, offset = weight[0] - weight[1], bias[0] - bias[1]
+            for name, values in (("weight", difference), ("bias", offset)):
+                if not np.isfinite(values).all():
+                    raise CheckpointError(f"{path}: the rows of tensor {prefix}{name} differ by more than FP32 holds")
+            both.append(Router(difference, float(offset)))
         layers.append((both[0], both[1]))
-    if f"model.layers.{config.num_layers}.router_mlp.weight_predictor.weight" in table:
-        raise CheckpointError(f"{path}: routers for more than the model's {config.num_layers} layers")
+    for name in table:
+        if (match := ROUTER_NAME.match(name)) and int(match[1]) >= config.num_layers:
+            raise CheckpointError(f"{path}: tensor {name} is of a layer beyond the model's {config.num_layers}")
     return Checkpoint(directory, config, tensors, layers)

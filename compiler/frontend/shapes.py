@@ -9,7 +9,7 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint, Router, expected_shapes
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
-from skipopu.shapes import shape
+from skipopu.shapes import label, shape
 
 ROUTERS = ("linear", "two-layer")
 
@@ -32,7 +32,7 @@ def outline(name: str, routers: str = "linear", config: ModelConfig | None = Non
     router = Router(np.broadcast_to(zero, (config.hidden_size,)), 0.0)
     hidden = config.hidden_size // 4 if routers == "two-layer" else 0
     layers = [(router, router)] * config.num_layers
-    return Checkpoint(Path(name), config, tensors, layers, outline=True, router_hidden=hidden)
+    return Checkpoint(Path(label(name)), config, tensors, layers, outline=True, router_hidden=hidden)
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, scale: float = 1.0) -> Checkpoint:

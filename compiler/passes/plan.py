@@ -10,6 +10,7 @@ from skipopu.isa.program import Region
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD_BYTES, ROUTER_RECORD_BYTES, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
+from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
 
 
@@ -56,7 +57,13 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
 
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
-    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format.bits)
+    """Raises ProgramError when a port would stream more at once than it can count."""
+    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format.bits)
+    if (beats := stream.port_bytes(0) // machine.beat_bytes) > LARGEST_RUN:
+        raise ProgramError(
+            f"machine {machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
+        )
+    return stream
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:

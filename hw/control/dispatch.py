@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -34,6 +34,7 @@ from skipopu.isa.spec import (
 )
 from skipopu.isa.spec import CHUNK as CHUNK_INSTRUCTION
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
 
 UNIT_OPCODES = {unit: [i.opcode for i in INSTRUCTIONS if i.unit == unit.name.lower()] for unit in Unit}
 
@@ -47,9 +48,10 @@ class Dispatcher(Component):
     Members: host registers (start, program, program_length, prompt_length, max_new; in); runs, beats (loader of port 0, while
     ``loading``); issue_u (out streams), fetch (out stream); units_idle, records_idle (in); route_done, attention, ffn (in);
     token (in: argmax), token_address, token_start (out), token_done (in); chunk (out: a new chunk starts, one cycle),
-    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), entries_issued (out: a KVWRITE was dispatched), attention_quiet
+    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), attention_quiet
     (in: nothing is being fetched ahead); restart (out: a run starts); config (out, 32 bits per configuration register); fault, fault_code, fault_pc
-    (in: a unit's error); status and counters (out).
+    (in: a unit's error); stop (out: an error halts the machine), ports_quiet (in: then, memory owes no answer); status and counters
+    (out).
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -90,15 +92,16 @@ class Dispatcher(Component):
                 "generated": Out(32),
                 "position": Out(32),
                 "retired": Out(32),
-                "executed_attention": Out(32),
-                "executed_ffn": Out(32),
+                "executed_attention": Out(64),
+                "executed_ffn": Out(64),
                 "wait_route": Out(1),
                 "attention_quiet": In(1),
                 "row_start": Out(1),
                 "row_end": Out(1),
-                "entries_issued": Out(1),
                 "next_row": Out(24),
                 "running": Out(1),
+                "stop": Out(1),
+                "ports_quiet": In(1),
             }
         )
 
@@ -111,24 +114,25 @@ class Dispatcher(Component):
         config = Array(Signal(32, name=f"config_{c.name.lower()}") for c in Config)
         m.d.comb += self.config.eq(Cat(config))
 
-        pc, behind_next = Signal(12), Signal(12)
+        pc, behind_next = Signal(13), Signal(13)  # one beyond the longest program
         word = Signal(8 * WORD_BYTES)
         m.d.comb += [read.addr.eq(pc), self.pc.eq(pc)]
         opcode = word[:OPCODE_BITS]
         count = Signal(count_shape(tokens))
         attention, ffn = Signal(tokens), Signal(tokens)
         route_pending = Signal()
-        layer, layers, loop_start = Signal(12), Signal(12), Signal(12)
+        layer, layers, loop_start = Signal(12), Signal(12), Signal(13)
         layer_base, advance = Signal(32), Signal(28)
         map_row, trace_row = Signal(24), Signal(32)
         done, failed, sticky, running = Signal(), Signal(), Signal(), Signal()
         position = self.position
         m.d.comb += [
             self.running.eq(running),
+            self.stop.eq(failed),
             self.status.eq(
                 Mux(running, STATUS_RUNNING, 0)
                 | Mux(done, STATUS_DONE, 0)
-                | Mux(failed, STATUS_ERROR, 0)
+                | Mux(failed & ~running, STATUS_ERROR, 0)
                 | Mux(sticky, STATUS_SATURATED, 0)
             ),
             self.last_slot.eq(count - 1),
@@ -136,8 +140,9 @@ class Dispatcher(Component):
         with m.If(self.saturated & running):
             m.d.sync += sticky.eq(1)
 
-        def fail(code: Error) -> None:
-            m.d.sync += [failed.eq(1), running.eq(0), self.error.eq(code), self.error_pc.eq(pc)]
+        def fail(code: Error, at: Value = pc) -> None:
+            with m.If(~failed):
+                m.d.sync += [failed.eq(1), self.error.eq(code), self.error_pc.eq(at)]
             m.next = "STOPPED"
 
         # Token lists
@@ -165,6 +170,7 @@ class Dispatcher(Component):
             ]
 
         # What goes to the units
+        entries = Signal(16)
         issue = Issue(machine)(Signal(Issue(machine).size, name="issue_payload"))
         layered = field(word, MATMUL, "layered")
         empty = (mask == 0) & (opcode != KVWRITE.opcode)
@@ -180,6 +186,7 @@ class Dispatcher(Component):
             issue.empty.eq(empty),
             issue.pc.eq(pc),
             issue.sequence.eq(self.retired),
+            issue.entries.eq(entries),
             self.fetch.payload.address.eq(issue.address),
             self.fetch.payload.rounds.eq(field(word, MATMUL, "rounds")),
             self.fetch.payload.ports.eq(field(word, MATMUL, "ports")),
@@ -241,6 +248,7 @@ class Dispatcher(Component):
                         map_row.eq(0),
                         count.eq(0),
                         route_pending.eq(0),
+                        entries.eq(0),
                     ]
                     m.next = "REQUEST"
             with m.State("REQUEST"):
@@ -278,7 +286,7 @@ class Dispatcher(Component):
                                 m.next = "READ"
             with m.State("READ"):
                 m.next = "WORD"
-                with m.If(~running):
+                with m.If(failed):
                     m.next = "STOPPED"
                 with m.Elif(pc >= self.program_length):
                     fail(Error.PROGRAM_RANGE)
@@ -346,7 +354,7 @@ class Dispatcher(Component):
                     with m.Case(HALT.opcode):
                         m.d.sync += pc.eq(pc)
                         m.next = "DECODE"
-                        with m.If(self.units_idle & self.attention_quiet):
+                        with m.If(self.units_idle & self.attention_quiet & ~failed):
                             m.d.sync += [running.eq(0), done.eq(1)]
                             m.next = "STOPPED"
                     with m.Case(*[code for codes in UNIT_OPCODES.values() for code in codes]):
@@ -366,7 +374,7 @@ class Dispatcher(Component):
                             for unit in Unit:
                                 m.d.comb += getattr(self, f"issue_{unit.value}").valid.eq(unit_of[unit])
                             m.d.comb += self.row_end.eq(opcode == ATTEND.opcode)
-                            m.d.comb += self.entries_issued.eq(opcode == KVWRITE.opcode)
+                            m.d.sync += entries.eq(entries + (opcode == KVWRITE.opcode))
                             m.d.sync += self.retired.eq(self.retired + 1)
                             with m.If((opcode == ROUTE.opcode) & (mask != 0)):
                                 m.d.sync += route_pending.eq(1)
@@ -376,12 +384,13 @@ class Dispatcher(Component):
                     with m.Default():
                         m.d.sync += pc.eq(pc)
                         fail(Error.ILLEGAL_INSTRUCTION)
+                with m.If(failed):
+                    m.next = "STOPPED"
             with m.State("CHUNK"):
                 m.d.sync += [attention.eq(every), ffn.eq(every)]
                 m.next = "READ"
                 with m.If(position + count > config[Config.CONTEXT]):
-                    m.d.sync += [failed.eq(1), running.eq(0), self.error.eq(Error.CONTEXT_FULL), self.error_pc.eq(pc - 1)]
-                    m.next = "STOPPED"
+                    fail(Error.CONTEXT_FULL, pc - 1)
             with m.State("TOKEN"):
                 m.d.comb += self.token_start.eq(1)
                 m.next = "TOKEN WRITTEN"
@@ -393,21 +402,18 @@ class Dispatcher(Component):
                         m.d.sync += pc.eq(behind_next)
                     m.next = "READ"
         # Faults of the units override everything.
-        with m.If(self.fault & running):
-            m.d.sync += [failed.eq(1), running.eq(0), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
+        with m.If(self.fault & running & ~failed):
+            m.d.sync += [failed.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
+        with m.If(failed & self.ports_quiet):
+            m.d.sync += running.eq(0)
         return m
 
     def _illegal(self, register: object, value: Signal) -> list:
-        machine = self.machine
-        lanes = machine.weight_lanes
-        limits = {
-            Config.GROUP: (value == 0) | (value > 512) | (value[: lanes.bit_length() - 1] != 0),
-            Config.HEAD_DIM: (value < 8) | (value > 256) | (value[: machine.vector_lanes.bit_length() - 1] != 0),
-            Config.KV_HEADS: (value == 0) | (value > machine.kv_heads),
-            Config.QUERY_GROUP: (value == 0) | (value > machine.query_group),
-            Config.HISTORY: value > machine.history_slots,
-        }
-        return [(register == number) & illegal for number, illegal in limits.items()]
+        return [
+            (register == number)
+            & ((value < allowed.least) | (value > allowed.most) | (value[: allowed.step.bit_length() - 1] != 0))
+            for number, allowed in ranges(self.machine).items()
+        ]
 
 
 def popcount(value: Signal) -> Signal:

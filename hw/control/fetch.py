@@ -75,7 +75,7 @@ class FetchUnit(Component):
         m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq(~fifo.r_rdy & ~self.issue.valid)
+                m.d.comb += self.idle.eq((fifo.level == 0) & ~self.issue.valid)
                 m.d.sync += per_block.eq(head.groups * Mux(head.short, SHORT_BLOCK_ROWS, BLOCK_ROWS))
                 with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "GROUPS"

@@ -20,7 +20,8 @@ class Issue(data.StructLayout):
 
     word: the instruction. mask: listed slots. address: memory address with the layer base, 64-byte units. position: of
     slot 0. count: slots of the chunk. map_row: KV map index of (layer, token 0). trace_row: address of the layer's trace,
-    64-byte units. first_layer: layer is 0. empty: nothing to do.
+    64-byte units. first_layer: layer is 0. empty: nothing to do. entries: KVWRITEs
+    dispatched before it.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -37,6 +38,7 @@ class Issue(data.StructLayout):
                 "empty": 1,
                 "pc": 12,
                 "sequence": 32,
+                "entries": 16,
             }
         )
 
@@ -103,7 +105,7 @@ class UnitQueue(Component):
         m.d.comb += self.retired.payload.signature.eq(total)
         with m.FSM():
             with m.State("WAIT"):
-                m.d.comb += [self.idle.eq(~fifo.r_rdy & ~self.issue.valid), self.next.eq(fifo.r_rdy & ~head.empty)]
+                m.d.comb += [self.idle.eq((fifo.level == 0) & ~self.issue.valid), self.next.eq(fifo.r_rdy & ~head.empty)]
                 m.d.comb += self.waiting.eq(fifo.r_rdy & ((pop & ~self.tokens) != 0))
                 with m.If(fifo.r_rdy & ((pop & ~self.tokens) == 0)):
                     m.d.comb += self.take.eq(pop)

@@ -83,7 +83,7 @@ class RecordWriter(Component):
         token_low = self.token_address[2:4]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq(~fifo.r_rdy & ~taken & ~self.token_start)
+                m.d.comb += self.idle.eq((fifo.level == 0) & ~taken & ~self.token_start)
                 with m.If(self.token_start):
                     # A token is 4 bytes of the 16 (or of the beat, where that is shorter).
                     shift = token_low if machine.beat_bytes >= 16 else token_low[:1]

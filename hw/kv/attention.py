@@ -17,6 +17,7 @@ from hw.kv.map import MapEntry, MapWalk
 from hw.kv.port import AttentionPort
 from hw.kv.query import QUERY_WRITES, QueryMemory
 from hw.kv.reduce import Reduction
+from hw.kv.shapes import HeadShapes
 from hw.kv.walk import KvWalk, SoftmaxWalk
 from hw.library import Library
 from hw.memory.buffer import WordWrite
@@ -41,6 +42,7 @@ class AttentionUnit(Component):
         self.queries = QueryMemory(machine)
         members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
         members["clear_queries"] = In(1)
+        shapes = HeadShapes(machine)
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
@@ -52,11 +54,11 @@ class AttentionUnit(Component):
                 "instruction": In(Issue(machine)),
                 "done": Out(1),
                 "digest": Out(32),
-                "kv_heads": In(7),
-                "query_group": In(5),
-                "head_dim": In(10),
+                "kv_heads": In(shapes.kv_heads),
+                "query_group": In(shapes.query_group),
+                "head_dim": In(shapes.head_dim),
                 "kv_base": In(32),
-                "kv_entry": In(16),
+                "kv_entry": In(shapes.kv_entry),
                 "restart": In(1),
                 "history": In(count_shape(machine.history_slots)),
                 "may_prefetch": In(1),
@@ -100,8 +102,9 @@ class AttentionUnit(Component):
         word = self.instruction.word
 
         # Shape of heads and entries
-        lanes, beat_shift = machine.kv_lanes, (machine.beat_bytes - 1).bit_length()
-        head_beats, header_beats, kv_words, entry_words = Signal(6), Signal(4), Signal(16), Signal(16)
+        lanes, beat_shift, shapes = machine.kv_lanes, (machine.beat_bytes - 1).bit_length(), HeadShapes(machine)
+        head_beats, header_beats = Signal(shapes.head_beats), Signal(shapes.header_beats)
+        kv_words, entry_words = Signal(shapes.kv_words), Signal(shapes.entry_words)
         m.d.sync += [
             head_beats.eq((self.head_dim + (lanes - 1)) >> (lanes.bit_length() - 1)),
             header_beats.eq((2 * self.kv_heads + (machine.beat_bytes - 1)) >> beat_shift),

@@ -7,7 +7,8 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
-from hw.kv.walk import Block, blocks
+from hw.kv.shapes import HeadShapes
+from hw.kv.walk import Block
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from skipopu.machine.config import QUERY_LANES, Machine
 
@@ -22,14 +23,15 @@ class QueryBlocks(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.blocks = blocks(machine)
+        shapes = HeadShapes(machine)
+        self.blocks = shapes.blocks
         super().__init__(
             {
                 "start": In(1),
                 "mask": In(machine.tokens),
-                "query_group": In(5),
-                "head_dim": In(10),
-                "kv_words": In(16),
+                "query_group": In(shapes.query_group),
+                "head_dim": In(shapes.head_dim),
+                "kv_words": In(shapes.kv_words),
                 "address": In(ELEMENT_ADDRESS_BITS),
                 "stride": In(ELEMENT_ADDRESS_BITS),
                 "done": Out(1),
@@ -44,7 +46,7 @@ class QueryBlocks(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         running = Signal()
-        slot, member, lane = Signal(bits_for_index(self.machine.tokens)), Signal(5), Signal(2)
+        slot, member, lane = Signal(bits_for_index(self.machine.tokens)), Signal.like(self.query_group), Signal(2)
         slot_address, member_offset = Signal(ELEMENT_ADDRESS_BITS), Signal(ELEMENT_ADDRESS_BITS)
         gathered, complete = Signal(Block(self.machine)), Signal(Block(self.machine))
         addresses = Signal(data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES))

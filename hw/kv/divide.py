@@ -13,7 +13,8 @@ from hw.arithmetic.signature import Signature
 from hw.arithmetic.signature import lane as lane_index
 from hw.kv.query import query_depth
 from hw.kv.reduce import EXPONENT_BITS, SUM_BITS, TOTAL_BITS
-from hw.kv.walk import Block, blocks, lowest
+from hw.kv.shapes import HeadShapes
+from hw.kv.walk import Block, lowest
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
@@ -37,7 +38,8 @@ class Divide(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.blocks = blocks(machine)
+        shapes = HeadShapes(machine)
+        self.blocks = shapes.blocks
         number = bits_for_index(query_depth(machine))
         super().__init__(
             {
@@ -46,8 +48,8 @@ class Divide(Component):
                 "serial": In(1),
                 "pause": In(1),
                 "aligning": In(1),
-                "kv_heads": In(7),
-                "head_dim": In(10),
+                "kv_heads": In(shapes.kv_heads),
+                "head_dim": In(shapes.head_dim),
                 "block_count": In(count_shape(self.blocks)),
                 **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
                 **{f"addresses_{k}": In(data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)) for k in range(self.blocks)},
@@ -75,10 +77,10 @@ class Divide(Component):
         m.d.comb += [writes.clear.eq(self.clear), self.digest.eq(writes.total)]
 
         # The present query and its word
-        kv_head, block, left = Signal(7), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
+        kv_head, block, left = Signal.like(self.kv_heads), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
         number = Signal.like(self.read_number)
         block_sums, sum_number = Signal.like(self.sum_address), Signal.like(self.sum_address)
-        offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal(10)
+        offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal.like(self.head_dim)
         stepping = Signal()
         layout = Block(machine)
         table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.history import Half, HistoryBuffer
+from hw.kv.shapes import HeadShapes
 from hw.memory.reader import Run
 from skipopu.machine.config import QUERY_LANES, Machine
 
@@ -61,7 +62,7 @@ class KvFetch(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        entry = Entry(machine)
+        entry, self.shapes = Entry(machine), HeadShapes(machine)
         super().__init__(
             {
                 "keys": In(1),
@@ -73,10 +74,10 @@ class KvFetch(Component):
                 "runs": Out(stream.Signature(Run(machine))),
                 "beats": In(stream.Signature(machine.port_bits)),
                 "level": In(count_shape(machine.kv_fifo)),
-                "header_beats": In(4),
-                "kv_words": In(16),
+                "header_beats": In(self.shapes.header_beats),
+                "kv_words": In(self.shapes.kv_words),
                 "kv_base": In(32),
-                "kv_entry": In(16),
+                "kv_entry": In(self.shapes.kv_entry),
                 "ready": Out(1),
                 "beat": Out(machine.port_bits),
                 "entry": Out(entry),
@@ -100,7 +101,7 @@ class KvFetch(Component):
         m.submodules.hits = hits = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
         m.submodules.order = order = SyncFIFOBuffered(width=layout.size + 1, depth=CHOSEN)
         m.submodules.softmax = softmax = SyncFIFOBuffered(width=len(self.softmax_score), depth=CHOSEN)
-        key_beats, hit, clearing = Signal(16), Signal(), Signal()
+        key_beats, hit, clearing = Signal(self.shapes.key_beats), Signal(), Signal()
         m.d.sync += key_beats.eq(self.header_beats + self.kv_words)
         taken, wanted = Signal(), self.wanted.payload.entry
 
@@ -131,10 +132,10 @@ class KvFetch(Component):
             m.d.sync += held.eq(0)
 
         # The present entry
-        is_hit, number = order.r_data[-1], Signal(16)
+        is_hit, number = order.r_data[-1], Signal.like(key_beats)
         hit_head, miss_head = layout(hits.r_data), layout(misses.r_data)
         # What is only to be kept goes past the hits that are worked on. The misses that it might meet were wanted after it.
-        alone, alone_number = Signal(), Signal(12)
+        alone, alone_number = Signal(), Signal.like(key_beats)
         alone_end = alone & (alone_number == Mux(miss_head.half.values, self.kv_words, key_beats) - 1)
         m.d.comb += alone.eq(misses.r_rdy & miss_head.ahead & self.beats.valid)
         with m.If(alone):
@@ -167,7 +168,8 @@ class KvFetch(Component):
         in_phase = self.keys | self.values
         hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values) & there
         miss_there = misses.r_rdy & ~miss_head.ahead & in_phase & (miss_head.half.values == self.values)
-        settled_beats, settled_hits, settled = Signal(16), Signal(16), Signal(range(CHOSEN + 1))
+        several = unsigned(len(key_beats) + CHOSEN.bit_length())
+        settled_beats, settled_hits, settled = Signal(several), Signal(several), Signal(range(CHOSEN + 1))
         in_time, early = Signal(), ~hit_there & Mux(self.values, settled < 3, settled == 1)
         take_miss, take_hit, free = Signal(), Signal(), order.w_rdy & softmax.w_rdy
         m.d.comb += [

@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, registered
+from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
@@ -33,7 +34,7 @@ class HistoryBuffer(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        half = Half(machine)
+        half, self.shapes = Half(machine), HeadShapes(machine)
         super().__init__(
             {
                 "restart": In(1),
@@ -44,10 +45,10 @@ class HistoryBuffer(Component):
                 "hit": Out(1),
                 "keep": In(half),
                 "keep_enable": In(1),
-                "header_beats": In(4),
-                "kv_words": In(16),
+                "header_beats": In(self.shapes.header_beats),
+                "kv_words": In(self.shapes.kv_words),
                 "written": In(half),
-                "written_number": In(16),
+                "written_number": In(self.shapes.key_beats),
                 "written_data": In(machine.port_bits),
                 "written_enable": In(1),
                 "reads": In(stream.Signature(half)),
@@ -59,7 +60,7 @@ class HistoryBuffer(Component):
         m = Module()
         machine = self.machine
         self._tags(m)
-        headers = -(-2 * machine.kv_heads // machine.beat_bytes)
+        headers = self.shapes.most_header_beats
         m.submodules.body = body = Memory(shape=machine.port_bits, depth=machine.history, init=[])
         m.submodules.header = header = Memory(shape=machine.port_bits, depth=headers * machine.history_slots, init=[])
 
@@ -81,8 +82,8 @@ class HistoryBuffer(Component):
         m.submodules.held = held = SyncFIFOBuffered(width=machine.port_bits, depth=READ_AHEAD)
         room = Signal(range(READ_AHEAD + 1), init=READ_AHEAD)
         left, header_left, address, header_address = (
-            Signal(16),
-            Signal(4),
+            Signal.like(self.kv_words),
+            Signal.like(self.header_beats),
             Signal(bits_for_index(machine.history)),
             Signal.like(header_write.addr),
         )

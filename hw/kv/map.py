@@ -8,6 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.fetch import Wanted
+from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import AHEAD_STEP, Machine
 
 POSITION_BITS = 24
@@ -37,6 +38,7 @@ class MapWalk(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        shapes = HeadShapes(machine)
         super().__init__(
             {
                 "restart": In(1),
@@ -46,8 +48,8 @@ class MapWalk(Component):
                 "keys": In(1),
                 "values": In(1),
                 "serial": In(1),
-                "kv_words": In(16),
-                "entry_words": In(16),
+                "kv_words": In(shapes.kv_words),
+                "entry_words": In(shapes.entry_words),
                 "history": In(count_shape(machine.history_slots)),
                 "idle": In(1),
                 "may_prefetch": In(1),

@@ -11,7 +11,8 @@ from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.kv.query import query_depth
-from hw.kv.walk import KvStep, SoftmaxStep, blocks
+from hw.kv.shapes import HeadShapes
+from hw.kv.walk import KvStep, SoftmaxStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -115,7 +116,7 @@ class AttentionPort(Component):
         m.submodules.scores = words
         write, read = words.write_port(), words.read_port()
         key_exponent, value_exponent, stored_exponent, softmax_exponent = self._header(m, working, first_index, softmax_first)
-        self._elements(m, key_exponent, stored_exponent)
+        self._elements(m, key_exponent, stored_exponent, delay_valid(m, working, 1, "element_valid"))
 
         # Scores
         visible = Signal(QUERY_LANES)
@@ -167,7 +168,7 @@ class AttentionPort(Component):
         The kept ones come one cycle after the step, the others with it.
         """
         machine, step = self.machine, self.kv_step
-        header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(-(-2 * machine.kv_heads // machine.beat_bytes))]
+        header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(HeadShapes(machine).most_header_beats)]
         for i, register in enumerate(header):
             with m.If(self.working & step.header & (step.header_number == i)):
                 m.d.sync += register.eq(self.kv_beat)
@@ -184,18 +185,21 @@ class AttentionPort(Component):
         ]
         return key, value, read.data, softmax_read.data
 
-    def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value) -> None:
+    def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
+        """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
         raw = registered(m, self.kv_beat, "raw")
         shared = Signal(5)
         m.d.comb += shared.eq(Mux(self.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
         for k in range(self.machine.kv_lanes):
             aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
             m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)
+        with m.If(~valid):
+            m.d.sync += self.element.eq(0)
 
     def _scores(self, m: Module, working: Value, key_exponent: Value) -> list[Value]:
         """FP32 scores of the four queries: dots summed over the head's beats, rounded once."""
         machine, step = self.machine, self.kv_step
-        at_dot, bits = Slice.dot_latency(machine), Slice.dot_bits(machine)
+        at_dot, bits, shapes = Slice.dot_latency(machine), Slice.dot_bits(machine), HeadShapes(machine)
         which = delay(m, step.block, at_dot, "which")
         first = delay(m, step.first_beat, at_dot, "first")
         dotted = delay_valid(m, working & self.keys, at_dot, "dotted")
@@ -204,8 +208,8 @@ class AttentionPort(Component):
         offset = delay(m, key_exponent, at_dot, "dot_exponent")
         results, saturated = [], []
         for q in range(QUERY_LANES):
-            sum_bits = bits + 4  # heads of up to 16 beats
-            kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(blocks(machine)))
+            sum_bits = bits + (shapes.most_head_beats - 1).bit_length()
+            kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(shapes.blocks))
             running = Signal(signed(sum_bits), name=f"running_{q}")
             dot = self.dots[bits * q : bits * (q + 1)].as_signed()
             m.d.comb += running.eq(dot + Mux(first, 0, kept[which]))

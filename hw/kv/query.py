@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Signal, unsigned
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, registered, tree
+from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -31,7 +32,7 @@ class QueryMemory(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.depth = query_depth(machine)
-        address = bits_for_index(self.depth)
+        address, shapes = bits_for_index(self.depth), HeadShapes(machine)
         super().__init__(
             {
                 "clear": In(1),
@@ -41,9 +42,9 @@ class QueryMemory(Component):
                 "write_data": In(ALIGNED_BITS * machine.vector_lanes),
                 "write_exponent": In(8),
                 "write_enable": In(1),
-                "query_group": In(5),
-                "head_beats": In(6),
-                "kv_words": In(16),
+                "query_group": In(shapes.query_group),
+                "head_beats": In(shapes.head_beats),
+                "kv_words": In(shapes.kv_words),
                 "address": In(address),
                 "exponent_address": In(address),
                 "data": Out(ALIGNED_BITS * machine.kv_lanes * QUERY_LANES),
@@ -58,8 +59,8 @@ class QueryMemory(Component):
         lanes, vector = machine.kv_lanes, machine.vector_lanes
         # Per slot: member of the KV head's queries, first word of the KV head
         slots = range(machine.tokens)
-        member = Array(Signal(5, name=f"member_{k}") for k in slots)
-        first_word = Array(Signal(16, name=f"first_word_{k}") for k in slots)
+        member = Array(Signal.like(self.query_group, name=f"member_{k}") for k in slots)
+        first_word = Array(Signal.like(self.kv_words, name=f"first_word_{k}") for k in slots)
         with m.If(self.clear):
             m.d.sync += [signal.eq(0) for signal in (*member, *first_word)]
         with m.Elif(self.head_end):
@@ -70,11 +71,15 @@ class QueryMemory(Component):
                     first_word[self.head_slot].eq(first_word[self.head_slot] + self.head_beats),
                 ]
         # Three cycles to the write: the query's number, then the word of its head
-        number, word_1 = Signal(12), Signal(16)
-        query, base = Signal(12), Signal(20)
+        bits = unsigned(max(3, (machine.tokens * machine.query_group).bit_length()))
+        number, word_1 = Signal(bits), Signal.like(self.kv_words)
+        query, base = Signal(bits), Signal(20)
         m.d.sync += [
             number.eq(
-                tree([(self.head_slot << i) & self.query_group[i].replicate(12) for i in range(5)], lambda a, b: (a + b)[:12])
+                tree(
+                    [(self.head_slot << i) & bit.replicate(bits.width) for i, bit in enumerate(self.query_group)],
+                    lambda a, b: (a + b)[: bits.width],
+                )
                 + member[self.head_slot]
             ),
             word_1.eq(first_word[self.head_slot]),

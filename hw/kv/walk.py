@@ -8,14 +8,8 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.query import query_depth
+from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import QUERY_LANES, Machine
-
-KV_HEAD_BITS = 7
-
-
-def blocks(machine: Machine) -> int:
-    """Largest number of blocks of four queries per KV head."""
-    return -(-machine.tokens * machine.query_group // QUERY_LANES)
 
 
 class Block(data.StructLayout):
@@ -37,16 +31,16 @@ class KvStep(data.StructLayout):
     """
 
     def __init__(self, machine: Machine) -> None:
-        number = bits_for_index(query_depth(machine))
+        number, shapes = bits_for_index(query_depth(machine)), HeadShapes(machine)
         super().__init__(
             {
                 "header": 1,
-                "header_number": 4,
+                "header_number": shapes.header_beats,
                 "work": 1,
                 "pop": 1,
                 "entry_end": 1,
-                "kv_head": KV_HEAD_BITS,
-                "block": bits_for_index(blocks(machine)),
+                "kv_head": shapes.kv_heads,
+                "block": bits_for_index(shapes.blocks),
                 "lanes": QUERY_LANES,
                 "slots": data.ArrayLayout(bits_for_index(machine.tokens), QUERY_LANES),
                 "lane": 2,
@@ -87,7 +81,8 @@ class KvWalk(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.blocks = blocks(machine)
+        shapes = HeadShapes(machine)
+        self.blocks = shapes.blocks
         address = bits_for_index(query_depth(machine))
         super().__init__(
             {
@@ -97,9 +92,9 @@ class KvWalk(Component):
                 "beats_ready": In(machine.ports),
                 "last_entries": In(1),
                 "weighed": In(1),
-                "kv_heads": In(KV_HEAD_BITS),
-                "head_beats": In(6),
-                "header_beats": In(4),
+                "kv_heads": In(shapes.kv_heads),
+                "head_beats": In(shapes.head_beats),
+                "header_beats": In(shapes.header_beats),
                 "block_count": In(count_shape(self.blocks)),
                 **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
                 "step": Out(KvStep(machine)),
@@ -120,8 +115,9 @@ class KvWalk(Component):
         layout = Block(self.machine)
         in_phase = self.keys | self.values
         running, active = Signal(), Signal.like(self.active)
-        header_left, header_number = Signal(4), Signal(4)
-        kv_head, beat, block = Signal(KV_HEAD_BITS), Signal(6), Signal(bits_for_index(self.blocks))
+        header_left, header_number = Signal.like(self.header_beats), Signal.like(self.header_beats)
+        kv_head, beat = Signal.like(self.kv_heads), Signal.like(self.head_beats)
+        block = Signal(bits_for_index(self.blocks))
         number_first, word, word_first = (
             Signal.like(step.number),
             Signal.like(self.query_address),
@@ -215,14 +211,15 @@ class SoftmaxWalk(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.blocks = blocks(machine)
+        shapes = HeadShapes(machine)
+        self.blocks = shapes.blocks
         super().__init__(
             {
                 "values": In(1),
                 "serial": In(1),
                 "left": In(machine.ports),
                 "chosen": In(machine.ports),
-                "kv_heads": In(KV_HEAD_BITS),
+                "kv_heads": In(shapes.kv_heads),
                 "block_count": In(count_shape(self.blocks)),
                 **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
                 "written": In(1),
@@ -241,11 +238,11 @@ class SoftmaxWalk(Component):
         m = Module()
         step, layout = self.step, Block(self.machine)
         running, active, parity = Signal(), Signal.like(self.active), Signal()
-        kv_head, block, left = Signal(KV_HEAD_BITS), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
+        kv_head, block, left = Signal.like(self.kv_heads), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
         number_first = Signal.like(step.number)
         table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
         # Rounds started here and not ended there; heads written here and not ended there.
-        under_way, ready = Signal(2), Signal(KV_HEAD_BITS + 1)
+        under_way, ready = Signal(2), Signal(len(self.kv_heads) + 1)
         settled = self.left.any() & ((self.left & ~self.chosen) == 0)
         start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < 2)
         following = left & (left - 1)

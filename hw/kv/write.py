@@ -12,6 +12,7 @@ from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, 
 from hw.arithmetic.signature import Signature, index, lane
 from hw.control.issue import Issue, field
 from hw.kv.map import MapEntry
+from hw.kv.shapes import HeadShapes
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
@@ -36,7 +37,7 @@ class KvWriteUnit(Component):
         for p in range(machine.ports):
             members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
             members[f"beats_{p}"] = Out(stream.Signature(WriteBeat(machine)))
-        row = bits_for_index(machine.map_entries)
+        row, self.shapes = bits_for_index(machine.map_entries), HeadShapes(machine)
         super().__init__(
             {
                 **members,
@@ -50,10 +51,10 @@ class KvWriteUnit(Component):
                 "missing": Out(1),
                 "restart": In(1),
                 "hold": In(1),
-                "kv_heads": In(7),
-                "head_dim": In(10),
+                "kv_heads": In(self.shapes.kv_heads),
+                "head_dim": In(self.shapes.head_dim),
                 "kv_base": In(32),
-                "kv_entry": In(16),
+                "kv_entry": In(self.shapes.kv_entry),
                 "kv_slots": In(20),
                 "context": In(20),
                 "read_address": Out(ELEMENT_ADDRESS_BITS),
@@ -77,7 +78,7 @@ class KvWriteUnit(Component):
         beat_shift = (machine.beat_bytes - 1).bit_length()
         m.submodules.writes = writes = Signature(lanes)
         m.d.comb += self.digest.eq(writes.total)
-        header_beats_most = -(-2 * machine.kv_heads // machine.beat_bytes)
+        header_beats_most = self.shapes.most_header_beats
         depth = header_beats_most + 2 * machine.query // kv_lanes
         m.submodules.staging = staging = Memory(shape=machine.port_bits, depth=depth, init=[])
         stage_write, stage_read = staging.write_port(granularity=16 * lanes), staging.read_port()
@@ -88,12 +89,11 @@ class KvWriteUnit(Component):
         beyond = (from_position != 0) & (self.instruction.position >= from_position)
         m.d.comb += late.eq(beyond & (self.instruction.count == 1))
         # Walk: K's heads, then V's, each head_dim elements
-        head, value_half, offset = Signal(7), Signal(), Signal(11)
+        head, value_half, offset = Signal.like(self.kv_heads), Signal(), Signal(11)
         element = Signal(20)  # in the source vector
         beat_index = Signal(range(depth + 1))  # staging beat of the head's first element
         reading = Signal()
-        header_beats = Signal(4)
-        head_beats = Signal(10)
+        header_beats, head_beats = Signal(self.shapes.header_beats), Signal(self.shapes.head_beats)
         m.d.comb += [
             header_beats.eq((2 * self.kv_heads + (machine.beat_bytes - 1)) >> beat_shift),
             head_beats.eq((self.head_dim + (kv_lanes - 1)) >> (kv_lanes.bit_length() - 1)),

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.pipeline import count_shape
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, axi4
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 
 RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
 BACKGROUND_BURSTS = 4  # under way at most: what weights asked for in the meantime may have to wait for
@@ -19,7 +20,7 @@ class Run(data.StructLayout):
     """A run of consecutive beats: ``beat`` is the address divided by the beat size, ``count`` at least 1."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": 24})
+        super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": LARGEST_RUN.bit_length()})
 
 
 class BurstReader(Component):
@@ -54,8 +55,9 @@ class BurstReader(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=self.depth)
-        beat, left = Signal.like(self.burst_beat), Signal(24)
+        # One of two places takes a beat every other cycle only.
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=max(3, self.depth))
+        beat, left = Signal.like(self.burst_beat), Signal(Run(machine)["count"].shape)
         free = Signal(count_shape(self.depth), init=self.depth)
         m.d.comb += [self.runs.ready.eq(left == 0), self.idle.eq((left == 0) & ~self.runs.valid)]
         with m.If(self.runs.valid & self.runs.ready):
@@ -95,8 +97,9 @@ class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
     Members: runs_k, beats_k (streams of client k), background (in: attention's bursts wait until memory idles),
-    attention_level (out: beats held for attention), error (out: a response was not OKAY, with its client), beat (out: one data
-    beat arrived), idle (out), and the AXI read channel.
+    stop (in: no more bursts), quiet (out: every beat asked for came),
+    attention_level (out: beats held for attention), error (out: a response was not OKAY or had nobody's ID, with its client), beat (out: one data
+    beat arrived), and the AXI read channel.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -108,8 +111,8 @@ class ReadPort(Component):
         for k in range(READ_CLIENTS):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
             members[f"beats_{k}"] = Out(stream.Signature(machine.port_bits))
-        members |= {"background": In(1), "attention_level": Out(count_shape(machine.kv_fifo))}
-        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1), "weights_idle": Out(1)})
+        members |= {"background": In(1), "stop": In(1), "quiet": Out(1), "attention_level": Out(count_shape(machine.kv_fifo))}
+        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -118,7 +121,7 @@ class ReadPort(Component):
         arvalid, arid = Signal(), Signal(2)
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
         ready = Signal()
-        m.d.comb += ready.eq(~arvalid | self.arready)
+        m.d.comb += ready.eq((~arvalid | self.arready) & ~self.stop)
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
             reader = BurstReader(self.machine, self.depths[k], self.most[k])
@@ -146,9 +149,13 @@ class ReadPort(Component):
                 m.d.comb += [chosen.eq(k), any_valid.eq(1)]
         with m.If(ready):
             m.d.sync += arvalid.eq(any_valid)
+        with m.Elif(self.arready):
+            m.d.sync += arvalid.eq(0)
+        asked, owed = Signal(9), Signal(count_shape(sum(self.depths)))
+        m.d.sync += owed.eq(owed + asked - self.rvalid)
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
-                m.d.comb += reader.burst_ready.eq(1)
+                m.d.comb += [reader.burst_ready.eq(1), asked.eq(reader.burst_length + 1)]
                 m.d.sync += [
                     araddr.eq(Cat(Const(0, beat_bits), reader.burst_beat)),
                     arlen.eq(reader.burst_length),
@@ -163,9 +170,9 @@ class ReadPort(Component):
             self.arburst.eq(BURST_INCR),
             self.rready.eq(1),
             self.beat.eq(self.rvalid),
-            self.error.eq(self.rvalid & (self.rresp != 0)),
+            self.error.eq(self.rvalid & ((self.rresp != 0) | (self.rid >= READ_CLIENTS))),
+            self.quiet.eq(owed == 0),
             self.error_client.eq(self.rid),
-            self.weights_idle.eq(readers[0].idle),
             self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

@@ -24,7 +24,8 @@ class WritePort(Component):
     """Writes runs of beats, one burst outstanding; two clients, client 1 first.
 
     A run is done (``done_k`` for one cycle) when the response to its last burst arrived, so what it wrote can be read.
-    Members: runs_k, beats_k (in streams of client k), done_k, error, beat, idle (out), and the AXI write channels.
+    Members: runs_k, beats_k (in streams of client k), done_k, stop (in: no more bursts, the one under
+    way ends without data that does not come), quiet (out: no burst is under way), error, beat (out), and the AXI write channels.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -34,14 +35,14 @@ class WritePort(Component):
             members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
             members[f"beats_{k}"] = In(stream.Signature(WriteBeat(machine)))
             members[f"done_{k}"] = Out(1)
-        super().__init__({**members, "error": Out(1), "error_client": Out(1), "beat": Out(1), "idle": Out(1)})
+        super().__init__({**members, "stop": In(1), "quiet": Out(1), "error": Out(1), "error_client": Out(1), "beat": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
         beat_bits = (machine.beat_bytes - 1).bit_length()
-        client = Signal()
-        beat, left = Signal(Run(machine)["beat"].shape), Signal(24)
+        client, filling = Signal(), Signal()
+        beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
         most = machine.longest_write
@@ -61,9 +62,9 @@ class WritePort(Component):
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq(~self.runs_0.valid & ~self.runs_1.valid)
+                m.d.comb += self.quiet.eq(1)
                 for k, runs in ((0, self.runs_0), (1, self.runs_1)):
-                    with m.If(runs.valid if k else runs.valid & ~self.runs_1.valid):
+                    with m.If((runs.valid if k else runs.valid & ~self.runs_1.valid) & ~self.stop):
                         m.d.comb += runs.ready.eq(1)
                         m.d.sync += [client.eq(k), beat.eq(runs.payload.beat), left.eq(runs.payload.count)]
                         m.next = "ADDRESS"
@@ -76,11 +77,16 @@ class WritePort(Component):
                 for k, beats in ((0, self.beats_0), (1, self.beats_1)):
                     with m.If(client == k):
                         m.d.comb += [
-                            self.wvalid.eq(beats.valid),
+                            self.wvalid.eq(beats.valid | filling),
                             self.wdata.eq(beats.payload.data),
                             self.wstrb.eq(beats.payload.strobe),
-                            beats.ready.eq(self.wready),
+                            beats.ready.eq(self.wready & ~filling),
                         ]
+                # What is shown on the bus stands until it is taken.
+                with m.If(filling):
+                    m.d.comb += [self.wdata.eq(0), self.wstrb.eq(0)]
+                with m.Elif(self.stop & ~self.wvalid):
+                    m.d.sync += filling.eq(1)
                 with m.If(self.wvalid & self.wready):
                     m.d.sync += remaining.eq(remaining - 1)
                     with m.If(remaining == 1):
@@ -90,6 +96,8 @@ class WritePort(Component):
                 with m.If(self.bvalid):
                     with m.If(left == 0):
                         m.d.comb += [self.done_0.eq(client == 0), self.done_1.eq(client == 1)]
+                        m.next = "IDLE"
+                    with m.Elif(self.stop):
                         m.next = "IDLE"
                     with m.Else():
                         m.next = "ADDRESS"

@@ -15,7 +15,7 @@ BASE_BITS = 64
 class ShellRegisters(Component):
     """Splits one AXI4-Lite port: addresses below :data:`skipopu.shell.RESET` are the overlay's, the others the shell's own.
 
-    One access at a time. Members: control_* (AXI4-Lite slave), host_* (AXI4-Lite master to the overlay), base_k (out: bytes, of
+    One access at a time, none while the overlay is in reset. Members: control_* (AXI4-Lite slave), host_* (AXI4-Lite master to the overlay), base_k (out: bytes, of
     port k), reset (out: of the overlay, :data:`RESET_CYCLES` long).
     """
 
@@ -52,7 +52,7 @@ class ShellRegisters(Component):
         own_read, own_write = self.control_araddr >= shell.RESET, self.control_awaddr >= shell.RESET
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.control_awvalid & self.control_wvalid):
+                with m.If(self.control_awvalid & self.control_wvalid & ~self.reset):
                     with m.If(own_write):
                         m.d.comb += [self.control_awready.eq(1), self.control_wready.eq(1)]
                         m.d.sync += self.control_bvalid.eq(1)
@@ -75,7 +75,7 @@ class ShellRegisters(Component):
                         ]
                         with m.If(self.host_awready & self.host_wready):
                             m.next = "WRITING"
-                with m.Elif(self.control_arvalid):
+                with m.Elif(self.control_arvalid & ~self.reset):
                     m.d.comb += [
                         self.host_arvalid.eq(~own_read),
                         self.control_arready.eq(own_read | self.host_arready),

@@ -212,7 +212,7 @@ class EpilogueUnit(Component):
         lanes = machine.vector_lanes
         data: list[Value] = []
         for k in range(lanes):
-            plain, half = results[k * together // lanes][k % 2], results[k // (BLOCK_ROWS // 2) % together][0]
+            plain, half = results[k // BLOCK_ROWS % together][k % 2], results[k // (BLOCK_ROWS // 2) % together][0]
             data.append(Mux(gated, half, plain))
         enables: list[Value] = []
         for i, (even, odd) in enumerate(valid_end):

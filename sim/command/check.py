@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from rich.table import Table
 
 from sim.check import Check, check
-from sim.command.common import add_model_arguments, add_run_arguments, console, load_program, run_of
+from sim.command.common import (
+    add_model_arguments,
+    add_run_arguments,
+    console,
+    inputs_of,
+    load_program,
+    out,
+    outputs_of,
+    run_of,
+    warn,
+)
 from sim.command.run import counter_records
 from skipopu.isa.program import Program
 from skipopu.report import Record, write_json
@@ -38,7 +49,9 @@ def check_table(program: Program, result: Check) -> Table:
         "reference",
         tokens(result.reference.tokens),
         "functional",
-        f"{a.routing_differing + a.token_differing} differ outside the derived bounds\n({inside})",
+        f"{a.routing_differing + a.token_differing} differ outside the derived bounds\n({inside})"
+        if not a.non_finite
+        else "not finite: nothing compared",
         "",
         "",
     )
@@ -81,7 +94,16 @@ def records_of(program: Program, result: Check) -> list[Record]:
         Record("routing_positions", a.routing_positions, "bit", "simulated", source, engine="reference", **keys),
         Record("tokens_differing", a.token_differing, "token", "simulated", source, engine="reference", **keys),
         Record("tokens_inside_bound", a.token_inside, "token", "simulated", source, engine="reference", **keys),
-        Record("logit_bound", a.logit_bound, "1", "derived", source, engine="reference", **keys),
+        Record("non_finite", a.non_finite, "number", "simulated", source, engine="reference", **keys),
+        Record(
+            "logit_bound",
+            a.logit_bound if math.isfinite(a.logit_bound) else None,
+            "1",
+            "derived",
+            source,
+            engine="reference",
+            **keys,
+        ),
         Record("executed_share", result.functional.executed_share, "ratio", "simulated", source, engine="functional", **keys),
         Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
         *counter_records(program, result.timing, "timing"),
@@ -96,15 +118,22 @@ def records_of(program: Program, result: Check) -> list[Record]:
     return records
 
 
+def say_outcome(result: Check) -> None:
+    """What disagrees, and what the agreement is worth."""
+    for remark in result.remarks:
+        warn(remark)
+    for problem in result.problems:
+        console.print(problem, style="red", soft_wrap=True)
+
+
 def main(args: argparse.Namespace) -> int:
     program = load_program(args)
     options = run_of(args, program)
     with console.status("check") as status:
         result = check(program, options, status.update, with_rtl=not args.no_rtl)
-    console.print(check_table(program, result))
-    for problem in result.problems:
-        console.print(f"[red]{problem}[/red]", soft_wrap=True)
+    out.print(check_table(program, result))
+    say_outcome(result)
     if args.json:
-        inputs = {"model": args.model, "target": args.target, "kv": program.kv, "prompt": args.prompt, "max_new": args.max_new}
-        write_json(args.json, "check", inputs, records_of(program, result))
+        outputs = outputs_of(program, result.functional.tokens, result.functional.saturated)
+        write_json(args.json, "check", inputs_of(args, program, options), records_of(program, result), outputs)
     return 0 if result.ok else 1

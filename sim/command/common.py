@@ -6,48 +6,68 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
-from compiler.command import add_compile_arguments, compile_from
+from compiler.command import COMPILE_OPTIONS, add_compile_arguments, compile_from
 from sim.routing import independent, load_trace, ratios
+from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
+from skipopu.model_config import TOKENIZERS
+from skipopu.shipped import NAMES, path_or_shipped
+from skipopu.terminal import console as console
+from skipopu.terminal import out as out
 
 ENGINES = ("reference", "functional", "timing", "rtl")
-# Tables stay readable in logs, where there is no terminal to ask for its width.
-console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 118)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    help = "checkpoint directory, or directory of a compiled program"
-    parser.add_argument("model", type=Path, nargs="?" if optional else None, help=help)
+    help = f"checkpoint directory, directory of a compiled program, or a shipped model: {', '.join(NAMES)}"
+    parser.add_argument("model", type=path_or_shipped, nargs="?" if optional else None, help=help)
     add_compile_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int) -> None:
-    parser.add_argument("--prompt", default=prompt, metavar="TEXT", help=f"prompt; default {prompt!r}")
-    parser.add_argument("--tokens", metavar="IDS", help="prompt as comma-separated token ids instead of text")
-    parser.add_argument("--max-new", type=int, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
-    parser.add_argument("--dial", type=float, default=0.0, help="routing threshold; larger skips more; default 0")
+def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "") -> None:
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument(
         "--skip",
         metavar="RATIO",
-        help="random routing instead of the routers: R, attn=R,ffn=R, or a .yaml file with ratios per layer",
+        help=f"random routing instead of the routers: R, attn=R,ffn=R, or a .yaml file with ratios per layer{default}",
     )
     routing.add_argument(
         "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
+    add_seed(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int) -> None:
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--prompt", default=prompt, metavar="TEXT", help=f"prompt of a byte-level model; default {prompt!r}")
+    asked.add_argument("--tokens", metavar="IDS", help="prompt as comma-separated token ids instead of text")
+    parser.add_argument("--max-new", type=natural, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
+    parser.add_argument(
+        "--dial",
+        type=finite,
+        default=0.0,
+        metavar="X",
+        help="routing threshold: a module executes when its router's two outputs differ by at least X; larger skips more; default 0."
+        " DIAL_SCALE",
+    )
+    add_routing_arguments(parser)
+
+
+def is_compiled(model: Path) -> bool:
+    return (model / FILE_NAME).exists()
 
 
 def load_program(args: argparse.Namespace, logits: bool = False, chunk: int | None = None) -> Program:
     """A compiled program, or a checkpoint compiled as the options say; ``chunk`` widens the target's token chunk."""
-    if (args.model / FILE_NAME).exists():
+    if is_compiled(args.model):
+        refuse(args, COMPILE_OPTIONS, f"has no effect on {args.model}, which is compiled already; give the checkpoint instead")
         program = Program.load(args.model)
         if logits and not program.logits:
             raise ProgramError(f"{args.model}: compiled without --logits, which this command needs")
@@ -55,33 +75,54 @@ def load_program(args: argparse.Namespace, logits: bool = False, chunk: int | No
     return compile_from(args, logits, chunk)
 
 
+def text_ids(program: Program, text: str, instead: str = "give token ids instead, with --tokens") -> tuple[int, ...]:
+    """Token ids of a byte-level model's text: its bytes, whatever they are.
+
+    Raises:
+        ProgramError: the ids of the model are not bytes.
+    """
+    if not program.model.byte_level:
+        raise ProgramError(
+            f"model {program.source['checkpoint']} does not take text: its config.json does not declare"
+            f' "byte_level": true, or a tokenizer ({TOKENIZERS[0]}, ...) lies beside it; {instead}'
+        )
+    try:
+        return tuple(text.encode(errors="surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise ProgramError(f"the prompt {text!r} is no text ({error.reason})") from None
+
+
 def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:
     """Token ids of the prompt: bytes for a byte-level model, else ``--tokens``."""
-    if args.tokens is not None:
-        try:
-            return tuple(int(part) for part in args.tokens.split(","))
-        except ValueError:
-            raise ProgramError(f"--tokens is {args.tokens!r}; comma-separated integers are needed") from None
-    if program.model.vocab_size < 256:
-        raise ProgramError(
-            f"the vocabulary has {program.model.vocab_size} ids, fewer than bytes; give the prompt with --tokens"
-        )
-    return tuple(args.prompt.encode())
+    if args.tokens is None:
+        return text_ids(program, args.prompt)
+    try:
+        return tuple(int(part) for part in args.tokens.split(","))
+    except ValueError:
+        raise ProgramError(f"--tokens is {args.tokens!r}; comma-separated integers are needed") from None
 
 
 def parse_context(text: str) -> tuple[int, int]:
     """(prompt, generated) tokens of ``--context P+G``."""
-    try:
-        prompt, new = (int(part) for part in text.split("+"))
-        if prompt < 1 or new < 0:
-            raise ValueError
-    except ValueError:
-        raise ProgramError(f"--context is {text!r}; accepted: P+G, prompt and generated tokens, as in 128+1024") from None
-    return prompt, new
+    prompt, _, new = text.partition("+")
+    if not (prompt.isdecimal() and new.isdecimal() and int(prompt) >= 1):
+        raise ProgramError(f"--context is {text!r}; accepted: P+G, prompt and generated tokens, as in 128+1024")
+    return int(prompt), int(new)
+
+
+def check_routing(args: argparse.Namespace) -> None:
+    """Refuses routing options that would change nothing."""
+    if args.skip is None:
+        refuse(args, ["--seed"], "is of random routing, which --skip asks for")
+    if args.skip is not None or args.skip_trace is not None:
+        refuse(args, ["--dial"], "is the routers' threshold; --skip and --skip-trace replace the routers")
 
 
 def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> Run:
     """The run that the options describe, validated against the program."""
+    check_routing(args)
+    if not program.source["routers"]:
+        refuse(args, ["--dial"], f"has no effect: model {program.source['checkpoint']} has no routers")
     prompt = prompt_of(args, program)
     total = len(prompt) + args.max_new
     routing: str | NDArray[np.bool_] = "program"
@@ -95,14 +136,45 @@ def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> R
     return options
 
 
+def inputs_of(args: argparse.Namespace, program: Program | None = None, options: Run | None = None) -> dict[str, Any]:
+    """What a command was asked for, its defaults included: every option, and what program and run say in their place."""
+    inputs = {k: v for k, v in vars(args).items() if k not in ("command", "given", "json") and v is not None}
+    if program is not None:
+        if is_compiled(Path(str(args.model))):
+            for name in ("weights", "history", "prefetch"):
+                inputs.pop(name, None)
+        inputs |= {
+            "target": program.machine.name,
+            "fingerprint": program.machine.fingerprint,
+            "kv": program.kv,
+            "context": program.context,
+            "group": program.matrices["head"]["group"],
+        }
+    if options is not None:
+        inputs |= {"tokens": options.prompt, "prompt_length": len(options.prompt)}
+        if args.tokens is not None:
+            del inputs["prompt"]
+    return inputs
+
+
+def outputs_of(program: Program, tokens: list[int], saturated: bool) -> dict[str, Any]:
+    """Generated tokens, their text where they are bytes, and whether numbers saturated."""
+    text = {"text": bytes(tokens).decode(errors="replace")} if program.model.byte_level and max(tokens, default=0) < 256 else {}
+    return {"tokens": tokens, **text, "saturated": saturated}
+
+
+def warn(text: str) -> None:
+    console.print(f"Warning: {text}.", style="yellow", soft_wrap=True)
+
+
 def text_writer(program: Program) -> Callable[[int], None]:
     """Streams tokens of a byte-level model as text, of others as ids."""
-    byte_level = program.model.vocab_size == 256
+    byte_level = program.model.byte_level
 
     def write(token: int) -> None:
         if token < 0:
             sys.stdout.write(".")
-        elif byte_level:
+        elif byte_level and token < 256:
             sys.stdout.buffer.write(bytes([token]))
         else:
             sys.stdout.write(f"{token} ")

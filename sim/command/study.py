@@ -8,9 +8,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from sim.command.common import console
+from sim.command.common import console, inputs_of, out
+from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
+from skipopu.shipped import path_or_shipped
 
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
@@ -23,14 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's",
     )
-    parser.add_argument("--model", type=Path, default=Path("models/pybyte-1m"), help="checkpoint; default models/pybyte-1m")
-    parser.add_argument("--bytes", type=int, default=4096, metavar="N", help="of held-out text (pe); default 4096")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write NAME.json and the plots there")
+    parser.add_argument(
+        "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
+    )
+    parser.add_argument("--bytes", type=positive, default=4096, metavar="N", help="of held-out text (pe); default 4096")
+    parser.add_argument("-o", "--output", type=output_directory, metavar="DIR", help="write NAME.json and the plots there")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the tables of a page")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.name != "pe":
+        refuse(args, ["--bytes"], "is of the study pe")
     page = args.update.read_text() if args.update else ""
     if args.update and (BEGIN not in page or END not in page):
         raise SkipopuError(f"{args.update}: no lines {BEGIN.strip()!r} and {END.strip()!r} to put the table between")
@@ -38,10 +44,12 @@ def main(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
     records, text = STUDIES[args.name](args)
     for file in filter(None, (args.json, args.output and args.output / f"{args.name}.json")):
-        write_json(file, f"study {args.name}", {"model": args.model, "bytes": args.bytes}, records)
+        write_json(file, f"study {args.name}", inputs_of(args), records)
     if args.update:
         head, rest = page.split(BEGIN)
         args.update.write_text(head + BEGIN + text + END + rest.split(END)[1])
+    if args.output:
+        console.print(f"Written to {args.output.resolve()}.", soft_wrap=True)
     return 0
 
 
@@ -60,7 +68,7 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], bold:
         table.add_column(name, justify="right" if k else "left")
     for k, row in enumerate(rows):
         table.add_row(*row, style="bold" if k == bold else "")
-    console.print(table)
+    out.print(table)
 
 
 def pe_study(args: argparse.Namespace) -> tuple[list[Record], str]:
@@ -119,7 +127,7 @@ def timing_study(args: argparse.Namespace) -> tuple[list[Record], str]:
         timing.plot(rows, args.output / "timing.png")
     worst = max(rows, key=lambda row: abs(row.error))
     if abs(worst.error) > timing.BOUND:
-        console.print(f"[red]{worst.model} on {worst.target}: {worst.error:+.2%}, more than {timing.BOUND:.0%}[/red]")
+        console.print(f"{worst.model} on {worst.target}: {worst.error:+.2%}, more than {timing.BOUND:.0%}", style="red")
     return timing.records(rows), markdown(tables)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sim import parallel, sweep
-from sim.command.common import console
+from sim.command.common import console, inputs_of, out
+from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
 
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_directory,
         required=True,
         metavar="DIR",
         help="results.csv, pareto.png; an earlier run's results there are kept",
@@ -53,32 +56,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executor", choices=parallel.EXECUTORS, default="local", help="processes here, or Dask (skipopu[cluster])"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster; default one of its own")
-    parser.add_argument("--jobs", type=int, metavar="N", help="workers; default one per core")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="workers; default one per core")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.executor != "dask":
+        refuse(args, ["--scheduler"], "is of --executor dask")
+    elif args.scheduler is not None:
+        refuse(args, ["--jobs"], "has no effect on a running cluster, which has its workers")
     jobs = sweep.read(args.sweep)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with parallel.executor(args.executor, args.jobs, args.scheduler) as pool, Progress(*columns, console=console) as progress:
-        task = progress.add_task(args.sweep.stem, total=len(jobs))
+        task = progress.add_task(escape(args.sweep.stem), total=len(jobs))
         rows = sweep.run(jobs, args.output, pool, lambda done, of: progress.update(task, completed=done))
-    whole = [row for row in rows if "error" not in row]
-    for row in rows:
-        if "error" in row:
-            console.print(f"[red]{row['machine']}, {row['shape']}: {row['error']}[/red]", soft_wrap=True)
+    whole = [row for row in rows if row["status"] == "ok"]
+    failed = sum(row["status"] == "failed" for row in rows)
+    reasons = Counter((row["status"], row["machine"], row["shape"], row["reason"]) for row in rows if row["status"] != "ok")
+    for (status, machine, name, reason), count in reasons.items():
+        style = "red" if status == "failed" else "yellow"
+        console.print(f"{status}: {machine}, {name} ({count} points): {reason}", style=style, soft_wrap=True)
     write_csv(rows, args.output / "results.csv")
     if args.parquet:
         write_parquet(rows, args.output / "results.parquet")
     if not whole:
-        raise SkipopuError(f"{args.sweep}: no machine runs any of its workloads")
+        raise SkipopuError(
+            f"{args.sweep}: no machine runs any of its workloads; the reasons are in {args.output / 'results.csv'}"
+        )
     front = {group: [whole[k] for k in numbers] for group, numbers in fronts(whole, args.cost, args.worth).items()}
     show(front, args.cost, args.worth)
     plot(whole, front, args.cost, args.worth, args.output / "pareto.png")
-    print(args.output / "results.csv")
+    refused = len(rows) - len(whole) - failed
+    print(f"{args.output / 'results.csv'}: {len(whole)} points, {refused} refused, {failed} failed")
     if args.json:
-        write_json(args.json, "sweep", {"sweep": args.sweep, "executor": args.executor}, records(whole))
-    return 0 if len(whole) == len(rows) else 1
+        outputs = {"refused": [row for row in rows if row["status"] == "refused"], "failed": failed}
+        write_json(args.json, "sweep", inputs_of(args), records(whole), outputs)
+    return 1 if failed else 0
 
 
 def group_of(row: dict[str, Any]) -> str:
@@ -103,7 +116,7 @@ def show(front: dict[str, list[dict[str, Any]]], cost: str, worth: str) -> None:
     for group, rows in front.items():
         for k, row in enumerate(rows):
             table.add_row(group if k == 0 else "", row["machine"], f"{row[cost]:.4g}", f"{row[worth]:.4g}")
-    console.print(table)
+    out.print(table)
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:

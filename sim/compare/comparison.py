@@ -16,7 +16,7 @@ from skipopu.errors import SkipopuError
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.shapes import shape
+from skipopu.shapes import label, shape
 
 PAPER_TARGET = "u280-paper"
 PAPER_MODELS = ("llama-2-7b", "llama-2-13b")
@@ -176,7 +176,7 @@ def compare(
     prompts = [prompt for prompt in PROMPTS if ("prompt", prompt, "dense") in results]
     return Comparison(
         machine,
-        workload.model,
+        label(workload.model),
         config,
         results["asked",],
         results["dense",],

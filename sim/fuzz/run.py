@@ -28,7 +28,7 @@ from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 
-OPTIMISE = "-O0"  # a build runs a few ten thousand cycles: compiling it is what takes time
+OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
 SENTENCE = 600  # characters of a refusal, at most
 Line = dict[str, Any]  # of the log, as JSON
 

@@ -91,8 +91,10 @@ def run(program: Program, options: Run, on_token: OnToken | None = None) -> Resu
     model = model_of(program)
     sequence = list(options.prompt)
     generated: list[int] = []
+    saturated = False
     while True:
         out = forward(program, model, torch.tensor([sequence]), options)
+        saturated |= not bool(out.logits.isfinite().all())
         if len(generated) >= options.max_new:
             break
         token = int(out.logits[0, -1].argmax())
@@ -102,7 +104,7 @@ def run(program: Program, options: Run, on_token: OnToken | None = None) -> Resu
         if token in program.model.eos_token_ids or len(generated) >= options.max_new:
             break
         sequence.append(token)
-    return Result(tokens=generated, routing=out.gates[0].bool().numpy())
+    return Result(tokens=generated, routing=out.gates[0].bool().numpy(), saturated=saturated)
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,20 @@ class Agreement:
     token_inside: int
     token_differing: int
     max_logit_error: float | None
+    non_finite: int = 0  # NaN and infinities among the reference's logits, router differences and bounds
 
     @property
     def ok(self) -> bool:
-        return not self.routing_differing and not self.token_differing
+        return not self.routing_differing and not self.token_differing and not self.non_finite
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there were decisions to compare, and the bounds left every one of them open."""
+        return (
+            self.routing_positions + self.token_positions > 0
+            and self.routing_inside == self.routing_positions
+            and self.token_inside == self.token_positions
+        )
 
 
 DISTURBED_RUNS = 4
@@ -160,20 +172,21 @@ def agreement(
 ) -> Agreement:
     """Compares the machine's decisions on equally long ``sequences`` (prompt and generated tokens) with the reference.
 
-    ``routing`` (sequences, layers, 2, tokens) are the machine's bits, ``tokens`` one less than a sequence; ``logits``
-    (sequences, tokens, vocab) optional.
+    ``routing`` (sequences, layers, 2, tokens) are the machine's bits of the tokens it processed: all but a last generated one.
+    ``logits`` (sequences, tokens, vocab) optional.
     """
     model = model_of(program)
     ids = torch.tensor(sequences)
-    inputs = ids[:, :-1]
+    inputs, chosen = ids[:, : routing.shape[-1]], ids[:, prompt_length:]
     replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
     out = forward(program, model, inputs, options, replay)
-    logit_error, route_error = 0.0, torch.zeros(program.model.num_layers, 2)
+    # torch.maximum and amax keep a NaN; Python's max(0.0, nan) is 0.0.
+    logit_error, route_error = torch.zeros(()), torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
         model.disturb = _alignment_noise(program.matrices["head"]["group"], program.model.head_dim, generator)
         noisy = forward(program, model, inputs, options, replay)
-        logit_error = max(logit_error, float((noisy.logits - out.logits).abs().max()))
+        logit_error = torch.maximum(logit_error, (noisy.logits - out.logits).abs().amax())
         route_error = torch.maximum(route_error, (noisy.differences - out.differences).abs().amax((0, 3)))
     model.disturb = None
     logit_bound, routing_bound = SAFETY * logit_error, SAFETY * route_error
@@ -186,13 +199,14 @@ def agreement(
     margin = out.differences - options.dial
     deciding = routed & (margin.abs() > routing_bound[..., None])
     differing = deciding & ((margin >= 0) != replay)
-    best = out.logits.topk(2, -1)
-    gap = (best.values[..., 0] - best.values[..., 1])[:, prompt_length - 1 :]
+    scores = out.logits[:, prompt_length - 1 :][:, : chosen.shape[1]]
+    best = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf).topk(2, -1)  # a second best even of one
+    gap = best.values[..., 0] - best.values[..., 1]
     sure = gap > 2 * logit_bound
-    wrong = sure & (best.indices[:, prompt_length - 1 :, 0] != ids[:, prompt_length:])
+    wrong = sure & (best.indices[..., 0] != chosen)
     return Agreement(
         routing_bound=float(routing_bound.max()),
-        logit_bound=logit_bound,
+        logit_bound=float(logit_bound),
         routing_positions=int(routed.sum()),
         routing_inside=int((routed & ~deciding).sum()),
         routing_differing=int(differing.sum()),
@@ -200,4 +214,5 @@ def agreement(
         token_inside=int((~sure).sum()),
         token_differing=int(wrong.sum()),
         max_logit_error=None if logits is None else float((torch.from_numpy(logits) - out.logits).abs().max()),
+        non_finite=sum(int((~t.isfinite()).sum()) for t in (out.logits, out.differences, logit_bound, routing_bound)),
     )

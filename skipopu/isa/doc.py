@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from skipopu.isa import spec
+from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import HOST_REGISTERS, Config, Error
+
+
+def table() -> dict[str, Any]:
+    """The same as data: fields by their lowest bit and width."""
+    return {
+        "word_bits": WORD_BITS,
+        "instructions": [
+            {
+                "name": i.name,
+                "opcode": i.opcode,
+                "unit": i.unit,
+                "semantics": i.semantics,
+                "fields": [dataclasses.asdict(field) | {"bit": i.offsets[field.name]} for field in i.fields],
+            }
+            for i in spec.INSTRUCTIONS
+        ],
+        "configuration_registers": {register.name: int(register) for register in Config},
+        "host_registers": [dataclasses.asdict(register) for register in HOST_REGISTERS],
+        "error_codes": {error.name: int(error) for error in sorted(Error)},
+    }
 
 
 def markdown() -> str:

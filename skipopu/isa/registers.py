@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -48,12 +49,13 @@ class Error(IntEnum):
     TOKEN_OUT_OF_RANGE = 2  # a token id is not below VOCABULARY
     CONTEXT_FULL = 3  # a position reaches CONTEXT
     KV_POOL_FULL = 4
-    AXI_READ = 5  # a read response was not OKAY
+    AXI_READ = 5  # a read response was not OKAY, or nobody's
     AXI_WRITE = 6  # a write response was not OKAY
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
     CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
     KV_MISSING = 10  # a token skips attention at the first layer, so it has no entry
+    DEPENDENCE = 11  # a unit was given more dependence tokens than are counted, without taking them
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ _HOST = (
     ("MACHINE", "r", "low 32 bits of the machine fingerprint"),
     ("NUMERICS", "r", "low 32 bits of the numerics fingerprint"),
     ("CONTROL", "rw", "write 1: start; 2: clear status"),
-    ("STATUS", "r", "bit 0 running, 1 done, 2 error, 3 numeric saturation (sticky)"),
+    (
+        "STATUS",
+        "r",
+        "bit 0 running, 1 done, 2 error, 3 numeric saturation (sticky); after an error it runs until memory has answered everything",
+    ),
     ("ERROR", "r", "error code"),
     ("ERROR_PC", "r", "index of the failing instruction"),
     ("PROGRAM", "rw", "address of the program in port 0, 64-byte units"),
@@ -87,34 +93,48 @@ _HOST = (
     ("POSITION", "r", "tokens processed so far"),
     ("RETIRED", "r", "instructions dispatched so far"),
     ("KV_ENTRIES", "r", "KV entries allocated so far"),
-    ("EXECUTED_ATTENTION", "r", "tokens x layers whose attention executed"),
-    ("EXECUTED_FFN", "r", "tokens x layers whose feed-forward network executed"),
-    ("CYCLES", "r", "clock cycles while running"),
-    ("ARRAY_BUSY", "r", "cycles in which a pair of weight beats was multiplied with a token"),
-    ("ARRAY_WEIGHTS", "r", "cycles in which a running product had no complete pair of weight beats"),
-    ("ARRAY_DRAIN", "r", "cycles in which a running product waited for its accumulators to be drained"),
-    ("ARRAY_EDGE", "r", "other cycles of running products: token lists, pipeline, last drain and alignment"),
-    ("ARRAY_WAIT", "r", "cycles in which a product was queued and waited for another unit or for the multipliers"),
-    ("ATTENTION_BUSY", "r", "cycles in which attention took a header beat or multiplied keys or values"),
-    ("ATTENTION_MEMORY", "r", "cycles in which attention waited for beats of entries"),
-    ("ATTENTION_EDGE", "r", "other cycles of running attention: lists, pipeline, first probabilities, divisions, alignment"),
-    ("ATTENTION_WAIT", "r", "cycles in which attention was queued and waited for another unit or for the multipliers"),
-    ("VECTOR_BUSY", "r", "cycles in which the vector unit read or wrote a word of the buffer, a rotary word or a beat"),
-    ("VECTOR_MEMORY", "r", "cycles in which the vector unit waited for memory"),
-    ("VECTOR_EDGE", "r", "other cycles of running vector instructions"),
-    ("VECTOR_WAIT", "r", "cycles in which a vector instruction was queued and waited for another unit"),
-    ("EPILOGUE_BUSY", "r", "cycles in which results were drained, a pair of rows per draining port"),
-    ("ALIGN_BUSY", "r", "cycles in which a word was aligned"),
-    ("WAIT_ROUTE", "r", "cycles dispatch waited for a routing decision"),
-    ("READ_BEATS", "r", "read data beats over all ports"),
-    ("WRITE_BEATS", "r", "write data beats over all ports"),
-    ("HISTORY_BEATS", "r", "beats of KV entries that came from the history buffer, over all ports"),
-    ("AHEAD_BEATS", "r", "beats of KV entries fetched ahead into the history buffer, over all ports"),
 )
-HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, access, text) in enumerate(_HOST))
+# 64 bits each: a register of the lower half, and one of the upper half as it was when the lower one was read.
+_WIDE = (
+    ("EXECUTED_ATTENTION", "tokens x layers whose attention executed"),
+    ("EXECUTED_FFN", "tokens x layers whose feed-forward network executed"),
+    ("CYCLES", "clock cycles while running"),
+    ("ARRAY_BUSY", "cycles in which a pair of weight beats was multiplied with a token"),
+    ("ARRAY_WEIGHTS", "cycles in which a running product had no complete pair of weight beats"),
+    ("ARRAY_DRAIN", "cycles in which a running product waited for its accumulators to be drained"),
+    ("ARRAY_EDGE", "other cycles of running products: token lists, pipeline, last drain and alignment"),
+    ("ARRAY_WAIT", "cycles in which a product was queued and waited for another unit or for the multipliers"),
+    ("ATTENTION_BUSY", "cycles in which attention took a header beat or multiplied keys or values"),
+    ("ATTENTION_MEMORY", "cycles in which attention waited for beats of entries"),
+    ("ATTENTION_EDGE", "other cycles of running attention: lists, pipeline, first probabilities, divisions, alignment"),
+    ("ATTENTION_WAIT", "cycles in which attention was queued and waited for another unit or for the multipliers"),
+    ("VECTOR_BUSY", "cycles in which the vector unit read or wrote a word of the buffer, a rotary word or a beat"),
+    ("VECTOR_MEMORY", "cycles in which the vector unit waited for memory"),
+    ("VECTOR_EDGE", "other cycles of running vector instructions"),
+    ("VECTOR_WAIT", "cycles in which a vector instruction was queued and waited for another unit"),
+    ("EPILOGUE_BUSY", "cycles in which results were drained, a pair of rows per draining port"),
+    ("ALIGN_BUSY", "cycles in which a word was aligned"),
+    ("WAIT_ROUTE", "cycles dispatch waited for a routing decision"),
+    ("READ_BEATS", "read data beats over all ports"),
+    ("WRITE_BEATS", "write data beats over all ports"),
+    ("HISTORY_BEATS", "beats of KV entries that came from the history buffer, over all ports"),
+    ("AHEAD_BEATS", "beats of KV entries fetched ahead into the history buffer, over all ports"),
+)
+_ALL = (
+    *_HOST,
+    *((name + half, "r", text + why) for name, text in _WIDE for half, why in (("", ""), ("_HIGH", "; upper half"))),
+)
+HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, access, text) in enumerate(_ALL))
 HOST = {register.name: register for register in HOST_REGISTERS}
-COUNTERS = tuple(name for name in HOST if HOST[name].address >= HOST["CYCLES"].address)
+WIDE = tuple(name for name, _ in _WIDE)
+COUNTERS = WIDE[WIDE.index("CYCLES") :]
 MAGIC = 0x534B4950
-ISA_VERSION = 4
+ISA_VERSION = 5
+
+
+def counted(values: Mapping[str, int]) -> dict[str, int]:
+    """The 64-bit counters, by name, from the values of all registers."""
+    return {name: values[name] | values[f"{name}_HIGH"] << 32 for name in WIDE}
+
 
 STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED = 1, 2, 4, 8

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from skipopu.accept import one_of, read_yaml
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
-from skipopu.machine.memory import MemoryTiming, memory_timing
+from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
 LARGEST_BUFFER = 1 << 19  # elements
+LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
@@ -107,11 +107,17 @@ class Machine:
             f"a multiple of {4 * BUFFER_UNIT} up to {LARGEST_BUFFER}",
         )
         need(
-            self.activation > 0 and self.activation % self.weight_lanes == 0, "activation", f"a multiple of {self.weight_lanes}"
+            0 < self.activation <= LARGEST_BUFFER and self.activation % self.weight_lanes == 0,
+            "activation",
+            f"a multiple of {self.weight_lanes} up to {LARGEST_BUFFER}",
         )
-        need(self.query > 0 and self.query % self.kv_lanes == 0, "query", f"a multiple of {self.kv_lanes}")
+        need(
+            0 < self.query <= LARGEST_BUFFER and self.query % self.kv_lanes == 0,
+            "query",
+            f"a multiple of {self.kv_lanes} up to {LARGEST_BUFFER}",
+        )
         for field in ("map_entries", "score_entries"):
-            need(getattr(self, field) > 0, field, "a positive integer")
+            need(0 < getattr(self, field) <= LARGEST_MAP, field, f"1 to {LARGEST_MAP}")
         need(1 <= self.kv_heads <= 64, "kv_heads", "1..64")
         need(1 <= self.query_group <= 16, "query_group", "1..16")
         need(1 <= self.burst <= 256, "burst", "1..256")
@@ -139,7 +145,7 @@ class Machine:
             f"a multiple of 4096 up to {LARGEST_MEMORY}, or 0",
         )
         need(power_of_two(self.trace_records) and self.trace_records >= 4, "trace_records", "a power of two, at least 4")
-        need(self.clock_mhz > 0, "clock_mhz", "a positive number")
+        need(1 <= self.clock_mhz <= 10_000, "clock_mhz", "1 to 10000")
         self.memory.check(f"machine {self.name}")
 
     def with_chunk(self, tokens: int) -> Machine:
@@ -222,26 +228,14 @@ class Machine:
         Raises:
             ConfigError: an unknown or missing key, or a value outside its range.
         """
-        known = {f.name: f for f in dataclasses.fields(Machine)}
-        if not isinstance(data, dict):
-            raise ConfigError(f"{where}: a mapping of machine parameters is needed")
-        if unknown := set(data) - set(known):
-            raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-        missing = [
-            n
-            for n, f in known.items()
-            if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise ConfigError(f"{where}: key {missing[0]!r} is missing")
-        values = dict(data)
-        for name, f in known.items():
-            if name in values and f.type == "int" and (not isinstance(values[name], int) or isinstance(values[name], bool)):
-                raise ConfigError(f"{where}: {name} is {values[name]!r}; an integer is needed")
+        values = typed(Machine, data, where)
         memory = values.pop("memory", {})
         if "numerics" in values:
             values["numerics"] = tuple(values["numerics"])
-        machine = Machine(**values)
+        try:
+            machine = Machine(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         timing = memory_timing(memory, machine.clock_mhz, machine.beat_bytes, where)
         return dataclasses.replace(machine, memory=timing)
 
@@ -254,31 +248,32 @@ class Machine:
         return Machine.from_dict(describe(target), str(target))
 
 
-def describe(target: str | Path) -> Any:
-    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at."""
+def describe(target: str | Path) -> dict[str, Any]:
+    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at.
+
+    Raises:
+        ConfigError: there is no such target, or the file holds no mapping.
+    """
     path = Path(target)
     if path.suffix not in (".yaml", ".yml"):
+        if str(target) not in _names():
+            raise ConfigError(
+                f"target {str(target)!r} is not known; accepted: {', '.join(_names())}, or the path of a .yaml file"
+            )
         path = TARGETS / f"{target}.yaml"
-        if not path.exists():
-            raise ConfigError(f"target {str(target)!r} is not known; accepted: {_names()}, or the path of a .yaml file")
     return _described(path)
 
 
-def _names() -> str:
-    return ", ".join(sorted(p.stem for p in TARGETS.glob("*.yaml")))
+def _names() -> list[str]:
+    return sorted(p.stem for p in TARGETS.glob("*.yaml"))
 
 
-def _described(path: Path) -> Any:
+def _described(path: Path) -> dict[str, Any]:
     """The mapping that a file describes, with its base's values where it has none."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such machine description") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
-    if not isinstance(data, dict) or "base" not in data:
+    data = read_yaml(path, ConfigError)
+    if "base" not in data:
         return data
-    base = TARGETS / f"{data.pop('base')}.yaml"
-    if base == path or not base.exists():
-        raise ConfigError(f"{path}: base is {base.stem!r}; accepted: {_names()}")
-    return _described(base) | {"name": path.stem} | data
+    base = one_of(name for name in _names() if TARGETS / f"{name}.yaml" != path).check(
+        data.pop("base"), f"{path}: base", ConfigError
+    )
+    return _described(TARGETS / f"{base}.yaml") | {"name": path.stem} | data

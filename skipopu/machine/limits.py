@@ -1,21 +1,67 @@
-"""What a machine can execute; asked by the compiler before it writes anything."""
+"""What a machine can execute: asked by the compiler before it writes anything, and by the hardware for its widths."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from skipopu.errors import ProgramError
+from skipopu.isa.registers import Config
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
 
+LARGEST_HEAD = 256  # elements
+LARGEST_GROUP = 512  # weights
+LARGEST_CONTEXT = 1 << 16  # tokens whose weighted values attention's exact sums hold
+LARGEST_VOCABULARY = 1 << 20
+LARGEST_RUN = (1 << 24) - 1  # beats that a unit asks a port for at once
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of a configuration register: multiples of ``step``, a power of two, from ``least`` to ``most``."""
+
+    least: int
+    most: int
+    step: int = 1
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int) and self.least <= value <= self.most and value % self.step == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.least} to {self.most}" if self.step == 1 else f"a multiple of {self.step} from {self.least} to {self.most}"
+        )
+
+
+def ranges(machine: Machine) -> dict[Config, Range]:
+    """Registers whose value shapes a program: the compiler plans within these, dispatch refuses what lies outside."""
+    lanes = machine.weight_lanes
+    return {
+        Config.CONTEXT: Range(1, min(LARGEST_CONTEXT, machine.map_entries)),
+        Config.HEAD_DIM: Range(max(8, machine.vector_lanes), LARGEST_HEAD, machine.vector_lanes),
+        Config.KV_HEADS: Range(1, machine.kv_heads),
+        Config.QUERY_GROUP: Range(1, machine.query_group),
+        Config.KV_SLOTS: Range(0, machine.map_entries),
+        Config.GROUP: Range(lanes, LARGEST_GROUP, lanes),
+        Config.INNER: Range(0, machine.activation),
+        Config.HISTORY: Range(0, machine.history_slots),
+    }
+
+
+def largest_entry(machine: Machine) -> KvEntry:
+    """The longest KV entry that these ranges allow."""
+    return KvEntry(machine.kv_heads, LARGEST_HEAD, machine)
+
 
 def largest_context(machine: Machine, model: ModelConfig) -> int:
-    """Tokens that the KV map and the score memories hold, at most the model's own limit.
+    """Tokens that the KV map and the score memories hold, at most the model's own limit and the machine's.
 
     Tokens go round the ports, so each port scores an equal share of the context.
     """
     blocks = -(-machine.tokens * model.queries_per_kv_head // QUERY_LANES)
     by_scores = machine.ports * (machine.score_entries // (QUERY_LANES * blocks * model.num_kv_heads))
-    return min(model.max_positions, machine.map_entries // model.num_layers, by_scores)
+    return min(model.max_positions, LARGEST_CONTEXT, machine.map_entries // model.num_layers, by_scores)
 
 
 def history_slots(machine: Machine, model: ModelConfig) -> int:
@@ -27,28 +73,25 @@ def history_slots(machine: Machine, model: ModelConfig) -> int:
 def check(machine: Machine, model: ModelConfig, context: int, group: int) -> None:
     """Raises ProgramError, with both numbers, when ``machine`` cannot run ``model`` at ``context`` tokens."""
 
-    def need(condition: bool, what: str, asked: object, accepted: str) -> None:
+    def need(condition: bool, what: str, asked: object, accepted: object) -> None:
         if not condition:
             raise ProgramError(f"machine {machine.name}: {what} is {asked}; accepted: {accepted}")
 
-    lanes = machine.weight_lanes
-    need(group % lanes == 0 and lanes <= group <= 512, "weight group", group, f"a multiple of {lanes} up to 512")
+    allowed = ranges(machine)
+    for register, what, asked in (
+        (Config.GROUP, "weight group", group),
+        (Config.HEAD_DIM, "head_dim", model.head_dim),
+        (Config.KV_HEADS, "key-value heads", model.num_kv_heads),
+        (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
+    ):
+        need(asked in allowed[register], what, asked, allowed[register])
     inner = max(model.intermediate_size, model.num_heads * model.head_dim)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     padded = model.num_heads * entry.head_beats * machine.kv_lanes
     need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")
-    need(
-        model.head_dim % machine.vector_lanes == 0,
-        "head_dim",
-        model.head_dim,
-        f"a multiple of vector_lanes, {machine.vector_lanes}",
-    )
-    need(8 <= model.head_dim <= 256, "head_dim", model.head_dim, "8 to 256")
-    need(model.num_kv_heads <= machine.kv_heads, "key-value heads", model.num_kv_heads, f"up to {machine.kv_heads}")
-    most = machine.query_group
-    need(model.queries_per_kv_head <= most, "query heads per key-value head", model.queries_per_kv_head, f"up to {most}")
+    need(model.vocab_size <= LARGEST_VOCABULARY, "vocabulary", model.vocab_size, f"up to {LARGEST_VOCABULARY}")
     need(len(model.eos_token_ids) <= 4, "end-of-sequence ids", len(model.eos_token_ids), "up to 4")
     most = largest_context(machine, model)
     need(

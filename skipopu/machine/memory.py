@@ -9,7 +9,36 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from skipopu.accept import BOOLEAN, INTEGER, MAPPING, NUMBER, TEXT, list_of, shown
 from skipopu.errors import ConfigError
+
+# What a description may give for a field, by the field's annotation.
+TYPES = {
+    "int": INTEGER,
+    "float": NUMBER,
+    "str": TEXT,
+    "bool": BOOLEAN,
+    "tuple[str, ...]": list_of(TEXT),
+    "MemoryTiming": TEXT | MAPPING,
+}
+
+
+def typed(cls: type, data: Any, where: str) -> dict[str, Any]:
+    """A copy of ``data``, the fields of dataclass ``cls``: none is unknown or missing, each has its field's type.
+
+    Raises:
+        ConfigError: naming ``where``, the key, its value and what is accepted.
+    """
+    MAPPING.check(data, f"{where}: the content", ConfigError)
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in data.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {shown(key)}; known: {', '.join(known)}")
+        TYPES[str(known[key].type)].check(value, f"{where}: {key}", ConfigError)
+    for name, field in known.items():
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: key {name!r} is missing")
+    return dict(data)
 
 
 @dataclass(frozen=True)
@@ -71,7 +100,7 @@ class MemoryTiming:
         }
         for field, (least, most) in limits.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or not least <= value <= most:
+            if not least <= value <= most:
                 raise ConfigError(f"{where}: memory {field} is {value!r}; accepted: {least} to {most}")
 
 
@@ -165,10 +194,6 @@ def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> 
             raise ConfigError(f"{where}: memory is {value!r}; accepted: {', '.join(DRAMS)}, or a mapping of cycles")
         timing = DRAMS[value].timing(clock_mhz, beat_bytes)
     else:
-        try:
-            timing = MemoryTiming(**value)
-        except TypeError:
-            keys = ", ".join(f.name for f in dataclasses.fields(MemoryTiming))
-            raise ConfigError(f"{where}: memory is {value!r}; keys: {keys}") from None
+        timing = MemoryTiming(**typed(MemoryTiming, value, f"{where}: memory"))
     timing.check(where)
     return timing

@@ -1,6 +1,6 @@
-"""FP32 arithmetic of the machine: IEEE 754 nearest even, subnormal results flushed, overflow saturated.
+"""FP32 arithmetic of the machine: IEEE 754 nearest even, subnormal operands and results flushed, overflow saturated.
 
-Zero keeps its sign. There are no infinities and no NaNs: a result beyond the largest finite number becomes that number
+Zero keeps its sign, also one that a subnormal number became. There are no infinities and no NaNs: a result beyond the largest finite number becomes that number
 and the host sees the sticky saturation bit. A result is *tiny* when its exact magnitude before rounding is below 2^-126.
 """
 
@@ -36,15 +36,22 @@ def narrow(x: F64) -> F32:
     return y
 
 
+def flush(x: ArrayLike) -> F32:
+    """x, subnormal numbers as zeros of their sign: what every operation takes its operands for."""
+    y = np.asarray(x, np.float32)
+    normal = np.abs(y) >= np.float32(SMALLEST)
+    return y if normal.all() else y * normal
+
+
 def multiply(a: ArrayLike, b: ArrayLike) -> F32:
-    """a * b; the product of two FP32 numbers is exact in float64."""
-    return narrow(np.asarray(np.multiply(a, b, dtype=np.float64)))
+    """a * b of flushed operands; the product of two FP32 numbers is exact in float64."""
+    return narrow(np.asarray(np.multiply(flush(a), flush(b), dtype=np.float64)))
 
 
 def add(a: ArrayLike, b: ArrayLike) -> F32:
-    """a + b. Sums of FP32 numbers that are tiny are exact, so flushing after FP32 rounding is the same rule."""
+    """a + b of flushed operands. Sums of FP32 numbers that are tiny are exact, so flushing after FP32 rounding is the same rule."""
     with np.errstate(over="ignore"):
-        y = np.asarray(np.add(a, b, dtype=np.float32))
+        y = np.asarray(np.add(flush(a), flush(b), dtype=np.float32))
     magnitude = np.abs(y)
     if y.size and magnitude.max() > LARGEST:
         Saturation.seen = True

@@ -21,7 +21,15 @@ from tests.support import random_checkpoint, small_config
 pytestmark = pytest.mark.timeout(600)  # the first test of a machine builds its simulation, two minutes for the largest
 
 TARGETS = ("tiny", "mono", "trio", "u280-slice4")
-SEEDS = range(8)
+
+
+def cases(seeds: int) -> list:
+    """(target, seed); the first ones of the smallest machines are what ``make test`` runs."""
+    return [
+        pytest.param(target, seed, marks=pytest.mark.agreement if target in ("tiny", "mono") and seed < 2 else pytest.mark.rtl)
+        for seed in range(seeds)
+        for target in TARGETS
+    ]
 
 
 def agree(program: Program, run: Run, memory: rtl.Memory) -> rtl.Result:
@@ -36,17 +44,13 @@ def agree(program: Program, run: Run, memory: rtl.Memory) -> rtl.Result:
     return seen
 
 
-@pytest.mark.rtl
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("target", "seed"), cases(8))
 def test_random_programs(target: str, seed: int) -> None:
     program, run = random_program(Machine.load(target), 1000 * TARGETS.index(target) + seed)
     agree(program, run, rtl.Memory(latency=1 + 13 * seed, stall=(0, 40, 120)[seed % 3], seed=seed))
 
 
-@pytest.mark.rtl
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("target", "seed"), cases(4))
 def test_random_models(target: str, seed: int) -> None:
     rng = np.random.default_rng(100 * TARGETS.index(target) + seed)
     machine = Machine.load(target)

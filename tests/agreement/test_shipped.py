@@ -25,7 +25,7 @@ def held_out_prompts(directory: Path) -> list[tuple[int, ...]]:
     return [tuple(data[2048 * i + 64 : 2048 * i + 64 + LENGTH]) for i in range(PROMPTS)]
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 @pytest.mark.parametrize("kv", ["dense", "reuse"])
 def test_reference_agreement(shipped: Path, kv: str) -> None:
     program = compile_directory(shipped, "tiny", kv=kv, logits=True)
@@ -66,8 +66,10 @@ def test_reference_agreement(shipped: Path, kv: str) -> None:
     assert routing_inside < 0.1 * routing_positions
 
 
-@pytest.mark.rtl
-@pytest.mark.parametrize(("kv", "number"), [("reuse", 3), ("dense", 17)])
+@pytest.mark.parametrize(
+    ("kv", "number"),
+    [pytest.param("reuse", 3, marks=pytest.mark.agreement), pytest.param("dense", 17, marks=pytest.mark.rtl)],
+)
 def test_held_out_prompts_in_rtl(shipped: Path, kv: str, number: int) -> None:
     program = compile_directory(shipped, "tiny", kv=kv)
     run = Run(held_out_prompts(shipped)[number], NEW, check=True)
@@ -77,7 +79,7 @@ def test_held_out_prompts_in_rtl(shipped: Path, kv: str, number: int) -> None:
     assert seen.tokens == expected.tokens
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_bits_per_byte_of_functional_and_reference(shipped: Path) -> None:
     program = compile_directory(shipped, "tiny", kv="reuse", logits=True)
     data = (shipped / "heldout.txt").read_bytes()[:8192]

@@ -19,7 +19,7 @@ def records(path: Path) -> dict[str, object]:
 def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "boards.json"
     assert main(["boards", "ulx3s", "u280", "--shape", "pybyte-300k", "--shape", "llama-2-7b", "--json", str(out)]) == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     assert "does not fit" in text, "a 7B model on an ULX3S, groups of 48 weights on ports of 128"
     rates = {
         (r["system"], r["model"]): r["value"]

@@ -134,8 +134,7 @@ def test_a_clock_that_is_not_met_leaves_no_bitstream(tmp_path: Path, monkeypatch
     assert [path.name for path in left.iterdir()] == ["report.json"]
 
 
-@pytest.mark.synth
-@pytest.mark.rtl
+@pytest.mark.bitstream
 @pytest.mark.timeout(3000)
 def test_netlist_runs_bit_for_bit() -> None:
     """What synthesis left, cell by cell, through the serial line: two tokens and all of memory."""
@@ -152,7 +151,7 @@ def test_netlist_runs_bit_for_bit() -> None:
     port.close()
 
 
-@pytest.mark.synth
+@pytest.mark.bitstream
 @pytest.mark.timeout(5000)
 def test_bitstream_meets_its_clock(tmp_path: Path) -> None:
     bitstream = build(MACHINE, tmp_path)

@@ -181,7 +181,7 @@ def test_the_default_machine_fits(name: str) -> None:
     machine = Machine.load(board.target)
     assert machine.clock_mhz == board.clocks.core_mhz
     resources = committed_resources(machine)
-    assert resources is not None, "run `skipopu hdl --report --json docs/resources/NAME.json`"
+    assert resources is not None, "run `skipopu hdl --report --json boards/resources/NAME.json`"
     assert all(need.fits for need in check(board, machine, resources))
 
 

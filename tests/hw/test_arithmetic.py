@@ -74,6 +74,17 @@ def test_multiply() -> None:
     assert (seen == fp32.bits(fp32.multiply(a.view(np.float32), b.view(np.float32)))).all()
 
 
+@pytest.mark.parametrize("unit", [Add, Multiply])
+def test_subnormal_operands_are_zeros_of_their_sign(unit: type[Add | Multiply]) -> None:
+    a, b = numbers(COUNT), numbers(COUNT)
+    for x, step in ((a, 2), (b, 3)):
+        x[::step] &= 0x807FFFFF
+    dut = unit()
+    seen = drive(dut, [(dut.a, a), (dut.b, b)], dut.z, unit.LATENCY)
+    model = fp32.add if unit is Add else fp32.multiply
+    assert (seen == fp32.bits(model(a.view(np.float32), b.view(np.float32)))).all()
+
+
 def test_add_with_cancellation() -> None:
     a, b = numbers(COUNT), numbers(COUNT)
     b[::5] = a[::5] ^ 0x80000000

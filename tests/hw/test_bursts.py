@@ -120,3 +120,105 @@ def test_limits_of_both() -> None:
         dataclasses.replace(MONO, weights_in_flight=4)
     with pytest.raises(ConfigError, match="write_burst is 600; accepted: 0, or up to 256 beats"):
         dataclasses.replace(MONO, write_burst=600)
+
+
+def test_bursts_of_one_beat_come_without_gaps_in_the_fifo() -> None:
+    """The shortest FIFO there is takes a beat in every cycle in which memory brings one."""
+    machine = dataclasses.replace(MONO, burst=1, weight_fifo=2, kv_fifo=2)
+    dut, beats = ReadPort(machine), 12
+    came: list[int] = []
+
+    async def bench(ctx: SimulatorContext) -> None:
+        flight: list[tuple[int, int]] = []
+        out, runs = getattr(dut, f"beats_{WEIGHTS}"), getattr(dut, f"runs_{WEIGHTS}")
+        ctx.set(dut.arready, 1)
+        ctx.set(runs.payload.count, beats)
+        ctx.set(runs.valid, 1)
+        for cycle in range(120):
+            # Two answers at a time, back to back, while nobody takes them; then all are taken.
+            ctx.set(out.ready, cycle % 12 > 8)
+            due = bool(flight) and flight[0][0] <= cycle
+            ctx.set(dut.rvalid, due)
+            if due:
+                ctx.set(dut.rdata, flight.pop(0)[1])
+            if ctx.get(dut.arvalid):
+                assert ctx.get(dut.arlen) == 0
+                flight.append((cycle // 12 * 12 + 14, ctx.get(dut.araddr) // machine.beat_bytes))
+            if ctx.get(out.valid) and ctx.get(out.ready):
+                came.append(ctx.get(out.payload))
+            ready = ctx.get(runs.ready)
+            await ctx.tick()
+            if ready:
+                ctx.set(runs.valid, 0)
+
+    simulate(dut, bench)
+    assert came == list(range(beats))
+
+
+@pytest.mark.parametrize("stray", [False, True])
+def test_a_stopped_read_port_is_quiet_once_memory_has_answered(stray: bool) -> None:
+    """No burst begins after the stop, the one on the bus is kept there, and a beat with nobody's ID is an error."""
+    dut = ReadPort(MONO)
+    asked, errors, quiet = 0, [], []
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal asked
+        runs = getattr(dut, f"runs_{ATTENTION}")
+        assert ctx.get(dut.quiet)
+        ctx.set(runs.payload.count, 40)
+        ctx.set(runs.valid, 1)
+        await ctx.tick().repeat(3)
+        ctx.set(dut.stop, 1)
+        for cycle in range(60):
+            ctx.set(dut.arready, cycle == 9)
+            assert ctx.get(dut.arvalid) == (cycle <= 9)
+            if ctx.get(dut.arvalid) and ctx.get(dut.arready):
+                asked += ctx.get(dut.arlen) + 1
+            came = 30 <= cycle < 30 + asked
+            ctx.set(dut.rvalid, came)
+            ctx.set(dut.rid, 3 if stray and cycle == 31 else ATTENTION)
+            errors.append(ctx.get(dut.error))
+            quiet.append(ctx.get(dut.quiet))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert asked == MONO.burst
+    assert quiet == [cycle >= 30 + asked for cycle in range(60)]
+    assert errors == [stray and cycle == 31 for cycle in range(60)]
+
+
+@pytest.mark.parametrize("late", [0, 3, 100])
+def test_a_stopped_write_port_ends_its_burst(late: int) -> None:
+    """With data while it comes, without strobes where it does not; what is shown stands until it is taken."""
+    dut, sent, shown = WritePort(MONO), [], None
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal shown
+        ctx.set(dut.runs_0.payload.count, 11)
+        ctx.set(dut.runs_0.valid, 1)
+        ctx.set(dut.beats_0.payload.strobe, -1)
+        ctx.set(dut.awready, 1)
+        for cycle in range(80):
+            ctx.set(dut.stop, cycle >= 4)
+            ctx.set(dut.beats_0.valid, len(sent) < 2 or cycle >= late)
+            ctx.set(dut.beats_0.payload.data, 100 + len(sent))
+            ctx.set(dut.wready, cycle % 3 == 0)
+            ctx.set(dut.bvalid, ctx.get(dut.bready))
+            assert cycle < 4 or not ctx.get(dut.awvalid)
+            now = (ctx.get(dut.wdata), ctx.get(dut.wstrb), ctx.get(dut.wlast)) if ctx.get(dut.wvalid) else None
+            assert shown in (None, now)
+            shown = now
+            if now and ctx.get(dut.wready):
+                sent.append(now)
+                shown = None
+            taken = ctx.get(dut.runs_0.ready)
+            await ctx.tick()
+            if taken:
+                ctx.set(dut.runs_0.valid, 0)
+        assert ctx.get(dut.quiet)
+
+    simulate(dut, bench)
+    assert [last for _, _, last in sent] == [k == MONO.longest_write - 1 for k in range(MONO.longest_write)]
+    assert sent[0][:2] == (100, 255)
+    assert all(strobe == 0 or data == 100 + k for k, (data, strobe, _) in enumerate(sent))
+    assert (sent[-1][1] == 0) == (late == 100)

@@ -18,7 +18,7 @@ from skipopu.link import BAUD
 from skipopu.machine.config import Machine
 from skipopu.shell import MODULE
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "resources"
+COMMITTED = Path(__file__).parents[2] / "boards" / "resources"
 U280_LUTS = 1_303_680
 
 

@@ -6,13 +6,16 @@ import random
 from collections import deque
 
 import pytest
+from amaranth.hdl import Elaboratable, Module, ResetInserter
+from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator, SimulatorContext
 
-from hw.control.host import RESET_CYCLES
+from hw.control.host import RESET_CYCLES, HostRegisters
 from hw.shell.bases import ShellRegisters
 from hw.shell.gearbox import Gearbox
 from skipopu import shell
-from skipopu.isa.registers import HOST
+from skipopu.isa.registers import HOST, MAGIC
+from skipopu.machine.config import Machine
 
 BITS = 64
 HALF = BITS // 16  # bytes of a narrow beat
@@ -179,6 +182,60 @@ def test_gearbox_keeps_an_error_of_either_half() -> None:
     simulator.add_testbench(take)
     simulator.run()
     assert seen == [0, 2, 3, 0]
+
+
+class Behind(Elaboratable):
+    """The overlay's registers behind the shell's, in reset when it says so."""
+
+    def __init__(self) -> None:
+        self.shell, self.registers = ShellRegisters(2), HostRegisters(Machine.load("mono"))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.shell = self.shell
+        m.submodules.registers = ResetInserter(self.shell.reset)(self.registers)
+        for name, member in self.shell.host.members.items():
+            ours, theirs = getattr(self.shell, f"host_{name}"), getattr(self.registers, name)
+            m.d.comb += theirs.eq(ours) if member.flow is Out else ours.eq(theirs)
+        return m
+
+
+@pytest.mark.parametrize("gap", range(RESET_CYCLES + 3))
+def test_accesses_around_a_reset_are_answered(gap: int) -> None:
+    dut = Behind()
+    port = dut.shell
+
+    async def access(ctx: SimulatorContext, address: int, value: int | None = None) -> int:
+        write = value is not None
+        ctx.set(port.control_awaddr if write else port.control_araddr, address)
+        ctx.set(port.control_wdata, value or 0)
+        ctx.set(port.control_wstrb, 15)
+        valids = (port.control_awvalid, port.control_wvalid) if write else (port.control_arvalid,)
+        for valid in valids:
+            ctx.set(valid, 1)
+        await ctx.tick().until(port.control_awready & port.control_wready if write else port.control_arready)
+        for valid in valids:
+            ctx.set(valid, 0)
+        ctx.set(port.control_bready if write else port.control_rready, 1)
+        for _ in range(4 * RESET_CYCLES):
+            *_, done, data = await ctx.tick().sample(port.control_bvalid if write else port.control_rvalid, port.control_rdata)
+            if done:
+                return data
+        raise AssertionError("no answer")
+
+    async def bench(ctx: SimulatorContext) -> None:
+        await access(ctx, shell.RESET, 1)
+        await ctx.tick().repeat(gap) if gap else None
+        assert await access(ctx, HOST["MAGIC"].address) == MAGIC
+        await access(ctx, shell.RESET, 1)
+        await ctx.tick().repeat(gap) if gap else None
+        await access(ctx, HOST["PROGRAM"].address, 5)
+        assert await access(ctx, HOST["PROGRAM"].address) == 5
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 def test_control_port_is_split() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ConfigError, ProgramError
-from skipopu.machine.config import TARGETS, Machine
-from tests.support import random_checkpoint, small_config
+from skipopu.machine.config import TARGETS, Machine, describe
+from skipopu.machine.memory import MemoryTiming
+from tests.support import ANYTHING, random_checkpoint, small_config
 
 
 @pytest.mark.parametrize("path", sorted(TARGETS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -25,12 +31,27 @@ def test_shipped_targets_load(path: Path) -> None:
     [
         ("ports", 0, "ports is 0; accepted: 1..64"),
         ("port_bits", 96, "port_bits is 96"),
-        ("ports", "two", "an integer is needed"),
+        ("ports", "two", "machine.yaml: ports is 'two'; accepted: an integer"),
+        ("ports", True, "ports is True; accepted: an integer"),
+        ("ports", 2.0, "ports is 2.0; accepted: an integer"),
+        ("ports", None, "ports is None; accepted: an integer"),
+        ("ports", {"a": [1]}, r"ports is {'a': \[1\]}; accepted: an integer"),
+        ("clock_mhz", float("nan"), "clock_mhz is nan; accepted: a finite number"),
+        ("clock_mhz", 1e308, "machine.yaml: machine tiny: clock_mhz is 1e\\+308; accepted: 1 to 10000"),
+        ("name", 4, "name is 4; accepted: printable text"),
+        ("base", ["tiny"], r"base is \['tiny'\]; accepted: 'kv260' or"),
+        ("base", "../targets/tiny", "base is '../targets/tiny'; accepted: 'kv260' or"),
         ("vector_lanes", 3, "vector_lanes is 3"),
         ("wieght_fifo", 4, "unknown key 'wieght_fifo'"),
         ("weight_fifo", 4, "weight_fifo is 4; accepted: at least two bursts"),
         ("numerics", ["exact17"], "numerics is"),
-        ("memory", {"delay": 3}, "keys: latency, beats_per_256_cycles"),
+        ("numerics", "exact18", r"numerics is 'exact18'; accepted: a list \(of printable text\)"),
+        ("numerics", [["exact18"]], "numerics is"),
+        ("memory", {"delay": 3}, "memory: unknown key 'delay'; known: latency, beats_per_256_cycles"),
+        ("memory", [24], r"memory is \[24\]; accepted: printable text or a mapping of names"),
+        ("memory", {"latency": True}, "memory: latency is True; accepted: an integer"),
+        ("memory", {"latency": 0}, "memory latency is 0; accepted: 1 to 1000"),
+        ("memory", {24: 24}, "memory is {24: 24}; accepted: printable text or a mapping of names"),
     ],
 )
 def test_errors_name_the_key(tmp_path: Path, key: str, value: object, message: str) -> None:
@@ -39,6 +60,47 @@ def test_errors_name_the_key(tmp_path: Path, key: str, value: object, message: s
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(ConfigError, match=message):
         Machine.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"", "the content is None; accepted: a mapping of names"),
+        (b"- tiny", r"the content is \['tiny'\]; accepted"),
+        (b"ports: [", "not valid YAML"),
+        (b"ports: !!bool maybe", "not valid YAML"),
+        (b"ports: 2001-99-99", "not valid YAML"),
+        (b"1: 2", "the content is {1: 2}; accepted"),
+        (b"ports: 0x" + b"f" * 5000, "ports is an integer of thousands of digits; accepted: an integer"),
+        (b"[" * 10_000, "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_descriptions(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "machine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Machine.load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="no such file"):
+        Machine.load(tmp_path / "other.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Machine.load(tmp_path / "folder.yaml")
+
+
+KEYS = [field.name for field in dataclasses.fields(Machine)]
+INNER = [field.name for field in dataclasses.fields(MemoryTiming)]
+
+
+@given(
+    st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3), st.dictionaries(st.sampled_from(INNER), ANYTHING, max_size=2)
+)
+def test_any_value_is_taken_or_refused(changes: dict, memory: dict) -> None:
+    tiny = describe("tiny")
+    for data in (tiny | changes, tiny | {"memory": memory} | changes):
+        with contextlib.suppress(ConfigError):
+            assert Machine.from_dict(json.loads(json.dumps(Machine.from_dict(data).to_dict()))).fingerprint
 
 
 def test_unknown_target_lists_the_known_ones() -> None:
@@ -50,10 +112,10 @@ def test_unknown_target_lists_the_known_ones() -> None:
     ("changes", "options", "message"),
     [
         ({"intermediate_size": 5000}, {}, "residual and inner vector is 5248; accepted: up to activation, 1024"),
-        ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: up to 4"),
+        ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: 1 to 4"),
         ({}, {"context": 100}, "context is 100; accepted: 1 to 64"),
-        ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 up to 512"),
-        ({"head_dim": 18}, {}, "head_dim is 18; accepted: a multiple of vector_lanes, 4"),
+        ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 from 32 to 512"),
+        ({"head_dim": 18}, {}, "head_dim is 18; accepted: a multiple of 4 from 8 to 256"),
         ({"vocab_size": 4000}, {"logits": True}, "machine tiny has buffer 8192"),
     ],
 )

@@ -179,7 +179,7 @@ def test_an_unknown_executor() -> None:
         parallel.executor("ray")
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_a_checkpoint_s_own_routers(tmp_path: Path) -> None:
     model = Path(__file__).parents[2] / "models" / "pybyte-1m"
     out = tmp_path / "report"
@@ -190,7 +190,7 @@ def test_a_checkpoint_s_own_routers(tmp_path: Path) -> None:
     assert any(0.05 < skip < 0.5 for skip in skips)
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_committed_report() -> None:
     """The committed figures are what the timing engine counts, and they hold what is said of them."""
     committed = json.loads((DOCS / "comparison.json").read_text())["records"]
@@ -210,7 +210,7 @@ def test_committed_report() -> None:
     assert not [r for r in committed if r["name"] == "share_of_cap" and r["value"] > 1]
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_compare_runs_everything_in_parallel() -> None:
     seen: list[tuple[int, int]] = []
     c = compare(Machine.load("u280"), Workload("llama-3.2-1b", 16, 16, "0.25"), workers=2, say=lambda *at: seen.append(at))

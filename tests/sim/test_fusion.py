@@ -15,7 +15,7 @@ from skipopu.machine.config import Machine
 RECORDS = json.loads((Path(__file__).parents[2] / "docs" / "fusion.json").read_text())["records"]
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_fused_figures() -> None:
     row = count_step(Schedule.RUN_AHEAD)
     committed = {

@@ -64,7 +64,7 @@ def test_repeated_layers_are_counted_like_every_layer(
     both_ways(program, prompt, new, independent(LAYERS, CONTEXT, *skips, seed))
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 @pytest.mark.parametrize("skip", [0.0, 0.25])
 def test_repeated_layers_of_a_large_model(skip: float) -> None:
     program = compile_checkpoint(outline("llama-2-7b"), U280, context=400)
@@ -153,7 +153,7 @@ def test_committed_errors_are_within_the_bound() -> None:
     assert not [run for run in beyond if study.role(run[0]) == "held out"]
 
 
-@pytest.mark.slow
+@pytest.mark.studies
 def test_committed_counts_are_the_timing_engine_s() -> None:
     records = json.loads((DOCS / "timing.json").read_text())["records"]
     cycles = [r for r in records if r.get("engine") == "timing" and r["name"] == "cycles"]

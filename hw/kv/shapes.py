@@ -1,0 +1,34 @@
+"""Widths of what describes heads and KV entries, from the ranges of :mod:`skipopu.machine.limits`."""
+
+from __future__ import annotations
+
+from hw.arithmetic.pipeline import count_shape
+from skipopu.isa.registers import Config
+from skipopu.isa.spec import ADDRESS_UNIT
+from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.limits import largest_entry, ranges
+
+
+class HeadShapes:
+    """Shapes of a model's numbers, each as wide as the largest model of ``machine``.
+
+    Attributes:
+        kv_heads, query_group, head_dim: as in the configuration registers.
+        blocks: largest number of blocks of four queries per KV head.
+        head_beats: beats of a head. header_beats: of an entry's header. kv_words: of an entry's K (or V).
+        key_beats: of header and K. entry_words: score words of an entry. kv_entry: its size in address units.
+        most_head_beats, most_header_beats: the largest values of two of them.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        allowed, entry = ranges(machine), largest_entry(machine)
+        self.most_head_beats, self.most_header_beats = entry.head_beats, entry.header_beats
+        self.blocks = -(-machine.tokens * machine.query_group // QUERY_LANES)
+        self.kv_heads, self.query_group, self.head_dim = (
+            count_shape(allowed[register].most) for register in (Config.KV_HEADS, Config.QUERY_GROUP, Config.HEAD_DIM)
+        )
+        self.head_beats, self.header_beats = count_shape(entry.head_beats), count_shape(entry.header_beats)
+        self.kv_words = count_shape(entry.key_beats - entry.header_beats)
+        self.key_beats = count_shape(entry.key_beats)
+        self.entry_words = count_shape(machine.kv_heads * self.blocks)
+        self.kv_entry = count_shape(entry.size // ADDRESS_UNIT)
