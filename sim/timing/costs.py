@@ -89,34 +89,31 @@ class Costs:
         """Once the record was read."""
         return slots * (10 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)) + SETTLE + 1
 
-    def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
+    def kvwrite_one(self, entry: KvEntry) -> tuple[int, int]:
+        """Cycles of one entry up to its first beat, and from there on."""
         m = self.machine
         head = entry.head_beats * m.kv_lanes // m.vector_lanes + 4
         bursts = -(-entry.beats // m.longest_write)
-        one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
-        return 1 + written * one + 3 * copied + SETTLE + 1
+        return 2 * entry.kv_heads * head + entry.header_beats + 2, entry.beats + bursts * WRITE_OVERHEAD + 2
 
-    def kvwrite_begin(self, entry: KvEntry) -> int:
-        """Start to the first beat of the first entry."""
-        m = self.machine
-        return 2 + 2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes + 4) + entry.header_beats + WRITE_OVERHEAD
+    def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
+        return 1 + written * sum(self.kvwrite_one(entry)) + 3 * copied + SETTLE + 1
+
+    def kvwrite_window(self, start: int, number: int, entry: KvEntry) -> tuple[int, int]:
+        """When the ``number``th entry of a KVWRITE that starts at ``start`` has its port's bus, once its first burst came."""
+        before, writing = self.kvwrite_one(entry)
+        first = start + number * (before + writing) + before + WRITE_OVERHEAD + min(entry.beats, self.machine.longest_write)
+        bursts = -(-entry.beats // self.machine.longest_write)
+        return first, first + entry.beats + 2 * bursts * self.machine.memory.turnaround
 
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""
         bursts = -(-entry.beats // self.machine.longest_write)
         return entry.beats + bursts * (WRITE_OVERHEAD + self.machine.memory.turnaround) + SETTLE + 3
 
-    def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
-        """Cycles that a product waits for reads while the entries of ``written`` tokens are written beside it.
-
-        Tokens are written one after another, each into its own port. What the other ports brought in the meantime is there when
-        their turn comes, as much as their FIFOs hold.
-        """
-        m = self.machine
-        bursts = -(-entry.beats // m.longest_write)
-        one = entry.beats + 2 * bursts * m.memory.turnaround
-        again = max(0, one - int(m.weight_fifo / m.memory.rate))
-        return -(-written // m.ports) * one + max(0, min(written, m.ports) - 1) * again
+    def kvwrite_bus(self, entry: KvEntry) -> int:
+        """Cycles of a port's bus that one entry's writing takes."""
+        return entry.beats + 2 * -(-entry.beats // self.machine.longest_write) * self.machine.memory.turnaround
 
     def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
         m = self.machine

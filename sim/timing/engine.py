@@ -20,7 +20,7 @@ from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
 from sim.timing.history import History
 from sim.timing.product import Product, product, weight_beats
-from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams
+from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams, Windows
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -225,8 +225,10 @@ class TimingEngine:
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         due = self.due(start + 4 if on_demand else self.now + REQUEST)
-        blocked = [self.attended, self.written_beside(start)]
-        stream = self.streams.flow(p.shape, self.pending, due - self.asked, begin - self.asked, [(a - self.asked, b - self.asked) for a, b in blocked if b > due])
+        ref, (since, until) = self.asked, self.attended
+        stream = self.streams.flow(
+            p.shape, self.pending, due - ref, begin - ref, (since - ref, until - ref), self.written_beside(start - ref)
+        )
         tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
         end = begin + stream.drained + EPILOGUE + tail
         self.book("ARRAY", p.steps, end - start, WEIGHTS=stream.end + 1 - p.steps - stream.stalled, DRAIN=stream.stalled)
@@ -243,14 +245,17 @@ class TimingEngine:
             self.products[key] = product(self.costs, f, slots, self.config[Config.GROUP])
         return self.products[key]
 
-    def written_beside(self, start: int) -> tuple[int, int]:
-        """When the entries written beside the product that starts at ``start`` keep the bus from its weights."""
+    def written_beside(self, start: int) -> Windows:
+        """When the entries written beside the product that starts at ``start`` keep the bus of each port from its weights."""
         instruction, f = self.decoded[self.pc + 1]
-        if instruction is not KVWRITE:
-            return FIRST, FIRST
-        taken = self.costs.kvwrite_bus(len(self.lists[f["list"]]) - self.late(f), self.entry)
-        begin = start + self.costs.kvwrite_begin(self.entry)
-        return begin, begin + taken
+        written = len(self.lists[f["list"]]) - self.late(f) if instruction is KVWRITE else 0
+        if not written:
+            return ((),)
+        ports = min(written, self.machine.ports)
+        return tuple(
+            tuple(self.costs.kvwrite_window(start, number, self.entry) for number in range(port, written, ports))
+            for port in range(ports)
+        )
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
@@ -357,7 +362,7 @@ class TimingEngine:
         self.counters["HISTORY_BEATS"] += held
         keys = misses[0] * key_run + coming
         if self.late(self.writes):
-            keys[(last - 1) % ports] += self.costs.kvwrite_bus(1, self.entry)
+            keys[(last - 1) % ports] += self.costs.kvwrite_bus(self.entry)
         fewest = int(hits[0].min()) if last >= ports else 0
         key = (tuple(listed), -(-last // ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
         if key not in self.parts:
