@@ -66,7 +66,8 @@ def main(args: argparse.Namespace) -> int:
     machine = Machine.load(args.target)
     console = Console(highlight=False)
     start = time.perf_counter()
-    text = overlay_verilog(machine)
+    with Console(stderr=True).status(f"Verilog of {machine.name}"):
+        text = overlay_verilog(machine)
     seconds = time.perf_counter() - start
     records = [
         Record("verilog_bytes", len(text), "byte", "measured", SOURCE, target=machine.name),

@@ -40,6 +40,7 @@ class Result:
         counters: cycles, busy and stall cycles and beats under the names of the host registers; empty for engines
             without time.
         saturated: the sticky numeric bit.
+        seconds: real time of the RTL simulation itself, without its build.
         at_token: the counters as each token was written, by the timing engine.
     """
 
@@ -50,6 +51,7 @@ class Result:
     counters: dict[str, int] = field(default_factory=dict)
     saturated: bool = False
     kv_entries: int = 0
+    seconds: float = 0.0
     at_token: list[dict[str, int]] = field(default_factory=list)
 
     @property

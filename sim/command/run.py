@@ -18,6 +18,7 @@ from sim.command.common import ENGINES, add_model_arguments, add_run_arguments, 
 from sim.engine import Result
 from sim.profile import CAUSES, exposed, profile
 from sim.routing import independent, load_trace, ratios
+from sim.rtl.build import TOP
 from sim.rtl.engine import Memory, Window
 from sim.timeline import Span, write_perfetto
 from skipopu.errors import ProgramError
@@ -38,7 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="units over time, for ui.perfetto.dev (timing)")
-    parser.add_argument("--waves", type=Path, metavar="FILE", help="VCD of the RTL engine")
+    parser.add_argument("--waves", type=Path, metavar="FILE", help="waves of the RTL engine: .vcd or .fst")
+    parser.add_argument(
+        "--scope", default=TOP, metavar="UNIT", help="what --waves records: a unit, as overlay.dispatch; default all"
+    )
+    parser.add_argument(
+        "--depth", type=int, default=0, metavar="N", help="levels below --scope that --waves records; default all"
+    )
+    parser.add_argument(
+        "--waves-limit", type=int, default=4000, metavar="MB", help="ends a run with larger waves; default 4000"
+    )
     parser.add_argument(
         "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
     )
@@ -124,7 +134,9 @@ def main(args: argparse.Namespace) -> int:
                 start, stop = (int(part) for part in args.window.split(":"))
             except ValueError:
                 raise ProgramError(f"--window is {args.window!r}; accepted: A:B") from None
-            extra["waves"] = Window(args.waves, start, stop, args.window_instructions)
+            extra["waves"] = Window(
+                args.waves, start, stop, args.window_instructions, args.scope, args.depth, args.waves_limit * 1_000_000
+            )
     if args.timeline is not None and args.engine != "timing":
         raise ProgramError(f"--timeline needs --engine timing, not {args.engine}")
     if args.profile and args.engine not in ("timing", "rtl"):
@@ -145,9 +157,12 @@ def main(args: argparse.Namespace) -> int:
         for token in options.prompt:
             write(token)
     begin = time.perf_counter()
-    with progress if args.engine == "timing" else nullcontext():
+    if args.engine == "rtl":
+        extra["say"] = lambda phase: progress.update(task, description=f"RTL: {phase}")
+        task = progress.add_task("RTL", total=None)
+    with progress if args.engine in ("timing", "rtl") else nullcontext():
         result = engine.run(program, options, **extra)
-    seconds = time.perf_counter() - begin
+    seconds = result.seconds or time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
         print(bytes(result.tokens).decode(errors="replace") if program.model.vocab_size == 256 else result.tokens)
