@@ -273,7 +273,7 @@ def require_scope(machine: Machine, scope: str) -> None:
         raise SkipopuError(f"--scope is {scope!r}; it begins with overlay, as in overlay.dispatch")
     module = here
     for name in path:
-        below = {n: m for m, n in re.findall(r"^  \\?(\S+) \\?(\S+) +\($", bodies.get(module, ""), re.MULTILINE)}
+        below = {n: m for m, n in re.findall(r"^  \\?(\S+) +\\?(\S+) +\($", bodies.get(module, ""), re.MULTILINE)}
         if name not in below:
             raise SkipopuError(
                 f"--scope is {scope!r}: below {here} there are {', '.join(sorted(below)) or 'no units'}, not {name}"
