@@ -54,7 +54,9 @@ def main(args: argparse.Namespace) -> int:
     with console.status("check") as status:
         result = check(program, options, status.update)
         status.update("RTL simulation with every module executed")
-        forced = rtl.run(program, Run(prompt, NEW_TOKENS, routing="always")) if result.rtl is not None else None
+        forced = (
+            rtl.run(program, Run(prompt, NEW_TOKENS, routing="always"), say=status.update) if result.rtl is not None else None
+        )
     out.print(check_table(program, result))
     records = records_of(program, result)
     if result.rtl is not None and forced is not None:
