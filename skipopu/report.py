@@ -16,6 +16,17 @@ from skipopu import __version__
 KINDS = ("simulated", "synthesised", "measured", "published", "derived", "estimated")
 
 
+PREFIXES = {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0, "m": 1e-3, "µ": 1e-6, "n": 1e-9}
+
+
+def unit_of(value: float, unit: str, largest: str = "") -> tuple[float, str]:
+    """(how much one is, its name) of the unit to show ``value`` in: the largest, from ``largest`` prefix down, in which it is 0.1 or more."""
+    names = list(PREFIXES)
+    down = names[names.index(largest) :]
+    prefix = next((name for name in down if abs(value) >= 0.1 * PREFIXES[name]), largest if not value else down[-1])
+    return PREFIXES[prefix], prefix + unit
+
+
 @dataclass(frozen=True)
 class Record:
     """One figure: ``kind`` says how it came about, ``source`` from what; the optional keys say of what."""

@@ -8,6 +8,7 @@ from sim.baselines import data
 from sim.compare.comparison import Comparison
 from sim.estimate import Estimate
 from sim.timing import energy
+from skipopu.report import unit_of
 
 PHYSICAL = "beats read and written x tok/s / peak"
 
@@ -49,7 +50,9 @@ def percent(low: float | None, high: float | None = None) -> str:
 
 
 def span(value: energy.Range) -> str:
-    return f"{value.likely:.2g} ({value.low:.2g} to {value.high:.2g})"
+    per, unit = unit_of(value.likely, "J")
+    text = f"{value.likely / per:.2g} ({value.low / per:.2g} to {value.high / per:.2g})"
+    return text if unit == "J" else f"{text} {unit}"
 
 
 def own_decoding(c: Comparison, part: Estimate, skipped: float) -> Decoding:

@@ -9,7 +9,7 @@ from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL, Decoding, decodings, percent, rate
 from sim.estimate import Estimate, prefill_products
 from sim.timing import energy
-from skipopu.report import Record
+from skipopu.report import Record, unit_of
 
 
 def best_of_each(rows: Sequence[Decoding]) -> str:
@@ -54,10 +54,11 @@ def verdict(c: Comparison) -> list[str]:
         prompt, pair = max(c.by_prompt.items())
         floors = {name: gpu.prefill_floor(sum(prefill_products(c.config, prompt))) for name, gpu in data.gpus().gpus.items()}
         first = pair[1].time_to_first_token
+        per, unit = unit_of(first, "s")
         ahead = [name for name, floor in floors.items() if floor < first / 3]
         if ahead:
             said.append(
-                f"A prompt of {prompt} tokens takes {first:.2f} s: {', '.join(ahead)} could take less than a third of that, being far"
+                f"A prompt of {prompt} tokens takes {first / per:.2f} {unit}: {', '.join(ahead)} could take less than a third of that, being far"
                 " ahead in multiplications per second."
             )
     if c.missing():

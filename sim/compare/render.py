@@ -12,7 +12,7 @@ from sim.compare.plots import figures
 from sim.compare.tables import tables
 from sim.timing import energy
 from skipopu import __version__
-from skipopu.report import write_json
+from skipopu.report import unit_of, write_json
 
 
 def write(c: Comparison, directory: Path) -> list[Path]:
@@ -59,10 +59,12 @@ def cards(c: Comparison) -> list[tuple[str, str, str]]:
     pair = c.by_prompt.get(c.workload.prompt)
     first = pair[1].time_to_first_token if pair else c.skipping.time_to_first_token
     joule = energy.total(c.skipping.energy())
+    per, unit = unit_of(joule.likely, "J")
+    second, time = unit_of(first, "s", "m")
     return [
         (f"{c.skipping.tokens_per_s:.1f}", "tokens per second", "simulated"),
         (f"{c.skipping.tokens_per_s / c.dense.tokens_per_s:.2f}x", "over every module", "simulated"),
         (f"{c.skipping.efficiency:.1%}", "of peak bandwidth", "simulated"),
-        (f"{1e3 * first:.0f} ms", f"to first token, prompt {c.workload.prompt}", "simulated"),
-        (f"{joule.likely:.2f} J", "per token", "estimated"),
+        (f"{first / second:.{0 if first >= 1e-2 else 2}f} {time}", f"to first token, prompt {c.workload.prompt}", "simulated"),
+        (f"{joule.likely / per:.2f} {unit}", "per token", "estimated"),
     ]

@@ -10,6 +10,7 @@ from sim.compare.comparison import PAPER_MODELS, PAPER_TARGET, Comparison
 from sim.compare.decoding import PHYSICAL, decodings, percent, rate
 from sim.estimate import kv_bytes, prefill_products, workload_bytes
 from sim.timing import energy
+from skipopu.report import unit_of
 
 PAPER_BYTES = "W4 with zero points + FP16 KV at the mean context, less the skip ratio of both"
 PAPER_FORMULA = f"({PAPER_BYTES}) x tok/s / peak"
@@ -57,10 +58,11 @@ def roof_table(c: Comparison) -> Table:
     """Where the asked-for run stands under its roofs."""
     part, peak, cap = c.skipping, c.machine.peak_bandwidth, c.machine.bandwidth_cap
     papers = c.formula_bytes("int4 with zero points", c.ratio)
+    per, byte = unit_of(part.bytes_per_token, "B", "G")
     rows = [
-        ["tokens per second, simulated", f"{part.tokens_per_s:.1f}", f"{part.bytes_per_token / 1e9:.3f}", ""],
-        ["roof: these bytes at the memory's cap", f"{part.roof:.1f}", f"{part.bytes_per_token / 1e9:.3f}", "cap / bytes"],
-        ["roof: the paper's bytes at the cap", f"{cap / papers:.1f}", f"{papers / 1e9:.3f}", f"cap / ({PAPER_BYTES})"],
+        ["tokens per second, simulated", f"{part.tokens_per_s:.1f}", f"{part.bytes_per_token / per:.3f}", ""],
+        ["roof: these bytes at the memory's cap", f"{part.roof:.1f}", f"{part.bytes_per_token / per:.3f}", "cap / bytes"],
+        ["roof: the paper's bytes at the cap", f"{cap / papers:.1f}", f"{papers / per:.3f}", f"cap / ({PAPER_BYTES})"],
     ]
     if c.two_layer is not None:
         two = c.two_layer
@@ -68,13 +70,13 @@ def roof_table(c: Comparison) -> Table:
             [
                 "with two-layer routers",
                 f"{two.tokens_per_s:.1f}",
-                f"{two.bytes_per_token / 1e9:.3f}",
+                f"{two.bytes_per_token / per:.3f}",
                 "hidden layer of d/4 each",
             ]
         )
     rest = c.dense_kv
     rows.append(
-        ["K and V of every token computed", f"{rest.tokens_per_s:.1f}", f"{rest.bytes_per_token / 1e9:.3f}", "dense policy"]
+        ["K and V of every token computed", f"{rest.tokens_per_s:.1f}", f"{rest.bytes_per_token / per:.3f}", "dense policy"]
     )
     rows += [
         ["share of the cap, physical bytes", percent(part.share_of_cap), "", "bytes x tok/s / cap"],
@@ -85,7 +87,7 @@ def roof_table(c: Comparison) -> Table:
         f"{c.machine.name}: peak {peak / 1e9:.1f} GB/s, cap of endless reads {cap / 1e9:.1f} GB/s"
         f" ({cap / peak:.1%}). Nothing can be above the cap."
     )
-    return Table(f"Roofs of {c.machine.name}", note, ["", "value", "GB/token", "formula"], rows, (0,))
+    return Table(f"Roofs of {c.machine.name}", note, ["", "value", f"{byte}/token", "formula"], rows, (0,))
 
 
 def gpu_roof_table(c: Comparison) -> Table:
@@ -126,14 +128,19 @@ def gpu_roof_table(c: Comparison) -> Table:
 
 
 def first_token_table(c: Comparison) -> Table:
-    header = ["time to first token, s", *(f"prompt {n}" for n in c.by_prompt), "kind"]
+    per, second = unit_of(max((pair[0].time_to_first_token for pair in c.by_prompt.values()), default=1.0), "s")
+    header = [f"time to first token, {second}", *(f"prompt {n}" for n in c.by_prompt), "kind"]
     rows = [
-        [f"{c.machine.name}, {name}", *(f"{pair[k].time_to_first_token:.3f}" for pair in c.by_prompt.values()), "simulated"]
+        [
+            f"{c.machine.name}, {name}",
+            *(f"{pair[k].time_to_first_token / per:.3f}" for pair in c.by_prompt.values()),
+            "simulated",
+        ]
         for k, name in enumerate(("every module", f"{c.skipped:.0%} skipped"))
     ]
     for name, gpu in data.gpus().gpus.items():
         floors = [gpu.prefill_floor(sum(prefill_products(c.config, n))) for n in c.by_prompt]
-        rows.append([f"{name}, at least", *(f"{value:.4f}" for value in floors), "derived"])
+        rows.append([f"{name}, at least", *(f"{value / per:.4f}" for value in floors), "derived"])
     note = (
         "Ours is at an assumed clock. A GPU's floor is 2 x products / FP16 tensor peak, every module executed; real stacks take"
         " longer, yet every GPU here is far ahead: a prompt is work for multipliers."
@@ -147,21 +154,22 @@ def memory_table(c: Comparison) -> Table:
     entry = regions["kv"]
     layers = c.config.num_layers
     used = part.kv_entries / (layers * -(-(c.workload.prompt + c.workload.new) // c.machine.ports) * c.machine.ports)
+    per, byte = unit_of(sum(regions.values()), "B", "G")
     rows = [
-        ["layers' weights and routers, INT4", f"{regions['layers'] / 1e9:.3f}"],
-        ["head, INT4", f"{regions['head'] / 1e9:.3f}"],
-        ["embedding, FP16", f"{regions['embedding'] / 1e9:.3f}"],
-        [f"keys and values of {c.workload.prompt + c.workload.new} tokens, all layers", f"{entry / 1e9:.3f}"],
-        ["of these written: executed attention only", f"{entry * used / 1e9:.3f}"],
+        ["layers' weights and routers, INT4", f"{regions['layers'] / per:.3f}"],
+        ["head, INT4", f"{regions['head'] / per:.3f}"],
+        ["embedding, FP16", f"{regions['embedding'] / per:.3f}"],
+        [f"keys and values of {c.workload.prompt + c.workload.new} tokens, all layers", f"{entry / per:.3f}"],
+        ["of these written: executed attention only", f"{entry * used / per:.3f}"],
         [
             "rotary rows, tokens, trace, program",
-            f"{sum(regions[n] for n in ('rope', 'tokens', 'trace', 'ring', 'program')) / 1e9:.3f}",
+            f"{sum(regions[n] for n in ('rope', 'tokens', 'trace', 'ring', 'program')) / per:.3f}",
         ],
-        ["all", f"{sum(regions.values()) / 1e9:.3f}"],
-        ["a GPU, INT4 weights and head, FP16 KV, formula", f"{gpu_memory(c, 'int4') / 1e9:.3f}"],
-        ["a GPU, FP16, formula", f"{gpu_memory(c, 'fp16') / 1e9:.3f}"],
+        ["all", f"{sum(regions.values()) / per:.3f}"],
+        ["a GPU, INT4 weights and head, FP16 KV, formula", f"{gpu_memory(c, 'int4') / per:.3f}"],
+        ["a GPU, FP16, formula", f"{gpu_memory(c, 'fp16') / per:.3f}"],
     ]
-    return Table("Memory needed", "Bytes in all ports of the compiled program.", ["", "GB"], rows, (6,))
+    return Table("Memory needed", "Bytes in all ports of the compiled program.", ["", byte], rows, (6,))
 
 
 def gpu_memory(c: Comparison, weights: str) -> float:
@@ -236,6 +244,8 @@ def terms_table(c: Comparison) -> Table:
 def energy_table(c: Comparison) -> Table:
     """Estimated energy of decoding, by event."""
     rows = []
+    totals = [energy.total(part.energy()) for part in (c.dense, c.skipping)]
+    per_joule, joule = unit_of(totals[0].likely, "J", "m")
     for dense, skipping in zip(c.dense.energy(), c.skipping.energy(), strict=True):
         event = skipping.event
         per = f"{event.energy.likely:.3g} ({event.energy.low:.3g} to {event.energy.high:.3g}) pJ"
@@ -246,16 +256,23 @@ def energy_table(c: Comparison) -> Table:
                 event.name,
                 f"{per} / {event.unit}" if event.unit != "second" else per,
                 f"{skipping.count:.3g}",
-                f"{1e3 * dense.joules.likely:.1f}",
-                f"{1e3 * skipping.joules.likely:.1f}",
+                f"{dense.joules.likely / per_joule:.1f}",
+                f"{skipping.joules.likely / per_joule:.1f}",
                 event.source,
             ]
         )
-    totals = [energy.total(part.energy()) for part in (c.dense, c.skipping)]
-    rows.append(["all", "", "", *(f"{1e3 * t.likely:.0f} ({1e3 * t.low:.0f} to {1e3 * t.high:.0f})" for t in totals), ""])
+    rows.append(
+        [
+            "all",
+            "",
+            "",
+            *(f"{t.likely / per_joule:.0f} ({t.low / per_joule:.0f} to {t.high / per_joule:.0f})" for t in totals),
+            "",
+        ]
+    )
     watts = [t.likely * part.tokens_per_s for t, part in zip(totals, (c.dense, c.skipping), strict=True)]
-    rows.append(["power, W", "", "", *(f"{w:.0f}" for w in watts), ""])
-    header = ["event", "energy", "per token, skipping", "mJ, every module", f"mJ, {c.skipped:.0%} skipped", "source"]
+    rows.append(["power, W", "", "", *(f"{w:.0f}" if w >= 10 else f"{w:.2g}" for w in watts), ""])
+    header = ["event", "energy", "per token, skipping", f"{joule}, every module", f"{joule}, {c.skipped:.0%} skipped", "source"]
     note = (
         "Estimated: counts of the timing engine times typical energies of 16 nm devices, each a range, not looked up again; no board was measured."
         " For scale, published powers of other decoders on such cards: FlightLLM on a U280 45 W, EdgeLLM on a VCU128 56.8 W."
