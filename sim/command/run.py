@@ -34,6 +34,7 @@ from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS
 from skipopu.machine.config import Machine
+from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
 
 
@@ -217,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
                 counters["CYCLES"] / (program.machine.clock_mhz * 1e6) for counters in (result.at_token[0], result.at_token[-1])
             )
             decode = (len(result.at_token) - 1) / (last - first)
-            console.print(f"first token after {first:.3f} s, then {decode:.1f} tokens/s")
+            console.print(f"first token after {quantity(first, 's')}, then {decode:.1f} tokens/s")
             source = f"timing engine, {program.machine.clock_mhz:g} MHz assumed"
             records.append(Record("time_to_first_token_s", round(first, 6), "s", "simulated", source, **keys))
             records.append(Record("decode_tokens_per_s", round(decode, 3), "token/s", "simulated", source, **keys))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.quantity import prefix
 from sim.estimate import WEIGHT_BITS, Estimate
 from sim.timing import energy
+from skipopu.quantity import prefix
 
 PHYSICAL = "beats read and written x tok/s / peak"
 # One rule for every system: what a source's own percentage counts differs from paper to paper.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sim.baselines import data
 from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, decodings, percent, rate, span
-from sim.compare.quantity import quantity
 from sim.estimate import WEIGHT_BITS, Estimate, prefill_products
 from sim.timing import energy
+from skipopu.quantity import quantity
 from skipopu.report import Record
 
 AS_WRITTEN = "100 to 125 MHz"  # what a delay model of the generated design gave, see docs/pe-array.md

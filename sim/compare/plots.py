@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from sim.baselines import data
 from sim.compare.comparison import Comparison
 from sim.compare.decoding import RULE, Decoding, decodings
-from sim.compare.quantity import prefix
 from sim.estimate import prefill_products
 from sim.timing import energy
+from skipopu.quantity import prefix
 
 matplotlib.use("Agg")
 

@@ -12,10 +12,10 @@ from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL
 from sim.compare.findings import records, verdict
 from sim.compare.plots import figures
-from sim.compare.quantity import prefix, quantity
 from sim.compare.tables import tables
 from sim.timing import energy
 from skipopu import __version__
+from skipopu.quantity import prefix, quantity
 from skipopu.report import write_json
 
 

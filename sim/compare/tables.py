@@ -9,9 +9,9 @@ from sim.baselines import data
 from sim.compare.comparison import PAPER_MODELS, PAPER_TARGET, Comparison
 from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, decodings, percent, rate, span
 from sim.compare.findings import clock_note
-from sim.compare.quantity import quantity
 from sim.estimate import WEIGHT_BITS, kv_bytes, prefill_products, weight_bytes, workload_bytes
 from sim.timing import energy
+from skipopu.quantity import quantity
 from skipopu.shapes import shape
 
 PAPER_BYTES = "W4 with zero points + FP16 KV at the mean context, less the skip ratio of both"

@@ -190,6 +190,20 @@ def test_no_run_leaves_its_routing_to_the_next(behind: Behind, monkeypatch: pyte
     assert len(seen) == 4, "the routings must differ"
 
 
+def test_what_is_loaded_is_read_back(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))
+    device = Device(XrtTransport("x.xclbin", 1))
+    device.require(behind.program)
+    with pytest.raises(SkipopuError, match=r"memory of port 0 holds 0x00 .*not loaded; leave --no-load out"):
+        device.verify(behind.program)
+    device.load(behind.program)
+    device.verify(behind.program)
+    config = behind.program.model
+    other = compile_checkpoint(random_checkpoint(config, 3), behind.program.machine, context=12)
+    with pytest.raises(SkipopuError, match="not loaded"):
+        device.verify(other)
+
+
 def test_a_run_under_way_is_not_cut_off(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reset would leave memory in the middle of a burst."""
     monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))

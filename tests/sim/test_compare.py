@@ -19,13 +19,13 @@ from sim.compare import comparison, render
 from sim.compare.comparison import Comparison, Point, compare, evaluate
 from sim.compare.decoding import decodings
 from sim.compare.findings import records, verdict
-from sim.compare.quantity import quantity
 from sim.compare.tables import tables
 from sim.estimate import Estimate, Workload, weight_bytes
 from sim.timing import energy
 from skipopu import cli
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
+from skipopu.quantity import quantity
 from skipopu.shapes import SHAPES, shape
 from tests.support import small_config
 
