@@ -55,7 +55,7 @@ def rate(low: float, high: float | None = None) -> str:
 def percent(low: float | None, high: float | None = None) -> str:
     if low is None:
         return ""
-    return f"{low:.1%}" if high is None else f"{low:.0%} to {high:.0%}"
+    return f"{low:.1%}" if high is None else f"{low:.1%} to {high:.1%}"
 
 
 def span(value: energy.Range) -> str:

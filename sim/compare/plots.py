@@ -85,7 +85,7 @@ def over_context(c: Comparison, axis: Axes) -> None:
             best.setdefault(row.gpu, row)
     for row in best.values():
         axis.axhline(row.tokens_per_s, color=PUBLISHED, linewidth=1, linestyle="--")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     beside(axis, [(row.tokens_per_s, f"{row.gpu},\n{row.stack}") for row in best.values()], 0.12)
     axis.set_xlabel("context, tokens")
     axis.set_ylabel("tokens per second")

@@ -189,7 +189,7 @@ def plot(study: Study, path: Path) -> None:
         handles, labels = row[0].get_legend_handles_labels()
         title = "solid: every layer, dotted: every second"
         row[0].legend(
-            handles, labels, fontsize=8, title=title, title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4
+            handles, labels, fontsize=8, title=title, title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=4
         )
     names = [t.name for t in study.traces]
     axes[0, 2].barh(names, [100 * t.hit_rate for t in study.traces])
@@ -203,6 +203,6 @@ def plot(study: Study, path: Path) -> None:
     axes[1, 2].set_yticks(range(len(shown)), [p.name.replace(", ", ",\n", 1) for p in shown])
     axes[1, 2].plot([PUBLISHED[p.name] for p in shown], range(len(shown)), "k|", markersize=30, label="paper")
     axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(0, 500))
-    axes[1, 2].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.13))
+    axes[1, 2].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.19), markerscale=0.3)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
