@@ -39,6 +39,7 @@ MEMORY_SETTINGS = {
     "dump": 1,
     "refresh_interval": 16,
     "refresh": 16,
+    "refresh_together": 1,
     "turnaround": 8,
     "issue": 8,
     "outstanding": 5,
@@ -79,7 +80,8 @@ def bench_verilog(machine: Machine, waves: str | None = None) -> str:
         here = {name: f"bad_port == {p} ? {name} : 0" for name in ("bad_read", "bad_write")}
         settings = ", ".join(f".{name}({here.get(name, name)})" for name in MEMORY_SETTINGS)
         lines.append(
-            f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p})) memory{p}"
+            f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p}), .PORTS({machine.ports}))"
+            f" memory{p}"
             f" (.clk(clk), .rst(rst), {settings}, {pins});"
         )
     lines.append(f"    overlay dut ({', '.join(connections)});")

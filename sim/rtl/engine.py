@@ -165,7 +165,7 @@ def _simulate(
         "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
         **{
             name: getattr(timing, name)
-            for name in ("refresh_interval", "refresh", "turnaround", "issue", "outstanding", "channel")
+            for name in ("refresh_interval", "refresh", "refresh_together", "turnaround", "issue", "outstanding", "channel")
         },
         "stall": memory.stall,
         "seed": memory.seed,
