@@ -273,11 +273,14 @@ def test_a_check_that_compares_nothing_says_so(model: Path, capsysbinary: pytest
     for port in everything.memory:
         port[region.address : region.address + region.size] = 0
     assert check(everything, Run((1, 2), 2), with_rtl=False).remarks, "all logits are zero"
-    for port in everything.memory:
-        port[region.address : region.address + region.size].view(np.uint16)[:] = 0x7E00  # NaN
-    found = check(everything, Run((1, 2), 2), with_rtl=False)
+    large = checkpoint_of(small_config(), 1, False)
+    for name, tensor in large.tensors.items():
+        if "v_proj" in name:
+            large.tensors[name] = tensor * np.float32(1e5)  # the reference's V is infinite, the machine's saturates
+    found = check(compile_checkpoint(large, Machine.load("tiny"), context=8), Run((1, 2), 2), with_rtl=False)
     assert not found.ok
     assert "NaN or infinite" in found.problems[0]
+    assert "saturated" in found.remarks[0]
 
 
 def test_json_describes_the_run(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -92,7 +92,7 @@ def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(
         (TEXT.replace("[2, 4]", "[2, 999]"), "tokens is 999; accepted: 1..64"),
         (TEXT.replace("llama-3.2-1b", "gpt"), "shape 'gpt' is not known"),
         (TEXT.replace("4+4", "4+1"), "workload.context is '4\\+1'"),
-        (TEXT.replace("skip: [0,", "skip: [7,"), "--skip is '7'"),
+        (TEXT.replace("skip: [0,", "skip: [7,"), "--skip is '7.0'"),
         (TEXT.replace("workload: {", "workload: {kv: [none], "), "workload.kv is 'none'; accepted: dense, reuse"),
         (TEXT.replace("4+4", "44"), "workload.context is '44'; accepted: P\\+G"),
         ("[", "not valid YAML"),
