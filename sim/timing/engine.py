@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sim.engine import Result, Retired
 from sim.timeline import Span
-from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
+from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs, short_read
 from sim.timing.history import History
 from sim.timing.product import Product, product, weight_beats
 from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams, Windows
@@ -42,6 +42,7 @@ Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
 QUEUE_DEPTH = 4
+RECORD = 8  # from an instruction's end until its record is written, besides the record's beats
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
@@ -127,8 +128,7 @@ class TimingEngine:
         group = self.config[Config.HEAD_DIM if query else Config.GROUP]
         padded = round_up(group, self.machine.kv_lanes) if query else group
         self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded)
-        together = spacing if elements % group == 0 else 1
-        return self.costs.align_tail(slots, group, padded, together, target == AlignTarget.RESIDUAL)
+        return self.costs.align_tail(slots, padded, spacing, elements % group == 0, target == AlignTarget.RESIDUAL)
 
     def vector(self, busy: int, memory: int, cycles: int, read: int = 0, written: int = 0) -> int:
         """Books an instruction of the vector unit; returns its cycles."""
@@ -148,8 +148,10 @@ class TimingEngine:
         beat = self.machine.beat_bytes
         ports = min(self.machine.ports, -(-f["elements"] // (f["row"] * 32)))
         beats = slots * (1 + ports * f["row"] * 64 // beat + -(-8 * half // beat))
-        # The last slot's group was aligned while its rotary row came.
         tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
+        if f["elements"] % self.config[Config.GROUP] == 0:
+            # The last slot's group was aligned while its rotary row came.
+            tail -= min(2 * half + costs.read, max(0, costs.group_cycles(self.config[Config.GROUP]) - self.machine.tokens - 1))
         cycles = costs.embed(slots, f["elements"], f["row"], half)
         busy = costs.embed_busy(slots, f["elements"], half)
         # The first layer's entries are fetched ahead meanwhile.
@@ -251,11 +253,7 @@ class TimingEngine:
         written = len(self.lists[f["list"]]) - self.late(f) if instruction is KVWRITE else 0
         if not written:
             return ((),)
-        ports = min(written, self.machine.ports)
-        return tuple(
-            tuple(self.costs.kvwrite_window(start, number, self.entry) for number in range(port, written, ports))
-            for port in range(ports)
-        )
+        return self.costs.kvwrite_windows(start, written, self.entry)
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
@@ -450,7 +448,8 @@ class TimingEngine:
         decoded = self.decoded
         ends = [pc for pc, (instruction, _) in enumerate(decoded) if instruction is END]
         beats = -(-len(decoded) * 16 // self.machine.beat_bytes)
-        self.now = self.costs.read + beats + 2
+        # An instruction per cycle goes into its memory.
+        self.now = max(short_read(self.machine, beats, 0)[-1], self.costs.read + len(decoded)) + 2
         self.counters["READ_BEATS"] += beats
         pc = 0
         while True:
@@ -487,6 +486,8 @@ class TimingEngine:
                 pc = end + 1
             elif name == "NEXT":
                 self.now = self.idle() + DISPATCH
+                if self.options.check:
+                    self.now += RECORD + self.costs.record_beats()
                 last = len(self.lists[TokenList.LAST]) > 0
                 self.position += self.count
                 if on_chunk is not None:
