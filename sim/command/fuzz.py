@@ -21,6 +21,7 @@ from sim.command.common import console
 from sim.fuzz.case import Case, case, from_dict
 from sim.fuzz.run import Line, attempt, cycle_error, is_fault
 from sim.fuzz.shrink import shrink
+from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
 
@@ -28,31 +29,31 @@ BOUND = 0.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", type=int, default=20, metavar="N", help="machine descriptions to try; default %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the first description; default 0")
     parser.add_argument(
-        "--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote or a line of the log"
+        "--count", type=positive, default=20, metavar="N", help="machine descriptions to try; default %(default)s"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="descriptions at a time; default %(default)s")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line per program: what ran, outcome, counters")
+    add_seed(parser, "of the first description")
+    parser.add_argument("--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="descriptions at a time; default %(default)s")
+    parser.add_argument(
+        "--log", type=output_file, metavar="FILE", help="append a JSON line per program: what ran, outcome, counters"
+    )
     parser.add_argument("--stop-on-fault", action="store_true", help="end with the first fault")
     parser.add_argument("--shrink", action="store_true", help="set every fault's fields back to plain values while it stays")
     parser.add_argument("--keep", action="store_true", help="leave the simulations that were built in the cache")
     parser.add_argument("--no-rtl", action="store_true", help="compile and run on the other engines alone: seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as records")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.count < 1 or args.jobs < 1 or args.seed < 0:
-        raise SkipopuError(
-            f"--count, --jobs and --seed are {args.count}, {args.jobs} and {args.seed}; accepted: from 1, 1 and 0"
-        )
+    if args.case is not None:
+        refuse(args, ["--count", "--seed"], "has no effect beside --case, which names the one to try")
     cases = [read(args.case)] if args.case is not None else [case(args.seed + k) for k in range(args.count)]
     start = time.perf_counter()
     lines, interrupted = search(args, cases)
     summary = summarise(lines)
     for fault in [line for line in lines if is_fault(line)]:
-        console.print(f"[red]{told(fault)}[/red]", soft_wrap=True)
+        console.print(told(fault), style="red", soft_wrap=True)
     print(text_of(summary, time.perf_counter() - start))
     if args.json:
         inputs = {"count": args.count, "seed": args.seed, "case": args.case, "rtl": not args.no_rtl}
@@ -83,17 +84,17 @@ def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], boo
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     jobs = [(given, args.keep, not args.no_rtl) for given in cases]
     interrupted = False
-    pool = multiprocessing.get_context("spawn").Pool(args.jobs, _prepare, maxtasksperchild=25)
+    pool = multiprocessing.get_context("spawn").Pool(args.jobs, _prepare, maxtasksperchild=25) if args.jobs > 1 else None
     try:
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("fuzz", total=len(cases))
-            for of_case in pool.imap_unordered(_work, jobs):
+            for of_case in pool.imap_unordered(_work, jobs) if pool else map(_work, jobs):
                 for line in of_case:
                     lines.append(line)
                     if args.log:
                         append(args.log, line)
                     if is_fault(line):
-                        progress.console.print(f"[red]{told(line)}[/red]", soft_wrap=True)
+                        progress.console.print(told(line), style="red", soft_wrap=True)
                         if args.shrink:
                             small = shrink(line, progress.console.print, not args.no_rtl)
                             path = Path(f"fuzz-{line['seed']}-{line['number']}.json")
@@ -103,11 +104,15 @@ def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], boo
                 progress.update(task, advance=1, description=f"fuzz, {faults} faults")
                 if faults and args.stop_on_fault:
                     break
+            else:
+                if pool:
+                    pool.close()
+                    pool.join()
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        pool.terminate()
-        pool.join()
+        if pool:
+            pool.terminate()
     return lines, interrupted
 
 
@@ -119,7 +124,6 @@ def _prepare() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    np.seterr(all="ignore")
 
 
 def _work(job: tuple[Case, bool, bool]) -> list[Line]:

@@ -19,7 +19,7 @@ from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import NORMS
 
-PROGRAMS = 2  # of a description, which is built once
+PROGRAMS = 3  # of a description, which is built once
 CYCLES = (4_000, 40_000)  # of a run, as estimated
 ODD = 0.33  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
@@ -84,8 +84,8 @@ def case(seed: int) -> Case:
     """The case of ``seed``."""
     draw = Draw(seed)
     port_bits = draw.of((64, 64, 64, 128, 128, 128, 256, 512))
-    most = max(1, (2048 if draw.chance(0.85) else 4096) // port_bits)
-    ports = draw.between(1, min(most, 8 if draw.chance(0.8) else 16 if draw.chance(0.85) else 33))
+    # A build takes as long as the ports are wide together.
+    ports = draw.scaled(1, max(1, (1024 if draw.chance(0.9) else 4096) // port_bits))
     kv_lanes, weight_lanes = port_bits // 16, port_bits // 4
     machine: dict[str, Any] = {
         "name": f"fuzz-{seed}",
@@ -97,7 +97,7 @@ def case(seed: int) -> Case:
         "trace_records": 1 << draw.of((2, 3, 5, 8, 12, 12, 12, 12)),
         "clock_mhz": draw.of((25.0, 100, 187.5, 225, 300.0)),
         "numerics": ["exact18"],
-        "instructions": draw.of((48, 64, 64, 65, 77, 128, 256)),
+        "instructions": draw.of((48, 50, 53, 64, 64, 65, 77, 128, 256)),
     } | _memory_path(draw, 4096 // (port_bits // 8))
     programs = [_program(draw, machine, number) for number in range(PROGRAMS)]
     models = [p["model"] for p in programs]
@@ -151,6 +151,7 @@ def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
         "beats_per_256_cycles": 256 if draw.chance(0.5) else draw.between(40, 255),
         "refresh_interval": interval,
         "refresh": draw.between(1, max(1, interval // 8)) if interval else 0,
+        "refresh_together": draw.chance(0.5),
         "turnaround": draw.of((0, 0, 1, 3, 18)),
         "issue": draw.of((1, 1, 1, 2, 5, 12)),
         "outstanding": draw.between(1, 16) if draw.chance(0.5) else 16,

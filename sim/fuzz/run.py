@@ -77,7 +77,8 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
         for number, program in enumerate(given.programs):
             start = time.perf_counter()
             line: Line = {"seed": given.seed, "number": number, "machine": given.machine, **program}
-            line |= _outcome(given.machine, program, verilog, with_rtl)
+            with np.errstate(all="ignore"):
+                line |= _outcome(given.machine, program, verilog, with_rtl)
             built = line.pop("built", None) or built
             lines.append(line | {"seconds": round(time.perf_counter() - start, 2)})
             if line["outcome"] == "refused" and line["stage"] == "machine":

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hw.emit import overlay_verilog
+from sim.command import fuzz as command
+from sim.fuzz.case import Case, case, from_dict, to_dict
+from sim.fuzz.run import attempt, compiled, cycle_error, is_fault, replay
+from sim.fuzz.shrink import shrink
+from skipopu import cli
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine, describe
+from skipopu.machine.memory import MemoryTiming
+
+SEEDS = range(200)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return [case(seed) for seed in SEEDS]
+
+
+def smallest() -> Case:
+    """A case of the smallest machine, as a file of one would hold it."""
+    machine = Machine.load("mono").to_dict() | {"name": "fuzz-test"}
+    model = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "vocab_size": 16,
+    }
+    program = {
+        "model": model,
+        "weights": {"seed": 0, "scale": 1.0, "routers": True},
+        "compile": {"kv": "reuse", "group": 16, "context": 6},
+        "run": {"prompt": [1, 2], "max_new": 1, "dial": 0.0, "check": True, "routing": "always"},
+        "memory": {"stall": 0, "reorder": False, "seed": 1},
+    }
+    return Case(0, machine, (program,))
+
+
+def test_the_same_seed_gives_the_same_case_in_plain_data(cases: list[Case]) -> None:
+    assert [case(seed) for seed in SEEDS[:20]] == cases[:20]
+    assert len({json.dumps(to_dict(given), sort_keys=True) for given in cases}) == len(cases)
+    for given in cases[:20]:
+        assert json.dumps(to_dict(from_dict(json.loads(json.dumps(to_dict(given)))))) == json.dumps(to_dict(given))
+
+
+def test_every_field_of_a_description_is_drawn(cases: list[Case]) -> None:
+    drawn: dict[str, set[str]] = {}
+    for given in cases:
+        for name, value in given.machine.items():
+            drawn.setdefault(name, set()).add(str(value))
+        memory = given.machine.get("memory")
+        for name, value in memory.items() if isinstance(memory, dict) else ():
+            drawn.setdefault(f"memory.{name}", set()).add(str(value))
+    fields = [f.name for f in dataclasses.fields(Machine)] + [f"memory.{f.name}" for f in dataclasses.fields(MemoryTiming)]
+    assert {name for name in fields if len(drawn.get(name, ())) < 2} == set()
+
+
+def test_about_a_third_is_refused_and_the_others_compile(cases: list[Case]) -> None:
+    refused = 0
+    for given in cases[:60]:
+        try:
+            for program in given.programs:
+                compiled(given.machine, program)
+        except SkipopuError:
+            refused += 1
+    assert 0.2 < refused / 60 < 0.6
+
+
+def test_what_is_no_refusal_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = smallest()
+    assert [line["outcome"] for line in attempt(given, with_rtl=False)] == ["agreed"]
+    refused = dataclasses.replace(given, machine=given.machine | {"ports": 0})
+    (line,) = attempt(refused, with_rtl=False)
+    assert line["outcome"] == "refused"
+    assert "ports is 0" in line["message"]
+    monkeypatch.setattr("sim.fuzz.run.compile_checkpoint", lambda *a, **k: 1 // 0)
+    (line,) = attempt(given, with_rtl=False)
+    assert is_fault(line)
+    assert "ZeroDivisionError" in line["message"]
+
+
+def test_the_log_alone_gives_the_timing_again() -> None:
+    (line,) = attempt(smallest(), with_rtl=False)
+    again = json.loads(json.dumps(line))
+    assert replay(again) == line["timing"]
+
+
+def test_shrinking_keeps_the_fault_and_little_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[dict[str, Any]]:
+        wrong = given.machine["ports"] > 2 and given.programs[0]["compile"]["kv"] == "dense"
+        return [{"outcome": "difference" if wrong else "agreed", "stage": "rtl"}]
+
+    monkeypatch.setattr("sim.fuzz.shrink.attempt", attempt)
+    given = smallest()
+    program = given.programs[0] | {"compile": given.programs[0]["compile"] | {"kv": "dense"}}
+    machine = Machine.load("trio").to_dict() | {"ports": 5}
+    small = shrink({"seed": 0, "machine": machine, "outcome": "difference", "stage": "rtl", **program})
+    plain = Machine.load("mono").to_dict() | {"numerics": ["exact18"]}
+    assert {name for name in plain if small["machine"][name] != plain[name]} == {"name", "ports"}
+    assert small["programs"][0]["compile"]["kv"] == "dense"
+    assert small["programs"][0]["run"]["prompt"] == [1]
+
+
+def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file, log, records = tmp_path / "case.json", tmp_path / "log.jsonl", tmp_path / "out.json"
+    given = smallest()
+    file.write_text(json.dumps(to_dict(given)))
+    assert cli.main(["fuzz", "--case", str(file), "--no-rtl", "--log", str(log), "--json", str(records)]) == 0
+    assert "1 descriptions: 1 agreed" in capfd.readouterr().out
+    assert [json.loads(line)["outcome"] for line in log.read_text().splitlines()] == ["agreed"]
+    assert {r["name"]: r["value"] for r in json.loads(records.read_text())["records"]}["faults"] == 0
+    assert cli.main(["fuzz", "--case", "nothing.json"]) == 2
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("agreed", 0), ("hang", 1)])
+def test_a_fault_decides_the_exit_code(monkeypatch: pytest.MonkeyPatch, outcome: str, code: int) -> None:
+    line = {"seed": 3, "number": 0, "outcome": outcome, "stage": "rtl", "message": "no end"}
+    monkeypatch.setattr(command, "search", lambda args, cases: ([line], False))
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["--count", "1"])
+    assert command.main(args) == code
+
+
+@pytest.mark.rtl
+def test_a_wrong_rtl_is_found() -> None:
+    given = smallest()
+    machine = Machine.from_dict(describe("mono") | {"name": "fuzz-test"})
+    text, count = re.subn(r"= executed_ffn \+ [^;]*;", "= executed_ffn;", overlay_verilog(machine))
+    assert count == 1
+    (line,) = attempt(given, verilog=text)
+    assert is_fault(line)
+    assert line["message"].startswith("executed FFN: functional")
+    assert line["rtl"]["CYCLES"] > 0
+    assert cycle_error(line) is not None
