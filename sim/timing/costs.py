@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
+from sim.timing.stream import NOTHING, READABLE, Reader, Windows, entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -20,7 +20,7 @@ SETTLE = 4  # last write to the signature's total
 ADDITION = 5  # one addition of the routing unit
 NORM = 12  # a slot's square sum to its 1/rms
 ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, states between
-EPILOGUE = 19  # accumulator read to the result and its signature
+EPILOGUE = 21  # accumulator read to the result and its signature
 ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
 DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
@@ -77,13 +77,16 @@ class Costs:
     def align_busy(self, slots: int, elements: int, group: int, padded: int) -> int:
         return slots * -(-elements // group) * self.group_cycles(padded)
 
-    def align_tail(self, slots: int, group: int, padded: int, spacing: int, residual: bool) -> int:
-        """Last write to done, when every slot's last group ends ``spacing`` cycles behind the one before it."""
+    def align_tail(self, slots: int, padded: int, spacing: int, complete: bool, residual: bool) -> int:
+        """Last write to done, when every slot's last group is ``complete`` ``spacing`` cycles behind the one before it."""
         m = self.machine
         service = self.group_cycles(padded)
-        backlog = service + (slots - 1) * max(0, service - spacing)
+        if complete:
+            backlog = 2 + service + (slots - 1) * max(0, service - spacing)
+        else:  # the last groups are closed one after another once everything is written
+            backlog = 7 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
         norms = m.tokens + NORM if residual else 0
-        return max(m.tokens + 3, 4 + backlog) + ALIGN_DRAIN + norms + SETTLE
+        return max(m.tokens + 3, backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
         """Once the record was read."""
@@ -99,12 +102,22 @@ class Costs:
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
         return 1 + written * sum(self.kvwrite_one(entry)) + 3 * copied + SETTLE + 1
 
-    def kvwrite_window(self, start: int, number: int, entry: KvEntry) -> tuple[int, int]:
-        """When the ``number``th entry of a KVWRITE that starts at ``start`` has its port's bus, once its first burst came."""
+    def kvwrite_windows(self, start: int, written: int, entry: KvEntry) -> Windows:
+        """When each port's bus pays for the entries of a KVWRITE that starts at ``start``: for a burst once all of it came.
+
+        The tokens go round the ports.
+        """
+        m = self.machine
         before, writing = self.kvwrite_one(entry)
-        first = start + number * (before + writing) + before + WRITE_OVERHEAD + min(entry.beats, self.machine.longest_write)
-        bursts = -(-entry.beats // self.machine.longest_write)
-        return first, first + entry.beats + 2 * bursts * self.machine.memory.turnaround
+        windows: list[list[tuple[int, int]]] = [[] for _ in range(min(written, m.ports))]
+        for number in range(written):
+            of_port, now = windows[number % m.ports], start + number * (before + writing) + before
+            for beat in range(0, entry.beats, m.longest_write):
+                size = min(m.longest_write, entry.beats - beat)
+                now += WRITE_OVERHEAD + size
+                first = max([now, *(end for _, end in of_port[-1:])])
+                of_port.append((first, first + size + 2 * m.memory.turnaround))
+        return tuple(map(tuple, windows))
 
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""
