@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from compiler.frontend.checkpoint import Checkpoint, load
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
-    return compile_checkpoint(
+    program = compile_checkpoint(
         checkpoint,
         machine,
         args.kv,
@@ -89,6 +90,9 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
         history=args.history,
         prefetch=args.prefetch,
     )
+    for sentence in program.source["warnings"]:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return program
 
 
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:

@@ -35,6 +35,12 @@ def late_write(config: ModelConfig, machine: Machine) -> int:
     return machine.ports * -(-write // entry.key_beats)
 
 
+def flushed(bias: tuple[float, float]) -> tuple[float, float]:
+    """Router biases as FP32 without subnormals, which the machine has not; their signs stay, as everywhere."""
+    attention, ffn = fp32.narrow(np.array(bias, np.float64))
+    return float(attention), float(ffn)
+
+
 class Emitter:
     def __init__(
         self,
@@ -202,7 +208,7 @@ class Emitter:
             mode = RouteMode.ROUTER if routers else RouteMode.ALWAYS
             modes = (RouteMode.ALWAYS if forced and layer == 0 else mode, mode)
             bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(bias, modes))
+            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), modes))
         return memory
 
 

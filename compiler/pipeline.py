@@ -15,6 +15,7 @@ from compiler.passes.fold import fold
 from compiler.passes.order import order
 from compiler.passes.plan import Plan, plan_buffer, plan_memory
 from compiler.passes.quantise import quantise
+from compiler.passes.ranges import examine
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
@@ -46,9 +47,11 @@ def compile_checkpoint(
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size (default: the
     model's own), ``weights`` their format; ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
-    ``prefetch`` fetches what the next layer will read into it while no weights are asked for.
+    ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
+    told in the program's ``source["warnings"]``.
 
     Raises:
+        CheckpointError: a tensor holds numbers that the machine's formats do not.
         ProgramError: the model does not fit the machine, with both numbers.
     """
     if kv not in KV_POLICIES:
@@ -71,8 +74,15 @@ def compile_checkpoint(
     slots = (most if history is None else history // machine.ports) if kv == "reuse" else 0
     graph = build(checkpoint, kv, logits)
     verify(graph)
+    warnings: list[str] = []
+
+    def examined(folded: Graph) -> Graph:
+        warnings.extend(examine(folded, checkpoint, WeightFormat[weights.upper()]))
+        return folded
+
     of_weights = (
         lambda g: fold(g, checkpoint),
+        examined,
         lambda g: order(g, checkpoint),
         lambda g: quantise(g, group, WeightFormat[weights.upper()]),
     )
@@ -90,6 +100,7 @@ def compile_checkpoint(
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
     program = emit(graph, plan, checkpoint, machine, context, group, kv, register, slots)
+    program.source["warnings"] = warnings
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

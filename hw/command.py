@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--family"], "is of --report, which was not given")
     machine = Machine.load(args.target)
     start = time.perf_counter()
-    with console.status("Verilog"):
+    with console.status(f"Verilog of {machine.name}"):
         text = overlay_verilog(machine)
     seconds = time.perf_counter() - start
     records = [

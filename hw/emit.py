@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from threading import Thread
 
 from amaranth.back import rtlil, verilog
 from amaranth.hdl import Elaboratable, Signal
@@ -25,10 +27,32 @@ def overlay_verilog(machine: Machine) -> str:
 
     What repeats per memory port (``tile``, ``read_port``, ``write_port``) is one module, however many ports there are.
     """
+    return _interruptible(lambda: _overlay_parts(machine))
+
+
+def _overlay_parts(machine: Machine) -> str:
     library = Library()
     parts = [component_verilog(Overlay(machine, library), TOP)]
     parts += [component_verilog(component, name) for name, component in library.modules.items()]
     return "".join(parts)
+
+
+def _interruptible(work: Callable[[], str]) -> str:
+    """Result of ``work``, done in a thread of its own.
+
+    An interrupt reaches the main thread. Raised in the middle of a conversion it would be lost where it meets one of Amaranth's
+    ``__del__``; waiting for another thread, it ends the program at once.
+    """
+    outcome: Future[str] = Future()
+
+    def target() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=target, daemon=True).start()
+    return outcome.result()
 
 
 def component_verilog(component: Component, name: str) -> str:

@@ -130,9 +130,8 @@ def check(
             f" {agreement.token_differing} tokens outside the derived bounds"
         )
     if with_rtl:
-        say("RTL simulation (the first build of a target takes a minute)")
         try:
-            result.rtl = rtl.run(program, checked, memory=memory, verilog=verilog)
+            result.rtl = rtl.run(program, checked, memory=memory, verilog=verilog, say=lambda phase: say(f"RTL: {phase}"))
         except MachineHalt as halt:
             result.problems.append(f"RTL: {halt}")
             return result

@@ -42,6 +42,7 @@ class Result:
         counters: cycles, busy and stall cycles and beats under the names of the host registers; empty for engines
             without time.
         saturated: the sticky numeric bit; of the reference, whether its logits are not all finite.
+        seconds: real time of the RTL simulation itself, without its build.
         at_token: the counters as each token was written, by the timing engine.
     """
 
@@ -52,6 +53,7 @@ class Result:
     counters: dict[str, int] = field(default_factory=dict)
     saturated: bool = False
     kv_entries: int = 0
+    seconds: float = 0.0
     at_token: list[dict[str, int]] = field(default_factory=list)
 
     @property

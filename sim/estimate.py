@@ -213,9 +213,18 @@ def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: flo
 
     Layers' weights and FP16 keys and values of ``context`` tokens, each less the skipped share, and the head.
     """
-    each = WEIGHT_BITS[weights] / 8
-    layers = config.num_layers * (layer_weights(config) * each + kv_bytes(config) * context)
-    return layers * (1 - skipped) + config.hidden_size * config.vocab_size * each
+    entries = config.num_layers * kv_bytes(config) * context * (1 - skipped)
+    return weight_bytes(config, WEIGHT_BITS[weights], None, skipped) + entries
+
+
+def weight_bytes(config: ModelConfig, bits: float, head_bits: float | None = None, skipped: float = 0.0) -> float:
+    """Bytes of the weights that one decoded token reads: layers' matrices less the skipped share, and the head.
+
+    ``bits`` are of a stored weight with its share of scales and zero points, ``head_bits`` of the head's (None: the same). Neither
+    the embedding's table nor keys and values count.
+    """
+    head = config.hidden_size * config.vocab_size * (bits if head_bits is None else head_bits)
+    return (config.num_layers * layer_weights(config) * bits * (1 - skipped) + head) / 8
 
 
 def prefill_products(config: ModelConfig, tokens: int) -> tuple[int, int]:

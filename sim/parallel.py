@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from skipopu.errors import SkipopuError
@@ -17,9 +17,8 @@ Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
 
-@contextmanager
-def executor(name: str, workers: int | None = None, address: str | None = None) -> Iterator[Executor]:
-    """A :class:`concurrent.futures.Executor`: "local" processes, or "dask" workers (of the scheduler at ``address``).
+def executor(name: str, workers: int | None = None, address: str | None = None) -> AbstractContextManager[Executor]:
+    """A :class:`concurrent.futures.Executor` to use in a ``with``: "local" processes, or "dask" workers (of the scheduler at ``address``).
 
     An error or an interrupt inside the block ends it at once: queued jobs are cancelled, local ones that run are ended.
 
@@ -27,13 +26,16 @@ def executor(name: str, workers: int | None = None, address: str | None = None) 
         SkipopuError: the executor is not known or not installed.
     """
     workers = os.cpu_count() if workers is None else workers
-    before = multiprocessing.active_children()
     if name == "local":
-        pool: Executor = ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent)
-    elif name == "dask":
-        pool = _dask(workers, address)
-    else:
-        raise SkipopuError(f"executor is {name!r}; accepted: {', '.join(EXECUTORS)}")
+        return _ending(ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent))
+    if name == "dask":
+        return _ending(_dask(workers, address))
+    raise SkipopuError(f"executor is {name!r}; accepted: {', '.join(EXECUTORS)}")
+
+
+@contextmanager
+def _ending(pool: Executor) -> Iterator[Executor]:
+    before = multiprocessing.active_children()
     try:
         yield pool
     except BaseException:

@@ -75,7 +75,10 @@ def load_trace(path: Path) -> NDArray[np.bool_]:
     if trace.ndim != 3 or trace.shape[1] != 2:
         raise ProgramError(f"{path}: a trace has shape (layers, 2, tokens); this array has {trace.shape}")
     if trace.dtype.kind not in "biu" or not ((trace == 0) | (trace == 1)).all():
-        raise ProgramError(f"{path}: a trace holds bool, or integers 0 and 1, 1 = execute; this is {trace.dtype} beyond that")
+        largest = f" up to {trace.max()}" if trace.dtype.kind in "iu" and trace.size else ""
+        raise ProgramError(
+            f"{path}: a trace holds bool, or integers 0 and 1, 1 = execute; this array holds {trace.dtype}{largest}"
+        )
     return trace.astype(bool)
 
 

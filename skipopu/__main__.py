@@ -1,7 +1,11 @@
 """``python -m skipopu``."""
 
-import sys
+try:
+    import sys
 
-from skipopu.cli import main
+    from skipopu.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:
+    code = 130
+sys.exit(code)

@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skipopu import __version__, report
-from skipopu.arguments import Parser
+from skipopu import __version__
 from skipopu.errors import SkipopuError, not_known
 
 # name -> (module with add_arguments(parser) and main(args), one line)
@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses and executes; ``args.given`` are the long options that were written out."""
+    from skipopu.arguments import Parser  # here, where an interrupt is caught already
+
     parser = Parser(
         prog="skipopu", description="FPGA overlay processor for language models with dynamically allocated computation."
     )
@@ -92,9 +94,11 @@ def run(arguments: list[str]) -> int:
     if module is None:
         raise SkipopuError(f"a command is needed; accepted: {', '.join(COMMANDS)}")
     args.given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    if args.json != Path("-"):
+    if getattr(args, "json", None) != Path("-"):
         return module.main(args)
-    with report.alone_on_stdout():
+    from skipopu.report import alone_on_stdout
+
+    with alone_on_stdout():
         return module.main(args)
 
 
@@ -111,6 +115,9 @@ def interruptible() -> Iterator[None]:
     before, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield
+    except KeyboardInterrupt:
+        warnings.simplefilter("ignore")  # Amaranth's, about what is left behind
+        raise
     finally:
         sys.unraisablehook = before
 

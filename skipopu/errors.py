@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -40,6 +39,8 @@ class MachineHalt(SkipopuError):
 
 def not_known(what: str, name: str, accepted: Iterable[str], more: str = "") -> str:
     """Says that ``name`` is no ``what``, what is accepted (and ``more``), and which of it was meant, perhaps."""
+    import difflib
+
     accepted = list(accepted)
     close = difflib.get_close_matches(name, accepted, 1)
     return f"{what} {name!r} is not known; accepted: {', '.join(accepted)}{more}" + (

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from skipopu.model_config import ModelConfig
 
 I64 = NDArray[np.int64]
+ORDERS = ("plain", "split", "heads", "rope", "kv", "gate_up")
 
 
 def _rope(heads: int, head_dim: int) -> I64:
@@ -17,7 +18,7 @@ def _rope(heads: int, head_dim: int) -> I64:
 
 
 def permutation(order: str, config: ModelConfig, rows: int) -> I64:
-    """source[i] is the checkpoint row that stands at row i of the stream. Orders: plain, split, heads, rope, kv, gate_up."""
+    """source[i] is the checkpoint row that stands at row i of the stream."""
     if order == "rope":
         return _rope(config.num_heads, config.head_dim)
     if order == "kv":

@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("timeout")
         return mark.args[0] if mark else 0
 
-    items.sort(key=lambda item: limit(item) > LONG, reverse=True)
+    # After it the tests that build simulations: what is short evens the rest out.
+    items.sort(key=lambda item: (limit(item) > LONG, bool(item.get_closest_marker("agreement"))), reverse=True)
 
 
 @pytest.fixture(scope="session")

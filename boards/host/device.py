@@ -13,6 +13,7 @@ from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
+from skipopu.layout import ROUTER_RECORD_BYTES
 from skipopu.numerics.profile import fingerprint
 
 SAMPLE = 64  # bytes of each matrix that are read back
@@ -104,13 +105,17 @@ class Device:
         """
         board, image = self.transport, options.prepare(program)[0]
         self._reset(seconds)
-        changed = ["tokens", "ring"] if options.check else ["tokens"]
-        if not isinstance(options.routing, str) or options.routing != "program":
-            changed += ["trace", "layers"]
-        for name in changed:
-            region = program.regions[name]
-            size = 4 * len(options.prompt) if name == "tokens" else region.size
-            board.write(0, region.address, image[region.address : region.address + size].tobytes())
+        regions = program.regions
+        changed = [(regions["tokens"].address, 4 * len(options.prompt))]
+        if options.check:
+            changed.append((regions["ring"].address, regions["ring"].size))
+        if not isinstance(options.routing, str):
+            changed.append((regions["trace"].address, regions["trace"].size))
+        # The modes of every layer, always: the run before may have left others.
+        first, stride = program.router_record
+        changed += [(first + layer * stride, ROUTER_RECORD_BYTES) for layer in range(program.model.num_layers)]
+        for address, size in changed:
+            board.write(0, address, image[address : address + size].tobytes())
         for name, value in options.registers(program).items():
             board.set_register(name, value)
         board.set_register("CONTROL", 1)

@@ -26,9 +26,11 @@ def fold(graph: Graph, checkpoint: Checkpoint) -> Graph:
         if weights.name in gains:
             for layer, matrix in enumerate(weights.matrices):
                 gain = tensors[f"model.layers.{layer}.{gains[weights.name]}.weight"]
-                weights.matrices[layer] = matrix * gain
+                with np.errstate(over="ignore"):  # found by the next pass, which knows the tensors
+                    weights.matrices[layer] = matrix * gain
         elif weights.name == "head":
-            weights.matrices = [weights.matrices[0] * tensors["model.norm.weight"]]
+            with np.errstate(over="ignore"):
+                weights.matrices = [weights.matrices[0] * tensors["model.norm.weight"]]
         if weights.name == "q":
             scale = np.float32(attention_scale(config.head_dim))
             weights.matrices = [matrix * scale for matrix in weights.matrices]

@@ -44,7 +44,15 @@ class Gpu(_Data):
 
 
 class GpuRow(_Data):
-    """A published decoding rate; ``share`` is of the peak bandwidth by the source's ``formula``, ranges have a ``_high`` end."""
+    """A published decoding rate, every module executed; a range has a ``_high`` end.
+
+    Attributes:
+        context: what the source says of it.
+        bits: of a stored weight of the layers' matrices, with its share of scales and zero points; None where a pass over the
+            weights is not a token. head_bits: of the head, None: the same.
+        read_gb_s: the bandwidth that the source itself states.
+        power_w: the limit that was set, where the source states one.
+    """
 
     gpu: str
     stack: str
@@ -53,9 +61,10 @@ class GpuRow(_Data):
     context: str | None = None
     tokens_per_s: PositiveFloat
     tokens_per_s_high: PositiveFloat | None = None
-    share: float = Field(gt=0, le=1)
-    share_high: float | None = Field(default=None, gt=0, le=1)
-    formula: str
+    bits: PositiveFloat | None = None
+    head_bits: PositiveFloat | None = None
+    read_gb_s: PositiveFloat | None = None
+    power_w: PositiveFloat | None = None
     source: str
 
 
@@ -65,7 +74,7 @@ class GpuFile(_Data):
 
 
 class FpgaRow(_Data):
-    """Another FPGA system's published figures."""
+    """Another FPGA system's published figures; ``share`` is by its own formula, ``bits`` are of a stored weight."""
 
     system: str
     device: str | None = None
@@ -76,6 +85,8 @@ class FpgaRow(_Data):
     tokens_per_s_high: PositiveFloat | None = None
     share: float | None = Field(default=None, gt=0, le=1)
     share_high: float | None = Field(default=None, gt=0, le=1)
+    bits: PositiveFloat | None = None
+    peak_gb_s: PositiveFloat | None = None
     power_w: PositiveFloat | None = None
     tokens_per_j: PositiveFloat | None = None
     source: str
@@ -88,7 +99,7 @@ class Paper(_Data):
     peak_gb_s: PositiveFloat
     context: str
     skip: float
-    tokens_per_s: PositiveFloat
+    tokens_per_s: dict[str, float]
     weights: str
     efficiency: dict[str, float]
     kv_saved: float

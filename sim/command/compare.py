@@ -17,7 +17,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
 from sim.compare.comparison import Comparison, compare
-from sim.compare.decoding import decodings, percent, rate
+from sim.compare.decoding import RULE, RULE_NOTE, decodings, percent, rate
 from sim.compare.findings import records, verdict
 from sim.compare.tables import roof_table
 from sim.estimate import Workload
@@ -134,8 +134,9 @@ def main(args: argparse.Namespace) -> int:
 
 def show(c: Comparison) -> None:
     """The report's first two tables and its sentences."""
-    table = Table(title=f"Decoding {c.model}, batch 1; ours at [{c.workload.prompt}, {c.workload.new}]")
-    for column in ("system", "weights", "skipped", "tok/s", "of peak", "J/token", "kind"):
+    title = f"Decoding {c.model}, batch 1; ours at [{c.workload.prompt}, {c.workload.new}]"
+    table = Table(title=title, caption=f"of peak: {RULE}; {RULE_NOTE}")
+    for column in ("system", "weights", "skipped", "tok/s", "of peak", "per token", "kind"):
         table.add_column(column, justify="right" if column in ("skipped", "tok/s", "of peak") else "left")
     for row in decodings(c):
         cells = [

@@ -29,11 +29,12 @@ from sim.engine import SATURATED, Result
 from sim.profile import CAUSES, exposed, profile
 from sim.routing import independent, load_trace, ratios, save_trace
 from sim.timeline import Span, write_perfetto
-from skipopu.arguments import integer, output_file, positive, refuse
+from skipopu.arguments import integer, natural, output_file, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS
 from skipopu.machine.config import Machine
+from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
 
 
@@ -47,7 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, "def read(self, ", 64)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--timeline", type=output_file, metavar="FILE", help="units over time, for ui.perfetto.dev (timing)")
-    parser.add_argument("--waves", type=output_file, metavar="FILE", help="VCD of the RTL engine")
+    parser.add_argument("--waves", type=output_file, metavar="FILE", help="waves of the RTL engine: .vcd or .fst")
+    parser.add_argument("--scope", metavar="UNIT", help="what --waves records: a unit, as overlay.dispatch; default all")
+    parser.add_argument(
+        "--depth", type=natural, default=0, metavar="N", help="levels below --scope that --waves records; default all"
+    )
+    parser.add_argument(
+        "--waves-limit", type=positive, default=4000, metavar="MB", help="ends a run with larger waves; default 4000"
+    )
     parser.add_argument(
         "--window", default="0:4", metavar="A:B", help="what --waves records: token positions A to B-1; default 0:4"
     )
@@ -130,11 +138,13 @@ def main(args: argparse.Namespace) -> int:
         program = load_program(args)
         options = run_of(args, program)
     if args.waves is None:
-        refuse(args, ["--window", "--window-instructions"], "is of --waves, which was not given")
+        refuse(
+            args,
+            ["--window", "--window-instructions", "--scope", "--depth", "--waves-limit"],
+            "is of --waves, which was not given",
+        )
     engine = importlib.import_module(f"sim.{args.engine}.engine")
     extra: dict[str, object] = {}
-    if args.waves is not None:
-        args.waves.parent.mkdir(parents=True, exist_ok=True)
     if args.engine != "timing":
         extra["on_token"] = text_writer(program)
     if args.waves is not None or args.latency is not None or args.bandwidth is not None:
@@ -148,7 +158,10 @@ def main(args: argparse.Namespace) -> int:
                 start, stop = (int(part) for part in args.window.split(":"))
             except ValueError:
                 raise ProgramError(f"--window is {args.window!r}; accepted: A:B") from None
-            extra["waves"] = Window(args.waves, start, stop, args.window_instructions)
+            scope = {} if args.scope is None else {"scope": args.scope}
+            extra["waves"] = Window(
+                args.waves, start, stop, args.window_instructions, depth=args.depth, limit=args.waves_limit * 1_000_000, **scope
+            )
     if args.timeline is not None and args.engine != "timing":
         raise ProgramError(f"--timeline needs --engine timing, not {args.engine}")
     if args.profile and args.engine not in ("timing", "rtl"):
@@ -169,9 +182,12 @@ def main(args: argparse.Namespace) -> int:
         for token in options.prompt:
             write(token)
     begin = time.perf_counter()
-    with progress if args.engine == "timing" else nullcontext():
+    if args.engine == "rtl":
+        extra["say"] = lambda phase: progress.update(task, description=f"RTL: {phase}")
+        task = progress.add_task("RTL", total=None)
+    with progress if args.engine in ("timing", "rtl") else nullcontext():
         result = engine.run(program, options, **extra)
-    seconds = time.perf_counter() - begin
+    seconds = result.seconds or time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
         print(outputs_of(program, result.tokens).get("text", result.tokens))
@@ -202,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
                 counters["CYCLES"] / (program.machine.clock_mhz * 1e6) for counters in (result.at_token[0], result.at_token[-1])
             )
             decode = (len(result.at_token) - 1) / (last - first)
-            console.print(f"first token after {first:.3f} s, then {decode:.1f} tokens/s")
+            console.print(f"first token after {quantity(first, 's')}, then {decode:.1f} tokens/s")
             source = f"timing engine, {program.machine.clock_mhz:g} MHz assumed"
             records.append(Record("time_to_first_token_s", round(first, 6), "s", "simulated", source, **keys))
             records.append(Record("decode_tokens_per_s", round(decode, 3), "token/s", "simulated", source, **keys))

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
     )
-    parser.add_argument("--bytes", type=positive, default=4096, metavar="N", help="of held-out text (pe); default 4096")
+    parser.add_argument("--bytes", type=positive, default=8192, metavar="N", help="of held-out text (pe); default 8192")
     parser.add_argument("-o", "--output", type=output_directory, metavar="DIR", help="write NAME.json and the plots there")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the tables of a page")
     add_json(parser)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.frontend.shapes import outline
+from compiler.pipeline import compile_checkpoint
 from sim import parallel
 from sim.baselines import data
-from sim.estimate import Estimate, Workload, estimate, workload_bytes
+from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
 from skipopu.errors import SkipopuError
-from skipopu.machine import limits
 from skipopu.machine.config import Machine
+from skipopu.machine.memory import DRAMS, memory_timing
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
 
@@ -24,6 +27,7 @@ SKIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 PROMPTS = (128, 256, 512, 1024)
 LONGEST = 4096  # tokens of the run whose speed is shown over its context
 FIRST = 16  # its prompt
+CLOCKS = (1, 8 / 9, 7 / 9, 2 / 3, 5 / 9, 4 / 9)  # of the assumed one: 225 MHz and downwards by 25
 # What a GPU's record of a model should hold: (precision, skipped at all, policy)
 WANTED = (("fp16", False, None), ("int4", False, None), ("int4", True, "reuse"), ("int4", True, "dense"))
 
@@ -44,17 +48,19 @@ def evaluate(point: Point) -> Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report shows.
+    """Everything that a report shows. What does not fit the machine beside the workload itself is missing.
 
     Attributes:
         skipping, dense: the workload as asked for, and with every module executed.
         dense_kv: as asked for, but every token's K and V computed; random routing of the same ratios where a trace was asked for.
         two_layer: with two-layer routers; None for a checkpoint.
         by_skip: the workload at other skip ratios, both KV policies.
-        by_prompt: (dense, skipping) over prompt lengths.
+        by_prompt: (dense, skipping) over prompt lengths; at the workload's own, the workload itself.
+        by_clock: (dense, skipping) by MHz, the memory as fast as before.
         long: (dense, skipping), from a short prompt to the longest context that the machine takes.
         paper: the paper's runs with the paper's parameters, by model.
         measured: files of records measured on GPUs.
+        left_out: a sentence for each run that does not fit.
     """
 
     machine: Machine
@@ -62,13 +68,15 @@ class Comparison:
     config: ModelConfig
     skipping: Estimate
     dense: Estimate
-    dense_kv: Estimate
+    dense_kv: Estimate | None
     two_layer: Estimate | None
     by_skip: dict[str, dict[float, Estimate]]
     by_prompt: dict[int, tuple[Estimate, Estimate]]
-    long: tuple[Estimate, Estimate]
+    by_clock: dict[float, tuple[Estimate, Estimate]]
+    long: tuple[Estimate, Estimate] | None
     paper: dict[str, Estimate]
     measured: list[data.MeasuredFile]
+    left_out: tuple[str, ...] = ()
 
     @property
     def workload(self) -> Workload:
@@ -96,6 +104,12 @@ class Comparison:
     def formula_bytes(self, weights: str, skipped: float) -> float:
         """Bytes per token by formula, at the workload's mean context."""
         return workload_bytes(self.config, self.workload.mean_context, weights, skipped)
+
+    def weight_share(
+        self, tokens_per_s: float, peak: float, bits: float, head_bits: float | None = None, skipped: float = 0.0
+    ) -> float:
+        """Share of ``peak`` bytes/s by the one rule for every system: weights that a token reads x tok/s / peak."""
+        return weight_bytes(self.config, bits, head_bits, skipped) * tokens_per_s / peak
 
     def missing(self) -> list[tuple[str, bool, str | None]]:
         """Of WANTED, what no measured record holds for this model and context."""
@@ -125,17 +139,19 @@ def compare(
     workers: int | None = None,
     say: Callable[[int, int], None] = lambda done, of: None,
 ) -> Comparison:
-    """Runs everything on all cores, half a minute for Llama-2-7B on two; ``say`` gets (done, of) runs.
+    """Runs everything on all cores, a minute for Llama-2-7B on two; ``say`` gets (done, of) runs.
 
     ``config`` and ``routing`` are a checkpoint's shape and what its routers (or a trace) decided.
 
     Raises:
-        SkipopuError: the model does not fit the machine, or a file of measured records is wrong.
+        SkipopuError: the workload does not fit the machine, or a file of measured records is wrong.
     """
     known = config is None
     config = shape(workload.model) if config is None else config
     records = data.measured(measured)
-    longest = min(LONGEST, limits.largest_context(machine, config))
+    checkpoint = outline(workload.model, config=config)
+    compile_checkpoint(checkpoint, machine, workload.kv, context=workload.prompt + workload.new)  # fails before anything runs
+    longest = min(LONGEST, compile_checkpoint(checkpoint, machine).context)
     skip = workload.skip
     if routing is not None:
         # What surrounds the traced run is random with the trace's own ratios.
@@ -143,16 +159,20 @@ def compare(
     around = replace(workload, skip=skip)
     points: dict[tuple[object, ...], Point] = {}
 
-    def point(key: tuple[object, ...], part: Workload, on: Machine = machine) -> None:
-        points[key] = Point(on, part, None if on is not machine else config)
+    def point(key: tuple[object, ...], part: Workload, on: Machine = machine, of: ModelConfig | None = config) -> None:
+        points[key] = Point(on, part, of)
 
     points["asked",] = Point(machine, workload, config, routing)
     point(("dense",), replace(around, skip="0"))
+    prompts = [prompt for prompt in PROMPTS if prompt + 2 <= longest and prompt != workload.prompt]
+    clocks = [round(machine.clock_mhz * part, 3) for part in CLOCKS]
     for name, part in (("dense", "0"), ("skipping", skip)):
         point(("long", name), replace(around, skip=part, prompt=FIRST, new=longest - FIRST))
-        for prompt in PROMPTS:
-            if prompt + 2 <= longest:
-                point(("prompt", prompt, name), replace(around, skip=part, prompt=prompt, new=2))
+        for prompt in prompts:
+            point(("prompt", prompt, name), replace(around, skip=part, prompt=prompt, new=2))
+        for clock in clocks[1:]:
+            if slower := clocked(machine, clock):
+                points["clock", clock, name] = Point(slower, replace(around, skip=part), config)
     for ratio in SKIPS:
         for policy in ("reuse", "dense"):
             point(("skip", policy, ratio), replace(around, skip=str(ratio), kv=policy))
@@ -162,29 +182,53 @@ def compare(
     paper = data.fpgas().paper
     prompt, new = (int(part) for part in paper.context.split("+"))
     for name in PAPER_MODELS:
-        point(("paper", name), Workload(name, prompt, new, str(paper.skip)), Machine.load(PAPER_TARGET))
+        point(("paper", name), Workload(name, prompt, new, str(paper.skip)), Machine.load(PAPER_TARGET), None)
 
     keys, jobs = list(points), list(points.values())
     results: dict[tuple[object, ...], Estimate] = {}
+    failed: dict[tuple[object, ...], SkipopuError] = {}
     with parallel.executor("local", workers) as pool:
         for number, outcome in parallel.finished(pool, evaluate, jobs):
+            key = keys[number]
             if isinstance(outcome, SkipopuError):
-                pool.shutdown(cancel_futures=True)
-                raise outcome
-            results[keys[number]] = outcome
-            say(len(results), len(jobs))
-    prompts = [prompt for prompt in PROMPTS if ("prompt", prompt, "dense") in results]
+                if key in (("asked",), ("dense",)) or key[0] == "paper":
+                    pool.shutdown(cancel_futures=True)
+                    raise outcome
+                failed[key] = outcome
+            else:
+                results[key] = outcome
+            say(len(results) + len(failed), len(jobs))
+
+    def pair(*key: object) -> tuple[Estimate, Estimate] | None:
+        both = [results.get((*key, name)) for name in ("dense", "skipping")]
+        return None if both[0] is None or both[1] is None else (both[0], both[1])
+
+    own = results["dense",], results["asked",]
+    by_prompt = {workload.prompt: own} | {n: found for n in prompts if (found := pair("prompt", n))}
     return Comparison(
         machine,
         label(workload.model),
         config,
-        results["asked",],
-        results["dense",],
-        results["policy",],
+        *reversed(own),
+        results.get(("policy",)),
         results.get(("two-layer",)),
-        {policy: {ratio: results["skip", policy, ratio] for ratio in SKIPS} for policy in ("reuse", "dense")},
-        {prompt: (results["prompt", prompt, "dense"], results["prompt", prompt, "skipping"]) for prompt in prompts},
-        (results["long", "dense"], results["long", "skipping"]),
+        {policy: {r: results[key] for r in SKIPS if (key := ("skip", policy, r)) in results} for policy in ("reuse", "dense")},
+        dict(sorted(by_prompt.items())),
+        {machine.clock_mhz: own} | {clock: found for clock in clocks if (found := pair("clock", clock))},
+        pair("long"),
         {name: results["paper", name] for name in PAPER_MODELS},
         records,
+        (
+            *(f"Prompts of {n} tokens are left out: the machine holds {longest}." for n in PROMPTS if n + 2 > longest),
+            *(f"Left out, {' '.join(map(str, key))}: {str(error).rstrip('.')}." for key, error in failed.items()),
+        ),
     )
+
+
+def clocked(machine: Machine, clock_mhz: float) -> Machine | None:
+    """The same hardware with another clock, its memory as fast as before; None where no device says how fast that is."""
+    device = machine.memory.device
+    if device not in DRAMS or memory_timing(device, machine.clock_mhz, machine.beat_bytes, machine.name) != machine.memory:
+        return None
+    given: dict[str, Any] = machine.to_dict() | {"clock_mhz": clock_mhz, "memory": device}
+    return Machine.from_dict(given, machine.name)

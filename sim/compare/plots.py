@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib
 from matplotlib import pyplot
@@ -12,8 +13,10 @@ from matplotlib.axes import Axes
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.decoding import decodings
+from sim.compare.decoding import RULE, Decoding, decodings
 from sim.estimate import prefill_products
+from sim.timing import energy
+from skipopu.quantity import prefix
 
 matplotlib.use("Agg")
 
@@ -30,52 +33,60 @@ STYLE = {
 }
 
 
-def decoding(c: Comparison, axis: Axes) -> None:
-    """Tokens per second of every system."""
-    rows = decodings(c)[::-1]
+def bars(rows: Sequence[Decoding], values: Sequence[float], texts: Sequence[str], axis: Axes) -> None:
+    """A bar for each system, its value written behind it."""
     colours = [
         OURS if r.own and r.skipped else DENSE if r.own else MEASURED if r.kind == "measured" else PUBLISHED for r in rows
     ]
-    axis.barh(range(len(rows)), [row.tokens_per_s for row in rows], color=colours, height=0.7)
-    for k, row in enumerate(rows):
-        axis.text(row.tokens_per_s, k, f" {row.tokens_per_s:.0f}", va="center", fontsize=8.5)
+    axis.barh(range(len(rows)), values, color=colours, height=0.7)
+    for k, (value, text) in enumerate(zip(values, texts, strict=True)):
+        axis.text(value, k, f" {text}", va="center", fontsize=8.5)
     names = [f"{row.name.replace('timing engine', f'{row.skipped:.0%} skipped')}, {row.weights}" for row in rows]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
+
+
+def decoding(c: Comparison, axis: Axes) -> None:
+    """Tokens per second of every system."""
+    rows = decodings(c)[::-1]
+    bars(rows, [row.tokens_per_s for row in rows], [f"{row.tokens_per_s:.0f}" for row in rows], axis)
+    axis.margins(x=0.1)
     axis.set_xlabel("tokens per second")
 
 
 def bandwidth(c: Comparison, axis: Axes) -> None:
-    """Share of the peak bandwidth, where one is known."""
-    rows = [row for row in decodings(c) if row.share is not None]
-    rows.sort(key=lambda row: row.share or 0)
-    colours = [
-        OURS if r.own and r.skipped else DENSE if r.own else MEASURED if r.kind == "measured" else PUBLISHED for r in rows
-    ]
-    axis.barh(range(len(rows)), [100 * (row.share or 0) for row in rows], color=colours, height=0.7)
-    for k, row in enumerate(rows):
-        axis.text(100 * (row.share or 0), k, f" {row.share:.0%}", va="center", fontsize=8.5)
-    names = [f"{row.name.replace('timing engine', f'{row.skipped:.0%} skipped')}, {row.weights}" for row in rows]
-    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    """Share of the peak bandwidth by one rule, where it can be told."""
+    known = sorted((row.share, k, row) for k, row in enumerate(decodings(c)) if row.share is not None)
+    bars([row for *_, row in known], [100 * x for x, *_ in known], [f"{x:.0%}" for x, *_ in known], axis)
     axis.set_xlim(0, 108)
     axis.set_xlabel("% of peak bandwidth")
 
 
+def beside(axis: Axes, labels: Sequence[tuple[float, str]], apart: float = 0.055) -> None:
+    """Names on the right of the axis at their lines' heights, moved upwards where they would overlap (by ``apart`` of the height)."""
+    at = -math.inf
+    transform = axis.transData + axis.transAxes.inverted()
+    for value, text in sorted(labels):
+        at = max(float(transform.transform((1.0, value))[1]), at + apart)
+        axis.text(1.01, at, text, transform=axis.transAxes, fontsize=7.5, va="center", color=GREY)
+
+
 def over_context(c: Comparison, axis: Axes) -> None:
     """Decoding as the context grows, dense and skipping."""
+    assert c.long is not None
     for part, colour, name in (
         (c.long[1], OURS, f"{c.machine.name}, {c.skipped:.0%} skipped"),
         (c.long[0], DENSE, f"{c.machine.name}, every module"),
     ):
         contexts, rates = part.rate_over_context(64)
         axis.plot(contexts, rates, color=colour, label=name, linewidth=1.6)
-    shown: set[str] = set()
+    best: dict[str, data.GpuRow] = {}
     for row in c.gpu_rows:
-        if row.precision == "int4" and row.gpu not in shown and row.tokens_per_s < 2.5 * c.skipping.tokens_per_s:
-            axis.axhline(row.tokens_per_s, color=PUBLISHED, linewidth=1, linestyle="--")
-            at, side = (axis.get_xlim()[1], "right") if len(shown) % 2 == 0 else (axis.get_xlim()[0], "left")
-            axis.text(at, row.tokens_per_s, f" {row.gpu}, {row.stack}", fontsize=8, ha=side, va="bottom")
-            shown.add(row.gpu)
-    axis.set_ylim(bottom=0)
+        if row.precision == "int4" and row.tokens_per_s < 2.5 * c.skipping.tokens_per_s:
+            best.setdefault(row.gpu, row)
+    for row in best.values():
+        axis.axhline(row.tokens_per_s, color=PUBLISHED, linewidth=1, linestyle="--")
+    axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+    beside(axis, [(row.tokens_per_s, f"{row.gpu},\n{row.stack}") for row in best.values()], 0.12)
     axis.set_xlabel("context, tokens")
     axis.set_ylabel("tokens per second")
     axis.legend(fontsize=8, frameon=False, loc="lower left")
@@ -103,13 +114,17 @@ def first_token(c: Comparison, axis: Axes) -> None:
     for k, (colour, name) in enumerate(((DENSE, "every module"), (OURS, f"{c.skipped:.0%} skipped"))):
         seconds = [pair[k].time_to_first_token for pair in c.by_prompt.values()]
         axis.plot(prompts, seconds, color=colour, marker="o", markersize=3.5, label=f"{c.machine.name}, {name}")
+    ends = []
     for name, gpu in data.gpus().gpus.items():
         floors = [gpu.prefill_floor(sum(prefill_products(c.config, n))) for n in prompts]
         axis.plot(prompts, floors, color=PUBLISHED, linewidth=1, linestyle="--")
-        axis.text(prompts[-1], floors[-1], f"{name} at least ", fontsize=7.5, ha="right", va="bottom", color=GREY)
+        ends.append((floors[-1], f"{name}, at least"))
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
     axis.set_xticks(prompts, [str(n) for n in prompts])
+    beside(axis, ends)
     axis.minorticks_off()
     axis.set_xlabel("prompt, tokens")
     axis.set_ylabel("seconds to first token")
@@ -119,19 +134,20 @@ def first_token(c: Comparison, axis: Axes) -> None:
 def joules(c: Comparison, axis: Axes) -> None:
     """Estimated energy of a decoded token, by event."""
     colours = ("#2f6f9f", "#c8553d", "#e0a458", "#588157", "#7d5ba6", "#9aa5b1", "#d9dde1")
-    for row, part in enumerate((c.skipping, c.dense)):
+    both = [part.energy() for part in (c.skipping, c.dense)]
+    factor, name = prefix(energy.total(both[1]).likely)
+    for row, parts in enumerate(both):
         left = 0.0
-        low, likely, high = 0.0, 0.0, 0.0
-        for colour, line in zip(colours, part.energy(), strict=True):
-            value = 1e3 * line.joules.likely
+        for colour, line in zip(colours, parts, strict=True):
+            value = line.joules.likely / factor
             axis.barh(row, value, left=left, color=colour, height=0.55, label=line.event.name if row == 0 else None)
             left += value
-            low, likely, high = low + line.joules.low, likely + line.joules.likely, high + line.joules.high
-        spread = [[1e3 * (likely - low)], [1e3 * (high - likely)]]
+        total = energy.total(parts)
+        spread = [[(total.likely - total.low) / factor], [(total.high - total.likely) / factor]]
         axis.errorbar([left], [row], xerr=spread, color="#222222", capsize=4, linewidth=1)
     axis.set_yticks((0, 1), (f"{c.skipped:.0%} skipped", "every module"))
     axis.set_ylim(-0.5, 1.6)
-    axis.set_xlabel("mJ per decoded token, estimated")
+    axis.set_xlabel(f"{name}J per decoded token, estimated")
     axis.legend(fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.42, -0.2), ncols=1)
 
 
@@ -142,13 +158,19 @@ def figures(c: Comparison) -> dict[str, tuple[str, str]]:
     """Name: (caption, SVG)."""
     count = len(decodings(c))
     plans: dict[str, tuple[str, Draw, float]] = {
-        "decoding": ("Decoding, batch 1. Ours is simulated, grey is published.", decoding, 1.0 + 0.24 * count),
-        "bandwidth": ("Share of the memory's peak bandwidth, each by its own formula.", bandwidth, 1.0 + 0.24 * count),
-        "context": ("Decoding as the context grows; dashed: GPUs as published, at short contexts.", over_context, 3.3),
+        "decoding": (
+            f"Decoding, batch 1. Ours is simulated at an assumed {c.machine.clock_mhz:g} MHz, grey is published.",
+            decoding,
+            1.0 + 0.24 * count,
+        ),
+        "bandwidth": (f"Share of the memory's peak bandwidth by one rule: {RULE}.", bandwidth, 1.0 + 0.24 * count),
         "skip": ("Decoding as more modules are skipped, at the same prompt and tokens.", over_skip, 3.3),
         "energy": ("Energy per decoded token, estimated; the bar's ends are the least and largest estimate.", joules, 3.6),
     }
-    if c.by_prompt:
+    if c.long is not None:
+        caption = "Decoding as the context grows; dashed: each GPU's best published INT4 rate, dense, at short contexts."
+        plans["context"] = (caption, over_context, 3.3)
+    if len(c.by_prompt) > 1:
         plans["first-token"] = ("Time to first token; dashed: what GPUs cannot undercut.", first_token, 3.3)
     return {name: (caption, svg(c, draw, height)) for name, (caption, draw, height) in plans.items()}
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from sim.compare.comparison import Comparison
+from sim.compare.decoding import PHYSICAL
 from sim.compare.findings import records, verdict
 from sim.compare.plots import figures
 from sim.compare.tables import tables
 from sim.timing import energy
 from skipopu import __version__
+from skipopu.quantity import prefix, quantity
 from skipopu.report import write_json
 
 
@@ -36,6 +40,7 @@ def write(c: Comparison, directory: Path) -> list[Path]:
     environment = jinja2.Environment(
         loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=jinja2.select_autoescape(("html.j2",))
     )
+    environment.filters["code"] = code
     written = []
     for suffix in ("md", "html"):
         path = directory / f"comparison.{suffix}"
@@ -56,13 +61,19 @@ def write(c: Comparison, directory: Path) -> list[Path]:
 
 def cards(c: Comparison) -> list[tuple[str, str, str]]:
     """(value, what it is, how it is known) of the figures that a reader wants first."""
-    pair = c.by_prompt.get(c.workload.prompt)
-    first = pair[1].time_to_first_token if pair else c.skipping.time_to_first_token
     joule = energy.total(c.skipping.energy())
+    clock = f"simulated, {c.machine.clock_mhz:g} MHz assumed"
+    first = quantity(c.skipping.time_to_first_token, "s")
+    factor, name = prefix(joule.likely)
     return [
-        (f"{c.skipping.tokens_per_s:.1f}", "tokens per second", "simulated"),
-        (f"{c.skipping.tokens_per_s / c.dense.tokens_per_s:.2f}x", "over every module", "simulated"),
-        (f"{c.skipping.efficiency:.1%}", "of peak bandwidth", "simulated"),
-        (f"{1e3 * first:.0f} ms", f"to first token, prompt {c.workload.prompt}", "simulated"),
-        (f"{joule.likely:.2f} J", "per token", "estimated"),
+        (f"{c.dense.tokens_per_s:.1f}", "tokens/s, every module", clock),
+        (f"{c.skipping.tokens_per_s:.1f}", f"tokens/s, {c.skipped:.0%} skipped", clock),
+        (f"{c.skipping.efficiency:.1%}", "of peak bandwidth", PHYSICAL),
+        (first, f"to first token, prompt {c.workload.prompt}", clock),
+        (quantity(joule.likely, "J"), "per token", f"estimated, {joule.low / factor:.3g} to {joule.high / factor:.3g} {name}J"),
     ]
+
+
+def code(text: str) -> Markup:
+    """HTML of a sentence whose `words` between backticks are code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -235,8 +235,8 @@ class FunctionalEngine:
     def _kvwrite(self, f: Fields) -> None:
         c, machine = self.config, self.machine
         heads, dim = c[Config.KV_HEADS], c[Config.HEAD_DIM]
-        if not len(self.map) or self.map.shape[1] != c[Config.CONTEXT]:
-            self.map = np.zeros((len(self.routing), c[Config.CONTEXT]), np.int64)
+        if self.map.shape != (shape := (len(self.routing), c[Config.CONTEXT])):
+            self.map = np.zeros(shape, np.int64)
         slots = self.lists[f["list"]]
         chunk = slice(self.position, self.position + self.count)
         if not self.layer and len(slots) < self.count:

@@ -127,7 +127,8 @@ class SkipLlama(nn.Module):
 
     def _product(self, name: str, x: Tensor, weight: Tensor, gain: Tensor | None = None, eps: float = 0.0) -> Tensor:
         """x (..., n) times weight (m, n), behind an RMSNorm when ``gain`` is given; the gain is part of the weight."""
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) if gain is not None else None
+        # Squares beyond FP32 would make the scale zero, and nobody would see it.
+        scale = torch.rsqrt(x.double().square().mean(-1, keepdim=True) + eps).to(x.dtype) if gain is not None else None
         if self.quantise is not None:
             weight = self.quantise(weight, gain if gain is not None else torch.ones_like(weight[0]))
         elif gain is not None:
@@ -156,6 +157,7 @@ class SkipLlama(nn.Module):
         cos, sin = (table.to(h) for table in rope_tables(config, count))
         gates: list[Tensor] = []
         differences: list[Tensor] = []
+        held = True  # by FP16, every key and value
         k_eff: Tensor | None = None
         v_eff: Tensor | None = None
         ones = h.new_ones(batch, count)
@@ -186,6 +188,7 @@ class SkipLlama(nn.Module):
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
             if self.round_kv:
                 k, v = k.half().to(h.dtype), v.half().to(h.dtype)
+                held = held and bool(k.isfinite().all() and v.isfinite().all())
             if kv == "reuse" and k_eff is not None and v_eff is not None:
                 own = attend[:, None, :, None]
                 k, v = own * k + (1 - own) * k_eff, own * v + (1 - own) * v_eff
@@ -209,6 +212,8 @@ class SkipLlama(nn.Module):
             down = self._product(f"layers.{index}.down", ACTIVATIONS[config.hidden_act](gate) * up, layer.down_proj.weight)
             h = h + feed[..., None] * down
         logits = self._product("lm_head", h, self.lm_head.weight, self.norm, config.rms_norm_eps)
+        if not held:
+            logits = logits + torch.nan  # attention may hide infinite keys, and NaN too
         shape = (batch, config.num_layers, 2, count)
         return Output(logits, torch.stack(gates, 1).view(shape), torch.stack(differences, 1).view(shape))
 

@@ -2,7 +2,8 @@
 // of skipopu.machine.memory.MemoryTiming.
 //
 // A read's first beat comes `latency` cycles after its address, at most rate/256 beats per cycle; `stall` is the probability (of
-// 256) that a channel holds back in a cycle. Every `refresh_interval` cycles nothing moves for `refresh` cycles, in all ports. A write burst takes the
+// 256) that a channel holds back in a cycle. Every `refresh_interval` cycles nothing moves for `refresh` cycles, with `refresh_together` in
+// all ports at once, else evenly spread over the interval. A write burst takes the
 // data bus for its beats and two turnarounds. Addresses come at most every `issue` cycles, `outstanding` bursts are in flight, and
 // a change of channel (address bits from `channel` up) waits until all are answered. With `reorder`
 // responses of different IDs overtake and interleave. Addresses at or above `limit` answer DECERR; the `bad_read`th read and the
@@ -10,11 +11,12 @@
 module axi_memory #(
     parameter DATA = 128,
     parameter WORDS = 1 << 20,
-    parameter PORT = 0
+    parameter PORT = 0,
+    parameter PORTS = 1
 ) (
     input clk, input rst,
     input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input dump,
-    input [15:0] refresh_interval, input [15:0] refresh, input [7:0] turnaround, input [7:0] issue, input [4:0] outstanding,
+    input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [4:0] outstanding,
     input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
     input arvalid, output arready,
@@ -53,6 +55,8 @@ module axi_memory #(
     reg [15:0] since_refresh;
     reg [15:0] occupied; // cycles until the bus reads again
     reg [9:0] credit;
+    // This port's first refresh begins that much before the interval's end; the first port's at its end.
+    wire [31:0] ahead = refresh + (refresh_together ? 0 : (PORTS - PORT) % PORTS * refresh_interval / PORTS);
     wire refreshing = refresh != 0 && since_refresh < refresh;
 
     // Reads: a queue per ID, in which bursts are answered in order; across IDs the oldest goes first, or any with `reorder`
@@ -108,7 +112,7 @@ module axi_memory #(
                 head[i] <= 0; tail[i] <= 0; waiting[i] <= 0; beat[i] <= 0;
             end
             credit <= 256;
-            since_refresh <= refresh;
+            since_refresh <= ahead >= refresh_interval && refresh_interval != 0 ? ahead - refresh_interval : ahead;
         end else begin
             random <= {random[30:0], random[31] ^ random[21] ^ random[1] ^ random[0]};
             cycle <= cycle + 1;

@@ -80,7 +80,7 @@ async def run(dut: object) -> None:
                 generated = count
                 progress.write(f"{count} {cycles}\n")
                 progress.flush()
-            if cycles > options["limit"] or int(dut.wave_over.value):
+            if cycles > options["limit"]:
                 break
     registers = {r.name: await host.read(r.name) for r in HOST_REGISTERS if r.access == "r"}
     dut.dump.value = 1

@@ -20,7 +20,7 @@ import find_libpython
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import axi4, axi4_lite
-from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_level, silent
+from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
 from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
@@ -39,6 +39,7 @@ MEMORY_SETTINGS = {
     "dump": 1,
     "refresh_interval": 16,
     "refresh": 16,
+    "refresh_together": 1,
     "turnaround": 8,
     "issue": 8,
     "outstanding": 5,
@@ -48,21 +49,26 @@ MEMORY_SETTINGS = {
     "bad_write": 32,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
+# Kind of waves, by the file's suffix: Verilator's flag, its class, source of the runtime, libraries.
+WAVES = {
+    ".vcd": ("--trace-vcd", "VerilatedVcdC", None, []),
+    ".fst": ("--trace-fst", "VerilatedFstC", "verilated_fst_c", ["-llz4", "-lz"]),
+}
 
 
 def _range(width: int) -> str:
     return f"[{width - 1}:0] " if width > 1 else ""
 
 
-def bench_verilog(machine: Machine, waves: bool) -> str:
-    """Top level: the overlay with one memory per port; host pins and settings are its ports."""
+def bench_verilog(machine: Machine, waves: str | None = None) -> str:
+    """Top level: the overlay with one memory per port; host pins and settings are its ports; ``waves`` is a suffix of :data:`WAVES`."""
     lines = [f"module {TOP} ("]
     ports = ["input clk", "input rst"]
     host = axi4_lite(ADDRESS_BITS).members
     for name, member in host.items():
         width = member.shape if isinstance(member.shape, int) else 1
         ports.append(f"{'input' if member.flow.name == 'Out' else 'output'} {_range(width)}host_{name}")
-    ports += [f"input {_range(width)}{name}" for name, width in SETTINGS.items()] + ["output wave_over"]
+    ports += [f"input {_range(width)}{name}" for name, width in SETTINGS.items()]
     lines += ["    " + ",\n    ".join(ports), ");"]
     connections = [".clk(clk)", ".rst(rst)", *(f".host_{name}(host_{name})" for name in host)]
     for p in range(machine.ports):
@@ -74,25 +80,35 @@ def bench_verilog(machine: Machine, waves: bool) -> str:
         here = {name: f"bad_port == {p} ? {name} : 0" for name in ("bad_read", "bad_write")}
         settings = ", ".join(f".{name}({here.get(name, name)})" for name in MEMORY_SETTINGS)
         lines.append(
-            f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p})) memory{p}"
+            f"    axi_memory #(.DATA({machine.port_bits}), .WORDS({MEMORY_BYTES // machine.beat_bytes}), .PORT({p}), .PORTS({machine.ports}))"
+            f" memory{p}"
             f" (.clk(clk), .rst(rst), {settings}, {pins});"
         )
     lines.append(f"    overlay dut ({', '.join(connections)});")
     if waves:
-        # Dumping starts when the token position (kind 0) or the instruction count (kind 1) reaches wave_from; the testbench
-        # stops at wave_to, since Verilator ignores $dumpoff.
+        # Recording goes from where the token position (kind 0) or the instruction count (kind 1) reaches wave_from to where it
+        # reaches wave_to. Verilator knows neither a scope that is chosen in the run nor $dumpoff: this does what its own code for
+        # $dumpvars does, which then finds the file open.
+        kind = WAVES[waves][1]
         lines += [
             "    wire [31:0] progress = wave_kind ? dut.dispatch.retired : dut.dispatch.position;",
-            "    reg started = 0;",
-            "    string wave_file;",
-            "    assign wave_over = started && progress >= wave_to;",
-            "    always @(posedge clk)",
-            '        if (progress >= wave_from && dut.dispatch.running && !started && $value$plusargs("WAVES=%s", wave_file)) begin',
-            f"            started <= 1; $dumpfile(wave_file); $dumpvars(0, {TOP});",
+            "    reg started = 0, stopped = 0;",
+            "    string wave_file, wave_scope;",
+            "    integer wave_depth;",
+            "    always @(posedge clk) begin",
+            '        if (progress >= wave_from && dut.dispatch.running && !started && $value$plusargs("WAVES=%s", wave_file)',
+            '                && $value$plusargs("SCOPE=%s", wave_scope) && $value$plusargs("DEPTH=%d", wave_depth)) begin',
+            "            started <= 1;",
+            f'            $c("{{ auto* file = new {kind}; file->dumpvars(", wave_depth, ", ", wave_scope, ");");',
+            '            $c("vlSymsp->__Vm_modelp->trace(file, 0, 0); file->open(", wave_file, ".c_str());");',
+            '            $c("vlSymsp->__Vm_dumperp = file; vlSymsp->__Vm_dumping = true; }");',
+            f"            $dumpvars(0, {TOP});",
+            "        end else if (started && !stopped && progress >= wave_to) begin",
+            "            stopped <= 1;",
+            '            $c("vlSymsp->_traceDumpClose();");',
             "        end",
+            "    end",
         ]
-    else:
-        lines.append("    assign wave_over = 0;")
     lines.append("endmodule")
     return "\n".join(lines) + "\n"
 
@@ -127,7 +143,7 @@ def cached_verilog(machine: Machine, say: Say = silent) -> str:
 
 def build(
     machine: Machine,
-    waves: bool = False,
+    waves: str | None = None,
     verilog: str | None = None,
     bare: str | None = None,
     optimise: int = OPTIMISE,
@@ -135,7 +151,7 @@ def build(
 ) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
-    ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
+    ``waves`` makes it able to record them: ``.vcd`` or ``.fst``. ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
     module that is the top level then (the overlay, or what ``verilog`` has around it), for bus models written in Python.
     ``optimise`` is the C++ compiler's level, 0 to 2: 0 for a simulation of less than half a million cycles. A build of a higher level is
     taken where there is one. ``say`` hears what is being built.
@@ -150,11 +166,16 @@ def build(
     pins = ("*clk*", "*rst*", "host_*", "port*", "*_axi_*")
     if not bare:
         sources |= {"bench.sv": bench_verilog(machine, waves), "axi_memory.sv": MEMORY_MODEL.read_text()}
-        pins = ("clk", "rst", "host_*", "wave_over", *SETTINGS)
+        pins = ("clk", "rst", "host_*", *SETTINGS)
     sources["public.vlt"] = control_file(top, pins)
-    flags = ["--vpi", *(["--trace-vcd"] if waves else [])]
+    flag, _, runtime, extra = WAVES[waves] if waves else (None, None, None, [])
+    if waves == ".fst":
+        require_headers(
+            ("lz4.h", "zlib.h"), "FST needs the headers of lz4 and zlib (Debian: liblz4-dev, zlib1g-dev); .vcd does not"
+        )
+    flags = ["--vpi", *([flag] if flag else [])]
     libraries = cocotb_tools.config.libs_dir
-    link = ["-Xlinker", "-rpath", "-Xlinker", str(libraries), f"-L{libraries}", "-lcocotbvpi_verilator"]
+    link = ["-Xlinker", "-rpath", "-Xlinker", str(libraries), f"-L{libraries}", "-lcocotbvpi_verilator", *extra]
 
     def directory(level: int) -> Path:
         digest = hashlib.sha256()
@@ -167,7 +188,7 @@ def build(
             (work / name).write_text(text)
         main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
         order = [name for name in ("public.vlt", "bench.sv", "axi_memory.sv", "overlay.v") if name in sources]
-        compile_simulation(work, top, top, order, main, flags, link, optimise, say)
+        compile_simulation(work, top, top, order, main, flags, link, optimise, say, runtime)
 
     for level in range(max(LEVELS), optimise, -1):
         if complete(directory(level)):
@@ -200,7 +221,7 @@ def build_icarus(machine: Machine) -> Path:
     version = subprocess.run(["iverilog", "-V"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
     sources = {
         "overlay.v": at_time_zero(cached_verilog(machine)),
-        "bench.sv": bench_verilog(machine, False),
+        "bench.sv": bench_verilog(machine),
         "axi_memory.sv": MEMORY_MODEL.read_text(),
     }
     digest = hashlib.sha256("".join([version, *sources.values()]).encode()).hexdigest()
@@ -243,3 +264,20 @@ def simulation_environment() -> dict[str, str]:
         "COCOTB_TOPLEVEL": TOP,
         "TOPLEVEL_LANG": "verilog",
     }
+
+
+def require_scope(machine: Machine, scope: str) -> None:
+    """Raises SkipopuError unless ``scope`` is the overlay or an instance below it, as in ``overlay.attention_unit``."""
+    design = re.split(r"^(?=module )", cached_verilog(machine), flags=re.MULTILINE)
+    bodies = {match[1]: text for text in design if (match := re.match(r"module \\?(\S+?) *\(", text))}
+    here, *path = scope.split(".")
+    if here != "overlay":
+        raise SkipopuError(f"--scope is {scope!r}; it begins with overlay, as in overlay.dispatch")
+    module = here
+    for name in path:
+        below = {n: m for m, n in re.findall(r"^  \\?(\S+) +\\?(\S+) +\($", bodies.get(module, ""), re.MULTILINE)}
+        if name not in below:
+            raise SkipopuError(
+                f"--scope is {scope!r}: below {here} there are {', '.join(sorted(below)) or 'no units'}, not {name}"
+            )
+        here, module = f"{here}.{name}", below[name]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import OnToken, Result, Retired
-from sim.rtl.build import MEMORY_BYTES, build, build_icarus, icarus_command, simulation_environment
+from sim.rtl.build import MEMORY_BYTES, TOP, WAVES, build, build_icarus, icarus_command, require_scope, simulation_environment
 from sim.rtl.verilate import OPTIMISE, Say, silent
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
@@ -23,12 +23,53 @@ from skipopu.numerics.profile import fingerprint
 
 @dataclass(frozen=True)
 class Window:
-    """Cycles to record as waves: positions (tokens) or dispatched instructions from ``start`` up to ``stop``."""
+    """Cycles to record as waves: positions (tokens) or dispatched instructions from ``start`` up to ``stop``.
+
+    Attributes:
+        path: .vcd or .fst.
+        scope: the unit below which signals are recorded.
+        depth: levels below ``scope``; 0 for all.
+        limit: bytes of the file at which the run is ended.
+
+    Raises:
+        ProgramError: an empty or negative window, or a file that cannot be written.
+    """
 
     path: Path
     start: int
     stop: int
     instructions: bool = False
+    scope: str = TOP
+    depth: int = 0
+    limit: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop < 1 << 32:
+            raise ProgramError(f"the window of waves is {self.start}:{self.stop}; accepted: A:B with 0 <= A < B")
+        if self.depth < 0 or self.limit <= 0:
+            raise ProgramError(f"waves of depth {self.depth} and at most {self.limit} bytes; accepted: 0 or more, more than 0")
+        if self.path.suffix not in WAVES:
+            raise ProgramError(f"waves go to {self.path}; accepted suffixes: {', '.join(WAVES)}")
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            raise ProgramError(
+                f"waves cannot go to {self.path}: {'it' if self.path.is_dir() else self.path.parent} is "
+                + ("a directory" if self.path.is_dir() else "no directory")
+            )
+
+    def check(self, program: Program, options: Run) -> None:
+        """Raises ProgramError for what is known to fail before the run: a window behind its end, a scope that is not there."""
+        end = len(options.prompt) + max(options.max_new, 1) - 1
+        if not self.instructions and self.start >= end:
+            raise ProgramError(f"the window of waves is {self.start}:{self.stop}; the run has the positions 0 to {end - 1}")
+        if self.scope != TOP:
+            require_scope(program.machine, self.scope)
+
+    def arguments(self) -> list[str]:
+        """Of the simulation's command line."""
+        # Everything is depth 0 for Verilator, whatever the scope.
+        whole = self.scope == TOP and not self.depth
+        scope = self.scope.replace("overlay", f"{TOP}.dut", 1)
+        return [f"+WAVES={self.path.resolve()}", f"+SCOPE={scope}", f"+DEPTH={0 if whole else self.depth or 1000}"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +120,7 @@ def run(
 ) -> Result:
     """Simulates ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
 
-    ``waves`` are recorded in a simulation of their own that ends behind the window.
+    ``waves`` are recorded on the way; a window that is not reached is an error.
     ``verilog`` replaces the generated overlay (tests alter it); ``icarus`` takes Icarus Verilog and the generated overlay instead of
     Verilator. ``optimise`` and ``say`` are those of :func:`sim.rtl.build.build`. Routing is read back from the trace ring's counters
     only: ``Result.routing`` holds zeros unless the caller fills it.
@@ -90,8 +131,10 @@ def run(
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``cycle_limit``.
     """
     if waves is not None:
-        _simulate(program, options, None, memory or Memory(), waves, verilog, cycle_limit, False, optimise, say)
-    return _simulate(program, options, on_token, memory or Memory(), None, verilog, cycle_limit, icarus, optimise, say)
+        if icarus:
+            raise SkipopuError("waves are recorded under Verilator, not under Icarus Verilog")
+        waves.check(program, options)
+    return _simulate(program, options, on_token, memory or Memory(), waves, verilog, cycle_limit, icarus, optimise, say)
 
 
 def _simulate(
@@ -106,20 +149,23 @@ def _simulate(
     optimise: int,
     say: Say,
 ) -> Result:
-    """One simulation; with ``waves`` it ends behind the window and the result is what was there by then."""
     machine = program.machine
     images = options.prepare(program)
     size = len(images[0])
     if size > MEMORY_BYTES:
         raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    executable = build_icarus(machine) if icarus else build(machine, waves is not None, verilog, optimise=optimise, say=say)
+    executable = (
+        build_icarus(machine)
+        if icarus
+        else build(machine, waves.path.suffix if waves else None, verilog, optimise=optimise, say=say)
+    )
     timing = machine.memory
     settings = {
         "latency": timing.latency if memory.latency is None else memory.latency,
         "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
         **{
             name: getattr(timing, name)
-            for name in ("refresh_interval", "refresh", "turnaround", "issue", "outstanding", "channel")
+            for name in ("refresh_interval", "refresh", "refresh_together", "turnaround", "issue", "outstanding", "channel")
         },
         "stall": memory.stall,
         "seed": memory.seed,
@@ -138,8 +184,7 @@ def _simulate(
         for port, data in enumerate(images):
             _write_image(work / f"port{port}.bin", data, machine.beat_bytes)
         bench = work / "bench.json"
-        poll = 1000 if waves is None else 100
-        bench.write_text(json.dumps({"settings": settings, "registers": registers, "poll": poll, "limit": cycle_limit}))
+        bench.write_text(json.dumps({"settings": settings, "registers": registers, "poll": 1000, "limit": cycle_limit}))
         environment = simulation_environment() | {
             "SKIPOPU_BENCH": str(bench),
             "COCOTB_TEST_MODULES": "sim.rtl.bench",
@@ -148,13 +193,22 @@ def _simulate(
         simulator = icarus_command(executable, work) if icarus else [str(executable)]
         command = [*simulator, f"+IMAGE={work}"]
         if waves is not None:
-            command.append(f"+WAVES={waves.path.resolve()}")
+            waves.path.unlink(missing_ok=True)
+            command += waves.arguments()
+        say("simulation")
+        start = time.perf_counter()
         with (work / "log").open("w") as log:
             process = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT)
             seen = 0
-            while process.poll() is None:
-                time.sleep(0.1)
-                seen = _report(work, seen, on_token)
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    seen = _report(work, seen, on_token)
+                    _watch(waves, say)
+            finally:
+                process.kill()
+                process.wait()
+        seconds = time.perf_counter() - start
         _report(work, seen, on_token)
         outcome = work / "result.json"
         if not outcome.exists():
@@ -167,12 +221,17 @@ def _simulate(
                 raise ProgramError(
                     f"the hardware's {register} register is {result['identity'][register]:08x}; the program needs {known[-8:]}"
                 )
-        if not result["stopped"] and waves is None:
+        if not result["stopped"]:
             raise SkipopuError(
                 f"the machine did not stop within {cycle_limit} cycles: {values['RETIRED']} instructions dispatched, position"
                 f" {values['POSITION']}"
             )
         final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
+    if waves is not None and not waves.path.exists():
+        raise SkipopuError(
+            f"no waves were recorded: the window {waves.start}:{waves.stop} was not reached in {values['RETIRED']} instructions and"
+            f" {values['POSITION']} positions"
+        )
     address = program.regions["tokens"].address + 4 * len(options.prompt)
     tokens = final[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
     if values["STATUS"] & STATUS_ERROR:
@@ -187,7 +246,21 @@ def _simulate(
         counters=counted(values),
         saturated=bool(values["STATUS"] & STATUS_SATURATED),
         kv_entries=values["KV_ENTRIES"],
+        seconds=seconds,
     )
+
+
+def _watch(waves: Window | None, say: Say) -> None:
+    """Tells how large the file is; ends the run above its limit."""
+    if waves is None or not waves.path.exists():
+        return
+    size = waves.path.stat().st_size
+    say(f"simulation, {size / 1e6:,.0f} MB of waves")
+    if size > waves.limit:
+        raise SkipopuError(
+            f"{waves.path} has {size / 1e6:,.0f} MB, more than the {waves.limit / 1e6:,.0f} allowed: record a narrower window, one unit"
+            " (--scope), or .fst"
+        )
 
 
 def _report(work: Path, seen: int, on_token: OnToken | None) -> int:

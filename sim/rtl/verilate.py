@@ -102,10 +102,12 @@ def _fill(directory: Path, commands: Sequence[Sequence[str]], files: Mapping[str
     return directory
 
 
-def _runtime(version: str, say: Say) -> Path:
+def _runtime(version: str, say: Say, names: Sequence[str] = RUNTIME) -> Path:
     """Folder of the runtime's objects."""
-    commands = [[*_compiler(), "-O2", *INCLUDE, "-c", str(ROOT / "include" / f"{n}.cpp"), "-o", f"{n}.o"] for n in RUNTIME]
-    return _fill(cache_entry("rtl", "runtime", version), commands, {}, say, "Verilator's runtime")
+    commands = [[*_compiler(), "-O2", *INCLUDE, "-c", str(ROOT / "include" / f"{n}.cpp"), "-o", f"{n}.o"] for n in names]
+    return _fill(
+        cache_entry("rtl", "runtime" if names is RUNTIME else names[0], version), commands, {}, say, "Verilator's runtime"
+    )
 
 
 def _headers(version: str, level: int, say: Say) -> Path:
@@ -134,6 +136,15 @@ def require_level(level: int) -> None:
         raise SkipopuError(f"optimise is {level!r}; accepted: {', '.join(map(str, LEVELS))}")
 
 
+def require_headers(names: Sequence[str], message: str) -> None:
+    """Raises SkipopuError(``message``) unless the compiler finds all headers ``names``."""
+    text = "".join(f"#include <{name}>\n" for name in names)
+    if subprocess.run(
+        [*_compiler(), "-E", "-x", "c++", "-"], input=text, capture_output=True, text=True, check=False
+    ).returncode:
+        raise SkipopuError(message)
+
+
 def compile_simulation(
     work: Path,
     name: str,
@@ -144,10 +155,12 @@ def compile_simulation(
     link: Sequence[str] = (),
     level: int = OPTIMISE,
     say: Say = silent,
+    extra_runtime: str | None = None,
 ) -> None:
     """Compiles the Verilog ``sources`` (in ``work``) with ``main`` (C++) to ``work / name``; what is in between is removed.
 
-    ``flags`` go to Verilator beside :data:`FLAGS`, ``link`` to the linker; ``level`` is the compiler's optimisation.
+    ``flags`` go to Verilator beside :data:`FLAGS`, ``link`` to the linker; ``level`` is the compiler's optimisation, ``extra_runtime`` a source
+    of Verilator's runtime beside :data:`RUNTIME`.
 
     Raises:
         SkipopuError: no C++ compiler, or a step failed; the log's path is named.
@@ -169,7 +182,7 @@ def compile_simulation(
     fast = _units([file for file in files if file not in slow], FAST_UNIT)
     fast[-1].append(main)
     units = [(level, unit) for unit in fast] + [(0, unit) for unit in _units(slow, SLOW_UNIT)]
-    waves = "".join(f"#define VM_TRACE{kind} 1\n" for kind in ("", "_VCD")) if "--trace-vcd" in flags else ""
+    waves = "".join(f"#define VM_TRACE 1\n#define VM_TRACE_{f[8:].upper()} 1\n" for f in flags if f.startswith("--trace-"))
     commands = []
     for number, (optimisation, unit) in enumerate(units):
         text = "".join(f'#include "{file if file is main else file.name}"\n' for file in unit)
@@ -179,6 +192,8 @@ def compile_simulation(
     say(f"C++ 0 of {len(units)}")
     step("the C++ compiler", commands, lambda count: say(f"C++ {count} of {len(units)}"))
     objects = [f"unit{number}.o" for number in range(len(units))] + [str(runtime / f"{n}.o") for n in RUNTIME]
+    if extra_runtime:
+        objects.append(str(_runtime(version, say, (extra_runtime,)) / f"{extra_runtime}.o"))
     say("linker")
     step("the linker", [["g++", *objects, *link, "-pthread", "-o", name]])
     for file in set(work.iterdir()) - before - {work / name, log}:

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +88,11 @@ class Traffic:
         """GB/s, hits counted: bytes / seconds."""
         return self.bytes / self.seconds / 1e9
 
+    @property
+    def whole_bandwidth(self) -> float:
+        """GB/s, hits counted, over whole instructions: bytes / whole."""
+        return self.bytes / self.whole / 1e9
+
 
 def by_token(layer: NDArray[np.int64], rank: NDArray[np.int64], ports: int) -> NDArray[np.int64]:
     """Ports of the entries: tokens go round them, whatever the layer. The machine's mapping."""
@@ -137,47 +141,62 @@ def traffic(
     return Traffic(reads, hits, reads * entry.beats * machine.beat_bytes, busy / clock, whole / clock)
 
 
+MAPPINGS = {"per-layer counter": by_counter, "by token": by_token}
+
+
 @dataclass(frozen=True)
 class Point:
-    """One of the paper's bandwidth points: ours around the buffer's capacity, ours over the whole run, the mechanism."""
+    """One of the paper's bandwidth points under every mapping: around the buffer's capacity, and over the whole run.
+
+    ``nearest`` is the mapping that the paper's figure fits best, chosen after seeing both, and ``why`` what speaks for it.
+    """
 
     name: str
-    here: Traffic | None
-    run: Traffic | None
-    mechanism: str
+    here: dict[str, Traffic]
+    run: dict[str, Traffic]
+    nearest: str | None
+    why: str
 
 
 def points(machine: Machine, model: ModelConfig) -> list[Point]:
-    """The paper's five points, and the machine's own mapping where it differs."""
+    """The paper's five points, each under both mappings."""
     capacity = limits.history_slots(machine, model) * machine.ports
     some = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)[:, 0]
     every = np.ones_like(some)
+    whole = range(PROMPT, PROMPT + NEW, 16)
 
-    def both(executed: NDArray[np.bool_], **options: Any) -> tuple[Traffic, Traffic]:
-        whole = range(PROMPT, PROMPT + NEW, 16)
-        return traffic(machine, model, executed, WINDOW, **options), traffic(machine, model, executed, whole, **options)
+    def both(
+        name: str, nearest: str | None, why: str, executed: NDArray[np.bool_] = some, stride: int = 1, kept: int = 0
+    ) -> Point:
+        def under(positions: Iterable[int]) -> dict[str, Traffic]:
+            return {
+                mapping: traffic(machine, model, executed, positions, kept, stride, ports_of)
+                for mapping, ports_of in MAPPINGS.items()
+            }
 
-    own = "misses at the channel's rate, all at the array's: one beat per port and core cycle"
+        return Point(name, under(WINDOW), under(whole), nearest, why)
+
+    counter, token = MAPPINGS
     return [
-        Point("dense", *both(every, stride=1), "channels at their cap, less the rounds that the last tokens do not fill"),
-        Point("reuse, plain interleaving", None, None, "not reproduced, see below"),
-        Point(
+        both("dense", None, "both mappings are the same: every token has an entry", every),
+        Point("reuse, plain interleaving", {}, {}, None, "not reproduced, see below"),
+        both(
             "reuse, token in one port",
-            *both(some, stride=1, ports_of=by_counter),
-            "each layer's tokens go round the ports: reused entries load them unevenly, and all wait for the fullest",
+            counter,
+            "as the paper describes it: reused entries load ports unevenly, all wait for the fullest",
         ),
-        Point("+ history buffer", *both(some, stride=1, capacity=capacity), f"tokens go round the ports; {own}"),
-        Point(
+        both(
+            "+ history buffer",
+            token,
+            "not what the paper describes: the counter's misses and hits together are uneven, so its buffer must gain otherwise",
+            kept=capacity,
+        ),
+        both(
             "+ history buffer, every second layer",
-            *both(some, stride=2, capacity=capacity, ports_of=by_counter),
-            "hits only where a token skipped both layers; ports loaded unevenly",
-        ),
-        Point("ours: reuse, token in one port", *both(some, stride=1), "tokens go round the ports: all equally full"),
-        Point("ours: + history buffer, every second layer", *both(some, stride=2, capacity=capacity), own),
-        Point(
-            "per-layer counter + history buffer",
-            *both(some, stride=1, capacity=capacity, ports_of=by_counter),
-            "misses even, but not misses and hits together, and a port's array takes one beat per cycle",
+            counter,
+            "as the paper describes it: few hits, so that the uneven ports show again",
+            stride=2,
+            kept=capacity,
         ),
     ]
 

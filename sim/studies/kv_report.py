@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from compiler.frontend.shapes import outline
-from sim.studies.kv import CONTEXTS, NEW, PROMPT, PUBLISHED, SHAPE, SIZES, SKIP, TARGET, TEXT, Study, Sweep
+from sim.studies.kv import CONTEXTS, MAPPINGS, NEW, PROMPT, PUBLISHED, SHAPE, SIZES, SKIP, TARGET, TEXT, Study, Sweep
 from skipopu.machine.memory import DDR4_2400, HBM2
 from skipopu.report import Record
 
@@ -27,17 +27,22 @@ def calibration_table(study: Study) -> Table:
 
 
 def points_table(study: Study) -> Table:
-    header = ["KV reads, GB/s, hits counted", "paper", "context 1016-1031", "off by", f"[{PROMPT}, {NEW}]", "hits", "mechanism"]
+    header = ["KV reads, GB/s, hits counted", "paper"]
+    header += [f"{mapping}, {what}" for mapping in MAPPINGS for what in ("1016-1031", "whole", f"[{PROMPT}, {NEW}]")]
+    header += ["hits", "nearest, and why"]
     rows = []
     for point in study.points:
-        paper = PUBLISHED.get(point.name)
-        cells = [f"{paper:.1f}" if paper else ""]
-        if point.here is None or point.run is None:
-            cells += ["", "", "", ""]
-        else:
-            off = f"{point.here.bandwidth / paper - 1:+.1%}" if paper else ""
-            cells += [f"{point.here.bandwidth:.1f}", off, f"{point.run.bandwidth:.1f}", f"{point.run.hit_rate:.1%}"]
-        rows.append([point.name, *cells, point.mechanism])
+        paper = PUBLISHED[point.name]
+        cells = [f"{paper:.1f}"]
+        for mapping in MAPPINGS:
+            if point.here:
+                here, run = point.here[mapping], point.run[mapping]
+                cells += [f"{x:.1f} ({x / paper - 1:+.1%})" for x in (here.bandwidth, here.whole_bandwidth)]
+                cells.append(f"{run.bandwidth:.1f}")
+            else:
+                cells += ["", "", ""]
+        hits = f"{next(iter(point.here.values())).hit_rate:.1%}" if point.here else ""
+        rows.append([point.name, *cells, hits, f"{point.nearest}: {point.why}" if point.nearest else point.why])
     return header, rows
 
 
@@ -117,18 +122,14 @@ def records(study: Study, model: str) -> list[Record]:
             result.append(Record(name, round(simulated, 3), "GB/s", "simulated", "sim/rtl/axi_memory.sv"))
     keys = {"engine": "timing", "target": TARGET, "model": SHAPE, "phase": "decode", "skip": SKIP, "kv": "reuse"}
     for point in study.points:
-        if point.name in PUBLISHED:
-            paper = {"phase": "decode", "system": "SkipOPU"}
-            result.append(
-                Record(f"kv_bandwidth, {point.name}", PUBLISHED[point.name], "GB/s", "published", "arXiv 2603.14785", **paper)
-            )
-        for context, part in (("1016-1031", point.here), (f"{PROMPT}+{NEW}", point.run)):
-            if part is not None:
-                source = f"timing engine's formulas; {point.mechanism}"
-                value = round(part.bandwidth, 1)
-                result.append(
-                    Record(f"kv_bandwidth, {point.name}", value, "GB/s", "simulated", source, context=context, **keys)
-                )
+        paper = {"phase": "decode", "system": "SkipOPU"}
+        name = f"kv_bandwidth, {point.name}"
+        result.append(Record(name, PUBLISHED[point.name], "GB/s", "published", "arXiv 2603.14785", **paper))
+        for context, parts in (("1016-1031", point.here), (f"{PROMPT}+{NEW}", point.run)):
+            for mapping, part in parts.items():
+                for what, value in (("while attention works", part.bandwidth), ("whole instructions", part.whole_bandwidth)):
+                    source = f"timing engine's formulas; {mapping}, {what}"
+                    result.append(Record(name, round(value, 1), "GB/s", "simulated", source, context=context, **keys))
     for sweep in study.sweeps:
         for (skip, stride), line in sweep.rows.items():
             for n, part in zip(sweep.at, line, strict=True):
@@ -185,15 +186,23 @@ def plot(study: Study, path: Path) -> None:
             if sweep.label == "context":
                 axis.set_xscale("log", base=2)
                 axis.set_xticks(sweep.at, map(str, sweep.at))
-        row[0].legend(fontsize=8, title="solid: every layer, dotted: every second", title_fontsize=8)
+        handles, labels = row[0].get_legend_handles_labels()
+        title = "solid: every layer, dotted: every second"
+        row[0].legend(
+            handles, labels, fontsize=8, title=title, title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=4
+        )
     names = [t.name for t in study.traces]
     axes[0, 2].barh(names, [100 * t.hit_rate for t in study.traces])
     axes[0, 2].set(xlabel="hits, %", title="shipped model's routing of held-out text")
-    shown = [p for p in study.points if p.here is not None]
-    axes[1, 2].barh([p.name for p in shown], [p.here.bandwidth for p in shown if p.here], label="here, context 1016-1031")
-    published = [(p.name, PUBLISHED[p.name]) for p in shown if p.name in PUBLISHED]
-    axes[1, 2].plot([v for _, v in published], [n for n, _ in published], "k|", markersize=16, label="paper")
+    shown = [p for p in study.points if p.here]
+    for k, mapping in enumerate(MAPPINGS):
+        at = [n + 0.2 - 0.4 * k for n in range(len(shown))]
+        axes[1, 2].barh(
+            at, [p.here[mapping].bandwidth for p in shown], height=0.36, label=f"here, {mapping}, context 1016-1031"
+        )
+    axes[1, 2].set_yticks(range(len(shown)), [p.name.replace(", ", ",\n", 1) for p in shown])
+    axes[1, 2].plot([PUBLISHED[p.name] for p in shown], range(len(shown)), "k|", markersize=30, label="paper")
     axes[1, 2].set(xlabel="GB/s, hits counted", title="the paper's points", xlim=(0, 500))
-    axes[1, 2].legend(fontsize=8, loc="lower left")
+    axes[1, 2].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.19), markerscale=0.3)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

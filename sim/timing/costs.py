@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
+from sim.timing.stream import NOTHING, READABLE, Reader, Windows, entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -20,7 +20,7 @@ SETTLE = 4  # last write to the signature's total
 ADDITION = 5  # one addition of the routing unit
 NORM = 12  # a slot's square sum to its 1/rms
 ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, states between
-EPILOGUE = 19  # accumulator read to the result and its signature
+EPILOGUE = 21  # accumulator read to the result and its signature
 ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
 DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
@@ -77,46 +77,56 @@ class Costs:
     def align_busy(self, slots: int, elements: int, group: int, padded: int) -> int:
         return slots * -(-elements // group) * self.group_cycles(padded)
 
-    def align_tail(self, slots: int, group: int, padded: int, spacing: int, residual: bool) -> int:
-        """Last write to done, when every slot's last group ends ``spacing`` cycles behind the one before it."""
+    def align_tail(self, slots: int, padded: int, spacing: int, complete: bool, residual: bool) -> int:
+        """Last write to done, when every slot's last group is ``complete`` ``spacing`` cycles behind the one before it."""
         m = self.machine
         service = self.group_cycles(padded)
-        backlog = service + (slots - 1) * max(0, service - spacing)
+        if complete:
+            backlog = 2 + service + (slots - 1) * max(0, service - spacing)
+        else:  # the last groups are closed one after another once everything is written
+            backlog = 7 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
         norms = m.tokens + NORM if residual else 0
-        return max(m.tokens + 3, 4 + backlog) + ALIGN_DRAIN + norms + SETTLE
+        return max(m.tokens + 3, backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
         """Once the record was read."""
         return slots * (10 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)) + SETTLE + 1
 
-    def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
+    def kvwrite_one(self, entry: KvEntry) -> tuple[int, int]:
+        """Cycles of one entry up to its first beat, and from there on."""
         m = self.machine
         head = entry.head_beats * m.kv_lanes // m.vector_lanes + 4
         bursts = -(-entry.beats // m.longest_write)
-        one = 1 + 2 * entry.kv_heads * head + entry.header_beats + 1 + entry.beats + bursts * WRITE_OVERHEAD + 2
-        return 1 + written * one + 3 * copied + SETTLE + 1
+        return 2 * entry.kv_heads * head + entry.header_beats + 2, entry.beats + bursts * WRITE_OVERHEAD + 2
 
-    def kvwrite_begin(self, entry: KvEntry) -> int:
-        """Start to the first beat of the first entry."""
+    def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
+        return 1 + written * sum(self.kvwrite_one(entry)) + 3 * copied + SETTLE + 1
+
+    def kvwrite_windows(self, start: int, written: int, entry: KvEntry) -> Windows:
+        """When each port's bus pays for the entries of a KVWRITE that starts at ``start``: for a burst once all of it came.
+
+        The tokens go round the ports.
+        """
         m = self.machine
-        return 2 + 2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes + 4) + entry.header_beats + WRITE_OVERHEAD
+        before, writing = self.kvwrite_one(entry)
+        windows: list[list[tuple[int, int]]] = [[] for _ in range(min(written, m.ports))]
+        for number in range(written):
+            of_port, now = windows[number % m.ports], start + number * (before + writing) + before
+            for beat in range(0, entry.beats, m.longest_write):
+                size = min(m.longest_write, entry.beats - beat)
+                now += WRITE_OVERHEAD + size
+                first = max([now, *(end for _, end in of_port[-1:])])
+                of_port.append((first, first + size + 2 * m.memory.turnaround))
+        return tuple(map(tuple, windows))
 
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""
         bursts = -(-entry.beats // self.machine.longest_write)
         return entry.beats + bursts * (WRITE_OVERHEAD + self.machine.memory.turnaround) + SETTLE + 3
 
-    def kvwrite_bus(self, written: int, entry: KvEntry) -> int:
-        """Cycles that a product waits for reads while the entries of ``written`` tokens are written beside it.
-
-        Tokens are written one after another, each into its own port. What the other ports brought in the meantime is there when
-        their turn comes, as much as their FIFOs hold.
-        """
-        m = self.machine
-        bursts = -(-entry.beats // m.longest_write)
-        one = entry.beats + 2 * bursts * m.memory.turnaround
-        again = max(0, one - int(m.weight_fifo / m.memory.rate))
-        return -(-written // m.ports) * one + max(0, min(written, m.ports) - 1) * again
+    def kvwrite_bus(self, entry: KvEntry) -> int:
+        """Cycles of a port's bus that one entry's writing takes."""
+        return entry.beats + 2 * -(-entry.beats // self.machine.longest_write) * self.machine.memory.turnaround
 
     def kvwrite_busy(self, written: int, entry: KvEntry) -> int:
         m = self.machine

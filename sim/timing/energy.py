@@ -1,15 +1,18 @@
 """Energy of a run, estimated: events that the timing engine counts, each times an energy.
 
-No board was measured. Every energy is a range; the totals carry the ranges' ends. The energies are typical values of 16 nm
-devices and their memories, written down from memory and not looked up again, so a total says more about how a change shifts it than
-about a board's meter.
+No board was measured. Every energy is a range, and totals carry the ranges' ends, all lines at their least or at their largest at
+once. Two lines have a source (memory, and the card at rest); the others are guesses, wide on purpose, and say so. A total says more about how a
+change shifts it than about a board's meter.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from skipopu.machine.config import QUERY_LANES, Machine
+
+GUESS = "no source, a guess: "
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Range:
     likely: float
     high: float
 
+    @staticmethod
+    def between(low: float, high: float) -> Range:
+        """Where only the ends are known, or guessed: likely is their geometric mean."""
+        return Range(low, math.sqrt(low * high), high)
+
     def __mul__(self, factor: float) -> Range:
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
@@ -29,7 +37,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Event:
-    """What one of something costs; ``energy`` in pJ."""
+    """What one of something costs; ``energy`` in pJ. ``source`` begins with GUESS where there is none."""
 
     name: str
     unit: str
@@ -41,35 +49,39 @@ MEMORY = {
     "hbm2": Event(
         "HBM2 read or written",
         "bit",
-        Range(3.5, 3.9, 7.0),
-        "3.9 pJ/bit: O'Connor et al., MICRO 2017, stack and its interface; 7 pJ/bit with controllers, as vendors state",
+        Range(3.5, 3.92, 7.0),
+        "3.92 pJ/bit: O'Connor et al., MICRO 2017, an access with its share of activations, read in quotations of it. The ends are"
+        " guesses: fewer activations, and the FPGA's controllers and switch",
     ),
-    "ddr4-2400": Event(
-        "DDR4 read or written", "bit", Range(12.0, 18.0, 25.0), "typical of DDR4 with its interface and activations"
-    ),
+    "ddr4-2400": Event("DDR4 read or written", "bit", Range.between(12.0, 25.0), GUESS + "DDR4 with interface and activations"),
 }
-OTHER_MEMORY = Event("memory read or written", "bit", Range(1.0, 10.0, 25.0), "unknown device: on chip to DDR4")
+OTHER_MEMORY = Event("memory read or written", "bit", Range.between(1.0, 25.0), GUESS + "unknown device, on chip to DDR4")
 PRODUCT = Event(
     "multiplier working for a cycle",
     "multiplier cycle",
-    Range(5.0, 10.0, 20.0),
-    "typical of a DSP48E2 at 16 nm with operand registers and its share of the adder tree",
+    Range.between(5.0, 20.0),
+    GUESS + "a DSP48E2 at 16 nm with operand registers and its share of the adder tree",
 )
-FIFO = Event("bit through an on-chip FIFO", "bit", Range(0.1, 0.25, 0.5), "typical of a block RAM: a write and a read")
-HISTORY = Event("bit read from the history buffer", "bit", Range(0.1, 0.2, 0.4), "typical of an UltraRAM read")
-ELEMENT = Event("FP32 element through a vector unit", "element", Range(20.0, 50.0, 100.0), "a few FP32 operations in fabric")
+FIFO = Event("bit through an on-chip FIFO", "bit", Range.between(0.1, 0.5), GUESS + "a write and a read of block RAM")
+HISTORY = Event("bit read from the history buffer", "bit", Range.between(0.1, 0.4), GUESS + "a read of UltraRAM")
+ELEMENT = Event("FP32 element through a vector unit", "element", Range.between(20.0, 100.0), GUESS + "a few FP32 operations")
 CLOCK = Event(
     "clock tree and idle registers, per bit of port width",
     "bit cycle",
-    Range(0.7, 1.4, 2.8),
-    "5 W at 225 MHz for a design of 1.25 M flip-flops behind 16,384 port bits",
+    Range.between(0.7, 2.8),
+    GUESS + "2.6 to 10 W at 225 MHz for 1.25 M flip-flops behind 16,384 port bits",
 )
-# Watts at rest: leakage, memory refresh, host link. By the memory's device.
+# Watts at rest: leakage, memory refresh, host link, fans' and regulators' share. By the memory's device.
 STATIC = {
-    "hbm2": (Range(20.0, 26.0, 32.0), "typical idle of an Alveo card with HBM"),
-    "ddr4-2400": (Range(2.5, 4.0, 8.0), "typical idle of a Zynq UltraScale+ module"),
+    "hbm2": (
+        Range.between(14.5, 41.4),
+        "cards' own meters, read in the documentation of Paderborn's computing centre: U55C 14.5 and 15.0 W, U280 39.2, 41.4 and"
+        " 58.3 W, what they were doing not stated; 58.3 W is taken for a card at work. Likely is the geometric mean",
+    ),
+    "ddr4-2400": (Range.between(2.5, 8.0), GUESS + "an idle Zynq UltraScale+ module"),
 }
-OTHER_STATIC = (Range(0.2, 1.0, 3.0), "unknown device")
+REST = "at rest"
+OTHER_STATIC = (Range.between(0.2, 3.0), GUESS + "unknown device")
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def estimate(machine: Machine, counters: dict[str, int]) -> list[Part]:
     cycles = counters["CYCLES"]
     elements = counters["VECTOR_BUSY"] + counters["EPILOGUE_BUSY"] + counters["ALIGN_BUSY"]
     seconds = cycles / (machine.clock_mhz * 1e6)
-    watt = Event("at rest", "second", static * 1e12, why)
+    watt = Event(REST, "second", static * 1e12, why)
     counts = [
         (memory, moved),
         (PRODUCT, counters["ARRAY_BUSY"] * multipliers + counters["ATTENTION_BUSY"] * attention),
@@ -111,3 +123,12 @@ def total(parts: list[Part]) -> Range:
     for part in parts:
         result = result + part.joules
     return result
+
+
+def share_at_rest(parts: list[Part]) -> Range:
+    """Of the total: this line at its least with all others at their largest, and the other way round."""
+    rest = total([part for part in parts if part.event.name == REST])
+    others = total([part for part in parts if part.event.name != REST])
+    return Range(
+        rest.low / (rest.low + others.high), rest.likely / (rest.likely + others.likely), rest.high / (rest.high + others.low)
+    )

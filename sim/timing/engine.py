@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from sim.engine import Result, Retired
 from sim.timeline import Span
-from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs
+from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs, short_read
 from sim.timing.history import History
 from sim.timing.product import Product, product, weight_beats
-from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams
+from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams, Windows
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -42,6 +42,7 @@ Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
 QUEUE_DEPTH = 4
+RECORD = 8  # of a record of check mode, besides its beats
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
@@ -93,6 +94,7 @@ class TimingEngine:
         self.asked = FIRST  # when it asked for its last burst
         self.sent = FIRST  # when the memory sent that burst's last beat
         self.attended = (0, 0)  # when it last brought keys and values, which go before weights
+        self.recorded = 0  # when the last record of check mode is written
         self.entries_done = 0  # when the last KVWRITE is
         self.position = self.count = self.layer = self.generated = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
@@ -113,9 +115,9 @@ class TimingEngine:
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
         self.history = History(program, self.routing, self.entry)
-        # Of the present loop: fields of its KVWRITE; beats of the weights in front of its decision, per port.
+        # Of the loop: fields of its KVWRITE; see routers().
         self.writes: Fields = {"late": 0, "list": 0}
-        self.router_beats = NONE
+        self.router_beats: NDArray[np.int64] | None = None
 
     # What each unit instruction costs; the methods also count what the unit is busy with.
 
@@ -127,8 +129,7 @@ class TimingEngine:
         group = self.config[Config.HEAD_DIM if query else Config.GROUP]
         padded = round_up(group, self.machine.kv_lanes) if query else group
         self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded)
-        together = spacing if elements % group == 0 else 1
-        return self.costs.align_tail(slots, group, padded, together, target == AlignTarget.RESIDUAL)
+        return self.costs.align_tail(slots, padded, spacing, elements % group == 0, target == AlignTarget.RESIDUAL)
 
     def vector(self, busy: int, memory: int, cycles: int, read: int = 0, written: int = 0) -> int:
         """Books an instruction of the vector unit; returns its cycles."""
@@ -148,14 +149,18 @@ class TimingEngine:
         beat = self.machine.beat_bytes
         ports = min(self.machine.ports, -(-f["elements"] // (f["row"] * 32)))
         beats = slots * (1 + ports * f["row"] * 64 // beat + -(-8 * half // beat))
-        # The last slot's group was aligned while its rotary row came.
         tail = self.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
+        if f["elements"] % self.config[Config.GROUP] == 0:
+            # The last slot's group was aligned while its rotary row came.
+            tail -= min(2 * half + costs.read, max(0, costs.group_cycles(self.config[Config.GROUP]) - self.machine.tokens - 1))
         cycles = costs.embed(slots, f["elements"], f["row"], half)
         busy = costs.embed_busy(slots, f["elements"], half)
         # The first layer's entries are fetched ahead meanwhile.
         ahead = self.history.missing(0, self.position, self.config[Config.HISTORY]) if self.prefetch else 0
         reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
-        cycles += reads * costs.behind_ahead(self.entry)
+        # The first row waits for the weights that are asked for behind the first token.
+        behind = min(int(self.routers()[0]), self.machine.weight_fifo) / self.machine.memory.rate
+        cycles += reads * costs.behind_ahead(self.entry) + max(0, int(behind) + 2 - self.machine.memory.latency)
         return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
 
     def align(self, f: Fields, slots: int, start: int) -> int:
@@ -225,8 +230,10 @@ class TimingEngine:
         begin = start + costs.matmul_start()
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         due = self.due(start + 4 if on_demand else self.now + REQUEST)
-        blocked = [self.attended, self.written_beside(start)]
-        stream = self.streams.flow(p.shape, self.pending, due - self.asked, begin - self.asked, [(a - self.asked, b - self.asked) for a, b in blocked if b > due])
+        ref, (since, until) = self.asked, self.attended
+        stream = self.streams.flow(
+            p.shape, self.pending, due - ref, begin - ref, (since - ref, until - ref), self.written_beside(start - ref)
+        )
         tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
         end = begin + stream.drained + EPILOGUE + tail
         self.book("ARRAY", p.steps, end - start, WEIGHTS=stream.end + 1 - p.steps - stream.stalled, DRAIN=stream.stalled)
@@ -243,14 +250,13 @@ class TimingEngine:
             self.products[key] = product(self.costs, f, slots, self.config[Config.GROUP])
         return self.products[key]
 
-    def written_beside(self, start: int) -> tuple[int, int]:
-        """When the entries written beside the product that starts at ``start`` keep the bus from its weights."""
+    def written_beside(self, start: int) -> Windows:
+        """When the entries written beside the product that starts at ``start`` keep the bus of each port from its weights."""
         instruction, f = self.decoded[self.pc + 1]
-        if instruction is not KVWRITE:
-            return FIRST, FIRST
-        taken = self.costs.kvwrite_bus(len(self.lists[f["list"]]) - self.late(f), self.entry)
-        begin = start + self.costs.kvwrite_begin(self.entry)
-        return begin, begin + taken
+        written = len(self.lists[f["list"]]) - self.late(f) if instruction is KVWRITE else 0
+        if not written:
+            return ((),)
+        return self.costs.kvwrite_windows(start, written, self.entry)
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
@@ -292,6 +298,7 @@ class TimingEngine:
                 self.tokens[unit, other].append(end + HANDOVER)
         if self.options.check:
             self.counters["WRITE_BEATS"] += self.costs.record_beats()
+            self.recorded = max(self.recorded, end) + RECORD + self.costs.record_beats()
             self.trace.append(Retired(pc, 0, end, self.layer, self.position))
         if cycles:
             self.span(unit.name.lower(), self.program.notes[pc], start, end)
@@ -333,7 +340,7 @@ class TimingEngine:
         """Fills the history buffer from ``quiet`` until the decision; (ports,) beats still to come then."""
         decided = self.now + self.left.route_done if self.left else self.route_done
         beats = int((decided + REQUEST + self.costs.read - quiet) * self.machine.memory.rate)
-        beats = np.maximum(beats - self.router_beats, 0)
+        beats = np.maximum(beats - self.routers(), 0)
         self.room = int(beats[0])
         begun, coming = self.history.fetch_ahead(self.layer, self.position, self.config[Config.HISTORY], beats)
         self.counters["READ_BEATS"] += begun
@@ -357,7 +364,7 @@ class TimingEngine:
         self.counters["HISTORY_BEATS"] += held
         keys = misses[0] * key_run + coming
         if self.late(self.writes):
-            keys[(last - 1) % ports] += self.costs.kvwrite_bus(1, self.entry)
+            keys[(last - 1) % ports] += self.costs.kvwrite_bus(self.entry)
         fewest = int(hits[0].min()) if last >= ports else 0
         key = (tuple(listed), -(-last // ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
         if key not in self.parts:
@@ -381,6 +388,16 @@ class TimingEngine:
             tuple(tuple(max(time - now, early) for time in times) for times in self.finished.values()),
             tuple(tuple(max(time - now, early) for time in times) for times in self.tokens.values()),
         )
+
+    def routers(self) -> NDArray[np.int64]:
+        """(ports,) or (1,) beats of the weights in front of the loop's decision."""
+        if self.router_beats is None:
+            names = [instruction.name for instruction, _ in self.decoded]
+            loop = names.index("LOOP") if "LOOP" in names else len(names)
+            decided = names.index("ROUTE", loop) if "ROUTE" in names[loop:] else loop
+            products = [fields for instruction, fields in self.decoded[loop:decided] if instruction is MATMUL]
+            self.router_beats = sum((weight_beats(self.costs, f, self.config[Config.GROUP]) for f in products), NONE)
+        return self.router_beats
 
     def restore(self) -> None:
         """The inverse of :meth:`state`, when the part before was repeated."""
@@ -445,7 +462,8 @@ class TimingEngine:
         decoded = self.decoded
         ends = [pc for pc, (instruction, _) in enumerate(decoded) if instruction is END]
         beats = -(-len(decoded) * 16 // self.machine.beat_bytes)
-        self.now = self.costs.read + beats + 2
+        # An instruction per cycle goes into its memory.
+        self.now = max(short_read(self.machine, beats, 0)[-1], self.costs.read + len(decoded)) + 2
         self.counters["READ_BEATS"] += beats
         pc = 0
         while True:
@@ -467,21 +485,13 @@ class TimingEngine:
                 end = next(at for at in ends if at >= pc)
                 decided = next((at + 1 for at in range(pc, end) if decoded[at][0] is ROUTE), pc)
                 self.writes = next((fields for i, fields in decoded[pc:end] if i is KVWRITE), self.writes)
-                self.router_beats = sum(
-                    (
-                        weight_beats(self.costs, fields, self.config[Config.GROUP])
-                        for i, fields in decoded[pc:decided]
-                        if i is MATMUL
-                    ),
-                    NONE,
-                )
                 for self.layer in range(f["count"]):
                     self.body(pc, decided, end)
                 self.restore()
                 self.layer = f["count"]
                 pc = end + 1
             elif name == "NEXT":
-                self.now = self.idle() + DISPATCH
+                self.now = max(self.idle(), self.recorded) + DISPATCH
                 last = len(self.lists[TokenList.LAST]) > 0
                 self.position += self.count
                 if on_chunk is not None:

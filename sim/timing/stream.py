@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from functools import lru_cache
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from skipopu.layout import SCALES_PER_WORD
@@ -17,6 +19,9 @@ READABLE = 2  # from there to the cycle in which it can be taken
 LONG = 32
 COARSE = 256  # what is remembered of it from product to product
 UNIT = 1024  # of rates: a beat per cycle. A slow memory keeps up to two beats' worth when it pauses.
+
+
+Windows = tuple[tuple[tuple[int, int], ...], ...]  # per port, from when to when its bus is taken
 
 
 class Pending(NamedTuple):
@@ -100,7 +105,7 @@ class Reader:
         self.places = len(pending.takes)
         self.pushes, self.finishes = list(pending.pushes), list(pending.finishes)
 
-    def bring(self, size: int, due: int, takes: list[int], blocked: list[tuple[int, int]]) -> list[int]:
+    def bring(self, size: int, due: int, takes: list[int], blocked: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Asks for a burst at ``due`` or later; returns when its beats are in the FIFO. ``takes``: of beats before."""
         places = self.places + size
         issue = max(due, self.accepted)
@@ -138,7 +143,7 @@ class Reader:
         self.sent, self.credit = at + behind[last], credit + rate * behind[last] - last * UNIT
         return [at + PUSHED + i for i in behind]
 
-    def clear(self, at: int, blocked: list[tuple[int, int]]) -> int:
+    def clear(self, at: int, blocked: Sequence[tuple[int, int]]) -> int:
         """``at``, or when neither a refresh nor other traffic is in the way any more."""
         if self.phase is not None and (since := (at - self.phase) % self.interval) < self.refresh:
             at += self.refresh - since
@@ -180,12 +185,12 @@ def flow(
     pending: Pending,
     due: int,
     begin: int,
-    blocked: list[tuple[int, int]],
+    blocked: Windows = ((),),
     takes: list[int] | None = None,
 ) -> Flow:
     """Walks a product whose weights may be asked for from ``due`` on and are taken from ``begin`` on, in the time of ``pending``.
 
-    All ``readers`` run in lockstep. ``takes`` receives when beats are taken.
+    All ``readers`` run in lockstep; ``blocked``: of each, when other traffic has its bus. ``takes`` receives when beats are taken.
     """
     keep = takes is not None
     takes = [] if takes is None else takes
@@ -200,7 +205,7 @@ def flow(
     marks: list[tuple[int, int, int]] = []  # at ends of windows: the last step, how long its beat was there, stalls
     while left:
         size = min(left, burst, page)
-        ready = [reader.bring(size, due, takes, blocked) for reader in readers]
+        ready = [reader.bring(size, due, takes, windows) for reader, windows in zip(readers, blocked, strict=True)]
         left, page = left - size, page - size or whole
         for at in ready[0] if len(ready) == 1 else map(max, zip(*ready, strict=True)):
             take = at + READABLE if at + READABLE > take else take + 1
@@ -249,7 +254,7 @@ def flow(
                 for reader in readers:
                     reader.skip(arrivals, len(takes))
                 marks = []
-    reader = readers[0]
+    reader = max(readers, key=lambda reader: reader.sent)
     ref, coarse = reader.asked, grain(machine)
 
     def behind(times: list[int], count: int) -> tuple[int, ...]:
@@ -260,7 +265,7 @@ def flow(
         return tuple(later)
 
     left_over = Pending(
-        run - ref,
+        max(run - ref, -6),
         reader.accepted - ref,
         (reader.sent - ref) // coarse * coarse,
         reader.credit // COARSE * COARSE if reader.rate < UNIT else 2 * UNIT,
@@ -284,23 +289,32 @@ class Streams:
         self.rates: dict[tuple[int, int, int], float] = {}
         self.flows: dict[tuple[object, ...], Flow] = {}
 
-    def flow(self, shape: Shape, pending: Pending, due: int, begin: int, blocked: list[tuple[int, int]]) -> Flow:
-        """See :func:`flow`; the memory's refreshes are part of its rate."""
-        pending, zero = pending.settled(0, due)
-        if pending is NOTHING:
-            due, begin, blocked = 0, begin - due, [(a - due, b - due) for a, b in blocked]
+    def flow(
+        self, shape: Shape, pending: Pending, due: int, begin: int, before: tuple[int, int], beside: Windows = ((),)
+    ) -> Flow:
+        """See :func:`flow`; the memory's refreshes are part of its rate.
+
+        ``before`` is when attention had the bus of all ports; ``beside`` when entries are written to each.
+        """
+        pending, _ = pending.settled(0, due)
+        shift, coarse = due if pending is NOTHING else 0, 1
+        limit = settled = begin
         if shape.beats > self.machine.weight_fifo:
             # Once the FIFO is full nothing changes until its beats are taken.
-            full = max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape))
-            coarse = grain(self.machine)
-            before = [(a // coarse * coarse, b // coarse * coarse) for a, b in blocked if b <= begin and full > a]
-            settled = min(begin, full + max([0, *(b for _, b in before)])) // coarse * coarse
-            blocked = before + [(a - begin + settled, b - begin + settled) for a, b in blocked if b > begin]
-            begin = settled
-        key = (shape, pending, due, begin, *blocked)
+            coarse, limit = grain(self.machine), max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape))
+            settled = min(begin, limit + max(0, before[1] - due)) // coarse * coarse
+
+        def moved(window: tuple[int, int]) -> tuple[int, int]:
+            by = (settled - begin if window[1] > begin else 0) - shift
+            return (window[0] + by) // coarse * coarse, (window[1] + by) // coarse * coarse
+
+        own = [before] if due < before[1] and (before[0] < limit or before[1] > begin) else []
+        blocked = tuple(tuple(map(moved, [*own, *windows])) for windows in beside)
+        due, settled = due - shift, settled - shift
+        key = (shape, pending, due, settled, blocked)
         if key not in self.flows:
-            readers = [Reader(self.machine, self.rate(shape), pending)]
-            self.flows[key] = flow(self.machine, shape, readers, pending, due, begin, blocked)
+            readers = [Reader(self.machine, self.rate(shape), pending) for _ in blocked]
+            self.flows[key] = flow(self.machine, shape, readers, pending, due, settled, blocked)
         return self.flows[key]
 
     def fill(self, rate: float) -> int:
@@ -321,7 +335,7 @@ class Streams:
             low, high = 0.25 * memory.rate, memory.moving
             if self.sustained(shape, memory.rate, [None]) <= real:
                 low = memory.rate
-            while high - low > 0.004 * memory.moving:
+            while high - low > 0.0005 * memory.moving:
                 middle = (low + high) / 2
                 low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
             self.rates[key] = low
@@ -330,12 +344,12 @@ class Streams:
     def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
         """Beats per cycle of a long stream."""
         machine = self.machine
-        pairs = machine.weight_fifo + 2 * machine.memory.refresh_interval
+        pairs = machine.weight_fifo + max(600, 2 * machine.memory.refresh_interval)
         takes: list[int] = []
         shape = replace(shape, pairs=pairs, per_round=pairs, page=1 << 30)
-        flow(machine, shape, [Reader(machine, rate, NOTHING, phase) for phase in refreshes], NOTHING, 0, 0, [], takes)
-        half = len(takes) // 2
-        return (len(takes) - half) / (takes[-1] - takes[half - 1])
+        readers = [Reader(machine, rate, NOTHING, phase) for phase in refreshes]
+        flow(machine, shape, readers, NOTHING, 0, 0, ((),) * len(readers), takes)
+        return pace(takes, machine.memory.refresh_interval)
 
 
 @lru_cache(maxsize=4096)
@@ -349,8 +363,8 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
     takes: list[int] = []
     begun: list[int] = []
     end, asked = FIRST, 0
-    cycles = (4 if len(readers) == 1 else 2) * memory.refresh_interval
-    count = max(16, min(400, cycles // max(run, least)))
+    cycles = 4 * memory.refresh_interval
+    count = max(24, min(400, cycles // max(run, least)))
     for number in range(count):
         # The walk over the map visits the ports in turn; so many entries are wanted at most.
         due = max(number * machine.ports, asked + 2)
@@ -360,7 +374,7 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
         left, start, beat = run, 0, 0
         while left:
             size = min(left, machine.burst, page - at % page)
-            ready = [reader.bring(size, due, takes, []) for reader in readers]
+            ready = [reader.bring(size, due, takes) for reader in readers]
             left, at = left - size, at + size
             for push in map(max, zip(*ready, strict=True)):
                 if not beat:
@@ -372,8 +386,19 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
                 beat += 1
         asked = max(reader.asked for reader in readers)
         end = max(end - 1, start + least - 2)
-    half = count // 2
-    return (begun[-1] - begun[half]) / (count - 1 - half)
+    return 1 / pace(begun, memory.refresh_interval)
+
+
+def pace(times: Sequence[int], interval: int) -> float:
+    """Events per cycle in the later half of ``times``, over whole intervals of refreshes."""
+    last, span = times[-1], times[-1] - times[len(times) // 2]
+    if interval:
+        span = max(1, span // interval) * interval
+    before = bisect.bisect_right(times, last - span) - 1
+    if before < 0:
+        return (len(times) - 1) / (last - times[0])
+    part = (last - span - times[before]) / (times[before + 1] - times[before])
+    return (len(times) - 1 - before - part) / span
 
 
 def phases(machine: Machine) -> list[int | None]:

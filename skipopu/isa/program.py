@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.accept import BOOLEAN, MAPPING, TEXT, Accepted, list_of, one_of, whole
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode
+from skipopu.layout import ROUTER_RECORD_BYTES, EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.profile import fingerprint
+from skipopu.row_order import ORDERS
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
 VERSION = 3
-_HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
+HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Program:
         digest = hashlib.sha256(description + image).digest()
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / FILE_NAME
-        path.write_bytes(_HEADER.pack(MAGIC, VERSION, len(description), len(image), digest) + description + image)
+        path.write_bytes(HEADER.pack(MAGIC, VERSION, len(description), len(image), digest) + description + image)
         return path
 
     @staticmethod
@@ -123,17 +127,19 @@ class Program:
             data = path.read_bytes()
         except FileNotFoundError:
             raise ProgramError(f"{path}: no such file; `skipopu compile` writes one") from None
-        if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
+        except OSError as error:
+            raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
+        if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
             raise ProgramError(f"{path}: not a skipopu program (its first bytes are {data[:8]!r}, not {MAGIC!r})")
-        _, version, described, imaged, digest = _HEADER.unpack_from(data)
+        _, version, described, imaged, digest = HEADER.unpack_from(data)
         if version != VERSION:
             raise ProgramError(f"{path}: version {version}; this installation reads version {VERSION}")
-        if len(data) != _HEADER.size + described + imaged:
-            raise ProgramError(f"{path}: truncated, {len(data)} bytes instead of {_HEADER.size + described + imaged}")
-        body = data[_HEADER.size :]
+        if len(data) != HEADER.size + described + imaged:
+            raise ProgramError(f"{path}: truncated, {len(data)} bytes instead of {HEADER.size + described + imaged}")
+        body = data[HEADER.size :]
         if hashlib.sha256(body).digest() != digest:
             raise ProgramError(f"{path}: checksum mismatch; the file was altered after it was written")
-        d = json.loads(body[:described])
+        d = _described(body[:described], f"{path}: description")
         machine = Machine.from_dict(d["machine"], f"{path}: machine")
         if machine.fingerprint != d["machine_fingerprint"]:
             raise ProgramError(
@@ -144,8 +150,12 @@ class Program:
             raise ProgramError(
                 f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}"
             )
+        if imaged != machine.ports * d["port_bytes"]:
+            raise ProgramError(
+                f"{path}: port_bytes is {d['port_bytes']}; {imaged} bytes of memory for {machine.ports} ports follow"
+            )
         image = np.frombuffer(body, np.uint8, offset=described).reshape(machine.ports, d["port_bytes"])
-        return Program(
+        program = Program(
             machine=machine,
             model=ModelConfig.from_dict(d["model"], f"{path}: model"),
             kv=d["kv"],
@@ -160,6 +170,38 @@ class Program:
             numerics=d["numerics"],
             source=d["source"],
         )
+        program._check_map(str(path))
+        return program
+
+    def _check_map(self, where: str) -> None:
+        """Raises ProgramError, naming ``where``, for a region or matrix outside the memory or too small for what lies in it."""
+        layers, end = self.model.num_layers, len(self.memory[0])
+
+        def inside(what: str, address: int, size: int, most: int) -> None:
+            if address + size > most:
+                raise ProgramError(f"{where}: {what} ends at {address + size:#x}; accepted: up to {most:#x}")
+
+        # Bytes that the host or an engine takes from a region.
+        taken = {
+            "program": WORD_BYTES * len(self.instructions),
+            "tokens": 4 * self.context,
+            "trace": layers * self.context,
+            "embedding": EmbeddingRows(self.model.hidden_size, self.model.vocab_size, self.machine.ports).size,
+        }
+        for name, region in self.regions.items():
+            inside(f"region {name}", region.address, region.size, end)
+            inside(f"the content of region {name}", region.address, taken.get(name, 0), region.address + region.size)
+        if self.regions["trace"].size % layers:
+            raise ProgramError(f"{where}: region trace has {self.regions['trace'].size} bytes, no multiple of {layers} layers")
+        inside("router_record", self.router_record[0] + (layers - 1) * self.router_record[1], ROUTER_RECORD_BYTES, end)
+        for name, d in self.matrices.items():
+            if d["group"] % self.machine.weight_lanes:
+                raise ProgramError(
+                    f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
+                )
+            stream = WeightStream(d["rows"], d["groups"], d["group"], self.machine.ports, self.machine.weight_lanes, d["bits"])
+            last = (layers - 1) * d["layer_stride"] if name != "head" else 0
+            inside(f"matrix {name}", d["address"] + last, stream.size, end)
 
     def require_machine(self, machine: Machine) -> None:
         """Raises ProgramError unless the program was compiled for ``machine``."""
@@ -168,6 +210,74 @@ class Program:
                 f"program was compiled for machine {self.machine.name} ({self.machine.fingerprint}),"
                 f" not for {machine.name} ({machine.fingerprint})"
             )
+
+
+_COUNT = whole(0, (1 << 40) - 1)
+_PAIR = Accepted("a list of two counts", lambda value: list_of(_COUNT).holds(value) and len(value) == 2)
+_WORD = Accepted(
+    "a word of 32 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{32}", value))
+)
+# Keys of a program file's description, of a matrix in it, and of its source.
+_KEYS = {
+    "machine": MAPPING,
+    "machine_fingerprint": TEXT,
+    "numerics": TEXT,
+    "numerics_fingerprint": TEXT,
+    "model": MAPPING,
+    "kv": one_of(["dense", "reuse"]),
+    "context": whole(1, 1 << 32),
+    "logits": BOOLEAN,
+    "instructions": list_of(_WORD),
+    "notes": list_of(TEXT),
+    "regions": MAPPING,
+    "matrices": MAPPING,
+    "router_record": _PAIR,
+    "port_bytes": whole(1, 1 << 40),
+    "source": MAPPING,
+}
+_MATRIX = {
+    "address": _COUNT,
+    "layer_stride": _COUNT,
+    "rows": whole(1, 1 << 24),
+    "n": whole(1, 1 << 24),
+    "groups": whole(1, 1 << 24),
+    "group": whole(1, 1 << 16),
+    "bits": one_of([4, 8]),
+    "order": one_of(ORDERS),
+}
+_SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
+_REGIONS = ("program", "tokens", "trace", "ring", "rope", "embedding", "layers", "head", "kv")
+_MATRICES = ("router", "kv", "q", "o", "gate_up", "down", "head")
+
+
+def _require(data: dict[str, Any], kinds: dict[str, Accepted], where: str) -> None:
+    """Raises ProgramError unless ``data`` has all keys of ``kinds``, each of its kind."""
+    for key, kind in kinds.items():
+        if key not in data:
+            raise ProgramError(f"{where}: {key} is missing; accepted: {kind.text}")
+        kind.check(data[key], f"{where}: {key}", ProgramError)
+
+
+def _described(text: bytes, where: str) -> dict[str, Any]:
+    """A program file's description, every value of its type; raises ProgramError naming ``where`` and the key."""
+    try:
+        d = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"{where}: not valid JSON ({error})") from None
+    MAPPING.check(d, f"{where}: the content", ProgramError)
+    _require(d, _KEYS, where)
+    _require(d["source"], _SOURCE, f"{where}: source")
+    _require(d["regions"], dict.fromkeys(_REGIONS, _PAIR), f"{where}: regions")
+    _require(d["regions"], dict.fromkeys(d["regions"], _PAIR), f"{where}: regions")
+    _require(d["matrices"], dict.fromkeys(_MATRICES, MAPPING), f"{where}: matrices")
+    for name, matrix in d["matrices"].items():
+        MAPPING.check(matrix, f"{where}: matrices: {name}", ProgramError)
+        _require(matrix, _MATRIX, f"{where}: matrices: {name}")
+    if len(d["notes"]) != len(d["instructions"]):
+        raise ProgramError(
+            f"{where}: notes are {len(d['notes'])}; accepted: one for each of {len(d['instructions'])} instructions"
+        )
+    return d
 
 
 def place_instructions(instructions: list[int], memory: NDArray[np.uint8], address: int) -> None:

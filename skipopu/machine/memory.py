@@ -186,14 +186,29 @@ DRAMS = {dram.name: dram for dram in (HBM2, DDR4_2400)}
 def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> MemoryTiming:
     """A description's ``memory``: the name of a device, or a mapping of :class:`MemoryTiming`'s fields.
 
+    A mapping that names a known ``device`` starts from it; its ``path`` are cycles between port and device that the device's latency
+    does not contain, there and back.
+
     Raises:
         ConfigError: an unknown name or key, or a value outside its range.
     """
     if isinstance(value, str):
         if value not in DRAMS:
             raise ConfigError(f"{where}: memory is {value!r}; accepted: {', '.join(DRAMS)}, or a mapping of cycles")
-        timing = DRAMS[value].timing(clock_mhz, beat_bytes)
-    else:
-        timing = MemoryTiming(**typed(MemoryTiming, value, f"{where}: memory"))
+        value = {"device": value}
+    try:
+        given = dict(value)
+        device, path = given.get("device"), given.pop("path", 0)
+        if isinstance(device, str) and device in DRAMS:
+            timing = DRAMS[device].timing(clock_mhz, beat_bytes)
+            timing = dataclasses.replace(timing, latency=timing.latency + path)
+            timing = dataclasses.replace(timing, **given)
+        elif path:
+            raise ConfigError(f"{where}: memory path is {path!r} without a device; accepted with device: {', '.join(DRAMS)}")
+        else:
+            timing = MemoryTiming(**given)
+    except (TypeError, ValueError):
+        keys = ", ".join(f.name for f in dataclasses.fields(MemoryTiming))
+        raise ConfigError(f"{where}: memory is {value!r}; keys: {keys}, path") from None
     timing.check(where)
     return timing

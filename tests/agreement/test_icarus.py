@@ -26,6 +26,17 @@ def test_icarus_takes_the_verilog() -> None:
     assert build_icarus(Machine.load("u280-slice4")).exists()
 
 
+def test_a_port_without_an_entry_says_nothing() -> None:
+    """One token on two ports: what the second one's memories hold, x here, reaches no sum."""
+    machine = Machine.from_dict({**Machine.load("mono").to_dict(), "name": "duo", "ports": 2})
+    program = compile_checkpoint(random_checkpoint(smallest_config(), 3), machine, "reuse", context=8)
+    run = Run((3,), 1, check=True)
+    result, expected = rtl.run(program, run, icarus=True, cycle_limit=12_000), functional.run(program, run)
+    assert result.tokens == expected.tokens
+    assert result.saturated == expected.saturated
+    assert differing_bits(program, expected, result) == 0
+
+
 @pytest.mark.parametrize(("target", "config"), [("mono", smallest_config()), ("tiny", small_config())], ids=["mono", "tiny"])
 def test_icarus_computes_the_same_bits(target: str, config: ModelConfig) -> None:
     program = compile_checkpoint(random_checkpoint(config, 3), Machine.load(target))

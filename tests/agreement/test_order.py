@@ -17,7 +17,7 @@ from skipopu.machine.config import Machine
 from tests.agreement.test_rtl import agree
 from tests.support import random_checkpoint, small_config
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]  # the first test builds the simulation
 RUN = Run((1, 2, 3), 1, check=True)
 
 
@@ -55,12 +55,11 @@ def test_attention_waits_for_earlier_entries_only(program: Program) -> None:
 def test_more_tokens_than_are_counted_halt(program: Program) -> None:
     words = list(program.instructions)
     chunk = next(pc for pc, word in enumerate(words) if word & 31 == spec.CHUNK.opcode)
-    words[chunk + 1 : chunk + 3] = [
+    words[chunk + 1 : chunk + 4] = [
         spec.LOOP.encode({"count": 40}),
         spec.MATMUL.encode({"push": 1 << Unit.ATTENTION}),
         spec.END.encode({}),
-        spec.HALT.encode({}),
-    ][:4]
+    ]
     with pytest.raises(MachineHalt) as caught:
-        rtl.run(replaced(program, words[: len(program.instructions)]), RUN, cycle_limit=100_000)
+        rtl.run(replaced(program, words), RUN, cycle_limit=100_000)
     assert (caught.value.code, caught.value.pc) == (Error.DEPENDENCE, chunk + 2)

@@ -20,6 +20,7 @@ def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture
     out = tmp_path / "boards.json"
     assert main(["boards", "ulx3s", "u280", "--shape", "pybyte-300k", "--shape", "llama-2-7b", "--json", str(out)]) == 0
     text = capsys.readouterr().out
+    assert "llama-2-7b on ulx3s: machine ulx3s: residual and inner vector is 15104; accepted" in text
     assert "does not fit" in text, "a 7B model on an ULX3S, groups of 48 weights on ports of 128"
     rates = {
         (r["system"], r["model"]): r["value"]
@@ -35,7 +36,10 @@ def test_boards_refuses_with_both_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert main(["boards", "u50", "--target", "u280"]) == 1
     assert main(["boards", "nope"]) == 2
     assert main(["boards", "--shape", "nope"]) == 2
+    with pytest.raises(SystemExit):
+        main(["boards", "--skip", "2"])
     text = capsys.readouterr().err
+    assert "argument --skip: '2' is not accepted; a ratio in 0..1" in text
     assert "board 'nope' is not known; accepted: kv260" in text
     assert "model 'nope' is not known; accepted: llama-2-7b" in text
 

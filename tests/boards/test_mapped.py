@@ -6,6 +6,7 @@ which order memory is synchronised.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 
@@ -62,16 +63,16 @@ class Behind:
             ports.append(memory[base(port) - first :][: self.program.port_bytes])
         at = self.program.regions["tokens"].address
         run = Run(tuple(ports[0][at : at + 4 * count].view("<u4").tolist()), self.values[HOST["MAX_NEW"].address])
-        for seen, expected in zip(ports, run.prepare(self.program), strict=True):
-            for name in ("program", "rope", "embedding", "layers", "head"):
-                region = self.program.regions[name]
-                part = slice(region.address, region.address + region.size)
-                assert (seen[part] == expected[part]).all(), f"{name} is not in the machine's memory"
-        result = functional.run(self.program, run)
+        code = self.program.regions["program"].address
+        words = ports[0][code : code + 16 * self.values[HOST["PROGRAM_LENGTH"].address]].tobytes()
+        instructions = [int.from_bytes(words[i : i + 16], "little") for i in range(0, len(words), 16)]
+        result = functional.run(dataclasses.replace(self.program, memory=ports, instructions=instructions), run)
         for seen, after in zip(ports, result.memory, strict=True):
             seen[:] = after
         self.values[HOST["GENERATED"].address] = len(result.tokens)
         self.values[HOST["POSITION"].address] = result.routing.shape[2]
+        for module, name in enumerate(("EXECUTED_ATTENTION", "EXECUTED_FFN")):
+            self.values[HOST[name].address] = int(result.routing[:, module].sum())
         self.values[HOST["STATUS"].address] = STATUS_DONE
 
 
@@ -169,6 +170,38 @@ def test_load_and_run(kind: str, behind: Behind, monkeypatch: pytest.MonkeyPatch
     assert behind.resets == 2
     again = Run((7, 7), 3)
     assert device.run(behind.program, again).tokens == functional.run(behind.program, again).tokens
+
+
+def test_no_run_leaves_its_routing_to_the_next(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine executes what its memory says: modes and traces are what the run before wrote."""
+    monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))
+    device = Device(XrtTransport("x.xclbin", 1))
+    device.load(behind.program)
+    layers, prompt = behind.program.model.num_layers, (3, 1, 4)
+    none, alternating = np.zeros((layers, 2, 12), bool), np.arange(layers * 24).reshape(layers, 2, 12) % 2 == 0
+    seen = set()
+    for routing in ("program", none, "program", "always", "program", alternating, none, "always", alternating, "program"):
+        run = Run(prompt, 5, routing=routing)
+        expected, got = functional.run(behind.program, run), device.run(behind.program, run)
+        executed = tuple(int(part.sum()) for part in expected.routing.swapaxes(0, 1))
+        assert (got.counters["EXECUTED_ATTENTION"], got.counters["EXECUTED_FFN"]) == executed
+        assert got.tokens == expected.tokens
+        seen.add(executed)
+    assert len(seen) == 4, "the routings must differ"
+
+
+def test_what_is_loaded_is_read_back(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))
+    device = Device(XrtTransport("x.xclbin", 1))
+    device.require(behind.program)
+    with pytest.raises(SkipopuError, match=r"memory of port 0 holds 0x00 .*not loaded; leave --no-load out"):
+        device.verify(behind.program)
+    device.load(behind.program)
+    device.verify(behind.program)
+    config = behind.program.model
+    other = compile_checkpoint(random_checkpoint(config, 3), behind.program.machine, context=12)
+    with pytest.raises(SkipopuError, match="not loaded"):
+        device.verify(other)
 
 
 def test_a_run_under_way_is_not_cut_off(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:

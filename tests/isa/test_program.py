@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compiler.pipeline import compile_checkpoint
-from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
+from skipopu.errors import ProgramError, SkipopuError
+from skipopu.isa.program import HEADER, MAGIC, Program, Run
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, small_config
+from tests.support import ANYTHING, random_checkpoint, small_config
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,64 @@ def test_damage_is_named(program: Program, tmp_path: Path) -> None:
         load_of(data[:8] + b"\x01" + data[9:])
     with pytest.raises(ProgramError, match="no such file"):
         Program.load(tmp_path / "missing")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ProgramError, match="cannot be read"):
+        Program.load(tmp_path)
+
+
+def rewritten(program: Program, directory: Path, change: Callable[[dict], object]) -> Path:
+    """The program's file with an altered description under a right checksum."""
+    path = program.save(directory)
+    body = path.read_bytes()[HEADER.size :]
+    _, version, described, imaged, _ = HEADER.unpack_from(path.read_bytes())
+    data = json.loads(body[:described])
+    text = json.dumps(change(data) or data).encode()
+    body = text + body[described:]
+    path.write_bytes(HEADER.pack(MAGIC, version, len(text), imaged, hashlib.sha256(body).digest()) + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: [4], r"the content is \[4\]; accepted: a mapping"),
+        (lambda d: d.pop("kv") and None, "kv is missing; accepted: 'dense' or 'reuse'"),
+        (lambda d: d.update(context="32"), "context is '32'; accepted: an integer from 1"),
+        (lambda d: d.update(instructions=["12"]), r"instructions is \['12'\]; accepted: a list \(of a word of 32 hexadecimal"),
+        (lambda d: d["notes"].pop() and None, "notes are 41; accepted: one for each of 42 instructions"),
+        (lambda d: d["regions"].update(kv=[1]), r"regions: kv is \[1\]; accepted: a list of two counts"),
+        (lambda d: d["regions"].update(kv=[1, 1 << 30]), "region kv ends at 0x40000001; accepted: up to"),
+        (lambda d: d["regions"].update(tokens=[0, 64]), "content of region tokens ends at 0x80; accepted: up to 0x40"),
+        (lambda d: d["matrices"].pop("q") and None, "matrices: q is missing"),
+        (lambda d: d["matrices"]["q"].update(bits=True), "matrices: q: bits is True; accepted: 4 or 8"),
+        (lambda d: d["matrices"]["q"].update(rows=1 << 20), "matrix q ends at"),
+        (lambda d: d["matrices"]["q"].update(group=17), "matrix q has group 17; accepted: a multiple of 32"),
+        (lambda d: d.update(port_bytes=64), "port_bytes is 64; [0-9]+ bytes of memory for 2 ports follow"),
+        (lambda d: d["machine"].update(ports=None), "machine: ports is None; accepted: an integer"),
+        (lambda d: d["model"].update(hidden_size=[]), r"model: hidden_size is \[\]; accepted"),
+        (lambda d: d["source"].update(routers=1), "source: routers is 1; accepted: true or false"),
+    ],
+)
+def test_altered_descriptions_are_named(program: Program, tmp_path: Path, change: Callable, message: str) -> None:
+    with pytest.raises(SkipopuError, match=f"program.skpu: .*{message}"):
+        Program.load(rewritten(program, tmp_path, change))
+
+
+@given(st.data())
+def test_any_description_is_taken_or_refused(
+    program: Program, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    def change(described: dict) -> None:
+        inner = data.draw(
+            st.sampled_from(
+                [described, *(v for v in described.values() if isinstance(v, dict) and v), described["matrices"]["q"]]
+            )
+        )
+        inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(ANYTHING)
+
+    with contextlib.suppress(SkipopuError):
+        Program.load(rewritten(program, tmp_path_factory.getbasetemp(), change))
 
 
 def test_wrong_machine(program: Program) -> None:
@@ -60,6 +124,7 @@ def test_wrong_machine(program: Program) -> None:
         (Run((1, 70)), "token 70 is out of range"),
         (Run((1,) * 30, 3), "exceeds the program's context of 32"),
         (Run((1,), 1, dial=float("nan")), "dial is nan"),
+        (Run((1,), -1), "-1 new tokens are asked for"),
         (Run((1, 2), 1, routing=np.ones((3, 2, 2), bool)), "routing trace has shape"),
     ],
 )

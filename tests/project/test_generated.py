@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from sim.compare import pages
 from skipopu.cli import COMMANDS
 from skipopu.isa.doc import markdown as isa_page
 from skipopu.machine.doc import markdown as machine_page
@@ -23,6 +26,18 @@ def test_machine_page() -> None:
 
 def test_numerics_page() -> None:
     assert (ROOT / "docs" / "numerics.md").read_text() == numerics_page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_pages_repeat_the_records(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert pages.BLOCK.search(text), "the page lost its blocks"
+    assert text == pages.current(text), "run `python -m sim.compare.pages`"
+
+
+def test_every_block_has_a_page() -> None:
+    held = {match[2] for page in pages.PAGES for match in pages.BLOCK.finditer((ROOT / page).read_text())}
+    assert held == set(pages.BLOCKS)
 
 
 def test_readme_commands_exist() -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from compiler.frontend.shapes import outline
+from compiler.pipeline import compile_checkpoint
 from sim import parallel
 from sim.baselines import data
 from sim.compare import comparison, render
@@ -15,9 +20,13 @@ from sim.compare.comparison import Comparison, Point, compare, evaluate
 from sim.compare.decoding import decodings
 from sim.compare.findings import records, verdict
 from sim.compare.tables import tables
-from sim.estimate import Workload
+from sim.estimate import Estimate, Workload, weight_bytes
+from sim.timing import energy
 from skipopu import cli
+from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
+from skipopu.quantity import quantity
+from skipopu.shapes import SHAPES, shape
 from tests.support import small_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "comparison"
@@ -64,10 +73,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     paper = {
         name: evaluate(Point(Machine.load("u280-paper"), Workload(name, 128, 8, "0.25"))) for name in comparison.PAPER_MODELS
     }
-    pairs = {8: (part("0", prompt=8, new=2), part("0.25", prompt=8, new=2))}
+    pairs = {4: (part("0", prompt=4, new=2), part("0.25", prompt=4, new=2)), 8: (dense, some)}
     long = part("0", prompt=4, new=60), part("0.25", prompt=4, new=60)
     return Comparison(
-        machine, "small", config, some, dense, part("0.25", "dense"), None, by, pairs, long, paper, data.measured([file])
+        machine,
+        "small",
+        config,
+        some,
+        dense,
+        part("0.25", "dense"),
+        None,
+        by,
+        pairs,
+        {100.0: (dense, some)},
+        long,
+        paper,
+        data.measured([file]),
     )
 
 
@@ -112,7 +133,8 @@ def test_report_is_whole_and_the_same_each_time(small: Comparison, tmp_path: Pat
 
 def test_measured_records_are_shown_and_missing_ones_said(small: Comparison) -> None:
     row = next(row for row in decodings(small) if row.kind == "measured")
-    assert (row.system, row.tokens_per_s, row.share, row.joules) == ("Card X", 123.4, 0.4, "1.2")
+    assert (row.system, row.tokens_per_s, row.share, row.joules) == ("Card X", 123.4, None, "1.2 J")
+    assert row.other.startswith("40.0%: of a copy's bandwidth")
     assert small.missing() == [("fp16", False, None), ("int4", False, None), ("int4", True, "dense")]
     table = next(table for table in tables(small) if "Measured" in table.title)
     assert sum("missing" in row for row in table.rows) == 3
@@ -130,14 +152,88 @@ def test_every_figure_says_what_it_is(small: Comparison) -> None:
 
 
 def test_published_rows_agree_with_themselves() -> None:
-    """A published share of the peak is the bytes of the parameters times the rate over the peak, as its formula says."""
-    sizes = {"llama-2-7b": 6.738e9, "llama-3.1-8b": 8.030e9}  # parameters
+    """The bytes that the stored bits make are those of the bandwidth that a source states, where it states one."""
+    stated = [row for row in data.gpus().rows if row.read_gb_s]
+    assert len(stated) > 5
+    for row in stated:
+        assert row.bits is not None
+        size = weight_bytes(shape(row.model), row.bits, row.head_bits)
+        assert row.read_gb_s is not None
+        assert abs(size * row.tokens_per_s / (row.read_gb_s * 1e9) - 1) < 0.065, row
     for row in data.gpus().rows:
-        if row.precision == "fp16" and row.context is None:
-            share = 2 * sizes[row.model] * row.tokens_per_s / (data.gpus().gpus[row.gpu].peak_gb_s * 1e9)
-            assert abs(share / row.share - 1) < 0.05, row
-    ahead = next(row for row in data.gpus().rows if row.stack == "vLLM" and row.precision == "int4")
-    assert ahead.tokens_per_s > data.fpgas().paper.tokens_per_s, "the paper's own table has the GPU ahead"
+        if row.bits is not None:
+            share = (
+                weight_bytes(shape(row.model), row.bits, row.head_bits)
+                * row.tokens_per_s
+                / data.gpus().gpus[row.gpu].peak_gb_s
+                / 1e9
+            )
+            assert 0.1 < share < 0.92, row
+
+
+def test_the_paper_s_gpu_row_is_what_was_measured() -> None:
+    rows = [row for row in data.gpus().rows if "2603.14785" in row.source]
+    assert [(row.precision, row.tokens_per_s) for row in rows] == [("fp16", 45.3)]
+
+
+def test_one_rule_for_every_share(small: Comparison) -> None:
+    """The same bytes whoever reads them; a skipped share is not read, keys and values and the embedding do not count."""
+    config = shape("llama-2-7b")
+    matrices, head = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 4096 * 32000
+    assert weight_bytes(config, 16) == 2 * (matrices + head)
+    assert weight_bytes(config, 4, 16, skipped=0.25) == 0.75 * matrices / 2 + 2 * head
+    own = next(row for row in decodings(small) if row.own and not row.skipped)
+    size = weight_bytes(small.config, 4.125)
+    assert own.share == pytest.approx(size * small.dense.tokens_per_s / small.machine.peak_bandwidth)
+
+
+def test_skipping_is_never_compared_with_dense_alone(small: Comparison) -> None:
+    config = shape("llama-2-7b")
+    slow = replace(small.machine, clock_mhz=0.5)
+    dense, skipping = (replace(part, machine=slow) for part in (small.dense, small.skipping))
+    c = replace(small, model="llama-2-7b", config=config, dense=dense, skipping=skipping)
+    rows = {row[0]: row for row in tables(c)[0].rows}
+    fastest = rows["A100-80G, torchao autoquant-int4hqq"]
+    assert fastest[2] == f"{209.19 / c.dense.tokens_per_s:.2f}x"
+    assert rows["SkipOPU, U280"][2] == f"{143.4 / c.skipping.tokens_per_s:.2f}x"
+    said = next(line for line in verdict(c) if "GPUs execute every module" in line)
+    assert f"up to {209.19 / c.dense.tokens_per_s:.2f} times" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0.00 s"),
+        (1.2345e-7, "123 ns"),
+        (0.00099999, "1.00 ms"),
+        (0.0034, "3.40 ms"),
+        (3.19, "3.19 s"),
+        (999.99, "1.00 ks"),
+        (9.9999, "10.0 s"),
+        (4.3112e9, "4.31 Gs"),
+    ],
+)
+def test_quantities(value: float, shown: str) -> None:
+    assert quantity(value, "s") == shown
+
+
+def test_small_models_show_no_zeros(small: Comparison) -> None:
+    for table in tables(small):
+        if "published" in table.header or "GB/token" in table.header:
+            continue  # the paper's rows are of large models
+        for row in table.rows:
+            assert not [cell for cell in row if re.search(r"(^|[^\d.])0\.0+ ?[kMGmµn]?(B|J|s)\b", cell)], (table.title, row)
+
+
+def test_energy_says_what_has_no_source(small: Comparison) -> None:
+    parts = small.dense.energy()
+    for event in (part.event for part in parts):
+        assert event.source.startswith(energy.GUESS) or "read in" in event.source
+        assert event.energy.low <= event.energy.likely <= event.energy.high
+    rest = energy.share_at_rest(parts)
+    assert 0 < rest.low < rest.likely < rest.high < 1
+    static = next(part.joules for part in parts if part.event.name == energy.REST)
+    assert rest.likely == pytest.approx(static.likely / energy.total(parts).likely)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +268,55 @@ def test_bad_records_are_refused(change: dict[str, object], message: str, tmp_pa
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", *arguments, "--jobs", "1"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_gives_a_report(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at a context that leaves little memory. Every run is compiled, which is where one that does not fit fails; none is timed."""
+    machine, config = Machine.load("u280"), shape(name)
+    example = evaluate(Point(Machine.load("tiny"), Workload("small", 8, 4), small_config()))
+
+    def compiled(point: Point) -> Estimate:
+        of, workload = point.config or shape(point.workload.model), point.workload
+        program = compile_checkpoint(
+            outline(workload.model, workload.routers, of), point.machine, workload.kv, context=workload.prompt + workload.new
+        )
+        return replace(example, workload=workload, config=of, machine=point.machine, instructions=len(program.instructions))
+
+    def in_turn(pool: object, work: object, jobs: Sequence[Point]) -> Iterator[tuple[int, Estimate | SkipopuError]]:
+        for number, job in enumerate(jobs):
+            try:
+                yield number, compiled(job)
+            except SkipopuError as error:
+                yield number, error
+
+    monkeypatch.setattr(parallel, "finished", in_turn)
+    most = compile_checkpoint(outline(name), machine).context
+    for context in (256, most):
+        c = compare(machine, Workload(name, 128, context - 128, "0.25"), workers=1)
+        assert c.config == config
+        assert c.by_prompt[128] == (c.dense, c.skipping)
+        assert c.long is not None
+        assert c.long[0].workload.prompt + c.long[0].workload.new == min(most, comparison.LONGEST)
+        assert all("two-layer" in line for line in c.left_out), "larger routers may not fit beside the longest context"
+
+
+def test_what_does_not_fit_is_left_out_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.load("tiny")
+    example = evaluate(Point(machine, Workload("small", 8, 4), small_config()))
+
+    def in_turn(pool: object, work: object, jobs: Sequence[Point]) -> Iterator[tuple[int, Estimate | SkipopuError]]:
+        for number, job in enumerate(jobs):
+            full = job.machine.name == "tiny" and (job.workload.kv == "dense" or job.workload.new > 4)
+            yield number, SkipopuError("no room") if full else replace(example, workload=job.workload)
+
+    monkeypatch.setattr(parallel, "finished", in_turn)
+    c = compare(machine, Workload("small", 8, 4, "0.25"), small_config(max_positions=64), workers=1)
+    assert (c.long, c.dense_kv, c.by_skip["dense"]) == (None, None, {})
+    assert "Prompts of 1024 tokens are left out: the machine holds 64." in c.left_out
+    assert any("no room" in line for line in c.left_out)
+    assert set(c.left_out) <= set(verdict(c))
+    assert len(render.figures(c)) == 4
 
 
 def test_an_unknown_executor() -> None:

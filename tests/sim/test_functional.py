@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from compiler.frontend.checkpoint import Router
 from compiler.pipeline import compile_checkpoint
 from sim.engine import logits_of
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.timing import engine as timing
-from skipopu.errors import MachineHalt
+from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Error
@@ -82,6 +83,49 @@ def test_end_of_sequence_is_emitted_and_stops() -> None:
     checkpoint.config = dataclasses.replace(checkpoint.config, eos_token_ids=(tokens[2],))
     stopped = functional.run(compile_checkpoint(checkpoint, Machine.load("tiny")), Run(PROMPT, 8)).tokens
     assert stopped == tokens[: tokens.index(tokens[2]) + 1]
+
+
+def test_a_context_of_one_token() -> None:
+    """Every layer has a KV map, whatever its width."""
+    program = compile_checkpoint(random_checkpoint(small_config(), 2), Machine.load("tiny"), context=1)
+    assert functional.run(program, Run((5,))).routing.shape == (2, 2, 1)
+    with pytest.raises(ProgramError, match="exceeds the program's context of 1"):
+        functional.run(program, Run((5,), 1))
+
+
+@pytest.mark.parametrize("vocabulary", range(1, 10))
+def test_small_vocabularies_and_equal_logits(vocabulary: int) -> None:
+    """The lowest id wins, whatever fills a block of rows up; a prompt may fill the context."""
+    config = small_config(vocab_size=vocabulary, num_layers=1, num_heads=1, num_kv_heads=1)
+    checkpoint = random_checkpoint(config, 2)
+    prompt = tuple(n % vocabulary for n in range(9))
+    program = compile_checkpoint(checkpoint, Machine.load("tiny"), context=12)
+    tokens = functional.run(program, Run(prompt, 3)).tokens
+    assert tokens == reference.run(program, Run(prompt, 3)).tokens
+    sequence = [*prompt, *tokens]
+    result = functional.run(program, Run((*prompt, *tokens), 0))
+    assert result.tokens == []
+    a = reference.agreement(program, Run(prompt, 3), [sequence], 9, functional.run(program, Run(prompt, 3)).routing[None])
+    assert a.ok
+    checkpoint.tensors["lm_head.weight"] = np.tile(checkpoint.tensors["lm_head.weight"][:1], (vocabulary, 1))
+    assert functional.run(compile_checkpoint(checkpoint, Machine.load("tiny")), Run(prompt, 3)).tokens == [0, 0, 0]
+
+
+def test_a_model_of_zeros() -> None:
+    checkpoint = random_checkpoint(small_config(), 2)
+    checkpoint.tensors = {name: np.zeros_like(tensor) for name, tensor in checkpoint.tensors.items()}
+    program = compile_checkpoint(checkpoint, Machine.load("tiny"))
+    assert functional.run(program, Run(PROMPT, 3)).tokens == reference.run(program, Run(PROMPT, 3)).tokens == [0, 0, 0]
+
+
+def test_subnormal_router_biases_are_zero() -> None:
+    checkpoint = random_checkpoint(small_config(), 2)
+    router = Router(np.zeros(96, np.float32), -1e-45)
+    checkpoint.routers = [(router, router)] * 2
+    program = compile_checkpoint(checkpoint, Machine.load("tiny"))
+    first, _ = program.router_record
+    assert program.memory[0][first : first + 8].view(np.float32).tolist() == [0, 0]
+    assert functional.run(program, Run(PROMPT)).routing.all(), "a tie executes"
 
 
 def altered(program: Program, index: int, word: int) -> Program:

@@ -13,12 +13,13 @@ import torch
 
 from sim.baselines import data
 from sim.baselines.gpu import plain, reference
-from sim.baselines.gpu.__main__ import main
+from sim.baselines.gpu.__main__ import device_of, file_name, main
 from sim.baselines.gpu.decoder import Decoder
 from sim.baselines.gpu.measure import bytes_per_token, check
 from sim.baselines.gpu.state import State, new_state
 from sim.baselines.gpu.weights import Weights, quantise, random_weights
 from sim.routing import independent
+from skipopu.errors import ProgramError
 from skipopu.model_config import ModelConfig
 
 CPU = torch.device("cpu")
@@ -98,6 +99,24 @@ def test_a_wrong_decoder_is_not_measured(
     assert main(["--precision", "fp16", "--mode", "reuse", "--device", "cpu", "-o", str(tmp_path / "cpu.json")]) == 1
     assert "wrong: logits differ" in capsys.readouterr().out
     assert not (tmp_path / "cpu.json").exists()
+
+
+def test_nothing_runs_on_a_cpu_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(None, "small").type == "cpu"
+    assert device_of("cpu", "llama-2-7b").type == "cpu"
+    with pytest.raises(ProgramError, match="--shape llama-2-7b needs a GPU and PyTorch finds none"):
+        device_of(None, "llama-2-7b")
+    for name in ("cuda", "mps", "gpu"):
+        with pytest.raises(ProgramError, match=f"--device is '{name}'"):
+            device_of(name, "small")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"), ("NVIDIA GeForce RTX 4090 (x/y)", "geforce-rtx-4090-x-y")]
+)
+def test_a_record_s_default_name_is_a_plain_one(name: str, file: str) -> None:
+    assert file_name(name) == file
 
 
 INTERPRETED = """

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from compiler.pipeline import compile_checkpoint
+from sim.functional import engine as functional
+from sim.reference import engine as reference
 from sim.reference.model import ACTIVATIONS, SkipLlama, load_hf_state_dict, rms_norm
 from skipopu.isa import spec
+from skipopu.isa.program import Run
+from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from tests.support import random_checkpoint, small_config
 
@@ -95,6 +101,22 @@ def by_definition(model: SkipLlama, tokens: list[int], kv: str) -> torch.Tensor:
                 h = h + layer.down_proj(torch.nn.functional.silu(layer.gate_proj(x)) * layer.up_proj(x))
         rows.append(model.lm_head(rms_norm(h, model.norm, config.rms_norm_eps)))
     return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["k_proj", "v_proj"])
+def test_overflow_is_no_agreement(name: str) -> None:
+    """K and V beyond FP16 are infinite in the reference: nothing can be compared then, and it says so."""
+    checkpoint = random_checkpoint(small_config(), 2)
+    checkpoint.tensors[f"model.layers.0.self_attn.{name}.weight"] *= np.float32(1e5)
+    program = compile_checkpoint(checkpoint, Machine.load("tiny"))
+    options = Run((1, 2, 3, 4), 2)
+    result = functional.run(program, options)
+    assert result.saturated
+    assert reference.run(program, options).saturated
+    sequence = [*options.prompt, *result.tokens]
+    a = reference.agreement(program, options, [sequence], 4, result.routing[None])
+    assert a.non_finite
+    assert not a.ok
 
 
 @pytest.mark.parametrize("kv", ["dense", "reuse"])

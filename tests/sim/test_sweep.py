@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def test_results_are_kept_and_taken_up(description: Path, tmp_path: Path, monkey
     assert all(row["decode_tokens_per_s"] > 0 for row in again)
 
 
-def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(
         "base: u280\nmachine: {activation: [8192, 20480]}\nworkload: {shape: [llama-3.2-1b], context: [4+4], skip: [0]}\n"
@@ -67,6 +70,14 @@ def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(tmp_path: Path, c
     from pyarrow.parquet import read_table
 
     assert read_table(out / "results.parquet").num_rows == 2
+    monkeypatch.setattr(sweep, "estimate", lambda machine, workload: 1 / 0)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda workers, initializer: ThreadPoolExecutor(workers))
+    assert cli.main(["sweep", str(path), "-o", str(out)]) == 0, "refused ones are not run again"
+    (out / sweep.RESULTS).unlink()
+    for _ in range(2):
+        assert cli.main(["sweep", str(path), "-o", str(out)]) == 2, "nothing is left to show"
+        with (out / "results.csv").open() as file:
+            assert {row["status"] for row in csv.DictReader(file)} == {"failed"}
     names = {r["name"]: r["kind"] for r in json.loads(figures.read_text())["records"]}
     assert (names["decode_tokens_per_s"], names["power_w"]) == ("simulated", "estimated")
 
@@ -80,6 +91,9 @@ def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(tmp_path: Path, c
         (TEXT.replace("tokens", "token"), "unknown key 'token'"),
         (TEXT.replace("[2, 4]", "[2, 999]"), "tokens is 999; accepted: 1..64"),
         (TEXT.replace("llama-3.2-1b", "gpt"), "shape 'gpt' is not known"),
+        (TEXT.replace("4+4", "4+1"), "workload.context is '4\\+1'"),
+        (TEXT.replace("skip: [0,", "skip: [7,"), "--skip is '7.0'"),
+        (TEXT.replace("workload: {", "workload: {kv: [none], "), "workload.kv is 'none'; accepted: dense, reuse"),
         (TEXT.replace("4+4", "44"), "workload.context is '44'; accepted: P\\+G"),
         ("[", "not valid YAML"),
     ],
@@ -102,6 +116,26 @@ def test_fronts(points: list[tuple[int, int]]) -> None:
 
     assert {points[k] for k in front} == {points[k] for k in range(len(points)) if not beaten(k)}
     assert [points[k][0] for k in front] == sorted({points[k][0] for k in front})
+
+
+def test_results_are_kept_by_sources(description: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = sweep.read(description)[0]
+    before = job.key
+    monkeypatch.setattr(sweep, "sources", lambda: "others")
+    assert job.key != before
+
+
+def test_an_error_cancels_what_is_queued() -> None:
+    def interrupted() -> None:
+        with parallel.executor("local", 1) as pool:
+            for _ in range(20):
+                pool.submit(time.sleep, 60)
+            raise ZeroDivisionError
+
+    begin = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.studies

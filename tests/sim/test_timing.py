@@ -106,7 +106,7 @@ def test_energy_adds_up() -> None:
     assert sum(p.joules.likely for p in parts) == pytest.approx(energy.total(parts).likely)
     assert all(p.joules.low <= p.joules.likely <= p.joules.high for p in parts)
     bits = 8 * U280.beat_bytes * (part.decode["READ_BEATS"] + part.decode["WRITE_BEATS"])
-    assert parts[0].joules.likely == pytest.approx(bits * 3.9e-12)
+    assert parts[0].joules.likely == pytest.approx(bits * 3.92e-12)
     doubled = energy.estimate(U280, {name: 2 * value for name, value in part.decode.items()})
     assert energy.total(doubled).high == pytest.approx(2 * energy.total(parts).high)
 

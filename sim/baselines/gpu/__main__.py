@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -47,9 +48,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--trace", type=Path, help="a recorded trace instead, from `skipopu run --save-trace`")
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--device", help="cuda, cuda:N or cpu; default cuda, and cpu without a GPU for --shape small")
     p.add_argument("--backend", default="auto", choices=["auto", "triton", "torch"])
-    p.add_argument("-o", "--output", type=Path, help="JSON file; default <GPU>-<shape>.json")
+    p.add_argument("-o", "--output", type=Path, help="JSON file; default DEVICE-SHAPE.json")
     return p
 
 
@@ -64,7 +65,7 @@ def software(device: torch.device) -> dict[str, str]:
         versions["gpu"] = torch.cuda.get_device_name(device)
         versions["cuda"] = str(torch.version.cuda)
     else:
-        versions["gpu"] = f"none, {platform.machine()} CPU with {torch.get_num_threads()} threads"
+        versions["gpu"] = f"no GPU, {platform.machine()} CPU, {torch.get_num_threads()} threads"
     return versions
 
 
@@ -95,7 +96,7 @@ def records(m: Measurement, copied: float, precision: str, mode: str, skip: floa
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    device = torch.device(args.device)
+    device = device_of(args.device, args.shape)
     config = SMALL if args.shape == "small" else shape(args.shape)
     prompt, new = context(args.context or ("16+32" if args.shape == "small" else "128+1024"))
     total = prompt + new
@@ -142,10 +143,35 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f" {m.bytes_per_s / copied.median:.1%} of a copy; first token {m.first_token_s.median * 1e3:.1f} ms; logits within {error:.1e}"
             )
             del state
-    path = args.output or Path(f"{keys['system'].lower().replace(' ', '-')}-{args.shape}.json")
+    path = args.output or Path(f"{file_name(about['gpu'] if device.type == 'cuda' else device.type)}-{args.shape}.json")
     write_json(path, "python -m sim.baselines.gpu", inputs, result)
     say(f"{path}: {len(result)} records")
     return 0
+
+
+def device_of(name: str | None, shape_name: str) -> torch.device:
+    """The device to measure. Without a GPU and without being asked to, only the small shape runs on the CPU.
+
+    Raises:
+        ProgramError: no such device, or a full-size shape would run on the CPU unasked.
+    """
+    found = torch.cuda.is_available()
+    if name is None and not found and shape_name != "small":
+        raise ProgramError(
+            f"--shape {shape_name} needs a GPU and PyTorch finds none; --device cpu runs it on the CPU, which takes hours"
+        )
+    try:
+        device = torch.device(name or ("cuda" if found else "cpu"))
+    except RuntimeError:
+        raise ProgramError(f"--device is {name!r}; accepted: cuda, cuda:N, cpu") from None
+    if device.type not in ("cuda", "cpu") or (device.type == "cuda" and not found):
+        raise ProgramError(f"--device is {name!r}; PyTorch finds here: {'cuda, ' if found else ''}cpu")
+    return device
+
+
+def file_name(text: str) -> str:
+    """``text`` in lower case, anything but letters and digits as single hyphens, without the maker's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.removeprefix("NVIDIA ").lower()).strip("-")
 
 
 def padded(trace: np.ndarray, tokens: int) -> np.ndarray:
