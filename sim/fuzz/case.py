@@ -19,9 +19,9 @@ from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import NORMS
 
-PROGRAMS = 3  # of a description, which is built once
+PROGRAMS = 4  # of a description, which is built once
 CYCLES = (4_000, 40_000)  # of a run, as estimated
-ODD = 0.33  # share of descriptions in which one value is out of place, and again of programs
+ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
 ODD_VALUES = (0, -1, 1, 3, 6, 48, 1000, 4095, 1.5, float("nan"), "16", "", None, True, [1], {})
 ODD_MODEL = (0, -1, 1, 3, 1.5, float("nan"), "8", None, [2])
@@ -46,7 +46,8 @@ class Case:
     ``machine`` is the mapping of a description's file. Each of ``programs`` holds ``model`` (a config.json), ``weights`` (``seed``,
     ``scale``, whether there are ``routers``), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
     (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed) and ``memory``
-    (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`).
+    (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`); ``machine`` has other values for what needs no other
+    build: the memory behind the ports, the trace ring.
     """
 
     seed: int
@@ -94,12 +95,15 @@ def case(seed: int) -> Case:
         "tokens": draw.scaled(1, 8) if draw.chance(0.9) else draw.between(9, 20),
         "vector_lanes": 1 << draw.between(1, kv_lanes.bit_length() - 1),
         "multiplier": draw.of(MULTIPLIERS),
-        "trace_records": 1 << draw.of((2, 3, 5, 8, 12, 12, 12, 12)),
+        "trace_records": _ring(draw),
         "clock_mhz": draw.of((25.0, 100, 187.5, 225, 300.0)),
         "numerics": ["exact18"],
         "instructions": draw.of((48, 50, 53, 64, 64, 65, 77, 128, 256)),
     } | _memory_path(draw, 4096 // (port_bits // 8))
-    programs = [_program(draw, machine, number) for number in range(PROGRAMS)]
+    programs = [_program(draw, machine, {})]
+    for _ in range(1, PROGRAMS):
+        other = {"memory": _timing(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
+        programs.append(_program(draw, machine | other, other))
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -145,8 +149,28 @@ def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
     """FIFOs, bursts, the history buffer and the memory behind them; ``longest``: beats of 4096 bytes."""
     burst = min(longest, draw.of(BURSTS))
     weight_fifo, kv_fifo = (2 * burst + draw.scaled(1, 6 * burst + 8) - 1 for _ in range(2))
+    return {
+        "burst": burst,
+        "write_burst": 0 if draw.chance(0.4) else min(longest, draw.of(BURSTS)),
+        "weight_fifo": weight_fifo,
+        "kv_fifo": kv_fifo,
+        "weights_in_flight": 0 if draw.chance(0.5) else draw.between(2 * burst, weight_fifo),
+        "history": 0 if draw.chance(0.4) else draw.scaled(16, 800),
+        "memory": _timing(draw),
+    }
+
+
+def _ring(draw: Draw) -> int:
+    return 1 << draw.of((2, 3, 5, 8, 12, 12, 12, 12))
+
+
+def _timing(draw: Draw) -> str | dict[str, Any]:
+    """A description's ``memory``."""
+    if draw.chance(0.2):
+        device = draw.of(list(DRAMS))
+        return device if draw.chance(0.5) else {"device": device, "path": draw.between(0, 40)}
     interval = draw.between(100, 2500) if draw.chance(0.4) else 0
-    memory: str | dict[str, Any] = {
+    return {
         "latency": draw.scaled(1, 150),
         "beats_per_256_cycles": 256 if draw.chance(0.5) else draw.between(40, 255),
         "refresh_interval": interval,
@@ -158,20 +182,9 @@ def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
         "channel": draw.of((40, 40, 40, 14, 18)),
         "device": draw.of(("", "", "none")),
     }
-    if draw.chance(0.15):
-        memory = draw.of(list(DRAMS))
-    return {
-        "burst": burst,
-        "write_burst": 0 if draw.chance(0.4) else min(longest, draw.of(BURSTS)),
-        "weight_fifo": weight_fifo,
-        "kv_fifo": kv_fifo,
-        "weights_in_flight": 0 if draw.chance(0.5) else draw.between(2 * burst, weight_fifo),
-        "history": 0 if draw.chance(0.4) else draw.scaled(16, 800),
-        "memory": memory,
-    }
 
 
-def _program(draw: Draw, machine: dict[str, Any], number: int) -> dict[str, Any]:
+def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """A model that the machine's lanes allow, how it is compiled and run."""
     lanes, weight_lanes = machine["vector_lanes"], machine["port_bits"] // 4
     head_dim = max(8, round_up(draw.scaled(8, 48 if draw.chance(0.85) else 256), max(lanes, 2)))
@@ -237,20 +250,21 @@ def _program(draw: Draw, machine: dict[str, Any], number: int) -> dict[str, Any]
         "check": draw.chance(0.5),
         "routing": routing,
     }
-    misbehaves = draw.chance(0.2 if number == 0 else 0.5)
+    misbehaves = draw.chance(0.3)
     memory = {
         "stall": draw.scaled(1, 200) if misbehaves else 0,
         "reorder": misbehaves and draw.chance(0.5),
         "seed": draw.between(1, 1000),
     }
     weights = {"seed": draw.between(0, 1 << 30), "scale": draw.of((1.0, 1.0, 1.0, 0.05, 20.0)), "routers": draw.chance(0.7)}
-    return {"model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
+    return {"machine": other, "model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
 
 
 def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:
     """About the cycles of a run, within a factor of three."""
     ports, bits, lanes, memory = (machine[k] for k in ("ports", "port_bits", "vector_lanes", "memory"))
-    timing = {"latency": 24, "beats_per_256_cycles": 256, "outstanding": 16, "issue": 1} if isinstance(memory, str) else memory
+    timing = {"latency": 40, "beats_per_256_cycles": 256, "outstanding": 16, "issue": 1}
+    timing |= memory if isinstance(memory, dict) else {}
     burst, latency = machine["burst"], timing["latency"] + 12
     in_flight = min(timing["outstanding"] * burst, machine["weight_fifo"], machine["weights_in_flight"] or 1 << 20)
     rate = min(timing["beats_per_256_cycles"] / 256, in_flight / (latency + burst), burst / timing["issue"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 import traceback
@@ -26,6 +27,7 @@ from sim.timing import engine as timing
 from skipopu.errors import MachineHalt, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
+from skipopu.machine.memory import MemoryTiming
 from skipopu.model_config import ModelConfig
 
 OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
@@ -78,19 +80,26 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
     try:
         for number, program in enumerate(given.programs):
             start = time.perf_counter()
-            line: Line = {"seed": given.seed, "number": number, "machine": given.machine, **program}
+            machine = given.machine | program.get("machine", {})
+            line: Line = {"seed": given.seed, "number": number, **program, "machine": machine}
             with np.errstate(all="ignore"):
-                line |= _outcome(given.machine, program, verilog, with_rtl)
+                line |= _outcome(machine, program, verilog, with_rtl)
             built = line.pop("built", None) or built
             lines.append(line | {"seconds": round(time.perf_counter() - start, 2)})
             if line["outcome"] == "refused" and line["stage"] == "machine":
                 break
     finally:
         if built is not None and not keep:
-            directory = build(built, verilog=verilog or overlay_verilog(built), optimise=OPTIMISE).parent
+            directory = build(built, verilog=verilog or _verilog(built), optimise=OPTIMISE).parent
             shutil.rmtree(directory, ignore_errors=True)
             directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
     return lines
+
+
+def _verilog(machine: Machine) -> str:
+    """The overlay, which is the same whatever memory is behind it."""
+    plain = {f.name: f.default for f in dataclasses.fields(Machine) if f.name in ("clock_mhz", "memory_bytes", "trace_records")}
+    return overlay_verilog(dataclasses.replace(machine, memory=MemoryTiming(), **plain))
 
 
 def is_fault(line: Line) -> bool:
@@ -131,7 +140,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
     if predicted["CYCLES"] > LONGEST:
         return line | {"outcome": "skipped", "message": f"{predicted['CYCLES']} cycles; up to {LONGEST} are simulated"}
     limit = 20_000 + 4 * predicted["CYCLES"] * 256 // (256 - program["memory"]["stall"])
-    text = verilog or overlay_verilog(made.machine)
+    text = verilog or _verilog(made.machine)
     line["built"] = made.machine
     try:
         seen = rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=limit, optimise=OPTIMISE)
@@ -151,7 +160,7 @@ def _refused(stage: str, text: str) -> Line:
 def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt, verilog: str | None) -> Line:
     """A compiled program that halts is a fault of compiler or engine, whatever the RTL does: this says which."""
     line: Line = {"outcome": "difference", "stage": "rtl", "built": made.machine}
-    text = verilog or overlay_verilog(made.machine)
+    text = verilog or _verilog(made.machine)
     try:
         rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=1_000_000, optimise=OPTIMISE)
     except MachineHalt as seen:

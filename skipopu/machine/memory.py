@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from skipopu.accept import BOOLEAN, INTEGER, MAPPING, NUMBER, TEXT, list_of, shown
+from skipopu.accept import BOOLEAN, INTEGER, MAPPING, NUMBER, TEXT, list_of, shown, whole
 from skipopu.errors import ConfigError
 
 # What a description may give for a field, by the field's annotation.
@@ -196,19 +196,16 @@ def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> 
         if value not in DRAMS:
             raise ConfigError(f"{where}: memory is {value!r}; accepted: {', '.join(DRAMS)}, or a mapping of cycles")
         value = {"device": value}
-    try:
-        given = dict(value)
-        device, path = given.get("device"), given.pop("path", 0)
-        if isinstance(device, str) and device in DRAMS:
-            timing = DRAMS[device].timing(clock_mhz, beat_bytes)
-            timing = dataclasses.replace(timing, latency=timing.latency + path)
-            timing = dataclasses.replace(timing, **given)
-        elif path:
-            raise ConfigError(f"{where}: memory path is {path!r} without a device; accepted with device: {', '.join(DRAMS)}")
-        else:
-            timing = MemoryTiming(**given)
-    except (TypeError, ValueError):
-        keys = ", ".join(f.name for f in dataclasses.fields(MemoryTiming))
-        raise ConfigError(f"{where}: memory is {value!r}; keys: {keys}, path") from None
+    given = dict(MAPPING.check(value, f"{where}: memory", ConfigError))
+    path = whole(0, 1000).check(given.pop("path", 0), f"{where}: memory: path", ConfigError)
+    fields = typed(MemoryTiming, given, f"{where}: memory")
+    device = given.get("device")
+    if device in DRAMS:
+        timing = DRAMS[device].timing(clock_mhz, beat_bytes)
+        timing = dataclasses.replace(timing, **{"latency": timing.latency + path} | fields)
+    elif path:
+        raise ConfigError(f"{where}: memory: path is {path} without a device; accepted with device: {', '.join(DRAMS)}")
+    else:
+        timing = MemoryTiming(**fields)
     timing.check(where)
     return timing

@@ -51,6 +51,8 @@ def test_shipped_targets_load(path: Path) -> None:
         ("memory", [24], r"memory is \[24\]; accepted: printable text or a mapping of names"),
         ("memory", {"latency": True}, "memory: latency is True; accepted: an integer"),
         ("memory", {"latency": 0}, "memory latency is 0; accepted: 1 to 1000"),
+        ("memory", {"device": "hbm2", "path": 1.5}, "memory: path is 1.5; accepted: an integer from 0 to 1000"),
+        ("memory", {"path": 3}, "memory: path is 3 without a device; accepted with device: hbm2, ddr4-2400"),
         ("memory", {24: 24}, "memory is {24: 24}; accepted: printable text or a mapping of names"),
     ],
 )
