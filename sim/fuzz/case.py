@@ -141,12 +141,10 @@ def case(seed: int) -> Case:
     return Case(seed, machine, tuple(programs))
 
 
-def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
-    """FIFOs, bursts, the history buffer and the memory behind them; ``longest``: beats of 4096 bytes."""
-    burst = min(longest, draw.of(BURSTS))
-    weight_fifo, kv_fifo = (2 * burst + draw.scaled(1, 6 * burst + 8) - 1 for _ in range(2))
+def memory_behind(draw: Draw) -> str | dict[str, Any]:
+    """A description's ``memory``."""
     interval = draw.between(100, 2500) if draw.chance(0.4) else 0
-    memory: str | dict[str, Any] = {
+    memory = {
         "latency": draw.scaled(1, 150),
         "beats_per_256_cycles": 256 if draw.chance(0.5) else draw.between(40, 255),
         "refresh_interval": interval,
@@ -158,8 +156,14 @@ def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
         "channel": draw.of((40, 40, 40, 14, 18)),
         "device": draw.of(("", "", "none")),
     }
-    if draw.chance(0.15):
-        memory = draw.of(list(DRAMS))
+    return draw.of(list(DRAMS)) if draw.chance(0.15) else memory
+
+
+def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
+    """FIFOs, bursts, the history buffer and the memory behind them; ``longest``: beats of 4096 bytes."""
+    burst = min(longest, draw.of(BURSTS))
+    weight_fifo, kv_fifo = (2 * burst + draw.scaled(1, 6 * burst + 8) - 1 for _ in range(2))
+    memory = memory_behind(draw)
     return {
         "burst": burst,
         "write_burst": 0 if draw.chance(0.4) else min(longest, draw.of(BURSTS)),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
 ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose turn is next
@@ -285,7 +284,7 @@ class Streams:
     """Flows of one machine, remembered."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine, memory = machine, machine.memory
+        self.machine = machine
         self.rates: dict[tuple[int, int, int], float] = {}
         self.flows: dict[tuple[object, ...], Flow] = {}
 
@@ -406,4 +405,6 @@ def phases(machine: Machine) -> list[int | None]:
     memory = machine.memory
     if not memory.refresh:
         return [None]
-    return [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
+    return (
+        [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
+    )
