@@ -296,20 +296,23 @@ class Streams:
         ``before`` is when attention had the bus of all ports; ``beside`` when entries are written to each.
         """
         pending, _ = pending.settled(0, due)
-        shift, coarse = due if pending is NOTHING else 0, 1
-        limit = settled = begin
+        if pending is NOTHING:  # only what is to come matters
+            begin, before = begin - due, (before[0] - due, before[1] - due)
+            beside = tuple(tuple((first - due, last - due) for first, last in windows) for windows in beside)
+            due = 0
+        coarse, limit = 1, begin
+        settled = begin
         if shape.beats > self.machine.weight_fifo:
             # Once the FIFO is full nothing changes until its beats are taken.
             coarse, limit = grain(self.machine), max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape)[0])
             settled = min(begin, limit + max(0, before[1] - due)) // coarse * coarse
 
         def moved(window: tuple[int, int]) -> tuple[int, int]:
-            by = (settled - begin if window[1] > begin else 0) - shift
+            by = settled - begin if window[1] > begin else 0
             return (window[0] + by) // coarse * coarse, (window[1] + by) // coarse * coarse
 
         own = [before] if due < before[1] and (before[0] < limit or before[1] > begin) else []
         blocked = tuple(tuple(map(moved, [*own, *windows])) for windows in beside)
-        due, settled = due - shift, settled - shift
         key = (shape, pending, due, settled, blocked)
         if key not in self.flows:
             rate, slow = self.rate(shape)
