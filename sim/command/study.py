@@ -15,6 +15,7 @@ from skipopu.report import Record, write_json
 from skipopu.shipped import path_or_shipped
 
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+DECODE_BEGIN, DECODE_END = "<!-- decode: begin -->\n", "<!-- decode: end -->\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
     )
     parser.add_argument("--bytes", type=positive, default=8192, metavar="N", help="of held-out text (pe); default 8192")
+    parser.add_argument("--runs", type=positive, metavar="N", help="on generated machines (timing); default 120")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the first generated machine (timing); default 1000000")
+    parser.add_argument(
+        "--decode", action="store_true", help="decoding by latency, clock and refresh instead, by the timing engine (timing)"
+    )
     parser.add_argument("-o", "--output", type=output_directory, metavar="DIR", help="write NAME.json and the plots there")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="replace the tables of a page")
     add_json(parser)
@@ -37,17 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.name != "pe":
         refuse(args, ["--bytes"], "is of the study pe")
+    if args.name != "timing":
+        refuse(args, ["--runs", "--seed", "--decode"], "is of the study timing")
+    begin, end, name = (DECODE_BEGIN, DECODE_END, "decode") if args.decode else (BEGIN, END, args.name)
     page = args.update.read_text() if args.update else ""
-    if args.update and (BEGIN not in page or END not in page):
-        raise SkipopuError(f"{args.update}: no lines {BEGIN.strip()!r} and {END.strip()!r} to put the table between")
+    if args.update and (begin not in page or end not in page):
+        raise SkipopuError(f"{args.update}: no lines {begin.strip()!r} and {end.strip()!r} to put the table between")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
     records, text = STUDIES[args.name](args)
-    for file in filter(None, (args.json, args.output and args.output / f"{args.name}.json")):
+    for file in filter(None, (args.json, args.output and args.output / f"{name}.json")):
         write_json(file, f"study {args.name}", inputs_of(args), records)
     if args.update:
-        head, rest = page.split(BEGIN)
-        args.update.write_text(head + BEGIN + text + END + rest.split(END)[1])
+        head, rest = page.split(begin)
+        args.update.write_text(head + begin + text + end + rest.split(end)[1])
     if args.output:
         console.print(f"Written to {args.output.resolve()}.", soft_wrap=True)
     return 0
@@ -115,20 +124,23 @@ def kv_study(args: argparse.Namespace) -> tuple[list[Record], str]:
 
 
 def timing_study(args: argparse.Namespace) -> tuple[list[Record], str]:
-    """Shows the timing engine's errors; returns their records and tables in Markdown. Raises beyond 3 %."""
+    """Shows the timing engine's errors, or with ``--decode`` what decoding depends on; returns records and tables in Markdown."""
     from sim.studies import timing
 
-    with console.status("study") as status:
-        rows = timing.study(args.model, status.update)
-    tables = [(title, table(rows)) for title, table in timing.TABLES]
-    for title, table in tables:
-        show(title, *table)
-    if args.output:
-        timing.plot(rows, args.output / "timing.png")
-    worst = max(rows, key=lambda row: abs(row.error))
-    if abs(worst.error) > timing.BOUND:
-        console.print(f"{worst.model} on {worst.target}: {worst.error:+.2%}, more than {timing.BOUND:.0%}", style="red")
-    return timing.records(rows), markdown(tables)
+    if args.decode:
+        with console.status("decoding"):
+            records = timing.decode()
+        title, table = timing.DECODE_TITLE, timing.decode_table(records)
+    else:
+        with console.status("study") as status:
+            rows = timing.study(args.runs or timing.RUNS, timing.SEED if args.seed is None else args.seed, status.update)
+        title, table, records = timing.TITLE, timing.by_feature(rows), timing.records(rows)
+        if args.output:
+            timing.plot(rows, args.output / "timing.png")
+        worst = max(rows, key=lambda row: abs(row.error))
+        console.print(f"Largest: {worst.machine.name}, program {worst.number}, {worst.error:+.2%} of {worst.rtl:,} cycles.")
+    show(title, *table)
+    return records, markdown([(title, table)])
 
 
 STUDIES = {"pe": pe_study, "fusion": fusion_study, "kv": kv_study, "timing": timing_study}

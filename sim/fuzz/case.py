@@ -102,7 +102,7 @@ def case(seed: int) -> Case:
     } | _memory_path(draw, 4096 // (port_bits // 8))
     programs = [_program(draw, machine, {})]
     for _ in range(1, PROGRAMS):
-        other = {"memory": _timing(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
+        other = {"memory": memory_behind(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
         programs.append(_program(draw, machine | other, other))
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
@@ -156,7 +156,7 @@ def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
         "kv_fifo": kv_fifo,
         "weights_in_flight": 0 if draw.chance(0.5) else draw.between(2 * burst, weight_fifo),
         "history": 0 if draw.chance(0.4) else draw.scaled(16, 800),
-        "memory": _timing(draw),
+        "memory": memory_behind(draw),
     }
 
 
@@ -164,7 +164,7 @@ def _ring(draw: Draw) -> int:
     return 1 << draw.of((2, 3, 5, 8, 12, 12, 12, 12))
 
 
-def _timing(draw: Draw) -> str | dict[str, Any]:
+def memory_behind(draw: Draw) -> str | dict[str, Any]:
     """A description's ``memory``."""
     if draw.chance(0.2):
         device = draw.of(list(DRAMS))

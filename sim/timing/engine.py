@@ -221,7 +221,7 @@ class TimingEngine:
 
     def matmul(self, f: Fields, slots: int, start: int) -> int:
         """A product that starts at ``start`` and whose weights could be requested when it was dispatched."""
-        costs, machine = self.costs, self.machine
+        costs = self.costs
         if not f["rounds"]:
             cycles = costs.matmul_start() + EPILOGUE
             self.book("ARRAY", 0, cycles)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
 ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose turn is next
@@ -285,36 +284,43 @@ class Streams:
     """Flows of one machine, remembered."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine, memory = machine, machine.memory
-        self.rates: dict[tuple[int, int, int], float] = {}
+        self.machine = machine
+        self.rates: dict[tuple[int, int, int], tuple[float, float]] = {}
         self.flows: dict[tuple[object, ...], Flow] = {}
 
     def flow(
         self, shape: Shape, pending: Pending, due: int, begin: int, before: tuple[int, int], beside: Windows = ((),)
     ) -> Flow:
-        """See :func:`flow`; the memory's refreshes are part of its rate.
+        """See :func:`flow`; the memory's refreshes are part of :meth:`rate`.
 
         ``before`` is when attention had the bus of all ports; ``beside`` when entries are written to each.
         """
         pending, _ = pending.settled(0, due)
-        shift, coarse = due if pending is NOTHING else 0, 1
-        limit = settled = begin
+        if pending is NOTHING:  # only what is to come matters
+            begin, before = begin - due, (before[0] - due, before[1] - due)
+            beside = tuple(tuple((first - due, last - due) for first, last in windows) for windows in beside)
+            due = 0
+        coarse, limit = 1, begin
+        settled = begin
         if shape.beats > self.machine.weight_fifo:
             # Once the FIFO is full nothing changes until its beats are taken.
-            coarse, limit = grain(self.machine), max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape))
+            coarse, limit = grain(self.machine), max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape)[0])
             settled = min(begin, limit + max(0, before[1] - due)) // coarse * coarse
 
         def moved(window: tuple[int, int]) -> tuple[int, int]:
-            by = (settled - begin if window[1] > begin else 0) - shift
+            by = settled - begin if window[1] > begin else 0
             return (window[0] + by) // coarse * coarse, (window[1] + by) // coarse * coarse
 
         own = [before] if due < before[1] and (before[0] < limit or before[1] > begin) else []
         blocked = tuple(tuple(map(moved, [*own, *windows])) for windows in beside)
-        due, settled = due - shift, settled - shift
         key = (shape, pending, due, settled, blocked)
         if key not in self.flows:
-            readers = [Reader(self.machine, self.rate(shape), pending) for _ in blocked]
-            self.flows[key] = flow(self.machine, shape, readers, pending, due, settled, blocked)
+            rate, slow = self.rate(shape)
+            readers = [Reader(self.machine, rate, pending) for _ in blocked]
+            found = flow(self.machine, shape, readers, pending, due, settled, blocked)
+            later = int((slow - 1) * max(0, found.end))
+            times = {name: getattr(found, name) + later for name in ("end", "drained", "asked", "sent")}
+            self.flows[key] = replace(found, **times) if later else found
         return self.flows[key]
 
     def fill(self, rate: float) -> int:
@@ -324,21 +330,28 @@ class Streams:
         under_way = min(memory.outstanding, (m.weights_in_flight or m.weight_fifo) // m.burst)
         return int(loop + -(-m.weight_fifo // m.burst) * max(m.burst / rate, memory.issue, loop / under_way))
 
-    def rate(self, shape: Shape) -> float:
-        """Beats per cycle of a memory without refreshes that serves a long stream like this machine's."""
+    def rate(self, shape: Shape) -> tuple[float, float]:
+        """How a memory without refreshes serves a long stream like this machine's: (beats per cycle, how much longer all takes).
+
+        A stream that waits for the memory's latency does not see its rate: refreshes make it longer.
+        """
         memory = self.machine.memory
         if not memory.refresh:
-            return memory.moving
+            return memory.moving, 1.0
         key = (shape.slots, shape.per_word, shape.scale)
         if key not in self.rates:
             real = self.sustained(shape, memory.moving, phases(self.machine))
-            low, high = 0.25 * memory.rate, memory.moving
-            if self.sustained(shape, memory.rate, [None]) <= real:
-                low = memory.rate
-            while high - low > 0.0005 * memory.moving:
-                middle = (low + high) / 2
-                low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
-            self.rates[key] = low
+            low, high = 0.5 * memory.rate, memory.moving
+            if (even := self.sustained(shape, memory.rate, [None])) <= real:
+                low, slow = memory.rate, 1.0
+            elif self.sustained(shape, low, [None]) > real:
+                low, high, slow = memory.rate, memory.rate, even / real
+            else:
+                slow = 1.0
+                while high - low > 0.0005 * memory.moving:
+                    middle = (low + high) / 2
+                    low, high = (low, middle) if self.sustained(shape, middle, [None]) > real else (middle, high)
+            self.rates[key] = low, slow
         return self.rates[key]
 
     def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
@@ -406,4 +419,6 @@ def phases(machine: Machine) -> list[int | None]:
     memory = machine.memory
     if not memory.refresh:
         return [None]
-    return [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
+    return (
+        [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,12 @@ from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Result
 from sim.estimate import Workload, estimate, workload_bytes
+from sim.functional import engine as functional
 from sim.routing import independent, load_trace, ratios
-from sim.studies import timing as study
+from sim.rtl import engine as rtl
 from sim.timing import energy
 from sim.timing import engine as timing
+from sim.timing.stream import NOTHING, Reader, Shape, Streams, flow
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
@@ -28,7 +29,6 @@ from skipopu.shapes import SHAPES
 from tests.support import small_config
 
 LAYERS, CONTEXT = 5, 40
-DOCS = Path(__file__).parents[2] / "docs"
 U280 = Machine.load("u280")
 
 
@@ -140,35 +140,139 @@ def test_skip_ratios(tmp_path: Path) -> None:
         load_trace(tmp_path / "flat.npy")
 
 
-def test_committed_errors_are_within_the_bound() -> None:
-    records = json.loads((DOCS / "timing.json").read_text())["records"]
-    errors = {
-        (r["target"], r["model"], r["context"], r["skip"]): abs(r["value"]) for r in records if r["name"] == "cycle_error"
-    }
-    assert {target for target, *_ in errors} == {machine.name for machine in study.machines()}
-    beyond = {run: error for run, error in errors.items() if error > study.BOUND}
-    # What the page says of them: a FIFO shorter than the memory's latency, matrices that fit the FIFO whole.
-    assert {run[:2] for run in beyond} <= {("deep", "wide"), *(("hexa", model) for model in ("gqa", "mha"))}
-    assert max(beyond.values()) < 0.04
-    assert not [run for run in beyond if study.role(run[0]) == "held out"]
+def cycle_by_cycle(machine: Machine, shape: Shape, due: int, begin: int) -> tuple[int, int]:
+    """(last step, last drain) of a product's stream, every register of reader, memory, FIFO and sequencer stepped."""
+    memory, fifo, burst = machine.memory, machine.weight_fifo, machine.burst
+    most = (machine.weights_in_flight or fifo) - burst
+    left, page, sizes = shape.beats, shape.page, []
+    while left:
+        sizes.append(min(left, burst, page))
+        left, page = left - sizes[-1], page - sizes[-1] or 4096 // machine.beat_bytes
+    address: int | None = None  # beats of the burst on the address channel
+    queue: list[list[int]] = []  # bursts that memory accepted: when their beats may go, how many are left
+    arriving, readable = [], []  # when beats are in the FIFO, when they can be taken
+    asked = taken = pair = step = 0
+    next_address, under_way, pair_full, second, scale, in_word = 0, 0, False, False, shape.scale, 0
+    drains: list[int] = []
+    last = cycle = 0
+    while pair < shape.pairs:
+        # What the cycle sees is what registers hold at its beginning.
+        came = sum(at < cycle for at in arriving)
+        accepts = address is not None and under_way < memory.outstanding and cycle >= next_address
+        finished = 0
+        if queue and cycle >= queue[0][0]:
+            arriving.append(cycle + 1)
+            readable.append(cycle + 3)
+            queue[0][1] -= 1
+            if not queue[0][1]:
+                queue.pop(0)
+                finished = 1
+        fires = pair_full and (
+            step > 0 or pair % shape.per_round > 0 or pair < 2 * shape.per_round or cycle > drains[pair // shape.per_round - 2]
+        )
+        pops = fires and step == shape.slots - 1
+        ready = cycle >= begin and taken < shape.beats and taken < len(readable) and readable[taken] <= cycle
+        takes = ready and (scale > 0 or not second or not pair_full or pops)
+        ask = cycle >= due and sizes and (address is None or accepts)
+        ask = ask and fifo - asked + taken >= sizes[0] and asked - came <= most
+        if accepts:
+            queue.append([cycle + memory.latency, address])
+            address, next_address = None, cycle + memory.issue
+        under_way += accepts - finished
+        if ask:
+            address = sizes.pop(0)
+            asked += address
+        if fires:
+            step, last = (0, cycle) if pops else (step + 1, cycle)
+        if pops:
+            pair, pair_full = pair + 1, False
+            if pair % shape.per_round == 0:
+                drain = shape.last_drain if pair == shape.pairs else shape.drain
+                drains.append(max([cycle + shape.flight, *drains[-1:]]) + drain)
+        if takes:
+            taken += 1
+            if scale:
+                scale -= 1
+            elif not second:
+                second = True
+            else:
+                second, pair_full, in_word = False, True, in_word + 1
+                if in_word == shape.per_word:
+                    in_word, scale = 0, shape.scale
+        cycle += 1
+    return last - begin, drains[-1] - begin
 
 
-@pytest.mark.studies
-def test_committed_counts_are_the_timing_engine_s() -> None:
-    records = json.loads((DOCS / "timing.json").read_text())["records"]
-    cycles = [r for r in records if r.get("engine") == "timing" and r["name"] == "cycles"]
-    committed = {(r["target"], r["model"], r["context"], r["skip"]): r["value"] for r in cycles}
-    for machine in study.machines():
-        for name, config in study.MODELS.items():
-            if not study.fits(machine, config):
-                continue
-            checkpoint = outline(name, config=config)
-            prompt, skip = study.PROMPTS[0], study.SKIPS[1]
-            program = compile_checkpoint(checkpoint, machine, context=prompt + study.NEW, group=study.group_of(machine))
-            trace = independent(config.num_layers, prompt + study.NEW, skip, skip, study.SEED)
-            run = Run((0,) * prompt, study.NEW, routing=trace)
-            seen = timing.run(program, replace(run), Result([0] * study.NEW, trace)).counters["CYCLES"]
-            assert seen == committed[machine.name, name, f"{prompt}+{study.NEW}", skip], "run `skipopu study timing -o docs`"
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_stream_is_counted_cycle_by_cycle(data: st.DataObject) -> None:
+    draw = data.draw
+    burst = draw(st.integers(1, 9), "burst")
+    fifo = 2 * burst + draw(st.integers(0, 3 * burst), "fifo")
+    machine = replace(
+        Machine.load("mono"),
+        burst=burst,
+        weight_fifo=fifo,
+        kv_fifo=64,
+        weights_in_flight=draw(st.sampled_from([0, 2 * burst, fifo]), "in flight"),
+        memory=MemoryTiming(
+            latency=draw(st.integers(1, 60), "latency"),
+            issue=draw(st.integers(1, 9), "issue"),
+            outstanding=draw(st.integers(1, 16), "outstanding"),
+        ),
+    )
+    slots, per_round, rounds = draw(st.integers(1, 5)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    drain = draw(st.integers(1, 30), "drain")
+    shape = Shape(slots, per_round * rounds, 16, 8, per_round, draw(st.integers(1, 512), "page"), 20, drain, drain)
+    due, begin = draw(st.integers(0, 50), "due"), draw(st.integers(0, 200), "begin")
+    found = flow(machine, shape, [Reader(machine, 1.0, NOTHING)], NOTHING, due, begin)
+    assert (found.end, found.drained) == cycle_by_cycle(machine, shape, due, begin)
+
+
+@pytest.mark.parametrize(("target", "slots"), [("u280", 1), ("u280", 4), ("tiny", 1), ("trio", 2), ("mono", 3)])
+def test_a_long_stream_is_its_beginning_and_repetition(target: str, slots: int) -> None:
+    machine = Machine.load(target)
+    shape = Shape(slots, 20_000, 16, 2, 100, 64, 20, 8, 8)
+    ends = [
+        flow(machine, shape, [Reader(machine, machine.memory.rate, NOTHING)], NOTHING, 0, 0, ((),), takes).end
+        for takes in (None, [])  # every beat, when times of all of them are asked for
+    ]
+    assert abs(ends[0] / ends[1] - 1) < 0.002
+
+
+def test_refreshes_of_ports_cost_where_fifos_are_short() -> None:
+    """Spread over time, refreshes of lockstep ports add up unless the FIFOs hold as much as comes in one."""
+    shape = Shape(1, 10_000, 16, 1, 100, 64, 20, 8, 8)
+    lost = {}
+    for fifo in (64, 512):
+        machine = replace(U280, ports=4, weight_fifo=fifo, weights_in_flight=fifo)
+        apart = replace(machine, memory=replace(machine.memory, refresh_together=False))
+        together, spread = (rate / slow for rate, slow in (Streams(m).rate(shape) for m in (machine, apart)))
+        lost[fifo] = 1 - spread / together
+    assert lost[64] > 0.05
+    assert lost[512] < 0.01
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(
+    "memory",
+    [
+        MemoryTiming(latency=90, outstanding=4, refresh_interval=500, refresh=40),
+        MemoryTiming(latency=1, beats_per_256_cycles=77, turnaround=9, issue=5),
+    ],
+)
+@pytest.mark.parametrize("skip", [0.0, 0.4])
+def test_cycles_of_the_rtl(memory: MemoryTiming, skip: float) -> None:
+    config = small_config()
+    machine = Machine.load("tiny")
+    program = compile_checkpoint(random_checkpoint(config, 3, routers=False), machine, context=16)
+    run = Run((1, 2, 3, 4, 5, 6, 7), 4, routing=independent(config.num_layers, 16, skip, skip, 1))
+    program = replace(program, machine=replace(machine, memory=memory))
+    seen = rtl.run(program, run)
+    expected = functional.run(program, run)
+    assert seen.tokens == expected.tokens
+    counted = timing.run(program, run, expected).counters["CYCLES"]
+    assert abs(counted / seen.counters["CYCLES"] - 1) < 0.03
 
 
 def test_outlines_are_timed_like_checkpoints() -> None:
