@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ PARTS = (
     "slow",
     "bitstream",
 )  # each test belongs to one at most, so that none runs twice
+
+
+def pytest_configure() -> None:
+    """Interrupts are what they are in a terminal, also where a shell started the tests in its background, which ignores them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Before pytest deselects by marks: the rule holds for every test.

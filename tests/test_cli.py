@@ -260,7 +260,7 @@ def test_saturation_is_told(model: Path, tmp_path: Path, capsysbinary: pytest.Ca
     save_file(tensors, model / "model.safetensors")
     code, error = said(["run", model], capsysbinary)
     assert code == 2
-    assert "weights down of layer 0" in error
+    assert "tensor model.layers.0.mlp.down_proj.weight holds" in error
 
 
 def test_a_check_that_compares_nothing_says_so(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -104,7 +104,8 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     region("kv", kv_slots(machine, model, context) * entry.size)
     plan.port_bytes = position
-    most = machine.memory_bytes or LARGEST_MEMORY
+    # Ports stay within one channel of their memory: nothing counts the time of a change.
+    most = min(machine.memory_bytes or LARGEST_MEMORY, 1 << machine.memory.channel)
     if position > most:
         raise ProgramError(
             f"the memory image needs {position} bytes per port at a context of {context} tokens; machine {machine.name} has {most}"
