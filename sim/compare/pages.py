@@ -34,10 +34,10 @@ SHOWN = (
 
 
 class Records:
-    """The records of one committed file."""
+    """The records of one committed file, by its path in the repository."""
 
     def __init__(self, name: str) -> None:
-        self.path = ROOT / "docs" / name
+        self.path = ROOT / name
         self.all = [Record(**record) for record in json.loads(self.path.read_text())["records"]]
 
     def find(self, name: str, source: str = "", **keys: object) -> list[Record]:
@@ -67,7 +67,7 @@ def own_rates(records: Records, source: str = "; linear routers") -> tuple[float
 
 def lut_sum() -> str:
     """LUTs with what stands between the machine and the memory's ports."""
-    lut, ports = Records(f"resources/{TARGET}.json").value("lut"), Machine.load(TARGET).ports
+    lut, ports = Records(f"boards/resources/{TARGET}.json").value("lut"), Machine.load(TARGET).ports
     gears = ports * GEARBOX_LUT
     return (
         f"{lut:,.0f} LUTs are {lut / DEVICE['lut']:.1%} of the device; {ports} gearboxes of {GEARBOX_LUT:,} LUTs each make it"
@@ -76,7 +76,7 @@ def lut_sum() -> str:
 
 
 def array() -> str:
-    used, errors = Records(f"resources/{TARGET}.json"), Records("pe.json")
+    used, errors = Records(f"boards/resources/{TARGET}.json"), Records("docs/pe.json")
     machine = Machine.load(TARGET)
 
     def error(kind: str) -> float:
@@ -92,7 +92,7 @@ def array() -> str:
 
 
 def clock() -> str:
-    compared = Records("comparison/comparison.json")
+    compared = Records("docs/comparison/comparison.json")
     machine = Machine.load(TARGET)
     slow = [own_rates(compared, f"; at {mhz:g} MHz") for mhz in (125, 100)]
     return (
@@ -104,7 +104,7 @@ def clock() -> str:
 
 
 def prefill() -> str:
-    fused = Records("fusion.json")
+    fused = Records("docs/fusion.json")
     machine = Machine.load(TARGET)
     step = "schedule run_ahead"
     shares = [float(record.value or 0) for record in fused.find("share_of_peak", step)]
@@ -122,7 +122,7 @@ def prefill() -> str:
 
 
 def kv() -> str:
-    study = Records("kv.json")
+    study = Records("docs/kv.json")
 
     def at(point: str) -> tuple[float, float]:
         name = f"kv_bandwidth, {point}"
@@ -139,7 +139,7 @@ def kv() -> str:
 
 def points() -> str:
     """The paper's KV points under each mapping."""
-    study = Records("kv.json")
+    study = Records("docs/kv.json")
     off: dict[str, list[float]] = {}
     for mapping in ("per-layer counter", "by token"):
         for point in ("reuse, token in one port", "+ history buffer", "+ history buffer, every second layer"):
@@ -163,7 +163,7 @@ def points() -> str:
 
 def worth() -> str:
     """What learned routing hits, and what the history buffer brings."""
-    study, compared = Records("kv.json"), Records("comparison/comparison.json")
+    study, compared = Records("docs/kv.json"), Records("docs/comparison/comparison.json")
     real, layers, random = (
         study.value("kv_hit_rate", name)
         for name in ("the model's routers", "random, each layer's own ratio", "random, one ratio")
@@ -182,7 +182,7 @@ def worth() -> str:
 
 def gpus() -> str:
     """The table against GPUs, and what may be said of it."""
-    compared = Records("comparison/comparison.json")
+    compared = Records("docs/comparison/comparison.json")
     dense, ours = own_rates(compared)
     clock_mhz = Machine.load(TARGET).clock_mhz
     rows: list[tuple[float, str]] = []
@@ -221,7 +221,7 @@ def gpus() -> str:
 
 def levels() -> str:
     """LUT levels of the full-size machine's units."""
-    used = Records(f"resources/{TARGET}.json")
+    used = Records(f"boards/resources/{TARGET}.json")
     by: dict[int, list[str]] = {}
     for record in used.all:
         if record.name.endswith(".lut_levels"):
