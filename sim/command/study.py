@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
     )
     parser.add_argument("--bytes", type=positive, default=8192, metavar="N", help="of held-out text (pe); default 8192")
-    parser.add_argument("--runs", type=positive, metavar="N", help="on generated machines (timing); default 120")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the first generated machine (timing); default 1000000")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="runs on generated machines that skipopu fuzz logged (timing)")
     parser.add_argument(
         "--decode", action="store_true", help="decoding by latency, clock and refresh instead, by the timing engine (timing)"
     )
@@ -44,7 +43,9 @@ def main(args: argparse.Namespace) -> int:
     if args.name != "pe":
         refuse(args, ["--bytes"], "is of the study pe")
     if args.name != "timing":
-        refuse(args, ["--runs", "--seed", "--decode"], "is of the study timing")
+        refuse(args, ["--log", "--decode"], "is of the study timing")
+    elif (args.log is None) != args.decode:
+        raise SkipopuError("study timing needs either --log FILE, which `skipopu fuzz --log FILE` writes, or --decode")
     begin, end, name = (DECODE_BEGIN, DECODE_END, "decode") if args.decode else (BEGIN, END, args.name)
     page = args.update.read_text() if args.update else ""
     if args.update and (begin not in page or end not in page):
@@ -133,7 +134,7 @@ def timing_study(args: argparse.Namespace) -> tuple[list[Record], str]:
         title, table = timing.DECODE_TITLE, timing.decode_table(records)
     else:
         with console.status("study") as status:
-            rows = timing.study(args.runs or timing.RUNS, timing.SEED if args.seed is None else args.seed, status.update)
+            rows = timing.study(args.log, status.update)
         title, table, records = timing.TITLE, timing.by_feature(rows), timing.records(rows)
         if args.output:
             timing.plot(rows, args.output / "timing.png")

@@ -86,7 +86,7 @@ def case(seed: int) -> Case:
     draw = Draw(seed)
     port_bits = draw.of((64, 64, 64, 128, 128, 128, 256, 512))
     # A build takes as long as the ports are wide together.
-    ports = draw.scaled(1, max(1, (1024 if draw.chance(0.9) else 4096) // port_bits))
+    ports = draw.scaled(1, max(1, draw.of((128, 256, 256, 512, 512, 512, 1024, 4096)) // port_bits))
     kv_lanes, weight_lanes = port_bits // 16, port_bits // 4
     machine: dict[str, Any] = {
         "name": f"fuzz-{seed}",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,8 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from sim.engine import Result
 from sim.estimate import Workload, estimate
-from sim.functional import engine as functional
-from sim.fuzz.case import Draw, case, memory_behind
-from sim.fuzz.run import OPTIMISE, compiled
-from sim.rtl import engine as rtl
-from sim.rtl.build import build
-from sim.timing import engine as timing
+from sim.fuzz.run import cycle_error, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import HBM2, MemoryTiming
@@ -29,8 +24,6 @@ from skipopu.report import Record
 
 matplotlib.use("Agg")
 
-RUNS, SEED = 120, 1_000_000
-MEMORIES = 3  # behind every machine: the description's and others
 BOUND = 0.03
 SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short program, that it may be off
 DECODE = Workload("llama-2-7b", 128, 1024, "0.25")
@@ -42,7 +35,7 @@ Table = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Row:
-    """One run on both engines: the machine's description and its memory, cycles, tokens equal to the functional engine's."""
+    """One run, whose every bit was equal to the functional engine's: the machine's description, cycles of both engines."""
 
     seed: int
     number: int
@@ -51,7 +44,6 @@ class Row:
     skips: bool
     rtl: int
     timing: int
-    tokens_equal: bool
 
     @property
     def error(self) -> float:
@@ -63,48 +55,26 @@ class Row:
         return abs(self.error) <= BOUND or (self.rtl < SHORT and abs(self.timing - self.rtl) <= SHORT_BOUND)
 
 
-def rows_of(seed: int) -> list[Row]:
-    """All programs of the fuzzer's case ``seed`` before several memories; none where it is refused."""
-    given, draw = case(seed), Draw(seed + 1)
-    if not isinstance(given.machine.get("memory"), (dict, str)):
-        return []
-    rows = []
-    for number, program in enumerate(given.programs):
-        try:
-            made, run = compiled(given.machine, program)
-            expected = functional.run(made, run)
-            build(made.machine, optimise=OPTIMISE)
-        except SkipopuError:
-            continue  # what the case asks for is refused
-        described = [given.machine, *(given.machine | {"memory": memory_behind(draw)} for _ in range(MEMORIES - 1))]
-        for description in described:
-            machine = Machine.from_dict(dict(description), "machine description")
-            here = dataclasses.replace(made, machine=machine)
-            seen = rtl.run(here, run, optimise=OPTIMISE)
-            predicted = timing.run(here, run, Result(expected.tokens, expected.routing)).counters
-            cycles = seen.counters["CYCLES"], predicted["CYCLES"]
-            context, skips = expected.routing.shape[2], not bool(expected.routing.all())
-            rows.append(Row(seed, number, machine, context, skips, *cycles, seen.tokens == expected.tokens))
-    return rows
-
-
-def study(runs: int = RUNS, seed: int = SEED, say: Say = lambda text: None) -> list[Row]:
-    """At least ``runs`` runs on machines of the fuzzer's seeds from ``seed`` on; on two cores about an hour.
+def study(log: Path, say: Say = lambda text: None) -> list[Row]:
+    """A row for each run in a log of ``skipopu fuzz`` that agreed and whose memory did not pause at random, counted anew.
 
     Raises:
-        SkipopuError: tokens differ between RTL and functional engine.
+        SkipopuError: the log cannot be read, or holds no such run.
     """
-    rows: list[Row] = []
-    # The simulations are processes of their own.
-    with ThreadPoolExecutor(workers := os.cpu_count() or 1) as pool:
-        while len(rows) < runs:
-            for more in pool.map(rows_of, range(seed, seed + workers)):
-                rows += more
-            seed += workers
-            say(f"{len(rows)} of {runs} runs" + (f", {np.median([abs(row.error) for row in rows]):.2%} median" if rows else ""))
-    for row in rows:
-        if not row.tokens_equal:
-            raise SkipopuError(f"seed {row.seed}, program {row.number}: tokens of RTL and functional engine differ")
+    try:
+        lines = [json.loads(text) for text in log.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise SkipopuError(f"{log}: not a log of `skipopu fuzz` ({error})") from None
+    rows = []
+    for line in lines:
+        if line["outcome"] == "agreed" and cycle_error(line) is not None:
+            machine = Machine.from_dict(dict(line["machine"]), f"{log}: {line['machine']['name']}")
+            skips = line["rtl"]["EXECUTED_ATTENTION"] + line["rtl"]["EXECUTED_FFN"] < math.prod(line["routing"][0])
+            cycles = line["rtl"]["CYCLES"], replay(line)["CYCLES"]
+            rows.append(Row(line["seed"], line["number"], machine, line["routing"][0][2], skips, *cycles))
+            say(f"{len(rows)} runs")
+    if not rows:
+        raise SkipopuError(f"{log}: no run of a machine that agreed and whose memory did not pause at random")
     return rows
 
 
@@ -169,7 +139,6 @@ def records(rows: Sequence[Row]) -> list[Record]:
         for engine, cycles in (("rtl", row.rtl), ("timing", row.timing)):
             result.append(Record("cycles", cycles, "cycle", "simulated", f"{engine} counters", engine=engine, **keys))
         result.append(Record("cycle_error", round(row.error, 5), "ratio", "derived", "timing / rtl - 1", **keys))
-        result.append(Record("tokens_equal", int(row.tokens_equal), "bool", "simulated", "rtl against functional", **keys))
     return result
 
 
