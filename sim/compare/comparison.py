@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
-from skipopu.machine.memory import DRAMS, memory_timing
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
 
@@ -171,7 +169,7 @@ def compare(
         for prompt in prompts:
             point(("prompt", prompt, name), replace(around, skip=part, prompt=prompt, new=2))
         for clock in clocks[1:]:
-            if slower := clocked(machine, clock):
+            if slower := machine.at_clock(clock):
                 points["clock", clock, name] = Point(slower, replace(around, skip=part), config)
     for ratio in SKIPS:
         for policy in ("reuse", "dense"):
@@ -223,12 +221,3 @@ def compare(
             *(f"Left out, {' '.join(map(str, key))}: {str(error).rstrip('.')}." for key, error in failed.items()),
         ),
     )
-
-
-def clocked(machine: Machine, clock_mhz: float) -> Machine | None:
-    """The same hardware with another clock, its memory as fast as before; None where no device says how fast that is."""
-    device = machine.memory.device
-    if device not in DRAMS or memory_timing(device, machine.clock_mhz, machine.beat_bytes, machine.name) != machine.memory:
-        return None
-    given: dict[str, Any] = machine.to_dict() | {"clock_mhz": clock_mhz, "memory": device}
-    return Machine.from_dict(given, machine.name)

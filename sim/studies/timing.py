@@ -19,7 +19,7 @@ from sim.estimate import Workload, estimate
 from sim.fuzz.run import cycle_error, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
-from skipopu.machine.memory import HBM2, MemoryTiming
+from skipopu.machine.memory import MemoryTiming
 from skipopu.report import Record
 
 matplotlib.use("Agg")
@@ -164,15 +164,13 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def variants(machine: Machine) -> dict[str, Machine]:
     """What decoding is counted on: latencies in cycles, clocks at the same nanoseconds, hot memory, refreshes at their own times."""
     memory = machine.memory
-    path = memory.latency - HBM2.timing(machine.clock_mhz, machine.beat_bytes).latency
     result = {
         f"{latency} cycles": dataclasses.replace(machine, memory=dataclasses.replace(memory, latency=latency))
         for latency in sorted({*LATENCIES, memory.latency})
     }
     for clock in CLOCKS:
-        at = HBM2.timing(clock, machine.beat_bytes)
-        at = dataclasses.replace(at, latency=at.latency + path)
-        result[f"{clock} MHz"] = dataclasses.replace(machine, clock_mhz=clock, memory=at)
+        if slower := machine.at_clock(clock):
+            result[f"{clock} MHz"] = slower
     hot = dataclasses.replace(memory, refresh_interval=memory.refresh_interval // 2)
     result["refreshed twice as often"] = dataclasses.replace(machine, memory=hot)
     apart = dataclasses.replace(memory, refresh_together=False)

@@ -33,7 +33,20 @@ def test_checkpoint_saved_by_transformers(tmp_path: Path) -> None:
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     out = tmp_path / "out.json"
     code = cli.main(
-        ["check", str(tmp_path), "--target", "tiny", "--max-new", "8", "--skip", "attn=0.4,ffn=0.3", "--json", str(out)]
+        [
+            "check",
+            str(tmp_path),
+            "--target",
+            "tiny",
+            "--tokens",
+            "7,260,31,9,111,2",
+            "--max-new",
+            "8",
+            "--skip",
+            "attn=0.4,ffn=0.3",
+            "--json",
+            str(out),
+        ]
     )
     records = {(r["name"], r.get("engine")): r["value"] for r in json.loads(out.read_text())["records"]}
     assert code == 0

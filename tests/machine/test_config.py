@@ -125,3 +125,14 @@ def test_models_that_do_not_fit_are_refused_with_both_numbers(changes: dict, opt
     checkpoint = random_checkpoint(small_config(**changes))
     with pytest.raises(ProgramError, match=message):
         compile_checkpoint(checkpoint, Machine.load("tiny"), **options)
+
+
+def test_another_clock_keeps_the_device_and_the_path() -> None:
+    u280 = Machine.load("u280")
+    slower = u280.at_clock(100)
+    assert slower is not None
+    assert (u280.memory.latency, slower.memory.latency) == (34 + 16, 15 + 16), "152 ns of the device and 16 cycles"
+    assert slower.memory.refresh_interval == 390
+    assert slower.fingerprint == u280.fingerprint
+    assert slower.at_clock(225) == u280
+    assert Machine.load("tiny").at_clock(50) is None
