@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 
 import torch
-import triton
-from triton import language as tl
+import triton  # pyright: ignore[reportMissingImports]
+from triton import language as tl  # pyright: ignore[reportMissingImports]
 
 from sim.baselines.gpu.state import State
 from sim.baselines.gpu.weights import GROUP, HALF, ZERO, Matrix, Weights
