@@ -189,7 +189,7 @@ def test_one_rule_for_every_share(small: Comparison) -> None:
 
 def test_skipping_is_never_compared_with_dense_alone(small: Comparison) -> None:
     config = shape("llama-2-7b")
-    slow = replace(small.machine, clock_mhz=0.5)
+    slow = replace(small.machine, clock_mhz=1.0)
     dense, skipping = (replace(part, machine=slow) for part in (small.dense, small.skipping))
     c = replace(small, model="llama-2-7b", config=config, dense=dense, skipping=skipping)
     rows = {row[0]: row for row in tables(c)[0].rows}
@@ -262,7 +262,7 @@ def test_bad_records_are_refused(change: dict[str, object], message: str, tmp_pa
         (["--shape", "gpt"], "shape 'gpt' is not known; accepted: llama-2-7b"),
         (["--shape", "llama-2-7b", "--context", "128"], "--context is '128'; accepted: P+G"),
         (["--shape", "llama-2-7b", "--context", "128+9000"], "context is 9128; accepted: 1 to 4096"),
-        (["--shape", "llama-2-7b", "--target", "tiny"], "machine tiny: residual and inner vector is"),
+        (["--shape", "llama-2-7b", "--target", "tiny"], "machine tiny: key-value heads is 32; accepted: 1 to 8"),
     ],
 )
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
