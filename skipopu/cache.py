@@ -80,8 +80,10 @@ def fill_once(directory: Path, make: Callable[[Path], None], say: Callable[[str]
             work.mkdir()
         try:
             make(work)
-            digests = {str(file.relative_to(work)): _digest(file) for file in work.rglob("*") if file.is_file()}
-            (work / MANIFEST).write_text(json.dumps(digests))
+            manifest = work / MANIFEST  # may be there already: of an entry that ``make`` started from
+            files = (file for file in work.rglob("*") if file.is_file() and file != manifest)
+            digests = {str(file.relative_to(work)): _digest(file) for file in files}
+            manifest.write_text(json.dumps(digests))
             work.rename(directory)
         except SkipopuError:
             (work / FAILED).touch()

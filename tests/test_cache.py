@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,3 +157,18 @@ def test_command(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "--clear", "rtl"]) == 0
     assert kinds()["rtl"] == (0, 0)
     assert main(["cache", "--clear"]) == 0
+
+
+def test_an_entry_that_begins_as_a_copy_of_another_is_made_once(cache: Path) -> None:
+    first, second = cache_entry("kind", "first", "0" * 20), cache_entry("kind", "second", "1" * 20)
+    fill(first)
+    made: list[int] = []
+
+    def make(work: Path) -> None:
+        made.append(1)
+        shutil.copytree(first, work, dirs_exist_ok=True)
+        (work / "more").write_text("more")
+
+    for _ in range(2):
+        fill_once(second, make)
+    assert made == [1]
