@@ -7,11 +7,10 @@ from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.control.issue import QUEUE_DEPTH
 from hw.memory.reader import Run
 from skipopu.isa.spec import BLOCK_ROWS, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUEUE_DEPTH, Machine
 
 
 class Fetch(data.StructLayout):

@@ -9,10 +9,9 @@ from amaranth.lib.wiring import Component, In, Out
 
 from skipopu.isa.fields import WORD_BITS, Instruction
 from skipopu.isa.spec import ALIGN, Unit
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUEUE_DEPTH, Machine
 
 UNITS = len(Unit)
-QUEUE_DEPTH = 4
 
 
 class Issue(data.StructLayout):

@@ -11,9 +11,8 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.kv.history import Half, HistoryBuffer
 from hw.kv.shapes import HeadShapes
 from hw.memory.reader import Run
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import ENTRIES_AHEAD, QUERY_LANES, Machine
 
-ENTRIES_AHEAD = 8  # requested before they are used, of either kind
 CHOSEN = 4  # entries whose turn is settled, the present one included
 
 

@@ -9,11 +9,10 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import count_shape
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, axi4
-from skipopu.machine.config import Machine
+from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
 
 RISING_PRIORITY = (WEIGHTS, ATTENTION, LOADER)
-BACKGROUND_BURSTS = 4  # under way at most: what weights asked for in the meantime may have to wait for
 
 
 class Run(data.StructLayout):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from sim.timing.stream import NOTHING, READABLE, Reader, Windows, entry_period
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
 
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
@@ -26,8 +26,6 @@ DIVIDE = 11  # step of the divider to its result, less what aligning the last gr
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
 SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
 WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
-BACKGROUND_BURSTS = 4  # under way at most of what is fetched ahead
-ENTRIES_AHEAD = 8  # halves of entries that a port is asked for, at most
 ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
 
 

@@ -37,11 +37,11 @@ from skipopu.isa.spec import (
     Unit,
 )
 from skipopu.layout import KvEntry, round_up
+from skipopu.machine.config import QUEUE_DEPTH
 
 Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
-QUEUE_DEPTH = 4
 RECORD = 8  # of a record of check mode, besides its beats
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 

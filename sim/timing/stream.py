@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from skipopu.machine.config import Machine
+from skipopu.machine.config import ENTRIES_AHEAD, Machine
 
-ENTRIES_WANTED = 9  # of attention's per port: those asked for and the one whose turn is next
+ENTRIES_WANTED = ENTRIES_AHEAD + 1  # of attention's per port: those asked for and the one whose turn is next
 FIRST = -(1 << 40)  # long ago
 PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
 READABLE = 2  # from there to the cycle in which it can be taken

@@ -17,6 +17,9 @@ from skipopu.machine.memory import DRAMS, MemoryTiming, memory_timing, typed
 from skipopu.numerics.profile import EXECUTED
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
+QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
+BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
+ENTRIES_AHEAD = 8  # keys or values of entries that a port is asked for before they are used, at most
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
 LARGEST_BUFFER = 1 << 19  # elements
 LARGEST_MAP = 1 << 19  # tokens of all layers
