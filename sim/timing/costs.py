@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, Windows, entry_period
+from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
+from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
 from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
@@ -100,22 +101,15 @@ class Costs:
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
         return 1 + written * sum(self.kvwrite_one(entry)) + 3 * copied + SETTLE + 1
 
-    def kvwrite_windows(self, start: int, written: int, entry: KvEntry) -> Windows:
-        """When each port's bus pays for the entries of a KVWRITE that starts at ``start``: for a burst once all of it came.
-
-        The tokens go round the ports.
-        """
-        m = self.machine
+    def kvwrite_bursts(self, start: int, ports: Sequence[int], entry: KvEntry) -> Iterator[Burst]:
+        """Bursts of a KVWRITE that starts at ``start`` and writes an entry to each of ``ports``."""
         before, writing = self.kvwrite_one(entry)
-        windows: list[list[tuple[int, int]]] = [[] for _ in range(min(written, m.ports))]
-        for number in range(written):
-            of_port, now = windows[number % m.ports], start + number * (before + writing) + before
-            for beat in range(0, entry.beats, m.longest_write):
-                size = min(m.longest_write, entry.beats - beat)
+        for number, port in enumerate(ports):
+            now = start + number * (before + writing) + before
+            for beat in range(0, entry.beats, self.machine.longest_write):
+                size = min(self.machine.longest_write, entry.beats - beat)
                 now += WRITE_OVERHEAD + size
-                first = max([now, *(end for _, end in of_port[-1:])])
-                of_port.append((first, first + size + 2 * m.memory.turnaround))
-        return tuple(map(tuple, windows))
+                yield port, now, size
 
     def kvwrite_tail(self, entry: KvEntry) -> int:
         """Cycles from the first beat of the last entry to done."""

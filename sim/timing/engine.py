@@ -8,7 +8,7 @@ those too early to matter as equal.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from sim.timeline import Span
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs, short_read
 from sim.timing.history import History
 from sim.timing.product import Product, product, weight_beats
-from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams, Windows
+from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams
+from sim.timing.writes import Burst, Bursts, Writes
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import (
@@ -43,6 +44,7 @@ Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
 RECORD = 8  # of a record of check mode, besides its beats
+ANSWER = 2  # of them behind its last beat
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
@@ -56,6 +58,7 @@ class State(NamedTuple):
     until: int
     route_done: int
     entries_done: int
+    written: Bursts
     free: tuple[int, ...]
     finished: tuple[tuple[int, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
@@ -95,6 +98,7 @@ class TimingEngine:
         self.sent = FIRST  # when the memory sent that burst's last beat
         self.attended = (0, 0)  # when it last brought keys and values, which go before weights
         self.recorded = 0  # when the last record of check mode is written
+        self.writes = Writes(program.machine)
         self.entries_done = 0  # when the last KVWRITE is
         self.position = self.count = self.layer = self.generated = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
@@ -116,7 +120,7 @@ class TimingEngine:
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
         self.history = History(program, self.routing, self.entry)
         # Of the loop: fields of its KVWRITE; see routers().
-        self.writes: Fields = {"late": 0, "list": 0}
+        self.kvwrites: Fields = {"late": 0, "list": 0}
         self.router_beats: NDArray[np.int64] | None = None
 
     # What each unit instruction costs; the methods also count what the unit is busy with.
@@ -160,6 +164,7 @@ class TimingEngine:
         reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
         # The first row waits for the weights that are asked for behind the first token.
         behind = min(int(self.routers()[0]), self.machine.weight_fifo) / self.machine.memory.rate
+        cycles += self.writes.hold(start + costs.read, 0)
         cycles += reads * costs.behind_ahead(self.entry) + max(0, int(behind) + 2 - self.machine.memory.latency)
         return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
 
@@ -170,9 +175,13 @@ class TimingEngine:
 
     def route(self, f: Fields, slots: int, start: int) -> int:
         traced = self.traced
-        record = max(0, self.costs.read + 2 - self.waited)  # read while the instruction waits
+        read = self.costs.read
+        asked = start - self.waited
+        record = max(0, read + 2 + self.writes.hold(asked + read, 0) - self.waited)  # read while the instruction waits
         waits = slots * traced * self.ahead * self.costs.behind_ahead(self.entry)
-        memory = record + slots * traced * self.costs.read + waits
+        if slots and traced:
+            waits += self.writes.hold(start + record + read, 0)
+        memory = record + slots * traced * read + waits
         beats = self.costs.record_beats() + slots * traced
         return self.vector(4 * slots, memory, record + self.costs.route(slots, traced) + waits, beats)
 
@@ -184,6 +193,8 @@ class TimingEngine:
             held = self.free[Unit.ARRAY] - HANDOVER + self.costs.kvwrite_tail(self.entry)
             cycles = max(cycles, held - start)
         self.entries_done = start + cycles
+        if not self.late(f):
+            self.writes.add(self.costs.kvwrite_bursts(start, self.ports_of(f), self.entry))
         return self.vector(self.costs.kvwrite_busy(slots, self.entry), waits, cycles, 0, slots * self.entry.beats)
 
     def attend(self, f: Fields, slots: int, start: int) -> int:
@@ -194,6 +205,7 @@ class TimingEngine:
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start)
+        late += self.writes.hold(start + self.costs.read + late)
         late += max(0, self.entries_done + self.costs.read + self.entry.key_beats - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late
@@ -231,9 +243,9 @@ class TimingEngine:
         on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
         due = self.due(start + 4 if on_demand else self.now + REQUEST)
         ref, (since, until) = self.asked, self.attended
-        stream = self.streams.flow(
-            p.shape, self.pending, due - ref, begin - ref, (since - ref, until - ref), self.written_beside(start - ref)
-        )
+        self.writes.forget(self.now)
+        beside = self.writes.beside(ref, self.now, self.written_beside(start))
+        stream = self.streams.flow(p.shape, self.pending, due - ref, begin - ref, (since - ref, until - ref), beside)
         tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
         end = begin + stream.drained + EPILOGUE + tail
         self.book("ARRAY", p.steps, end - start, WEIGHTS=stream.end + 1 - p.steps - stream.stalled, DRAIN=stream.stalled)
@@ -250,13 +262,16 @@ class TimingEngine:
             self.products[key] = product(self.costs, f, slots, self.config[Config.GROUP])
         return self.products[key]
 
-    def written_beside(self, start: int) -> Windows:
-        """When the entries written beside the product that starts at ``start`` keep the bus of each port from its weights."""
+    def written_beside(self, start: int) -> Iterable[Burst]:
+        """Bursts of the entries that are written beside the product that starts at ``start``."""
         instruction, f = self.decoded[self.pc + 1]
-        written = len(self.lists[f["list"]]) - self.late(f) if instruction is KVWRITE else 0
-        if not written:
-            return ((),)
-        return self.costs.kvwrite_windows(start, written, self.entry)
+        if instruction is not KVWRITE or self.late(f):
+            return ()
+        return self.costs.kvwrite_bursts(start, self.ports_of(f), self.entry)
+
+    def ports_of(self, f: Fields) -> list[int]:
+        """Ports that a KVWRITE's entries go to."""
+        return [(self.position + int(slot)) % self.machine.ports for slot in self.lists[f["list"]]]
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
@@ -299,6 +314,7 @@ class TimingEngine:
         if self.options.check:
             self.counters["WRITE_BEATS"] += self.costs.record_beats()
             self.recorded = max(self.recorded, end) + RECORD + self.costs.record_beats()
+            self.writes.add([(0, self.recorded - ANSWER, self.costs.record_beats())])
             self.trace.append(Retired(pc, 0, end, self.layer, self.position))
         if cycles:
             self.span(unit.name.lower(), self.program.notes[pc], start, end)
@@ -363,7 +379,7 @@ class TimingEngine:
         self.counters["READ_BEATS"] += last * self.entry.beats - held
         self.counters["HISTORY_BEATS"] += held
         keys = misses[0] * key_run + coming
-        if self.late(self.writes):
+        if self.late(self.kvwrites):
             keys[(last - 1) % ports] += self.costs.kvwrite_bus(self.entry)
         fewest = int(hits[0].min()) if last >= ports else 0
         key = (tuple(listed), -(-last // ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
@@ -384,6 +400,7 @@ class TimingEngine:
             *(max(time - now, early) for time in self.attended),
             max(self.route_done - now, early),
             max(self.entries_done - now, early),
+            self.writes.left(now, self.position),
             tuple(max(time - now, early) for time in self.free.values()),
             tuple(tuple(max(time - now, early) for time in times) for times in self.finished.values()),
             tuple(tuple(max(time - now, early) for time in times) for times in self.tokens.values()),
@@ -404,10 +421,11 @@ class TimingEngine:
         if self.left is None:
             return
         now = self.now
-        self.pending, asked, sent, since, until, route, entries, free, finished, tokens = self.left
+        self.pending, asked, sent, since, until, route, entries, written, free, finished, tokens = self.left
         self.left = None
         self.asked, self.sent, self.route_done = now + asked, now + sent, now + route
         self.attended, self.entries_done = (now + since, now + until), now + entries
+        self.writes.restore(written, now, self.position)
         self.free = {unit: now + time for unit, time in zip(self.free, free, strict=True)}
         for queue, times in zip(self.finished.values(), finished, strict=True):
             queue.clear()
@@ -426,7 +444,7 @@ class TimingEngine:
         self.repeated(begin, decided, (self.count, self.traced, self.ahead))
         coming = self.fetch_ahead(quiet) if self.prefetch else NONE
         self.part = self.read_history(self.lists[TokenList.ATTENTION].tolist(), coming)
-        self.repeated(decided, end, (self.count, executed.tobytes(), self.part, self.late(self.writes)))
+        self.repeated(decided, end, (self.count, executed.tobytes(), self.part, self.late(self.kvwrites)))
 
     def repeated(self, begin: int, end: int, about: tuple[object, ...]) -> None:
         """Passes through the instructions ``begin`` to ``end`` - 1, or does what doing so from this state with the same ``about`` did."""
@@ -484,7 +502,7 @@ class TimingEngine:
                 self.now += DISPATCH
                 end = next(at for at in ends if at >= pc)
                 decided = next((at + 1 for at in range(pc, end) if decoded[at][0] is ROUTE), pc)
-                self.writes = next((fields for i, fields in decoded[pc:end] if i is KVWRITE), self.writes)
+                self.kvwrites = next((fields for i, fields in decoded[pc:end] if i is KVWRITE), self.kvwrites)
                 for self.layer in range(f["count"]):
                     self.body(pc, decided, end)
                 self.restore()

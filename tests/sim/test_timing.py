@@ -21,6 +21,7 @@ from sim.rtl import engine as rtl
 from sim.timing import energy
 from sim.timing import engine as timing
 from sim.timing.stream import NOTHING, Reader, Shape, Streams, flow
+from sim.timing.writes import Writes
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
@@ -253,20 +254,35 @@ def test_refreshes_of_ports_cost_where_fifos_are_short() -> None:
     assert lost[512] < 0.01
 
 
+def test_writes_that_come_faster_than_the_bus_pays_for_them_add_up() -> None:
+    writes = Writes(replace(U280, memory=MemoryTiming(turnaround=9)))
+    writes.add([(0, 100, 2), (0, 300, 1), (0, 106, 4), (1, 90, 1)])  # in whatever order they are known
+    assert writes.windows() == {0: [(100, 120), (120, 142), (300, 319)], 1: [(90, 109)]}
+    assert [writes.hold(at, 0) for at in (99, 101, 142, 310)] == [0, 41, 0, 9]
+    assert writes.hold(108) == 34  # of the slowest port
+    left = writes.left(120, 30)
+    assert left == ((2, -20, 2), (2, -14, 4), (2, 180, 1))
+    writes.restore(left, 1120, 62)
+    assert writes.windows() == {0: [(1100, 1120), (1120, 1142), (1300, 1319)]}
+    writes.forget(1319)
+    assert not writes.bursts
+
+
 @pytest.mark.rtl
 @pytest.mark.parametrize(
     "memory",
     [
         MemoryTiming(latency=90, outstanding=4, refresh_interval=500, refresh=40),
         MemoryTiming(latency=1, beats_per_256_cycles=77, turnaround=9, issue=5),
+        MemoryTiming(latency=2, turnaround=18),
     ],
 )
-@pytest.mark.parametrize("skip", [0.0, 0.4])
-def test_cycles_of_the_rtl(memory: MemoryTiming, skip: float) -> None:
+@pytest.mark.parametrize(("skip", "check"), [(0.0, False), (0.4, False), (0.4, True)])
+def test_cycles_of_the_rtl(memory: MemoryTiming, skip: float, check: bool) -> None:
     config = small_config()
     machine = Machine.load("tiny")
     program = compile_checkpoint(random_checkpoint(config, 3, routers=False), machine, context=16)
-    run = Run((1, 2, 3, 4, 5, 6, 7), 4, routing=independent(config.num_layers, 16, skip, skip, 1))
+    run = Run((1, 2, 3, 4, 5, 6, 7), 4, check=check, routing=independent(config.num_layers, 16, skip, skip, 1))
     program = replace(program, machine=replace(machine, memory=memory))
     seen = rtl.run(program, run)
     expected = functional.run(program, run)
