@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, entry_period
+from sim.timing.stream import NOTHING, READABLE, Reader, entry_pace
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
@@ -188,12 +189,14 @@ class Costs:
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         key_round = max(key_steps, key_run) + 1
-        key_period = entry_period(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
+        key_pace = entry_pace(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
+        missed = reads[0] / key_run
         covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(reads[0] / key_run * key_period)) + self.read + 1
+        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + self.read + 1
         fill = mine + WEIGHED
-        value_period = entry_period(m, entry.beats, value_run, 0, mine, value_steps + 1)
-        fetched = reads[1] / value_run * value_period
+        value_pace = entry_pace(m, entry.beats, value_run, 0, mine, value_steps + 1)
+        # They are asked for right behind the keys.
+        fetched = value_pace.until(missed + reads[1] / value_run) - value_pace.until(missed)
         ahead = 0.0
         if serial:
             fill += 2
@@ -201,28 +204,31 @@ class Costs:
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(m.kv_fifo, int((self.attention_drain + fill) * m.memory.rate))
+            early = min(self.attention_drain + fill, m.kv_fifo / value_run * value_pace.period)
             # Two rounds' probabilities are under way at most.
             ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early * value_period / value_run))
+            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early))
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
-        return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys)
+        own_rounds = -(-(listed[-1] + 1) // m.ports)
+        own = max(own_rounds * key_round, int(key_pace.until(own_rounds)))
+        return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys, own)
 
 
 @dataclass(frozen=True)
 class Attention:
     """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats; of the fullest port's bus; to its
-    last key."""
+    last key; of the keys of its own tokens, once they are written."""
 
     cycles: int
     busy: int
     memory: int
     bus: int
     keys: int
+    own: int
 
 
 @lru_cache(maxsize=1024)
@@ -231,12 +237,14 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     m = machine
     beats, ports = row * ADDRESS_UNIT // m.beat_bytes, min(m.ports, -(-elements // (row * ADDRESS_UNIT // 2)))
     first = m.memory.latency + READ_OVERHEAD + 2
-    now, waits = first + ports, 3 * m.memory.refresh_wait
+    words = m.port_bits // 32
+    rotary = -(-2 * half_head // words)
+    trips = 1 + sum(math.ceil(read / m.burst / 2) for read in (beats, rotary))
+    now, waits = first + ports, trips * m.memory.refresh_wait
     for port in range(ports):
         for ready in short_read(m, beats, first + port):
             now = max(now, ready) + m.kv_lanes // m.vector_lanes
-    words = m.port_bits // 32
-    for number, ready in enumerate(short_read(m, -(-2 * half_head // words), now)):
+    for number, ready in enumerate(short_read(m, rotary, now)):
         now = max(now, ready) + min(words, 2 * half_head - number * words)
     return round(now + waits)
 

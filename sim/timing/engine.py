@@ -206,7 +206,7 @@ class TimingEngine:
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start)
         late += self.writes.hold(start + self.costs.read + late)
-        late += max(0, self.entries_done + self.costs.read + self.entry.key_beats - start - late - part.keys)
+        late += max(0, self.entries_done + self.costs.read + part.own - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late
         self.attended = since, since + part.bus

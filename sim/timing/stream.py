@@ -15,6 +15,7 @@ ENTRIES_WANTED = ENTRIES_AHEAD + 1  # of attention's per port: those asked for a
 FIRST = -(1 << 40)  # long ago
 PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
 READABLE = 2  # from there to the cycle in which it can be taken
+FIRST_ENTRIES = 24  # after which entries follow one another evenly
 LONG = 32
 COARSE = 256  # what is remembered of it from product to product
 UNIT = 1024  # of rates: a beat per cycle. A slow memory keeps up to two beats' worth when it pauses.
@@ -365,19 +366,51 @@ class Streams:
         return pace(takes, machine.memory.refresh_interval)
 
 
+@dataclass(frozen=True)
+class EntryPace:
+    """How entries follow one another that a port reads.
+
+    ends: when so many are used up, in cycles from the first one's beginning, in a memory without refreshes; first_period, period:
+    cycles of an entry in the long run, without them and with them.
+    """
+
+    ends: tuple[int, ...]
+    first_period: float
+    period: float
+
+    def until(self, count: float) -> float:
+        """Cycles from the first entry's beginning to the end of the ``count``th, which may be between two."""
+        known = min(count, len(self.ends) - 1.0)
+        whole = int(known)
+        begun = self.ends[whole] + (known - whole) * (self.ends[min(whole + 1, len(self.ends) - 1)] - self.ends[whole])
+        return begun * self.period / self.first_period + (count - known) * self.period
+
+
 @lru_cache(maxsize=4096)
-def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int, least: int) -> float:
-    """Cycles per entry when many are read of which ``run`` beats are wanted, ``entry`` beats apart.
+def entry_pace(machine: Machine, entry: int, run: int, header: int, steps: int, least: int) -> EntryPace:
+    """Many entries are read of which ``run`` beats are wanted, ``entry`` beats apart.
 
     Their first ``header`` beats are used up at once, the others ``steps`` cycles each; an entry takes ``least`` cycles anyway.
     """
+    given = (machine, entry, run, header, steps, least)
+    ends, even = walk_entries(*given, [None])
+    return EntryPace(
+        (0, *ends[:FIRST_ENTRIES]), even, walk_entries(*given, phases(machine))[1] if machine.memory.refresh else even
+    )
+
+
+def walk_entries(
+    machine: Machine, entry: int, run: int, header: int, steps: int, least: int, refreshes: Sequence[int | None]
+) -> tuple[list[int], float]:
+    """When the entries of :func:`entry_pace` are used up, with each port's ``refreshes``, and the cycles of one in the long run."""
     memory, page = machine.memory, 4096 // machine.beat_bytes
-    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in phases(machine)]
+    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in refreshes]
     takes: list[int] = []
     begun: list[int] = []
+    ends: list[int] = []
     end, asked = FIRST, 0
     cycles = 4 * memory.refresh_interval
-    count = max(24, min(400, cycles // max(run, least)))
+    count = max(FIRST_ENTRIES, min(400, cycles // max(run, least)))
     for number in range(count):
         # The walk over the map visits the ports in turn; so many entries are wanted at most.
         due = max(number * machine.ports, asked + 2)
@@ -399,7 +432,8 @@ def entry_period(machine: Machine, entry: int, run: int, header: int, steps: int
                 beat += 1
         asked = max(reader.asked for reader in readers)
         end = max(end - 1, start + least - 2)
-    return 1 / pace(begun, memory.refresh_interval)
+        ends.append(end - begun[0])
+    return ends, 1 / pace(begun, memory.refresh_interval)
 
 
 def pace(times: Sequence[int], interval: int) -> float:
