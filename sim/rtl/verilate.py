@@ -32,8 +32,9 @@ FLAGS += ["-Wno-MULTIDRIVEN", "--timescale", "1ns/1ps", "--output-split", "20000
 INCLUDE = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'include' / 'vltstd'}", "-I.", "-DVERILATOR=1"]
 RUNTIME = ("verilated", "verilated_vpi", "verilated_dpi", "verilated_threads", "verilated_vcd_c")
 HEADERS = "".join(f'#include "{name}"\n' for name in ("verilated.h", "verilated_dpi.h", "verilated_vpi.h"))
-# Bytes of C++ that one call of the compiler takes; a call costs a second for its headers, and calls run beside each other.
-FAST_UNIT, SLOW_UNIT = 300_000, 2_000_000
+# Bytes of C++ that one call of the compiler takes, optimised or not; a call costs a second for its headers, and calls run beside
+# each other.
+FAST_UNIT, SLOW_UNIT = 300_000, 4_000_000
 
 Say = Callable[[str], None]
 
@@ -179,7 +180,7 @@ def compile_simulation(
     step("Verilator", [[*verilate, *FLAGS, *flags, *sources]])
     files = sorted(work.glob(f"{PREFIX}*.cpp"))
     slow = [file for file in files if file.stem.endswith("__Slow")]
-    fast = _units([file for file in files if file not in slow], FAST_UNIT)
+    fast = _units([file for file in files if file not in slow], FAST_UNIT if level else SLOW_UNIT)
     fast[-1].append(main)
     units = [(level, unit) for unit in fast] + [(0, unit) for unit in _units(slow, SLOW_UNIT)]
     waves = "".join(f"#define VM_TRACE 1\n#define VM_TRACE_{f[8:].upper()} 1\n" for f in flags if f.startswith("--trace-"))
