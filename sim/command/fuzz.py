@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_seed(parser, "of the first description")
     parser.add_argument("--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote")
+    parser.add_argument(
+        "--long", action="store_true", help="contexts of up to 200 tokens on up to 16 ports, up to some 120,000 cycles"
+    )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="descriptions at a time; default %(default)s")
     parser.add_argument(
         "--log", type=output_file, metavar="FILE", help="append a JSON line per program: what ran, outcome, counters"
@@ -48,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.case is not None:
         refuse(args, ["--count", "--seed"], "has no effect beside --case, which names the one to try")
-    cases = [read(args.case)] if args.case is not None else [case(args.seed + k) for k in range(args.count)]
+    cases = (
+        [read(args.case, args.long)] if args.case is not None else [case(args.seed + k, args.long) for k in range(args.count)]
+    )
     start = time.perf_counter()
     lines, interrupted = search(args, cases)
     summary = summarise(lines)
@@ -61,14 +66,14 @@ def main(args: argparse.Namespace) -> int:
     return 130 if interrupted else 1 if summary["faults"] else 0
 
 
-def read(text: str) -> Case:
+def read(text: str, long: bool) -> Case:
     """A case by seed, or from a JSON file of one (of a line of the log: its program alone).
 
     Raises:
         SkipopuError: neither.
     """
     if text.isdigit():
-        return case(int(text))
+        return case(int(text), long)
     try:
         data = json.loads(Path(text).read_text())
         if "programs" not in data:
@@ -139,7 +144,8 @@ def append(path: Path, line: Line) -> None:
 
 def told(line: Line) -> str:
     """A fault in a line or two, with what repeats it."""
-    return f"{line['outcome']}, program {line['number']}: {line['message']}\n  skipopu fuzz --case {line['seed']}"
+    again = f"skipopu fuzz --case {line['seed']}" + " --long" * line["long"]
+    return f"{line['outcome']}, program {line['number']}: {line['message']}\n  {again}"
 
 
 def summarise(lines: list[Line]) -> dict[str, int | float | None]:

@@ -20,7 +20,8 @@ from skipopu.machine.memory import DRAMS
 from skipopu.model_config import NORMS
 
 PROGRAMS = 4  # of a description, which is built once
-CYCLES = (4_000, 40_000)  # of a run, as estimated
+CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
+LONG_PROMPT, LONG_PORTS = 190, 16
 ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
 ODD_VALUES = (0, -1, 1, 3, 6, 48, 1000, 4095, 1.5, float("nan"), "16", "", None, True, [1], {})
@@ -47,12 +48,13 @@ class Case:
     ``scale``, whether there are ``routers``), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
     (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed) and ``memory``
     (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`); ``machine`` has other values for what needs no other
-    build: the memory behind the ports, the trace ring.
+    build: the memory behind the ports, the trace ring. ``long`` runs have contexts of up to 200 tokens, on machines of up to 16 ports.
     """
 
     seed: int
     machine: dict[str, Any]
     programs: tuple[dict[str, Any], ...]
+    long: bool = False
 
 
 class Draw:
@@ -81,12 +83,14 @@ class Draw:
         return max(unit, round_up(int(need * share), unit))
 
 
-def case(seed: int) -> Case:
+def case(seed: int, long: bool = False) -> Case:
     """The case of ``seed``."""
     draw = Draw(seed)
     port_bits = draw.of((64, 64, 64, 128, 128, 128, 256, 512))
     # A build takes as long as the ports are wide together.
     ports = draw.scaled(1, max(1, draw.of((128, 256, 256, 512, 512, 512, 1024, 4096)) // port_bits))
+    if long:
+        port_bits, ports = draw.of((64, 64, 128)), draw.between(1, LONG_PORTS)
     kv_lanes, weight_lanes = port_bits // 16, port_bits // 4
     machine: dict[str, Any] = {
         "name": f"fuzz-{seed}",
@@ -100,10 +104,10 @@ def case(seed: int) -> Case:
         "numerics": ["exact18"],
         "instructions": draw.of((48, 50, 53, 64, 64, 65, 77, 128, 256)),
     } | _memory_path(draw, 4096 // (port_bits // 8))
-    programs = [_program(draw, machine, {})]
+    programs = [_program(draw, machine, {}, long)]
     for _ in range(1, PROGRAMS):
         other = {"memory": memory_behind(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
-        programs.append(_program(draw, machine | other, other))
+        programs.append(_program(draw, machine | other, other, long))
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -142,7 +146,7 @@ def case(seed: int) -> Case:
     for program in programs:
         if draw.chance(ODD / PROGRAMS):
             _spoil_program(draw, program)
-    return Case(seed, machine, tuple(programs))
+    return Case(seed, machine, tuple(programs), long)
 
 
 def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def memory_behind(draw: Draw) -> str | dict[str, Any]:
     }
 
 
-def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: bool) -> dict[str, Any]:
     """A model that the machine's lanes allow, how it is compiled and run."""
     lanes, weight_lanes = machine["vector_lanes"], machine["port_bits"] // 4
     head_dim = max(8, round_up(draw.scaled(8, 48 if draw.chance(0.85) else 256), max(lanes, 2)))
@@ -208,6 +212,8 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any]) -> dict
         "weight_group": 128,
     }
     prompt = draw.scaled(1, 24) if draw.chance(0.85) else draw.scaled(25, 200)
+    if long:
+        prompt, model["num_hidden_layers"] = draw.scaled(24, LONG_PROMPT), draw.between(1, 2)
     new = draw.scaled(1, 8) - 1 if draw.chance(0.9) else draw.between(8, 40)
     compiled: dict[str, Any] = {
         "kv": draw.of(("reuse", "reuse", "dense")),
@@ -218,12 +224,12 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any]) -> dict
         "prefetch": draw.chance(0.8),
         "level": 4 if draw.chance(0.8) else draw.between(0, 3),
     }
-    budget = draw.scaled(*CYCLES)
+    budget = draw.scaled(*(LONG_CYCLES if long else CYCLES))
     while (cycles := _estimate(machine, model, compiled, prompt, new)) > budget:
         sizes = {k: model[k] for k in ("hidden_size", "intermediate_size", "vocab_size") if model[k] > 16}
         if model["num_hidden_layers"] > 2:
             model["num_hidden_layers"] -= 1
-        elif prompt + new > 12 and cycles > 1.5 * budget:
+        elif prompt + new > 12 and cycles > 1.5 * budget and not long:
             prompt, new = max(1, prompt * 2 // 3), new * 2 // 3
         elif sizes:
             largest = max(sizes, key=lambda key: sizes[key])
@@ -316,4 +322,4 @@ def to_dict(given: Case) -> dict[str, Any]:
 
 def from_dict(data: dict[str, Any]) -> Case:
     """The inverse of :func:`to_dict`."""
-    return Case(int(data["seed"]), data["machine"], tuple(data["programs"]))
+    return Case(int(data["seed"]), data["machine"], tuple(data["programs"]), data.get("long", False))

@@ -81,7 +81,7 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
         for number, program in enumerate(given.programs):
             start = time.perf_counter()
             machine = given.machine | program.get("machine", {})
-            line: Line = {"seed": given.seed, "number": number, **program, "machine": machine}
+            line: Line = {"seed": given.seed, "long": given.long, "number": number, **program, "machine": machine}
             with np.errstate(all="ignore"):
                 line |= _outcome(machine, program, verilog, with_rtl)
             built = line.pop("built", None) or built

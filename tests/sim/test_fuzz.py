@@ -57,6 +57,17 @@ def test_the_same_seed_gives_the_same_case_in_plain_data(cases: list[Case]) -> N
         assert json.dumps(to_dict(from_dict(json.loads(json.dumps(to_dict(given)))))) == json.dumps(to_dict(given))
 
 
+def test_long_runs_reach_contexts_and_ports_that_others_do_not() -> None:
+    long = [case(seed, long=True) for seed in SEEDS]
+    assert (
+        max(p["compile"]["context"] for given in long for p in given.programs if isinstance(p["compile"]["context"], int)) > 150
+    )
+    assert {given.machine.get("ports") for given in long} >= set(range(1, 17))
+    again = from_dict(json.loads(json.dumps(to_dict(long[0]))))
+    assert again.long
+    assert command.told({"seed": 3, "long": True, "outcome": "hang", "number": 1, "message": ""}).endswith("--case 3 --long")
+
+
 def test_every_field_of_a_description_is_drawn(cases: list[Case]) -> None:
     drawn: dict[str, set[str]] = {}
     for given in cases:
@@ -128,7 +139,7 @@ def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytes
 
 @pytest.mark.parametrize(("outcome", "code"), [("agreed", 0), ("hang", 1)])
 def test_a_fault_decides_the_exit_code(monkeypatch: pytest.MonkeyPatch, outcome: str, code: int) -> None:
-    line = {"seed": 3, "number": 0, "outcome": outcome, "stage": "rtl", "message": "no end"}
+    line = {"seed": 3, "long": False, "number": 0, "outcome": outcome, "stage": "rtl", "message": "no end"}
     monkeypatch.setattr(command, "search", lambda args, cases: ([line], False))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
