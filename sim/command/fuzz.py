@@ -30,14 +30,18 @@ BOUND = 0.03
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--count", type=positive, default=20, metavar="N", help="machine descriptions to try; default %(default)s"
+        "--count",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="overlays to try, each with up to four memories behind it; default %(default)s",
     )
-    add_seed(parser, "of the first description")
+    add_seed(parser, "of the first overlay")
     parser.add_argument("--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote")
     parser.add_argument(
         "--long", action="store_true", help="contexts of up to 200 tokens on up to 16 ports, up to some 120,000 cycles"
     )
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="descriptions at a time; default %(default)s")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="overlays at a time; default %(default)s")
     parser.add_argument(
         "--log", type=output_file, metavar="FILE", help="append a JSON line per program: what ran, outcome, counters"
     )
@@ -149,14 +153,15 @@ def told(line: Line) -> str:
 
 
 def summarise(lines: list[Line]) -> dict[str, int | float | None]:
-    """Numbers of descriptions tried, refused (no program of theirs ran), agreed and faulty; the same of programs; refusals by
-    reason; descriptions since the last fault; cycles' errors of the timing engine."""
-    by_seed: dict[int, list[Line]] = {}
+    """Numbers of descriptions tried, refused (no program of theirs ran), agreed and faulty; of the overlays that were built for
+    them (those differ in what needs no other build); of programs; refusals by reason; descriptions since the last fault; cycles'
+    errors of the timing engine."""
+    by_description: dict[str, list[Line]] = {}
     for line in lines:
-        by_seed.setdefault(line["seed"], []).append(line)
+        by_description.setdefault(json.dumps(line["machine"], sort_keys=True), []).append(line)
     outcomes = [
         "fault" if any(map(is_fault, of)) else "agreed" if any(line["outcome"] == "agreed" for line in of) else "refused"
-        for of in by_seed.values()
+        for of in by_description.values()
     ]
     errors = sorted(abs(e) for e in map(cycle_error, lines) if e is not None)
     reasons = collections.Counter(reason(line) for line in lines if line["outcome"] == "refused")
@@ -166,6 +171,7 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
         "refused": outcomes.count("refused"),
         "faults": outcomes.count("fault"),
         "streak": len(outcomes) if "fault" not in outcomes else outcomes[::-1].index("fault"),
+        "overlays": len({line["seed"] for line in lines if "rtl" in line}),
         "programs": len(lines),
         "programs_agreed": sum(line["outcome"] == "agreed" for line in lines),
         "rtl_cycles": sum(line["rtl"]["CYCLES"] for line in lines if "rtl" in line),
@@ -178,15 +184,16 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
 
 def reason(line: Line) -> str:
     """What a refusal is about: its text up to the value, without the machine's name."""
-    return re.sub(r"^(machine fuzz-\d+|machine description): ", "", line["message"]).split(" is ")[0][:60]
+    about = re.sub(r"^(machine fuzz-\d+|machine description): ", "", line["message"]).split(" is ")[0]
+    return re.sub(r"\d+", "N", about)[:60]
 
 
 def text_of(summary: dict[str, Any], seconds: float) -> str:
     s = summary
     head = (
-        f"{s['descriptions']} descriptions: {s['agreed']} agreed, {s['refused']} refused, {s['faults']} faulty; {s['streak']} in"
-        f" a row without a fault. {s['programs_agreed']} of {s['programs']} programs agreed, {s['rtl_cycles']:,} cycles"
-        f" simulated, {seconds:.0f} s."
+        f"{s['descriptions']} descriptions, {s['overlays']} overlays built: {s['agreed']} agreed, {s['refused']} refused,"
+        f" {s['faults']} faulty; {s['streak']} in a row without a fault. {s['programs_agreed']} of {s['programs']} programs"
+        f" agreed, {s['rtl_cycles']:,} cycles simulated, {seconds:.0f} s."
     )
     reasons = "; ".join(f"{key.partition(': ')[2]} {n}" for key, n in s.items() if key.startswith("refused: "))
     timing = (

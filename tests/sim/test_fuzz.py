@@ -131,7 +131,7 @@ def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytes
     given = smallest()
     file.write_text(json.dumps(to_dict(given)))
     assert cli.main(["fuzz", "--case", str(file), "--no-rtl", "--log", str(log), "--json", str(records)]) == 0
-    assert "1 descriptions: 1 agreed" in capfd.readouterr().out
+    assert "1 descriptions, 0 overlays built: 1 agreed" in capfd.readouterr().out
     assert [json.loads(line)["outcome"] for line in log.read_text().splitlines()] == ["agreed"]
     assert {r["name"]: r["value"] for r in json.loads(records.read_text())["records"]}["faults"] == 0
     assert cli.main(["fuzz", "--case", "nothing.json"]) == 2
@@ -139,7 +139,7 @@ def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytes
 
 @pytest.mark.parametrize(("outcome", "code"), [("agreed", 0), ("hang", 1)])
 def test_a_fault_decides_the_exit_code(monkeypatch: pytest.MonkeyPatch, outcome: str, code: int) -> None:
-    line = {"seed": 3, "long": False, "number": 0, "outcome": outcome, "stage": "rtl", "message": "no end"}
+    line = {"seed": 3, "long": False, "number": 0, "machine": {}, "outcome": outcome, "stage": "rtl", "message": "no end"}
     monkeypatch.setattr(command, "search", lambda args, cases: ([line], False))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
