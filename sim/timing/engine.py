@@ -119,9 +119,9 @@ class TimingEngine:
         model = program.model
         self.entry = KvEntry(model.num_kv_heads, model.head_dim, self.machine)
         self.history = History(program, self.routing, self.entry)
-        # Of the loop: fields of its KVWRITE; see routers().
+        # Of the loop: fields of its KVWRITE; see undecided().
         self.kvwrites: Fields = {"late": 0, "list": 0}
-        self.router_beats: NDArray[np.int64] | None = None
+        self.ahead_beats: dict[int, NDArray[np.int64]] = {}
 
     # What each unit instruction costs; the methods also count what the unit is busy with.
 
@@ -163,7 +163,7 @@ class TimingEngine:
         ahead = self.history.missing(0, self.position, self.config[Config.HISTORY]) if self.prefetch else 0
         reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
         # The first row waits for the weights that are asked for behind the first token.
-        behind = min(int(self.routers()[0]), self.machine.weight_fifo) / self.machine.memory.rate
+        behind = min(int(self.undecided(0)[0]), costs.in_flight) / self.machine.memory.rate
         cycles += self.writes.hold(start + costs.read, 0)
         cycles += reads * costs.behind_ahead(self.entry) + max(0, int(behind) + 2 - self.machine.memory.latency)
         return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
@@ -177,10 +177,10 @@ class TimingEngine:
         traced = self.traced
         read = self.costs.read
         asked = start - self.waited
-        record = max(0, read + 2 + self.writes.hold(asked + read, 0) - self.waited)  # read while the instruction waits
+        record = max(0, read + 2 + self.held(asked + read) - self.waited)  # read while the instruction waits
         waits = slots * traced * self.ahead * self.costs.behind_ahead(self.entry)
         if slots and traced:
-            waits += self.writes.hold(start + record + read, 0)
+            waits += self.held(start + record + read)
         memory = record + slots * traced * read + waits
         beats = self.costs.record_beats() + slots * traced
         return self.vector(4 * slots, memory, record + self.costs.route(slots, traced) + waits, beats)
@@ -206,7 +206,8 @@ class TimingEngine:
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start)
         late += self.writes.hold(start + self.costs.read + late)
-        late += max(0, self.entries_done + self.costs.read + part.own - start - late - part.keys)
+        written = self.entries_done + self.costs.read
+        late += max(0, written + self.writes.hold(written) + part.own - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late
         self.attended = since, since + part.bus
@@ -216,14 +217,33 @@ class TimingEngine:
         """When a product's first burst is asked for whose weights could be asked for at ``requested``."""
         return max(requested, self.asked + 2, self.asked + self.pending.run + 5)
 
+    def held(self, at: int) -> int:
+        """Cycles that a read of the present ROUTE waits which could come at ``at``: for writes, and weights asked for before it."""
+        filled = self.filled(int(self.undecided(self.pc)[0]))
+        behind = filled - at if self.now + DISPATCH + REQUEST < at - self.costs.read else 0
+        return max(self.writes.hold(at, 0), int(behind))
+
+    def filled(self, beats: int) -> float:
+        """When the last of ``beats`` that are asked for from the next instruction on comes, or the FIFO is full."""
+        supply = max(self.due(self.now + DISPATCH + REQUEST) + self.costs.read, self.sent)
+        return supply + min(beats, self.costs.in_flight) / self.machine.memory.rate
+
+    def following(self) -> int:
+        """Beats of the first port's weights that are asked for behind the present instruction, in its layer."""
+        beats = 0
+        for instruction, f in self.decoded[self.pc + 1 :]:
+            if instruction is END or beats >= self.machine.weight_fifo:
+                break
+            if instruction is MATMUL and len(self.lists[f["list"]]):
+                beats += int(weight_beats(self.costs, f, self.config[Config.GROUP])[0])
+        return beats
+
     def behind_weights(self, start: int) -> int:
-        """Cycles that attention's first keys wait for weights of the next product, asked for before ``start``."""
+        """Cycles that attention's first keys wait for weights of the next products, asked for before ``start``."""
         costs, rate = self.costs, self.machine.memory.rate
-        due = self.due(self.now + DISPATCH + REQUEST)
-        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or due > start:
+        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or self.due(self.now + DISPATCH + REQUEST) > start:
             return 0
-        supply = due + costs.read
-        filled = supply + self.machine.weight_fifo / rate
+        filled = self.filled(self.following())
         return max(0, int(min(filled, start + costs.in_flight / rate)) - start - costs.read)
 
     def store(self, f: Fields, slots: int, start: int) -> int:
@@ -356,7 +376,7 @@ class TimingEngine:
         """Fills the history buffer from ``quiet`` until the decision; (ports,) beats still to come then."""
         decided = self.now + self.left.route_done if self.left else self.route_done
         beats = int((decided + REQUEST + self.costs.read - quiet) * self.machine.memory.rate)
-        beats = np.maximum(beats - self.routers(), 0)
+        beats = np.maximum(beats - self.undecided(0), 0)
         self.room = int(beats[0])
         begun, coming = self.history.fetch_ahead(self.layer, self.position, self.config[Config.HISTORY], beats)
         self.counters["READ_BEATS"] += begun
@@ -406,15 +426,16 @@ class TimingEngine:
             tuple(tuple(max(time - now, early) for time in times) for times in self.tokens.values()),
         )
 
-    def routers(self) -> NDArray[np.int64]:
-        """(ports,) or (1,) beats of the weights in front of the loop's decision."""
-        if self.router_beats is None:
+    def undecided(self, begin: int) -> NDArray[np.int64]:
+        """(ports,) or (1,) beats of the weights that are asked for without the loop's decision, from instruction ``begin`` on."""
+        if begin not in self.ahead_beats:
             names = [instruction.name for instruction, _ in self.decoded]
-            loop = names.index("LOOP") if "LOOP" in names else len(names)
-            decided = names.index("ROUTE", loop) if "ROUTE" in names[loop:] else loop
-            products = [fields for instruction, fields in self.decoded[loop:decided] if instruction is MATMUL]
-            self.router_beats = sum((weight_beats(self.costs, f, self.config[Config.GROUP]) for f in products), NONE)
-        return self.router_beats
+            loop = max(begin, names.index("LOOP") if "LOOP" in names else len(names))
+            decided = (TokenList.ATTENTION, TokenList.FFN)
+            routed = (at for at in range(loop, len(names)) if self.decoded[at][1].get("list") in decided or names[at] == "END")
+            products = [fields for instruction, fields in self.decoded[loop : next(routed, loop)] if instruction is MATMUL]
+            self.ahead_beats[begin] = sum((weight_beats(self.costs, f, self.config[Config.GROUP]) for f in products), NONE)
+        return self.ahead_beats[begin]
 
     def restore(self) -> None:
         """The inverse of :meth:`state`, when the part before was repeated."""
