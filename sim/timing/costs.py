@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, entry_pace
+from sim.timing.stream import NOTHING, READABLE, Reader, entry_pace, wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
@@ -42,6 +42,11 @@ class Costs:
         """Round trip of one short read."""
         memory = self.machine.memory
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
+
+    @property
+    def read_all(self) -> int:
+        """Round trip of one short read of all ports, which waits for the last of them."""
+        return self.read + round(wait_of_ports(self.machine) - self.machine.memory.refresh_wait)
 
     @property
     def in_flight(self) -> int:
@@ -191,8 +196,8 @@ class Costs:
         key_round = max(key_steps, key_run) + 1
         key_pace = entry_pace(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
         missed = reads[0] / key_run
-        covered = min(self.read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + self.read + 1
+        covered = min(self.read_all + 1, hits * key_round)
+        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + self.read_all + 1
         fill = mine + WEIGHED
         value_pace = entry_pace(m, entry.beats, value_run, 0, mine, value_steps + 1)
         # They are asked for right behind the keys.
@@ -200,7 +205,7 @@ class Costs:
         ahead = 0.0
         if serial:
             fill += 2
-            values = int(max(rounds * (value_steps + fill), fetched)) + self.read - SERIAL_REQUEST
+            values = int(max(rounds * (value_steps + fill), fetched)) + self.read_all - SERIAL_REQUEST
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
@@ -239,8 +244,9 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     first = m.memory.latency + READ_OVERHEAD + 2
     words = m.port_bits // 32
     rotary = -(-2 * half_head // words)
-    trips = 1 + sum(math.ceil(read / m.burst / 2) for read in (beats, rotary))
-    now, waits = first + ports, trips * m.memory.refresh_wait
+    row_trips, rotary_trips = (math.ceil(read / m.burst / 2) for read in (beats, rotary))
+    waits = (1 + rotary_trips) * m.memory.refresh_wait + row_trips * wait_of_ports(m)
+    now = first + ports
     for port in range(ports):
         for ready in short_read(m, beats, first + port):
             now = max(now, ready) + m.kv_lanes // m.vector_lanes

@@ -205,8 +205,8 @@ class TimingEngine:
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start)
-        late += self.writes.hold(start + self.costs.read + late)
-        written = self.entries_done + self.costs.read
+        late += self.writes.hold(start + self.costs.read_all + late)
+        written = self.entries_done + self.costs.read_all
         late += max(0, written + self.writes.hold(written) + part.own - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late

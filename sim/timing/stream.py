@@ -318,6 +318,9 @@ class Streams:
         if key not in self.flows:
             rate, slow = self.rate(shape)
             readers = [Reader(self.machine, rate, pending) for _ in blocked]
+            if pending is NOTHING:
+                for reader in readers:
+                    reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine))
             found = flow(self.machine, shape, readers, pending, due, settled, blocked)
             later = int((slow - 1) * max(0, found.end))
             times = {name: getattr(found, name) + later for name in ("end", "drained", "asked", "sent")}
@@ -446,6 +449,14 @@ def pace(times: Sequence[int], interval: int) -> float:
         return (len(times) - 1) / (last - times[0])
     part = (last - span - times[before]) / (times[before + 1] - times[before])
     return (len(times) - 1 - before - part) / span
+
+
+def wait_of_ports(machine: Machine) -> float:
+    """Mean cycles that a read of all ports at any time waits until no port refreshes."""
+    memory = machine.memory
+    if memory.refresh_together or not memory.refresh:
+        return memory.refresh_wait
+    return memory.refresh_wait * min(machine.ports, memory.refresh_interval / memory.refresh)
 
 
 def phases(machine: Machine) -> list[int | None]:
