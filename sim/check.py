@@ -37,11 +37,16 @@ class Difference:
 
 
 def first_difference(program: Program, expected: list[Retired], seen: list[Retired]) -> Difference | None:
-    """Compares traces in dispatch order; None when all are equal."""
-    # The ring keeps the last records when more were retired than it holds.
-    offset = len(expected) - len(seen) if len(seen) == program.ring_records else 0
-    for number, record in enumerate(expected[offset:], offset):
-        other = seen[number - offset] if number - offset < len(seen) else None
+    """Compares what a ring holds with a trace of every instruction in the order of dispatch; None when all are equal.
+
+    Units retire at their own pace: a record may have the place that a newer one of another unit had before it.
+    """
+    held = {record.sequence: record for record in seen}
+    filled = len(held) == min(len(expected), program.ring_records) and max(held, default=0) < len(expected)
+    for number, record in enumerate(expected):
+        other = held.get(number)
+        if other is None and filled:
+            continue
         if other is None or (other.pc, other.signature) != (record.pc, record.signature):
             return Difference(number, record, other, program.notes[record.pc], disassemble(program.instructions[record.pc]))
     return None

@@ -20,7 +20,8 @@ OnToken = Callable[[int], None]
 class Retired:
     """One record of the trace ring: an instruction's index, its signature and the cycle it retired (0: not timed).
 
-    ``layer`` and ``position`` (of the chunk's first token) are known to the functional engine only.
+    ``layer`` and ``position`` (of the chunk's first token) are known to the functional engine only; ``sequence``, the number in the
+    order of dispatch, is part of the ring's records.
     """
 
     pc: int
@@ -28,6 +29,7 @@ class Retired:
     cycle: int = 0
     layer: int = -1
     position: int = -1
+    sequence: int = -1
 
 
 @dataclass

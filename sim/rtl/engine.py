@@ -276,9 +276,10 @@ def _report(work: Path, seen: int, on_token: OnToken | None) -> int:
 
 
 def _trace(program: Program, memory: NDArray[np.uint8]) -> list[Retired]:
-    """Records of the ring in program order; the oldest are gone when more were retired than it holds."""
+    """Records of the ring in program order; where more were retired than it holds, of those that share a place the one that retired
+    last."""
     ring = program.regions["ring"]
     records = memory[ring.address : ring.address + ring.size].view("<u4").reshape(-1, 4)
     order = np.argsort(records[:, 0], kind="stable")
     kept = records[order][records[order][:, 0] > 0]
-    return [Retired(int(pc), int(signature), int(cycle)) for _, pc, signature, cycle in kept]
+    return [Retired(int(pc), int(signature), int(cycle), sequence=int(number) - 1) for number, pc, signature, cycle in kept]

@@ -1,0 +1,61 @@
+"""Traces of a ring against those of the functional engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.check import first_difference
+from sim.engine import Retired
+from sim.functional import engine as functional
+from skipopu.isa.program import Program, Run
+from skipopu.machine.config import Machine
+from tests.support import random_checkpoint, small_config
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    machine = replace(Machine.load("tiny"), trace_records=8)
+    return compile_checkpoint(random_checkpoint(small_config(), 1), machine, context=4)
+
+
+@pytest.fixture(scope="module")
+def expected(program: Program) -> list[Retired]:
+    return functional.run(program, Run((1, 2), 1, check=True)).trace
+
+
+def ring(expected: list[Retired], order: list[int]) -> list[Retired]:
+    """What eight places hold when instructions retire in ``order``."""
+    places = {number % 8: replace(expected[number], sequence=number) for number in order}
+    return sorted(places.values(), key=lambda record: record.sequence)
+
+
+def test_a_ring_holds_the_last_records(program: Program, expected: list[Retired]) -> None:
+    count = len(expected)
+    assert count > 16
+    assert first_difference(program, expected, ring(expected, list(range(count)))) is None
+
+
+def test_an_older_instruction_of_a_slower_unit_may_keep_its_place(program: Program, expected: list[Retired]) -> None:
+    count = len(expected)
+    late = [number for number in range(count) if number != count - 10] + [count - 10]
+    seen = ring(expected, late)
+    assert seen[0].sequence == count - 10
+    assert first_difference(program, expected, seen) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda record: replace(record, signature=record.signature ^ 1),
+        lambda record: replace(record, pc=record.pc + 1),
+        lambda record: replace(record, sequence=1 << 20),
+        None,
+    ],
+)
+def test_a_wrong_or_missing_record_is_found(program: Program, expected: list[Retired], wrong) -> None:
+    seen = ring(expected, list(range(len(expected))))
+    seen[3:4] = [] if wrong is None else [wrong(seen[3])]
+    assert first_difference(program, expected, seen) is not None
