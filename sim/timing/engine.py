@@ -472,7 +472,10 @@ class TimingEngine:
         if self.spans is not None or self.options.check or not self.repeat:
             self.pass_through(begin, end)
             return
-        key = (self.left or self.state(), begin, *about)
+        state = self.left or self.state()
+        # Ports are counted from the position's, but what is read from port 0 alone waits for what is written there.
+        first_port = -self.position % self.machine.ports if state.written else 0
+        key = (state, first_port, begin, *about)
         known = self.stretches.get(key)
         if known is not None:
             self.now += known.cycles

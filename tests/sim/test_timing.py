@@ -20,10 +20,12 @@ from sim.routing import independent, load_trace, ratios
 from sim.rtl import engine as rtl
 from sim.timing import energy
 from sim.timing import engine as timing
-from sim.timing.stream import NOTHING, Reader, Shape, Streams, flow
+from sim.timing.stream import NOTHING, Reader, Shape, Streams, entry_pace, flow, wait_of_ports
 from sim.timing.writes import Writes
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import Config
+from skipopu.isa.spec import ROUTE
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.shapes import SHAPES
@@ -52,17 +54,75 @@ def both_ways(program: Program, prompt: int, new: int, routing: np.ndarray) -> N
     level=st.sampled_from(list(Schedule)),
     prompt=st.integers(1, 25),
     new=st.integers(0, 15),
-    slow=st.booleans(),
+    memory=st.sampled_from(
+        [
+            None,
+            MemoryTiming(latency=20, beats_per_256_cycles=40),
+            MemoryTiming(turnaround=18),
+            MemoryTiming(latency=3, turnaround=100),
+        ]
+    ),
 )
 def test_repeated_layers_are_counted_like_every_layer(
-    seed: int, target: str, skips: tuple[float, float], kv: str, level: Schedule, prompt: int, new: int, slow: bool
+    seed: int,
+    target: str,
+    skips: tuple[float, float],
+    kv: str,
+    level: Schedule,
+    prompt: int,
+    new: int,
+    memory: MemoryTiming | None,
 ) -> None:
     machine = Machine.load(target)
-    if slow:
-        machine = replace(machine, memory=MemoryTiming(latency=20, beats_per_256_cycles=40))
+    if memory:  # in the third and fourth, writes keep reads waiting for a layer and more
+        machine = replace(machine, memory=memory, write_burst=1)
     checkpoint = outline("", config=small_config(num_layers=LAYERS))
     program = compile_checkpoint(checkpoint, machine, kv, context=CONTEXT, group=128, level=level)
     both_ways(program, prompt, new, independent(LAYERS, CONTEXT, *skips, seed))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_repeated_layers_behind_writes_that_outlast_them(seed: int) -> None:
+    """Which of them wait depends on the port that holds a token's entry: reads of port 0 alone meet some."""
+    machine = replace(Machine.load("tiny"), memory=MemoryTiming(latency=3, turnaround=200), write_burst=1)
+    checkpoint = outline("", config=small_config(num_layers=LAYERS))
+    program = compile_checkpoint(checkpoint, machine, "dense", context=CONTEXT, group=128)
+    both_ways(program, 3 + seed, 12, independent(LAYERS, CONTEXT, 0.5, 0.3, seed))
+
+
+def test_weights_that_wait_for_no_decision() -> None:
+    """With dense KV the weights of keys and values are asked for in front of EMBED's and ROUTE's reads."""
+    machine = Machine.load("tiny")
+    beats = {}
+    for kv in ("dense", "reuse"):
+        program = compile_checkpoint(outline("", config=small_config()), machine, kv, context=8, group=128)
+        engine = timing.TimingEngine(program, Run((1,), 0), Result([], np.ones((2, 2, 8), bool)))
+        engine.config[Config.GROUP] = 128
+        decision = next(pc for pc, (instruction, _) in enumerate(engine.decoded) if instruction is ROUTE)
+        beats[kv] = engine.undecided(0)[0], engine.undecided(decision)[0]
+    assert beats["reuse"][0] > beats["reuse"][1] == 0
+    assert beats["dense"][1] > 0
+    assert beats["dense"][0] == beats["reuse"][0] + beats["dense"][1]
+
+
+def test_first_entries_come_together() -> None:
+    far = replace(Machine.load("mono"), kv_fifo=64, memory=MemoryTiming(latency=90))
+    paced = entry_pace(far, 8, 4, 1, 1, 5)
+    assert paced.period > 8
+    assert paced.until(4) - paced.until(1) == 3 * 5  # as fast as they are used up
+    assert paced.until(400) - paced.until(300) == pytest.approx(100 * paced.period)
+
+
+def test_a_read_of_all_ports_waits_for_the_last_refresh() -> None:
+    memory = MemoryTiming(refresh_interval=1000, refresh=100)
+    together = replace(U280, ports=4, memory=memory)
+    apart = replace(together, memory=replace(memory, refresh_together=False))
+    many = replace(apart, ports=16)
+    assert [wait_of_ports(machine) for machine in (together, apart, many)] == [
+        5,
+        20,
+        50,
+    ]  # of the last, a port always refreshes
 
 
 @pytest.mark.studies
