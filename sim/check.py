@@ -15,6 +15,7 @@ from sim.timing import engine as timing
 from skipopu.errors import MachineHalt
 from skipopu.isa.asm import disassemble
 from skipopu.isa.program import Program, Run
+from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
 
 Say = Callable[[str], None]
 
@@ -39,13 +40,22 @@ class Difference:
 def first_difference(program: Program, expected: list[Retired], seen: list[Retired]) -> Difference | None:
     """Compares what a ring holds with a trace of every instruction in the order of dispatch; None when all are equal.
 
-    Units retire at their own pace: a record may have the place that a newer one of another unit had before it.
+    Each place holds the record that came last. That may be an older one: of another unit, which was slower in the same chunk.
     """
     held = {record.sequence: record for record in seen}
-    filled = len(held) == min(len(expected), program.ring_records) and max(held, default=0) < len(expected)
+    places = {number % program.ring_records: number for number in held if 0 <= number < len(expected)}
+
+    def hidden(number: int) -> bool:
+        kept = places.get(number % program.ring_records, -1)
+        if kept < 0 or kept > number:
+            return kept > number
+        older, newer = expected[kept], expected[number]
+        units = [BY_OPCODE[program.instructions[one.pc] & (1 << OPCODE_BITS) - 1].unit for one in (older, newer)]
+        return older.position == newer.position and units[0] != units[1]
+
     for number, record in enumerate(expected):
         other = held.get(number)
-        if other is None and filled:
+        if other is None and hidden(number):
             continue
         if other is None or (other.pc, other.signature) != (record.pc, record.signature):
             return Difference(number, record, other, program.notes[record.pc], disassemble(program.instructions[record.pc]))

@@ -70,6 +70,20 @@ def test_compile_run_and_eval(model: Path, tmp_path: Path, capsysbinary: pytest.
     assert abs(values[0] - values[1]) < 0.01
 
 
+@pytest.mark.agreement
+def test_run_on_the_rtl(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """To its end: text, tokens, counters, records."""
+    out, figures = tmp_path / "program", tmp_path / "run.json"
+    assert cli.main(["compile", str(model), "-o", str(out), "--target", "tiny"]) == 0
+    run = ["run", str(out), "--prompt", "ab", "--max-new", "2", "--json", str(figures)]
+    tokens = []
+    for engine in ("rtl", "functional"):
+        capsysbinary.readouterr()
+        assert cli.main([*run, "--engine", engine, *(["--profile"] if engine == "rtl" else [])]) == 0
+        tokens.append(json.loads(figures.read_text())["outputs"]["tokens"])
+    assert tokens[0] == tokens[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -73,7 +73,7 @@ class Line:
         self._received = b""
 
     def connect(self) -> None:
-        """Makes sure that a board of ours listens, at the line's first rate, and resets the overlay."""
+        """Makes sure that a board of ours listens, at the line's first rate. A run of another host may still go on."""
         try:
             magic = self.read(LINK + Link.MAGIC)
         except LinkError:
@@ -83,9 +83,9 @@ class Line:
             magic = self.read(LINK + Link.MAGIC)
         if magic != MAGIC:
             raise LinkError(f"{self.name}: what answers there is no skipopu board (magic {magic:#010x}, not {MAGIC:#010x})")
-        # The first may carry the sequence number of the last write of another host and be taken for its repetition.
+        # The first write may carry the sequence number of another host's last and be taken for its repetition. This one does nothing.
         for _ in range(2):
-            self.write(LINK + Link.RESET, 1)
+            self.write(LINK + Link.MAGIC, magic)
 
     def set_rate(self, baud: int) -> None:
         """Both ends change to ``baud``, as near as the board's clock allows."""

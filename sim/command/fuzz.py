@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sim.command.common import console
-from sim.fuzz.case import Case, case, from_dict
+from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, Case, case, from_dict
 from sim.fuzz.run import Line, attempt, cycle_error, is_fault
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser, "of the first overlay")
     parser.add_argument("--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote")
     parser.add_argument(
-        "--long", action="store_true", help="contexts of up to 200 tokens on up to 16 ports, up to some 120,000 cycles"
+        "--long",
+        action="store_true",
+        help=f"prompts of up to {LONG_PROMPT} tokens on up to {LONG_PORTS} ports, some {LONG_CYCLES[1]:,} cycles at most",
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="overlays at a time; default %(default)s")
     parser.add_argument(
@@ -55,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.case is not None:
         refuse(args, ["--count", "--seed"], "has no effect beside --case, which names the one to try")
+        if not args.case.isdigit():
+            refuse(args, ["--long"], "has no effect beside a file, which holds the case")
     cases = (
         [read(args.case, args.long)] if args.case is not None else [case(args.seed + k, args.long) for k in range(args.count)]
     )
@@ -65,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
         console.print(told(fault), style="red", soft_wrap=True)
     print(text_of(summary, time.perf_counter() - start))
     if args.json:
-        inputs = {"count": args.count, "seed": args.seed, "case": args.case, "rtl": not args.no_rtl}
+        inputs = {"count": args.count, "seed": args.seed, "case": args.case, "long": args.long, "rtl": not args.no_rtl}
         write_json(args.json, "fuzz", inputs, [Record(n, v, "1", "simulated", "skipopu fuzz") for n, v in summary.items()])
     return 130 if interrupted else 1 if summary["faults"] else 0
 
@@ -153,8 +157,8 @@ def told(line: Line) -> str:
 
 
 def summarise(lines: list[Line]) -> dict[str, int | float | None]:
-    """Numbers of descriptions tried, refused (no program of theirs ran), agreed and faulty; of the overlays that were built for
-    them (those differ in what needs no other build); of programs; refusals by reason; descriptions since the last fault; cycles'
+    """Numbers of descriptions tried, refused (no program of theirs ran), agreed and faulty; of the overlays that were simulated for
+    them (a description's memory and ring need no other); of programs; refusals by reason; descriptions since the last fault; cycles'
     errors of the timing engine."""
     by_description: dict[str, list[Line]] = {}
     for line in lines:
@@ -191,9 +195,9 @@ def reason(line: Line) -> str:
 def text_of(summary: dict[str, Any], seconds: float) -> str:
     s = summary
     head = (
-        f"{s['descriptions']} descriptions, {s['overlays']} overlays built: {s['agreed']} agreed, {s['refused']} refused,"
-        f" {s['faults']} faulty; {s['streak']} in a row without a fault. {s['programs_agreed']} of {s['programs']} programs"
-        f" agreed, {s['rtl_cycles']:,} cycles simulated, {seconds:.0f} s."
+        f"{s['descriptions']} descriptions: {s['agreed']} agreed, {s['refused']} refused, {s['faults']} faulty; {s['streak']} in"
+        f" a row without a fault. {s['overlays']} overlays simulated; {s['programs_agreed']} of {s['programs']} programs agreed,"
+        f" {s['rtl_cycles']:,} cycles, {seconds:.0f} s."
     )
     reasons = "; ".join(f"{key.partition(': ')[2]} {n}" for key, n in s.items() if key.startswith("refused: "))
     timing = (

@@ -190,7 +190,7 @@ def main(args: argparse.Namespace) -> int:
     seconds = result.seconds or time.perf_counter() - begin
     print()
     if args.engine == "rtl" and result.tokens:
-        print(outputs_of(program, result.tokens).get("text", result.tokens))
+        print(outputs_of(program, result.tokens, result.saturated).get("text", result.tokens))
     if args.save_trace is not None:
         save_trace(args.save_trace, result.routing)
     if args.shape is None:

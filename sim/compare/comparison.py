@@ -201,13 +201,14 @@ def compare(
         both = [results.get((*key, name)) for name in ("dense", "skipping")]
         return None if both[0] is None or both[1] is None else (both[0], both[1])
 
-    own = results["dense",], results["asked",]
+    dense, asked = own = results["dense",], results["asked",]
     by_prompt = {workload.prompt: own} | {n: found for n in prompts if (found := pair("prompt", n))}
     return Comparison(
         machine,
         label(workload.model),
         config,
-        *reversed(own),
+        asked,
+        dense,
         results.get(("policy",)),
         results.get(("two-layer",)),
         {policy: {r: results[key] for r in SKIPS if (key := ("skip", policy, r)) in results} for policy in ("reuse", "dense")},

@@ -21,7 +21,7 @@ from skipopu.model_config import NORMS
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
-LONG_PROMPT, LONG_PORTS = 190, 16
+LONG_PROMPT, LONG_PORTS = 190, 16  # at most, of long runs
 ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
 ODD_VALUES = (0, -1, 1, 3, 6, 48, 1000, 4095, 1.5, float("nan"), "16", "", None, True, [1], {})
@@ -48,7 +48,7 @@ class Case:
     ``scale``, whether there are ``routers``), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
     (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed) and ``memory``
     (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`); ``machine`` has other values for what needs no other
-    build: the memory behind the ports, the trace ring. ``long`` runs have contexts of up to 200 tokens, on machines of up to 16 ports.
+    build: the memory behind the ports, the trace ring. ``long``: see :data:`LONG_PROMPT` and its neighbours.
     """
 
     seed: int

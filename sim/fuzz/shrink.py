@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from sim.fuzz.case import Case
+from sim.fuzz.case import from_dict
 from sim.fuzz.run import Line, attempt
 from skipopu.errors import ConfigError, SkipopuError
 from skipopu.machine.config import Machine, describe
@@ -40,6 +40,7 @@ def shrink(line: Line, say: Callable[[str], None] = lambda text: None, with_rtl:
     that differ from machine ``mono`` and a plain program."""
     case: dict[str, Any] = {
         "seed": line["seed"],
+        "long": line["long"],
         "machine": copy.deepcopy(line["machine"]),
         "programs": [{key: copy.deepcopy(line[key]) for key in (*PLAIN,)}],
     }
@@ -48,7 +49,7 @@ def shrink(line: Line, say: Callable[[str], None] = lambda text: None, with_rtl:
     def faulty(candidate: dict[str, Any]) -> bool:
         nonlocal trials
         trials += 1
-        found = attempt(Case(candidate["seed"], candidate["machine"], tuple(candidate["programs"])), with_rtl=with_rtl)
+        found = attempt(from_dict(candidate), with_rtl=with_rtl)
         return any(other["outcome"] == line["outcome"] and other["stage"] == line["stage"] for other in found)
 
     # The program first: no build is needed for what the machine stays with.

@@ -134,7 +134,9 @@ def traffic(
             queries = model.queries_per_kv_head
             misses = int((all_of - held).max())
             beats = misses * entry.key_beats, misses * (entry.beats - entry.key_beats)
-            part = costs.attend([0], int(all_of.max()), beats, int(held.min()), entry, queries, model.head_dim, False)
+            part = costs.attend(
+                [0], int(all_of.max()), min(t + 1, ports), beats, int(held.min()), entry, queries, model.head_dim, False
+            )
             reads, hits = reads + t + 1, hits + int(hit.sum())
             busy, whole = busy + part.busy + part.memory, whole + part.cycles
     clock = machine.clock_mhz * 1e6

@@ -43,10 +43,9 @@ class Costs:
         memory = self.machine.memory
         return round(memory.latency + READ_OVERHEAD + memory.refresh_wait)
 
-    @property
-    def read_all(self) -> int:
-        """Round trip of one short read of all ports, which waits for the last of them."""
-        return self.read + round(wait_of_ports(self.machine) - self.machine.memory.refresh_wait)
+    def read_all(self, ports: int) -> int:
+        """Round trip of one short read of the first ``ports``, which waits for the last of them."""
+        return self.read + round(wait_of_ports(self.machine, ports) - self.machine.memory.refresh_wait)
 
     @property
     def in_flight(self) -> int:
@@ -58,7 +57,7 @@ class Costs:
         """Cycles that a short read waits for beats that are being fetched ahead."""
         m = self.machine
         run = entry.beats // 2
-        under_way = min((BACKGROUND_BURSTS - 1) * m.burst + min(m.burst, run) / 2, ENTRIES_AHEAD * run)
+        under_way = min((BACKGROUND_BURSTS - 0.5) * min(m.burst, run), ENTRIES_AHEAD * run)
         return max(0, int(under_way / m.memory.rate) - m.memory.latency - 1)
 
     def embed(self, slots: int, elements: int, row: int, half_head: int) -> int:
@@ -130,11 +129,22 @@ class Costs:
         m = self.machine
         return written * (2 * entry.kv_heads * (entry.head_beats * m.kv_lanes // m.vector_lanes) + entry.beats)
 
+    def store_one(self, elements: int) -> tuple[int, int]:
+        """(beats, cycles) of one row."""
+        beats = -(-4 * elements // self.machine.beat_bytes)
+        return beats, 1 + 2 * elements + beats + -(-beats // self.machine.longest_write) * WRITE_OVERHEAD
+
     def store(self, slots: int, elements: int) -> int:
-        m = self.machine
-        beats = -(-4 * elements // m.beat_bytes)
-        one = 1 + 2 * elements + beats + -(-beats // m.longest_write) * WRITE_OVERHEAD
-        return 1 + 3 * m.tokens + slots * one + SETTLE
+        return 1 + 3 * self.machine.tokens + slots * self.store_one(elements)[1] + SETTLE
+
+    def store_bursts(self, start: int, slots: int, elements: int) -> Iterator[Burst]:
+        """Bursts of a STORE that starts at ``start``, evenly over its rows' time."""
+        beats, cycles = self.store_one(elements)
+        most = self.machine.longest_write
+        for slot in range(slots):
+            for done in range(most, beats + most, most):
+                size = min(most, beats - done + most)
+                yield 0, start + slot * cycles + cycles * min(done, beats) // beats, size
 
     def store_busy(self, slots: int, elements: int) -> int:
         return slots * (elements + -(-4 * elements // self.machine.beat_bytes))
@@ -175,6 +185,7 @@ class Costs:
         self,
         listed: Sequence[int],
         rounds: int,
+        ports: int,
         reads: tuple[int, int],
         hits: int,
         entry: KvEntry,
@@ -182,7 +193,7 @@ class Costs:
         head_dim: int,
         serial: bool,
     ) -> Attention:
-        """``listed`` slots, ``rounds`` of one entry per port, ``queries`` query heads per KV head.
+        """``listed`` slots, ``rounds`` of one entry in each of ``ports``, ``queries`` query heads per KV head.
 
         ``reads`` is the largest number of beats that a port reads of keys (an entry written in the meantime among them) and of values,
         ``hits`` the smallest number of entries that it need not: with them a port begins while its first miss is on its way.
@@ -194,18 +205,19 @@ class Costs:
         key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         key_round = max(key_steps, key_run) + 1
-        key_pace = entry_pace(m, entry.beats, key_run, entry.header_beats, blocks, key_round)
+        key_pace = entry_pace(m, ports, entry.beats, key_run, entry.header_beats, blocks, key_round)
         missed = reads[0] / key_run
-        covered = min(self.read_all + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + self.read_all + 1
+        read = self.read_all(ports)
+        covered = min(read + 1, hits * key_round)
+        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + read + 1
         fill = mine + WEIGHED
-        value_pace = entry_pace(m, entry.beats, value_run, 0, mine, value_steps + 1)
+        value_pace = entry_pace(m, ports, entry.beats, value_run, 0, mine, value_steps + 1)
         # They are asked for right behind the keys.
         fetched = value_pace.until(missed + reads[1] / value_run) - value_pace.until(missed)
         ahead = 0.0
         if serial:
             fill += 2
-            values = int(max(rounds * (value_steps + fill), fetched)) + self.read_all - SERIAL_REQUEST
+            values = int(max(rounds * (value_steps + fill), fetched)) + read - SERIAL_REQUEST
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Values come while the keys' pipeline drains and the first probabilities are made.
@@ -245,7 +257,7 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     words = m.port_bits // 32
     rotary = -(-2 * half_head // words)
     row_trips, rotary_trips = (math.ceil(read / m.burst / 2) for read in (beats, rotary))
-    waits = (1 + rotary_trips) * m.memory.refresh_wait + row_trips * wait_of_ports(m)
+    waits = (1 + rotary_trips) * m.memory.refresh_wait + row_trips * wait_of_ports(m, ports)
     now = first + ports
     for port in range(ports):
         for ready in short_read(m, beats, first + port):

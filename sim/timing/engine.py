@@ -44,7 +44,7 @@ Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
 RECORD = 8  # of a record of check mode, besides its beats
-ANSWER = 2  # of them behind its last beat
+ANSWER = 2  # cycles of a write behind its last beat
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
 
 
@@ -163,7 +163,8 @@ class TimingEngine:
         ahead = self.history.missing(0, self.position, self.config[Config.HISTORY]) if self.prefetch else 0
         reads = min(3 * slots, ahead // max(1, int(costs.read * self.machine.memory.rate)))
         # The first row waits for the weights that are asked for behind the first token.
-        behind = min(int(self.undecided(0)[0]), costs.in_flight) / self.machine.memory.rate
+        on_demand = self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND
+        behind = 0 if on_demand else min(int(self.undecided(0)[0]), costs.in_flight) / self.machine.memory.rate
         cycles += self.writes.hold(start + costs.read, 0)
         cycles += reads * costs.behind_ahead(self.entry) + max(0, int(behind) + 2 - self.machine.memory.latency)
         return self.vector(busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
@@ -204,9 +205,10 @@ class TimingEngine:
         assert part is not None
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
-        late = self.behind_weights(start)
-        late += self.writes.hold(start + self.costs.read_all + late)
-        written = self.entries_done + self.costs.read_all
+        late = self.behind_weights(start, self.following())
+        read = self.costs.read_all(min(self.machine.ports, self.position + len(self.lists[TokenList.ALL])))
+        late += self.writes.hold(start + read + late)
+        written = self.entries_done + read
         late += max(0, written + self.writes.hold(written) + part.own - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late
@@ -219,36 +221,31 @@ class TimingEngine:
 
     def held(self, at: int) -> int:
         """Cycles that a read of the present ROUTE waits which could come at ``at``: for writes, and weights asked for before it."""
-        filled = self.filled(int(self.undecided(self.pc)[0]))
-        behind = filled - at if self.now + DISPATCH + REQUEST < at - self.costs.read else 0
-        return max(self.writes.hold(at, 0), int(behind))
-
-    def filled(self, beats: int) -> float:
-        """When the last of ``beats`` that are asked for from the next instruction on comes, or the FIFO is full."""
-        supply = max(self.due(self.now + DISPATCH + REQUEST) + self.costs.read, self.sent)
-        return supply + min(beats, self.costs.in_flight) / self.machine.memory.rate
+        return max(self.writes.hold(at, 0), self.behind_weights(at - self.costs.read, int(self.undecided(self.pc)[0])))
 
     def following(self) -> int:
-        """Beats of the first port's weights that are asked for behind the present instruction, in its layer."""
+        """Beats of the first port's weights that are asked for behind the present instruction, in its layer, or places for them."""
         beats = 0
         for instruction, f in self.decoded[self.pc + 1 :]:
-            if instruction is END or beats >= self.machine.weight_fifo:
+            if instruction is END or beats >= self.costs.in_flight:
                 break
             if instruction is MATMUL and len(self.lists[f["list"]]):
                 beats += int(weight_beats(self.costs, f, self.config[Config.GROUP])[0])
         return beats
 
-    def behind_weights(self, start: int) -> int:
-        """Cycles that attention's first keys wait for weights of the next products, asked for before ``start``."""
+    def behind_weights(self, asked: int, beats: int) -> int:
+        """Cycles that what is asked for at ``asked`` waits for ``beats`` of the next products' weights, asked for before it."""
         costs, rate = self.costs, self.machine.memory.rate
-        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or self.due(self.now + DISPATCH + REQUEST) > start:
+        due = self.due(self.now + DISPATCH + REQUEST)
+        if self.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND or due > asked:
             return 0
-        filled = self.filled(self.following())
-        return max(0, int(min(filled, start + costs.in_flight / rate)) - start - costs.read)
+        last = max(due + costs.read, self.sent) + min(beats, costs.in_flight) / rate
+        return max(0, int(min(last, asked + costs.in_flight / rate)) - asked - costs.read)
 
     def store(self, f: Fields, slots: int, start: int) -> int:
         beats = slots * -(-4 * f["elements"] // self.machine.beat_bytes)
         busy = self.costs.store_busy(slots, f["elements"])
+        self.writes.add(self.costs.store_bursts(start, slots, f["elements"]))
         return self.vector(busy, slots * 2 * WRITE_OVERHEAD, self.costs.store(slots, f["elements"]), 0, beats)
 
     def matmul(self, f: Fields, slots: int, start: int) -> int:
@@ -264,7 +261,7 @@ class TimingEngine:
         due = self.due(start + 4 if on_demand else self.now + REQUEST)
         ref, (since, until) = self.asked, self.attended
         self.writes.forget(self.now)
-        beside = self.writes.beside(ref, self.now, self.written_beside(start))
+        beside = self.writes.beside(ref, due, self.written_beside(start))
         stream = self.streams.flow(p.shape, self.pending, due - ref, begin - ref, (since - ref, until - ref), beside)
         tail = self.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
         end = begin + stream.drained + EPILOGUE + tail
@@ -402,7 +399,7 @@ class TimingEngine:
         if self.late(self.kvwrites):
             keys[(last - 1) % ports] += self.costs.kvwrite_bus(self.entry)
         fewest = int(hits[0].min()) if last >= ports else 0
-        key = (tuple(listed), -(-last // ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
+        key = (tuple(listed), -(-last // ports), min(last, ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
         if key not in self.parts:
             queries, dim = self.config[Config.QUERY_GROUP], self.config[Config.HEAD_DIM]
             serial = bool(self.config[Config.SCHEDULE] & SERIAL_ATTENTION)
@@ -417,7 +414,8 @@ class TimingEngine:
             pending,
             max(asked - now, early) if pending == NOTHING else asked - now,
             max(self.sent - now, early),
-            *(max(time - now, early) for time in self.attended),
+            max(self.attended[0] - now, early),
+            max(self.attended[1] - now, early),
             max(self.route_done - now, early),
             max(self.entries_done - now, early),
             self.writes.left(now, self.position),
@@ -543,6 +541,7 @@ class TimingEngine:
                         continue
                     self.generated += 1
                     self.now += 8  # the token is written
+                    self.writes.add([(0, self.now - ANSWER, 1)])
                     self.counters["WRITE_BEATS"] += 1
                     self.at_token.append(self.counters | {"CYCLES": self.now})
                 if not last or self.generated < self.new_tokens:

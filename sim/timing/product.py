@@ -55,6 +55,7 @@ def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Pro
         flight=costs.matmul_flight(),
         drain=drain,
         last_drain=last_drain,
+        ports=fields["ports"] if rounds == 1 else machine.ports,
     )
     return Product(
         shape=shape,

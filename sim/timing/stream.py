@@ -15,7 +15,7 @@ ENTRIES_WANTED = ENTRIES_AHEAD + 1  # of attention's per port: those asked for a
 FIRST = -(1 << 40)  # long ago
 PUSHED = 1  # cycles from the memory's sending a beat to its place in the FIFO
 READABLE = 2  # from there to the cycle in which it can be taken
-FIRST_ENTRIES = 24  # after which entries follow one another evenly
+FIRST_ENTRIES = 24  # walked one by one, more than are ever under way; behind them entries follow one another evenly
 LONG = 32
 COARSE = 256  # what is remembered of it from product to product
 UNIT = 1024  # of rates: a beat per cycle. A slow memory keeps up to two beats' worth when it pauses.
@@ -61,6 +61,7 @@ class Shape:
         pairs: pairs of beats. per_word: pairs behind each scale word of scale beats. per_round: pairs of a round.
         page: beats from the first one to the next page of memory.
         flight: cycles from a round's last step until it is drained, which takes drain, the last one last_drain.
+        ports: how many have weights of it.
     """
 
     slots: int
@@ -72,6 +73,7 @@ class Shape:
     flight: int
     drain: int
     last_drain: int
+    ports: int
 
     def beats_of(self, pairs: int) -> int:
         return -(-pairs // self.per_word) * self.scale + 2 * pairs
@@ -286,7 +288,7 @@ class Streams:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.rates: dict[tuple[int, int, int], tuple[float, float]] = {}
+        self.rates: dict[tuple[int, ...], tuple[float, float]] = {}
         self.flows: dict[tuple[object, ...], Flow] = {}
 
     def flow(
@@ -320,7 +322,7 @@ class Streams:
             readers = [Reader(self.machine, rate, pending) for _ in blocked]
             if pending is NOTHING:
                 for reader in readers:
-                    reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine))
+                    reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine, shape.ports))
             found = flow(self.machine, shape, readers, pending, due, settled, blocked)
             later = int((slow - 1) * max(0, found.end))
             times = {name: getattr(found, name) + later for name in ("end", "drained", "asked", "sent")}
@@ -342,9 +344,9 @@ class Streams:
         memory = self.machine.memory
         if not memory.refresh:
             return memory.moving, 1.0
-        key = (shape.slots, shape.per_word, shape.scale)
+        key = (shape.slots, shape.per_word, shape.scale, shape.ports)
         if key not in self.rates:
-            real = self.sustained(shape, memory.moving, phases(self.machine))
+            real = self.sustained(shape, memory.moving, phases(self.machine, shape.ports))
             low, high = 0.5 * memory.rate, memory.moving
             if (even := self.sustained(shape, memory.rate, [None])) <= real:
                 low, slow = memory.rate, 1.0
@@ -373,12 +375,12 @@ class Streams:
 class EntryPace:
     """How entries follow one another that a port reads.
 
-    ends: when so many are used up, in cycles from the first one's beginning, in a memory without refreshes; first_period, period:
+    ends: when so many are used up, in cycles from the first one's beginning, in a memory without refreshes; undisturbed, period:
     cycles of an entry in the long run, without them and with them.
     """
 
     ends: tuple[int, ...]
-    first_period: float
+    undisturbed: float
     period: float
 
     def until(self, count: float) -> float:
@@ -386,19 +388,19 @@ class EntryPace:
         known = min(count, len(self.ends) - 1.0)
         whole = int(known)
         begun = self.ends[whole] + (known - whole) * (self.ends[min(whole + 1, len(self.ends) - 1)] - self.ends[whole])
-        return begun * self.period / self.first_period + (count - known) * self.period
+        return begun * self.period / self.undisturbed + (count - known) * self.period
 
 
 @lru_cache(maxsize=4096)
-def entry_pace(machine: Machine, entry: int, run: int, header: int, steps: int, least: int) -> EntryPace:
-    """Many entries are read of which ``run`` beats are wanted, ``entry`` beats apart.
+def entry_pace(machine: Machine, ports: int, entry: int, run: int, header: int, steps: int, least: int) -> EntryPace:
+    """Many entries are read in ``ports`` of which ``run`` beats are wanted, ``entry`` beats apart.
 
     Their first ``header`` beats are used up at once, the others ``steps`` cycles each; an entry takes ``least`` cycles anyway.
     """
     given = (machine, entry, run, header, steps, least)
     ends, even = walk_entries(*given, [None])
     return EntryPace(
-        (0, *ends[:FIRST_ENTRIES]), even, walk_entries(*given, phases(machine))[1] if machine.memory.refresh else even
+        (0, *ends[:FIRST_ENTRIES]), even, walk_entries(*given, phases(machine, ports))[1] if machine.memory.refresh else even
     )
 
 
@@ -451,19 +453,23 @@ def pace(times: Sequence[int], interval: int) -> float:
     return (len(times) - 1 - before - part) / span
 
 
-def wait_of_ports(machine: Machine) -> float:
-    """Mean cycles that a read of all ports at any time waits until no port refreshes."""
+def wait_of_ports(machine: Machine, ports: int) -> float:
+    """Mean cycles that a read of the first ``ports`` at any time waits for the last of the refreshes that it meets."""
     memory = machine.memory
     if memory.refresh_together or not memory.refresh:
         return memory.refresh_wait
-    return memory.refresh_wait * min(machine.ports, memory.refresh_interval / memory.refresh)
+    spacing = memory.refresh_interval / machine.ports
+    if spacing >= memory.refresh:
+        return ports * memory.refresh_wait
+    between = spacing * (memory.refresh - spacing / 2) / memory.refresh_interval  # until the next port's refresh begins
+    return (ports - 1) * between + (between if ports == machine.ports else memory.refresh_wait)
 
 
-def phases(machine: Machine) -> list[int | None]:
-    """When refreshes of ports begin that run in lockstep; None: no port has any."""
+def phases(machine: Machine, ports: int) -> list[int | None]:
+    """When refreshes of the first ``ports`` begin, which run in lockstep; None: no port has any."""
     memory = machine.memory
     if not memory.refresh:
         return [None]
-    return (
-        [0] if memory.refresh_together else [port * memory.refresh_interval // machine.ports for port in range(machine.ports)]
-    )
+    if memory.refresh_together:
+        return [0]
+    return [port * memory.refresh_interval // machine.ports for port in range(ports)]

@@ -36,9 +36,10 @@ class Writes:
 
     def forget(self, now: int) -> None:
         """What has no effect from ``now`` on."""
-        if self.bursts:
-            ends = {port: windows[-1][1] for port, windows in self.windows().items()}
-            self.bursts = [burst for burst in self.bursts if ends[burst[0]] > now]
+        # A burst that waited for one that is left out keeps its start.
+        waits = 2 * self.turnaround
+        of_ports = self.windows().items()
+        self.bursts = [(port, start, end - start - waits) for port, windows in of_ports for start, end in windows if end > now]
 
     def left(self, now: int, first: int) -> Bursts:
         """What has an effect from ``now`` on, in times behind it and ports behind ``first``."""

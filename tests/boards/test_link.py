@@ -49,7 +49,7 @@ class Board:
     def __init__(self, damage: float = 0.0, seed: int = 0) -> None:
         self.memory = bytearray(MEMORY_BYTES)
         self.baudrate, self.timeout = 1_000_000, 0.02
-        self.starts = 0
+        self.starts = self.resets = 0
         self._source, self._damage = random.Random(seed), damage
         self._in, self._out, self._last = b"", b"", -1
 
@@ -79,6 +79,8 @@ class Board:
         result = b""
         if address == REGISTERS and operation == Operation.WRITE:
             self.starts += sequence != self._last
+        elif address == LINK + Link.RESET and operation == Operation.WRITE:
+            self.resets += 1
         elif operation == Operation.READ and address == LINK + Link.MAGIC:
             result = struct.pack("<I", MAGIC)
         elif address + 4 * words <= MEMORY_BYTES and operation == Operation.WRITE:
@@ -141,6 +143,17 @@ def test_memory_over_a_bad_line(damage: float) -> None:
     assert sum(told) == len(data)
     assert line.read_bytes(MEMORY, 1000) == data[:1000]
     assert (line.repeated > 0) == (damage > 0)
+
+
+def test_connecting_leaves_a_run_alone() -> None:
+    """A reset in the middle of a burst leaves memory waiting for its rest: who resets has to wait for the run's end first."""
+    board = Board()
+    board._last = 0  # of the host before
+    line = Line(board, "test")
+    line.connect()
+    assert board.resets == 0
+    line.write(REGISTERS, 1)
+    assert board.starts == 1
 
 
 def test_a_repeated_start_starts_once() -> None:

@@ -11,6 +11,7 @@ from sim.check import first_difference
 from sim.engine import Retired
 from sim.functional import engine as functional
 from skipopu.isa.program import Program, Run
+from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config
 
@@ -40,9 +41,11 @@ def test_a_ring_holds_the_last_records(program: Program, expected: list[Retired]
 
 def test_an_older_instruction_of_a_slower_unit_may_keep_its_place(program: Program, expected: list[Retired]) -> None:
     count = len(expected)
-    late = [number for number in range(count) if number != count - 10] + [count - 10]
-    seen = ring(expected, late)
-    assert seen[0].sequence == count - 10
+    late = count - 9  # of the vector unit; its place was the array's before
+    units = [BY_OPCODE[program.instructions[expected[n].pc] & (1 << OPCODE_BITS) - 1].unit for n in (late, late + 8)]
+    assert units == ["vector", "array"]
+    seen = ring(expected, [number for number in range(count) if number != late] + [late])
+    assert seen[0].sequence == late
     assert first_difference(program, expected, seen) is None
 
 
@@ -58,4 +61,11 @@ def test_an_older_instruction_of_a_slower_unit_may_keep_its_place(program: Progr
 def test_a_wrong_or_missing_record_is_found(program: Program, expected: list[Retired], wrong) -> None:
     seen = ring(expected, list(range(len(expected))))
     seen[3:4] = [] if wrong is None else [wrong(seen[3])]
+    assert first_difference(program, expected, seen) is not None
+
+
+@pytest.mark.parametrize("retired", [8, 12, -4])
+def test_a_machine_that_stopped_early_is_found(program: Program, expected: list[Retired], retired: int) -> None:
+    seen = ring(expected, list(range(len(expected)))[:retired])
+    assert len(seen) == 8
     assert first_difference(program, expected, seen) is not None
