@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import NOTHING, READABLE, Reader, entry_pace, wait_of_ports
+from sim.timing.entries import entry_pace
+from sim.timing.stream import NOTHING, READABLE, Reader, wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
@@ -232,13 +233,13 @@ class Costs:
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
         own_rounds = -(-(listed[-1] + 1) // m.ports)
         own = max(own_rounds * key_round, int(key_pace.until(own_rounds)))
-        return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys, own)
+        return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys, own, read)
 
 
 @dataclass(frozen=True)
 class Attention:
     """Cycles of one ATTEND up to its last result: all, those with work, those that wait for beats; of the fullest port's bus; to its
-    last key; of the keys of its own tokens, once they are written."""
+    last key; of the keys of its own tokens, once they are written; of a read's round trip."""
 
     cycles: int
     busy: int
@@ -246,6 +247,7 @@ class Attention:
     bus: int
     keys: int
     own: int
+    read: int
 
 
 @lru_cache(maxsize=1024)

@@ -206,9 +206,8 @@ class TimingEngine:
         spacing = queries * (dim // self.machine.vector_lanes + SERIAL_DIVIDE * serial)
         tail = self.aligned(f["align"], slots, self.entry.kv_heads * queries * dim, spacing)
         late = self.behind_weights(start, self.following())
-        read = self.costs.read_all(min(self.machine.ports, self.position + len(self.lists[TokenList.ALL])))
-        late += self.writes.hold(start + read + late)
-        written = self.entries_done + read
+        late += self.writes.hold(start + part.read + late)
+        written = self.entries_done + part.read
         late += max(0, written + self.writes.hold(written) + part.own - start - late - part.keys)
         self.book("ATTENTION", part.busy, part.cycles + tail + late, MEMORY=part.memory + late)
         since = start + self.costs.read + late

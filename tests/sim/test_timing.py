@@ -20,7 +20,8 @@ from sim.routing import independent, load_trace, ratios
 from sim.rtl import engine as rtl
 from sim.timing import energy
 from sim.timing import engine as timing
-from sim.timing.stream import NOTHING, Reader, Shape, Streams, entry_pace, flow, wait_of_ports
+from sim.timing.entries import entry_pace
+from sim.timing.stream import NOTHING, Reader, Shape, Streams, flow, wait_of_ports
 from sim.timing.writes import Writes
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.isa.program import Program, Run

@@ -1,0 +1,83 @@
+"""Entries of the KV history on their way through a port, one behind the other: ``hw/kv/fetch.py`` and ``hw/kv/walk.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sim.timing.stream import FIRST, NOTHING, READABLE, Reader, pace, phases
+from skipopu.machine.config import ENTRIES_AHEAD, Machine
+
+WANTED = ENTRIES_AHEAD + 1  # per port: those asked for and the one whose turn is next
+FIRST_ENTRIES = 24  # walked one by one, more than are ever under way; behind them entries follow one another evenly
+
+
+@dataclass(frozen=True)
+class EntryPace:
+    """How entries follow one another that a port reads.
+
+    ends: when so many are used up, in cycles from the first one's beginning, in a memory without refreshes; undisturbed, period:
+    cycles of an entry in the long run, without them and with them.
+    """
+
+    ends: tuple[int, ...]
+    undisturbed: float
+    period: float
+
+    def until(self, count: float) -> float:
+        """Cycles from the first entry's beginning to the end of the ``count``th, which may be between two."""
+        known = min(count, len(self.ends) - 1.0)
+        whole = int(known)
+        begun = self.ends[whole] + (known - whole) * (self.ends[min(whole + 1, len(self.ends) - 1)] - self.ends[whole])
+        return begun * self.period / self.undisturbed + (count - known) * self.period
+
+
+@lru_cache(maxsize=4096)
+def entry_pace(machine: Machine, ports: int, entry: int, run: int, header: int, steps: int, least: int) -> EntryPace:
+    """Many entries are read in ``ports`` of which ``run`` beats are wanted, ``entry`` beats apart.
+
+    Their first ``header`` beats are used up at once, the others ``steps`` cycles each; an entry takes ``least`` cycles anyway.
+    """
+    given = (machine, entry, run, header, steps, least)
+    ends, even = walk_entries(*given, [None])
+    return EntryPace(
+        (0, *ends[:FIRST_ENTRIES]), even, walk_entries(*given, phases(machine, ports))[1] if machine.memory.refresh else even
+    )
+
+
+def walk_entries(
+    machine: Machine, entry: int, run: int, header: int, steps: int, least: int, refreshes: Sequence[int | None]
+) -> tuple[list[int], float]:
+    """When the entries of :func:`entry_pace` are used up, with each port's ``refreshes``, and the cycles of one in the long run."""
+    memory, page = machine.memory, 4096 // machine.beat_bytes
+    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in refreshes]
+    takes: list[int] = []
+    begun: list[int] = []
+    ends: list[int] = []
+    end, asked = FIRST, 0
+    cycles = 4 * memory.refresh_interval
+    count = max(FIRST_ENTRIES, min(400, cycles // max(run, least)))
+    for number in range(count):
+        # The walk over the map visits the ports in turn; so many entries are wanted at most.
+        due = max(number * machine.ports, asked + 2)
+        if number > WANTED:
+            due = max(due, begun[number - WANTED - 1] + 2)
+        at = number * entry % page
+        left, start, beat = run, 0, 0
+        while left:
+            size = min(left, machine.burst, page - at % page)
+            ready = [reader.bring(size, due, takes) for reader in readers]
+            left, at = left - size, at + size
+            for push in map(max, zip(*ready, strict=True)):
+                if not beat:
+                    start = end = max(end + 2, push + READABLE)
+                    begun.append(start)
+                begin = max(end, push + READABLE)
+                end = begin + (1 if beat < header else steps)
+                takes.append(end - 1)
+                beat += 1
+        asked = max(reader.asked for reader in readers)
+        end = max(end - 1, start + least - 2)
+        ends.append(end - begun[0])
+    return ends, 1 / pace(begun, memory.refresh_interval)
