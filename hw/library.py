@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
-from amaranth.lib.wiring import Component, In
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from hw.component import Component
+
+AnyComponent = TypeVar("AnyComponent", bound=wiring.Component)
 
 
 class Shared(Elaboratable):
@@ -14,10 +20,12 @@ class Shared(Elaboratable):
     ``label`` names the instance's signals, ``domains`` are the component's clock domains.
     """
 
-    def __init__(self, name: str, component: Component, label: str, domains: Sequence[str]) -> None:
+    def __init__(self, name: str, component: wiring.Component, label: str, domains: Sequence[str]) -> None:
         self.name, self.signature, self.domains = name, component.signature, domains
         for member, interface in self.signature.members.create(path=(label,)).items():
             setattr(self, member, interface)
+        if isinstance(component, Component):
+            component.declared.attach(self)
 
     def elaborate(self, platform: object) -> Instance:
         ports: dict[str, object] = {}
@@ -37,10 +45,13 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self.modules: dict[str, Component] = {}
+        self.modules: dict[str, wiring.Component] = {}
 
-    def use(self, name: str, build: Callable[[], Component], label: str, domains: Sequence[str] = ("sync",)) -> Shared:
-        """A new instance ``label`` of module ``name``; ``build`` makes its component, with these clock domains, on first use."""
+    def use(self, name: str, build: Callable[[], AnyComponent], label: str, domains: Sequence[str] = ("sync",)) -> AnyComponent:
+        """A new instance ``label`` of module ``name``; ``build`` makes its component, with these clock domains, on first use.
+
+        What returns is a :class:`Shared`, which has the component's ports and nothing else of it.
+        """
         if name not in self.modules:
             self.modules[name] = build()
-        return Shared(name, self.modules[name], label, domains)
+        return cast(AnyComponent, Shared(name, self.modules[name], label, domains))

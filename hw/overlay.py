@@ -20,7 +20,7 @@ from hw.kv.map import MapEntry
 from hw.kv.query import QUERY_WRITES
 from hw.kv.write import KvWriteUnit
 from hw.library import Library
-from hw.memory.axi import axi4, axi4_lite
+from hw.memory.axi import Axi4, AxiLite
 from hw.memory.buffer import Buffer
 from hw.memory.reader import ReadPort
 from hw.memory.writer import WritePort
@@ -37,7 +37,7 @@ from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_
 from skipopu.isa.spec import ALIGN, ATTEND, EMBED, KVWRITE, MATMUL, OPCODE_BITS, ROUTE, STORE, AlignTarget, Unit
 from skipopu.machine.config import Machine
 
-HOST_PORTS = tuple(axi4_lite(ADDRESS_BITS).members)
+HOST_PORTS = tuple(AxiLite(ADDRESS_BITS).members)
 
 
 class Overlay(Component):
@@ -49,8 +49,8 @@ class Overlay(Component):
 
     def __init__(self, machine: Machine, library: Library) -> None:
         self.machine, self.library = machine, library
-        self.axi = axi4(machine.port_bits).members
-        host = axi4_lite(ADDRESS_BITS).flip().members
+        self.axi = Axi4(machine.port_bits).members
+        host = AxiLite(ADDRESS_BITS).flip().members
         members = {f"host_{name}": host[name] for name in HOST_PORTS}
         for p in range(machine.ports):
             members |= {f"port{p}_{name}": member for name, member in self.axi.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, ResetSignal, Signal
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.memory.axi import axi4_lite
+from hw.memory.axi import AxiLite
 from skipopu.isa.registers import HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
@@ -31,7 +31,7 @@ class HostRegisters(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         members = {
-            name: (In if member.flow is Out else Out)(member.shape) for name, member in axi4_lite(ADDRESS_BITS).members.items()
+            name: (In if member.flow is Out else Out)(member.shape) for name, member in AxiLite(ADDRESS_BITS).members.items()
         }
         super().__init__(
             {

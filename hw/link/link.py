@@ -10,7 +10,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.control.host import ADDRESS_BITS, RESET_CYCLES
 from hw.link.uart import DIVISOR_BITS, UartReceiver, UartTransmitter
-from hw.memory.axi import axi4_lite
+from hw.memory.axi import AxiLite
 from skipopu import link
 from skipopu.link import ANSWER, ANSWER_HEADER, CHECKSUM_BYTES, HEADER, MEMORY, MOST_WORDS, REQUEST, SILENCE, Operation, Status
 
@@ -39,7 +39,7 @@ class HostLink(Component):
                 "access_ready": In(1),
                 "access_result": In(32),
                 "reset": Out(1),
-                **{f"host_{name}": member for name, member in axi4_lite(ADDRESS_BITS).members.items()},
+                **{f"host_{name}": member for name, member in AxiLite(ADDRESS_BITS).members.items()},
             }
         )
 

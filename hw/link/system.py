@@ -7,7 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.emit import TOP, component_verilog, overlay_verilog
 from hw.link.link import HostLink
-from hw.memory.axi import axi4
+from hw.memory.axi import Axi4
 from hw.memory.block_ram import BlockRam
 from hw.overlay import HOST_PORTS
 from skipopu.errors import ConfigError
@@ -46,7 +46,7 @@ class System(Component):
         for name in HOST_PORTS:
             outwards = link.signature.members[f"host_{name}"].flow is Out
             ports[f"{'i' if outwards else 'o'}_host_{name}"] = getattr(link, f"host_{name}")
-        for name, member in axi4(machine.port_bits).members.items():
+        for name, member in Axi4(machine.port_bits).members.items():
             ports[f"{'o' if member.flow is Out else 'i'}_port0_{name}"] = getattr(memory, f"port_{name}")
         m.submodules.overlay = Instance(TOP, **ports)
         return m

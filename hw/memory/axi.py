@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.lib.wiring import In, Out, Signature
+from hw.component import Bundle, given, gives
 
 ADDRESS_BITS = 40
 READ_CLIENTS = 3  # AXI read IDs: 0 weights, 1 loader, 2 attention
@@ -10,63 +10,83 @@ WEIGHTS, LOADER, ATTENTION = range(READ_CLIENTS)
 BURST_INCR = 1
 
 
-def axi4(data_bits: int, address_bits: int = ADDRESS_BITS) -> Signature:
-    """An AXI4 master of ``data_bits``: reads tagged by client, writes with one ID. Full-width INCR bursts only."""
-    return Signature(
-        {
-            "araddr": Out(address_bits),
-            "arlen": Out(8),
-            "arid": Out(2),
-            "arsize": Out(3),
-            "arburst": Out(2),
-            "arvalid": Out(1),
-            "arready": In(1),
-            "rdata": In(data_bits),
-            "rid": In(2),
-            "rresp": In(2),
-            "rlast": In(1),
-            "rvalid": In(1),
-            "rready": Out(1),
-            "awaddr": Out(address_bits),
-            "awlen": Out(8),
-            "awid": Out(2),
-            "awsize": Out(3),
-            "awburst": Out(2),
-            "awvalid": Out(1),
-            "awready": In(1),
-            "wdata": Out(data_bits),
-            "wstrb": Out(data_bits // 8),
-            "wlast": Out(1),
-            "wvalid": Out(1),
-            "wready": In(1),
-            "bid": In(2),
-            "bresp": In(2),
-            "bvalid": In(1),
-            "bready": Out(1),
-        }
-    )
+class AxiRead(Bundle):
+    """Read channels of an AXI4 master of ``data_bits``, tagged by client. Full-width INCR bursts only."""
+
+    def __init__(self, data_bits: int, address_bits: int = ADDRESS_BITS) -> None:
+        self.declare_read(data_bits, address_bits)
+        super().__init__()
+
+    def declare_read(self, data_bits: int, address_bits: int) -> None:
+        self.araddr = gives(address_bits, "address of the burst")
+        self.arlen = gives(8, "beats less one")
+        self.arid = gives(2, "client")
+        self.arsize = gives(3, "logarithm of a beat's bytes")
+        self.arburst = gives(2, "kind of burst")
+        self.arvalid = gives(1, "a burst is asked for")
+        self.arready = given(1, "it is taken")
+        self.rdata = given(data_bits, "data of a beat")
+        self.rid = given(2, "its client")
+        self.rresp = given(2, "0: as it should be")
+        self.rlast = given(1, "the burst's last beat")
+        self.rvalid = given(1, "a beat is there")
+        self.rready = gives(1, "it is taken")
 
 
-def axi4_lite(address_bits: int) -> Signature:
-    """An AXI4-Lite master's view of 32-bit registers; the overlay is the flipped side."""
-    return Signature(
-        {
-            "awaddr": Out(address_bits),
-            "awvalid": Out(1),
-            "awready": In(1),
-            "wdata": Out(32),
-            "wstrb": Out(4),
-            "wvalid": Out(1),
-            "wready": In(1),
-            "bresp": In(2),
-            "bvalid": In(1),
-            "bready": Out(1),
-            "araddr": Out(address_bits),
-            "arvalid": Out(1),
-            "arready": In(1),
-            "rdata": In(32),
-            "rresp": In(2),
-            "rvalid": In(1),
-            "rready": Out(1),
-        }
-    )
+class AxiWrite(Bundle):
+    """Write channels of an AXI4 master of ``data_bits``, with one ID. Full-width INCR bursts only."""
+
+    def __init__(self, data_bits: int, address_bits: int = ADDRESS_BITS) -> None:
+        self.declare_write(data_bits, address_bits)
+        super().__init__()
+
+    def declare_write(self, data_bits: int, address_bits: int) -> None:
+        self.awaddr = gives(address_bits, "address of the burst")
+        self.awlen = gives(8, "beats less one")
+        self.awid = gives(2, "always 0")
+        self.awsize = gives(3, "logarithm of a beat's bytes")
+        self.awburst = gives(2, "kind of burst")
+        self.awvalid = gives(1, "a burst is announced")
+        self.awready = given(1, "it is taken")
+        self.wdata = gives(data_bits, "data of a beat")
+        self.wstrb = gives(data_bits // 8, "bytes to write")
+        self.wlast = gives(1, "the burst's last beat")
+        self.wvalid = gives(1, "a beat is there")
+        self.wready = given(1, "it is taken")
+        self.bid = given(2, "ID of the response")
+        self.bresp = given(2, "0: as it should be")
+        self.bvalid = given(1, "a burst was written")
+        self.bready = gives(1, "that is taken note of")
+
+
+class Axi4(AxiRead, AxiWrite):
+    """An AXI4 master of ``data_bits``: both of the above."""
+
+    def __init__(self, data_bits: int, address_bits: int = ADDRESS_BITS) -> None:
+        self.declare_read(data_bits, address_bits)
+        self.declare_write(data_bits, address_bits)
+        Bundle.__init__(self)
+
+
+class AxiLite(Bundle):
+    """An AXI4-Lite master's view of 32-bit registers; the overlay is given it."""
+
+    def __init__(self, address_bits: int) -> None:
+        self.awaddr = gives(address_bits, "address to write")
+        self.awvalid = gives(1, "it is there")
+        self.awready = given(1, "it is taken")
+        self.wdata = gives(32, "data to write")
+        self.wstrb = gives(4, "bytes to write")
+        self.wvalid = gives(1, "they are there")
+        self.wready = given(1, "they are taken")
+        self.bresp = given(2, "0: as it should be")
+        self.bvalid = given(1, "it is written")
+        self.bready = gives(1, "that is taken note of")
+        self.araddr = gives(address_bits, "address to read")
+        self.arvalid = gives(1, "it is there")
+        self.arready = given(1, "it is taken")
+        self.rdata = given(32, "what stands there")
+        self.rresp = given(2, "0: as it should be")
+        self.rvalid = given(1, "it is there")
+        self.rready = gives(1, "it is taken")
+        super().__init__()

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.memory.axi import axi4
+from hw.memory.axi import Axi4
 from skipopu.machine.config import Machine
 
 LATENCY = 3  # cycles from an accepted read address to its first beat
@@ -27,7 +27,7 @@ class BlockRam(Component):
     """An AXI4 slave with ``size`` bytes, and a second way in for single words.
 
     Reads: a beat per cycle, bursts without a gap, in order. Writes: one burst at a time, a beat per cycle. Beats beyond ``size``
-    answer a decode error and write nothing. INCR bursts of full beats only, as :func:`hw.memory.axi.axi4` says.
+    answer a decode error and write nothing. INCR bursts of full beats only, as :func:`hw.memory.axi.Axi4` says.
 
     Members: port_* (AXI4 slave); access_valid, access_write, access_address (byte address, below ``size``), access_data (in),
     access_ready (out for one cycle, with access_result): one 32-bit word, between bursts.
@@ -37,7 +37,7 @@ class BlockRam(Component):
         self.machine, self.size = machine, size
         super().__init__(
             {
-                **{f"port_{name}": member for name, member in axi4(machine.port_bits).flip().members.items()},
+                **{f"port_{name}": member for name, member in Axi4(machine.port_bits).flip().members.items()},
                 "access_valid": In(1),
                 "access_write": In(1),
                 "access_address": In(32),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import count_shape
-from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, axi4
+from hw.component import Component, given, gives, level
+from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
 from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
 
@@ -28,28 +28,29 @@ class BurstReader(Component):
     A burst is issued only when the FIFO has room for all of it, so the response channel never waits for a client. Bursts
     stay inside 4096-byte pages. The next run is accepted once the last burst of the present one was issued.
 
-    Parameters: machine, depth (beats of the FIFO, at least two bursts), most (beats on their way at once).
-    Members: runs (in stream), beats (out stream), burst (out: address and length-1 under valid/ready), push, push_data (in).
+    Latency: 1 cycle from a run to its first burst, 2 from a pushed beat to ``beats``. Throughput: a burst and a beat per cycle.
+
+    Parameters:
+        machine: the machine.
+        depth: beats of the FIFO, at least two bursts.
+        most: beats on their way at once.
     """
 
     def __init__(self, machine: Machine, depth: int, most: int) -> None:
         self.machine, self.depth, self.most = machine, depth, most
         layout = Run(machine)
-        super().__init__(
-            {
-                "runs": In(stream.Signature(layout)),
-                "beats": Out(stream.Signature(machine.port_bits)),
-                "burst_beat": Out(layout["beat"].shape),
-                "burst_length": Out(8),
-                "burst_valid": Out(1),
-                "burst_ready": In(1),
-                "push": In(1),
-                "push_data": In(machine.port_bits),
-                "idle": Out(1),
-                "level": Out(count_shape(depth)),
-                "few_in_flight": Out(1),
-            }
-        )
+        self.runs = given(stream.Signature(layout), "runs of beats wanted")
+        self.beats = gives(stream.Signature(machine.port_bits), "their beats, in order")
+        self.burst_beat = gives(layout["beat"].shape, "first beat of the next burst")
+        self.burst_length = gives(8, "its beats less one")
+        self.burst_valid = gives(1, "there is a burst to issue, and room for its beats")
+        self.burst_ready = given(1, "it is issued")
+        self.push = given(1, "a beat came back")
+        self.push_data = given(machine.port_bits, "that beat")
+        self.idle = gives(1, "every burst of every run was issued")
+        self.level = gives(count_shape(depth), "beats held")
+        self.few_in_flight = gives(1, "few enough beats are on their way to ask for more in the background")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -74,7 +75,7 @@ class BurstReader(Component):
         ]
         # On their way: neither free places nor beats that came.
         coming = Signal(count_shape(self.depth))
-        m.d.comb += [coming.eq(self.depth - free - fifo.level), few.eq(coming <= self.most - machine.burst)]
+        m.d.comb += [coming.eq(self.depth - free - level(fifo)), few.eq(coming <= self.most - machine.burst)]
         issued = self.burst_valid & self.burst_ready
         taken = self.beats.valid & self.beats.ready
         with m.If(issued):
@@ -86,7 +87,7 @@ class BurstReader(Component):
             self.beats.payload.eq(fifo.r_data),
             self.beats.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.beats.ready),
-            self.level.eq(fifo.level),
+            self.level.eq(level(fifo)),
             self.few_in_flight.eq(coming <= (BACKGROUND_BURSTS - 1) * machine.burst),
         ]
         return m
@@ -95,10 +96,7 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
-    Members: runs_k, beats_k (streams of client k), background (in: attention's bursts wait until memory idles),
-    stop (in: no more bursts), quiet (out: every beat asked for came),
-    attention_level (out: beats held for attention), error (out: a response was not OKAY or had nobody's ID, with its client), beat (out: one data
-    beat arrived), and the AXI read channel.
+    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat. Throughput: a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -106,12 +104,17 @@ class ReadPort(Component):
         # Weights and entries run ahead; the loader keeps two bursts in flight.
         self.depths = (machine.weight_fifo, 2 * machine.burst, machine.kv_fifo)
         self.most = (machine.weights_in_flight or machine.weight_fifo, *self.depths[1:])
-        members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[0] in "ar" and name[:2] != "aw"}
-        for k in range(READ_CLIENTS):
-            members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
-            members[f"beats_{k}"] = Out(stream.Signature(machine.port_bits))
-        members |= {"background": In(1), "stop": In(1), "quiet": Out(1), "attention_level": Out(count_shape(machine.kv_fifo))}
-        super().__init__({**members, "error": Out(1), "error_client": Out(2), "beat": Out(1)})
+        self.axi = gives(AxiRead(machine.port_bits), "read channels of the AXI4 master", "{}")
+        self.runs = [given(stream.Signature(Run(machine)), f"runs of beats that client {k} wants") for k in range(READ_CLIENTS)]
+        self.beats = [gives(stream.Signature(machine.port_bits), f"client {k}'s beats") for k in range(READ_CLIENTS)]
+        self.background = given(1, "attention's bursts wait until memory idles")
+        self.stop = given(1, "no more bursts")
+        self.quiet = gives(1, "every beat asked for came")
+        self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
+        self.error = gives(1, "a response was not OKAY or had nobody's ID")
+        self.error_client = gives(2, "that response's ID")
+        self.beat = gives(1, "one data beat arrived")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -120,13 +123,13 @@ class ReadPort(Component):
         arvalid, arid = Signal(), Signal(2)
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
         ready = Signal()
-        m.d.comb += ready.eq((~arvalid | self.arready) & ~self.stop)
+        m.d.comb += ready.eq((~arvalid | self.axi.arready) & ~self.stop)
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
             reader = BurstReader(self.machine, self.depths[k], self.most[k])
             m.submodules[f"client_{k}"] = reader
             readers.append(reader)
-            runs, beats = getattr(self, f"runs_{k}"), getattr(self, f"beats_{k}")
+            runs, beats = self.runs[k], self.beats[k]
             m.d.comb += [
                 reader.runs.valid.eq(runs.valid),
                 reader.runs.payload.eq(runs.payload),
@@ -134,8 +137,8 @@ class ReadPort(Component):
                 beats.valid.eq(reader.beats.valid),
                 beats.payload.eq(reader.beats.payload),
                 reader.beats.ready.eq(beats.ready),
-                reader.push.eq(self.rvalid & (self.rid == k)),
-                reader.push_data.eq(self.rdata),
+                reader.push.eq(self.axi.rvalid & (self.axi.rid == k)),
+                reader.push_data.eq(self.axi.rdata),
             ]
         # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes while no weights are asked for.
         waits = [
@@ -148,10 +151,10 @@ class ReadPort(Component):
                 m.d.comb += [chosen.eq(k), any_valid.eq(1)]
         with m.If(ready):
             m.d.sync += arvalid.eq(any_valid)
-        with m.Elif(self.arready):
+        with m.Elif(self.axi.arready):
             m.d.sync += arvalid.eq(0)
         asked, owed = Signal(9), Signal(count_shape(sum(self.depths)))
-        m.d.sync += owed.eq(owed + asked - self.rvalid)
+        m.d.sync += owed.eq(owed + asked - self.axi.rvalid)
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
                 m.d.comb += [reader.burst_ready.eq(1), asked.eq(reader.burst_length + 1)]
@@ -161,17 +164,17 @@ class ReadPort(Component):
                     arid.eq(k),
                 ]
         m.d.comb += [
-            self.arvalid.eq(arvalid),
-            self.araddr.eq(araddr),
-            self.arlen.eq(arlen),
-            self.arid.eq(arid),
-            self.arsize.eq(beat_bits),
-            self.arburst.eq(BURST_INCR),
-            self.rready.eq(1),
-            self.beat.eq(self.rvalid),
-            self.error.eq(self.rvalid & ((self.rresp != 0) | (self.rid >= READ_CLIENTS))),
+            self.axi.arvalid.eq(arvalid),
+            self.axi.araddr.eq(araddr),
+            self.axi.arlen.eq(arlen),
+            self.axi.arid.eq(arid),
+            self.axi.arsize.eq(beat_bits),
+            self.axi.arburst.eq(BURST_INCR),
+            self.axi.rready.eq(1),
+            self.beat.eq(self.axi.rvalid),
+            self.error.eq(self.axi.rvalid & ((self.axi.rresp != 0) | (self.axi.rid >= READ_CLIENTS))),
             self.quiet.eq(owed == 0),
-            self.error_client.eq(self.rid),
+            self.error_client.eq(self.axi.rid),
             self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
 
-from hw.memory.axi import BURST_INCR, axi4
+from hw.component import Component, given, gives
+from hw.memory.axi import BURST_INCR, AxiWrite
 from hw.memory.reader import Run
 from skipopu.machine.config import Machine
 
@@ -23,19 +23,23 @@ class WriteBeat(data.StructLayout):
 class WritePort(Component):
     """Writes runs of beats, one burst outstanding; two clients, client 1 first.
 
-    A run is done (``done_k`` for one cycle) when the response to its last burst arrived, so what it wrote can be read.
-    Members: runs_k, beats_k (in streams of client k), done_k, stop (in: no more bursts, the one under
-    way ends without data that does not come), quiet (out: no burst is under way), error, beat (out), and the AXI write channels.
+    Latency: 1 cycle from a run to ``awvalid``, none from a client's beat to ``wvalid``; a run is done when the response to its last
+    burst arrived, so that what it wrote can be read. Throughput: a beat per cycle inside a burst.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        members = {name: m for name, m in axi4(machine.port_bits).members.items() if name[:2] == "aw" or name[0] in "wb"}
-        for k in range(WRITE_CLIENTS):
-            members[f"runs_{k}"] = In(stream.Signature(Run(machine)))
-            members[f"beats_{k}"] = In(stream.Signature(WriteBeat(machine)))
-            members[f"done_{k}"] = Out(1)
-        super().__init__({**members, "stop": In(1), "quiet": Out(1), "error": Out(1), "error_client": Out(1), "beat": Out(1)})
+        clients = range(WRITE_CLIENTS)
+        self.axi = gives(AxiWrite(machine.port_bits), "write channels of the AXI4 master", "{}")
+        self.runs = [given(stream.Signature(Run(machine)), f"where client {k} writes") for k in clients]
+        self.beats = [given(stream.Signature(WriteBeat(machine)), f"what client {k} writes") for k in clients]
+        self.done = [gives(1, f"client {k}'s run is done, for a cycle") for k in clients]
+        self.stop = given(1, "no more bursts; the one under way ends without data that does not come")
+        self.quiet = gives(1, "no burst is under way")
+        self.error = gives(1, "a response was not OKAY")
+        self.error_client = gives(1, "whose burst it was")
+        self.beat = gives(1, "one data beat was taken")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -51,51 +55,51 @@ class WritePort(Component):
         limit = Mux(to_page < most, to_page, most)
         m.d.comb += size.eq(Mux(left < limit, left, limit))
         m.d.comb += [
-            self.awaddr.eq(Cat(Const(0, beat_bits), beat)),
-            self.awlen.eq(size - 1),
-            self.awsize.eq(beat_bits),
-            self.awburst.eq(BURST_INCR),
-            self.wlast.eq(remaining == 1),
-            self.beat.eq(self.wvalid & self.wready),
-            self.error.eq(self.bvalid & self.bready & (self.bresp != 0)),
+            self.axi.awaddr.eq(Cat(Const(0, beat_bits), beat)),
+            self.axi.awlen.eq(size - 1),
+            self.axi.awsize.eq(beat_bits),
+            self.axi.awburst.eq(BURST_INCR),
+            self.axi.wlast.eq(remaining == 1),
+            self.beat.eq(self.axi.wvalid & self.axi.wready),
+            self.error.eq(self.axi.bvalid & self.axi.bready & (self.axi.bresp != 0)),
             self.error_client.eq(client),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.quiet.eq(1)
-                for k, runs in ((0, self.runs_0), (1, self.runs_1)):
-                    with m.If((runs.valid if k else runs.valid & ~self.runs_1.valid) & ~self.stop):
+                for k, runs in enumerate(self.runs):
+                    with m.If((runs.valid if k else runs.valid & ~self.runs[1].valid) & ~self.stop):
                         m.d.comb += runs.ready.eq(1)
                         m.d.sync += [client.eq(k), beat.eq(runs.payload.beat), left.eq(runs.payload.count)]
                         m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.comb += self.awvalid.eq(1)
-                with m.If(self.awready):
+                m.d.comb += self.axi.awvalid.eq(1)
+                with m.If(self.axi.awready):
                     m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size)]
                     m.next = "DATA"
             with m.State("DATA"):
-                for k, beats in ((0, self.beats_0), (1, self.beats_1)):
+                for k, beats in enumerate(self.beats):
                     with m.If(client == k):
                         m.d.comb += [
-                            self.wvalid.eq(beats.valid | filling),
-                            self.wdata.eq(beats.payload.data),
-                            self.wstrb.eq(beats.payload.strobe),
-                            beats.ready.eq(self.wready & ~filling),
+                            self.axi.wvalid.eq(beats.valid | filling),
+                            self.axi.wdata.eq(beats.payload.data),
+                            self.axi.wstrb.eq(beats.payload.strobe),
+                            beats.ready.eq(self.axi.wready & ~filling),
                         ]
                 # What is shown on the bus stands until it is taken.
                 with m.If(filling):
-                    m.d.comb += [self.wdata.eq(0), self.wstrb.eq(0)]
-                with m.Elif(self.stop & ~self.wvalid):
+                    m.d.comb += [self.axi.wdata.eq(0), self.axi.wstrb.eq(0)]
+                with m.Elif(self.stop & ~self.axi.wvalid):
                     m.d.sync += filling.eq(1)
-                with m.If(self.wvalid & self.wready):
+                with m.If(self.axi.wvalid & self.axi.wready):
                     m.d.sync += remaining.eq(remaining - 1)
                     with m.If(remaining == 1):
                         m.next = "RESPONSE"
             with m.State("RESPONSE"):
-                m.d.comb += self.bready.eq(1)
-                with m.If(self.bvalid):
+                m.d.comb += self.axi.bready.eq(1)
+                with m.If(self.axi.bvalid):
                     with m.If(left == 0):
-                        m.d.comb += [self.done_0.eq(client == 0), self.done_1.eq(client == 1)]
+                        m.d.comb += [self.done[0].eq(client == 0), self.done[1].eq(client == 1)]
                         m.next = "IDLE"
                     with m.Elif(self.stop):
                         m.next = "IDLE"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Component, given, gives
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -14,11 +14,14 @@ ACTIVATION_WRITES = ("write_slot", "write_element", "write_offset", "write_data"
 
 
 class AlignedMemory(Component):
-    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word; reads take one cycle.
+    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word.
 
-    Parameters: machine; elements per slot; lanes per word. Members: write_slot, write_element (element index of the first of
-    ``vector_lanes`` mantissas), write_offset (the same within its group), write_data, write_exponent, write_enable; read_slot,
-    read_word, read_group (in: the group's first word), data, exponent (out); range (out: a write went beyond a slot).
+    Latency: 1 cycle. Throughput: a write of ``vector_lanes`` mantissas and a read of a word per cycle.
+
+    Parameters:
+        machine: the machine.
+        elements: of a slot.
+        lanes: of a word.
     """
 
     def __init__(self, machine: Machine, elements: int, lanes: int) -> None:
@@ -26,22 +29,19 @@ class AlignedMemory(Component):
         self.words = elements // lanes
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(self.words)
-        super().__init__(
-            {
-                "write_slot": In(slot),
-                "write_element": In(20),
-                "write_offset": In(11),
-                "write_data": In(ALIGNED_BITS * machine.vector_lanes),
-                "write_exponent": In(8),
-                "write_enable": In(1),
-                "read_slot": In(slot),
-                "read_word": In(word),
-                "read_group": In(word),
-                "data": Out(ALIGNED_BITS * lanes),
-                "exponent": Out(8),
-                "range": Out(1),
-            }
-        )
+        self.write_slot = given(slot, "slot to write")
+        self.write_element = given(20, "element index of the first of ``vector_lanes`` mantissas")
+        self.write_offset = given(11, "the same within its group")
+        self.write_data = given(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
+        self.write_exponent = given(8, "their group's exponent")
+        self.write_enable = given(1, "write now")
+        self.read_slot = given(slot, "slot to read")
+        self.read_word = given(word, "word to read")
+        self.read_group = given(word, "its group's first word")
+        self.data = gives(ALIGNED_BITS * lanes, "the word read, a cycle later")
+        self.exponent = gives(8, "its group's exponent, with it")
+        self.range = gives(1, "a write went beyond a slot")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import Component, Out
 
 from hw.control.host import ADDRESS_BITS, RESET_CYCLES
-from hw.memory.axi import axi4_lite
+from hw.memory.axi import AxiLite
 from skipopu import shell
 
 BASE_BITS = 64
@@ -21,8 +21,8 @@ class ShellRegisters(Component):
 
     def __init__(self, ports: int) -> None:
         self.ports = ports
-        self.control = axi4_lite(shell.ADDRESS_BITS).flip()
-        self.host = axi4_lite(ADDRESS_BITS)
+        self.control = AxiLite(shell.ADDRESS_BITS).flip()
+        self.host = AxiLite(ADDRESS_BITS)
         super().__init__(
             {
                 **{f"control_{name}": member for name, member in self.control.members.items()},

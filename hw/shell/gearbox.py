@@ -7,7 +7,7 @@ from amaranth.lib.fifo import AsyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component
 
-from hw.memory.axi import axi4
+from hw.memory.axi import Axi4
 
 RATIO = 2
 REQUESTS, DATA = 8, 16  # depths of the crossings
@@ -26,7 +26,7 @@ class Gearbox(Component):
 
     def __init__(self, bits: int, address_bits: int) -> None:
         self.bits = bits
-        self.wide, self.narrow = axi4(bits, address_bits).flip(), axi4(bits // RATIO, address_bits)
+        self.wide, self.narrow = Axi4(bits, address_bits).flip(), Axi4(bits // RATIO, address_bits)
         super().__init__(
             {
                 **{f"wide_{name}": member for name, member in self.wide.members.items()},

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.emit import TOP, component_verilog, overlay_verilog
 from hw.library import Library
-from hw.memory.axi import axi4, axi4_lite
+from hw.memory.axi import Axi4, AxiLite
 from hw.shell.bases import BASE_BITS, ShellRegisters
 from hw.shell.gearbox import MOST_BEATS, RATIO, Gearbox
 from skipopu import shell
@@ -31,10 +31,10 @@ class Shell(Component):
                 f"machine {machine.name}: bursts of {max(machine.burst, machine.longest_write)} beats; the gearbox takes {MOST_BEATS}"
             )
         self.machine, self.gearbox, self.library = machine, gearbox, library
-        self.axi = axi4(self.width(machine, gearbox), BASE_BITS).members
+        self.axi = Axi4(self.width(machine, gearbox), BASE_BITS).members
         clocks = ("ap_clk", "ap_rst_n", *(("ap_clk_2", "ap_rst_n_2") if gearbox else ()))
         members = {name: In(1) for name in clocks}
-        control = axi4_lite(shell.ADDRESS_BITS).flip().members
+        control = AxiLite(shell.ADDRESS_BITS).flip().members
         members |= {f"s_axi_control_{name}": member for name, member in control.items()}
         for p in range(machine.ports):
             members |= {f"m_axi_{p:02}_{name}": member for name, member in self.axi.items()}
@@ -63,7 +63,7 @@ class Shell(Component):
         for name, member in registers.host.members.items():
             ports[f"{'i' if member.flow is Out else 'o'}_host_{name}"] = getattr(registers, f"host_{name}")
         for p in range(machine.ports):
-            inner = axi4(machine.port_bits).create(path=(f"port{p}",))
+            inner = Axi4(machine.port_bits).create(path=(f"port{p}",))
             outer = {name: getattr(self, f"m_axi_{p:02}_{name}") for name in self.axi}
             middle = outer
             if self.gearbox:

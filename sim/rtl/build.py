@@ -19,7 +19,7 @@ import find_libpython
 
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
-from hw.memory.axi import axi4, axi4_lite
+from hw.memory.axi import Axi4, AxiLite
 from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
 from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
@@ -64,7 +64,7 @@ def bench_verilog(machine: Machine, waves: str | None = None) -> str:
     """Top level: the overlay with one memory per port; host pins and settings are its ports; ``waves`` is a suffix of :data:`WAVES`."""
     lines = [f"module {TOP} ("]
     ports = ["input clk", "input rst"]
-    host = axi4_lite(ADDRESS_BITS).members
+    host = AxiLite(ADDRESS_BITS).members
     for name, member in host.items():
         width = member.shape if isinstance(member.shape, int) else 1
         ports.append(f"{'input' if member.flow.name == 'Out' else 'output'} {_range(width)}host_{name}")
@@ -72,7 +72,7 @@ def bench_verilog(machine: Machine, waves: str | None = None) -> str:
     lines += ["    " + ",\n    ".join(ports), ");"]
     connections = [".clk(clk)", ".rst(rst)", *(f".host_{name}(host_{name})" for name in host)]
     for p in range(machine.ports):
-        axi = axi4(machine.port_bits).members
+        axi = Axi4(machine.port_bits).members
         for name, member in axi.items():
             lines.append(f"    wire {_range(int(member.shape))}port{p}_{name};")
         connections += [f".port{p}_{name}(port{p}_{name})" for name in axi]

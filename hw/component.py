@@ -1,0 +1,160 @@
+"""Hardware units whose ports are declared once: shape, direction, meaning and type in one line.
+
+::
+
+    class Adder(Component):
+        \"\"\"Adds two numbers.
+
+        Latency: 1 cycle. Throughput: a sum per cycle.
+        \"\"\"
+
+        def __init__(self, width: int) -> None:
+            self.terms = [given(width, f"term {k}") for k in range(2)]
+            self.sum = gives(width + 1, "their sum")
+            super().__init__()
+
+A list of ports ``terms`` becomes the members ``terms_0`` and ``terms_1``; the attribute stays a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from amaranth.hdl import ShapeLike, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Flow, In, Member, Out
+
+
+@dataclass(frozen=True)
+class Port:
+    """A declared port, until the constructor puts the port itself in its place.
+
+    ``named`` spreads a bundle: its port ``x`` becomes the unit's member ``named.format("x")``.
+    """
+
+    flow: Flow
+    shape: Any
+    meaning: str
+    named: str = ""
+
+    def members(self, name: str) -> Iterator[tuple[str, Member, str]]:
+        """(name, member, meaning) of what it becomes."""
+        if not self.named:
+            yield name, self.flow(self.shape), self.meaning
+            return
+        for part, member in self.shape.members.items():
+            own = member if self.flow is Out else member.flip()
+            yield self.named.format(part), own, f"{self.meaning}: {self.shape.meanings[part]}"
+
+
+class Bundle(wiring.Signature):
+    """Ports that belong together, declared as a component's are.
+
+    An instance is Amaranth's signature, seen from the side that gives the bundle; where it is given or gives, the attribute has the
+    bundle's own type, so that editors and type checkers see its ports.
+
+    Attributes:
+        meanings: port to what it means.
+    """
+
+    def __init__(self) -> None:
+        ports = {name: port for name, port in vars(self).items() if isinstance(port, Port)}
+        for name in ports:
+            delattr(self, name)
+        self.meanings = {name: port.meaning for name, port in ports.items()}
+        super().__init__({name: port.flow(port.shape) for name, port in ports.items()})
+
+
+class Spread:
+    """A bundle whose ports are members of the unit itself."""
+
+    def __init__(self, port: Port, unit: object) -> None:
+        self.signature = port.shape if port.flow is Out else port.shape.flip()
+        self.__dict__.update({part: getattr(unit, port.named.format(part)) for part in port.shape.members})
+
+
+def level(fifo: SyncFIFOBuffered) -> Signal:
+    """Elements in ``fifo``; its stubs do not know that it has them."""
+    return vars(fifo)["level"]
+
+
+class Declared:
+    """The declarations that a component's constructor has made, taken off the component."""
+
+    def __init__(self, unit: object) -> None:
+        self.ports: dict[str, Port | list[Port]] = {}
+        self.members: dict[str, Member] = {}
+        self.meanings: dict[str, str] = {}
+        for name, value in list(vars(unit).items()):
+            ports = {name: value} if isinstance(value, Port) else {}
+            if isinstance(value, list) and value and all(isinstance(item, Port) for item in value):
+                ports = {f"{name}_{k}": port for k, port in enumerate(value)}
+            for own, port in ports.items():
+                for member, description, meaning in port.members(own):
+                    self.members[member], self.meanings[member] = description, meaning
+            if ports:
+                delattr(unit, name)
+                self.ports[name] = value
+
+    def attach(self, unit: object) -> None:
+        """Gives ``unit``, which has the members, the attributes that are lists or spread bundles."""
+        for name, declared in self.ports.items():
+            if isinstance(declared, list):
+                setattr(unit, name, [attached(port, f"{name}_{k}", unit) for k, port in enumerate(declared)])
+            elif declared.named:
+                setattr(unit, name, Spread(declared, unit))
+
+
+def attached(port: Port, member: str, unit: object) -> object:
+    return Spread(port, unit) if port.named else getattr(unit, member)
+
+
+class Component(wiring.Component):
+    """A hardware unit. Its constructor assigns :func:`given` and :func:`gives` to attributes, then calls ``super().__init__()``.
+
+    Attributes:
+        declared: its ports as they were declared, with their meanings.
+    """
+
+    def __init__(self) -> None:
+        self.declared = Declared(self)
+        super().__init__(self.declared.members)
+        self.declared.attach(self)
+
+
+AnyBundle = TypeVar("AnyBundle", bound=Bundle)
+
+
+def _port(flow: Flow, shape: object, meaning: str, named: str) -> Any:
+    if not meaning:
+        raise ValueError("a port needs a meaning")
+    return Port(flow, shape, meaning, named)
+
+
+@overload
+def given(shape: AnyBundle, meaning: str, named: str = "") -> AnyBundle: ...
+@overload
+def given(shape: stream.Signature, meaning: str) -> stream.Interface: ...
+@overload
+def given(shape: data.Layout, meaning: str) -> Any: ...
+@overload
+def given(shape: ShapeLike, meaning: str) -> Signal: ...
+def given(shape: object, meaning: str, named: str = "") -> Any:
+    """Declares an input: bits, a layout, a stream or a bundle (see :class:`Port` for ``named``)."""
+    return _port(In, shape, meaning, named)
+
+
+@overload
+def gives(shape: AnyBundle, meaning: str, named: str = "") -> AnyBundle: ...
+@overload
+def gives(shape: stream.Signature, meaning: str) -> stream.Interface: ...
+@overload
+def gives(shape: data.Layout, meaning: str) -> Any: ...
+@overload
+def gives(shape: ShapeLike, meaning: str) -> Signal: ...
+def gives(shape: object, meaning: str, named: str = "") -> Any:
+    """Declares an output: bits, a layout, a stream or a bundle (see :class:`Port` for ``named``)."""
+    return _port(Out, shape, meaning, named)
