@@ -6,13 +6,16 @@ inside a port, multiples of 64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.isa.fields import Field, Record
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
+from skipopu.policy import BY_CODE, Module, SkipPolicy
 
 U8 = NDArray[np.uint8]
 SCALES_PER_WORD = 32  # FP16 scales that travel ahead of their 32 groups, 64 bytes
@@ -213,15 +216,46 @@ class KvEntry:
         return entry
 
 
-ROUTER_RECORD_BYTES = ADDRESS_UNIT
+# One per layer, in port 0. Biases are FP32 bit patterns, of the difference of a router's two outputs.
+ROUTER_RECORD = Record(
+    "router record",
+    ADDRESS_UNIT,
+    (
+        Field("bias_attention", 32, "added to the attention router's product"),
+        Field("bias_ffn", 32, "added to the feed-forward router's product"),
+        Field("policy_attention", 2, "who decides about attention"),
+        Field("policy_ffn", 2, "who decides about the feed-forward network"),
+    ),
+)
 
 
-def pack_router_record(bias: tuple[float, float], modes: tuple[int, int]) -> U8:
-    """64 bytes: FP32 bias of the attention and FFN difference, then the two RouteMode codes in bits 1:0 and 3:2 of byte 8."""
-    record = np.zeros(ROUTER_RECORD_BYTES, np.uint8)
-    record[:8] = np.array(bias, np.float32).view(np.uint8)
-    record[8] = modes[0] | modes[1] << 2
-    return record
+def pack_router_record(bias: Sequence[float], policies: Sequence[SkipPolicy]) -> U8:
+    """A layer's router record from the FP32 biases and policies of attention and FFN."""
+    attention, ffn = np.array(bias, np.float32).view(np.uint32).tolist()
+    codes = {f"policy_{module.name.lower()}": policies[module].code for module in Module}
+    return ROUTER_RECORD.pack(bias_attention=attention, bias_ffn=ffn, **codes)
 
 
-RING_RECORD_BYTES = 16  # uint32: sequence number + 1, instruction index, signature, cycle of retirement (timing only)
+def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[SkipPolicy, SkipPolicy]]:
+    """The inverse: (2,) biases and the policies of attention and FFN in the record at ``address``."""
+    record = ROUTER_RECORD.unpack(memory, address)
+    bias = np.array([record["bias_attention"], record["bias_ffn"]], np.uint32).view(np.float32)
+    return bias, (BY_CODE[record["policy_attention"]], BY_CODE[record["policy_ffn"]])
+
+
+# One per retired instruction in check mode.
+RING_RECORD = Record(
+    "ring record",
+    16,
+    (
+        Field("sequence", 32, "number in the order of dispatch, from 1; 0: never written"),
+        Field("pc", 32, "the instruction's index"),
+        Field("signature", 32, "over what it wrote"),
+        Field("cycle", 32, "when it retired; of timing only"),
+    ),
+)
+
+
+def port_of(token: int, ports: int) -> int:
+    """The port that holds the entries of the token at a position; of an array of positions too."""
+    return token % ports
