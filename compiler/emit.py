@@ -122,7 +122,7 @@ class Emitter:
             layered=int(layered),
             **spec.matmul_shape(weights.rows, self.machine.ports),
             groups=-(-weights.n // self.group),
-            format=weights.format,
+            format=weights.format.code,
             epilogue=op.epilogue,
             norm=int(op.norm),
             argmax=int(op.argmax),
@@ -236,7 +236,7 @@ def emit(
                 "n": w.n,
                 "groups": -(-w.n // group),
                 "group": group,
-                "bits": w.format.bits,
+                "format": w.format.name,
                 "order": w.order,
             }
     return Program(

@@ -20,14 +20,14 @@ from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
 from skipopu.isa.registers import PREFETCH
-from skipopu.isa.spec import WeightFormat
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
-WEIGHT_FORMATS = tuple(f.name.lower() for f in WeightFormat)
+WEIGHT_FORMATS = tuple(BY_NAME)
 
 
 def compile_checkpoint(
@@ -79,14 +79,14 @@ def compile_checkpoint(
     warnings: list[str] = []
 
     def examined(folded: Graph) -> Graph:
-        warnings.extend(examine(folded, checkpoint, WeightFormat[weights.upper()]))
+        warnings.extend(examine(folded, checkpoint, BY_NAME[weights]))
         return folded
 
     of_weights = (
         lambda g: fold(g, checkpoint),
         examined,
         lambda g: order(g, checkpoint),
-        lambda g: quantise(g, group, WeightFormat[weights.upper()]),
+        lambda g: quantise(g, group, BY_NAME[weights]),
     )
     for apply in (
         *(of_weights if not checkpoint.outline else ()),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skipopu.isa.fields import Field, Record
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, Format
 from skipopu.policy import BY_CODE, Module, SkipPolicy
 
 U8 = NDArray[np.uint8]
@@ -34,12 +35,12 @@ def buffer_stride(elements: int) -> int:
 class WeightStream:
     """Shape of a quantised matrix as the ports stream it.
 
-    Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups ascend. The array multiplies
-    pairs of nibbles: of rows 2i and 2i + 1 (INT4), or the lower and the upper digit of one row (INT8). For each group the
-    pairs follow one another, and inside a pair beats of its first and second member alternate. Each 32 groups of rows in a
-    port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is its lowest nibble.
+    Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups
+    ascend. For each group the format's pairs of nibbles follow one another, and inside a pair beats of its first and second member
+    alternate. Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is
+    its lowest nibble.
 
-    Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), bits (4 or 8) of a code.
+    Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), format of the codes.
     """
 
     rows: int
@@ -47,7 +48,7 @@ class WeightStream:
     group: int
     ports: int
     lanes: int
-    bits: int = 4
+    format: Format = INT4
 
     @property
     def blocks(self) -> int:
@@ -60,7 +61,7 @@ class WeightStream:
     @property
     def group_bytes(self) -> int:
         """Bytes of one row's group."""
-        return self.group * self.bits // 8
+        return self.group * self.format.bits // 8
 
     def port_groups(self, port: int) -> int:
         """Groups of rows in one port's stream."""
@@ -79,17 +80,15 @@ class WeightStream:
     @property
     def _body(self) -> tuple[int, ...]:
         """Shape of the codes in stream order: blocks, groups, pairs, beats, members, bytes of a beat."""
-        pairs = self.block_rows * self.bits // 8
+        pairs = self.block_rows * self.format.bits // 8
         return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
 
     def pack(self, q: NDArray[np.int8], scale: NDArray[np.float16]) -> list[U8]:
         """Streams of all ports from q (rows, groups, group) and scale (rows, groups)."""
         padded = self.blocks * self.block_rows
-        codes = np.zeros((padded, self.groups, self.group), np.uint8)
-        codes[: self.rows] = q.view(np.uint8)
-        if self.bits == 8:
-            codes = np.stack([codes & 15, codes >> 4], 1).reshape(2 * padded, self.groups, self.group)
-        codes &= 15
+        integers = np.zeros((padded, self.groups, self.group), np.int8)
+        integers[: self.rows] = q
+        codes = self.format.nibbles(integers)
         scales = np.zeros((padded, self.groups), np.float16)
         scales[: self.rows] = scale
         blocks, groups, pairs, beats, members, size = self._body
@@ -134,10 +133,7 @@ class WeightStream:
         nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
         nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
         codes = np.stack([nibbles & 15, nibbles >> 4], -1).reshape(-1, groups, self.group)
-        if self.bits == 8:
-            q = (codes[0::2] | codes[1::2] << 4).view(np.int8)
-        else:
-            q = ((codes ^ 8).astype(np.int16) - 8).astype(np.int8)
+        q = self.format.integers(codes)
         return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]
 
 

@@ -58,7 +58,7 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
     """Raises ProgramError when a port would stream more at once than it can count."""
-    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format.bits)
+    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
     if (beats := stream.port_bytes(0) // machine.beat_bytes) > LARGEST_RUN:
         raise ProgramError(
             f"machine {machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"

@@ -19,14 +19,14 @@ from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import ROUTER_RECORD, EmbeddingRows, WeightStream, pack_router_record, router_record
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics import fp32
+from skipopu.numerics import formats, fp32
 from skipopu.numerics.profile import fingerprint
 from skipopu.policy import BY_NAME, TRACE, KvPolicy, under
 from skipopu.row_order import ORDERS
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 
@@ -48,8 +48,8 @@ class Program:
         notes: one line per instruction, naming layer and tensor.
         regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, head, logits,
             kv (some may be missing).
-        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, and ``order``, which says how the
-            checkpoint's rows lie in the stream.
+        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, ``format`` by name, and ``order``,
+            which says how the checkpoint's rows lie in the stream.
         router_record: (address, stride) of the layers' router records in port 0.
         model: shape of the model; ``kv`` policy; ``context`` planned tokens.
         memory: initial image per port, (bytes,) uint8, all of one size.
@@ -200,9 +200,15 @@ class Program:
                 raise ProgramError(
                     f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
                 )
-            stream = WeightStream(d["rows"], d["groups"], d["group"], self.machine.ports, self.machine.weight_lanes, d["bits"])
             last = (layers - 1) * d["layer_stride"] if name != "head" else 0
-            inside(f"matrix {name}", d["address"] + last, stream.size, end)
+            inside(f"matrix {name}", d["address"] + last, self.stream(name).size, end)
+
+    def stream(self, name: str) -> WeightStream:
+        """How the ports hold matrix ``name``."""
+        d, machine = self.matrices[name], self.machine
+        return WeightStream(
+            d["rows"], d["groups"], d["group"], machine.ports, machine.weight_lanes, formats.BY_NAME[d["format"]]
+        )
 
     def require_machine(self, machine: Machine) -> None:
         """Raises ProgramError unless the program was compiled for ``machine``."""
@@ -243,7 +249,7 @@ _MATRIX = {
     "n": whole(1, 1 << 24),
     "groups": whole(1, 1 << 24),
     "group": whole(1, 1 << 16),
-    "bits": one_of([4, 8]),
+    "format": one_of(list(formats.BY_NAME)),
     "order": one_of(ORDERS),
 }
 _SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
