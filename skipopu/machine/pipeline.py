@@ -5,8 +5,6 @@ A unit's own length is that of its parts and the registers between them; where a
 
 from __future__ import annotations
 
-from math import ceil, log2
-
 from skipopu.machine.config import Machine
 
 # Arithmetic: operands to result.
@@ -37,7 +35,7 @@ DIVIDE = QUOTIENT + MULTIPLY  # to its word
 
 def tree(leaves: int) -> int:
     """Levels of a balanced tree of registered additions."""
-    return ceil(log2(leaves))
+    return (leaves - 1).bit_length()
 
 
 def accumulated(machine: Machine) -> int:

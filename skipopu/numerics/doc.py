@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
-from skipopu.numerics import align, fp16, fp32, formats, half, packing, profile, signature, tables
+from skipopu.numerics import align, formats, fp16, fp32, half, packing, profile, signature, tables
 
 
 def markdown() -> str:
