@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
+from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.slice import Slice, Step, Take
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, WeightFormat
@@ -13,46 +13,21 @@ from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
 
 
-class TokenSlots(Component):
-    """Compacts a slot mask into a list: ``slot`` of list position ``position``; ready ``tokens`` cycles after start.
-
-    Members: start, mask (in); ready, count (out); position (in), slot (out, combinational).
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        slot = bits_for_index(machine.tokens)
-        super().__init__(
-            {
-                "start": In(1),
-                "mask": In(machine.tokens),
-                "ready": Out(1),
-                "count": Out(count_shape(machine.tokens)),
-                "position": In(slot),
-                "slot": Out(slot),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        tokens = self.machine.tokens
-        slots = Array(Signal(self.slot.shape(), name=f"slot_{i}") for i in range(tokens))
-        index = Signal(count_shape(tokens), init=tokens)
-        left = Signal(tokens)
-        m.d.comb += [self.ready.eq((index == tokens) & ~self.start), self.slot.eq(slots[self.position])]
-        with m.If(self.start):
-            m.d.sync += [index.eq(0), self.count.eq(0), left.eq(self.mask)]
-        with m.Elif(index != tokens):
-            m.d.sync += [index.eq(index + 1), left.eq(left >> 1)]
-            with m.If(left[0]):
-                m.d.sync += [slots[self.count].eq(index), self.count.eq(self.count + 1)]
-        return m
-
-
 def is_short(word: Value) -> Value:
     """Whether a MATMUL's only block is a short one."""
     only = (field(word, MATMUL, "rounds") == 1) & (field(word, MATMUL, "ports") == 1)
     return only & (field(word, MATMUL, "spare") >= BLOCK_ROWS - SHORT_BLOCK_ROWS)
+
+
+class Rounds(Bundle):
+    """A round whose accumulators can be read, as the epilogue hears of it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.done = gives(1, "a round is complete, for a cycle")
+        self.bank = gives(1, "bank of its accumulators")
+        self.ports = gives(machine.ports, "ports that took part")
+        self.last = gives(1, "the product's last one")
+        super().__init__()
 
 
 class Sequencer(Component):
@@ -63,49 +38,39 @@ class Sequencer(Component):
     one block of 8 rows; rounds alternate between two accumulator banks, so that the epilogue drains one while the other
     fills.
 
-    Members: active, start, instruction (in); group (in: weights per group); inner (in: first element of the activations' inner
-    region); weights_ready (in, per port); token_count, slot
-    (in, from the token list), token (out: list position of the step); take, taking_ports, step, active_ports, wide (out);
-    activation_slot, activation_word, activation_group (out, to the aligned memory); round_done (out: bank, for one cycle,
-    once its accumulators can be read), round_bank, round_ports, round_last; drained (in: the epilogue is done with a bank),
-    drained_bank; finished (out: all steps were issued); streaming, waiting_weights, waiting_drain (out, for the counters).
+    Latency: 1 cycle from a pair's second beat to its first step, ``Slice.latency`` from a round's last step to its accumulators.
+    Throughput: a beat per cycle or a step per cycle, whichever the product has more of.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(machine.activation // machine.weight_lanes)
-        super().__init__(
-            {
-                "active": In(1),
-                "start": In(1),
-                "instruction": In(Issue(machine)),
-                "group": In(10),
-                "inner": In(20),
-                "weights_ready": In(machine.ports),
-                "token_count": In(count_shape(machine.tokens)),
-                "slot": In(slot),
-                "token": Out(slot),
-                "take": Out(Take(machine)),
-                "taking_ports": Out(machine.ports),
-                "step": Out(Step(machine)),
-                "active_ports": Out(machine.ports),
-                "wide": Out(1),
-                "activation_slot": Out(slot),
-                "activation_word": Out(word),
-                "activation_group": Out(word),
-                "round_done": Out(1),
-                "round_bank": Out(1),
-                "round_ports": Out(machine.ports),
-                "round_last": Out(1),
-                "drained": In(1),
-                "drained_bank": In(1),
-                "finished": Out(1),
-                "streaming": Out(1),
-                "waiting_weights": Out(1),
-                "waiting_drain": Out(1),
-            }
-        )
+        self.active = given(1, "the walk is under way")
+        self.start = given(1, "begin with the instruction")
+        self.instruction = given(Issue(machine), "a MATMUL, while active")
+        self.group = given(10, "weights per group")
+        self.inner = given(20, "first element of the activations' inner region")
+        self.weights_ready = given(machine.ports, "ports with a beat")
+        self.token_count = given(count_shape(machine.tokens), "tokens in the list, at least 1")
+        self.slot = given(slot, "slot of the token asked for")
+        self.token = gives(slot, "the step's place in the list")
+        self.take = gives(Take(machine), "what to do with the next beats")
+        self.taking_ports = gives(machine.ports, "ports that take them")
+        self.step = gives(Step(machine), "what to multiply")
+        self.active_ports = gives(machine.ports, "ports that take part")
+        self.wide = gives(1, "weights are INT8")
+        self.activation_slot = gives(slot, "slot of the aligned memory to read, with the step")
+        self.activation_word = gives(word, "word to read")
+        self.activation_group = gives(word, "its group's first word")
+        self.rounds = gives(Rounds(machine), "to the epilogue", "round_{}")
+        self.drained = given(1, "the epilogue is done with a bank")
+        self.drained_bank = given(1, "that bank")
+        self.finished = gives(1, "every step was issued")
+        self.streaming = gives(1, "a step")
+        self.waiting_weights = gives(1, "no step for want of weights")
+        self.waiting_drain = gives(1, "no step for want of a free bank")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -230,9 +195,9 @@ class Sequencer(Component):
         ending = popping & pair_end
         m.d.comb += [
             self.finished.eq(~taking & ~pair_full),
-            self.round_done.eq(delay_valid(m, ending, flight, "round_end")),
-            self.round_bank.eq(delay(m, pair.bank, flight, "bank_end")),
-            self.round_ports.eq(delay(m, pair_ports, flight, "ports_end")),
-            self.round_last.eq(delay(m, pair_last, flight, "last_end")),
+            self.rounds.done.eq(delay_valid(m, ending, flight, "round_end")),
+            self.rounds.bank.eq(delay(m, pair.bank, flight, "bank_end")),
+            self.rounds.ports.eq(delay(m, pair_ports, flight, "ports_end")),
+            self.rounds.last.eq(delay(m, pair_last, flight, "last_end")),
         ]
         return m
