@@ -60,7 +60,10 @@ class Bundle(wiring.Signature):
 
     Attributes:
         meanings: port to what it means.
+        signature: of an instance, which can be connected.
     """
+
+    signature: wiring.Signature
 
     def __init__(self) -> None:
         ports = {name: port for name, port in vars(self).items() if isinstance(port, Port)}

@@ -24,12 +24,12 @@ def powers_of_two(depth: int) -> list[int]:
 
 
 class WordAccess(Bundle):
-    """Single 32-bit words of a memory with byte addresses of ``address_bits``; one access at a time."""
+    """Single 32-bit words of a memory, one at a time."""
 
-    def __init__(self, address_bits: int) -> None:
+    def __init__(self) -> None:
         self.valid = gives(1, "an access is wanted; it stands until it is ready")
         self.write = gives(1, "of writing")
-        self.address = gives(address_bits, "byte address, inside the memory")
+        self.address = gives(32, "byte address, inside the memory")
         self.data = gives(WORD_BITS, "word to write")
         self.ready = given(1, "done, for a cycle")
         self.result = given(WORD_BITS, "the word read, with it")
@@ -53,7 +53,7 @@ class BlockRam(Component):
     def __init__(self, machine: Machine, size: int) -> None:
         self.machine, self.size = machine, size
         self.port = given(Axi4(machine.port_bits), "AXI4 slave", "port_{}")
-        self.access = given(WordAccess(32), "single words", "access_{}")
+        self.access = given(WordAccess(), "single words", "access_{}")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
