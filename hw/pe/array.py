@@ -72,12 +72,12 @@ class ArrayUnit(Component):
                 user.token_count.eq(slots.count),
                 user.instruction.eq(self.instruction),
                 user.start.eq(start),
-                user.active.eq(running & ~start),
             ]
         m.d.comb += [
             sequencer.group.eq(self.group),
             sequencer.drained.eq(epilogue.drained),
             sequencer.drained_bank.eq(epilogue.drained_bank),
+            epilogue.active.eq(running & ~start),
             epilogue.finished.eq(sequencer.finished),
             epilogue.round_done.eq(sequencer.rounds.done),
             epilogue.round_bank.eq(sequencer.rounds.bank),

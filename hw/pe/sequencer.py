@@ -30,6 +30,20 @@ class Rounds(Bundle):
         super().__init__()
 
 
+class Pair:
+    """Registers of the pair of beats that is being multiplied, or waits for it while ``full``."""
+
+    def __init__(self, machine: Machine) -> None:
+        word = bits_for_index(machine.activation // machine.weight_lanes)
+        self.full = Signal(name="pair_full")
+        self.step = Signal(Step(machine), name="pair")
+        self.word = Signal(word, name="pair_word")
+        self.group = Signal(word, name="pair_group")
+        self.end = Signal(name="pair_end")  # the round's last one
+        self.ports = Signal(machine.ports, name="pair_ports")
+        self.last = Signal(name="pair_last")  # of the last round
+
+
 class Sequencer(Component):
     """Takes weight beats into pairs and multiplies each pair with every listed token, in lockstep over all slices.
 
@@ -46,7 +60,6 @@ class Sequencer(Component):
         self.machine = machine
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(machine.activation // machine.weight_lanes)
-        self.active = given(1, "the walk is under way")
         self.start = given(1, "begin with the instruction")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
         self.group = given(10, "weights per group")
@@ -74,8 +87,23 @@ class Sequencer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine = self.machine
-        instruction = self.instruction.word
+        pair, taking, popping = Pair(self.machine), Signal(), Signal()
+        self._take(m, pair, taking, popping)
+        self._multiply(m, pair, taking, popping)
+        flight = Slice.latency(self.machine)
+        ending = popping & pair.end
+        m.d.comb += [
+            self.finished.eq(~taking & ~pair.full),
+            self.rounds.done.eq(delay_valid(m, ending, flight, "round_end")),
+            self.rounds.bank.eq(delay(m, pair.step.bank, flight, "bank_end")),
+            self.rounds.ports.eq(delay(m, pair.ports, flight, "ports_end")),
+            self.rounds.last.eq(delay(m, pair.last, flight, "last_end")),
+        ]
+        return m
+
+    def _take(self, m: Module, pair: Pair, taking: Signal, popping: Signal) -> None:
+        """Beats into ``pair``, which becomes free when ``popping``; ``taking`` until the last beat."""
+        machine, instruction = self.machine, self.instruction.word
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
         beats_per_group, wide = Signal(10), Signal()
         first_word = Signal.like(self.activation_word)
@@ -88,12 +116,11 @@ class Sequencer(Component):
         ]
         scale_beats = max(1, 2 * SCALES_PER_WORD // machine.beat_bytes)
 
-        # Taking: rounds, groups, rows, beats, members of a pair
+        # Rounds, groups, rows, beats, members of a pair
         round_index, group_index, row, beat, second = Signal(12), Signal(10), Signal(3), Signal(10), Signal()
         scale_index, scale_beat, need_scale = Signal(5), Signal(range(max(2, scale_beats))), Signal()
         word = Signal.like(self.activation_word)  # of the group's first beat
-        bank, taking = Signal(), Signal()
-        pair_full, popping = Signal(), Signal()
+        bank = Signal()
         last_round = round_index == rounds - 1
         ports = Signal(machine.ports)
         m.d.comb += ports.eq((1 << machine.ports) - 1)
@@ -102,7 +129,7 @@ class Sequencer(Component):
         ready = (ports & ~self.weights_ready) == 0
         take, take_second = Signal(), Signal()
         m.d.comb += [
-            take.eq(taking & ready & (need_scale | ~second | ~pair_full | popping)),
+            take.eq(taking & ready & (need_scale | ~second | ~pair.full | popping)),
             take_second.eq(take & ~need_scale & second),
             self.taking_ports.eq(ports & taking.replicate(machine.ports)),
             self.take.scale.eq(take & need_scale),
@@ -123,23 +150,20 @@ class Sequencer(Component):
                 m.d.sync += [scale_beat.eq(0), need_scale.eq(0)]
         with m.If(take & ~need_scale):
             m.d.sync += second.eq(~second)
-        # The pair that is being multiplied
-        pair = Signal(Step(machine))
-        pair_word, pair_group, pair_end = Signal.like(word), Signal.like(self.activation_group), Signal()
-        pair_ports, pair_last = Signal(machine.ports), Signal()
         with m.If(take_second):
             m.d.sync += [
+                pair.full.eq(1),
                 beat.eq(beat + 1),
-                pair.first_beat.eq(beat == 0),
-                pair.last_beat.eq(last_beat),
-                pair.first_group.eq(group_index == 0),
-                pair.row.eq(row),
-                pair.bank.eq(bank),
-                pair_word.eq(word + beat),
-                pair_group.eq(word),
-                pair_end.eq(round_end),
-                pair_ports.eq(ports),
-                pair_last.eq(last_round),
+                pair.step.first_beat.eq(beat == 0),
+                pair.step.last_beat.eq(last_beat),
+                pair.step.first_group.eq(group_index == 0),
+                pair.step.row.eq(row),
+                pair.step.bank.eq(bank),
+                pair.word.eq(word + beat),
+                pair.group.eq(word),
+                pair.end.eq(round_end),
+                pair.ports.eq(ports),
+                pair.last.eq(last_round),
             ]
             with m.If(last_beat):
                 m.d.sync += [beat.eq(0), row.eq(row + rows), scale_index.eq(scale_index + rows)]
@@ -151,53 +175,43 @@ class Sequencer(Component):
                 m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
                 with m.If(last_round):
                     m.d.sync += taking.eq(0)
-
-        # Multiplying: the bank is claimed by its round's first step.
-        token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
-        bank_free = claimed | ~busy.bit_select(pair.bank, 1)
-        fire = Signal()
-        last_token = token == self.token_count - 1
-        m.d.comb += [
-            fire.eq(pair_full & bank_free),
-            popping.eq(fire & last_token),
-            self.step.eq(pair),
-            self.step.product.eq(fire),
-            self.step.token.eq(token),
-            self.active_ports.eq(pair_ports),
-            self.token.eq(token),
-            self.activation_slot.eq(self.slot),
-            self.activation_word.eq(pair_word),
-            self.activation_group.eq(pair_group),
-            self.streaming.eq(fire),
-            self.waiting_drain.eq(pair_full & ~bank_free),
-            self.waiting_weights.eq(taking & ~pair_full),
-        ]
-        with m.If(fire):
-            m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last_token & pair_end))]
-            with m.If(~claimed):
-                m.d.sync += busy.bit_select(pair.bank, 1).eq(1)
-        with m.If(take_second):
-            m.d.sync += pair_full.eq(1)
         with m.Elif(popping):
-            m.d.sync += pair_full.eq(0)
-        with m.If(self.drained):
-            m.d.sync += busy.bit_select(self.drained_bank, 1).eq(0)
+            m.d.sync += pair.full.eq(0)
         with m.If(self.start):
             m.d.sync += [
                 taking.eq(rounds != 0),
-                *(s.eq(0) for s in (round_index, group_index, row, beat, second, token, scale_index, scale_beat)),
+                *(s.eq(0) for s in (round_index, group_index, row, beat, second, scale_index, scale_beat)),
                 word.eq(first_word),
                 need_scale.eq(1),
-                claimed.eq(0),
                 bank.eq(0),
             ]
-        flight = Slice.latency(machine)
-        ending = popping & pair_end
+
+    def _multiply(self, m: Module, pair: Pair, taking: Signal, popping: Signal) -> None:
+        """``pair`` with every token, a step per cycle. A bank is claimed by its round's first step."""
+        token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
+        bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
+        fire = Signal()
+        last_token = token == self.token_count - 1
         m.d.comb += [
-            self.finished.eq(~taking & ~pair_full),
-            self.rounds.done.eq(delay_valid(m, ending, flight, "round_end")),
-            self.rounds.bank.eq(delay(m, pair.bank, flight, "bank_end")),
-            self.rounds.ports.eq(delay(m, pair_ports, flight, "ports_end")),
-            self.rounds.last.eq(delay(m, pair_last, flight, "last_end")),
+            fire.eq(pair.full & bank_free),
+            popping.eq(fire & last_token),
+            self.step.eq(pair.step),
+            self.step.product.eq(fire),
+            self.step.token.eq(token),
+            self.active_ports.eq(pair.ports),
+            self.token.eq(token),
+            self.activation_slot.eq(self.slot),
+            self.activation_word.eq(pair.word),
+            self.activation_group.eq(pair.group),
+            self.streaming.eq(fire),
+            self.waiting_drain.eq(pair.full & ~bank_free),
+            self.waiting_weights.eq(taking & ~pair.full),
         ]
-        return m
+        with m.If(fire):
+            m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last_token & pair.end))]
+            with m.If(~claimed):
+                m.d.sync += busy.bit_select(pair.step.bank, 1).eq(1)
+        with m.If(self.drained):
+            m.d.sync += busy.bit_select(self.drained_bank, 1).eq(0)
+        with m.If(self.start):
+            m.d.sync += [token.eq(0), claimed.eq(0)]
