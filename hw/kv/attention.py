@@ -3,95 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay_valid, tree
+from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
-from hw.kv.fetch import KvFetch
+from hw.kv.fetch import KvFetch, Loader
 from hw.kv.map import MapEntry, MapWalk
+from hw.kv.phases import Phase
 from hw.kv.port import AttentionPort
-from hw.kv.query import QUERY_WRITES, QueryMemory
+from hw.kv.query import QueryMemory, QueryWrites
 from hw.kv.reduce import Reduction
 from hw.kv.shapes import HeadShapes
 from hw.kv.walk import KvWalk, SoftmaxWalk
 from hw.library import Library
 from hw.memory.buffer import WordWrite
-from hw.memory.reader import Run
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
-from skipopu.machine.config import Machine
+from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.numerics.align import ALIGNED_BITS
 
 
 class AttentionUnit(Component):
     """Keys of all mapped entries, then their values with the probabilities a round ahead, then the divisions.
 
-    Drives the attention side of ``tiles``. Members: active, instruction (in), done, digest (out); configuration; the query
-    memory's write side; map_read_*; runs_p, beats_p, level_p (loaders of the ports); restart, history, may_prefetch, row_start,
-    next_row, known, row_end (in, see :class:`hw.kv.map.MapWalk`); background (out: requests are not urgent), quiet (out: none is
-    under way ahead of an instruction), hits, fetched_ahead (out, for the counters); keys, values (out: phase, for the slices);
-    query (out: four banks, one cycle after a step); words (out stream, to the buffer); serial (in: the parts one after another);
-    pause, finish, aligned (see :class:`hw.kv.divide.Divide`); working, waiting (out, for the counters); saturated, range (out).
+    Drives the attention side of ``tiles``.
+
+    Latency: 1 cycle from ``active`` to the listing of the queries, whose end starts the keys 2 cycles later; 1 from the last key's
+    scores to the phase of values. Throughput: a step of keys or values and a probability per cycle, then a word of results.
+
+    Parameters:
+        machine: the machine.
+        tiles: per port, its tile (or what stands for it).
+        library: takes the modules that occur once per port or element.
     """
 
-    def __init__(self, machine: Machine, tiles: Sequence[object], library: Library) -> None:
+    def __init__(self, machine: Machine, tiles: Sequence[Any], library: Library) -> None:
         self.machine, self.tiles, self.library = machine, tiles, library
-        self.queries = QueryMemory(machine)
-        members = {name: self.queries.signature.members[name] for name in QUERY_WRITES}
-        members["clear_queries"] = In(1)
-        shapes = HeadShapes(machine)
-        for p in range(machine.ports):
-            members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
-            members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
-            members[f"level_{p}"] = In(count_shape(machine.kv_fifo))
-        super().__init__(
-            {
-                **members,
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "done": Out(1),
-                "digest": Out(32),
-                "kv_heads": In(shapes.kv_heads),
-                "query_group": In(shapes.query_group),
-                "head_dim": In(shapes.head_dim),
-                "kv_base": In(32),
-                "kv_entry": In(shapes.kv_entry),
-                "restart": In(1),
-                "history": In(count_shape(machine.history_slots)),
-                "may_prefetch": In(1),
-                "row_start": In(1),
-                "row_end": In(1),
-                "next_row": In(24),
-                "known": In(24),
-                "unwritten": In(1),
-                "background": Out(1),
-                "quiet": Out(1),
-                "hits": Out(count_shape(machine.ports)),
-                "fetched_ahead": Out(count_shape(machine.ports)),
-                "map_read_address": Out(bits_for_index(machine.map_entries)),
-                "map_read_data": In(MapEntry()),
-                "keys": Out(1),
-                "values": Out(1),
-                "query": Out(self.queries.data.shape()),
-                "words": Out(stream.Signature(WordWrite(machine))),
-                "serial": In(1),
-                "pause": In(1),
-                "finish": Out(1),
-                "aligned": In(1),
-                "working": Out(1),
-                "waiting": Out(1),
-                "saturated": Out(1),
-                "range": Out(1),
-            }
-        )
+        shapes, ports = HeadShapes(machine), range(machine.ports)
+        self.writes = given(QueryWrites(machine), "aligned queries", "{}")
+        self.clear_queries = given(1, "every slot's queries start with their first head")
+        self.loaders = [gives(Loader(machine), f"port {p}'s loader", f"{{}}_{p}") for p in ports]
+        self.active = given(1, "the instruction runs, level")
+        self.instruction = given(Issue(machine), "the ATTEND")
+        self.done = gives(1, "it is done, one cycle")
+        self.digest = gives(32, "signature of what it wrote")
+        self.kv_heads = given(shapes.kv_heads, "KV heads")
+        self.query_group = given(shapes.query_group, "queries per KV head")
+        self.head_dim = given(shapes.head_dim, "elements of a head")
+        self.kv_base = given(32, "address of the pool of entries, 64-byte units")
+        self.kv_entry = given(shapes.kv_entry, "size of an entry, 64-byte units")
+        self.restart = given(1, "forget every entry, one cycle")
+        self.history = given(count_shape(machine.history_slots), "slots used of each port's history buffer")
+        self.may_prefetch = given(1, "entries may be asked for ahead of their instruction")
+        self.row_start = given(1, "a layer begins, one cycle")
+        self.row_end = given(1, "its instruction was dispatched")
+        self.next_row = given(24, "the layer's row of the map, with row_start")
+        self.known = given(24, "tokens that it maps")
+        self.unwritten = given(1, "entries of the instruction's own tokens are not written yet")
+        self.background = gives(1, "requests are not urgent")
+        self.quiet = gives(1, "nothing is being fetched ahead of an instruction")
+        self.hits = gives(count_shape(machine.ports), "beats that came from the history buffers")
+        self.fetched_ahead = gives(count_shape(machine.ports), "beats that came ahead of their instruction")
+        self.map_read_address = gives(bits_for_index(machine.map_entries), "entry of the map to read")
+        self.map_read_data = given(MapEntry(), "that entry, a cycle later")
+        self.phase = gives(Phase(), "phase", "{}")
+        self.query = gives(ALIGNED_BITS * machine.kv_lanes * QUERY_LANES, "the step's four queries, a cycle after it")
+        self.words = gives(stream.Signature(WordWrite(machine)), "results, to the buffer; always accepted")
+        self.serial = given(1, "the parts one after another")
+        self.pause = given(1, "no more results for now")
+        self.finish = gives(1, "everything is written and to be aligned, level")
+        self.aligned = given(1, "the aligner is done")
+        self.working = gives(1, "a step is done")
+        self.waiting = gives(1, "a step waits for memory")
+        self.saturated = gives(1, "a number was clipped")
+        self.range = gives(1, "a query went beyond the query memory")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine, tiles, queries = self.machine, self.tiles, self.queries
-        m.submodules.queries = queries
+        machine, tiles = self.machine, self.tiles
+        m.submodules.queries = queries = QueryMemory(machine)
         m.submodules.blocks = blocks = QueryBlocks(machine)
         m.submodules.entries = entries = MapWalk(machine)
         m.submodules.walk = walk = KvWalk(machine)
@@ -113,8 +110,7 @@ class AttentionUnit(Component):
         ]
 
         # Queries
-        for name in QUERY_WRITES:
-            m.d.comb += getattr(queries, name).eq(getattr(self, name))
+        connect(m, flipped(self.writes), queries.writes)
         m.d.comb += [
             queries.clear.eq(self.clear_queries),
             queries.query_group.eq(self.query_group),
@@ -145,8 +141,6 @@ class AttentionUnit(Component):
             entries.map_row.eq(self.instruction.map_row),
             entries.own.eq(self.instruction.position),
             entries.last.eq(self.instruction.position + blocks.last_slot),
-            entries.keys.eq(self.keys),
-            entries.values.eq(self.values),
             entries.serial.eq(self.serial),
             entries.kv_words.eq(kv_words),
             entries.entry_words.eq(entry_words),
@@ -161,20 +155,19 @@ class AttentionUnit(Component):
         ]
 
         # The phases' walk over all ports
-        more = Mux(self.values, ~entries.values_requested, ~entries.keys_requested)
+        connect(m, self.phase, entries.phase, walk.phase, reduction.phase, *(fetch.phase for fetch in fetches))
+        more = Mux(self.phase.values, ~entries.values_requested, ~entries.keys_requested)
         m.d.comb += [
-            walk.keys.eq(self.keys),
-            walk.values.eq(self.values),
             # An entry that its port cannot take yet is the port's next: the port has entries pending.
             walk.last_entries.eq(~more | entries.blocked),
             walk.weighed.eq(softmax.weighed),
-            softmax.values.eq(self.values),
+            softmax.values.eq(self.phase.values),
             softmax.serial.eq(self.serial),
             softmax.kv_heads.eq(self.kv_heads),
             softmax.block_count.eq(blocks.count),
             softmax.written.eq(delay_valid(m, softmax.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
-            softmax.head_end.eq(walk.head_end & self.values),
-            softmax.round_end.eq(walk.round_end & self.values),
+            softmax.head_end.eq(walk.head_end & self.phase.values),
+            softmax.round_end.eq(walk.round_end & self.phase.values),
             reduction.softmax_step.eq(softmax.step),
             reduction.softmax_first_round.eq(softmax.first_round),
             walk.kv_heads.eq(self.kv_heads),
@@ -184,30 +177,15 @@ class AttentionUnit(Component):
             reduction.step.eq(walk.step),
             reduction.first_round.eq(walk.first_round),
             reduction.sum_number.eq(walk.sum_number),
-            reduction.keys.eq(self.keys),
-            reduction.values.eq(self.values),
         ]
         for k in range(blocks.blocks):
-            block = getattr(blocks, f"block_{k}")
-            m.d.comb += [
-                getattr(walk, f"block_{k}").eq(block),
-                getattr(softmax, f"block_{k}").eq(block),
-                getattr(divide, f"block_{k}").eq(block),
-                getattr(divide, f"addresses_{k}").eq(getattr(blocks, f"addresses_{k}")),
-            ]
+            block = blocks.block[k]
+            m.d.comb += [walk.block[k].eq(block), softmax.block[k].eq(block), divide.block[k].eq(block)]
+            m.d.comb += divide.addresses[k].eq(blocks.addresses[k])
         for p, tile in enumerate(tiles):
-            runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
             here, fetch = entries.port == p, fetches[p]
+            connect(m, flipped(self.loaders[p]), fetch.loader)
             m.d.comb += [
-                runs.valid.eq(fetch.runs.valid),
-                runs.payload.eq(fetch.runs.payload),
-                fetch.runs.ready.eq(runs.ready),
-                fetch.beats.valid.eq(beats.valid),
-                fetch.beats.payload.eq(beats.payload),
-                beats.ready.eq(fetch.beats.ready),
-                fetch.level.eq(getattr(self, f"level_{p}")),
-                fetch.keys.eq(self.keys),
-                fetch.values.eq(self.values),
                 fetch.begin.eq(begin),
                 fetch.restart.eq(self.restart),
                 fetch.filling.eq(entries.ahead),
@@ -221,8 +199,8 @@ class AttentionUnit(Component):
                 fetch.pop.eq(walk.active[p] & walk.step.pop),
                 fetch.end.eq(walk.active[p] & walk.step.entry_end),
                 fetch.softmax_end.eq(softmax.active[p] & softmax.step.entry_end),
-                tile.keys.eq(self.keys),
-                tile.values.eq(self.values),
+                tile.keys.eq(self.phase.keys),
+                tile.values.eq(self.phase.values),
                 tile.kv_beat.eq(fetch.beat),
                 tile.token.eq(fetch.entry.token),
                 tile.score.eq(fetch.entry.score),
@@ -239,8 +217,10 @@ class AttentionUnit(Component):
                 tile.shared_exponent.eq(reduction.exponent),
                 walk.pending[p].eq(fetch.pending),
                 walk.beats_ready[p].eq(fetch.ready),
-                *(getattr(reduction, f"{n}_{p}").eq(getattr(tile, n)) for n in ("score_keys", "value_exponents", "weight")),
-                getattr(reduction, f"products_{p}").eq(tile.products),
+                reduction.score_keys[p].eq(tile.score_keys),
+                reduction.value_exponents[p].eq(tile.value_exponents),
+                reduction.weight[p].eq(tile.weight),
+                reduction.products[p].eq(tile.products),
             ]
 
         # Results
@@ -272,9 +252,9 @@ class AttentionUnit(Component):
         m.d.comb += [
             self.working.eq(walk.step.work | walk.step.header),
             self.waiting.eq(
-                (self.keys | self.values)
+                (self.phase.keys | self.phase.values)
                 & ~self.working
-                & (self.keys | softmax.weighed)
+                & (self.phase.keys | softmax.weighed)
                 & (~walk.idle | more | walk.pending.any())
             ),
         ]
@@ -292,13 +272,13 @@ class AttentionUnit(Component):
                 m.d.comb += entries.start.eq(1)
                 m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += self.keys.eq(1)
+                m.d.comb += self.phase.keys.eq(1)
                 with m.If(entries.keys_requested & quiet):
                     m.next = "VALUES START"
             with m.State("VALUES START"):
                 m.next = "VALUES"
             with m.State("VALUES"):
-                m.d.comb += self.values.eq(1)
+                m.d.comb += self.phase.values.eq(1)
                 with m.If(entries.values_requested & quiet & softmax.idle & ~softmax.left.any()):
                     m.d.comb += divide.start.eq(1)
                     m.next = "DIVIDE"

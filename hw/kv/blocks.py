@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.component import Component, given, gives
 from hw.kv.shapes import HeadShapes
 from hw.kv.walk import Block
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS
@@ -16,32 +16,30 @@ from skipopu.machine.config import QUERY_LANES, Machine
 class QueryBlocks(Component):
     """Query number j = slot * query_group + member is lane j mod 4 of block j / 4; blocks without a listed slot are left out.
 
-    Members: start, mask, query_group, head_dim, kv_words, address, stride (in: buffer address of slot 0's result and distance
-    between slots, elements); done (out, one cycle), count, block_k, addresses_k (out: of each lane's result for KV head 0),
-    kv_offset (out: distance between results of consecutive KV heads), last_slot (out).
+    Latency: ``tokens * query_group`` cycles from ``start`` to ``done``; what it gives is there a cycle after ``done``.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
         self.blocks = shapes.blocks
-        super().__init__(
-            {
-                "start": In(1),
-                "mask": In(machine.tokens),
-                "query_group": In(shapes.query_group),
-                "head_dim": In(shapes.head_dim),
-                "kv_words": In(shapes.kv_words),
-                "address": In(ELEMENT_ADDRESS_BITS),
-                "stride": In(ELEMENT_ADDRESS_BITS),
-                "done": Out(1),
-                "count": Out(count_shape(self.blocks)),
-                **{f"block_{k}": Out(Block(machine)) for k in range(self.blocks)},
-                **{f"addresses_{k}": Out(data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)) for k in range(self.blocks)},
-                "kv_offset": Out(ELEMENT_ADDRESS_BITS),
-                "last_slot": Out(bits_for_index(machine.tokens)),
-            }
-        )
+        lanes = data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)
+        self.start = given(1, "list the queries, one cycle")
+        self.mask = given(machine.tokens, "listed slots")
+        self.query_group = given(shapes.query_group, "queries per KV head")
+        self.head_dim = given(shapes.head_dim, "elements of a head")
+        self.kv_words = given(shapes.kv_words, "words of one query over all KV heads")
+        self.address = given(ELEMENT_ADDRESS_BITS, "buffer address of slot 0's result, with start")
+        self.stride = given(ELEMENT_ADDRESS_BITS, "elements between slots")
+        self.done = gives(1, "the queries are listed, one cycle")
+        self.count = gives(count_shape(self.blocks), "blocks")
+        self.block = [gives(Block(machine), f"block {k}") for k in range(self.blocks)]
+        self.addresses = [
+            gives(lanes, f"buffer addresses of its lanes' results for KV head 0, block {k}") for k in range(self.blocks)
+        ]
+        self.kv_offset = gives(ELEMENT_ADDRESS_BITS, "elements between results of consecutive KV heads")
+        self.last_slot = gives(bits_for_index(machine.tokens), "last listed slot")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -89,8 +87,8 @@ class QueryBlocks(Component):
                         for k in range(self.blocks):
                             with m.Case(k):
                                 m.d.sync += [
-                                    getattr(self, f"block_{k}").eq(complete),
-                                    getattr(self, f"addresses_{k}").eq(all_addresses),
+                                    self.block[k].eq(complete),
+                                    self.addresses[k].eq(all_addresses),
                                 ]
             with m.If(last):
                 m.d.sync += running.eq(0)

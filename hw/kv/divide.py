@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
 from hw.arithmetic.signature import lane as lane_index
+from hw.component import Component, given, gives
+from hw.kv.port import EXPONENT_BITS
 from hw.kv.query import query_depth
-from hw.kv.reduce import EXPONENT_BITS, SUM_BITS, TOTAL_BITS
+from hw.kv.reduce import SUM_BITS, TOTAL_BITS
 from hw.kv.shapes import HeadShapes
 from hw.kv.walk import Block, lowest
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
@@ -22,14 +23,10 @@ from skipopu.numerics.tables import OUTPUT_BITS, RECIPROCAL
 
 
 class Divide(Component):
-    """Walks KV heads, blocks, their lanes and the words of a head; a word leaves ``LATENCY`` cycles after its step.
+    """Walks KV heads, blocks, their lanes and the words of a head; the quotient is made anew with every word, beside the sums' way.
 
-    The quotient is made beside the sums' way out of memory, anew with every word. Members: clear (in: a new instruction), start
-    (in), serial (in: a query waits for the one before it), aligning (in:
-    the results are aligned), pause (in: no more for now); configuration; block_count, block_k,
-    addresses_k, kv_offset (in); read_number, read_lane, sum_address, sum_lane (out), total, exponent, sums (in, one cycle
-    later); words (out stream, always accepted), finish (out, level: everything is written), aligned (in: the aligner is done),
-    done, digest (the aligner's share not included), saturated (out).
+    Latency: 1 cycle from ``start`` to the first step, ``LATENCY`` from a step to its word. Throughput: a word per cycle; with
+    ``serial`` ``LATENCY`` + 1 more cycles after each query.
     """
 
     QUOTIENT = 1 + FromInteger.LATENCY + Quadratic.LATENCY + FromInteger.LATENCY  # step to 1 / total
@@ -40,35 +37,34 @@ class Divide(Component):
         self.machine = machine
         shapes = HeadShapes(machine)
         self.blocks = shapes.blocks
-        number = bits_for_index(query_depth(machine))
-        super().__init__(
-            {
-                "clear": In(1),
-                "start": In(1),
-                "serial": In(1),
-                "pause": In(1),
-                "aligning": In(1),
-                "kv_heads": In(shapes.kv_heads),
-                "head_dim": In(shapes.head_dim),
-                "block_count": In(count_shape(self.blocks)),
-                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
-                **{f"addresses_{k}": In(data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)) for k in range(self.blocks)},
-                "kv_offset": In(ELEMENT_ADDRESS_BITS),
-                "read_number": Out(number),
-                "read_lane": Out(2),
-                "sum_address": Out(number),
-                "sum_lane": Out(2),
-                "total": In(TOTAL_BITS),
-                "exponent": In(EXPONENT_BITS),
-                "sums": In(SUM_BITS * machine.kv_lanes),
-                "words": Out(stream.Signature(WordWrite(machine))),
-                "finish": Out(1),
-                "aligned": In(1),
-                "done": Out(1),
-                "digest": Out(32),
-                "saturated": Out(1),
-            }
-        )
+        number, lanes = bits_for_index(query_depth(machine)), data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)
+        self.clear = given(1, "a new instruction")
+        self.start = given(1, "divide, one cycle")
+        self.serial = given(1, "a query waits for the one before it")
+        self.pause = given(1, "no more words for now; what is under way comes")
+        self.aligning = given(1, "the results are aligned")
+        self.kv_heads = given(shapes.kv_heads, "KV heads")
+        self.head_dim = given(shapes.head_dim, "elements of a head")
+        self.block_count = given(count_shape(self.blocks), "blocks of queries per KV head")
+        self.block = [given(Block(machine), f"block {k}") for k in range(self.blocks)]
+        self.addresses = [
+            given(lanes, f"buffer addresses of its lanes' results for KV head 0, block {k}") for k in range(self.blocks)
+        ]
+        self.kv_offset = given(ELEMENT_ADDRESS_BITS, "elements between results of consecutive KV heads")
+        self.read_number = gives(number, "query word whose total to read")
+        self.read_lane = gives(2, "its lane")
+        self.sum_address = gives(number, "number of (head, beat, block) whose sums to read")
+        self.sum_lane = gives(2, "their lane")
+        self.total = given(TOTAL_BITS, "sum of the query's probabilities, a cycle after its number")
+        self.exponent = given(EXPONENT_BITS, "exponent that its values share, with it")
+        self.sums = given(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
+        self.words = gives(stream.Signature(WordWrite(machine)), "results; always accepted")
+        self.finish = gives(1, "everything is written and to be aligned, level")
+        self.aligned = given(1, "the aligner is done")
+        self.done = gives(1, "everything is written, and aligned where it is to be; one cycle")
+        self.digest = gives(32, "signature of the words")
+        self.saturated = gives(1, "a number was clipped")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -83,8 +79,8 @@ class Divide(Component):
         offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal.like(self.head_dim)
         stepping = Signal()
         layout = Block(machine)
-        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
-        addresses = Array(getattr(self, f"addresses_{k}").as_value() for k in range(self.blocks))
+        table = Array(block.as_value() for block in self.block)
+        addresses = Array(lanes.as_value() for lanes in self.addresses)
         present = layout(table[block])
         lane = Signal(2)
         slot, address = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)

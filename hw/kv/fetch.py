@@ -5,10 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.component import Bundle, Component, given, gives
 from hw.kv.history import Half, HistoryBuffer
+from hw.kv.phases import Phase
 from hw.kv.shapes import HeadShapes
 from hw.memory.reader import Run
 from skipopu.machine.config import ENTRIES_AHEAD, QUERY_LANES, Machine
@@ -42,6 +43,16 @@ class Wanted(data.StructLayout):
         super().__init__({"place": 20, "entry": Entry(machine)})
 
 
+class Loader(Bundle):
+    """One port's loader, seen by who loads."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
+        self.beats = given(stream.Signature(machine.port_bits), "their beats, in order")
+        self.level = given(count_shape(machine.kv_fifo), "beats that it holds")
+        super().__init__()
+
+
 class KvFetch(Component):
     """Requests what the history buffer does not hold, keeps it there, and hands entries out in order of arrival.
 
@@ -50,48 +61,37 @@ class KvFetch(Component):
     next is a hit when the beats of the first miss would not come in time, else that miss. Values are chosen up to three rounds
     ahead, so that their probabilities can be made. What was asked for ahead and did not come yet is waited for when it is wanted.
 
-    Members: keys, values (in, levels), begin (in: a new instruction), restart (in: forget everything); wanted (in stream); filling
-    (in, level: what is wanted ahead may still be asked for);
-    runs, beats, level (loader of this port; the beats it holds); header_beats, kv_words (beats of K), kv_base, kv_entry (in);
-    ready (out), beat (out), of the present entry ``entry`` (out); pop, end (in: its beat is used up, so is the entry);
-    softmax_score, softmax_ready (out: the entry whose probabilities are next), softmax_end (in); pending (out: an entry of the
-    phase waits or is worked on), left (out: a scored entry has no probabilities yet); hit, fetched_ahead (out, for the counters:
-    a beat); quiet (out: nothing is being fetched ahead).
+    Latency: 1 cycle from a wanted entry to its run, none from a loader's beat to ``beat``. Throughput: a wanted entry every other
+    cycle, a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         entry, self.shapes = Entry(machine), HeadShapes(machine)
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "begin": In(1),
-                "restart": In(1),
-                "wanted": In(stream.Signature(Wanted(machine))),
-                "filling": In(1),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": In(stream.Signature(machine.port_bits)),
-                "level": In(count_shape(machine.kv_fifo)),
-                "header_beats": In(self.shapes.header_beats),
-                "kv_words": In(self.shapes.kv_words),
-                "kv_base": In(32),
-                "kv_entry": In(self.shapes.kv_entry),
-                "ready": Out(1),
-                "beat": Out(machine.port_bits),
-                "entry": Out(entry),
-                "pop": In(1),
-                "end": In(1),
-                "softmax_score": Out(entry["score"].shape),
-                "softmax_ready": Out(1),
-                "softmax_end": In(1),
-                "pending": Out(1),
-                "left": Out(1),
-                "hit": Out(1),
-                "fetched_ahead": Out(1),
-                "quiet": Out(1),
-            }
-        )
+        self.phase = given(Phase(), "phase", "{}")
+        self.begin = given(1, "an instruction begins, one cycle")
+        self.restart = given(1, "forget every entry, one cycle")
+        self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")
+        self.filling = given(1, "what is wanted ahead may still be asked for, level")
+        self.loader = gives(Loader(machine), "loader of this port", "{}")
+        self.header_beats = given(self.shapes.header_beats, "beats of an entry's header")
+        self.kv_words = given(self.shapes.kv_words, "beats of an entry's K")
+        self.kv_base = given(32, "address of the pool of entries, 64-byte units")
+        self.kv_entry = given(self.shapes.kv_entry, "size of an entry, 64-byte units")
+        self.ready = gives(1, "a beat of the present entry is there")
+        self.beat = gives(machine.port_bits, "that beat")
+        self.entry = gives(entry, "the present entry")
+        self.pop = given(1, "the beat is used up")
+        self.end = given(1, "so is the entry")
+        self.softmax_score = gives(entry["score"].shape, "first score word of the entry whose probabilities are next")
+        self.softmax_ready = gives(1, "it is settled which that is")
+        self.softmax_end = given(1, "its probabilities are made")
+        self.pending = gives(1, "an entry of the phase waits or is worked on")
+        self.left = gives(1, "a scored entry has no probabilities yet")
+        self.hit = gives(1, "a beat came from the history buffer")
+        self.fetched_ahead = gives(1, "a beat came that was asked for ahead")
+        self.quiet = gives(1, "nothing is being fetched ahead")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -111,15 +111,15 @@ class KvFetch(Component):
         ahead = Signal(range(ENTRIES_AHEAD + CHOSEN + 2))  # to be kept and not there yet
         given_up = entry.ahead & ~self.filling
         asking = held & ~hit & ~given_up & misses.w_rdy
-        send = asking & self.runs.ready
+        send = asking & self.loader.runs.ready
         dropped = held & entry.ahead & (hit | given_up)
         m.d.comb += [
             self.wanted.ready.eq(~held & ~clearing),
             taken.eq(self.wanted.valid & self.wanted.ready),
             self.quiet.eq((ahead == 0) & ~clearing),
-            self.runs.valid.eq(asking),
-            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(entry.half.values, key_beats, 0)),
-            self.runs.payload.count.eq(Mux(entry.half.values, self.kv_words, key_beats)),
+            self.loader.runs.valid.eq(asking),
+            self.loader.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(entry.half.values, key_beats, 0)),
+            self.loader.runs.payload.count.eq(Mux(entry.half.values, self.kv_words, key_beats)),
             misses.w_data.eq(entry),
             misses.w_en.eq(send),
             hits.w_data.eq(entry),
@@ -136,16 +136,16 @@ class KvFetch(Component):
         # What is only to be kept goes past the hits that are worked on. The misses that it might meet were wanted after it.
         alone, alone_number = Signal(), Signal.like(key_beats)
         alone_end = alone & (alone_number == Mux(miss_head.half.values, self.kv_words, key_beats) - 1)
-        m.d.comb += alone.eq(misses.r_rdy & miss_head.ahead & self.beats.valid)
+        m.d.comb += alone.eq(misses.r_rdy & miss_head.ahead & self.loader.beats.valid)
         with m.If(alone):
             m.d.sync += alone_number.eq(Mux(alone_end, 0, alone_number + 1))
         m.d.comb += [
             self.entry.as_value().eq(order.r_data[: layout.size]),
-            self.beats.ready.eq((self.pop & ~is_hit) | alone),
+            self.loader.beats.ready.eq((self.pop & ~is_hit) | alone),
             self.hit.eq(self.pop & is_hit),
             self.fetched_ahead.eq(alone),
-            self.beat.eq(self.beats.payload),
-            self.ready.eq(order.r_rdy & ~is_hit & self.beats.valid),
+            self.beat.eq(self.loader.beats.payload),
+            self.ready.eq(order.r_rdy & ~is_hit & self.loader.beats.valid),
             order.r_en.eq(self.end),
         ]
         with m.If(self.end):
@@ -164,28 +164,28 @@ class KvFetch(Component):
         there = (ahead == 0) | (~mixed & (hit_head.half.slot < filled))
 
         # Whose turn is next: of the entries settled, all beats and those of hits; memory brings at least 7 beats in 8 cycles.
-        in_phase = self.keys | self.values
-        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values) & there
-        miss_there = misses.r_rdy & ~miss_head.ahead & in_phase & (miss_head.half.values == self.values)
+        in_phase = self.phase.keys | self.phase.values
+        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.phase.values) & there
+        miss_there = misses.r_rdy & ~miss_head.ahead & in_phase & (miss_head.half.values == self.phase.values)
         several = unsigned(len(key_beats) + CHOSEN.bit_length())
         settled_beats, settled_hits, settled = Signal(several), Signal(several), Signal(range(CHOSEN + 1))
-        in_time, early = Signal(), ~hit_there & Mux(self.values, settled < 3, settled == 1)
+        in_time, early = Signal(), ~hit_there & Mux(self.phase.values, settled < 3, settled == 1)
         take_miss, take_hit, free = Signal(), Signal(), order.w_rdy & softmax.w_rdy
         m.d.comb += [
-            in_time.eq(self.level + settled_hits > settled_beats[3:]),
+            in_time.eq(self.loader.level + settled_hits > settled_beats[3:]),
             take_miss.eq(free & miss_there & (in_time | early)),
             take_hit.eq(free & hit_there & ~take_miss),
             misses.r_en.eq(take_miss | alone_end),
             order.w_en.eq(take_miss | take_hit),
             order.w_data.eq(Mux(take_hit, Cat(hits.r_data, Const(1, 1)), Cat(misses.r_data, Const(0, 1)))),
-            softmax.w_en.eq(order.w_en & self.values),
+            softmax.w_en.eq(order.w_en & self.phase.values),
             softmax.w_data.eq(Mux(take_hit, hit_head.score, miss_head.score)),
             softmax.r_en.eq(self.softmax_end),
             self.softmax_score.eq(softmax.r_data),
             self.softmax_ready.eq(softmax.r_rdy),
         ]
         chosen = take_hit | take_miss
-        beats_chosen = Mux(self.values, self.kv_words, key_beats)
+        beats_chosen = Mux(self.phase.values, self.kv_words, key_beats)
         m.d.sync += [
             settled_beats.eq(settled_beats + Mux(chosen, beats_chosen, 0) - self.pop),
             settled_hits.eq(settled_hits + Mux(take_hit, beats_chosen, 0) - self.hit),
@@ -194,14 +194,14 @@ class KvFetch(Component):
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
         waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
-        for which, (phase, count) in enumerate(zip((self.keys, self.values), waiting, strict=True)):
+        for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
             came = taken & ~wanted.ahead & (wanted.half.values == which)
             m.d.sync += count.eq(count + came - (self.end & phase))
         left = Signal(20)
-        m.d.sync += left.eq(left + (self.end & self.keys) - self.softmax_end)
+        m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)
-        m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
+        m.d.comb += [self.pending.eq(Mux(self.phase.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
         if not machine.history:
             return m
 
@@ -220,7 +220,7 @@ class KvFetch(Component):
             history.kv_words.eq(self.kv_words),
             history.written.eq(Mux(alone, miss_head.half, self.entry.half)),
             history.written_number.eq(Mux(alone, alone_number, number)),
-            history.written_data.eq(self.beats.payload),
+            history.written_data.eq(self.loader.beats.payload),
             history.written_enable.eq((self.pop & ~is_hit & self.entry.kept) | alone),
             history.beats.ready.eq(self.pop & is_hit),
         ]

@@ -6,9 +6,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, registered
+from hw.component import Component, given, gives
 from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import Machine
 
@@ -26,35 +26,30 @@ class Half(data.StructLayout):
 class HistoryBuffer(Component):
     """Slots of one entry each: a tag for the keys, one for the values, the header's beats beside the others.
 
-    Members: restart (in: forget everything, a tag per cycle while ``clearing``); lookup, place, lookup_enable (in), hit (out,
-    from the next cycle on until the next lookup: the half of this very place is held); keep, keep_enable (in: the place looked
-    up will be held in this half); header_beats, kv_words (in); written, written_number, written_data, written_enable (in: beat
-    ``number`` of a half); reads (in stream), beats (out stream: all beats of the halves asked for).
+    Latency: 1 cycle from a lookup to ``hit``, 2 from a written beat to its being read, 5 from a half asked for to its first beat.
+    Throughput: a lookup, a beat written and a beat read per cycle, with 2 cycles between halves read; forgetting takes a cycle per tag.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         half, self.shapes = Half(machine), HeadShapes(machine)
-        super().__init__(
-            {
-                "restart": In(1),
-                "clearing": Out(1),
-                "lookup": In(half),
-                "place": In(20),
-                "lookup_enable": In(1),
-                "hit": Out(1),
-                "keep": In(half),
-                "keep_enable": In(1),
-                "header_beats": In(self.shapes.header_beats),
-                "kv_words": In(self.shapes.kv_words),
-                "written": In(half),
-                "written_number": In(self.shapes.key_beats),
-                "written_data": In(machine.port_bits),
-                "written_enable": In(1),
-                "reads": In(stream.Signature(half)),
-                "beats": Out(stream.Signature(machine.port_bits)),
-            }
-        )
+        self.restart = given(1, "forget everything, one cycle")
+        self.clearing = gives(1, "that is under way")
+        self.lookup = given(half, "half to look up")
+        self.place = given(20, "place of the entry wanted there")
+        self.lookup_enable = given(1, "look it up")
+        self.hit = gives(1, "the half of this very place is held; from the next cycle on until the next lookup")
+        self.keep = given(half, "half whose tag to write")
+        self.keep_enable = given(1, "the place looked up will be held in it")
+        self.header_beats = given(self.shapes.header_beats, "beats of an entry's header")
+        self.kv_words = given(self.shapes.kv_words, "beats of an entry's K")
+        self.written = given(half, "half to write to")
+        self.written_number = given(self.shapes.key_beats, "which of its beats; keys have the header's first")
+        self.written_data = given(machine.port_bits, "that beat")
+        self.written_enable = given(1, "write it")
+        self.reads = given(stream.Signature(half), "halves to read")
+        self.beats = gives(stream.Signature(machine.port_bits), "all their beats, in order")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.component import Component, given, gives
 from hw.kv.fetch import Wanted
+from hw.kv.phases import Phase
 from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import AHEAD_STEP, Machine
 
@@ -24,53 +25,45 @@ class MapEntry(data.StructLayout):
 class MapWalk(Component):
     """Asks the ports for entries: all tokens' keys, then all their values; between instructions, what the next layer will read.
 
-    Tokens go round the ports. The memory answers one cycle after the address; an entry that its port does not take is read again.
+    Tokens go round the ports. An entry that its port does not take is read from the map again.
     Ahead of an instruction, from the start of its layer until it is dispatched, rounds of the ports are asked for with steps between
-    them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait until they are written.
+    them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait
+    until they are written.
 
-    Members: restart (in); start (in: walk for the keys, one cycle), map_row, last (in: of the instruction, its last token), keys,
-    values (in: phases), serial (in: values are asked for in their own phase); kv_words, entry_words (in: beats of K, score words of an
-    entry); history (in: slots used per port); idle (in: between instructions), may_prefetch (in), row_start, next_row, known (in: a
-    layer begins, its row of the map, how many tokens it maps), row_end (in: its instruction was dispatched); read_address,
-    read_data (the map); unwritten, own (in: an entry of tokens from ``own`` on is not written yet); asking, port, wanted (out: an entry for a port), taken (in: by that port); keys_requested,
-    values_requested (out: all of them), blocked (out: a port does not take its entry), ahead (out).
+    Latency: 2 cycles from ``start`` to the first entry. Throughput: an entry per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
-        super().__init__(
-            {
-                "restart": In(1),
-                "start": In(1),
-                "map_row": In(POSITION_BITS),
-                "last": In(POSITION_BITS),
-                "keys": In(1),
-                "values": In(1),
-                "serial": In(1),
-                "kv_words": In(shapes.kv_words),
-                "entry_words": In(shapes.entry_words),
-                "history": In(count_shape(machine.history_slots)),
-                "idle": In(1),
-                "may_prefetch": In(1),
-                "row_start": In(1),
-                "next_row": In(POSITION_BITS),
-                "known": In(POSITION_BITS),
-                "row_end": In(1),
-                "read_address": Out(bits_for_index(machine.map_entries)),
-                "read_data": In(MapEntry()),
-                "asking": Out(1),
-                "port": Out(bits_for_index(machine.ports)),
-                "wanted": Out(Wanted(machine)),
-                "taken": In(1),
-                "unwritten": In(1),
-                "own": In(POSITION_BITS),
-                "keys_requested": Out(1),
-                "values_requested": Out(1),
-                "blocked": Out(1),
-                "ahead": Out(1),
-            }
-        )
+        self.restart = given(1, "forget that a layer began")
+        self.start = given(1, "walk for the keys, one cycle")
+        self.map_row = given(POSITION_BITS, "the instruction's row of the map")
+        self.last = given(POSITION_BITS, "its last token")
+        self.phase = given(Phase(), "phase", "{}")
+        self.serial = given(1, "values are asked for in their own phase")
+        self.kv_words = given(shapes.kv_words, "beats of an entry's K")
+        self.entry_words = given(shapes.entry_words, "score words of an entry")
+        self.history = given(count_shape(machine.history_slots), "slots used of each port's history buffer")
+        self.idle = given(1, "no instruction runs")
+        self.may_prefetch = given(1, "entries may be asked for ahead of their instruction")
+        self.row_start = given(1, "a layer begins, one cycle")
+        self.next_row = given(POSITION_BITS, "its row of the map, with row_start")
+        self.known = given(POSITION_BITS, "tokens that it maps")
+        self.row_end = given(1, "its instruction was dispatched")
+        self.read_address = gives(bits_for_index(machine.map_entries), "entry of the map to read")
+        self.read_data = given(MapEntry(), "that entry, a cycle later")
+        self.asking = gives(1, "an entry is wanted")
+        self.port = gives(bits_for_index(machine.ports), "its port")
+        self.wanted = gives(Wanted(machine), "the entry")
+        self.taken = given(1, "the port takes it")
+        self.unwritten = given(1, "an entry of the tokens from ``own`` on is not written yet")
+        self.own = given(POSITION_BITS, "the instruction's first token")
+        self.keys_requested = gives(1, "all keys were asked for")
+        self.values_requested = gives(1, "all values were asked for")
+        self.blocked = gives(1, "the port does not take its entry")
+        self.ahead = gives(1, "the walk is ahead of its instruction")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -131,7 +124,7 @@ class MapWalk(Component):
             with m.Else():
                 m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.known)]
                 m.d.sync += next_base.eq(base + AHEAD_STEP * (self.kv_words << 1))
-        with m.If(walked & ~for_values & (self.values | (self.keys & ~self.serial))):
+        with m.If(walked & ~for_values & (self.phase.values | (self.phase.keys & ~self.serial))):
             m.d.sync += [*first, for_values.eq(1)]
         with m.If(self.start):
             m.d.sync += first

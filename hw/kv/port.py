@@ -5,11 +5,12 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.quadratic import Quadratic
+from hw.component import Component, given, gives
+from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
 from hw.kv.walk import KvStep, SoftmaxStep
@@ -20,6 +21,7 @@ from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
+EXPONENT_BITS = 5  # of FP16
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
@@ -54,43 +56,37 @@ class AttentionPort(Component):
     """Works on its port's entries in lockstep with the other ports.
 
     Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
-    Members: phases keys, values (in, levels); kv_beat, token, score (in: of the present entry; its first score word),
-    softmax_score (in: of the entry whose probabilities are made); position (in: of slot 0); kv_step, working, softmax_step,
-    weighing (in: steps, and whether this port takes part);
-    query_exponents (in, one cycle after the step); maximum, shared_exponent (in, one cycle after a softmax step); element,
-    probability (out, two cycles after the step), dots (in); keys of the four scores in the order of numbers, 0 where hidden
-    (score_keys, out), value_exponents (out, likewise), both ``score_latency`` cycles after the step; weight (out: probability
-    before its shift, WEIGHT_LATENCY cycles after the step).
+
+    Latency: ``score_latency`` cycles from a head's last step to its scores, ``WEIGHT_LATENCY`` from a softmax step to its weight,
+    ``WRITTEN`` to the step of values that may use it, 2 from a step to ``element`` and ``probability``. Throughput: a step of either
+    kind per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.words = machine.score_entries // QUERY_LANES
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "kv_beat": In(machine.port_bits),
-                "token": In(20),
-                "score": In(bits_for_index(self.words)),
-                "softmax_score": In(bits_for_index(self.words)),
-                "position": In(24),
-                "kv_step": In(KvStep(machine)),
-                "working": In(1),
-                "softmax_step": In(SoftmaxStep(machine)),
-                "weighing": In(1),
-                "query_exponents": In(8 * QUERY_LANES),
-                "maximum": In(32),
-                "shared_exponent": In(5),
-                "element": Out(ALIGNED_BITS * machine.kv_lanes),
-                "probability": Out(PROBABILITY_BITS),
-                "dots": In(Slice.dot_bits(machine) * QUERY_LANES),
-                "score_keys": Out(32 * QUERY_LANES),
-                "value_exponents": Out(5 * QUERY_LANES),
-                "weight": Out(PROBABILITY_BITS),
-                "score_saturated": Out(1),
-            }
-        )
+        word = bits_for_index(self.words)
+        self.phase = given(Phase(), "phase", "{}")
+        self.kv_beat = given(machine.port_bits, "beat of the present entry that the step works on")
+        self.token = given(20, "the present entry's token")
+        self.score = given(word, "its first score word")
+        self.softmax_score = given(word, "first score word of the entry whose probabilities are made")
+        self.position = given(24, "token of slot 0")
+        self.kv_step = given(KvStep(machine), "what all ports do")
+        self.working = given(1, "this port takes part")
+        self.softmax_step = given(SoftmaxStep(machine), "the probability that all ports make")
+        self.weighing = given(1, "this port takes part in that")
+        self.query_exponents = given(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
+        self.maximum = given(32, "largest score of the softmax step's query, FP32, a cycle after it")
+        self.shared_exponent = given(EXPONENT_BITS, "largest exponent of V that it sees, with that")
+        self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, two cycles after the step")
+        self.probability = gives(PROBABILITY_BITS, "probability that they are multiplied by, with them")
+        self.dots = given(Slice.dot_bits(machine) * QUERY_LANES, "products of the elements and the step's four queries")
+        self.score_keys = gives(32 * QUERY_LANES, "keys of the four scores in the order of numbers, 0 where hidden")
+        self.value_exponents = gives(EXPONENT_BITS * QUERY_LANES, "exponents of the head's V, 0 where hidden, with them")
+        self.weight = gives(PROBABILITY_BITS, "probability of the softmax step before its shift, 0 where hidden")
+        self.score_saturated = gives(1, "a score was clipped")
+        super().__init__()
 
     @staticmethod
     def score_latency(machine: Machine) -> int:
@@ -125,7 +121,7 @@ class AttentionPort(Component):
         m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
-        scored = delay_valid(m, working & self.keys & step.last_beat, at_score, "scored")
+        scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
         seen = delay(m, visible, at_score, "seen")
         exponent = delay(m, value_exponent, at_score, "value_exponent")
         for q, score in enumerate(scores):
@@ -158,7 +154,7 @@ class AttentionPort(Component):
         ]
         assert at_scaled + 1 == self.WRITTEN
         used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
-        using = delay_valid(m, working & self.values, 1, "using")
+        using = delay_valid(m, working & self.phase.values, 1, "using")
         m.d.sync += self.probability.eq(Mux(using, used, 0))
         return m
 
@@ -179,7 +175,7 @@ class AttentionPort(Component):
         m.d.comb += [
             write.addr.eq(first),
             write.data.eq(value),
-            write.en.eq(working & self.keys & step.first_beat & (step.block == 0)),
+            write.en.eq(working & self.phase.keys & step.first_beat & (step.block == 0)),
             read.addr.eq(first),
             softmax_read.addr.eq(softmax_first),
         ]
@@ -189,7 +185,7 @@ class AttentionPort(Component):
         """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
         raw = registered(m, self.kv_beat, "raw")
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(self.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
+        m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
         for k in range(self.machine.kv_lanes):
             aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
             m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)
@@ -202,8 +198,8 @@ class AttentionPort(Component):
         at_dot, bits, shapes = Slice.dot_latency(machine), Slice.dot_bits(machine), HeadShapes(machine)
         which = delay(m, step.block, at_dot, "which")
         first = delay(m, step.first_beat, at_dot, "first")
-        dotted = delay_valid(m, working & self.keys, at_dot, "dotted")
-        scoring = delay_valid(m, working & self.keys & step.last_beat, at_dot + 1, "scoring")
+        dotted = delay_valid(m, working & self.phase.keys, at_dot, "dotted")
+        scoring = delay_valid(m, working & self.phase.keys & step.last_beat, at_dot + 1, "scoring")
         lanes = delay(m, step.lanes, at_dot + 1, "scoring_lanes")
         offset = delay(m, key_exponent, at_dot, "dot_exponent")
         results, saturated = [], []

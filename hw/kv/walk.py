@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.component import Component, given, gives
+from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -72,11 +73,8 @@ class KvWalk(Component):
     The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A head's
     values wait for its probabilities.
 
-    Members: keys, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per port),
-    last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count, block_k (in);
-    weighed (in: the next head's probabilities are there); step, active (out: ports in the round), query_address, exponent_address
-    (out), sum_number (out: number of (head, beat, block) within the entry), first_round (out), head_end, round_end (out: of values or keys), idle (out:
-    between rounds).
+    Latency: 1 cycle from ``pending`` to a round's first step, none from ``beats_ready`` to a step. Throughput: a step per cycle, a
+    cycle between rounds.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -84,36 +82,32 @@ class KvWalk(Component):
         shapes = HeadShapes(machine)
         self.blocks = shapes.blocks
         address = bits_for_index(query_depth(machine))
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "pending": In(machine.ports),
-                "beats_ready": In(machine.ports),
-                "last_entries": In(1),
-                "weighed": In(1),
-                "kv_heads": In(shapes.kv_heads),
-                "head_beats": In(shapes.head_beats),
-                "header_beats": In(shapes.header_beats),
-                "block_count": In(count_shape(self.blocks)),
-                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
-                "step": Out(KvStep(machine)),
-                "active": Out(machine.ports),
-                "query_address": Out(address),
-                "exponent_address": Out(address),
-                "sum_number": Out(address),
-                "first_round": Out(1),
-                "head_end": Out(1),
-                "round_end": Out(1),
-                "idle": Out(1),
-            }
-        )
+        self.phase = given(Phase(), "phase", "{}")
+        self.pending = given(machine.ports, "per port: an entry of the phase waits or is worked on")
+        self.beats_ready = given(machine.ports, "per port: its next beat is there")
+        self.last_entries = given(1, "no entry will come that is not pending")
+        self.weighed = given(1, "the probabilities of the next head of values are there")
+        self.kv_heads = given(shapes.kv_heads, "KV heads")
+        self.head_beats = given(shapes.head_beats, "beats of a head")
+        self.header_beats = given(shapes.header_beats, "beats of an entry's header")
+        self.block_count = given(count_shape(self.blocks), "blocks of queries per KV head")
+        self.block = [given(Block(machine), f"block {k}") for k in range(self.blocks)]
+        self.step = gives(KvStep(machine), "what the ports do")
+        self.active = gives(machine.ports, "ports in the round")
+        self.query_address = gives(address, "word of the query memory that the step needs a cycle later")
+        self.exponent_address = gives(address, "the first word of its head")
+        self.sum_number = gives(address, "number of (head, beat, block) within the entry")
+        self.first_round = gives(1, "the round is the phase's first")
+        self.head_end = gives(1, "a head's last step")
+        self.round_end = gives(1, "the round's last step")
+        self.idle = gives(1, "between rounds")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step = self.step
         layout = Block(self.machine)
-        in_phase = self.keys | self.values
+        in_phase = self.phase.keys | self.phase.values
         running, active = Signal(), Signal.like(self.active)
         header_left, header_number = Signal.like(self.header_beats), Signal.like(self.header_beats)
         kv_head, beat = Signal.like(self.kv_heads), Signal.like(self.head_beats)
@@ -124,7 +118,7 @@ class KvWalk(Component):
             Signal.like(self.query_address),
         )
         left, parity = Signal(QUERY_LANES), Signal()
-        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
+        table = Array(block.as_value() for block in self.block)
         present = layout(table[block])
 
         # Rounds
@@ -135,16 +129,16 @@ class KvWalk(Component):
             m.d.sync += [
                 running.eq(1),
                 active.eq(self.pending),
-                header_left.eq(Mux(self.keys, self.header_beats, 0)),
+                header_left.eq(Mux(self.phase.keys, self.header_beats, 0)),
                 left.eq(layout(table[0]).lanes),
                 *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.sum_number)),
             ]
         # Steps
-        ready = running & ((active & ~self.beats_ready) == 0) & (self.keys | self.weighed)
+        ready = running & ((active & ~self.beats_ready) == 0) & (self.phase.keys | self.weighed)
         header = header_left != 0
         work = Signal()
         following = left & (left - 1)  # lanes behind the present one
-        last_lane = self.keys | ~following[:QUERY_LANES].any()
+        last_lane = self.phase.keys | ~following[:QUERY_LANES].any()
         last_block = block == self.block_count - 1
         last_beat = beat == self.head_beats - 1
         last_head = kv_head == self.kv_heads - 1
@@ -203,36 +197,31 @@ class KvWalk(Component):
 class SoftmaxWalk(Component):
     """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
 
-    Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities), chosen (in, per port: which is next); kv_heads,
-    block_count, block_k (in); written (in: a head's probabilities are in memory), head_end, round_end (in: of values); step,
-    head_weighed (out: a head's last step), active (out: ports in the round), weighed (out: the next head of values has its
-    probabilities), first_round, idle (out).
+    Latency: 1 cycle from ``chosen`` to a round's first step, 1 from ``written`` to ``weighed``. Throughput: a step per cycle, a
+    cycle between rounds.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
         self.blocks = shapes.blocks
-        super().__init__(
-            {
-                "values": In(1),
-                "serial": In(1),
-                "left": In(machine.ports),
-                "chosen": In(machine.ports),
-                "kv_heads": In(shapes.kv_heads),
-                "block_count": In(count_shape(self.blocks)),
-                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
-                "written": In(1),
-                "head_end": In(1),
-                "round_end": In(1),
-                "step": Out(SoftmaxStep(machine)),
-                "head_weighed": Out(1),
-                "active": Out(machine.ports),
-                "weighed": Out(1),
-                "first_round": Out(1),
-                "idle": Out(1),
-            }
-        )
+        self.values = given(1, "the phase of values, level")
+        self.serial = given(1, "a round waits for the values of the one before it")
+        self.left = given(machine.ports, "per port: entries are without probabilities")
+        self.chosen = given(machine.ports, "per port: it is settled which of them is next")
+        self.kv_heads = given(shapes.kv_heads, "KV heads")
+        self.block_count = given(count_shape(self.blocks), "blocks of queries per KV head")
+        self.block = [given(Block(machine), f"block {k}") for k in range(self.blocks)]
+        self.written = given(1, "a head's probabilities are in memory, one cycle")
+        self.head_end = given(1, "a head's last step of values")
+        self.round_end = given(1, "a round's last step of values")
+        self.step = gives(SoftmaxStep(machine), "what the ports do")
+        self.head_weighed = gives(1, "a head's last step")
+        self.active = gives(machine.ports, "ports in the round")
+        self.weighed = gives(1, "the next head of values has its probabilities")
+        self.first_round = gives(1, "the round is the phase's first")
+        self.idle = gives(1, "between rounds")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -240,7 +229,7 @@ class SoftmaxWalk(Component):
         running, active, parity = Signal(), Signal.like(self.active), Signal()
         kv_head, block, left = Signal.like(self.kv_heads), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
         number_first = Signal.like(step.number)
-        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
+        table = Array(block.as_value() for block in self.block)
         # Rounds started here and not ended there; heads written here and not ended there.
         under_way, ready = Signal(2), Signal(len(self.kv_heads) + 1)
         settled = self.left.any() & ((self.left & ~self.chosen) == 0)

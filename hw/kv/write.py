@@ -5,11 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import fp32_to_half_word
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
 from hw.arithmetic.signature import Signature, index, lane
+from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
 from hw.kv.map import MapEntry
 from hw.kv.shapes import HeadShapes
@@ -20,56 +20,58 @@ from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
 
 
+class EntryWrites(Bundle):
+    """Writes to one port's memory, seen by who writes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.runs = gives(stream.Signature(Run(machine)), "where to write")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "what to write there")
+        super().__init__()
+
+
 class KvWriteUnit(Component):
     """Converts K and V to FP16 in one pass, stages the entry, and writes it to the next port in turn.
 
     Token t's entries lie in port t mod ports, whatever the layer, so that attention finds its entries evenly spread; each port
-    hands out its places in turn. A decoded token's waits while ``hold`` (in: the array reads weights) where the instruction says so.
-    Members: active, instruction (in), done, digest,
-    working, waiting (out, for the counters), pool_full, missing (out: an unlisted slot at the first layer has no entry); restart (in: forget all entries); configuration kv_heads, head_dim, kv_base, kv_entry, kv_slots, context
-    (in); buffer read port; map_read_* and map_write_* (the KV map); runs_p, beats_p (out streams), written (in, per port);
-    entries (out: allocated so far); saturated.
+    hands out its places in turn. A decoded token's waits while ``hold`` where the instruction says so.
+
+    Latency: a listed slot takes, per head of K and of V, a cycle per ``vector_lanes`` elements of its beats and 4 for its exponent, a
+    cycle per beat of the header, a cycle for its turn and one for the hold, then the write, and 1 for the map; another slot takes 3.
+    Throughput: a beat of the write per cycle; an entry at a time.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        members = {}
-        for p in range(machine.ports):
-            members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
-            members[f"beats_{p}"] = Out(stream.Signature(WriteBeat(machine)))
         row, self.shapes = bits_for_index(machine.map_entries), HeadShapes(machine)
-        super().__init__(
-            {
-                **members,
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "done": Out(1),
-                "digest": Out(32),
-                "working": Out(1),
-                "waiting": Out(1),
-                "pool_full": Out(1),
-                "missing": Out(1),
-                "restart": In(1),
-                "hold": In(1),
-                "kv_heads": In(self.shapes.kv_heads),
-                "head_dim": In(self.shapes.head_dim),
-                "kv_base": In(32),
-                "kv_entry": In(self.shapes.kv_entry),
-                "kv_slots": In(20),
-                "context": In(20),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "map_read_address": Out(row),
-                "map_read_data": In(MapEntry()),
-                "map_write_address": Out(row),
-                "map_write_data": Out(MapEntry()),
-                "map_write_enable": Out(1),
-                "written": In(machine.ports),
-                "entries": Out(32),
-                "saturated": Out(1),
-            }
-        )
+        self.ports = [gives(EntryWrites(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
+        self.active = given(1, "the instruction runs, level")
+        self.instruction = given(Issue(machine), "the KVWRITE")
+        self.done = gives(1, "it is done, one cycle")
+        self.digest = gives(32, "signature of what it wrote")
+        self.working = gives(1, "elements are converted or a beat is written")
+        self.waiting = gives(1, "a write waits for memory")
+        self.pool_full = gives(1, "a port has no place left, level")
+        self.missing = gives(1, "an unlisted slot at the first layer has no entry, level")
+        self.restart = given(1, "forget all entries")
+        self.hold = given(1, "the array reads weights")
+        self.kv_heads = given(self.shapes.kv_heads, "KV heads")
+        self.head_dim = given(self.shapes.head_dim, "elements of a head")
+        self.kv_base = given(32, "address of the pool of entries, 64-byte units")
+        self.kv_entry = given(self.shapes.kv_entry, "size of an entry, 64-byte units")
+        self.kv_slots = given(20, "places per port")
+        self.context = given(20, "tokens of a layer's row of the map")
+        self.read_address = gives(ELEMENT_ADDRESS_BITS, "elements of the buffer to read")
+        self.read_enable = gives(1, "read them")
+        self.read_data = given(32 * machine.vector_lanes, "those elements, FP32, a cycle later")
+        self.map_read_address = gives(row, "entry of the map to read")
+        self.map_read_data = given(MapEntry(), "that entry, a cycle later")
+        self.map_write_address = gives(row, "entry of the map to write")
+        self.map_write_data = gives(MapEntry(), "that entry")
+        self.map_write_enable = gives(1, "write it")
+        self.written = given(machine.ports, "per port: the write is done, one cycle")
+        self.entries = gives(32, "entries written so far")
+        self.saturated = gives(1, "a number was clipped")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -172,8 +174,8 @@ class KvWriteUnit(Component):
         entry_address = Signal(40)
         m.d.sync += entry_address.eq(self.kv_base + place * self.kv_entry)
         beats_valid, beats_ready, runs_valid, runs_ready, written = Signal(), Signal(), Signal(), Signal(), Signal()
-        for p in range(machine.ports):
-            runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+        for p, to in enumerate(self.ports):
+            runs, beats = to.runs, to.beats
             here = port == p
             m.d.comb += [
                 runs.valid.eq(runs_valid & here),
