@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, stream
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import stream
 
 from hw.arithmetic.fp32 import FromInteger, Multiply
-from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
 from hw.arithmetic.signature import lane as lane_index
 from hw.component import Component, given, gives
-from hw.kv.port import EXPONENT_BITS
-from hw.kv.query import query_depth
-from hw.kv.reduce import SUM_BITS, TOTAL_BITS
-from hw.kv.shapes import HeadShapes
-from hw.kv.walk import Block, lowest
+from hw.kv.blocks import Listed, Results, block_of, lowest
+from hw.kv.reduce import SUM_BITS, TOTAL_BITS, ReducedRead
+from hw.kv.shapes import Heads
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
@@ -35,29 +33,15 @@ class Divide(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        shapes = HeadShapes(machine)
-        self.blocks = shapes.blocks
-        number, lanes = bits_for_index(query_depth(machine)), data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)
         self.clear = given(1, "a new instruction")
         self.start = given(1, "divide, one cycle")
         self.serial = given(1, "a query waits for the one before it")
         self.pause = given(1, "no more words for now; what is under way comes")
         self.aligning = given(1, "the results are aligned")
-        self.kv_heads = given(shapes.kv_heads, "KV heads")
-        self.head_dim = given(shapes.head_dim, "elements of a head")
-        self.block_count = given(count_shape(self.blocks), "blocks of queries per KV head")
-        self.block = [given(Block(machine), f"block {k}") for k in range(self.blocks)]
-        self.addresses = [
-            given(lanes, f"buffer addresses of its lanes' results for KV head 0, block {k}") for k in range(self.blocks)
-        ]
-        self.kv_offset = given(ELEMENT_ADDRESS_BITS, "elements between results of consecutive KV heads")
-        self.read_number = gives(number, "query word whose total to read")
-        self.read_lane = gives(2, "its lane")
-        self.sum_address = gives(number, "number of (head, beat, block) whose sums to read")
-        self.sum_lane = gives(2, "their lane")
-        self.total = given(TOTAL_BITS, "sum of the query's probabilities, a cycle after its number")
-        self.exponent = given(EXPONENT_BITS, "exponent that its values share, with it")
-        self.sums = given(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.listed = given(Listed(machine), "blocks of queries")
+        self.results = given(Results(machine), "where their results go")
+        self.reduced = gives(ReducedRead(machine), "reads of what was summed", "{}")
         self.words = gives(stream.Signature(WordWrite(machine)), "results; always accepted")
         self.finish = gives(1, "everything is written and to be aligned, level")
         self.aligned = given(1, "the aligner is done")
@@ -68,62 +52,111 @@ class Divide(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        machine, lanes, heads, listed = self.machine, self.machine.vector_lanes, self.heads, self.listed
+
+        # The present query and its word
+        kv_head, block, left = (
+            Signal.like(heads.kv_heads),
+            Signal(bits_for_index(listed.blocks.shape().length)),
+            Signal(QUERY_LANES),
+        )
+        number = Signal.like(self.reduced.read_number)
+        block_sums, sum_number = Signal.like(self.reduced.sum_address), Signal.like(self.reduced.sum_address)
+        offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal.like(heads.head_dim)
+        stepping, lane = Signal(), Signal(2)
+        present = block_of(listed, block)
+        slot, address = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
+        addresses = Array(self.results.addresses[k].as_value() for k in range(listed.blocks.shape().length))
+        m.d.comb += [
+            lane.eq(lowest(left)),
+            self.reduced.read_number.eq(number),
+            self.reduced.read_lane.eq(lane),
+            slot.eq(present.slots[lane]),
+            address.eq(addresses[block].word_select(lane, ELEMENT_ADDRESS_BITS) + offset + element),
+            self.reduced.sum_address.eq(delay(m, sum_number, self.SUMS, "sum_number")),
+            self.reduced.sum_lane.eq(delay(m, lane, self.SUMS, "sum_lane")),
+        ]
+        self._write(m, stepping, slot, address, element)
+
+        wait = Signal(range(self.LATENCY + Signature.LATENCY + 2))
+        following = left & (left - 1)
+        last_word = element + lanes >= heads.head_dim
+        last_lane = ~following[:QUERY_LANES].any()
+        last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
+        next_block = Signal.like(block)
+        m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
+        end_of_beat = (element & (machine.kv_lanes - 1)) == machine.kv_lanes - lanes
+        # Sums of a head: beats, within them blocks
+        beyond = Signal.like(sum_number)
+        m.d.comb += beyond.eq(sum_number + 1)
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [s.eq(0) for s in (kv_head, block, number, block_sums, sum_number, offset, element, wait)]
+                    m.d.sync += left.eq(block_of(listed, 0).lanes)
+                    m.next = "STEP"
+            with m.State("STEP"):
+                m.d.comb += stepping.eq(~self.pause)
+                with m.If(stepping):
+                    m.d.sync += element.eq(element + lanes)
+                    with m.If(end_of_beat):
+                        m.d.sync += sum_number.eq(sum_number + listed.count)
+                    with m.If(last_word):
+                        m.d.sync += [element.eq(0), left.eq(following), sum_number.eq(block_sums)]
+                        with m.If(last_lane):
+                            m.d.sync += [
+                                left.eq(block_of(listed, next_block).lanes),
+                                block.eq(next_block),
+                                number.eq(number + 1),
+                                block_sums.eq(block_sums + 1),
+                                sum_number.eq(block_sums + 1),
+                            ]
+                            with m.If(last_block):
+                                # The last block's last beat is the last of the head's sums.
+                                m.d.sync += [
+                                    kv_head.eq(kv_head + 1),
+                                    offset.eq(offset + self.results.kv_offset),
+                                    block_sums.eq(beyond),
+                                    sum_number.eq(beyond),
+                                ]
+                        with m.If(self.serial):
+                            m.next = "WAIT"
+                        with m.If(last_lane & last_block & last_head):
+                            m.next = "SETTLE"
+            with m.State("WAIT"):
+                m.d.sync += wait.eq(wait + 1)
+                with m.If(wait == self.LATENCY):
+                    m.d.sync += wait.eq(0)
+                    m.next = "STEP"
+            with m.State("SETTLE"):
+                with m.If(wait != self.LATENCY + Signature.LATENCY):
+                    m.d.sync += wait.eq(wait + 1)
+                with m.Else():
+                    m.d.comb += [self.finish.eq(self.aligning), self.done.eq(self.aligned | ~self.aligning)]
+                    with m.If(self.done):
+                        m.next = "IDLE"
+        return m
+
+    def _write(self, m: Module, stepping: Value, slot: Value, address: Value, element: Value) -> None:
+        """The words of the steps, ``LATENCY`` cycles later: sums to FP32, times the quotient."""
         machine, lanes = self.machine, self.machine.vector_lanes
         m.submodules.writes = writes = Signature(lanes)
         m.d.comb += [writes.clear.eq(self.clear), self.digest.eq(writes.total)]
-
-        # The present query and its word
-        kv_head, block, left = Signal.like(self.kv_heads), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
-        number = Signal.like(self.read_number)
-        block_sums, sum_number = Signal.like(self.sum_address), Signal.like(self.sum_address)
-        offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal.like(self.head_dim)
-        stepping = Signal()
-        layout = Block(machine)
-        table = Array(block.as_value() for block in self.block)
-        addresses = Array(lanes.as_value() for lanes in self.addresses)
-        present = layout(table[block])
-        lane = Signal(2)
-        slot, address = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
-        m.d.comb += [
-            lane.eq(lowest(left)),
-            self.read_number.eq(number),
-            self.read_lane.eq(lane),
-            slot.eq(present.slots[lane]),
-            address.eq(addresses[block].word_select(lane, ELEMENT_ADDRESS_BITS) + offset + element),
-            self.sum_address.eq(delay(m, sum_number, self.SUMS, "sum_number")),
-            self.sum_lane.eq(delay(m, lane, self.SUMS, "sum_lane")),
-        ]
-
-        # 1 / total
-        m.submodules.convert_total = convert_total = FromInteger(TOTAL_BITS + 1)
-        m.submodules.reciprocal = reciprocal = Quadratic((RECIPROCAL,))
-        m.submodules.convert_reciprocal = convert_reciprocal = FromInteger(OUTPUT_BITS + 2)
-        denominator_exponent = delay(m, convert_total.z[23:31], Quadratic.LATENCY, "denominator")
-        m.d.comb += [
-            convert_total.mantissa.eq(self.total),
-            reciprocal.u.eq(convert_total.z[:23]),
-            convert_reciprocal.mantissa.eq(reciprocal.y),
-            convert_reciprocal.exponent.eq(127 - OUTPUT_BITS - denominator_exponent),
-        ]
-        quotient = convert_reciprocal.z
-
-        # Sums to FP32, times the quotient
+        quotient = self._quotient(m)
         per_word = machine.kv_lanes // lanes
         low, high = lanes.bit_length() - 1, machine.kv_lanes.bit_length() - 1
         part = delay(m, element[low:high], self.SUMS + 1, "part") if per_word > 1 else Const(0, 1)
-        exponent = delay(m, self.exponent, self.SUMS + 1, "exponent")
+        exponent = delay(m, self.reduced.exponent, self.SUMS + 1, "exponent")
         converting = delay_valid(m, stepping, self.SUMS + 2, "converting")
         multiplying = delay_valid(m, converting, FromInteger.LATENCY, "multiplying")
-        valid, address_end = (
-            delay_valid(m, multiplying, Multiply.LATENCY, "valid"),
-            delay(m, address, self.LATENCY, "address"),
-        )
+        valid = delay_valid(m, multiplying, Multiply.LATENCY, "valid")
+        address_end = delay(m, address, self.LATENCY, "address")
         flags, results = [], []
         for k in range(lanes):
             m.submodules[f"convert_{k}"] = convert = FromInteger(SUM_BITS)
             m.submodules[f"multiply_{k}"] = multiply = Multiply()
             numerator = Signal(signed(SUM_BITS), name=f"numerator_{k}")
-            of_parts = Cat(self.sums.word_select(k + lanes * i, SUM_BITS) for i in range(per_word))
+            of_parts = Cat(self.reduced.sums.word_select(k + lanes * i, SUM_BITS) for i in range(per_word))
             m.d.sync += numerator.eq(of_parts.word_select(part, SUM_BITS))
             m.d.comb += [
                 convert.mantissa.eq(numerator),
@@ -147,61 +180,16 @@ class Divide(Component):
             self.words.payload.enable.eq(-1),
         ]
 
-        wait = Signal(range(self.LATENCY + Signature.LATENCY + 2))
-        following = left & (left - 1)
-        last_word = element + lanes >= self.head_dim
-        last_lane = ~following[:QUERY_LANES].any()
-        last_block, last_head = block == self.block_count - 1, kv_head == self.kv_heads - 1
-        next_block = Signal.like(block)
-        m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
-        end_of_beat = element[low:high] == per_word - 1 if per_word > 1 else Const(1, 1)
-        # Sums of a head: beats, within them blocks
-        beyond = Signal.like(sum_number)
-        m.d.comb += beyond.eq(sum_number + 1)
-        with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [s.eq(0) for s in (kv_head, block, number, block_sums, sum_number, offset, element, wait)]
-                    m.d.sync += left.eq(layout(table[0]).lanes)
-                    m.next = "STEP"
-            with m.State("STEP"):
-                m.d.comb += stepping.eq(~self.pause)
-                with m.If(stepping):
-                    m.d.sync += element.eq(element + lanes)
-                    with m.If(end_of_beat):
-                        m.d.sync += sum_number.eq(sum_number + self.block_count)
-                    with m.If(last_word):
-                        m.d.sync += [element.eq(0), left.eq(following), sum_number.eq(block_sums)]
-                        with m.If(last_lane):
-                            m.d.sync += [
-                                left.eq(layout(table[next_block]).lanes),
-                                block.eq(next_block),
-                                number.eq(number + 1),
-                                block_sums.eq(block_sums + 1),
-                                sum_number.eq(block_sums + 1),
-                            ]
-                            with m.If(last_block):
-                                # The last block's last beat is the last of the head's sums.
-                                m.d.sync += [
-                                    kv_head.eq(kv_head + 1),
-                                    offset.eq(offset + self.kv_offset),
-                                    block_sums.eq(beyond),
-                                    sum_number.eq(beyond),
-                                ]
-                        with m.If(self.serial):
-                            m.next = "WAIT"
-                        with m.If(last_lane & last_block & last_head):
-                            m.next = "SETTLE"
-            with m.State("WAIT"):
-                m.d.sync += wait.eq(wait + 1)
-                with m.If(wait == self.LATENCY):
-                    m.d.sync += wait.eq(0)
-                    m.next = "STEP"
-            with m.State("SETTLE"):
-                with m.If(wait != self.LATENCY + Signature.LATENCY):
-                    m.d.sync += wait.eq(wait + 1)
-                with m.Else():
-                    m.d.comb += [self.finish.eq(self.aligning), self.done.eq(self.aligned | ~self.aligning)]
-                    with m.If(self.done):
-                        m.next = "IDLE"
-        return m
+    def _quotient(self, m: Module) -> Value:
+        """1 / total of a step's query, FP32, ``QUOTIENT`` cycles later."""
+        m.submodules.convert_total = convert_total = FromInteger(TOTAL_BITS + 1)
+        m.submodules.reciprocal = reciprocal = Quadratic((RECIPROCAL,))
+        m.submodules.convert_reciprocal = convert_reciprocal = FromInteger(OUTPUT_BITS + 2)
+        denominator_exponent = delay(m, convert_total.z[23:31], Quadratic.LATENCY, "denominator")
+        m.d.comb += [
+            convert_total.mantissa.eq(self.reduced.total),
+            reciprocal.u.eq(convert_total.z[:23]),
+            convert_reciprocal.mantissa.eq(reciprocal.y),
+            convert_reciprocal.exponent.eq(127 - OUTPUT_BITS - denominator_exponent),
+        ]
+        return convert_reciprocal.z

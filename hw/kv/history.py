@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
-from hw.kv.shapes import HeadShapes
+from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
@@ -41,8 +41,7 @@ class HistoryBuffer(Component):
         self.hit = gives(1, "the half of this very place is held; from the next cycle on until the next lookup")
         self.keep = given(half, "half whose tag to write")
         self.keep_enable = given(1, "the place looked up will be held in it")
-        self.header_beats = given(self.shapes.header_beats, "beats of an entry's header")
-        self.kv_words = given(self.shapes.kv_words, "beats of an entry's K")
+        self.heads = given(Heads(machine), "the model's heads")
         self.written = given(half, "half to write to")
         self.written_number = given(self.shapes.key_beats, "which of its beats; keys have the header's first")
         self.written_data = given(machine.port_bits, "that beat")
@@ -60,10 +59,10 @@ class HistoryBuffer(Component):
         m.submodules.header = header = Memory(shape=machine.port_bits, depth=headers * machine.history_slots, init=[])
 
         # Writes, registered on their way
-        number, first = self.written_number, Mux(self.written.values, 0, self.header_beats)
+        number, first = self.written_number, Mux(self.written.values, 0, self.heads.header_beats)
         in_header = number < first
         body_write, header_write = body.write_port(), header.write_port()
-        beat = self.written.base + Mux(self.written.values, self.kv_words, 0) + number - first
+        beat = self.written.base + Mux(self.written.values, self.heads.kv_words, 0) + number - first
         m.d.sync += [
             body_write.addr.eq(beat),
             body_write.en.eq(self.written_enable & ~in_header),
@@ -77,8 +76,8 @@ class HistoryBuffer(Component):
         m.submodules.held = held = SyncFIFOBuffered(width=machine.port_bits, depth=READ_AHEAD)
         room = Signal(range(READ_AHEAD + 1), init=READ_AHEAD)
         left, header_left, address, header_address = (
-            Signal.like(self.kv_words),
-            Signal.like(self.header_beats),
+            Signal.like(self.heads.kv_words),
+            Signal.like(self.heads.header_beats),
             Signal(bits_for_index(machine.history)),
             Signal.like(header_write.addr),
         )
@@ -88,9 +87,9 @@ class HistoryBuffer(Component):
         m.d.comb += [self.reads.ready.eq(idle), issue.eq(~idle & (room != 0)), of_header.eq(header_left != 0)]
         with m.If(self.reads.valid & idle):
             m.d.sync += [
-                left.eq(self.kv_words),
-                header_left.eq(Mux(asked.values, 0, self.header_beats)),
-                address.eq(asked.base + Mux(asked.values, self.kv_words, 0)),
+                left.eq(self.heads.kv_words),
+                header_left.eq(Mux(asked.values, 0, self.heads.header_beats)),
+                address.eq(asked.base + Mux(asked.values, self.heads.kv_words, 0)),
                 header_address.eq(asked.slot * headers),
             ]
         with m.Elif(issue & of_header):

@@ -6,10 +6,10 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
-from hw.component import Component, given, gives
-from hw.kv.fetch import Wanted
+from hw.component import Bundle, Component, given, gives
 from hw.kv.phases import Phase
-from hw.kv.shapes import HeadShapes
+from hw.kv.request import Wanted
+from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import AHEAD_STEP, Machine
 
 POSITION_BITS = 24
@@ -20,6 +20,28 @@ class MapEntry(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"place": 20})
+
+
+class MapRead(Bundle):
+    """A read port of the map, seen by who reads."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.address = gives(bits_for_index(machine.map_entries), "entry of the map to read")
+        self.data = given(MapEntry(), "that entry, a cycle later")
+        super().__init__()
+
+
+class Layer(Bundle):
+    """The layer that comes next, and what may be fetched for it, seen by who dispatches."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.history = gives(count_shape(machine.history_slots), "slots used of each port's history buffer")
+        self.may_prefetch = gives(1, "entries may be asked for ahead of their instruction")
+        self.row_start = gives(1, "a layer begins, one cycle")
+        self.next_row = gives(POSITION_BITS, "its row of the map, with row_start")
+        self.known = gives(POSITION_BITS, "tokens that it maps")
+        self.row_end = gives(1, "its instruction was dispatched")
+        super().__init__()
 
 
 class MapWalk(Component):
@@ -42,17 +64,11 @@ class MapWalk(Component):
         self.last = given(POSITION_BITS, "its last token")
         self.phase = given(Phase(), "phase", "{}")
         self.serial = given(1, "values are asked for in their own phase")
-        self.kv_words = given(shapes.kv_words, "beats of an entry's K")
+        self.heads = given(Heads(machine), "the model's heads")
         self.entry_words = given(shapes.entry_words, "score words of an entry")
-        self.history = given(count_shape(machine.history_slots), "slots used of each port's history buffer")
         self.idle = given(1, "no instruction runs")
-        self.may_prefetch = given(1, "entries may be asked for ahead of their instruction")
-        self.row_start = given(1, "a layer begins, one cycle")
-        self.next_row = given(POSITION_BITS, "its row of the map, with row_start")
-        self.known = given(POSITION_BITS, "tokens that it maps")
-        self.row_end = given(1, "its instruction was dispatched")
-        self.read_address = gives(bits_for_index(machine.map_entries), "entry of the map to read")
-        self.read_data = given(MapEntry(), "that entry, a cycle later")
+        self.layer = given(Layer(machine), "what entries may be asked for ahead", "{}")
+        self.map = gives(MapRead(machine), "the map")
         self.asking = gives(1, "an entry is wanted")
         self.port = gives(bits_for_index(machine.ports), "its port")
         self.wanted = gives(Wanted(machine), "the entry")
@@ -79,18 +95,18 @@ class MapWalk(Component):
         m.d.comb += [
             advance.eq(self.taken),
             held_back.eq(self.unwritten & ~ahead & (token >= self.own)),
-            self.read_address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
+            self.map.address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
             self.keys_requested.eq(for_values | walked),
             self.values_requested.eq(for_values & walked),
             self.blocked.eq(valid & ~advance & ~held_back),
             self.asking.eq(valid & ~(ahead & stop) & ~held_back),
-            self.wanted.place.eq(self.read_data.place),
+            self.wanted.place.eq(self.map.data.place),
             entry.token.eq(token),
             entry.score.eq(score),
             entry.half.base.eq(base),
             entry.half.slot.eq(slot),
             entry.half.values.eq(for_values),
-            entry.kept.eq(slot < self.history),
+            entry.kept.eq(slot < self.layer.history),
             entry.ahead.eq(ahead),
         ]
         with m.If(walking & (~valid | advance)):
@@ -109,21 +125,21 @@ class MapWalk(Component):
                     next_port.eq(0),
                     next_slot.eq(next_slot + 1),
                     next_score.eq(next_score + self.entry_words),
-                    next_base.eq(next_base + (self.kv_words << 1)),
+                    next_base.eq(next_base + (self.heads.kv_words << 1)),
                 ]
-            with m.If(index == Mux(ahead, self.known - 1, self.last)):
+            with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += valid.eq(0)
-        last_of_round = (self.port == self.machine.ports - 1) | (token == self.known - 1)
+        last_of_round = (self.port == self.machine.ports - 1) | (token == self.layer.known - 1)
         after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
         with m.If(self.taken & ahead & last_of_round):
             m.d.sync += [for_values.eq(~for_values), valid.eq(0), next_port.eq(0)]
             with m.If(~for_values):  # the same round's values
                 m.d.sync += [index.eq(token - self.port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
             with m.Else():
-                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.known)]
-                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.kv_words << 1))
+                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.layer.known)]
+                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.heads.kv_words << 1))
         with m.If(walked & ~for_values & (self.phase.values | (self.phase.keys & ~self.serial))):
             m.d.sync += [*first, for_values.eq(1)]
         with m.If(self.start):
@@ -131,13 +147,13 @@ class MapWalk(Component):
 
         # Ahead of an instruction
         due = Signal()
-        m.d.comb += stop.eq(self.row_end | ~self.may_prefetch | (valid & ~entry.kept) | walked)
+        m.d.comb += stop.eq(self.layer.row_end | ~self.layer.may_prefetch | (valid & ~entry.kept) | walked)
         with m.If(ahead & (stop | ~self.idle)):
             m.d.sync += [ahead.eq(0), walking.eq(0), valid.eq(0)]
-        with m.Elif(self.idle & due & self.may_prefetch):
+        with m.Elif(self.idle & due & self.layer.may_prefetch):
             m.d.sync += [*first, due.eq(0), ahead.eq(1)]
-        with m.If(self.row_start):
-            m.d.sync += [due.eq((self.history != 0) & (self.known != 0)), row.eq(self.next_row)]
-        with m.Elif(self.row_end | self.restart):
+        with m.If(self.layer.row_start):
+            m.d.sync += [due.eq((self.layer.history != 0) & (self.layer.known != 0)), row.eq(self.layer.next_row)]
+        with m.Elif(self.layer.row_end | self.restart):
             m.d.sync += due.eq(0)
         return m

@@ -7,7 +7,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, registered, tree
 from hw.component import Bundle, Component, given, gives
-from hw.kv.shapes import HeadShapes
+from hw.kv.shapes import Heads
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -38,6 +38,16 @@ class QueryWrites(Bundle):
         super().__init__()
 
 
+class QueryRead(Bundle):
+    """A read of the query memory, seen by who reads."""
+
+    def __init__(self, machine: Machine) -> None:
+        address = bits_for_index(query_depth(machine))
+        self.word = gives(address, "word of a query")
+        self.head = gives(address, "first word of its head, where the exponent stands")
+        super().__init__()
+
+
 class QueryMemory(Component):
     """Query number j = slot * query_group + member stands in bank j mod 4 at word (j / 4) * kv_words + kv_head * head_beats + beat.
 
@@ -48,14 +58,10 @@ class QueryMemory(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.depth = query_depth(machine)
-        address, shapes = bits_for_index(self.depth), HeadShapes(machine)
         self.clear = given(1, "all slots start with their first head")
         self.writes = given(QueryWrites(machine), "aligned queries", "{}")
-        self.query_group = given(shapes.query_group, "queries per KV head")
-        self.head_beats = given(shapes.head_beats, "words of a head")
-        self.kv_words = given(shapes.kv_words, "words of one query over all KV heads")
-        self.address = given(address, "word to read in every bank")
-        self.exponent_address = given(address, "its head's first word")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.read = given(QueryRead(machine), "what to read, the same in all banks")
         self.data = gives(ALIGNED_BITS * machine.kv_lanes * QUERY_LANES, "that word of all banks, a cycle later")
         self.exponents = gives(8 * QUERY_LANES, "exponents of its head in all banks, with it")
         self.range = gives(1, "a write went beyond a bank")
@@ -67,32 +73,32 @@ class QueryMemory(Component):
         lanes, vector = machine.kv_lanes, machine.vector_lanes
         # Per slot: member of the KV head's queries, first word of the KV head
         slots = range(machine.tokens)
-        member = Array(Signal.like(self.query_group, name=f"member_{k}") for k in slots)
-        first_word = Array(Signal.like(self.kv_words, name=f"first_word_{k}") for k in slots)
+        member = Array(Signal.like(self.heads.query_group, name=f"member_{k}") for k in slots)
+        first_word = Array(Signal.like(self.heads.kv_words, name=f"first_word_{k}") for k in slots)
         with m.If(self.clear):
             m.d.sync += [signal.eq(0) for signal in (*member, *first_word)]
         with m.Elif(self.writes.head_end):
             m.d.sync += member[self.writes.head_slot].eq(member[self.writes.head_slot] + 1)
-            with m.If(member[self.writes.head_slot] == self.query_group - 1):
+            with m.If(member[self.writes.head_slot] == self.heads.query_group - 1):
                 m.d.sync += [
                     member[self.writes.head_slot].eq(0),
-                    first_word[self.writes.head_slot].eq(first_word[self.writes.head_slot] + self.head_beats),
+                    first_word[self.writes.head_slot].eq(first_word[self.writes.head_slot] + self.heads.head_beats),
                 ]
         # Three cycles to the write: the query's number, then the word of its head
         bits = unsigned(max(3, (machine.tokens * machine.query_group).bit_length()))
-        number, word_1 = Signal(bits), Signal.like(self.kv_words)
+        number, word_1 = Signal(bits), Signal.like(self.heads.kv_words)
         query, base = Signal(bits), Signal(20)
         m.d.sync += [
             number.eq(
                 tree(
-                    [(self.writes.head_slot << i) & bit.replicate(bits.width) for i, bit in enumerate(self.query_group)],
+                    [(self.writes.head_slot << i) & bit.replicate(bits.width) for i, bit in enumerate(self.heads.query_group)],
                     lambda a, b: (a + b)[: bits.width],
                 )
                 + member[self.writes.head_slot]
             ),
             word_1.eq(first_word[self.writes.head_slot]),
         ]
-        m.d.sync += [query.eq(number), base.eq(number[2:] * self.kv_words + word_1)]
+        m.d.sync += [query.eq(number), base.eq(number[2:] * self.heads.kv_words + word_1)]
         query, base = registered(m, query, "query_3"), registered(m, base, "base_3")
         address, high, low = Signal(20), lanes.bit_length() - 1, vector.bit_length() - 1
         inside = address < self.depth
@@ -111,12 +117,12 @@ class QueryMemory(Component):
             m.d.comb += [
                 write.addr.eq(address),
                 write.data.eq(Cat(self.writes.write_data for _ in range(lanes // vector))),
-                read.addr.eq(self.address),
+                read.addr.eq(self.read.word),
                 self.data[width * bank : width * (bank + 1)].eq(read.data),
                 exponent_write.addr.eq(base),
                 exponent_write.data.eq(self.writes.write_exponent),
                 exponent_write.en.eq(self.writes.write_enable & (self.writes.write_offset == 0) & here),
-                exponent_read.addr.eq(self.exponent_address),
+                exponent_read.addr.eq(self.read.head),
                 self.exponents[8 * bank : 8 * (bank + 1)].eq(exponent_read.data),
             ]
         return m

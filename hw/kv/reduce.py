@@ -8,13 +8,15 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, pipelined_tree
-from hw.component import Component, given, gives
+from hw.component import Bundle, Component, given, gives
 from hw.kv.phases import Phase
-from hw.kv.port import EXPONENT_BITS, AttentionPort, from_key
+from hw.kv.port import EXPONENT_BITS, AttentionPort, Scores, from_key
+from hw.kv.port_sum import PortSum
 from hw.kv.query import query_depth
-from hw.kv.walk import KvStep, SoftmaxStep
+from hw.kv.softmax import SoftmaxRound
+from hw.kv.walk import Round
 from hw.library import Library
-from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
+from hw.pe.dot import WEIGHTED_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
 
@@ -31,23 +33,19 @@ def lane_of(words: Sequence[Value], width: int, lane: int) -> list[Value]:
     return [word[width * lane : width * (lane + 1)] for word in words]
 
 
-class PortSum(Component):
-    """Exact sum of one element's weighted values over all ports.
-
-    Latency: a cycle per level of the tree over the ports. Throughput: a sum per cycle.
-    """
+class ReducedRead(Bundle):
+    """Reads of what was reduced, seen by who reads when no phase is under way."""
 
     def __init__(self, machine: Machine) -> None:
-        self.ports = machine.ports
-        self.product = [given(WEIGHTED_BITS, f"port {p}'s value, signed") for p in range(machine.ports)]
-        self.sum = gives(WEIGHTED_BITS + (machine.ports - 1).bit_length(), "their sum, signed")
+        number = bits_for_index(query_depth(machine))
+        self.read_number = gives(number, "query word to read")
+        self.read_lane = gives(2, "its lane")
+        self.total = given(TOTAL_BITS, "sum of the query's probabilities, a cycle later")
+        self.exponent = given(EXPONENT_BITS, "largest exponent of V that it saw, with that")
+        self.sum_address = gives(number, "number of (head, beat, block) whose sums to read")
+        self.sum_lane = gives(2, "their lane")
+        self.sums = given(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
         super().__init__()
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        total, _ = adder_tree(m, [product.as_signed() for product in self.product])
-        m.d.comb += self.sum.eq(total)
-        return m
 
 
 class Reduction(Component):
@@ -65,25 +63,14 @@ class Reduction(Component):
 
     def __init__(self, machine: Machine, library: Library) -> None:
         self.machine, self.library = machine, library
-        number, ports = bits_for_index(query_depth(machine)), range(machine.ports)
-        self.score_keys = [given(32 * QUERY_LANES, f"port {p}'s keys of scores") for p in ports]
-        self.value_exponents = [given(EXPONENT_BITS * QUERY_LANES, f"port {p}'s exponents of V, with them") for p in ports]
-        self.weight = [given(PROBABILITY_BITS, f"port {p}'s probability") for p in ports]
+        ports = range(machine.ports)
+        self.scores = [given(Scores(), f"port {p}", f"{{}}_{p}") for p in ports]
         self.products = [given(WEIGHTED_BITS * machine.kv_lanes, f"port {p}'s weighted values") for p in ports]
-        self.step = given(KvStep(machine), "what the ports do")
-        self.first_round = given(1, "in the phase's first round")
-        self.sum_number = given(number, "number of the step's (head, beat, block) within the entry")
         self.phase = given(Phase(), "phase", "{}")
-        self.softmax_step = given(SoftmaxStep(machine), "the probability that the ports make")
-        self.softmax_first_round = given(1, "in the first round of probabilities")
-        self.read_number = given(number, "query word to read, when not in the values' phase")
-        self.read_lane = given(2, "its lane")
-        self.sum_address = given(number, "number of (head, beat, block) whose sums to read, likewise")
-        self.sum_lane = given(2, "their lane")
+        self.round = given(Round(machine), "what the ports do")
+        self.softmax = given(SoftmaxRound(machine), "the probabilities that they make")
+        self.reduced = given(ReducedRead(machine), "reads of sums", "{}")
         self.maximum = gives(32, "largest score of the last cycle's softmax step, or of the query to read; FP32")
-        self.exponent = gives(EXPONENT_BITS, "largest exponent of V of the same")
-        self.total = gives(TOTAL_BITS, "sum of probabilities of the query to read, a cycle later")
-        self.sums = gives(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
         self.settled = gives(1, "everything given is in")
         super().__init__()
 
@@ -91,7 +78,9 @@ class Reduction(Component):
         m = Module()
         latest = max(self._maxima(m), self._totals(m), self._sums(m)) + 1
         quiet = Signal(range(latest + 1))
-        with m.If(self.step.work | self.step.header | self.softmax_step.work | ~(self.phase.keys | self.phase.values)):
+        with m.If(
+            self.round.step.work | self.round.step.header | self.softmax.step.work | ~(self.phase.keys | self.phase.values)
+        ):
             m.d.sync += quiet.eq(0)
         with m.Elif(quiet != latest):
             m.d.sync += quiet.eq(quiet + 1)
@@ -100,21 +89,19 @@ class Reduction(Component):
 
     def _maxima(self, m: Module) -> int:
         """Largest score and V exponent per query; returns the cycles from a step until they are in."""
-        step, lanes = self.step, range(QUERY_LANES)
+        step, lanes = self.round.step, range(QUERY_LANES)
+        keys, exponents = [port.score_keys for port in self.scores], [port.value_exponents for port in self.scores]
         pieces = []
         depth = 0
         for q in lanes:
-            for name, members, width in (
-                ("score_keys", self.score_keys, 32),
-                ("value_exponents", self.value_exponents, EXPONENT_BITS),
-            ):
+            for name, members, width in (("score_keys", keys, 32), ("value_exponents", exponents, EXPONENT_BITS)):
                 value, depth = pipelined_tree(m, lane_of(members, width, q), larger, f"{name}_{q}_")
                 pieces.append(value)
         at = AttentionPort.score_latency(self.machine) + depth
         memory = Memory(shape=(32 + EXPONENT_BITS) * QUERY_LANES, depth=query_depth(self.machine), init=[])
         m.submodules.maxima = memory
         write, old, read = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
-        first = delay(m, self.first_round, at, "maxima_first")
+        first = delay(m, self.round.first, at, "maxima_first")
         bounds = [0]
         for piece in pieces:
             bounds.append(bounds[-1] + len(piece))
@@ -128,20 +115,20 @@ class Reduction(Component):
                     for piece, a, b in zip(pieces, bounds, bounds[1:], strict=False)
                 )
             ),
-            read.addr.eq(Mux(self.phase.values, self.softmax_step.number, self.read_number)),
+            read.addr.eq(Mux(self.phase.values, self.softmax.step.number, self.reduced.read_number)),
         ]
-        lane = delay(m, Mux(self.phase.values, self.softmax_step.lane, self.read_lane), 1, "read_lane")
+        lane = delay(m, Mux(self.phase.values, self.softmax.step.lane, self.reduced.read_lane), 1, "read_lane")
         word = Signal(32 + EXPONENT_BITS)
         m.d.comb += [
             word.eq(read.data.word_select(lane, 32 + EXPONENT_BITS)),
             self.maximum.eq(from_key(word[:32])),
-            self.exponent.eq(word[32:]),
+            self.reduced.exponent.eq(word[32:]),
         ]
         return at
 
     def _totals(self, m: Module) -> int:
-        step = self.softmax_step
-        weight, depth = adder_tree(m, self.weight, "weight")
+        step = self.softmax.step
+        weight, depth = adder_tree(m, [port.weight for port in self.scores], "weight")
         at = AttentionPort.WEIGHT_LATENCY + depth
         memory = Memory(shape=TOTAL_BITS, depth=QUERY_LANES * query_depth(self.machine), init=[])
         m.submodules.totals = memory
@@ -149,16 +136,16 @@ class Reduction(Component):
         m.d.comb += [
             old.addr.eq(delay(m, Cat(step.lane, step.number), at, "total_address")),
             write.addr.eq(old.addr),
-            write.data.eq(weight + Mux(delay(m, self.softmax_first_round, at, "total_first"), 0, old.data)),
+            write.data.eq(weight + Mux(delay(m, self.softmax.first, at, "total_first"), 0, old.data)),
             write.en.eq(delay_valid(m, step.work, at, "total_valid")),
-            read.addr.eq(Cat(self.read_lane, self.read_number)),
-            self.total.eq(read.data),
+            read.addr.eq(Cat(self.reduced.read_lane, self.reduced.read_number)),
+            self.reduced.total.eq(read.data),
         ]
         return at
 
     def _sums(self, m: Module) -> int:
         """The same sum is read one cycle before it is written; a round takes at least two."""
-        step, machine = self.step, self.machine
+        step, machine = self.round.step, self.machine
         added = []
         depth = (machine.ports - 1).bit_length()
         for k in range(machine.kv_lanes):
@@ -173,8 +160,8 @@ class Reduction(Component):
         memory = Memory(shape=SUM_BITS * machine.kv_lanes, depth=QUERY_LANES * query_depth(machine), init=[])
         m.submodules.sums = memory
         write, read = memory.write_port(), memory.read_port()
-        address = delay(m, Cat(step.lane, self.sum_number), at - 1, "sum_address")
-        first = delay(m, self.first_round, at, "sum_first")
+        address = delay(m, Cat(step.lane, self.round.sum_number), at - 1, "sum_address")
+        first = delay(m, self.round.first, at, "sum_first")
         sums = []
         for k, value in enumerate(added):
             old = Mux(first, 0, read.data[SUM_BITS * k : SUM_BITS * (k + 1)])
@@ -182,10 +169,10 @@ class Reduction(Component):
             m.d.comb += total.eq(value + old.as_signed())
             sums.append(total)
         m.d.comb += [
-            read.addr.eq(Mux(self.phase.values, address, Cat(self.sum_lane, self.sum_address))),
+            read.addr.eq(Mux(self.phase.values, address, Cat(self.reduced.sum_lane, self.reduced.sum_address))),
             write.addr.eq(delay(m, address, 1, "sum_written")),
             write.data.eq(Cat(sums)),
             write.en.eq(delay_valid(m, step.work & self.phase.values, at, "sum_valid")),
-            self.sums.eq(read.data),
+            self.reduced.sums.eq(read.data),
         ]
         return at
