@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from amaranth.hdl import Cat, Module, Mux, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import count_shape, delay_valid, tree
@@ -21,14 +22,21 @@ from hw.kv.port import AttentionPort
 from hw.kv.query import QueryMemory, QueryWrites
 from hw.kv.reduce import Reduction
 from hw.kv.shapes import HeadShapes, Pool
-from hw.kv.side import AttentionSide
 from hw.kv.softmax import SoftmaxWalk
 from hw.kv.walk import KvWalk
 from hw.library import Library
 from hw.memory.buffer import WordWrite
+from hw.pe.slice import Slice
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
+
+
+class Tile(Protocol):
+    """What of :class:`hw.pe.tile.Tile` attention uses."""
+
+    attention: AttentionPort
+    slice: Slice
 
 
 class AttentionUnit(Component):
@@ -41,11 +49,11 @@ class AttentionUnit(Component):
 
     Parameters:
         machine: the machine.
-        tiles: per port its :class:`hw.pe.tile.Tile`, or what has a tile's ports.
+        tiles: per port its tile.
         library: takes the modules that occur once per port or element.
     """
 
-    def __init__(self, machine: Machine, tiles: Sequence[wiring.Component], library: Library) -> None:
+    def __init__(self, machine: Machine, tiles: Sequence[Tile], library: Library) -> None:
         self.machine = machine
         shapes, ports = HeadShapes(machine), range(machine.ports)
         self.writes = given(QueryWrites(machine), "aligned queries", "{}")
@@ -83,7 +91,7 @@ class AttentionUnit(Component):
         self.walk, self.softmax = KvWalk(machine), SoftmaxWalk(machine)
         self.reduction, self.divide = Reduction(machine, library), Divide(machine)
         self.fetches = [library.use("kv_fetch", lambda: KvFetch(machine), f"fetch_{p}") for p in ports]
-        self.sides = [AttentionSide(machine, tile) for tile in tiles]
+        self.tiles = tiles
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -94,7 +102,7 @@ class AttentionUnit(Component):
             m.submodules[f"fetch_{p}"] = fetch
         sized = (self.queries, self.blocks, self.entries, walk, softmax, divide, *self.fetches)
         connect(m, self.sizes.heads, *(unit.heads for unit in sized))
-        phased = (self.entries, walk, self.reduction, *self.fetches, *self.sides)
+        phased = (self.entries, walk, self.reduction, *self.fetches, *(tile.attention for tile in self.tiles))
         connect(m, phase, *(unit.phase for unit in phased))
         m.d.comb += [
             self.sizes.kv_heads.eq(self.kv_heads),
@@ -119,7 +127,7 @@ class AttentionUnit(Component):
             self.finish.eq(divide.finish),
             self.digest.eq(divide.digest),
             self.done.eq(divide.done),
-            self.saturated.eq(divide.saturated | Cat(side.results.score_saturated for side in self.sides).any()),
+            self.saturated.eq(divide.saturated | Cat(tile.attention.score_saturated for tile in self.tiles).any()),
             self.working.eq(walk.round.step.work | walk.round.step.header),
             self.waiting.eq(
                 (phase.keys | phase.values)
@@ -190,10 +198,10 @@ class AttentionUnit(Component):
     def _port(self, m: Module, p: int) -> None:
         """Port ``p``: its entries, its tile."""
         entries, walk, softmax, reduction = self.entries, self.walk, self.softmax, self.reduction
-        fetch, side, here = self.fetches[p], self.sides[p], entries.port == p
+        fetch, tile, port, here = self.fetches[p], self.tiles[p], self.tiles[p].attention, entries.port == p
         connect(m, flipped(self.loaders[p]), fetch.loader)
         connect(m, flipped(self.pool), fetch.pool)
-        connect(m, side.scores, reduction.scores[p])
+        connect(m, port.scores, reduction.scores[p])
         m.d.comb += [
             fetch.begin.eq(self.phases.begin),
             fetch.restart.eq(self.restart),
@@ -207,19 +215,19 @@ class AttentionUnit(Component):
             walk.beats_ready[p].eq(fetch.ready),
             softmax.left[p].eq(fetch.left),
             softmax.chosen[p].eq(fetch.softmax_ready),
-            side.work.kv_beat.eq(fetch.beat),
-            side.work.token.eq(fetch.entry.token),
-            side.work.score.eq(fetch.entry.score),
-            side.work.softmax_score.eq(fetch.softmax_score),
-            side.work.working.eq(walk.active[p]),
-            side.work.weighing.eq(softmax.active[p]),
-            side.lockstep.position.eq(self.instruction.position),
-            side.lockstep.kv_step.eq(walk.round.step),
-            side.lockstep.softmax_step.eq(softmax.round.step),
-            side.lockstep.query_exponents.eq(self.queries.exponents),
-            side.lockstep.maximum.eq(reduction.maximum),
-            side.lockstep.shared_exponent.eq(reduction.reduced.exponent),
-            reduction.products[p].eq(side.results.products),
+            port.work.kv_beat.eq(fetch.beat),
+            port.work.token.eq(fetch.entry.token),
+            port.work.score.eq(fetch.entry.score),
+            port.work.softmax_score.eq(fetch.softmax_score),
+            port.work.working.eq(walk.active[p]),
+            port.work.weighing.eq(softmax.active[p]),
+            port.lockstep.position.eq(self.instruction.position),
+            port.lockstep.kv_step.eq(walk.round.step),
+            port.lockstep.softmax_step.eq(softmax.round.step),
+            port.lockstep.query_exponents.eq(self.queries.exponents),
+            port.lockstep.maximum.eq(reduction.maximum),
+            port.lockstep.shared_exponent.eq(reduction.reduced.exponent),
+            reduction.products[p].eq(tile.slice.products),
         ]
 
 

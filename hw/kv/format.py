@@ -9,7 +9,7 @@ from hw.arithmetic.fp32 import fp32_to_half_word
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads, HeadShapes
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead
 from skipopu.machine.config import Machine
 
 
@@ -43,9 +43,7 @@ class EntryFormatter(Component):
         self.start = given(1, "format an entry, one cycle")
         self.source = given(ELEMENT_ADDRESS_BITS, "buffer address of its K, behind it V; stands until done")
         self.heads = given(Heads(machine), "the model's heads")
-        self.read_address = gives(ELEMENT_ADDRESS_BITS, "elements of the buffer to read")
-        self.read_enable = gives(1, "read them")
-        self.read_data = given(32 * lanes, "those elements, FP32, a cycle later")
+        self.read = gives(BufferRead(machine), "elements, FP32")
         self.reading = gives(1, "elements are read, or those beyond a head passed over")
         self.valid = gives(1, "elements were converted")
         self.element = gives(20, "index in K and V of the first of them")
@@ -70,8 +68,8 @@ class EntryFormatter(Component):
         padded = Signal(11)
         m.d.comb += [
             padded.eq(heads.head_beats << (machine.kv_lanes.bit_length() - 1)),
-            self.read_address.eq(self.source + element),
-            self.read_enable.eq(self.reading & (offset < heads.head_dim)),
+            self.read.address.eq(self.source + element),
+            self.read.enable.eq(self.reading & (offset < heads.head_dim)),
             self.exponent_number.eq(Cat(of_values, head)),
         ]
         self._convert(m, write, offset, element, beat)
@@ -122,7 +120,7 @@ class EntryFormatter(Component):
         inside = delay(m, offset < self.heads.head_dim, 1, "inside")
         halves, flags = [], []
         for k in range(lanes):
-            half, saturated = fp32_to_half_word(m, self.read_data[32 * k : 32 * k + 32], f"half_{k}")
+            half, saturated = fp32_to_half_word(m, self.read.data[32 * k : 32 * k + 32], f"half_{k}")
             halves.append(registered(m, Mux(inside, half, 0), f"value_{k}"))
             flags.append(saturated)
         converted = delay_valid(m, reading, 1, "converted")

@@ -16,7 +16,7 @@ from hw.kv.map import MapEntry, MapRead
 from hw.kv.places import EntryPlaces
 from hw.kv.send import EntrySender, EntryWrites
 from hw.kv.shapes import HeadShapes, Pool
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.memory.buffer import BufferRead
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
 
@@ -50,9 +50,7 @@ class KvWriteUnit(Component):
         self.pool = given(Pool(machine), "where entries lie", "kv_{}")
         self.kv_slots = given(20, "places per port")
         self.context = given(20, "tokens of a layer's row of the map")
-        self.read_address = gives(ELEMENT_ADDRESS_BITS, "elements of the buffer to read")
-        self.read_enable = gives(1, "read them")
-        self.read_data = given(32 * machine.vector_lanes, "those elements, FP32, a cycle later")
+        self.read = gives(BufferRead(machine), "elements, FP32", "read_{}")
         self.map = gives(MapRead(machine), "the map", "map_read_{}")
         self.map_write_address = gives(row, "entry of the map to write")
         self.map_write_data = gives(MapEntry(), "that entry")
@@ -71,6 +69,7 @@ class KvWriteUnit(Component):
         connect(m, self.sizes.heads, form.heads)
         connect(m, flipped(self.pool), send.pool)
         connect(m, send.staged, form.staged)
+        connect(m, flipped(self.read), form.read)
         for own, to in zip(self.writes, send.writes, strict=True):
             connect(m, flipped(own), to)
         slot, mapped = Signal(bits_for_index(machine.tokens)), Signal(MapEntry())
@@ -82,9 +81,6 @@ class KvWriteUnit(Component):
             places.position.eq(instruction.position),
             self.entries.eq(places.used),
             form.restart.eq(self.restart),
-            self.read_address.eq(form.read_address),
-            self.read_enable.eq(form.read_enable),
-            form.read_data.eq(self.read_data),
             send.port.eq(places.port),
             send.place.eq(places.place),
             send.count.eq(form.beats),
