@@ -30,8 +30,8 @@ class Tile(Component):
         pass_on(m, unit, self.slice)
         pass_on(m, port, self.attention)
         m.d.comb += [
-            unit.keys.eq(self.attention.keys),
-            unit.values.eq(self.attention.values),
+            unit.keys.eq(self.attention.phase.keys),
+            unit.values.eq(self.attention.phase.values),
             unit.element.eq(port.element),
             unit.probability.eq(port.probability),
             port.dots.eq(unit.dots),
