@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered, tree
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature, index, lane
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
-from hw.vector.groups import Group
+from hw.component import Component, given, gives
+from hw.vector.groups import Completed, Group
+from hw.vector.unit import BufferRead
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS, ALIGNED_MAX
@@ -44,50 +43,38 @@ class Aligner(Component):
     Works beside the unit that writes the vectors: the array, attention, embedding or the scan. The squares of the mantissas
     are summed on the way; for the residual 1/rms follows once all groups are in, a slot per cycle.
 
-    Members: target, mask (in: of the running instruction, an AlignTarget and its slots); groups (in stream), padded (in); finish
-    (in, level: everything was written), flush (out), flushed, empty (in: no group is left), done (out, one cycle), digest (out: of what was aligned);
-    clear (out: with done); read_* (a port of the buffer); inner (in: first element of the inner region); inverse_size,
-    epsilon (in, FP32); write_* (out, to the memories: slot, element, place within the group, mantissas, exponent; head_* a
-    few cycles ahead, see :class:`hw.kv.query.QueryMemory`); inverse_rms (out, 32 bits per slot); busy (out: a word is
-    aligned), saturated (out).
+    Latency: 4 cycles from a group's arrival to the write of its first word. From ``finish`` on: until every group is read, then
+    SUMMED + Signature.LATENCY + 3 cycles to ``done``; with 1/rms, its pipeline and a cycle per slot more. Throughput: a word per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.norm_saturated = Signal()
         slot = bits_for_index(machine.tokens)
-        super().__init__(
-            {
-                "target": In(2),
-                "mask": In(machine.tokens),
-                "groups": In(stream.Signature(Group(machine))),
-                "padded": In(11),
-                "finish": In(1),
-                "flush": Out(1),
-                "flushed": In(1),
-                "empty": In(1),
-                "done": Out(1),
-                "clear": Out(1),
-                "digest": Out(32),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "inner": In(20),
-                "inverse_size": In(32),
-                "epsilon": In(32),
-                "head_slot": Out(slot),
-                "head_end": Out(1),
-                "write_slot": Out(slot),
-                "write_element": Out(20),
-                "write_offset": Out(11),
-                "write_data": Out(ALIGNED_BITS * machine.vector_lanes),
-                "write_exponent": Out(8),
-                "write_enable": Out(1),
-                "inverse_rms": Out(32 * machine.tokens),
-                "busy": Out(1),
-                "saturated": Out(1),
-            }
-        )
+        self.target = given(2, "AlignTarget of the running instruction")
+        self.mask = given(machine.tokens, "its slots")
+        self.completed = given(Completed(machine), "groups to align", "{}")
+        self.padded = given(11, "elements that a group takes in the target")
+        self.finish = given(1, "level: everything was written")
+        self.done = gives(1, "for one cycle: everything is aligned")
+        self.clear = gives(1, "with done: the tracker may start again")
+        self.digest = gives(32, "with done: signature of what was aligned")
+        self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
+        self.inner = given(20, "first element of the inner region")
+        self.inverse_size = given(32, "1 / elements of the residual, FP32")
+        self.epsilon = given(32, "what is added to the mean square, FP32")
+        self.head_slot = gives(slot, "slot of the word that is read: WRITE cycles ahead of its write")
+        self.head_end = gives(1, "that word is its group's last")
+        self.write_slot = gives(slot, "slot to write")
+        self.write_element = gives(20, "element index of the first of ``vector_lanes`` mantissas")
+        self.write_offset = gives(11, "the same within its group")
+        self.write_data = gives(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
+        self.write_exponent = gives(8, "their group's exponent")
+        self.write_enable = gives(1, "write now")
+        self.inverse_rms = gives(32 * machine.tokens, "1/rms of each slot, FP32")
+        self.busy = gives(1, "a word is aligned")
+        self.saturated = gives(1, "a step of 1/rms was too large for FP32")
+        super().__init__()
 
     WRITE = 3  # cycles from a word's read to its write
     SUMMED = WRITE + 2 + FromInteger.LATENCY + Add.LATENCY  # to its group's square sum in the slot's total
@@ -99,16 +86,16 @@ class Aligner(Component):
         layout = Group(machine)
         present, reading, offset = Signal(layout), Signal(), Signal(11)
         last = offset + lanes >= self.padded
-        m.d.comb += [self.groups.ready.eq(~reading | last), self.busy.eq(reading)]
+        m.d.comb += [self.completed.groups.ready.eq(~reading | last), self.busy.eq(reading)]
         with m.If(reading):
             m.d.sync += offset.eq(offset + lanes)
             with m.If(last):
                 m.d.sync += reading.eq(0)
-        with m.If(self.groups.valid & self.groups.ready):
-            m.d.sync += [present.eq(self.groups.payload), reading.eq(1), offset.eq(0)]
+        with m.If(self.completed.groups.valid & self.completed.groups.ready):
+            m.d.sync += [present.eq(self.completed.groups.payload), reading.eq(1), offset.eq(0)]
         m.d.comb += [
-            self.read_address.eq(present.start + offset),
-            self.read_enable.eq(reading & (offset < present.size)),
+            self.read.address.eq(present.start + offset),
+            self.read.enable.eq(reading & (offset < present.size)),
             self.head_slot.eq(present.slot),
             self.head_end.eq(reading & last),
         ]
@@ -117,7 +104,7 @@ class Aligner(Component):
         values = []
         for k in range(lanes):
             inside = delay(m, offset + k < present.size, 1, f"inside_{k}")
-            values.append(registered(m, Mux(inside, self.read_data[32 * k : 32 * k + 32], 0), f"value_{k}"))
+            values.append(registered(m, Mux(inside, self.read.data[32 * k : 32 * k + 32], 0), f"value_{k}"))
         exponent = delay(m, present.exponent, 2, "exponent")
         aligned = [registered(m, align_lane(m, v, exponent, f"lane_{k}"), f"aligned_{k}") for k, v in enumerate(values)]
         valid = delay_valid(m, reading, self.WRITE, "valid")
@@ -236,8 +223,8 @@ class Aligner(Component):
                 with m.If(self.finish):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += self.flush.eq(1)
-                with m.If(self.flushed & self.empty & ~reading):
+                m.d.comb += self.completed.flush.eq(1)
+                with m.If(self.completed.flushed & self.completed.empty & ~reading):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.sync += count.eq(count + 1)

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, tree
 from hw.arithmetic.signature import Signature
+from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite, lane_of
 from hw.pe.slice import Slice
 from hw.vector.finish import ONE, Finish
+from hw.vector.load import RotaryWrite
+from hw.vector.unit import BufferRead
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
 from skipopu.machine.config import Machine
 
 LARGEST_HALF_HEAD = 128
 
 
-class EpilogueUnit(Component):
-    """One pair of rows of ``drain_ports`` ports per cycle, written ``LATENCY`` cycles after their accumulators were read.
+class Round(Bundle):
+    """A round of blocks whose sums are complete, seen from the sequencer."""
 
-    Members: start, instruction, active (in); token_count, slot (in), token (out: list position); round_* (in, from the
-    sequencer), drained, drained_bank (out); drain_address (out, to all slices), drain_even, drain_odd (in, per port, one
-    cycle later); inverse_rms (in, 32 bits per slot); half_head (in: head_dim / 2), activation, parameter (in, configuration);
-    rope_* (in: write port of the rotary memory: slot, index of the 32-bit word, data); read_* (a port of the buffer),
-    write_valid, write (out, to the buffer, always accepted); pause (in: drain no more for now); last_slot (in), best_token
-    (out: argmax over the present chunk), chunk (in: a new chunk starts); finish (out, level: everything is written, the
-    aligner may close), aligned (in: it is done); done, digest (out, the aligner's share not included); draining (out: a pair
-    is taken), saturated (out).
+    def __init__(self, machine: Machine) -> None:
+        self.done = gives(1, "for one cycle: a round is complete")
+        self.bank = gives(1, "bank of the accumulators that hold it")
+        self.ports = gives(machine.ports, "ports that have a block in it")
+        self.last = gives(1, "it is the product's last")
+        super().__init__()
+
+
+class EpilogueUnit(Component):
+    """Takes a pair of rows of ``drain_ports`` ports at a time from the accumulators to the buffer.
+
+    Latency: LATENCY cycles from ``drain_address`` to ``write``; LATENCY + Signature.LATENCY + 1 from the product's last pair to
+    ``finish`` or ``done``. Throughput: a pair of rows of ``drain_ports`` ports per cycle.
     """
 
     LATENCY = 2 + Finish.LATENCY
@@ -37,49 +44,38 @@ class EpilogueUnit(Component):
         self.machine = machine
         slot = bits_for_index(machine.tokens)
         address = Slice.drain_address_bits(machine)
-        super().__init__(
-            {
-                "active": In(1),
-                "start": In(1),
-                "instruction": In(Issue(machine)),
-                "token_count": In(count_shape(machine.tokens)),
-                "token": Out(slot),
-                "slot": In(slot),
-                "finished": In(1),
-                "round_done": In(1),
-                "round_bank": In(1),
-                "round_ports": In(machine.ports),
-                "round_last": In(1),
-                "drained": Out(1),
-                "drained_bank": Out(1),
-                "drain_address": Out(address),
-                "drain_even": In(32 * machine.ports),
-                "drain_odd": In(32 * machine.ports),
-                "inverse_rms": In(32 * machine.tokens),
-                "half_head": In(8),
-                "activation": In(3),
-                "parameter": In(32),
-                "rope_slot": In(slot),
-                "rope_word": In(8),
-                "rope_data": In(32),
-                "rope_enable": In(1),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "write_valid": Out(1),
-                "write": Out(WordWrite(machine)),
-                "pause": In(1),
-                "last_slot": In(slot),
-                "chunk": In(1),
-                "best_token": Out(32),
-                "finish": Out(1),
-                "aligned": In(1),
-                "done": Out(1),
-                "digest": Out(32),
-                "draining": Out(1),
-                "saturated": Out(1),
-            }
-        )
+        self.active = given(1, "the product is under way")
+        self.start = given(1, "for one cycle: it begins")
+        self.instruction = given(Issue(machine), "its MATMUL")
+        self.token_count = given(count_shape(machine.tokens), "listed tokens")
+        self.token = gives(slot, "place in their list of the token that is drained")
+        self.slot = given(slot, "that token's slot")
+        self.finished = given(1, "the sequencer has no more rounds")
+        self.round = given(Round(machine), "from the sequencer", "round_{}")
+        self.drained = gives(1, "for one cycle: a round's last pair is taken")
+        self.drained_bank = gives(1, "the bank that is drained")
+        self.drain_address = gives(address, "accumulators to read, of all slices")
+        self.drain_even = given(32 * machine.ports, "sums of the even row, per port, a cycle later")
+        self.drain_odd = given(32 * machine.ports, "sums of the odd row")
+        self.inverse_rms = given(32 * machine.tokens, "1/rms of each slot, FP32")
+        self.half_head = given(8, "half of head_dim")
+        self.activation = given(3, "an Activation")
+        self.parameter = given(32, "its parameter, FP32")
+        self.rotary = given(RotaryWrite(machine), "write port of the rotary memory", "rope_{}")
+        self.read = gives(BufferRead(machine), "a port of the buffer, for the residual", "read_{}")
+        self.write_valid = gives(1, "a word is written, and accepted")
+        self.write = gives(WordWrite(machine), "that word, to the buffer")
+        self.pause = given(1, "no more pairs for now")
+        self.last_slot = given(slot, "slot whose largest result is wanted")
+        self.chunk = given(1, "a new chunk begins: forget the largest")
+        self.best_token = gives(32, "row of the chunk's largest result")
+        self.finish = gives(1, "level: everything is written, the aligner may close")
+        self.aligned = given(1, "the aligner is done")
+        self.done = gives(1, "for one cycle: the product is done")
+        self.digest = gives(32, "with done: signature of the results, without the aligner's share")
+        self.draining = gives(1, "a pair is taken")
+        self.saturated = gives(1, "a result was too large for FP32")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -93,11 +89,11 @@ class EpilogueUnit(Component):
         waiting = Signal(2)
         ports_of = Array(Signal(machine.ports, name=f"ports_{b}") for b in range(2))
         last_of = Array(Signal(name=f"last_{b}") for b in range(2))
-        with m.If(self.round_done):
+        with m.If(self.round.done):
             m.d.sync += [
-                waiting.bit_select(self.round_bank, 1).eq(1),
-                ports_of[self.round_bank].eq(self.round_ports),
-                last_of[self.round_bank].eq(self.round_last),
+                waiting.bit_select(self.round.bank, 1).eq(1),
+                ports_of[self.round.bank].eq(self.round.ports),
+                last_of[self.round.bank].eq(self.round.last),
             ]
 
         # Walk: ports (``together`` at a time), tokens, pairs
@@ -165,15 +161,15 @@ class EpilogueUnit(Component):
         address = Signal(ELEMENT_ADDRESS_BITS)
         m.d.comb += [
             address.eq(base[self.slot] + Mux(gated, turn_row >> 1, turn_row)),
-            self.read_address.eq(address),
-            self.read_enable.eq(draining & (kind == Epilogue.RESIDUAL)),
+            self.read.address.eq(address),
+            self.read.enable.eq(draining & (kind == Epilogue.RESIDUAL)),
         ]
         m.submodules.rope = rope = Memory(shape=64, depth=machine.tokens * LARGEST_HALF_HEAD, init=[])
         rope_write = rope.write_port(granularity=32)
         m.d.comb += [
-            rope_write.addr.eq(self.rope_slot * LARGEST_HALF_HEAD + self.rope_word[1:]),
-            rope_write.data.eq(Cat(self.rope_data, self.rope_data)),
-            rope_write.en.eq(Mux(self.rope_enable, Mux(self.rope_word[0], 2, 1), 0)),
+            rope_write.addr.eq(self.rotary.slot * LARGEST_HALF_HEAD + self.rotary.word[1:]),
+            rope_write.data.eq(Cat(self.rotary.data, self.rotary.data)),
+            rope_write.en.eq(Mux(self.rotary.enable, Mux(self.rotary.word[0], 2, 1), 0)),
         ]
 
         # Stages 1 and 2: select the ports, register, finish
@@ -196,11 +192,16 @@ class EpilogueUnit(Component):
                 finish.cos.eq(delay(m, rope_read.data[:32], 1, f"cos_{i}")),
                 finish.sin.eq(delay(m, rope_read.data[32:], 1, f"sin_{i}")),
             ]
-            for name, drained in (("even", self.drain_even), ("odd", self.drain_odd)):
+            for odd, (drained, given_sum, residual) in enumerate(
+                (
+                    (self.drain_even, finish.even, finish.residual_even),
+                    (self.drain_odd, finish.odd, finish.residual_odd),
+                )
+            ):
                 of_turns = Cat(drained.word_select(i + together * t, 32) for t in range(machine.ports // together))
-                m.d.sync += getattr(finish, name).eq(of_turns.word_select(turn_1, 32))
-                lane = (lane_1 + BLOCK_ROWS * i + (name == "odd"))[: len(lane_1)]
-                m.d.sync += getattr(finish, f"residual_{name}").eq(self.read_data.word_select(lane, 32))
+                m.d.sync += given_sum.eq(of_turns.word_select(turn_1, 32))
+                lane = (lane_1 + BLOCK_ROWS * i + odd)[: len(lane_1)]
+                m.d.sync += residual.eq(self.read.data.word_select(lane, 32))
             results.append((finish.result_even, finish.result_odd))
             saturated.append(finish.saturated)
 

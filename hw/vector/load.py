@@ -4,67 +4,64 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import half_word_to_fp32
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index, lane
-from hw.control.issue import Issue, field
+from hw.component import Bundle, Component, given, gives
+from hw.control.issue import field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from hw.memory.reader import Run
+from hw.vector.unit import Task
 from skipopu.isa.spec import BUFFER_UNIT, EMBED
 from skipopu.machine.config import Machine
+
+
+class RotaryWrite(Bundle):
+    """A write of the rotary memory, seen from the unit that loads it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.slot = gives(bits_for_index(machine.tokens), "slot of the row")
+        self.word = gives(8, "index of the number in its row: cosine and sine in turn")
+        self.data = gives(32, "the number, FP32")
+        self.enable = gives(1, "write now")
+        super().__init__()
 
 
 class EmbedUnit(Component):
     """Per slot: the token id (port 0), the row's parts from every port in turn, the rotary row (port 0).
 
-    Members: active, instruction (in), done, digest, bad_token (out); tokens, rope, rope_row, vocabulary, half_head (in,
-    configuration); runs_p (out streams), beats_p (in streams) of the ports' loaders; words (out stream, to the buffer);
-    rope_slot, rope_word, rope_data, rope_enable (out); finish (out, level: everything is written), aligned (in: the aligner is
-    done). The aligner's share of the digest is not included. working, waiting (out: see the counters).
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, none from a row's beat
+    to its first word. Throughput: a word of the row or a rotary number per cycle; one memory access after the other.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        members = {}
-        for p in range(machine.ports):
-            members[f"runs_{p}"] = Out(stream.Signature(Run(machine)))
-            members[f"beats_{p}"] = In(stream.Signature(machine.port_bits))
-        super().__init__(
-            {
-                **members,
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "done": Out(1),
-                "digest": Out(32),
-                "working": Out(1),
-                "waiting": Out(1),
-                "bad_token": Out(1),
-                "tokens": In(32),
-                "rope": In(32),
-                "rope_row": In(32),
-                "vocabulary": In(32),
-                "half_head": In(8),
-                "words": Out(stream.Signature(WordWrite(machine))),
-                "rope_slot": Out(bits_for_index(machine.tokens)),
-                "rope_word": Out(8),
-                "rope_data": Out(32),
-                "rope_enable": Out(1),
-                "finish": Out(1),
-                "aligned": In(1),
-            }
-        )
+        ports = range(machine.ports)
+        self.runs = [gives(stream.Signature(Run(machine)), f"runs of beats wanted of port {p}") for p in ports]
+        self.beats = [given(stream.Signature(machine.port_bits), f"port {p}'s beats") for p in ports]
+        self.task = given(Task(machine), "EMBED to execute", "{}")
+        self.bad_token = gives(1, "a token id is not below the vocabulary; the unit stops")
+        self.tokens = given(32, "address of the token ids, in 64-byte units")
+        self.rope = given(32, "address of the rotary rows, in 64-byte units")
+        self.rope_row = given(32, "64-byte units per rotary row")
+        self.vocabulary = given(32, "number of token ids")
+        self.half_head = given(8, "half of head_dim: pairs of a rotary row")
+        self.words = gives(stream.Signature(WordWrite(machine)), "words of the rows, to the buffer")
+        self.rotary = gives(RotaryWrite(machine), "write port of the rotary memory", "rope_{}")
+        self.finish = gives(1, "level: everything is written, the aligner may close")
+        self.aligned = given(1, "the aligner is done")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, lanes = self.machine, self.machine.vector_lanes
-        word = self.instruction.word
+        word = self.task.instruction.word
         elements, row = field(word, EMBED, "elements"), field(word, EMBED, "row")
         beat_shift = (machine.beat_bytes - 1).bit_length()
         to_beats = 6 - beat_shift  # 64-byte units to beats
         m.submodules.writes = writes = Signature(lanes)
-        m.d.comb += self.digest.eq(writes.total)
+        m.d.comb += self.task.digest.eq(writes.total)
 
         slot, port = Signal(bits_for_index(machine.tokens)), Signal(range(max(2, machine.ports)))
         position = Signal(24)
@@ -75,18 +72,18 @@ class EmbedUnit(Component):
         piece = Signal(range(max(2, machine.port_bits // 32)))
         beats_left = Signal(20)
         token_address, rope_address, row_address = Signal(40), Signal(32), Signal(40)
-        m.d.comb += position.eq(self.instruction.position + slot)
+        m.d.comb += position.eq(self.task.instruction.position + slot)
         m.d.sync += [
             token_address.eq((self.tokens << 6) + (position << 2)),
             rope_address.eq(self.rope + position * self.rope_row[:12]),
-            row_address.eq(self.instruction.address + token * row),
+            row_address.eq(self.task.instruction.address + token * row),
         ]
         # Runs go to every port of the row in turn, beats come back in the same order.
         beat, valid, take, starved = Signal(machine.port_bits), Signal(), Signal(), Signal()
         ask, ask_beat, ask_count, accepted = Signal(), Signal(Run(machine)["beat"].shape), Signal(24), Signal()
         asked_port, asked = Signal.like(port), Signal(20)  # elements of the row that were asked for
         for p in range(machine.ports):
-            runs, beats = getattr(self, f"runs_{p}"), getattr(self, f"beats_{p}")
+            runs, beats = self.runs[p], self.beats[p]
             m.d.comb += [
                 runs.valid.eq(ask & (asked_port == p)),
                 runs.payload.beat.eq(ask_beat),
@@ -107,9 +104,9 @@ class EmbedUnit(Component):
             self.words.payload.data.eq(Cat(numbers)),
             self.words.payload.enable.eq(inside),
             self.words.payload.slot.eq(slot),
-            self.rope_slot.eq(slot),
-            self.rope_word.eq(rope_index),
-            self.rope_data.eq(beat.word_select(piece, 32)),
+            self.rotary.slot.eq(slot),
+            self.rotary.word.eq(rope_index),
+            self.rotary.data.eq(beat.word_select(piece, 32)),
         ]
         wrote_words = self.words.valid & self.words.ready
         for k in range(lanes):
@@ -119,20 +116,20 @@ class EmbedUnit(Component):
                 writes.value[k].eq(numbers[k]),
             ]
         m.d.comb += [
-            self.working.eq(wrote_words | self.rope_enable),
-            self.waiting.eq((ask & ~accepted) | (take & ~valid) | starved),
+            self.task.working.eq(wrote_words | self.rotary.enable),
+            self.task.waiting.eq((ask & ~accepted) | (take & ~valid) | starved),
         ]
-        with m.If(self.rope_enable):
+        with m.If(self.rotary.enable):
             m.d.comb += [
                 writes.valid[0].eq(1),
                 writes.where[0].eq(index(1, slot, rope_index)),
-                writes.value[0].eq(self.rope_data),
+                writes.value[0].eq(self.rotary.data),
             ]
         last_part = (part == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
 
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.active):
+                with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
                     m.d.sync += [slot.eq(0), port.eq(0), base.eq(field(word, EMBED, "dst") * BUFFER_UNIT)]
                     m.next = "SLOT"
@@ -140,7 +137,7 @@ class EmbedUnit(Component):
                 # token_address and rope_address settle
                 m.d.sync += [element.eq(0), rope_index.eq(0), port.eq(0), asked_port.eq(0), asked.eq(0)]
                 m.next = "NEXT"
-                with m.If(self.instruction.mask.bit_select(slot, 1)):
+                with m.If(self.task.instruction.mask.bit_select(slot, 1)):
                     m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += [ask.eq(1), ask_beat.eq(token_address >> beat_shift), ask_count.eq(1)]
@@ -191,7 +188,7 @@ class EmbedUnit(Component):
                 m.d.comb += starved.eq(~valid)
                 last_piece = piece == machine.port_bits // 32 - 1
                 last = rope_index == (self.half_head << 1) - 1
-                m.d.comb += [self.rope_enable.eq(valid), take.eq(valid & (last_piece | last))]
+                m.d.comb += [self.rotary.enable.eq(valid), take.eq(valid & (last_piece | last))]
                 with m.If(valid):
                     m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), rope_index.eq(rope_index + 1)]
                     with m.If(last):
@@ -204,7 +201,7 @@ class EmbedUnit(Component):
             with m.State("WAIT"):
                 m.next = "SLOT"
             with m.State("ALIGN"):
-                m.d.comb += [self.finish.eq(self.active), self.done.eq(self.aligned)]
+                m.d.comb += [self.finish.eq(self.task.active), self.task.done.eq(self.aligned)]
                 with m.If(self.aligned):
                     m.next = "IDLE"
         return m

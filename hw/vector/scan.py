@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
-from hw.control.issue import Issue, field
+from hw.component import Component, given, gives
+from hw.control.issue import field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from hw.vector.unit import BufferRead, Work
 from skipopu.isa.spec import ALIGN, BUFFER_UNIT
 from skipopu.machine.config import Machine
 
@@ -15,53 +16,45 @@ from skipopu.machine.config import Machine
 class ScanUnit(Component):
     """Reads each listed slot's vector, ``vector_lanes`` elements per cycle, as if it were just being written.
 
-    Members: active, instruction (in); buffer read port; write_valid, write (out, to the group tracker); finish (out, level:
-    the last word was shown), pause (in); working, waiting (out, for the counters).
+    Latency: 1 cycle from a read to the word shown; 3 from the last read to ``finish`` where the last slot is listed, 2 for each
+    slot after it. Throughput: a word per cycle, with 2 cycles between slots.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        super().__init__(
-            {
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "write_valid": Out(1),
-                "write": Out(WordWrite(machine)),
-                "finish": Out(1),
-                "pause": In(1),
-                "working": Out(1),
-                "waiting": Out(1),
-            }
-        )
+        self.work = given(Work(machine), "ALIGN to execute", "{}")
+        self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
+        self.write_valid = gives(1, "a word is shown to the group tracker")
+        self.write = gives(WordWrite(machine), "that word")
+        self.finish = gives(1, "level: every word was shown, the aligner may close")
+        self.pause = given(1, "no more words for now")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, lanes = self.machine, self.machine.vector_lanes
-        word = self.instruction.word
+        word = self.work.instruction.word
         elements = field(word, ALIGN, "elements")
         slot, base, element = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS), Signal(20)
         reading = Signal()
         m.d.comb += [
-            self.read_address.eq(base + element),
-            self.read_enable.eq(reading),
-            self.working.eq(reading),
+            self.read.address.eq(base + element),
+            self.read.enable.eq(reading),
+            self.work.working.eq(reading),
             self.write_valid.eq(delay_valid(m, reading, 1, "valid")),
             self.write.slot.eq(delay(m, slot, 1, "slot")),
-            self.write.address.eq(delay(m, self.read_address, 1, "address")),
-            self.write.data.eq(self.read_data),
+            self.write.address.eq(delay(m, self.read.address, 1, "address")),
+            self.write.data.eq(self.read.data),
             self.write.enable.eq(delay(m, Cat(element + k < elements for k in range(lanes)), 1, "enable")),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [slot.eq(0), element.eq(0), base.eq(field(word, ALIGN, "src") * BUFFER_UNIT)]
-                with m.If(self.active):
+                with m.If(self.work.active):
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.next = "NEXT"
-                with m.If(self.instruction.mask.bit_select(slot, 1)):
+                with m.If(self.work.instruction.mask.bit_select(slot, 1)):
                     m.next = "READ"
             with m.State("READ"):
                 with m.If(~self.pause):
@@ -77,7 +70,7 @@ class ScanUnit(Component):
             with m.State("SHOWN"):
                 m.next = "FINISH"
             with m.State("FINISH"):
-                m.d.comb += self.finish.eq(self.active)
-                with m.If(~self.active):
+                m.d.comb += self.finish.eq(self.work.active)
+                with m.If(~self.work.active):
                     m.next = "IDLE"
         return m
