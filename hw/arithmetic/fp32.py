@@ -217,3 +217,8 @@ def fp32_to_half_word(m: Module, x: Value, name: str) -> tuple[Value, Value]:
     )
     saturated = (exponent > 142) | (base >= 0x7C00)
     return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], x[31]), saturated
+
+
+def order(x: Value) -> Value:
+    """Unsigned 32-bit integer in the order of the numbers, both zeros equal, never 0; combinational."""
+    return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]

@@ -9,8 +9,8 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.control.issue import Issue, field
+from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer, TokenSlots
-from hw.vector.epilogue import EpilogueUnit
 from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 

@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
 from hw.memory.buffer import Buffer
-from hw.vector.align import Aligner
+from hw.vector.aligner import Aligner
 from hw.vector.groups import GroupTracker
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine

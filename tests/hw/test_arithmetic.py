@@ -13,7 +13,7 @@ from hw.arithmetic.fp32 import Add, FromInteger, Multiply, fp32_to_half_word, ha
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import mix
 from hw.kv.port import align_half
-from hw.vector.align import align_lane
+from hw.vector.aligner import align_lane
 from skipopu.numerics import align, fp16, fp32, signature, tables
 
 COUNT = 1500

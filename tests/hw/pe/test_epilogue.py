@@ -6,10 +6,10 @@ import pytest
 from amaranth.hdl import Module, Mux
 from amaranth.sim import Simulator, SimulatorContext
 
-import hw.vector.epilogue
+import hw.pe.epilogue
 from hw.arithmetic.pipeline import delay
-from hw.vector.epilogue import EpilogueUnit
-from hw.vector.finish import Finish
+from hw.pe.epilogue import EpilogueUnit
+from hw.pe.finish import Finish
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
 from skipopu.machine.config import Machine
 
@@ -40,7 +40,7 @@ def described(lanes: int, ports: int) -> Machine:
 @pytest.mark.parametrize("kind", [Epilogue.STORE, Epilogue.ROPE, Epilogue.GATED, Epilogue.RESIDUAL])
 @pytest.mark.parametrize(("lanes", "ports"), [(2, 1), (8, 3), (16, 2), (16, 3), (32, 1), (32, 2), (32, 4), (32, 6)])
 def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hw.vector.epilogue, "Finish", Sums)
+    monkeypatch.setattr(hw.pe.epilogue, "Finish", Sums)
     machine, rows, base, rotated = described(lanes, ports), 8 * (ports + ports // 2) + 6, 64, 10
     dut = EpilogueUnit(machine)
     shape = matmul_shape(rows, ports)
