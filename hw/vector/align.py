@@ -8,7 +8,7 @@ from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.control.issue import field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
-from hw.vector.unit import BufferRead, Work
+from hw.vector.unit import BufferRead, Task
 from skipopu.isa.spec import ALIGN, BUFFER_UNIT
 from skipopu.machine.config import Machine
 
@@ -22,25 +22,26 @@ class AlignUnit(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.work = given(Work(machine), "ALIGN to execute", "{}")
+        self.task = given(Task(machine), "ALIGN to execute", "{}")
         self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
         self.write_valid = gives(1, "a word is shown to the group tracker")
         self.write = gives(WordWrite(machine), "that word")
         self.finish = gives(1, "level: every word was shown, the aligner may close")
+        self.aligned = given(1, "the aligner is done")
         self.pause = given(1, "no more words for now")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, lanes = self.machine, self.machine.vector_lanes
-        word = self.work.instruction.word
+        word = self.task.instruction.word
         elements = field(word, ALIGN, "elements")
         slot, base, element = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS), Signal(20)
         reading = Signal()
         m.d.comb += [
             self.read.address.eq(base + element),
             self.read.enable.eq(reading),
-            self.work.working.eq(reading),
+            self.task.working.eq(reading),
             self.write_valid.eq(delay_valid(m, reading, 1, "valid")),
             self.write.slot.eq(delay(m, slot, 1, "slot")),
             self.write.address.eq(delay(m, self.read.address, 1, "address")),
@@ -50,11 +51,11 @@ class AlignUnit(Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [slot.eq(0), element.eq(0), base.eq(field(word, ALIGN, "src") * BUFFER_UNIT)]
-                with m.If(self.work.active):
+                with m.If(self.task.active):
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.next = "NEXT"
-                with m.If(self.work.instruction.mask.bit_select(slot, 1)):
+                with m.If(self.task.instruction.mask.bit_select(slot, 1)):
                     m.next = "READ"
             with m.State("READ"):
                 with m.If(~self.pause):
@@ -70,7 +71,7 @@ class AlignUnit(Component):
             with m.State("SHOWN"):
                 m.next = "FINISH"
             with m.State("FINISH"):
-                m.d.comb += self.finish.eq(self.work.active)
-                with m.If(~self.work.active):
+                m.d.comb += [self.finish.eq(self.task.active), self.task.done.eq(self.finish & self.aligned)]
+                with m.If(~self.task.active):
                     m.next = "IDLE"
         return m

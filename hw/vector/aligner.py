@@ -41,8 +41,8 @@ class Aligner(Component):
     Works beside the unit that writes the vectors: the array, attention, embedding or the scan. The squares of the mantissas
     are summed on the way; for the residual 1/rms follows once all groups are in, a slot per cycle.
 
-    Latency: 4 cycles from a group's arrival to the write of its first word. From ``finish`` on: until every group is read, then
-    SUMMED + Signature.LATENCY + 3 cycles to ``done``; with 1/rms, its pipeline and a cycle per slot more. Throughput: a word per cycle.
+    Latency: 4 cycles from a group's arrival to the write of its first word; SUMMED + Signature.LATENCY + 2 from the end of the flush,
+    once no group is left, to ``done``, with 1/rms InverseRms.LATENCY and a cycle per slot more. Throughput: a word per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:

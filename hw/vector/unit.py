@@ -8,28 +8,17 @@ from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from skipopu.machine.config import Machine
 
 
-class Work(Bundle):
+class Task(Bundle):
     """An instruction that a unit executes, and what the counters ask, seen from the queue."""
 
     def __init__(self, machine: Machine) -> None:
-        self.declare_work(machine)
-        super().__init__()
-
-    def declare_work(self, machine: Machine) -> None:
         self.active = gives(1, "the instruction is to be executed, until it is done")
         self.instruction = gives(Issue(machine), "the instruction, stable while active")
+        self.done = given(1, "for one cycle: it is executed")
+        self.digest = given(32, "with done: signature of what the unit itself wrote, without the aligner's share")
         self.working = given(1, "numbers move")
         self.waiting = given(1, "memory keeps the unit waiting")
-
-
-class Task(Work):
-    """Work of a unit that says itself when it is done."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.declare_work(machine)
-        self.done = given(1, "for one cycle: it is executed")
-        self.digest = given(32, "with done: signature of what the unit itself wrote")
-        Bundle.__init__(self)
+        super().__init__()
 
 
 class BufferRead(Bundle):
