@@ -20,8 +20,9 @@ from skipopu.machine.config import Machine
 class StoreUnit(Component):
     """Packs the listed slots' elements into beats of port 0; the last beat's unused bytes are not written.
 
-    Latency: 4 cycles from ``active`` to the first slot's run, 4 more to its first beat of one element, 5 from the last ``written``
-    to ``done``. Throughput: an element every 2 cycles, and a cycle for each beat; a slot's beats wait for those of the one before.
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 n + 1 from a run to its first beat of n elements, 5 from the last
+    slot's ``written`` to ``done``; 3 more for each slot that is not listed. Throughput: an element every 2 cycles, and a cycle for
+    each beat; a slot's run waits until the one before is in memory.
     """
 
     def __init__(self, machine: Machine) -> None:
