@@ -28,10 +28,10 @@ from hw.pe.activation import ACTIVATION_WRITES, AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
-from hw.vector.align import Aligner
+from hw.vector.align import AlignUnit
+from hw.vector.aligner import Aligner
+from hw.vector.embed import EmbedUnit
 from hw.vector.groups import GroupTracker
-from hw.vector.load import EmbedUnit
-from hw.vector.scan import ScanUnit
 from hw.vector.store import StoreUnit
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
 from skipopu.isa.spec import ALIGN, ATTEND, EMBED, KVWRITE, MATMUL, OPCODE_BITS, ROUTE, STORE, AlignTarget, Unit
@@ -71,7 +71,7 @@ class Overlay(Component):
         m.submodules.attention_unit = attention = AttentionUnit(machine, tiles, self.library)
         m.submodules.align = align = Aligner(machine)
         m.submodules.groups = groups = GroupTracker(machine)
-        m.submodules.scan = scan = ScanUnit(machine)
+        m.submodules.scan = scan = AlignUnit(machine)
         m.submodules.embed = embed = EmbedUnit(machine)
         m.submodules.route = route = RouteUnit(machine)
         m.submodules.kv_write = kv_write = KvWriteUnit(machine)

@@ -10,10 +10,10 @@ from amaranth.lib.wiring import connect, flipped
 
 from hw.component import Component, given, gives, pass_on, passes
 from hw.control.issue import Issue, field
+from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
 from hw.pe.tile import Tile
 from hw.pe.tokens import TokenSlots
-from hw.vector.epilogue import EpilogueUnit
 from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 
