@@ -5,11 +5,14 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import count_shape, tree
-from hw.control.fetch import Fetch
+from hw.component import Component, given, gives
+from hw.control.host import RunRequest, RunState
 from hw.control.issue import UNITS, Issue, field
+from hw.control.lists import Routed
+from hw.control.record import TokenWrite
+from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.pe.sequencer import is_short
 from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Config, Error
@@ -45,65 +48,42 @@ class Dispatcher(Component):
     An instruction that works on a routed list waits until the routing decision is known, so weights are requested up to the
     next decision and never for a skipped module. SET, NEXT and HALT wait until everything is idle.
 
-    Members: host registers (start, program, program_length, prompt_length, max_new; in); runs, beats (loader of port 0, while
-    ``loading``); issue_u (out streams), fetch (out stream); units_idle, records_idle (in); route_done, attention, ffn (in);
-    token (in: argmax), token_address, token_start (out), token_done (in); chunk (out: a new chunk starts, one cycle),
-    last_slot (out); row_start, next_row, row_end (out: a layer begins, its row of the KV map; its attention was dispatched), attention_quiet
-    (in: nothing is being fetched ahead); restart (out: a run starts); config (out, 32 bits per configuration register); fault, fault_code, fault_pc
-    (in: a unit's error); stop (out: an error halts the machine), ports_quiet (in: then, memory owes no answer); status and counters
-    (out).
+    Latency: 3 cycles from an instruction to the next, the last of which executes or hands it over. Throughput: an instruction in 3 cycles,
+    and those in which it waits; a loaded word per cycle, or per beats that make one.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        super().__init__(
-            {
-                **{f"issue_{u}": Out(stream.Signature(Issue(machine))) for u in range(UNITS)},
-                "fetch": Out(stream.Signature(Fetch())),
-                "start": In(1),
-                "clear": In(1),
-                "program": In(32),
-                "program_length": In(32),
-                "prompt_length": In(32),
-                "max_new": In(32),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": In(stream.Signature(machine.port_bits)),
-                "loading": Out(1),
-                "units_idle": In(1),
-                "route_done": In(1),
-                "attention": In(machine.tokens),
-                "ffn": In(machine.tokens),
-                "token": In(32),
-                "token_address": Out(40),
-                "token_start": Out(1),
-                "token_done": In(1),
-                "chunk": Out(1),
-                "last_slot": Out(count_shape(machine.tokens)),
-                "restart": Out(1),
-                "config": Out(32 * len(Config)),
-                "saturated": In(1),
-                "fault": In(1),
-                "fault_code": In(8),
-                "fault_pc": In(12),
-                "status": Out(32),
-                "error": Out(32),
-                "error_pc": Out(32),
-                "pc": Out(12),
-                "generated": Out(32),
-                "position": Out(32),
-                "retired": Out(32),
-                "executed_attention": Out(64),
-                "executed_ffn": Out(64),
-                "wait_route": Out(1),
-                "attention_quiet": In(1),
-                "row_start": Out(1),
-                "row_end": Out(1),
-                "next_row": Out(24),
-                "running": Out(1),
-                "stop": Out(1),
-                "ports_quiet": In(1),
-            }
-        )
+        self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
+        self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")
+        self.request = given(RunRequest(), "what the host asks for", "{}")
+        self.state = gives(RunState(), "how the run goes", "{}")
+        self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the program")
+        self.beats = given(stream.Signature(machine.port_bits), "the program")
+        self.loading = gives(1, "that loader is the dispatcher's")
+        self.units_idle = given(1, "no unit has an instruction, no write is under way")
+        self.route_done = given(1, "a routing decision, for a cycle")
+        self.routed = given(Routed(machine), "which it is", "{}")
+        self.token = given(32, "the argmax token")
+        self.write_token = gives(TokenWrite(), "it is written", "token_{}")
+        self.chunk = gives(1, "a chunk starts, for a cycle")
+        self.last_slot = gives(count_shape(machine.tokens), "its last slot")
+        self.restart = gives(1, "a run starts, for a cycle")
+        self.config = gives(32 * len(Config), "configuration registers, 32 bits each")
+        self.saturated = given(1, "a unit saturated a number")
+        self.fault = given(1, "a unit's error")
+        self.fault_code = given(8, "which it is")
+        self.fault_pc = given(12, "at which instruction")
+        self.pc = gives(12, "index of the instruction")
+        self.wait_route = gives(1, "it waits for a routing decision")
+        self.attention_quiet = given(1, "nothing is being fetched ahead")
+        self.row_start = gives(1, "a layer begins, for a cycle")
+        self.row_end = gives(1, "its attention was handed over, for a cycle")
+        self.next_row = gives(24, "with row_start: its row of the KV map")
+        self.running = gives(1, "a run is under way, or memory owes it answers")
+        self.stop = gives(1, "an error halts the machine")
+        self.ports_quiet = given(1, "memory owes no answer")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -125,11 +105,11 @@ class Dispatcher(Component):
         layer_base, advance = Signal(32), Signal(28)
         map_row, trace_row = Signal(24), Signal(32)
         done, failed, sticky, running = Signal(), Signal(), Signal(), Signal()
-        position = self.position
+        position = self.state.position
         m.d.comb += [
             self.running.eq(running),
             self.stop.eq(failed),
-            self.status.eq(
+            self.state.status.eq(
                 Mux(running, STATUS_RUNNING, 0)
                 | Mux(done, STATUS_DONE, 0)
                 | Mux(failed & ~running, STATUS_ERROR, 0)
@@ -142,13 +122,13 @@ class Dispatcher(Component):
 
         def fail(code: Error, at: Value = pc) -> None:
             with m.If(~failed):
-                m.d.sync += [failed.eq(1), self.error.eq(code), self.error_pc.eq(at)]
+                m.d.sync += [failed.eq(1), self.state.error.eq(code), self.state.error_pc.eq(at)]
             m.next = "STOPPED"
 
         # Token lists
         every = Signal(tokens)
         m.d.comb += every.eq((Const(1, tokens + 1) << count) - 1)
-        is_last = position + count >= self.prompt_length
+        is_last = position + count >= self.request.prompt_length
         token_list = field(word, MATMUL, "list")
         mask = Signal(tokens)
         with m.Switch(token_list):
@@ -162,11 +142,11 @@ class Dispatcher(Component):
                 m.d.comb += mask.eq(Mux(is_last, Const(1, tokens + 1) << self.last_slot, 0))
         with m.If(self.route_done):
             m.d.sync += [
-                attention.eq(self.attention),
-                ffn.eq(self.ffn),
+                attention.eq(self.routed.attention),
+                ffn.eq(self.routed.ffn),
                 route_pending.eq(0),
-                self.executed_attention.eq(self.executed_attention + popcount(self.attention)),
-                self.executed_ffn.eq(self.executed_ffn + popcount(self.ffn)),
+                self.state.executed_attention.eq(self.state.executed_attention + popcount(self.routed.attention)),
+                self.state.executed_ffn.eq(self.state.executed_ffn + popcount(self.routed.ffn)),
             ]
 
         # What goes to the units
@@ -185,7 +165,7 @@ class Dispatcher(Component):
             issue.first_layer.eq(layer == 0),
             issue.empty.eq(empty),
             issue.pc.eq(pc),
-            issue.sequence.eq(self.retired),
+            issue.sequence.eq(self.state.retired),
             issue.entries.eq(entries),
             self.fetch.payload.address.eq(issue.address),
             self.fetch.payload.rounds.eq(field(word, MATMUL, "rounds")),
@@ -197,7 +177,7 @@ class Dispatcher(Component):
         ready = Signal(UNITS)
         unit_of = Signal(UNITS)
         for unit in Unit:
-            port = getattr(self, f"issue_{unit.value}")
+            port = self.issue[unit]
             m.d.comb += [port.payload.eq(issue), ready[unit].eq(port.ready)]
             with m.Switch(opcode):
                 with m.Case(*UNIT_OPCODES[unit]):
@@ -212,37 +192,37 @@ class Dispatcher(Component):
         load_word = Signal(8 * WORD_BYTES)
         load_pc = Signal(12)
         m.d.comb += [
-            self.runs.payload.beat.eq(self.program << (6 - beat_shift)),
+            self.runs.payload.beat.eq(self.request.program << (6 - beat_shift)),
             self.runs.payload.count.eq(
-                (self.program_length * pieces + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
+                (self.request.program_length * pieces + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
             ),
             write.addr.eq(load_pc),
         ]
         tokens_address = Signal(40)
         m.d.comb += [
             tokens_address.eq((config[Config.TOKENS] << 6) + (position << 2)),
-            self.token_address.eq(tokens_address),
+            self.write_token.address.eq(tokens_address),
         ]
         with m.FSM():
             with m.State("STOPPED"):
-                with m.If(self.clear):
+                with m.If(self.request.clear):
                     m.d.sync += [done.eq(0), sticky.eq(0)]
-                with m.If(self.start & ~failed):
+                with m.If(self.request.start & ~failed):
                     m.d.comb += self.restart.eq(1)
                     m.d.sync += [
                         running.eq(1),
                         done.eq(0),
                         sticky.eq(0),
-                        self.error.eq(0),
-                        self.generated.eq(0),
+                        self.state.error.eq(0),
+                        self.state.generated.eq(0),
                         position.eq(0),
-                        self.retired.eq(0),
-                        self.executed_attention.eq(0),
-                        self.executed_ffn.eq(0),
+                        self.state.retired.eq(0),
+                        self.state.executed_attention.eq(0),
+                        self.state.executed_ffn.eq(0),
                         pc.eq(0),
                         load_pc.eq(0),
                         load_piece.eq(0),
-                        load_left.eq(self.program_length),
+                        load_left.eq(self.request.program_length),
                         layer.eq(0),
                         layer_base.eq(0),
                         map_row.eq(0),
@@ -253,7 +233,7 @@ class Dispatcher(Component):
                     m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += [self.loading.eq(1), self.runs.valid.eq(1)]
-                with m.If((self.program_length == 0) | (self.program_length > machine.instructions)):
+                with m.If((self.request.program_length == 0) | (self.request.program_length > machine.instructions)):
                     m.d.comb += self.runs.valid.eq(0)
                     fail(Error.PROGRAM_RANGE)
                 with m.Elif(self.runs.ready):
@@ -288,7 +268,7 @@ class Dispatcher(Component):
                 m.next = "WORD"
                 with m.If(failed):
                     m.next = "STOPPED"
-                with m.Elif(pc >= self.program_length):
+                with m.Elif(pc >= self.request.program_length):
                     fail(Error.PROGRAM_RANGE)
             with m.State("WORD"):
                 m.d.sync += word.eq(read.data)
@@ -309,8 +289,8 @@ class Dispatcher(Component):
                             m.next = "DECODE"
                     with m.Case(CHUNK_INSTRUCTION.opcode):
                         left = Signal(32)
-                        m.d.comb += left.eq(self.prompt_length - position)
-                        with m.If(position >= self.prompt_length):
+                        m.d.comb += left.eq(self.request.prompt_length - position)
+                        with m.If(position >= self.request.prompt_length):
                             m.d.sync += count.eq(1)
                         with m.Elif(left < tokens):
                             m.d.sync += count.eq(left)
@@ -343,7 +323,7 @@ class Dispatcher(Component):
                         with m.If(self.units_idle):
                             m.d.sync += [position.eq(position + count), pc.eq(field(word, NEXT, "target"))]
                             with m.If(is_last):
-                                with m.If(self.generated >= self.max_new):
+                                with m.If(self.state.generated >= self.request.max_new):
                                     m.d.sync += pc.eq(pc + 1)
                                 with m.Else():
                                     m.d.sync += behind_next.eq(pc + 1)
@@ -372,10 +352,10 @@ class Dispatcher(Component):
                         with m.Elif(~wait & (unit_of & ~ready == 0) & (~needs_fetch | self.fetch.ready)):
                             m.d.comb += self.fetch.valid.eq(needs_fetch)
                             for unit in Unit:
-                                m.d.comb += getattr(self, f"issue_{unit.value}").valid.eq(unit_of[unit])
+                                m.d.comb += self.issue[unit].valid.eq(unit_of[unit])
                             m.d.comb += self.row_end.eq(opcode == ATTEND.opcode)
                             m.d.sync += entries.eq(entries + (opcode == KVWRITE.opcode))
-                            m.d.sync += self.retired.eq(self.retired + 1)
+                            m.d.sync += self.state.retired.eq(self.state.retired + 1)
                             with m.If((opcode == ROUTE.opcode) & (mask != 0)):
                                 m.d.sync += route_pending.eq(1)
                         with m.Else():
@@ -392,23 +372,23 @@ class Dispatcher(Component):
                 with m.If(position + count > config[Config.CONTEXT]):
                     fail(Error.CONTEXT_FULL, pc - 1)
             with m.State("TOKEN"):
-                m.d.comb += self.token_start.eq(1)
+                m.d.comb += self.write_token.start.eq(1)
                 m.next = "TOKEN WRITTEN"
             with m.State("TOKEN WRITTEN"):
-                with m.If(self.token_done):
-                    m.d.sync += self.generated.eq(self.generated + 1)
+                with m.If(self.write_token.done):
+                    m.d.sync += self.state.generated.eq(self.state.generated + 1)
                     ends = Cat(self.token == config[Config.EOS0 + k] for k in range(4)).any()
-                    with m.If(ends | (self.generated + 1 >= self.max_new)):
+                    with m.If(ends | (self.state.generated + 1 >= self.request.max_new)):
                         m.d.sync += pc.eq(behind_next)
                     m.next = "READ"
         # Faults of the units override everything.
         with m.If(self.fault & running & ~failed):
-            m.d.sync += [failed.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
+            m.d.sync += [failed.eq(1), self.state.error.eq(self.fault_code), self.state.error_pc.eq(self.fault_pc)]
         with m.If(failed & self.ports_quiet):
             m.d.sync += running.eq(0)
         return m
 
-    def _illegal(self, register: object, value: Signal) -> list:
+    def _illegal(self, register: Value, value: Value) -> list[Value]:
         return [
             (register == number)
             & ((value < allowed.least) | (value > allowed.most) | (value[: allowed.step.bit_length() - 1] != 0))
@@ -416,7 +396,7 @@ class Dispatcher(Component):
         ]
 
 
-def popcount(value: Signal) -> Signal:
+def popcount(value: Signal) -> Value:
     return tree([value[i] for i in range(len(value))], lambda a, b: a + b)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
+from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
+from hw.control.lists import Routed
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
 from hw.memory.reader import Run
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
@@ -21,33 +22,30 @@ RECORD_BYTES = 16
 class RouteUnit(Component):
     """Decides both bits of each slot: z = (high + low) + bias, execute when z >= dial; then the modes of the record.
 
-    The record is read while the router product is on its way. Members: next (in: ``instruction`` is this unit's, and waits to
-    become active), active, instruction (in), done, digest, working, waiting (out, for the counters); dial (in, FP32); buffer read port; runs (out stream) and beats (in
-    stream) of port 0's loader; attention, ffn (out: bits per slot, valid from done on); saturated (out).
+    The record is read while the router product is on its way.
+
+    Latency: 1 cycle from ``next`` to the record's run; ``done`` comes 4 cycles behind the last slot. Throughput: a slot that is listed in
+    19 + 4 * ``Add.LATENCY`` cycles, with a trace 2 more and memory's; another in 2.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        super().__init__(
-            {
-                "next": In(1),
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "done": Out(1),
-                "digest": Out(32),
-                "working": Out(1),
-                "waiting": Out(1),
-                "dial": In(32),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": In(stream.Signature(machine.port_bits)),
-                "saturated": Out(1),
-                "attention": Out(machine.tokens),
-                "ffn": Out(machine.tokens),
-            }
-        )
+        self.next = given(1, "``instruction`` is a ROUTE that waits to become active")
+        self.active = given(1, "it runs")
+        self.instruction = given(Issue(machine), "the instruction; stable while next or active")
+        self.done = gives(1, "it has run, for a cycle")
+        self.digest = gives(32, "signature of its decisions, with done")
+        self.working = gives(1, "the buffer is read")
+        self.waiting = gives(1, "memory lets it wait")
+        self.dial = given(32, "threshold, FP32")
+        self.read_address = gives(ELEMENT_ADDRESS_BITS, "element of the buffer to read")
+        self.read_enable = gives(1, "read it now")
+        self.read_data = given(32 * machine.vector_lanes, "the word that holds it, a cycle later")
+        self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the record or a trace")
+        self.beats = given(stream.Signature(machine.port_bits), "what it read")
+        self.saturated = gives(1, "a sum saturated")
+        self.routed = gives(Routed(machine), "the decision, from done on", "{}")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -86,7 +84,7 @@ class RouteUnit(Component):
             m.d.sync += result.eq(add.z)
         m.d.comb += [add.a.eq(a), add.b.eq(b), add.valid.eq(1), self.saturated.eq((left == 1) & add.saturated)]
 
-        def key(x: Signal) -> Signal:
+        def key(x: Signal) -> Value:
             """Unsigned integer in the order of FP32 numbers, zeros equal."""
             return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]
 
@@ -115,7 +113,12 @@ class RouteUnit(Component):
                     with m.If(beats_left == 1):
                         m.next = "READY"
             with m.State("READY"):
-                m.d.sync += [slot.eq(0), base.eq(field(word, ROUTE, "src") * BUFFER_UNIT), self.attention.eq(0), self.ffn.eq(0)]
+                m.d.sync += [
+                    slot.eq(0),
+                    base.eq(field(word, ROUTE, "src") * BUFFER_UNIT),
+                    self.routed.attention.eq(0),
+                    self.routed.ffn.eq(0),
+                ]
                 with m.If(self.active):
                     m.d.comb += writes.clear.eq(1)
                     m.next = "SLOT"
@@ -188,7 +191,10 @@ class RouteUnit(Component):
                     writes.where[0].eq(index(0, slot, Const(0, 1))),
                     writes.value[0].eq(Cat(bit)),
                 ]
-                m.d.sync += [self.attention.bit_select(slot, 1).eq(bit[0]), self.ffn.bit_select(slot, 1).eq(bit[1])]
+                m.d.sync += [
+                    self.routed.attention.bit_select(slot, 1).eq(bit[0]),
+                    self.routed.ffn.bit_select(slot, 1).eq(bit[1]),
+                ]
                 m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
