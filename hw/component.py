@@ -60,6 +60,8 @@ class Bundle(wiring.Signature):
         meanings: port to what it means.
     """
 
+    signature: wiring.Signature  # has it where it is given or gives
+
     def __init__(self) -> None:
         ports = {name: port for name, port in vars(self).items() if isinstance(port, Port)}
         for name in ports:
