@@ -5,14 +5,14 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 
-from hw.arithmetic.fp32 import Add
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.control.lists import Routed
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS
 from hw.memory.reader import Run
+from hw.router.score import Score
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
 from skipopu.machine.config import Machine
 
@@ -25,7 +25,7 @@ class RouteUnit(Component):
     The record is read while the router product is on its way.
 
     Latency: 1 cycle from ``next`` to the record's run; ``done`` comes 4 cycles behind the last slot. Throughput: a slot that is listed in
-    19 + 4 * ``Add.LATENCY`` cycles, with a trace 2 more and memory's; another in 2.
+    5 + 2 * ``Score.LATENCY`` cycles, with a trace 2 more and memory's; another in 2.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -60,33 +60,22 @@ class RouteUnit(Component):
         m.d.comb += self.digest.eq(writes.total)
         slot = Signal(bits_for_index(machine.tokens))
         base = Signal(ELEMENT_ADDRESS_BITS)
-        item, module = Signal(2), Signal()
-        value = Signal(32)
+        module = Signal()
         bit = [Signal(name="attention_bit"), Signal(name="ffn_bit")]
         trace_byte = Signal(8)
         count = Signal(4)
         beats_left = Signal(2)
         trace_address = Signal(40)
+        m.d.comb += trace_address.eq((self.instruction.trace_row << 6) + self.instruction.position + slot)
+        m.submodules.score = score = Score(machine)
         m.d.comb += [
-            trace_address.eq((self.instruction.trace_row << 6) + self.instruction.position + slot),
-            self.read_address.eq(base + item),
+            score.address.eq(base + (module << 1)),
+            score.bias.eq(Mux(module, record[32:64], record[:32])),
+            score.read_data.eq(self.read_data),
+            self.read_address.eq(score.read_address),
+            self.read_enable.eq(score.read_enable),
+            self.saturated.eq(score.saturated),
         ]
-        # One addition at a time
-        m.submodules.add = add = Add()
-        start, a, b, left, result = Signal(), Signal(32), Signal(32), Signal(range(Add.LATENCY + 2)), Signal(32)
-        given_a, given_b = Signal(32), Signal(32)
-        busy = left != 0
-        with m.If(start):
-            m.d.sync += [a.eq(given_a), b.eq(given_b), left.eq(1 + Add.LATENCY)]
-        with m.Elif(busy):
-            m.d.sync += left.eq(left - 1)
-        with m.If(left == 1):
-            m.d.sync += result.eq(add.z)
-        m.d.comb += [add.a.eq(a), add.b.eq(b), add.valid.eq(1), self.saturated.eq((left == 1) & add.saturated)]
-
-        def key(x: Signal) -> Value:
-            """Unsigned integer in the order of FP32 numbers, zeros equal."""
-            return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]
 
         m.d.comb += [
             self.working.eq(self.read_enable),
@@ -123,13 +112,13 @@ class RouteUnit(Component):
                     m.d.comb += writes.clear.eq(1)
                     m.next = "SLOT"
             with m.State("SLOT"):
-                m.d.sync += [item.eq(0), module.eq(0)]
+                m.d.sync += module.eq(0)
                 with m.If(~self.instruction.mask.bit_select(slot, 1)):
                     m.next = "NEXT"
                 with m.Elif(traced):
                     m.next = "TRACE"
                 with m.Else():
-                    m.next = "READ"
+                    m.next = "SCORE"
             with m.State("TRACE"):
                 m.d.comb += [
                     self.runs.valid.eq(1),
@@ -142,36 +131,18 @@ class RouteUnit(Component):
                 m.d.comb += self.beats.ready.eq(1)
                 with m.If(self.beats.valid):
                     m.d.sync += trace_byte.eq(self.beats.payload.word_select(trace_address[:beat_shift], 8))
-                    m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += self.read_enable.eq(1)
-                m.next = "VALUE"
-            with m.State("VALUE"):
-                # High digit first, then add the low one.
-                chosen = self.read_data.word_select(lane_of(machine, self.read_address), 32)
-                m.d.sync += item.eq(item + 1)
-                with m.If(item[0]):
-                    m.d.comb += [given_a.eq(value), given_b.eq(chosen), start.eq(1)]
-                    m.next = "BIAS"
-                with m.Else():
-                    m.d.sync += value.eq(chosen)
-                    m.next = "READ"
-            with m.State("BIAS"):
-                with m.If(~busy):
-                    m.d.comb += [
-                        given_a.eq(result),
-                        given_b.eq(Mux(module, record[32:64], record[:32])),
-                        start.eq(1),
-                    ]
-                    m.next = "DECIDE"
+                    m.next = "SCORE"
+            with m.State("SCORE"):
+                m.d.comb += score.start.eq(1)
+                m.next = "DECIDE"
             with m.State("DECIDE"):
-                with m.If(~busy):
+                with m.If(score.done):
                     m.d.comb += [
                         writes.valid[0].eq(1),
                         writes.where[0].eq(index(1, slot, module)),
-                        writes.value[0].eq(result),
+                        writes.value[0].eq(score.z),
                     ]
-                    execute = key(result) >= key(self.dial)
+                    execute = key(score.z) >= key(self.dial)
                     for k in range(2):
                         with m.If(module == k):
                             with m.Switch(modes[k]):
@@ -184,7 +155,7 @@ class RouteUnit(Component):
                     m.d.sync += module.eq(1)
                     m.next = "KEEP"
                     with m.If(module == 0):
-                        m.next = "READ"
+                        m.next = "SCORE"
             with m.State("KEEP"):
                 m.d.comb += [
                     writes.valid[0].eq(1),
@@ -207,3 +178,8 @@ class RouteUnit(Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m
+
+
+def key(x: Value) -> Value:
+    """Unsigned integer in the order of FP32 numbers, zeros equal."""
+    return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]
