@@ -11,10 +11,11 @@ from amaranth.lib.wiring import Component, Out
 
 from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
-from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
-from hw.control.issue import UNITS, UnitQueue, field
+from hw.control.issue import UNITS, field
+from hw.control.queue import UnitQueue
 from hw.control.record import RecordWriter
+from hw.control.weights import WeightFetch
 from hw.kv.attention import AttentionUnit
 from hw.kv.map import MapEntry
 from hw.kv.query import QUERY_WRITES
@@ -62,7 +63,7 @@ class Overlay(Component):
         ports = range(machine.ports)
         m.submodules.host = host = HostRegisters(machine)
         m.submodules.dispatch = dispatch = Dispatcher(machine)
-        m.submodules.fetch = fetch = FetchUnit(machine)
+        m.submodules.fetch = fetch = WeightFetch(machine)
         m.submodules.records = records = RecordWriter(machine)
         m.submodules.buffer = buffer = Buffer(machine)
         m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)

@@ -94,7 +94,7 @@ class ArrayUnit(Component):
                 tile.slice.drain_address.eq(epilogue.drain_address),
                 tile.slice.take.eq(sequencer.take),
                 tile.slice.step.eq(sequencer.step),
-                tile.slice.wide.eq(sequencer.wide),
+                tile.slice.format.eq(sequencer.format),
             ]
         m.d.comb += [
             epilogue.drain_even.eq(Cat(tile.slice.drain_even for tile in self.tiles)),

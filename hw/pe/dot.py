@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from hw.arithmetic.pipeline import adder_tree, delay
 from hw.component import Component, given, gives
 from hw.pe import multiplier
+from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.multiplier import multiply
 from skipopu.machine.config import QUERY_LANES
 from skipopu.numerics.align import ALIGNED_BITS
@@ -45,7 +46,7 @@ class PackedDot(Component):
         self.beat = given(4 * lanes, "a weight per lane")
         self.first = given(1, "keep the beat as the pair's first members")
         self.second = given(1, "it is the second members, the pair is complete")
-        self.wide = given(1, "INT8: the first member is a digit without sign")
+        self.format = given(FORMAT_BITS, "of the weights")
         self.activation = given(bits * lanes, "operand of every lane")
         self.element = given(bits * self.quarter, "of an entry, shared by the quarters")
         self.keys = given(1, "lanes multiply activations by elements")
@@ -85,16 +86,17 @@ class PackedDot(Component):
     def _lane(self, m: Module, i: int, kept: Signal) -> Value:
         """One multiplier; returns its product."""
         bits, distance = self.bits, spacing(self.bits)
-        # A complete pair: lower nibble, its sign, upper weight less the lower one's borrow.
+        # A complete pair: lower weight, its sign apart, upper weight less the lower one's borrow.
         lower, sign, upper = (
             Signal(4, name=f"lower_{i}", reset_less=True),
             Signal(name=f"sign_{i}", reset_less=True),
             Signal(signed(WEIGHT_BITS), name=f"upper_{i}", reset_less=True),
         )
         nibble = kept[4 * i : 4 * i + 4]
-        below = nibble[3] & ~self.wide
+        first = integer(m, nibble, self.format, 0, f"first_{i}")
+        second = integer(m, self.beat[4 * i : 4 * i + 4], self.format, 1, f"second_{i}")
         with m.If(self.second):
-            m.d.sync += [lower.eq(nibble), sign.eq(below), upper.eq(self.beat[4 * i : 4 * i + 4].as_signed() - below)]
+            m.d.sync += [lower.eq(first[:4]), sign.eq(first[4]), upper.eq(second - first[4])]
         held = delay(m, Cat(lower, sign, upper), 2, f"held_{i}")
         weight = Cat(held[:5], held[4].replicate(distance - 5), held[5:]).as_signed()
         k = i % self.quarter

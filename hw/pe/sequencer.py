@@ -7,11 +7,11 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
+from hw.pe.formats import FORMAT_BITS, two_digits
 from hw.pe.slice import Slice, Step, Take
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import INT8
 
 
 def is_short(word: Value) -> Value:
@@ -73,7 +73,7 @@ class Sequencer(Component):
         self.taking_ports = gives(machine.ports, "ports that take them")
         self.step = gives(Step(machine), "what to multiply")
         self.active_ports = gives(machine.ports, "ports that take part")
-        self.wide = gives(1, "weights are INT8")
+        self.format = gives(FORMAT_BITS, "of the weights")
         self.activation_slot = gives(slot, "slot of the aligned memory to read, with the step")
         self.activation_word = gives(word, "word to read")
         self.activation_group = gives(word, "its group's first word")
@@ -106,14 +106,13 @@ class Sequencer(Component):
         """Beats into ``pair``, which becomes free when ``popping``; ``taking`` until the last beat."""
         machine, instruction = self.machine, self.instruction.word
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
-        beats_per_group, wide = Signal(10), Signal()
+        beats_per_group = Signal(10)
         first_word = Signal.like(self.activation_word)
         inner_word = self.inner >> (machine.weight_lanes.bit_length() - 1)
         m.d.comb += [
             first_word.eq(Mux(field(instruction, MATMUL, "source"), inner_word, 0)),
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
-            wide.eq(field(instruction, MATMUL, "format") == INT8.code),
-            self.wide.eq(wide),
+            self.format.eq(field(instruction, MATMUL, "format")),
         ]
         scale_beats = max(1, 2 * SCALES_PER_WORD // machine.beat_bytes)
 
@@ -139,7 +138,7 @@ class Sequencer(Component):
             self.take.second.eq(take_second),
             self.take.scale_index.eq(scale_index),
         ]
-        rows = Mux(wide, 1, 2)
+        rows = Mux(two_digits(self.format), 1, 2)
         last_beat = beat == beats_per_group - 1
         block_rows = Mux(is_short(instruction), SHORT_BLOCK_ROWS, BLOCK_ROWS)
         last_row = row + rows == block_rows

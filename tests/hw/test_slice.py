@@ -47,7 +47,7 @@ class Bench(Elaboratable):
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.take.eq(sequencer.take),
             unit.taking.eq(sequencer.taking_ports[0]),
-            unit.wide.eq(sequencer.wide),
+            unit.format.eq(sequencer.format),
             unit.step.eq(sequencer.step),
             unit.active.eq(sequencer.active_ports[0]),
             sequencer.drained.eq(sequencer.round_done),
