@@ -9,13 +9,12 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_val
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite, lane_of
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, WordWrite, lane_of
 from hw.pe.argmax import Argmax
 from hw.pe.drain import PAIRS, Drain, Round
 from hw.pe.finish import ONE, Finish
 from hw.pe.rotary import RotaryMemory, RotaryWrite
 from hw.pe.slice import Slice
-from hw.vector.unit import BufferRead
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
 from skipopu.machine.config import Machine
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 
 from hw.component import Component, given, gives
 from hw.memory.buffer import BufferRead
@@ -34,6 +34,10 @@ class VectorSwitch(Component):
     def of(self, instruction: Instruction) -> Task:
         """The task of ``instruction``'s unit."""
         return self.tasks[UNITS.index(instruction)]
+
+    def chosen(self, instruction: Instruction) -> Value:
+        """Whether ``instruction`` stands at the queue's head."""
+        return self.selected[UNITS.index(instruction)]
 
     def reader(self, instruction: Instruction) -> BufferRead:
         """The read port of ``instruction``'s unit."""
