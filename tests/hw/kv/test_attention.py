@@ -22,6 +22,7 @@ from tests.hw.kv.support import BuiltLibrary, joined, simulate
 from tests.hw.kv.test_format import packed
 
 MAP_ROW, POOL, DESTINATION = 8, 4, 3
+WRITTEN = 100  # cycles until the instruction's own entries are written
 
 
 class Attention(Elaboratable):
@@ -76,7 +77,7 @@ class Bench:
         for port, loader in enumerate(unit.loaders):
             come = len(self.fifo[port]) < self.machine.kv_fifo and (not self.stalls or self.rng.random() < 0.6)
             if self.flight[port] and come:
-                self.fifo[port].append(self.memory[port][self.flight[port].popleft()])
+                self.fifo[port].append(self.memory[port].get(self.flight[port].popleft(), 0))
             ctx.set(loader.level, len(self.fifo[port]))
             ctx.set(loader.beats.valid, bool(self.fifo[port]))
             ctx.set(loader.beats.payload, self.fifo[port][0] if self.fifo[port] else 0)
@@ -93,10 +94,13 @@ def test_against_the_functional_engine(target: str, stalls: bool) -> None:
     keys_values = (rng.normal(0, 1, (tokens, 2, heads, dim)) * 4).astype(np.float32)
     fields = np.zeros((tokens, heads, 2), np.int64)
     aligned = np.zeros((2, tokens, heads, dim))
+    places: list[int] = []
     for token in range(tokens):
         halves, fields[token], beats = packed(entry, keys_values[token])
         port, place = token % machine.ports, int(3 * (token // machine.ports) + 1)
-        bench.map[MAP_ROW + token] = place
+        places.append(place)
+        if token < position:
+            bench.map[MAP_ROW + token] = place
         first = (POOL + place * (entry.size // 64)) * (64 // machine.beat_bytes)
         bench.memory[port] |= dict(enumerate(beats, first))
         for v in (0, 1):
@@ -160,6 +164,9 @@ def test_against_the_functional_engine(target: str, stalls: bool) -> None:
             ctx.set(unit.active, 1)
             while not ctx.get(unit.done):
                 await bench.tick(ctx)
+                if bench.cycle == WRITTEN:  # KVWRITE ends after its last write to the map
+                    bench.map[MAP_ROW : MAP_ROW + tokens] = places
+                ctx.set(unit.unwritten, bench.cycle < WRITTEN + 2)
                 assert bench.cycle < 6000
             await bench.tick(ctx)
             ctx.set(unit.active, 0)
