@@ -18,12 +18,14 @@ MONO = Machine.load("mono")
 
 def test_two_clients() -> None:
     """What both write stands at its place, byte by byte; each hears of every run that is done, and of no other."""
-    dut, source, size = WritePort(MONO), random.Random(1), 600
+    dut, source, page = WritePort(MONO), random.Random(1), 4096 // MONO.beat_bytes
     model: dict[int, int] = {}
     runs: list[list[dict[str, int]]] = []
     beats: list[list[dict[str, int]]] = []
     for client in range(WRITE_CLIENTS):
-        runs.append([{"beat": size * client + source.randrange(size - 40), "count": source.randrange(1, 41)} for _ in range(4)])
+        # Each begins before the end of a page of its own.
+        pages = range(client, 2 * 4, WRITE_CLIENTS)
+        runs.append([{"beat": page * (p + 1) - source.randrange(30), "count": source.randrange(1, 41)} for p in pages])
         beats.append([])
         for run in runs[client]:
             for k in range(run["count"]):
