@@ -13,7 +13,6 @@ from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
-READ_LATENCY = 2
 
 
 class Half(data.StructLayout):
