@@ -5,10 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.component import Component, given, gives
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
@@ -74,37 +74,36 @@ class Slice(Component):
     elements; ``dots`` are the quarters' exact sums, ``dot_latency`` cycles after the step. With ``values`` the first quarter
     multiplies the elements by one probability; ``products`` follow ``product_latency`` cycles after the step.
 
-    Members: beats (in stream), take, taking, wide (in: INT8), step, active (in: this slice takes part), activation, exponent
-    (in, two cycles after the step), keys, values (in, levels), element, probability (in, two cycles after the step);
-    drain_address (in: bank, pair, token), drain_even, drain_odd (out: accumulators of rows 2 * pair and 2 * pair + 1 one
-    cycle later); dots, products, saturated (out).
+    Latency: ``latency`` from a group's last step to its accumulators, ``dot_latency`` and ``product_latency`` for attention.
+    Throughput: a beat and a step per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.depth = 1 << self.drain_address_bits(machine)
-        super().__init__(
-            {
-                "beats": In(stream.Signature(machine.port_bits)),
-                "take": In(Take(machine)),
-                "taking": In(1),
-                "wide": In(1),
-                "step": In(Step(machine)),
-                "active": In(1),
-                "activation": In(ALIGNED_BITS * machine.weight_lanes),
-                "exponent": In(8),
-                "keys": In(1),
-                "values": In(1),
-                "element": In(ALIGNED_BITS * machine.kv_lanes),
-                "probability": In(PROBABILITY_BITS),
-                "drain_address": In(self.drain_address_bits(machine)),
-                "drain_even": Out(32),
-                "drain_odd": Out(32),
-                "dots": Out(self.dot_bits(machine) * QUERY_LANES),
-                "products": Out(WEIGHTED_BITS * machine.kv_lanes),
-                "saturated": Out(1),
-            }
+        self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
+        self.take = given(Take(machine), "what to do with the next beat, if this slice takes one")
+        self.taking = given(1, "this slice takes the next beat")
+        self.wide = given(1, "weights are INT8")
+        self.step = given(Step(machine), "what to multiply")
+        self.active = given(1, "this slice takes part in the step")
+        self.activation = given(
+            ALIGNED_BITS * machine.weight_lanes, "mantissas, two cycles after the step; of queries with ``keys``"
         )
+        self.exponent = given(8, "their group's exponent, with them")
+        self.keys = given(1, "attention multiplies queries by keys")
+        self.values = given(1, "attention multiplies probabilities by values")
+        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
+        self.probability = given(PROBABILITY_BITS, "of the entry, with them")
+        self.drain_address = given(
+            self.drain_address_bits(machine), "accumulators to read: token, pair of rows, bank from below"
+        )
+        self.drain_even = gives(32, "of the pair's first row, FP32, a cycle later")
+        self.drain_odd = gives(32, "of its second row")
+        self.dots = gives(self.dot_bits(machine) * QUERY_LANES, "sums of a query's products each")
+        self.products = gives(WEIGHTED_BITS * machine.kv_lanes, "probability times elements")
+        self.saturated = gives(1, "a sum was beyond FP32")
+        super().__init__()
 
     @staticmethod
     def drain_address_bits(machine: Machine) -> int:
@@ -145,7 +144,12 @@ class Slice(Component):
             dot.beat.eq(self.beats.payload),
             dot.first.eq(self.taking & take.first),
             dot.second.eq(self.taking & take.second),
-            *(getattr(dot, n).eq(getattr(self, n)) for n in ("wide", "activation", "keys", "values", "element", "probability")),
+            dot.wide.eq(self.wide),
+            dot.activation.eq(self.activation),
+            dot.keys.eq(self.keys),
+            dot.values.eq(self.values),
+            dot.element.eq(self.element),
+            dot.probability.eq(self.probability),
             self.dots.eq(dot.dots),
             self.products.eq(dot.products),
         ]

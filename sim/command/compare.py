@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
         config = ModelConfig.load(args.model)
         if routing is None and args.skip is None:
             routing = routers_decide(args, prompt, new)
-    name = args.model.absolute().name if args.model else args.shape
+    name: str = args.model.absolute().name if args.model else vars(args)["shape"]
     skip = "trace" if routing is not None else "0.25" if args.skip is None else args.skip
     workload = Workload(name, prompt, new, skip, args.kv, args.seed)
     with Progress(console=console, transient=True) as progress:

@@ -43,7 +43,7 @@ class Run:
     def cycles(self) -> int:
         """From the first payload taken to the last one given: 0 where one follows from the other in the same cycle."""
         starts = [times[0] for times in self.taken.values() if times]
-        return max(times[-1] for times in self.given.values() if times) - min(starts, default=0)
+        return max((times[-1] for times in self.given.values() if times), default=0) - min(starts, default=0)
 
 
 def name_of(port: stream.Interface) -> str:

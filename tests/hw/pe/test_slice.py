@@ -49,7 +49,6 @@ class Bench(Elaboratable):
             unit.wide.eq(sequencer.wide),
             unit.step.eq(sequencer.step),
             unit.active.eq(sequencer.active_ports[0]),
-            sequencer.active.eq(1),
             sequencer.drained.eq(sequencer.round_done),
             sequencer.drained_bank.eq(sequencer.round_bank),
         ]
