@@ -1,4 +1,4 @@
-"""What the units of the vector queue share: the side towards the queue."""
+"""What the units of the vector queue share."""
 
 from __future__ import annotations
 

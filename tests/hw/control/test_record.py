@@ -64,13 +64,13 @@ def test_records_and_a_token(target: str) -> None:
     expected: dict[int, int] = {}
     for record in records:
         words = [record["sequence"] + 1, record["pc"], record["signature"], CYCLE]
-        place = 64 * RING + RING_RECORD * (record["sequence"] % RECORDS)
+        place = 64 * RING + RING_RECORD.size * (record["sequence"] % RECORDS)
         expected.update(enumerate(b"".join(word.to_bytes(4, "little") for word in words), place))
     token, address = 0xDEADBEEF, 64 * 40 + 4 * source.randrange(16)
     expected.update(enumerate(token.to_bytes(4, "little"), address))
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        while len(memory.bytes) < RING_RECORD * len(records) or not ctx.get(dut.idle):
+        while len(memory.bytes) < RING_RECORD.size * len(records) or not ctx.get(dut.idle):
             await ctx.tick()
         ctx.set(dut.token, token)
         ctx.set(dut.write_token.address, address)
@@ -89,7 +89,7 @@ def test_records_and_a_token(target: str) -> None:
 
 def test_cycles_of_a_record() -> None:
     machine = Machine.load("mono")
-    dut, beats = RecordWriter(machine), RING_RECORD // machine.beat_bytes
+    dut, beats = RecordWriter(machine), RING_RECORD.size // machine.beat_bytes
     records = [{"sequence": k, "pc": k, "signature": k} for k in range(10)]
     constants = [(dut.check, 1), (dut.ring_records, RECORDS), (dut.written, 1)]
     runs = [{"beat": k * beats, "count": beats} for k in range(10)]
