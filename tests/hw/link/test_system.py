@@ -32,5 +32,5 @@ def test_the_overlay_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_port_with_a_size() -> None:
-    with pytest.raises(ConfigError, match="machine tiny: 2 ports, memory_bytes None; block RAM needs one port and its size"):
+    with pytest.raises(ConfigError, match="machine tiny: 2 ports, memory_bytes 0; block RAM needs one port and its size"):
         System(Machine.load("tiny"), BAUD)
