@@ -13,6 +13,7 @@ from boards.host.device import Device
 from boards.host.line import Line, LinkError
 from boards.host.transport import SerialTransport, Transport
 from sim.command.common import (
+    Text,
     add_model_arguments,
     add_run_arguments,
     console,
@@ -20,11 +21,10 @@ from sim.command.common import (
     load_program,
     outputs_of,
     run_of,
-    text_writer,
     warn,
 )
-from sim.engine import SATURATED, Result
 from sim.functional import engine as functional
+from sim.result import SATURATED, Counted
 from skipopu.arguments import natural, positive, refuse, seconds
 from skipopu.errors import SkipopuError
 from skipopu.isa.program import Program, Run
@@ -100,13 +100,12 @@ def load(device: Device, program: Program) -> None:
         )
 
 
-def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Result, list[Record], bool]:
+def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Counted, list[Record], bool]:
     """One prompt: its result, its figures, whether the functional engine agrees."""
-    write = text_writer(program)
-    for token in options.prompt:
-        write(token)
+    text = Text(program)
+    text.prompt(options)
     begin = time.perf_counter()
-    result = device.run(program, options, write, args.seconds)
+    result = device.run(program, options, text, args.seconds)
     seconds = time.perf_counter() - begin
     print()
     cycles = result.counters["CYCLES"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine import OnToken, Result, Retired
+from sim.engine import QUIET, Watch
 from sim.functional.attention import attend
+from sim.functional.options import Options as Options
 from sim.functional.weights import WeightCache
+from sim.result import Computed, Retired
 from skipopu.errors import MachineHalt
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config, Error
@@ -27,10 +29,11 @@ from skipopu.isa.spec import (
 from skipopu.layout import KvEntry, round_up
 from skipopu.numerics import align, fp16, fp32
 from skipopu.numerics.activation import gated
-from skipopu.numerics.profile import EXACT18, PROFILES, Profile
+from skipopu.numerics.profile import Profile
 from skipopu.numerics.signature import ALIGNED, index, signature
 
 Fields = dict[str, int]
+name = "functional"
 
 
 class FunctionalEngine:
@@ -384,24 +387,17 @@ class FunctionalEngine:
         self._align_slots(f["align"], slots, where)
 
 
-def run(
-    program: Program,
-    options: Run,
-    on_token: OnToken | None = None,
-    weights: WeightCache | None = None,
-    profile: Profile = PROFILES[EXACT18],
-) -> Result:
-    """Executes ``program``; see :class:`skipopu.isa.program.Run` and :class:`sim.engine.Result`.
-
-    ``weights`` (of the same program) spares decoding them again when a program is run many times. ``profile`` replaces the
-    arithmetic of the program's own profile, for studies.
+def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Computed:
+    """Executes ``program`` with every rounding of the hardware.
 
     Raises:
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
-    memory = options.prepare(program)
-    engine = FunctionalEngine(program, memory, options, weights or WeightCache(memory, program.machine.weight_lanes), profile)
+    options = options or Options()
+    memory = run.prepare(program)
+    weights = options.weights or WeightCache(memory, program.machine.weight_lanes)
+    engine = FunctionalEngine(program, memory, run, weights, options.profile)
     fp32.Saturation.seen = False
     decoded = []
     for word in program.instructions:
@@ -421,14 +417,14 @@ def run(
             break
         count = len(engine.generated)
         target = handler(fields)
-        if on_token is not None and len(engine.generated) > count:
-            on_token(engine.generated[-1])
-        if options.check and instruction.unit != "control":
+        if len(engine.generated) > count:
+            watch.token(engine.generated[-1])
+        if run.check and instruction.unit != "control":
             total = sum(signature(where, value) for where, value in engine.written) & 0xFFFF_FFFF
             engine.trace.append(Retired(engine.pc, total, 0, engine.layer, engine.position))
             engine.written.clear()
         engine.pc = engine.pc + 1 if target is None else target
-    return Result(
+    return Computed(
         tokens=engine.generated,
         routing=engine.routing[..., : engine.position],
         memory=engine.memory,

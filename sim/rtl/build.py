@@ -21,11 +21,11 @@ from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import Axi4, AxiLite
 from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
+from sim.rtl.window import TOP, WAVES
 from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
-TOP = "bench"
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
 ICARUS_MODULE = "libcocotbvpi_icarus"
 MEMORY_BYTES = 1 << 24  # of each simulated port
@@ -49,11 +49,6 @@ MEMORY_SETTINGS = {
     "bad_write": 32,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
-# Kind of waves, by the file's suffix: Verilator's flag, its class, source of the runtime, libraries.
-WAVES = {
-    ".vcd": ("--trace-vcd", "VerilatedVcdC", None, []),
-    ".fst": ("--trace-fst", "VerilatedFstC", "verilated_fst_c", ["-llz4", "-lz"]),
-}
 
 
 def _range(width: int) -> str:

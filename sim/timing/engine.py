@@ -7,6 +7,7 @@ those too early to matter as equal.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine import Result, Retired
-from sim.timeline import Span
+from sim.engine import QUIET, Watch
+from sim.result import Retired, Routed, Timed
+from sim.timeline import Span, write_perfetto
 from sim.timing.costs import DISPATCH, EPILOGUE, HANDOVER, SERIAL_DIVIDE, WRITE_OVERHEAD, Attention, Costs, short_read
 from sim.timing.history import History
+from sim.timing.options import Options as Options
 from sim.timing.product import Product, product, weight_beats
 from sim.timing.stream import FIRST, NOTHING, PUSHED, READABLE, Pending, Streams
 from sim.timing.writes import Burst, Bursts, Writes
@@ -40,6 +43,7 @@ from skipopu.isa.spec import (
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUEUE_DEPTH
 
+name = "timing"
 Fields = dict[str, int]
 NONE = np.zeros(1, np.int64)
 OnChunk = Callable[[int], None]  # called with the number of positions done
@@ -78,7 +82,7 @@ class TimingEngine:
     """Times of one run: every unit's queue, the dependence tokens between units, the weight streams."""
 
     def __init__(
-        self, program: Program, options: Run, routed: Result, spans: list[Span] | None = None, repeat: bool = True
+        self, program: Program, options: Run, routed: Routed, spans: list[Span] | None = None, repeat: bool = True
     ) -> None:
         self.spans, self.repeat = spans, repeat
         self.stretches: dict[tuple[object, ...], Stretch] = {}
@@ -552,29 +556,36 @@ class TimingEngine:
                 self.issue(Unit[instruction.unit.upper()], f, name.lower(), pc - 1)
 
 
-def run(
-    program: Program,
-    options: Run,
-    routed: Result | None = None,
-    on_chunk: OnChunk | None = None,
-    spans: list[Span] | None = None,
-    repeat: bool = True,
-) -> Result:
-    """Counts cycles of ``options`` under the routing and number of tokens of ``routed``.
+def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Timed:
+    """Counts cycles of ``run`` under a routing and a number of tokens that another engine gave, or the functional engine gives.
 
-    ``routed`` is another engine's result for the same run, or any result whose ``routing`` (layers, 2, positions) and
-    ``tokens`` say what is to be timed. ``on_chunk`` follows the run, ``spans`` receives what every unit did when. Without
-    ``repeat`` (and with spans, or in check mode) every instruction of every layer is walked through; no count depends on it.
+    Raises:
+        ProgramError, MachineHalt: the functional engine's.
     """
+    options = options or Options()
+    routed = options.routed
     if routed is None:
-        raise ValueError("the timing engine needs a routing trace")
-    engine = TimingEngine(program, options, routed, spans, repeat)
-    engine.run(on_chunk)
-    return Result(
-        list(routed.tokens),
-        routed.routing,
-        trace=engine.trace,
+        from sim.functional import engine as functional
+
+        watch.say("functional engine")
+        routed = functional.run(program, run)
+    spans = options.spans
+    if spans is None and options.timeline is not None:
+        spans = []
+    engine = TimingEngine(program, run, routed, spans, options.repeat)
+    watch.say("timing engine")
+    begin = time.perf_counter()
+    engine.run(watch.positions)
+    seconds = time.perf_counter() - begin
+    if options.timeline is not None and spans is not None:
+        write_perfetto(options.timeline, spans, program.machine.clock_mhz)
+    return Timed(
+        tokens=list(routed.tokens),
+        routing=routed.routing,
         counters=engine.counters,
         kv_entries=engine.entries,
+        saturated=routed.saturated,
+        trace=engine.trace,
         at_token=engine.at_token,
+        seconds=seconds,
     )

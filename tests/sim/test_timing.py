@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from compiler.frontend.shapes import outline, random_checkpoint
 from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
-from sim.engine import Result
 from sim.estimate import Workload, estimate, workload_bytes
 from sim.functional import engine as functional
+from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
 from sim.rtl import engine as rtl
 from sim.timing import energy
@@ -38,8 +38,8 @@ U280 = Machine.load("u280")
 
 def both_ways(program: Program, prompt: int, new: int, routing: np.ndarray) -> None:
     """Repeated layers and every layer on its own give the same result, token by token."""
-    run, routed = Run((0,) * prompt, new), Result([0] * new, routing)
-    fast, slow = (timing.run(program, run, routed, repeat=repeat) for repeat in (True, False))
+    run, routed = Run((0,) * prompt, new), Routed(tokens=[0] * new, routing=routing)
+    fast, slow = (timing.run(program, run, timing.Options(routed, repeat=repeat)) for repeat in (True, False))
     assert fast.counters == slow.counters
     assert fast.at_token == slow.at_token
     assert fast.kv_entries == slow.kv_entries
@@ -97,7 +97,7 @@ def test_weights_that_wait_for_no_decision() -> None:
     beats = {}
     for kv in ("dense", "reuse"):
         program = compile_checkpoint(outline("", config=small_config()), machine, kv, context=8, group=128)
-        engine = timing.TimingEngine(program, Run((1,), 0), Result([], np.ones((2, 2, 8), bool)))
+        engine = timing.TimingEngine(program, Run((1,), 0), Routed(tokens=[], routing=np.ones((2, 2, 8), bool)))
         engine.config[Config.GROUP] = 128
         decision = next(pc for pc, (instruction, _) in enumerate(engine.decoded) if instruction is ROUTE)
         beats[kv] = engine.undecided(0)[0], engine.undecided(decision)[0]
@@ -347,16 +347,16 @@ def test_cycles_of_the_rtl(memory: MemoryTiming, skip: float, check: bool) -> No
     seen = rtl.run(program, run)
     expected = functional.run(program, run)
     assert seen.tokens == expected.tokens
-    counted = timing.run(program, run, expected).counters["CYCLES"]
+    counted = timing.run(program, run, timing.Options(expected)).counters["CYCLES"]
     assert abs(counted / seen.counters["CYCLES"] - 1) < 0.03
 
 
 def test_outlines_are_timed_like_checkpoints() -> None:
     config = small_config()
     machine = Machine.load("tiny")
-    run, routing = Run((1, 2, 3), 4), independent(config.num_layers, 8, 0.3, 0.3, 1)
+    routed = Routed(tokens=[0] * 4, routing=independent(config.num_layers, 8, 0.3, 0.3, 1))
     counts = [
-        timing.run(compile_checkpoint(checkpoint, machine, context=8), run, Result([0] * 4, routing)).counters
+        timing.run(compile_checkpoint(checkpoint, machine, context=8), Run((1, 2, 3), 4), timing.Options(routed)).counters
         for checkpoint in (outline("", config=config), random_checkpoint(config, 1))
     ]
     assert counts[0] == counts[1]
