@@ -12,10 +12,10 @@ from sim.reference import engine as reference
 from sim.result import SATURATED, Computed, Counted, Result, Retired, Routed, Timed
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
+from sim.walk import decode
 from skipopu.errors import MachineHalt
 from skipopu.isa.asm import disassemble
 from skipopu.isa.program import Program, Run
-from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def first_difference(program: Program, expected: list[Retired], seen: list[Retir
 
     Each place holds the record that came last. That may be an older one: of another unit, which was slower in the same chunk.
     """
+    steps = decode(program)
     held = {record.sequence: record for record in seen}
     places = {number % program.ring_records: number for number in held if 0 <= number < len(expected)}
 
@@ -48,7 +49,7 @@ def first_difference(program: Program, expected: list[Retired], seen: list[Retir
         if kept < 0 or kept > number:
             return kept > number
         older, newer = expected[kept], expected[number]
-        units = [BY_OPCODE[program.instructions[one.pc] & (1 << OPCODE_BITS) - 1].unit for one in (older, newer)]
+        units = [steps[one.pc].instruction.unit for one in (older, newer)]
         return older.position == newer.position and units[0] != units[1]
 
     for number, record in enumerate(expected):

@@ -263,4 +263,10 @@ BY_OPCODE = check_opcodes(INSTRUCTIONS)
 BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 OPCODE_BITS = _HEAD[0].width
 
+
+def instruction_of(word: int) -> Instruction | None:
+    """The instruction that a word's opcode names; None when it names none."""
+    return BY_OPCODE.get(word & (1 << OPCODE_BITS) - 1)
+
+
 assert all(i.offsets["opcode"] == 0 for i in INSTRUCTIONS)

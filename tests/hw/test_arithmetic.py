@@ -115,9 +115,9 @@ def test_signed_zeros_subnormals_ties_and_overflow(operation: str) -> None:
     dut = Multiply() if operation == "multiply" else Add()
     seen = drive(dut, [(dut.a, a), (dut.b, b)], dut.z, dut.LATENCY)
     x, y = (np.where(v & 0x7F800000, v, v & 0x80000000).astype(np.uint32).view(np.float32) for v in (a, b))
-    fp32.Saturation.seen = False
-    expected = fp32.bits(getattr(fp32, operation)(x, y))
-    assert fp32.Saturation.seen
+    with fp32.Saturation() as saturation:
+        expected = fp32.bits(getattr(fp32, operation)(x, y))
+    assert saturation.seen
     assert (seen == expected).all()
     with np.errstate(all="ignore"):
         ieee = getattr(np, operation)(x, y)
