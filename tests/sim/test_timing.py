@@ -20,6 +20,7 @@ from sim.routing import independent, load_trace, ratios
 from sim.rtl import engine as rtl
 from sim.timing import energy
 from sim.timing import engine as timing
+from sim.timing.bus import undecided
 from sim.timing.entries import entry_pace
 from sim.timing.stream import NOTHING, Reader, Shape, Streams, flow, wait_of_ports
 from sim.timing.writes import Writes
@@ -97,10 +98,10 @@ def test_weights_that_wait_for_no_decision() -> None:
     beats = {}
     for kv in ("dense", "reuse"):
         program = compile_checkpoint(outline("", config=small_config()), machine, kv, context=8, group=128)
-        engine = timing.TimingEngine(program, Run((1,), 0), Routed(tokens=[], routing=np.ones((2, 2, 8), bool)))
-        engine.config[Config.GROUP] = 128
-        decision = next(pc for pc, (instruction, _) in enumerate(engine.decoded) if instruction is ROUTE)
-        beats[kv] = engine.undecided(0)[0], engine.undecided(decision)[0]
+        state = timing.Timing(program, Run((1,), 0), Routed(tokens=[], routing=np.ones((2, 2, 8), bool))).state
+        state.walk.config[Config.GROUP] = 128
+        decision = next(step.pc for step in state.walk.steps if step.instruction is ROUTE)
+        beats[kv] = undecided(state, 0)[0], undecided(state, decision)[0]
     assert beats["reuse"][0] > beats["reuse"][1] == 0
     assert beats["dense"][1] > 0
     assert beats["dense"][0] == beats["reuse"][0] + beats["dense"][1]
