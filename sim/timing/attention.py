@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from sim.timing.bus import REQUEST, behind_weights, following, undecided
 from sim.timing.costs import SERIAL_DIVIDE, Attention
+from sim.timing.reader import PUSHED, READABLE
 from sim.timing.state import State
-from sim.timing.stream import PUSHED, READABLE
 from sim.walk import Fields
 from skipopu.isa.registers import Config
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.timing.costs import HANDOVER
-from sim.timing.stream import FIRST, NOTHING, Pending
+from sim.timing.reader import FIRST, NOTHING, Pending
 from sim.timing.writes import Bursts, Writes
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import QUEUE_DEPTH, Machine
