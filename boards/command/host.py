@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 import time
+from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -67,8 +68,8 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
         return PynqTransport(args.overlay), None
     if args.simulate:
         from boards.open.flow import project
-        from sim.board.build import simulate_project
-        from sim.board.port import SimulatedPort
+        from sim.ulx3s.build import simulate_project
+        from sim.ulx3s.port import SimulatedPort
 
         with console.status("building the board's simulation (a minute, then cached)"):
             executable = simulate_project(project(program.machine))
@@ -79,9 +80,10 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
         import serial
 
         try:
-            port, name = serial.Serial(args.port, BAUD, timeout=0.5), args.port
+            opened: Any = serial.Serial(args.port, BAUD, timeout=0.5)  # pyserial's properties have no types
         except serial.SerialException as error:
             raise LinkError(f"{args.port}: cannot be opened ({error})") from None
+        port, name = opened, args.port
         baud = BAUD if args.baud is None else args.baud
     transport = SerialTransport(Line(port, name))
     if baud != BAUD:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cocotb_tools.config
 import find_libpython
+from amaranth.hdl import Shape
 
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
@@ -69,7 +70,7 @@ def bench_verilog(machine: Machine, waves: str | None = None) -> str:
     for p in range(machine.ports):
         axi = Axi4(machine.port_bits).members
         for name, member in axi.items():
-            lines.append(f"    wire {_range(int(member.shape))}port{p}_{name};")
+            lines.append(f"    wire {_range(Shape.cast(member.shape).width)}port{p}_{name};")
         connections += [f".port{p}_{name}(port{p}_{name})" for name in axi]
         pins = ", ".join(f".{name}(port{p}_{name})" for name in axi)
         here = {name: f"bad_port == {p} ? {name} : 0" for name in ("bad_read", "bad_write")}

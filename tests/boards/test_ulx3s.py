@@ -13,9 +13,9 @@ from boards.host.transport import SerialTransport
 from boards.open import flow
 from boards.open.flow import build, project, synthesise
 from compiler.pipeline import compile_checkpoint, compile_directory
-from sim.board.build import simulate_netlist, simulate_project
-from sim.board.port import SimulatedPort
 from sim.functional import engine as functional
+from sim.ulx3s.build import simulate_netlist, simulate_project
+from sim.ulx3s.port import SimulatedPort
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import STATUS_RUNNING, Error
