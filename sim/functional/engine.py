@@ -30,6 +30,50 @@ HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {
 }
 
 
+class Functional:
+    """One run."""
+
+    def __init__(self, program: Program, run: Run, options: Options, watch: Watch = QUIET) -> None:
+        self.check, self.watch = run.check, watch
+        self.walk = Walk(program, len(run.prompt), run.max_new, self.emit, watch)
+        self.state = State(program, run, options, self.walk)
+        self.tokens: list[int] = []
+        self.trace: list[Retired] = []
+
+    def emit(self) -> int:
+        """Writes the argmax of the chunk's last token behind the tokens before it."""
+        state, walk = self.state, self.walk
+        assert state.best is not None
+        token = state.best[1]
+        address = walk.config[Config.TOKENS] * ADDRESS_UNIT + 4 * walk.position
+        state.memory[0][address : address + 4] = np.array([token], "<u4").view(np.uint8)
+        self.tokens.append(token)
+        self.watch.token(token)
+        return token
+
+    def execute(self) -> Computed:
+        """Walks through the whole program."""
+        state, walk = self.state, self.walk
+        with Saturation() as saturation:
+            for step in walk:
+                if step.instruction is CHUNK:
+                    state.best = None
+                handler = HANDLERS.get(step.instruction)
+                if handler is None:
+                    continue
+                handler(state, step.fields)
+                if self.check:
+                    self.trace.append(Retired(step.pc, state.writes.take(), 0, walk.layer, walk.position))
+        return Computed(
+            tokens=self.tokens,
+            routing=state.routing[..., : walk.position],
+            memory=state.memory,
+            trace=self.trace,
+            saturated=saturation.seen,
+            kv_entries=state.pool.entries,
+        )
+
+
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Computed:
     """Executes ``program`` with every rounding of the hardware.
 
@@ -37,36 +81,4 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
-    tokens: list[int] = []
-    trace: list[Retired] = []
-
-    def choose() -> int:
-        """Emits the argmax of the chunk's last token behind those before it."""
-        assert state.best is not None
-        token = state.best[1]
-        address = walk.config[Config.TOKENS] * ADDRESS_UNIT + 4 * walk.position
-        state.memory[0][address : address + 4] = np.array([token], "<u4").view(np.uint8)
-        tokens.append(token)
-        watch.token(token)
-        return token
-
-    walk = Walk(program, len(run.prompt), run.max_new, choose, watch)
-    state = State(program, run, options or Options(), walk)
-    with Saturation() as saturation:
-        for step in walk:
-            if step.instruction is CHUNK:
-                state.best = None
-            handler = HANDLERS.get(step.instruction)
-            if handler is None:
-                continue
-            handler(state, step.fields)
-            if run.check:
-                trace.append(Retired(step.pc, state.writes.take(), 0, walk.layer, walk.position))
-    return Computed(
-        tokens=tokens,
-        routing=state.routing[..., : walk.position],
-        memory=state.memory,
-        trace=trace,
-        saturated=saturation.seen,
-        kv_entries=state.pool.entries,
-    )
+    return Functional(program, run, options or Options(), watch).execute()
