@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.engine import SATURATED, Result, Retired
+from sim.engine import QUIET, Watch
 from sim.functional import engine as functional
 from sim.reference import engine as reference
+from sim.result import SATURATED, Computed, Counted, Result, Retired, Routed, Timed
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
+from sim.walk import decode
 from skipopu.errors import MachineHalt
 from skipopu.isa.asm import disassemble
 from skipopu.isa.program import Program, Run
-from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ def first_difference(program: Program, expected: list[Retired], seen: list[Retir
 
     Each place holds the record that came last. That may be an older one: of another unit, which was slower in the same chunk.
     """
+    steps = decode(program)
     held = {record.sequence: record for record in seen}
     places = {number % program.ring_records: number for number in held if 0 <= number < len(expected)}
 
@@ -50,7 +49,7 @@ def first_difference(program: Program, expected: list[Retired], seen: list[Retir
         if kept < 0 or kept > number:
             return kept > number
         older, newer = expected[kept], expected[number]
-        units = [BY_OPCODE[program.instructions[one.pc] & (1 << OPCODE_BITS) - 1].unit for one in (older, newer)]
+        units = [steps[one.pc].instruction.unit for one in (older, newer)]
         return older.position == newer.position and units[0] != units[1]
 
     for number, record in enumerate(expected):
@@ -64,6 +63,8 @@ def first_difference(program: Program, expected: list[Retired], seen: list[Retir
 
 def differing_bits(program: Program, a: Result, b: Result) -> int:
     """Bits that differ between two final memories; the trace ring (which holds cycles) is compared by its signatures."""
+    assert a.memory is not None
+    assert b.memory is not None
     ring = program.regions["ring"]
     total = 0
     for port, (left, right) in enumerate(zip(a.memory, b.memory, strict=True)):
@@ -78,10 +79,10 @@ def differing_bits(program: Program, a: Result, b: Result) -> int:
 class Check:
     """Outcome of :func:`check`; ``problems`` is empty when everything agrees, ``remarks`` say what that is worth."""
 
-    functional: Result
-    reference: Result
-    rtl: Result | None
-    timing: Result
+    functional: Computed
+    reference: Routed
+    rtl: Counted | None
+    timing: Timed
     agreement: reference.Agreement
     differing_bits: int | None = None
     difference: Difference | None = None
@@ -95,7 +96,7 @@ class Check:
     @property
     def cycle_error(self) -> float | None:
         """(timing - rtl) / rtl."""
-        if self.rtl is None or not self.rtl.counters:
+        if self.rtl is None:
             return None
         cycles = self.rtl.counters["CYCLES"]
         return (self.timing.counters["CYCLES"] - cycles) / cycles
@@ -104,7 +105,7 @@ class Check:
 def check(
     program: Program,
     options: Run,
-    say: Say = lambda text: None,
+    watch: Watch = QUIET,
     with_rtl: bool = True,
     memory: rtl.Memory | None = None,
     verilog: str | None = None,
@@ -117,16 +118,15 @@ def check(
     """
     checked = Run(options.prompt, options.max_new, options.dial, True, options.routing)
     golden = golden or program
-    say("functional engine")
+    watch.say("functional engine")
     expected = functional.run(golden, checked)
-    say("reference engine")
+    watch.say("reference engine")
     free = reference.run(golden, options)
     sequence = [*options.prompt, *expected.tokens]
     # The last generated token is not processed; with none generated, the whole prompt is.
     routing = expected.routing[None, ..., : len(options.prompt) + max(len(expected.tokens) - 1, 0)]
     agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing)
-    say("timing engine")
-    timed = timing.run(program, options, expected)
+    timed = timing.run(program, options, timing.Options(expected))
     result = Check(expected, free, None, timed, agreement)
     if agreement.non_finite:
         result.problems.append(
@@ -146,7 +146,7 @@ def check(
         )
     if with_rtl:
         try:
-            result.rtl = rtl.run(program, checked, memory=memory, verilog=verilog, say=lambda phase: say(f"RTL: {phase}"))
+            result.rtl = rtl.run(program, checked, rtl.Options(memory, verilog=verilog), watch)
         except MachineHalt as halt:
             result.problems.append(f"RTL: {halt}")
             return result

@@ -1,71 +1,74 @@
-"""What every engine returns."""
+"""What an engine is: it runs a compiled program; the four of them are listed in :mod:`sim.engines`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import argparse
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from sim.result import Result
+from skipopu.isa.program import Program, Run
 
-from skipopu.isa.program import Program
 
-SATURATED = "numbers left the range of FP32 or FP16 and saturated; the tokens are not the model's"
+class Watch:
+    """Follows a run. This one looks away; others override what they want to see."""
 
-# Called with each generated token as soon as it is known.
-OnToken = Callable[[int], None]
+    def token(self, token: int | None) -> None:
+        """A token was generated; None when only that is known, and the id once the run ended."""
+
+    def positions(self, done: int) -> None:
+        """So many tokens, of the prompt and generated ones, were processed."""
+
+    def say(self, phase: str) -> None:
+        """What goes on, in a few words."""
+
+
+QUIET = Watch()
 
 
 @dataclass(frozen=True)
-class Retired:
-    """One record of the trace ring: an instruction's index, its signature and the cycle it retired (0: not timed).
-
-    ``layer`` and ``position`` (of the chunk's first token) are known to the functional engine only; ``sequence``, the number in the
-    order of dispatch, is part of the ring's records.
-    """
-
-    pc: int
-    signature: int
-    cycle: int = 0
-    layer: int = -1
-    position: int = -1
-    sequence: int = -1
-
-
-@dataclass
-class Result:
-    """Outcome of one run.
+class Options:
+    """What an engine takes beside program and run, in a class of its own for each.
 
     Attributes:
-        tokens: generated ids.
-        routing: bool (layers, 2, positions), what executed.
-        memory: final image per port, (bytes,) uint8 each; empty for engines without data.
-        trace: retired unit instructions in program order; filled in check mode.
-        counters: cycles, busy and stall cycles and beats under the names of the host registers; empty for engines
-            without time.
-        saturated: the sticky numeric bit; of the reference, whether its logits are not all finite.
-        seconds: real time of the RTL simulation itself, without its build.
-        at_token: the counters as each token was written, by the timing engine.
+        FLAGS: options of the command line that need this engine.
     """
 
-    tokens: list[int]
-    routing: NDArray[np.bool_]
-    memory: list[NDArray[np.uint8]] = field(default_factory=list)
-    trace: list[Retired] = field(default_factory=list)
-    counters: dict[str, int] = field(default_factory=dict)
-    saturated: bool = False
-    kv_entries: int = 0
-    seconds: float = 0.0
-    at_token: list[dict[str, int]] = field(default_factory=list)
+    FLAGS: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Declares the engine's options of the command line, if it has any."""
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> Self:
+        """What the command line asks for; also asked when it is another engine that runs.
+
+        Raises:
+            SkipopuError: options that contradict one another.
+        """
+        return cls()
+
+
+class Engine(Protocol):
+    """What a module ``sim.NAME.engine`` is.
+
+    Attributes:
+        name: as ``--engine`` takes it.
+        Options: the class that ``options`` are of.
+    """
 
     @property
-    def executed_share(self) -> float:
-        """Executed modules over all modules of all processed tokens."""
-        return float(self.routing.mean())
+    def name(self) -> str: ...
 
+    @property
+    def Options(self) -> type[Options]: ...
 
-def logits_of(program: Program, result: Result, positions: int) -> NDArray[np.float32]:
-    """(positions, vocab) float32 that a program compiled with logits stored in port 0."""
-    region, vocabulary = program.regions["logits"], program.model.vocab_size
-    rows = result.memory[0][region.address : region.address + region.size].reshape(program.context, -1)
-    return rows[:positions, : 4 * vocabulary].copy().view(np.float32)
+    def run(self, program: Program, run: Run, options: Any = None, watch: Watch = QUIET) -> Result:
+        """Executes ``program``; without ``options`` by the engine's defaults.
+
+        Raises:
+            ProgramError: the run does not fit the program.
+            MachineHalt: the machine stopped with an error code, or would.
+        """
+        ...

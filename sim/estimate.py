@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
-from sim.engine import Result
+from sim.result import Routed, Timed
 from sim.routing import independent, ratios
 from sim.timing import energy
 from sim.timing import engine as timing
@@ -155,7 +154,6 @@ def estimate(
     workload: Workload,
     config: ModelConfig | None = None,
     routing: NDArray[np.bool_] | None = None,
-    on_chunk: Callable[[int], None] | None = None,
 ) -> Estimate:
     """Compiles and times ``workload``; ``config`` and ``routing`` replace its known shape and its random routing.
 
@@ -175,11 +173,11 @@ def estimate(
     program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
     run = Run((0,) * workload.prompt, workload.new)
     run.validate(program)
-    result = timing.run(program, run, Result([0] * workload.new, routing), on_chunk)
+    result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing)))
     return of_result(program, workload, result)
 
 
-def of_result(program: Program, workload: Workload, result: Result) -> Estimate:
+def of_result(program: Program, workload: Workload, result: Timed) -> Estimate:
     """The figures of a timed run."""
     machine = program.machine
     return Estimate(

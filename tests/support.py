@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from compiler.frontend.shapes import random_checkpoint as random_checkpoint
+from sim.engine import Watch
 from skipopu.model_config import ModelConfig
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.integers(-4, 300) | st.floats() | st.text(max_size=8)
@@ -14,6 +15,24 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+
+
+class Followed(Watch):
+    """What an engine told while it ran."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int | None] = []
+        self.done: list[int] = []
+        self.said: list[str] = []
+
+    def token(self, token: int | None) -> None:
+        self.tokens.append(token)
+
+    def positions(self, done: int) -> None:
+        self.done.append(done)
+
+    def say(self, phase: str) -> None:
+        self.said.append(phase)
 
 
 def small_config(**changes: object) -> ModelConfig:

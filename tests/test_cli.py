@@ -18,8 +18,8 @@ from compiler.frontend.shapes import random_checkpoint as checkpoint_of
 from compiler.pipeline import compile_checkpoint
 from sim.check import check
 from sim.command import doctor
-from sim.engine import Result
 from sim.functional import engine as functional
+from sim.result import Computed
 from sim.routing import independent, load_trace, save_trace
 from skipopu import cli
 from skipopu.errors import ProgramError
@@ -130,7 +130,7 @@ def test_check_passes_and_fails_by_exit_code(model: Path, tmp_path: Path, monkey
     assert {"tokens_equal", "routing_differing", "executed_share", "cycles", "bytes_read"} <= names
     honest = functional.run
 
-    def wrong_token(*args: object, **options: object) -> Result:
+    def wrong_token(*args: object, **options: object) -> Computed:
         result = honest(*args, **options)  # type: ignore[arg-type]
         result.tokens[0] = (result.tokens[0] + 1) % 256
         return result

@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 import time
+from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -13,6 +14,7 @@ from boards.host.device import Device
 from boards.host.line import Line, LinkError
 from boards.host.transport import SerialTransport, Transport
 from sim.command.common import (
+    Text,
     add_model_arguments,
     add_run_arguments,
     console,
@@ -20,11 +22,10 @@ from sim.command.common import (
     load_program,
     outputs_of,
     run_of,
-    text_writer,
     warn,
 )
-from sim.engine import SATURATED, Result
 from sim.functional import engine as functional
+from sim.result import SATURATED, Counted
 from skipopu.arguments import natural, positive, refuse, seconds
 from skipopu.errors import SkipopuError
 from skipopu.isa.program import Program, Run
@@ -67,8 +68,8 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
         return PynqTransport(args.overlay), None
     if args.simulate:
         from boards.open.flow import project
-        from sim.board.build import simulate_project
-        from sim.board.port import SimulatedPort
+        from sim.ulx3s.build import simulate_project
+        from sim.ulx3s.port import SimulatedPort
 
         with console.status("building the board's simulation (a minute, then cached)"):
             executable = simulate_project(project(program.machine))
@@ -79,9 +80,10 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
         import serial
 
         try:
-            port, name = serial.Serial(args.port, BAUD, timeout=0.5), args.port
+            opened: Any = serial.Serial(args.port, BAUD, timeout=0.5)  # pyserial's properties have no types
         except serial.SerialException as error:
             raise LinkError(f"{args.port}: cannot be opened ({error})") from None
+        port, name = opened, args.port
         baud = BAUD if args.baud is None else args.baud
     transport = SerialTransport(Line(port, name))
     if baud != BAUD:
@@ -100,13 +102,12 @@ def load(device: Device, program: Program) -> None:
         )
 
 
-def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Result, list[Record], bool]:
+def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Counted, list[Record], bool]:
     """One prompt: its result, its figures, whether the functional engine agrees."""
-    write = text_writer(program)
-    for token in options.prompt:
-        write(token)
+    text = Text(program)
+    text.prompt(options)
     begin = time.perf_counter()
-    result = device.run(program, options, write, args.seconds)
+    result = device.run(program, options, text, args.seconds)
     seconds = time.perf_counter() - begin
     print()
     cycles = result.counters["CYCLES"]

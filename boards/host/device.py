@@ -7,7 +7,8 @@ import time
 import numpy as np
 
 from boards.host.transport import OnBytes, Transport, nothing
-from sim.engine import OnToken, Result
+from sim.engine import QUIET, Watch
+from sim.result import Counted
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
@@ -95,32 +96,32 @@ class Device:
                     f" {expected[first]:#04x}: it is not loaded; leave --no-load out"
                 )
 
-    def run(self, program: Program, options: Run, on_token: OnToken | None = None, seconds: float = 600.0) -> Result:
-        """Runs a program that was loaded; tokens are handed to ``on_token`` as they come.
+    def run(self, program: Program, run: Run, watch: Watch = QUIET, seconds: float = 600.0) -> Counted:
+        """Runs a program that was loaded; ``watch`` is told tokens as they come.
 
         Raises:
             ProgramError: the run does not fit the program.
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
             SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
         """
-        board, image = self.transport, options.prepare(program)[0]
+        board, image = self.transport, run.prepare(program)[0]
         self._reset(seconds)
         regions = program.regions
-        changed = [(regions["tokens"].address, 4 * len(options.prompt))]
-        if options.check:
+        changed = [(regions["tokens"].address, 4 * len(run.prompt))]
+        if run.check:
             changed.append((regions["ring"].address, regions["ring"].size))
-        if not isinstance(options.routing, str):
+        if not isinstance(run.routing, str):
             changed.append((regions["trace"].address, regions["trace"].size))
         # The modes of every layer, always: the run before may have left others.
         first, stride = program.router_record
         changed += [(first + layer * stride, ROUTER_RECORD.size) for layer in range(program.model.num_layers)]
         for address, size in changed:
             board.write(0, address, image[address : address + size].tobytes())
-        for name, value in options.registers(program).items():
+        for name, value in run.registers(program).items():
             board.set_register(name, value)
         board.set_register("CONTROL", 1)
         tokens: list[int] = []
-        first = program.regions["tokens"].address + 4 * len(options.prompt)
+        first = program.regions["tokens"].address + 4 * len(run.prompt)
         deadline = time.monotonic() + seconds
         while True:
             seen = board.registers("STATUS", "GENERATED")
@@ -129,8 +130,7 @@ class Device:
                 data = board.read(0, first + 4 * len(tokens), 4 * (generated - len(tokens)))
                 for token in np.frombuffer(data, "<u4").tolist():
                     tokens.append(token)
-                    if on_token is not None:
-                        on_token(token)
+                    watch.token(token)
             if status & (STATUS_DONE | STATUS_ERROR):
                 break
             if time.monotonic() > deadline:
@@ -139,9 +139,8 @@ class Device:
         if status & STATUS_ERROR:
             code, pc = Error(values["ERROR"]), values["ERROR_PC"]
             raise MachineHalt(code, pc, f"{board.name}: instruction {pc}: the machine halted with {code.name}", tokens)
-        return Result(
+        return Counted(
             tokens=tokens,
-            routing=np.zeros((program.model.num_layers, 2, values["POSITION"]), bool),
             counters=counted(values),
             saturated=bool(status & STATUS_SATURATED),
             kv_entries=values["KV_ENTRIES"],

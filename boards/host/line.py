@@ -32,7 +32,7 @@ class LinkError(SkipopuError):
 
 
 class Port(Protocol):
-    """What is used of :class:`serial.Serial`; :class:`sim.board.port.SimulatedPort` has it too."""
+    """What is used of :class:`serial.Serial`; :class:`sim.ulx3s.port.SimulatedPort` has it too."""
 
     @property
     def baudrate(self) -> int: ...

@@ -20,7 +20,7 @@ from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import CHUNK, END, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, SET, Unit
+from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, SET, Unit
 from skipopu.machine.config import Machine
 
 
@@ -113,6 +113,9 @@ class Dispatcher(Component):
                     with m.Case(CHUNK.opcode):
                         m.d.comb += self.chunk.eq(1)
                         m.next = "CHUNK"
+                    with m.Case(EXTEND.opcode):
+                        with m.If(word[OPCODE_BITS:] != 0):  # no unit takes such an operand
+                            self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
                     with m.Case(LOOP.opcode):
                         m.d.comb += layers.begin.eq(1)
                         m.d.sync += loop_start.eq(pc + 1)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sim.check import Check, check
 from sim.command.common import (
+    Phases,
     add_model_arguments,
     add_run_arguments,
     console,
@@ -19,7 +20,7 @@ from sim.command.common import (
     run_of,
     warn,
 )
-from sim.command.run import counter_records
+from sim.command.counters import counter_records
 from skipopu.isa.program import Program
 from skipopu.report import Record, write_json
 
@@ -106,14 +107,14 @@ def records_of(program: Program, result: Check) -> list[Record]:
         ),
         Record("executed_share", result.functional.executed_share, "ratio", "simulated", source, engine="functional", **keys),
         Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
-        *counter_records(program, result.timing, "timing"),
+        *counter_records(program, result.timing.counters, "timing"),
     ]
     if result.rtl is not None:
         records += [
             Record("differing_bits", result.differing_bits, "bit", "simulated", source, engine="rtl", **keys),
             Record("tokens_equal", int(result.rtl.tokens == expected), "bool", "simulated", source, engine="rtl", **keys),
             Record("cycle_error", result.cycle_error, "ratio", "simulated", source, engine="timing", **keys),
-            *counter_records(program, result.rtl, "rtl"),
+            *counter_records(program, result.rtl.counters, "rtl"),
         ]
     return records
 
@@ -130,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     program = load_program(args)
     options = run_of(args, program)
     with console.status("check") as status:
-        result = check(program, options, status.update, with_rtl=not args.no_rtl)
+        result = check(program, options, Phases(status.update), with_rtl=not args.no_rtl)
     out.print(check_table(program, result))
     say_outcome(result)
     if args.json:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.command import COMPILE_OPTIONS, add_compile_arguments, compile_from
+from sim.engine import Watch
 from sim.routing import independent, load_trace, ratios
 from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
@@ -20,8 +21,6 @@ from skipopu.model_config import TOKENIZERS
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console as console
 from skipopu.terminal import out as out
-
-ENGINES = ("reference", "functional", "timing", "rtl")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -167,17 +166,31 @@ def warn(text: str) -> None:
     console.print(f"Warning: {text}.", style="yellow", soft_wrap=True)
 
 
-def text_writer(program: Program) -> Callable[[int], None]:
-    """Streams tokens of a byte-level model as text, of others as ids."""
-    byte_level = program.model.byte_level
+class Phases(Watch):
+    """Hands on what an engine says it does."""
 
-    def write(token: int) -> None:
-        if token < 0:
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+
+    def say(self, phase: str) -> None:
+        self.show(phase)
+
+
+class Text(Watch):
+    """Streams tokens of a byte-level model as text, of others as ids, of those whose ids are not known yet as dots."""
+
+    def __init__(self, program: Program) -> None:
+        self.byte_level = program.model.byte_level
+
+    def prompt(self, run: Run) -> None:
+        for token in run.prompt:
+            self.token(token)
+
+    def token(self, token: int | None) -> None:
+        if token is None:
             sys.stdout.write(".")
-        elif byte_level and token < 256:
+        elif self.byte_level and token < 256:
             sys.stdout.buffer.write(bytes([token]))
         else:
             sys.stdout.write(f"{token} ")
         sys.stdout.flush()
-
-    return write

@@ -10,7 +10,7 @@ from rich.table import Table
 from compiler.pipeline import compile_directory
 from sim.check import check
 from sim.command.check import check_table, records_of, say_outcome
-from sim.command.common import console, inputs_of, out, outputs_of, text_ids
+from sim.command.common import Phases, console, inputs_of, out, outputs_of, text_ids
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json
@@ -52,11 +52,11 @@ def main(args: argparse.Namespace) -> int:
     out.rule()
     options = Run(prompt, NEW_TOKENS)
     with console.status("check") as status:
-        result = check(program, options, status.update)
+        watch = Phases(status.update)
+        result = check(program, options, watch)
         status.update("RTL simulation with every module executed")
-        forced = (
-            rtl.run(program, Run(prompt, NEW_TOKENS, routing="always"), say=status.update) if result.rtl is not None else None
-        )
+        always = Run(prompt, NEW_TOKENS, routing="always")
+        forced = rtl.run(program, always, watch=watch) if result.rtl is not None else None
     out.print(check_table(program, result))
     records = records_of(program, result)
     if result.rtl is not None and forced is not None:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from sim.command.common import add_model_arguments, console, inputs_of, load_program, text_ids, warn
-from sim.engine import SATURATED, Result, logits_of
 from sim.functional import engine as functional
 from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
+from sim.result import SATURATED, Computed, logits_of
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
@@ -58,7 +58,7 @@ def evaluate(
     always: bool,
     profile: Profile = PROFILES[EXACT18],
     show: bool = True,
-    on_result: Callable[[Result], None] = lambda result: None,
+    on_result: Callable[[Computed], None] = lambda result: None,
 ) -> tuple[float, float]:
     """(bits per byte, executed share) over whole windows of ``data``, first bytes of windows not counted.
 
@@ -76,7 +76,7 @@ def evaluate(
             ids = np.frombuffer(part, np.uint8).astype(np.int64)
             run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
             if model is None:
-                result = functional.run(program, run, weights=weights, profile=profile)
+                result = functional.run(program, run, functional.Options(weights, profile))
                 on_result(result)
                 logits, executed = logits_of(program, result, len(ids)), result.executed_share
             else:

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from sim.fuzz.draw import Draw
+from sim.fuzz.spoil import spoil_machine, spoil_program
 from skipopu.isa.spec import ACTIVATIONS, BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
@@ -24,20 +24,6 @@ CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimat
 LONG_PROMPT, LONG_PORTS = 190, 16  # at most, of long runs
 ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
-ODD_VALUES = (0, -1, 1, 3, 6, 48, 1000, 4095, 1.5, float("nan"), "16", "", None, True, [1], {})
-ODD_MODEL = (0, -1, 1, 3, 1.5, float("nan"), "8", None, [2])
-ODD_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "kv": ("both",),
-    "context": (1, 100_000, -1),
-    "group": (1, 24, 1024, -32),
-    "weights": ("int2",),
-    "history": (-1, 1, 100_000),
-}
-ODD_RUN: dict[str, tuple[Any, ...]] = {
-    "prompt": ([], [-1], [1 << 20]),
-    "max_new": (-1, 1000),
-    "dial": (float("nan"), float("inf")),
-}
 
 
 @dataclass(frozen=True)
@@ -55,32 +41,6 @@ class Case:
     machine: dict[str, Any]
     programs: tuple[dict[str, Any], ...]
     long: bool = False
-
-
-class Draw:
-    """A random generator that speaks of integers and choices."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def between(self, least: int, most: int) -> int:
-        """Uniform, both ends included."""
-        return int(self.rng.integers(least, most + 1))
-
-    def scaled(self, least: int, most: int) -> int:
-        """Uniform in the logarithm."""
-        return min(most, int(least * (most + 1) ** (u := self.rng.random()) / least**u)) if least < most else least
-
-    def of(self, values: Any) -> Any:
-        return values[self.between(0, len(values) - 1)]
-
-    def chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
-
-    def spare(self, need: int, unit: int) -> int:
-        """A capacity for ``need`` in multiples of ``unit``: often exactly that, seldom less."""
-        share = self.of((1, 1, 1, 1.1, 1.5, 2, 3)) if self.chance(0.985) else 0.9
-        return max(unit, round_up(int(need * share), unit))
 
 
 def case(seed: int, long: bool = False) -> Case:
@@ -142,10 +102,10 @@ def case(seed: int, long: bool = False) -> Case:
         "memory_bytes": draw.of((0, 0, 0, 1 << 24, 1 << 22, 1 << 19)),
     }
     if draw.chance(ODD):
-        _spoil(draw, machine)
+        spoil_machine(draw, machine)
     for program in programs:
         if draw.chance(ODD / PROGRAMS):
-            _spoil_program(draw, program)
+            spoil_program(draw, program)
     return Case(seed, machine, tuple(programs), long)
 
 
@@ -291,29 +251,6 @@ def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str
 
 def _padded(rows: int, ports: int) -> int:
     return round_up(rows, BLOCK_ROWS * ports)
-
-
-def _spoil(draw: Draw, machine: dict[str, Any]) -> None:
-    """Puts one value out of place, on the border of what is accepted or beyond it."""
-    kind = draw.between(0, 9)
-    if kind == 0 and isinstance(machine["memory"], dict):
-        machine["memory"][draw.of(list(machine["memory"]))] = draw.of(ODD_VALUES)
-    elif kind == 1:
-        del machine[draw.of(list(machine))]
-    elif kind == 2:
-        machine[draw.of(("slices", "memory", "numerics", "name"))] = draw.of(("hbm9", ["exact17"], "a b/c", 7))
-    elif kind < 7:
-        key = draw.of([k for k in machine if k not in ("name", "numerics", "memory")])
-        machine[key] = draw.of(ODD_VALUES)
-    else:
-        key = draw.of([k for k, v in machine.items() if isinstance(v, int)])
-        machine[key] = machine[key] + draw.of((-1, 1)) if draw.chance(0.6) else machine[key] // 2
-
-
-def _spoil_program(draw: Draw, program: dict[str, Any]) -> None:
-    part, values = draw.of((("model", dict.fromkeys(program["model"], ODD_MODEL)), ("compile", ODD_OPTIONS), ("run", ODD_RUN)))
-    key = draw.of(list(values))
-    program[part][key] = draw.of(values[key])
 
 
 def to_dict(given: Case) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
 from hw.emit import overlay_verilog
 from sim.check import differing_bits, first_difference
-from sim.engine import Result
 from sim.functional import engine as functional
 from sim.fuzz.case import Case
+from sim.result import Computed, Counted, Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.rtl.build import build
@@ -120,7 +120,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         if isinstance(expected, MachineHalt):
             return _halted(made, run, program, expected, verilog) if with_rtl else _refused(stage, str(expected))
         stage = "timing"
-        predicted = timing.run(made, run, expected).counters
+        predicted = timing.run(made, run, timing.Options(expected)).counters
     except SkipopuError as error:
         return _refused(stage, str(error))
     except Exception as error:
@@ -143,13 +143,17 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
     text = verilog or _verilog(made.machine)
     line["built"] = made.machine
     try:
-        seen = rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=limit, optimise=OPTIMISE)
+        seen = rtl.run(made, run, _options(program, text, limit))
     except SkipopuError as error:
         kind = "hang" if "did not stop" in str(error) else "difference" if isinstance(error, MachineHalt) else "rtl"
         return line | {"outcome": kind, "message": str(error)}
     line["rtl"] = seen.counters
     problems = differences(made, run, expected, seen)
     return line | ({"outcome": "difference", "message": "; ".join(problems)} if problems else {})
+
+
+def _options(program: dict[str, Any], verilog: str, cycle_limit: int) -> rtl.Options:
+    return rtl.Options(rtl.Memory(**program["memory"]), None, verilog, cycle_limit, optimise=OPTIMISE)
 
 
 def _refused(stage: str, text: str) -> Line:
@@ -162,7 +166,7 @@ def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt,
     line: Line = {"outcome": "difference", "stage": "rtl", "built": made.machine}
     text = verilog or _verilog(made.machine)
     try:
-        rtl.run(made, run, memory=rtl.Memory(**program["memory"]), verilog=text, cycle_limit=1_000_000, optimise=OPTIMISE)
+        rtl.run(made, run, _options(program, text, 1_000_000))
     except MachineHalt as seen:
         if (seen.code, seen.pc) == (halt.code, halt.pc):
             return line | {"outcome": "halt", "message": str(halt)}
@@ -172,7 +176,7 @@ def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt,
     return line | {"message": f"functional: {halt}; the RTL does not halt"}
 
 
-def differences(program: Program, run: Run, expected: Result, seen: Result) -> list[str]:
+def differences(program: Program, run: Run, expected: Computed, seen: Counted) -> list[str]:
     """What differs between functional engine and RTL, a sentence each."""
     problems: list[str] = []
     if run.check and (difference := first_difference(program, expected.trace, seen.trace)) is not None:
@@ -198,7 +202,8 @@ def replay(line: Line) -> dict[str, int]:
     shape, bits = line["routing"]
     routing = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=int(np.prod(shape)))
     program, run = compiled(line["machine"], line)
-    return timing.run(program, run, Result(line["tokens"], routing.reshape(shape).astype(bool))).counters
+    routed = Routed(tokens=line["tokens"], routing=routing.reshape(shape).astype(bool))
+    return timing.run(program, run, timing.Options(routed)).counters
 
 
 def cycle_error(line: Line) -> float | None:

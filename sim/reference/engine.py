@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compiler.passes.fold import attention_scale
-from sim.engine import OnToken, Result
+from sim.engine import QUIET, Watch
 from sim.reference.model import Output, SkipLlama, load_hf_state_dict
+from sim.reference.options import Options as Options
+from sim.result import Routed
 from skipopu.isa.program import Program, Run
 from skipopu.layout import EmbeddingRows, router_record
 from skipopu.numerics.formats import dequantise
 from skipopu.row_order import permutation
+
+name = "reference"
 
 
 def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float32]:
@@ -85,26 +89,26 @@ def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, ro
     )
 
 
-def run(program: Program, options: Run, on_token: OnToken | None = None) -> Result:
+def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Routed:
     """Greedy generation, ties to the lowest id; recomputes the whole sequence for every token."""
-    options.validate(program)
+    run.validate(program)
     model = model_of(program)
-    sequence = list(options.prompt)
+    sequence = list(run.prompt)
     generated: list[int] = []
     saturated = False
     while True:
-        out = forward(program, model, torch.tensor([sequence]), options)
+        out = forward(program, model, torch.tensor([sequence]), run)
+        watch.positions(len(sequence))
         saturated |= not bool(out.logits.isfinite().all())
-        if len(generated) >= options.max_new:
+        if len(generated) >= run.max_new:
             break
         token = int(out.logits[0, -1].argmax())
         generated.append(token)
-        if on_token is not None:
-            on_token(token)
-        if token in program.model.eos_token_ids or len(generated) >= options.max_new:
+        watch.token(token)
+        if token in program.model.eos_token_ids or len(generated) >= run.max_new:
             break
         sequence.append(token)
-    return Result(tokens=generated, routing=out.gates[0].bool().numpy(), saturated=saturated)
+    return Routed(tokens=generated, routing=out.gates[0].bool().numpy(), saturated=saturated)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -22,10 +23,10 @@ PERIOD = 10  # ns
 class Host:
     """AXI4-Lite master on the bench's ``host_*`` pins."""
 
-    def __init__(self, dut: object) -> None:
+    def __init__(self, dut: Any) -> None:
         self.dut = dut
 
-    async def _until(self, ready: object) -> None:
+    async def _until(self, ready: Any) -> None:
         while True:
             await RisingEdge(self.dut.clk)
             if int(ready.value):
@@ -50,7 +51,7 @@ class Host:
 
 
 @cocotb.test()
-async def run(dut: object) -> None:
+async def run(dut: Any) -> None:
     path = Path(os.environ["SKIPOPU_BENCH"])
     options = json.loads(path.read_text())
     for name, value in options["settings"].items():

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import cocotb_tools.config
 import find_libpython
+from amaranth.hdl import Shape
 
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import Axi4, AxiLite
 from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
+from sim.rtl.window import TOP, WAVES
 from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 
-TOP = "bench"
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
 ICARUS_MODULE = "libcocotbvpi_icarus"
 MEMORY_BYTES = 1 << 24  # of each simulated port
@@ -49,11 +50,6 @@ MEMORY_SETTINGS = {
     "bad_write": 32,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
-# Kind of waves, by the file's suffix: Verilator's flag, its class, source of the runtime, libraries.
-WAVES = {
-    ".vcd": ("--trace-vcd", "VerilatedVcdC", None, []),
-    ".fst": ("--trace-fst", "VerilatedFstC", "verilated_fst_c", ["-llz4", "-lz"]),
-}
 
 
 def _range(width: int) -> str:
@@ -74,7 +70,7 @@ def bench_verilog(machine: Machine, waves: str | None = None) -> str:
     for p in range(machine.ports):
         axi = Axi4(machine.port_bits).members
         for name, member in axi.items():
-            lines.append(f"    wire {_range(int(member.shape))}port{p}_{name};")
+            lines.append(f"    wire {_range(Shape.cast(member.shape).width)}port{p}_{name};")
         connections += [f".port{p}_{name}(port{p}_{name})" for name in axi]
         pins = ", ".join(f".{name}(port{p}_{name})" for name in axi)
         here = {name: f"bad_port == {p} ? {name} : 0" for name in ("bad_read", "bad_write")}

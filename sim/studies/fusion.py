@@ -13,10 +13,10 @@ from compiler.frontend.checkpoint import load
 from compiler.frontend.shapes import outline
 from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
-from sim.engine import Result
 from sim.estimate import prefill_products
 from sim.functional import engine as functional
 from sim.profile import exposed
+from sim.result import Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.timeline import Span, plot
@@ -102,7 +102,7 @@ def simulate(model: Path, say: Say) -> list[Simulated]:
         seen = rtl.run(program, run)
         if seen.tokens != expected.tokens:
             raise SkipopuError(f"{STEPS[step]}: RTL gives {seen.tokens}, the functional engine {expected.tokens}")
-        predicted = timing.run(program, run, expected).counters
+        predicted = timing.run(program, run, timing.Options(expected)).counters
         busy = [name for name in predicted if name.endswith("_BUSY")]
         equal = all(predicted[name] == seen.counters[name] for name in busy)
         rows.append(Simulated(step, phase(seen.counters), phase(predicted), equal))
@@ -119,7 +119,7 @@ def count(
     """Counters of a run of ``prompt`` and ``new`` tokens under a routing trace."""
     trace = executed[:, :, : prompt + new]
     run = Run((0,) * prompt, new)
-    return timing.run(program, run, Result(tokens=[0] * new, routing=trace), spans=spans).counters
+    return timing.run(program, run, timing.Options(Routed(tokens=[0] * new, routing=trace), spans)).counters
 
 
 def decoded(program: Program, executed: NDArray[np.bool_]) -> Phase:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from compiler.frontend.checkpoint import load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
-from sim.engine import Result
 from sim.estimate import Workload, estimate
 from sim.functional import engine as functional
+from sim.result import Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.rtl import memory as rtl_memory
@@ -276,7 +276,7 @@ class Simulated:
     timing: dict[str, int]
 
 
-def simulate(model: Path, say: Say) -> tuple[list[Simulated], Result, int]:
+def simulate(model: Path, say: Say) -> tuple[list[Simulated], Routed, int]:
     """The shipped model on ``tiny`` at 25 % random skips; raises unless tokens and reads are what they must be."""
     checkpoint, machine = load(model, None), Machine.load("tiny")
     text = (model / "heldout.txt").read_bytes()[:48]
@@ -285,7 +285,7 @@ def simulate(model: Path, say: Say) -> tuple[list[Simulated], Result, int]:
     settings: list[tuple[str, int | None, bool]] = [("off", 0, False), ("on", None, False)]
     settings += [(f"too small, {SMALL} tokens", SMALL, False), ("on, filled ahead", None, True)]
     run = Run(tuple(text), 16, routing=independent(layers, 64, SKIP, SKIP, SEED))
-    expected, entry = Result([], np.zeros((0, 0, 0), bool)), 0
+    expected, entry = Routed(tokens=[], routing=np.zeros((0, 0, 0), bool)), 0
     for name, history, prefetch in settings:
         say(f"RTL of {machine.name}, history buffer {name}")
         program = compile_checkpoint(checkpoint, machine, context=64, history=history, prefetch=prefetch)
@@ -295,7 +295,7 @@ def simulate(model: Path, say: Say) -> tuple[list[Simulated], Result, int]:
         if seen.tokens != expected.tokens:
             raise SkipopuError(f"history buffer {name}: RTL gives {seen.tokens}, the functional engine {expected.tokens}")
         counters = seen.counters
-        rows.append(Simulated(name, counters, timing.run(program, run, expected).counters))
+        rows.append(Simulated(name, counters, timing.run(program, run, timing.Options(expected)).counters))
         spared = rows[0].rtl["READ_BEATS"] - counters["READ_BEATS"]
         if spared != counters["HISTORY_BEATS"] - counters["AHEAD_BEATS"]:
             raise SkipopuError(f"history buffer {name}: {spared} beats fewer were read than without it: not the hits")
@@ -314,11 +314,12 @@ class Storage:
     entry: int
 
 
-def storage(simulated: Result, entry: int, machine: Machine, model: ModelConfig) -> list[Storage]:
+def storage(simulated: Routed, entry: int, machine: Machine, model: ModelConfig) -> list[Storage]:
     """The small machine's run, and the paper's run on the large one."""
     large = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)
     program = compile_checkpoint(outline(SHAPE), machine, context=PROMPT + NEW + 1)
-    counted = timing.run(program, Run((0,) * PROMPT, NEW), Result([0] * NEW, large)).kv_entries
+    routed = Routed(tokens=[0] * NEW, routing=large)
+    counted = timing.run(program, Run((0,) * PROMPT, NEW), timing.Options(routed)).kv_entries
     rows = []
     for name, routing, ports, allocated, size in (
         ("shipped model on tiny", simulated.routing, Machine.load("tiny").ports, simulated.kv_entries, entry),

@@ -138,7 +138,7 @@ def recorded(program: Program, text: bytes) -> Real:
 
     exact = PROFILES["exact18"]
     recorder = Recorder(exact.name, exact.summary, exact.bits)
-    functional.run(program, Run(tuple(text), 0), profile=recorder)
+    functional.run(program, Run(tuple(text), 0), functional.Options(profile=recorder))
     rng = np.random.default_rng(SEED)
     activations, queries, keys = (np.concatenate(seen[n]) for n in ("activations", "queries", "keys"))
     activations = activations[np.abs(activations).max(1) > 0]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sim.timing.entries import entry_pace
-from sim.timing.stream import NOTHING, READABLE, Reader, wait_of_ports
+from sim.timing.reader import NOTHING, READABLE, Reader
+from sim.timing.refresh import wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry

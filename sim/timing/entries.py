@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.stream import FIRST, NOTHING, READABLE, Reader, pace, phases
+from sim.timing.reader import FIRST, NOTHING, READABLE, Reader
+from sim.timing.refresh import pace, phases
 from skipopu.machine.config import ENTRIES_AHEAD, Machine
 
 WANTED = ENTRIES_AHEAD + 1  # per port: those asked for and the one whose turn is next

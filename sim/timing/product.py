@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.timing.costs import Costs
-from sim.timing.stream import Shape
+from sim.timing.flow import Shape
 from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, block_rows, matmul_rows
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.numerics.formats import BY_CODE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sim.timing.stream import Windows
+from sim.timing.reader import Windows
 from skipopu.machine.config import Machine
 
 Burst = tuple[int, int, int]  # port, when its last beat comes, beats

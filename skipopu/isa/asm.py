@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from skipopu.errors import ProgramError
-from skipopu.isa.spec import BY_NAME, BY_OPCODE, OPCODE_BITS
+from skipopu.isa.spec import BY_NAME, instruction_of
 
 
 def disassemble(word: int) -> str:
     """One line; fields that are zero are left out."""
-    instruction = BY_OPCODE.get(word & (1 << OPCODE_BITS) - 1)
+    instruction = instruction_of(word)
     if instruction is None:
         return f".word {word:#034x}"
     fields = " ".join(f"{name}={value}" for name, value in instruction.decode(word).items() if value)

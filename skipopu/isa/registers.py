@@ -132,7 +132,7 @@ HOST = {register.name: register for register in HOST_REGISTERS}
 WIDE = tuple(name for name, _ in _WIDE)
 COUNTERS = WIDE[WIDE.index("CYCLES") :]
 MAGIC = 0x534B4950
-ISA_VERSION = 5
+ISA_VERSION = 6
 
 
 def counted(values: Mapping[str, int]) -> dict[str, int]:

@@ -197,6 +197,21 @@ MATMUL = Instruction(
         _ALIGN,
     ),
 )
+EXTEND = Instruction(
+    "EXTEND",
+    15,
+    "control",
+    "Further operands of the MATMUL behind it, which is layered or not with all of them. Each that is not 0 needs a unit of its own:"
+    " a machine without it refuses the instruction.",
+    (
+        *_HEAD[:1],
+        Field("mask", 28, "address of thresholds: input channels below them are left out", "64 bytes"),
+        Field("bias", 28, "address of a vector that is added to the results", "64 bytes"),
+        Field("side", 28, "address of a low-rank product's two matrices, whose result is added", "64 bytes"),
+        Field("rank", 12, "rows of the first of them"),
+        Field("head_norm", 1, "1: results are divided by their root mean square, head by head"),
+    ),
+)
 ROUTE = Instruction(
     "ROUTE",
     11,
@@ -239,10 +254,16 @@ STORE = Instruction(
     ),
 )
 
-INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)
+INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, EXTEND, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)
 BY_OPCODE = check_opcodes(INSTRUCTIONS)
 BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 OPCODE_BITS = _HEAD[0].width
 PC_BITS = NEXT.by_name["target"].width  # of an instruction's index
+
+
+def instruction_of(word: int) -> Instruction | None:
+    """The instruction that a word's opcode names; None when it names none."""
+    return BY_OPCODE.get(word & (1 << OPCODE_BITS) - 1)
+
 
 assert all(i.offsets["opcode"] == 0 for i in INSTRUCTIONS)

@@ -16,7 +16,7 @@ def from_fp32(x: F32) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         y = x.astype(np.float16)
     if y.size and not np.isfinite(y).all():
-        Saturation.seen = True
+        Saturation.note()
         y = np.clip(x, -LARGEST, LARGEST).astype(np.float16)
     return y
 

@@ -6,6 +6,9 @@ and the host sees the sticky saturation bit. A result is *tiny* when its exact m
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from typing import ClassVar, Self
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,9 +23,28 @@ LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 class Saturation:
-    """The sticky bit: set when an operation of this module saturated."""
+    """The sticky bit: whether an operation of the machine saturated since it was entered as a context.
 
-    seen = False
+    Nested ones all see it. Attributes: ``seen``.
+    """
+
+    _entered: ClassVar[ContextVar[tuple[Saturation, ...]]] = ContextVar("saturation", default=())
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> Self:
+        self._token = self._entered.set((*self._entered.get(), self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._entered.reset(self._token)
+
+    @classmethod
+    def note(cls) -> None:
+        """An operation saturated."""
+        for entered in cls._entered.get():
+            entered.seen = True
 
 
 def narrow(x: F64) -> F32:
@@ -31,7 +53,7 @@ def narrow(x: F64) -> F32:
         y = x.astype(np.float32)
     y *= np.abs(x) >= SMALLEST
     if y.size and not np.isfinite(y).all():
-        Saturation.seen = True
+        Saturation.note()
         y = np.clip(y, -LARGEST, LARGEST)
     return y
 
@@ -54,7 +76,7 @@ def add(a: ArrayLike, b: ArrayLike) -> F32:
         y = np.asarray(np.add(flush(a), flush(b), dtype=np.float32))
     magnitude = np.abs(y)
     if y.size and magnitude.max() > LARGEST:
-        Saturation.seen = True
+        Saturation.note()
         y = np.clip(y, -LARGEST, LARGEST)
     return y * (magnitude >= np.float32(SMALLEST))
 

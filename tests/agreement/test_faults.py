@@ -102,7 +102,7 @@ def find(program: Program, instruction: spec.Instruction) -> tuple[int, dict[str
 
 def halts(program: Program, run: Run = RUN, memory: rtl.Memory | None = None) -> tuple[int, int]:
     with pytest.raises(MachineHalt) as caught:
-        rtl.run(program, run, memory=memory, cycle_limit=400_000)
+        rtl.run(program, run, rtl.Options(memory=memory, cycle_limit=400_000))
     return caught.value.code, caught.value.pc
 
 
@@ -171,4 +171,4 @@ def test_nothing_produced_is_lost_when_the_machine_halts(program: Program) -> No
 def test_a_program_for_other_hardware_is_refused(program: Program) -> None:
     other = dataclasses.replace(program, machine=dataclasses.replace(program.machine, query=program.machine.query // 2))
     with pytest.raises(ProgramError, match="MACHINE register is"):
-        rtl.run(other, RUN, verilog=overlay_verilog(program.machine))
+        rtl.run(other, RUN, rtl.Options(verilog=overlay_verilog(program.machine)))

@@ -51,7 +51,7 @@ def test_on_off_and_too_small(target: str) -> None:
     for history in (0, None, SMALL):
         program = compiled(target, history)
         seen = agree(program, RUN, rtl.Memory()).counters
-        predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+        predicted = timing.run(program, RUN, timing.Options(functional.run(program, RUN))).counters
         for name in ("READ_BEATS", "WRITE_BEATS", "HISTORY_BEATS"):
             assert predicted[name] == seen[name], (history, name)
         assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03, history
@@ -69,7 +69,7 @@ def test_fetched_ahead(target: str, stall: int) -> None:
     assert seen["AHEAD_BEATS"] > 0
     assert off["READ_BEATS"] - seen["READ_BEATS"] == seen["HISTORY_BEATS"] - seen["AHEAD_BEATS"]
     if not stall:
-        predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+        predicted = timing.run(program, RUN, timing.Options(functional.run(program, RUN))).counters
         assert off["READ_BEATS"] - predicted["READ_BEATS"] == predicted["HISTORY_BEATS"] - predicted["AHEAD_BEATS"]
         assert abs(predicted["AHEAD_BEATS"] / seen["AHEAD_BEATS"] - 1) < 0.15
         assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
@@ -84,7 +84,7 @@ def test_entries_written_beside_attention(target: str, history: int | None, monk
     assert any(word & 31 == spec.KVWRITE.opcode and spec.KVWRITE.decode(word)["late"] for word in program.instructions)
     agree(program, RUN, rtl.Memory(stall=120, reorder=True, seed=4))
     seen = agree(program, RUN, rtl.Memory()).counters
-    predicted = timing.run(program, RUN, functional.run(program, RUN)).counters
+    predicted = timing.run(program, RUN, timing.Options(functional.run(program, RUN))).counters
     assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
 
 
@@ -111,7 +111,7 @@ def test_a_context_far_beyond_the_buffer() -> None:
     prompt = tuple(int(t) for t in np.random.default_rng(0).integers(0, 70, 380))
     run = Run(prompt, 4, check=True, routing=independent(2, 400, 0.3, 0.3, 2))
     seen = agree(program, run, rtl.Memory()).counters
-    predicted = timing.run(program, run, functional.run(program, run)).counters
+    predicted = timing.run(program, run, timing.Options(functional.run(program, run))).counters
     assert predicted["HISTORY_BEATS"] == seen["HISTORY_BEATS"] > 0
     assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
 
@@ -136,7 +136,7 @@ def test_an_error_response_on_any_port_halts_with_its_code(port: int, kind: str)
 def outcome(program: Program, run: Run, memory: rtl.Memory) -> tuple[list[int], int | None]:
     """Tokens, and the code if the machine halted with one."""
     try:
-        return rtl.run(program, run, memory=memory, cycle_limit=1_000_000).tokens, None
+        return rtl.run(program, run, rtl.Options(memory=memory, cycle_limit=1_000_000)).tokens, None
     except MachineHalt as halt:
         return halt.tokens, halt.code
 
@@ -144,7 +144,7 @@ def outcome(program: Program, run: Run, memory: rtl.Memory) -> tuple[list[int], 
 def test_an_error_while_entries_are_fetched_ahead_halts() -> None:
     program = compiled("trio", None, True)
     with pytest.raises(MachineHalt) as caught:
-        rtl.run(program, RUN, memory=rtl.Memory(bad_port=1, bad_read=300), cycle_limit=1_000_000)
+        rtl.run(program, RUN, rtl.Options(memory=rtl.Memory(bad_port=1, bad_read=300), cycle_limit=1_000_000))
     assert caught.value.code == Error.AXI_READ
 
 
@@ -156,7 +156,7 @@ def test_a_token_without_an_entry_halts() -> None:
     damaged = dataclasses.replace(program, memory=memory)
     write = next(i for i, w in enumerate(program.instructions) if w & 31 == spec.KVWRITE.opcode)
     run = Run((1, 2, 3), 1)
-    for engine in (functional.run, lambda p, r: rtl.run(p, r, cycle_limit=400_000)):
+    for engine in (functional.run, lambda p, r: rtl.run(p, r, rtl.Options(cycle_limit=400_000))):
         with pytest.raises(MachineHalt) as caught:
             engine(damaged, run)
         assert (caught.value.code, caught.value.pc) == (Error.KV_MISSING, write)

@@ -31,7 +31,7 @@ def test_a_port_without_an_entry_says_nothing() -> None:
     machine = Machine.from_dict({**Machine.load("mono").to_dict(), "name": "duo", "ports": 2})
     program = compile_checkpoint(random_checkpoint(smallest_config(), 3), machine, "reuse", context=8)
     run = Run((3,), 1, check=True)
-    result, expected = rtl.run(program, run, icarus=True, cycle_limit=12_000), functional.run(program, run)
+    result, expected = rtl.run(program, run, rtl.Options(icarus=True, cycle_limit=12_000)), functional.run(program, run)
     assert result.tokens == expected.tokens
     assert result.saturated == expected.saturated
     assert differing_bits(program, expected, result) == 0
@@ -41,6 +41,6 @@ def test_a_port_without_an_entry_says_nothing() -> None:
 def test_icarus_computes_the_same_bits(target: str, config: ModelConfig) -> None:
     program = compile_checkpoint(random_checkpoint(config, 3), Machine.load(target))
     run = Run((3, 5, 9), 2, check=True)
-    result, expected = rtl.run(program, run, icarus=True), functional.run(program, run)
+    result, expected = rtl.run(program, run, rtl.Options(icarus=True)), functional.run(program, run)
     assert result.tokens == expected.tokens
     assert differing_bits(program, expected, result) == 0

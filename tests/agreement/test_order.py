@@ -61,5 +61,5 @@ def test_more_tokens_than_are_counted_halt(program: Program) -> None:
         spec.END.encode({}),
     ]
     with pytest.raises(MachineHalt) as caught:
-        rtl.run(replaced(program, words), RUN, cycle_limit=100_000)
+        rtl.run(replaced(program, words), RUN, rtl.Options(cycle_limit=100_000))
     assert (caught.value.code, caught.value.pc) == (Error.DEPENDENCE, chunk + 2)

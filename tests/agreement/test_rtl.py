@@ -10,6 +10,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits, first_difference
 from sim.functional import engine as functional
 from sim.profile import CAUSES, profile
+from sim.result import Counted
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
 from skipopu.isa.program import Program, Run
@@ -32,10 +33,10 @@ def cases(seeds: int) -> list:
     ]
 
 
-def agree(program: Program, run: Run, memory: rtl.Memory) -> rtl.Result:
+def agree(program: Program, run: Run, memory: rtl.Memory) -> Counted:
     """Asserts that both engines leave the same signatures, tokens and memory."""
     expected = functional.run(program, run)
-    seen = rtl.run(program, run, memory=memory, cycle_limit=3_000_000)
+    seen = rtl.run(program, run, rtl.Options(memory=memory, cycle_limit=3_000_000))
     assert first_difference(program, expected.trace, seen.trace) is None
     assert seen.tokens == expected.tokens
     assert differing_bits(program, expected, seen) == 0
@@ -84,7 +85,7 @@ def test_timing_predicts_cycles_stalls_and_bytes(target: str, routing: str) -> N
     program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load(target), context=40)
     run = Run(tuple(range(1, 14)), 6, routing=routing)
     expected = functional.run(program, run)
-    seen, predicted = rtl.run(program, run).counters, timing.run(program, run, expected).counters
+    seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
     assert predicted["READ_BEATS"] == seen["READ_BEATS"]
     assert predicted["WRITE_BEATS"] == seen["WRITE_BEATS"]
     assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
@@ -101,7 +102,7 @@ def test_timing_of_products_that_wait_for_memory() -> None:
     program = compile_checkpoint(random_checkpoint(config, 1), Machine.load("u280-slice4"), context=24)
     run = Run(tuple(range(1, 6)), 16)
     seen = rtl.run(program, run).counters
-    predicted = timing.run(program, run, functional.run(program, run)).counters
+    predicted = timing.run(program, run, timing.Options(functional.run(program, run))).counters
     assert predicted["ARRAY_BUSY"] == seen["ARRAY_BUSY"]
     assert seen["ARRAY_WEIGHTS"] > seen["CYCLES"] / 3
     assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03

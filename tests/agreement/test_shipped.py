@@ -10,9 +10,9 @@ import pytest
 from compiler.pipeline import compile_directory
 from sim.check import differing_bits, first_difference
 from sim.command.eval import evaluate
-from sim.engine import logits_of
 from sim.functional import engine as functional
 from sim.reference import engine as reference
+from sim.result import logits_of
 from sim.rtl import engine as rtl
 from skipopu.isa.program import Run
 

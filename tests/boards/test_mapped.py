@@ -26,7 +26,7 @@ from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 from skipopu.shell import MODULE
-from tests.support import random_checkpoint, small_config
+from tests.support import Followed, random_checkpoint, small_config
 
 
 class Behind:
@@ -162,11 +162,11 @@ def test_load_and_run(kind: str, behind: Behind, monkeypatch: pytest.MonkeyPatch
     name, fake = ("pyxrt", fake_pyxrt) if kind == "xrt" else ("pynq", fake_pynq)
     monkeypatch.setitem(sys.modules, name, fake(behind))
     transport: MappedTransport = XrtTransport("x.xclbin", 1) if kind == "xrt" else PynqTransport("x.bit")
-    device, streamed = Device(transport), []
+    device, followed = Device(transport), Followed()
     device.load(behind.program)
     run = Run((3, 1, 4), 5)
-    result = device.run(behind.program, run, streamed.append)
-    assert result.tokens == streamed == functional.run(behind.program, run).tokens
+    result = device.run(behind.program, run, followed)
+    assert result.tokens == followed.tokens == functional.run(behind.program, run).tokens
     assert behind.resets == 2
     again = Run((7, 7), 3)
     assert device.run(behind.program, again).tokens == functional.run(behind.program, again).tokens

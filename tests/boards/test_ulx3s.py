@@ -13,15 +13,15 @@ from boards.host.transport import SerialTransport
 from boards.open import flow
 from boards.open.flow import build, project, synthesise
 from compiler.pipeline import compile_checkpoint, compile_directory
-from sim.board.build import simulate_netlist, simulate_project
-from sim.board.port import SimulatedPort
 from sim.functional import engine as functional
+from sim.ulx3s.build import simulate_netlist, simulate_project
+from sim.ulx3s.port import SimulatedPort
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import STATUS_RUNNING, Error
 from skipopu.link import BAUD, LINK, Link
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, small_config, smallest_config
+from tests.support import Followed, random_checkpoint, small_config, smallest_config
 
 MACHINE = Machine.load("ulx3s")
 CLOCK = MACHINE.clock_mhz * 1e6
@@ -47,12 +47,12 @@ def board() -> Iterator[SerialTransport]:
 def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     """Load, prompt, tokens as they come, and all of memory behind it."""
     program = compile_directory(MODEL, "ulx3s")
-    device, told, streamed = Device(board), [0], []
+    device, told, followed = Device(board), [0], Followed()
     device.load(program, lambda count: told.append(count))
     run = Run(tuple(b"def read("), 16, check=True)
-    result = device.run(program, run, streamed.append)
+    result = device.run(program, run, followed)
     expected = functional.run(program, run)
-    assert result.tokens == streamed == expected.tokens
+    assert result.tokens == followed.tokens == expected.tokens
     assert result.kv_entries == expected.kv_entries
     assert sum(told) == sum(r.size for name, r in program.regions.items() if name not in ("kv", "ring", "logits"))
     assert board.line.repeated == 0

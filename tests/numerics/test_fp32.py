@@ -47,6 +47,12 @@ def test_tiny_results_just_below_the_smallest_normal_flush() -> None:
 
 
 def test_overflow_saturates_and_sets_the_sticky_bit() -> None:
-    fp32.Saturation.seen = False
-    assert fp32.multiply(np.float32(1e38), np.float32(-1e38)) == -fp32.LARGEST
-    assert fp32.Saturation.seen
+    with fp32.Saturation() as outer, fp32.Saturation() as inner:
+        assert fp32.multiply(np.float32(1e18), np.float32(-1e18)) == np.float32(-1e36)
+        assert not inner.seen
+        assert fp32.multiply(np.float32(1e38), np.float32(-1e38)) == -fp32.LARGEST
+    assert inner.seen
+    assert outer.seen
+    with fp32.Saturation() as later:
+        pass
+    assert not later.seen

@@ -8,8 +8,8 @@ import pytest
 
 from compiler.pipeline import compile_checkpoint
 from sim.check import first_difference
-from sim.engine import Retired
 from sim.functional import engine as functional
+from sim.result import Retired
 from skipopu.isa.program import Program, Run
 from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
 from skipopu.machine.config import Machine

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,7 @@ from sim.routing import independent
 from sim.studies import kv
 from sim.timing.history import History, valid_layers
 from skipopu.errors import ConfigError, ProgramError
-from skipopu.isa.program import Program, Run
+from skipopu.isa.program import Run
 from skipopu.layout import KvEntry
 from skipopu.machine.config import AHEAD_STEP, Machine
 from skipopu.machine.memory import DDR4_2400, HBM2, memory_timing
@@ -30,34 +28,20 @@ PROGRAMS = {
 ENTRY = KvEntry(CHECKPOINT.config.num_kv_heads, CHECKPOINT.config.head_dim, Machine.load("trio"))
 
 
-def finished(program: Program, run: Run, monkeypatch: pytest.MonkeyPatch) -> functional.FunctionalEngine:
-    engines = []
-
-    class Kept(functional.FunctionalEngine):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            engines.append(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(functional, "FunctionalEngine", Kept)
-        functional.run(program, run)
-    return engines[0]
-
-
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 30), skip=st.sampled_from([0.0, 0.3, 0.8, 1.0]), target=st.sampled_from(sorted(PROGRAMS)))
 def test_entries_are_allocated_for_executed_pairs_only_and_the_map_finds_them(seed: int, skip: float, target: str) -> None:
     program = PROGRAMS[target]
     routing = independent(LAYERS, CONTEXT, skip, skip, seed)
     prompt = tuple(range(1, 14))
-    engine = finished(program, Run(prompt, 3, routing=routing), pytest.MonkeyPatch())
-    positions = engine.position
-    executed = engine.routing[:, 0, :positions]
-    assert engine.entries == executed.sum()
+    engine = functional.Functional(program, Run(prompt, 3, routing=routing), functional.Options())
+    executed = engine.execute().routing[:, 0]
+    pool, positions = engine.state.pool, executed.shape[1]
+    assert pool.entries == executed.sum()
     # An entry per executed pair, no place twice, whole in the token's port.
-    number = engine.map[:, :positions]
+    number = pool.map[:, :positions]
     assert len(set(number[executed].tolist())) == executed.sum()
-    port, place = engine.port_place[number].transpose(2, 0, 1)
+    port, place = pool.port_place[number].transpose(2, 0, 1)
     assert (port == np.arange(positions) % program.machine.ports).all()
     assert len({(int(p), int(q)) for p, q in zip(port[executed], place[executed], strict=True)}) == executed.sum()
     # Every pair finds the entry of the last layer that executed, never one of a layer that was skipped.

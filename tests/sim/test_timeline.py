@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from compiler.pipeline import compile_checkpoint
-from sim.engine import Result
 from sim.profile import exposed, profile
+from sim.result import Routed
 from sim.timeline import TRACKS, Span, plot, write_perfetto
 from sim.timing import engine as timing
 from skipopu.isa.program import Run
@@ -22,7 +22,7 @@ def test_timeline_and_profile(tmp_path: Path) -> None:
     program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("tiny"), context=40)
     spans: list[Span] = []
     executed = np.ones((2, 2, 12), bool)
-    result = timing.run(program, Run(tuple(range(9)), 3), Result([0] * 3, executed), spans=spans)
+    result = timing.run(program, Run(tuple(range(9)), 3), timing.Options(Routed(tokens=[0] * 3, routing=executed), spans))
     for track in TRACKS:
         bars = sorted((span.start, span.end) for span in spans if span.track == track)
         assert bars

@@ -13,7 +13,7 @@ from sim.rtl.build import bench_verilog, require_scope
 from skipopu.errors import ProgramError, SkipopuError
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
-from tests.support import random_checkpoint, small_config
+from tests.support import Followed, random_checkpoint, small_config
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def test_a_bench_without_waves_has_none_of_it() -> None:
 @pytest.mark.rtl
 def test_only_the_window_is_recorded(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "a name.vcd"
-    said: list[str] = []
-    result = rtl.run(program, RUN, waves=rtl.Window(path, 4, 5), optimise=0, say=said.append)
-    assert "simulation" in said
+    followed = Followed()
+    result = rtl.run(program, RUN, rtl.Options(waves=rtl.Window(path, 4, 5), optimise=0), followed)
+    assert "RTL: simulation" in followed.said
     assert len(result.tokens) == RUN.max_new
     whole = path.read_text()
     times = [int(line[1:]) for line in whole.splitlines() if line.startswith("#")]
@@ -79,7 +79,7 @@ def test_only_the_window_is_recorded(program: Program, tmp_path: Path) -> None:
     assert 500 < recorded < result.counters["CYCLES"] / 2
     # One unit of it
     unit = rtl.Window(path, 4, 5, scope="overlay.dispatch", depth=1)
-    again = rtl.run(program, RUN, waves=unit, optimise=0)
+    again = rtl.run(program, RUN, rtl.Options(waves=unit, optimise=0))
     assert again.tokens == result.tokens
     assert again.counters == result.counters
     scopes = re.findall(r"\$scope module (\S+) \$end", path.read_text())
@@ -87,6 +87,6 @@ def test_only_the_window_is_recorded(program: Program, tmp_path: Path) -> None:
     assert path.stat().st_size < len(whole) / 4
     # What comes to nothing
     with pytest.raises(SkipopuError, match="not reached"):
-        rtl.run(program, RUN, waves=rtl.Window(path, 100_000, 100_001, instructions=True), optimise=0)
+        rtl.run(program, RUN, rtl.Options(waves=rtl.Window(path, 100_000, 100_001, instructions=True), optimise=0))
     with pytest.raises(SkipopuError, match="MB"):
-        rtl.run(program, RUN, waves=rtl.Window(path, 0, 5, limit=1000), optimise=0)
+        rtl.run(program, RUN, rtl.Options(waves=rtl.Window(path, 0, 5, limit=1000), optimise=0))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hw.synthesis import run_tool
-from sim.board.netlist import netlist_verilog
 from sim.rtl.build import tool_versions
 from sim.rtl.verilate import FLAGS, compile_simulation
+from sim.ulx3s.netlist import netlist_verilog
 from skipopu.cache import cache_entry, fill_once
 
 HERE = Path(__file__).parent

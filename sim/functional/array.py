@@ -1,0 +1,77 @@
+"""The array's instruction: products with weights, and what becomes of their results."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.functional.state import State
+from sim.walk import Fields
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import Activation, Epilogue, matmul_rows
+from skipopu.numerics import align, fp32
+from skipopu.numerics.activation import gated
+from skipopu.numerics.formats import BY_CODE
+from skipopu.numerics.signature import index
+
+
+def matmul(s: State, f: Fields) -> None:
+    slots, rows = s.slots(f), matmul_rows(f, s.machine.ports)
+    if not len(slots) or not rows:
+        return
+    if f["format"] not in BY_CODE:
+        raise s.walk.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
+    groups, group, first = f["groups"], s.walk.config[Config.GROUP], s.inner() if f["source"] else 0
+    if (first + groups) * group > s.machine.activation:
+        raise s.walk.halt(
+            Error.BUFFER_RANGE, f"{groups} groups exceed the activation memory of {s.machine.activation} elements"
+        )
+    key = (s.address(f), rows, groups, group, BY_CODE[f["format"]])
+    weights = s.weights.get(*key)
+    x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
+    exponents = s.activation.exponents[slots, first : first + groups]
+    if s.profile.half is None:
+        power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
+        parts = fp32.narrow((x @ weights) * power)
+    else:
+        codes, scales = s.weights.codes[key]
+        parts = [s.profile.group_products(x[g], exponents[:, g], codes[:, g], scales[:, g]) for g in range(groups)]
+    y = parts[0]
+    for g in range(1, groups):
+        y = fp32.add(y, parts[g])
+    if f["norm"]:
+        y = fp32.multiply(y, s.inverse_rms[slots, None])
+    epilogue(s, f, slots, y)
+
+
+def epilogue(s: State, f: Fields, slots: NDArray[np.int64], y: NDArray[np.float32]) -> None:
+    """What becomes of results (slots, rows)."""
+    kind, rows, config = f["epilogue"], y.shape[1], s.walk.config
+    first_row = f["aux"] * 8 if f["argmax"] else 0
+    if f["argmax"] and s.walk.count - 1 in slots:
+        scores = y[-1]
+        best = int(scores.argmax())
+        if s.best is None or scores[best] > s.best[0]:
+            s.best = (scores[best], first_row + best)
+    if kind == Epilogue.NONE:
+        s.writes.add(index(0, slots[:, None], first_row + np.arange(rows)), fp32.bits(y))
+        return
+    if kind == Epilogue.ROPE and f["aux"]:
+        rotated, half = f["aux"], config[Config.HEAD_DIM] // 2
+        pair = np.arange(rotated // 2) % half
+        cos, sin = s.rope[slots][:, pair, 0], s.rope[slots][:, pair, 1]
+        even, odd = y[:, 0:rotated:2], y[:, 1:rotated:2]
+        y = y.copy()
+        y[:, 0:rotated:2], y[:, 1:rotated:2] = (
+            fp32.add(fp32.multiply(even, cos), -fp32.multiply(odd, sin)),
+            fp32.add(fp32.multiply(odd, cos), fp32.multiply(even, sin)),
+        )
+    elif kind == Epilogue.GATED:
+        parameter = np.uint32(config[Config.PARAMETER]).view(np.float32)
+        y = gated(Activation(config[Config.ACTIVATION]), y[:, 0::2], y[:, 1::2], parameter)
+    where = s.vectors(f["dst"], f["stride"], slots, y.shape[1])
+    if kind == Epilogue.RESIDUAL:
+        y = fp32.add(s.buffer[where], y)
+    s.buffer[where] = y
+    s.writes.add(where, fp32.bits(y))
+    s.align(f["align"], slots, where)

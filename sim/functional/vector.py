@@ -1,0 +1,71 @@
+"""Instructions of the vector unit, but for those of KV entries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.functional.state import State
+from sim.walk import Fields
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
+from skipopu.layout import ROUTER_RECORD, router_record
+from skipopu.numerics import fp32
+from skipopu.numerics.signature import index
+from skipopu.policy import Decision
+
+
+def embed(s: State, f: Fields) -> None:
+    slots, config = s.slots(f), s.walk.config
+    where = s.vectors(f["dst"], f["stride"], slots, f["elements"])
+    row, rope_row = f["row"] * ADDRESS_UNIT, config[Config.ROPE_ROW] * ADDRESS_UNIT
+    half = config[Config.HEAD_DIM] // 2
+    s.rope = np.zeros((s.machine.tokens, half, 2), np.float32)
+    for slot, here in zip(slots, where, strict=True):
+        position = s.walk.position + int(slot)
+        token = int(s.read(0, config[Config.TOKENS] * ADDRESS_UNIT + 4 * position, 4).view("<u4")[0])
+        if token >= config[Config.VOCABULARY]:
+            raise s.walk.halt(Error.TOKEN_OUT_OF_RANGE, f"token {token} at position {position} is not below the vocabulary")
+        parts = [s.read(p, s.address(f) + token * row, row) for p in range(s.machine.ports)]
+        vector = np.concatenate(parts).view(np.float16)[: f["elements"]].astype(np.float32)
+        s.buffer[here] = vector
+        s.writes.add(here, fp32.bits(vector))
+        table = s.read(0, config[Config.ROPE] * ADDRESS_UNIT + position * rope_row, 8 * half).view(np.float32)
+        s.rope[slot] = table.reshape(half, 2)
+        s.writes.add(index(1, slot, np.arange(2 * half)), fp32.bits(table))
+    s.align(AlignTarget.RESIDUAL, slots, where)
+
+
+def align(s: State, f: Fields) -> None:
+    slots = s.slots(f)
+    s.align(f["align"], slots, s.vectors(f["src"], f["stride"], slots, f["elements"]))
+
+
+def route(s: State, f: Fields) -> None:
+    slots, walk = s.slots(f), s.walk
+    where = s.vectors(f["src"], f["stride"], slots, 4)
+    bias, policies = router_record(s.read(0, s.address(f), ROUTER_RECORD.size), 0)
+    sums = s.buffer[where].reshape(-1, 2, 2)
+    z = fp32.add(fp32.add(sums[..., 0], sums[..., 1]), bias)
+    traced = np.zeros(walk.count, np.uint8)
+    if any(policy.reads_trace for policy in policies):
+        row = walk.config[Config.TRACE] + walk.layer * walk.config[Config.TRACE_ROW]
+        traced = s.read(0, row * ADDRESS_UNIT + walk.position, walk.count)
+    executed = np.zeros(z.shape, bool)
+    for module, policy in enumerate(policies):
+        bits = (traced[slots] >> module & 1).astype(bool)
+        executed[:, module] = policy.rule(Decision(z[:, module], s.dial, walk.position + slots, bits))
+    walk.lists[TokenList.ATTENTION] = slots[executed[:, 0]]
+    walk.lists[TokenList.FFN] = slots[executed[:, 1]]
+    s.routing[walk.layer, :, walk.position + slots] = executed
+    s.writes.add(index(0, slots, 0), executed[:, 0] | executed[:, 1].astype(np.int64) << 1)
+    s.writes.add(index(1, slots[:, None], np.arange(2)), fp32.bits(z))
+
+
+def store(s: State, f: Fields) -> None:
+    slots = s.slots(f)
+    where = s.vectors(f["src"], f["stride"], slots, f["elements"])
+    for slot, here in zip(slots, where, strict=True):
+        address = s.address(f) + (s.walk.position + int(slot)) * f["row"] * ADDRESS_UNIT
+        data = fp32.bits(s.buffer[here])
+        s.memory[0][address : address + 4 * len(data)] = data.view(np.uint8)
+        s.writes.add(index(0, slot, np.arange(len(data))), data)

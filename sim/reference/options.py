@@ -1,0 +1,3 @@
+"""What the reference engine takes: nothing."""
+
+from sim.engine import Options as Options

@@ -1,0 +1,100 @@
+"""What engines return: one record, and what each kind of engine says in it for certain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.isa.program import Program
+
+SATURATED = "numbers left the range of FP32 or FP16 and saturated; the tokens are not the model's"
+Image = list[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Retired:
+    """One record of the trace ring: an instruction's index, its signature and the cycle it retired (0: not timed).
+
+    ``layer`` and ``position`` (of the chunk's first token) are known to the functional engine only; ``sequence``, the number in the
+    order of dispatch, is part of the ring's records.
+    """
+
+    pc: int
+    signature: int
+    cycle: int = 0
+    layer: int = -1
+    position: int = -1
+    sequence: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Outcome of one run; None is what the engine does not know.
+
+    Attributes:
+        tokens: generated ids.
+        routing: bool (layers, 2, positions), what executed.
+        memory: final image per port, (bytes,) uint8 each.
+        counters: cycles, busy and stall cycles and beats under the names of the host registers.
+        kv_entries: entries of keys and values that were written.
+        saturated: the sticky numeric bit; of the reference, whether its logits are not all finite; of the timing engine, what the
+            result said that gave it the routing.
+        trace: retired unit instructions in program order; filled in check mode.
+        at_token: the counters as each token was written, by the timing engine.
+        seconds: real time of the timing engine or the RTL simulation itself, without what is run or built before.
+    """
+
+    tokens: list[int]
+    routing: NDArray[np.bool_] | None = None
+    memory: Image | None = None
+    counters: dict[str, int] | None = None
+    kv_entries: int | None = None
+    saturated: bool = False
+    trace: list[Retired] = field(default_factory=list)
+    at_token: list[dict[str, int]] = field(default_factory=list)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed(Result):
+    """A result that says what executed."""
+
+    routing: NDArray[np.bool_] = field()
+
+    @property
+    def executed_share(self) -> float:
+        """Executed modules over all modules of all processed tokens."""
+        return float(self.routing.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed(Routed):
+    """Of the functional engine: every number of the machine, no time."""
+
+    memory: Image = field()
+    kv_entries: int = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed(Routed):
+    """Of the timing engine: time, no numbers."""
+
+    counters: dict[str, int] = field()
+    kv_entries: int = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Result):
+    """Of hardware, simulated or real, which counts what executed instead of listing it."""
+
+    counters: dict[str, int] = field()
+    kv_entries: int = field()
+
+
+def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.float32]:
+    """(positions, vocab) float32 that a program compiled with logits stored in port 0."""
+    region, vocabulary = program.regions["logits"], program.model.vocab_size
+    rows = result.memory[0][region.address : region.address + region.size].reshape(program.context, -1)
+    return rows[:positions, : 4 * vocabulary].copy().view(np.float32)

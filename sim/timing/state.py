@@ -1,0 +1,104 @@
+"""What the timing engine knows of one run, and what its units share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.result import Retired, Routed
+from sim.timeline import Span
+from sim.timing.costs import Attention, Costs
+from sim.timing.history import History
+from sim.timing.product import Product
+from sim.timing.stream import Streams
+from sim.timing.times import Times
+from sim.walk import Fields, Walk
+from skipopu.isa.program import Program, Run
+from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
+from skipopu.isa.spec import AlignTarget
+from skipopu.layout import KvEntry, port_of, round_up, router_record
+from skipopu.policy import ROUTER, SkipPolicy
+
+
+class State:
+    """One run: times, counters, contents of the history buffer.
+
+    Attributes:
+        entries: KV entries written. entry: one of them.
+        pc: of the present instruction. waited: cycles for which it stood at its queue's head.
+        kvwrites: fields of the present loop's KVWRITE.
+        traced: whether the present layer's routing bits are read from memory.
+        part: what the present layer's attention takes. parts: those that were worked out.
+        room: beats that could be fetched ahead of the layer before. ahead: whether more than that is missing for the present one.
+        products, undecided: remembered by :mod:`sim.timing.array` and :mod:`sim.timing.bus`.
+        spans: receives a bar of the timeline for everything, if there is one.
+    """
+
+    def __init__(self, program: Program, run: Run, routed: Routed, walk: Walk, spans: list[Span] | None = None) -> None:
+        self.program, self.machine, self.run, self.walk, self.spans = program, program.machine, run, walk, spans
+        self.routing = routed.routing
+        self.costs, self.streams, self.times = Costs(program.machine), Streams(program.machine), Times(program.machine)
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.trace: list[Retired] = []
+        self.entries = 0
+        self.entry = KvEntry(program.model.num_kv_heads, program.model.head_dim, program.machine)
+        self.history = History(program, routed.routing, self.entry)
+        self.pc = self.waited = 0
+        self.kvwrites: Fields = {"late": 0, "list": 0}
+        self.traced = self.ahead = False
+        self.part: Attention | None = None
+        self.parts: dict[tuple[object, ...], Attention] = {}
+        self.room = 0
+        self.products: dict[tuple[int, int, int], Product] = {}
+        self.undecided: dict[int, NDArray[np.int64]] = {}
+
+    @property
+    def prefetch(self) -> bool:
+        return bool(self.walk.config[Config.SCHEDULE] & PREFETCH)
+
+    @property
+    def on_demand(self) -> bool:
+        return bool(self.walk.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND)
+
+    @property
+    def serial(self) -> bool:
+        return bool(self.walk.config[Config.SCHEDULE] & SERIAL_ATTENTION)
+
+    def book(self, unit: str, busy: int, cycles: int, **stalls: int) -> None:
+        """Counts an instruction of ``unit`` that takes ``cycles``: ``busy`` ones, stalls by cause, the rest is its edge."""
+        self.counters[f"{unit}_BUSY"] += busy
+        for cause, amount in stalls.items():
+            self.counters[f"{unit}_{cause}"] += amount
+        self.counters[f"{unit}_EDGE"] += cycles - busy - sum(stalls.values())
+
+    def aligned(self, target: int, slots: int, elements: int, spacing: int) -> int:
+        """Cycles behind the last write until ``slots`` vectors are aligned; counts what is busy with it."""
+        if target == AlignTarget.NONE:
+            return 0
+        query = target == AlignTarget.QUERY
+        group = self.walk.config[Config.HEAD_DIM if query else Config.GROUP]
+        padded = round_up(group, self.machine.kv_lanes) if query else group
+        self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded)
+        return self.costs.align_tail(slots, padded, spacing, elements % group == 0, target == AlignTarget.RESIDUAL)
+
+    def ports_of(self, f: Fields) -> list[int]:
+        """Ports that a KVWRITE's entries go to."""
+        return [port_of(self.walk.position + int(slot), self.machine.ports) for slot in self.walk.lists[f["list"]]]
+
+    def late(self, f: Fields) -> bool:
+        """Whether a KVWRITE's entry is written beside attention instead."""
+        walk = self.walk
+        return 0 < f["late"] <= walk.position and walk.count == 1 and len(walk.lists[f["list"]]) > 0
+
+    def policies(self, layer: int) -> tuple[SkipPolicy, SkipPolicy]:
+        """Those of a layer's modules, from the image; a program without one has routers."""
+        if not self.program.memory:
+            return ROUTER, ROUTER
+        address, stride = self.program.router_record
+        return router_record(self.program.memory[0], address + layer * stride)[1]
+
+    def span(self, track: str, start: int, end: int) -> None:
+        """Keeps a bar of the timeline for the present instruction when one is wanted."""
+        if self.spans is not None:
+            note = self.program.notes[self.pc].partition(": ")[2]
+            self.spans.append(Span(track, note, start, end, self.walk.layer, self.walk.position))

@@ -1,0 +1,156 @@
+"""The walk through a program: what words say and what the control instructions mean, for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine import QUIET, Watch
+from skipopu.errors import MachineHalt
+from skipopu.isa.fields import Instruction
+from skipopu.isa.program import Program
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, NEXT, SET, TokenList, instruction_of
+
+Fields = dict[str, int]
+UNKNOWN = Instruction("UNKNOWN", -1, "control", "A word whose opcode is not known.", ())
+
+
+class Step(NamedTuple):
+    """A word of a program: its index, its instruction, the values of its fields."""
+
+    pc: int
+    instruction: Instruction
+    fields: Fields
+
+
+def decode(program: Program) -> list[Step]:
+    """The program's words."""
+    steps = []
+    for pc, word in enumerate(program.instructions):
+        instruction = instruction_of(word) or UNKNOWN
+        steps.append(Step(pc, instruction, instruction.decode(word)))
+    return steps
+
+
+class Walk:
+    """Steps through a program in the order of dispatch; what the control unit knows is up to date at each.
+
+    A step is given out before its control instruction takes effect. Unit instructions are the caller's, and the lists that ROUTE
+    sets.
+
+    Attributes:
+        steps: all of the program's. pc: of the present one.
+        config: values of the configuration registers.
+        position: of the chunk's first token. count: its tokens. lists: of them, by TokenList, those that instructions work on.
+        layer, layer_base: of the present pass through the loop's body.
+        generated: tokens so far.
+    """
+
+    def __init__(
+        self, program: Program, prompt: int, most: int, choose: Callable[[], int | None], watch: Watch = QUIET
+    ) -> None:
+        """For a ``prompt`` of so many tokens and ``most`` generated ones; ``choose`` gives the next one, None where ids are not known."""
+        self.steps, self.chunk = decode(program), program.machine.tokens
+        self.prompt, self.most, self.choose, self.watch = prompt, most, choose, watch
+        self.config = [0] * 64
+        self.lists: dict[int, NDArray[np.int64]] = {}
+        self.pc = self.position = self.count = self.layer = self.layer_base = self.generated = 0
+        self._following = 0  # the instruction behind the present one
+        self._loop = 0  # the present LOOP
+
+    def __iter__(self) -> Iterator[Step]:
+        """All steps, HALT the last.
+
+        Raises:
+            MachineHalt: an opcode is not known, a context is full, or the program ends without HALT.
+        """
+        while True:
+            if self.pc >= len(self.steps):
+                raise self.halt(Error.PROGRAM_RANGE, f"the program has {len(self.steps)} instructions")
+            step = self.steps[self.pc]
+            self._following = self.pc + 1
+            yield step
+            if step.instruction is HALT:
+                return
+            if step.instruction in CONTROL:
+                CONTROL[step.instruction](self, step.fields)
+            self.pc = self._following
+
+    def halt(self, code: Error, text: str) -> MachineHalt:
+        """The error with which the present instruction stops the machine."""
+        return MachineHalt(code, self.pc, f"instruction {self.pc}: {text} (error {code.name})")
+
+    def body(self) -> range:
+        """The instructions between the present LOOP and its END."""
+        return range(self.pc + 1, next(step.pc for step in self.steps[self.pc :] if step.instruction is END))
+
+    def layers(self) -> Iterator[int]:
+        """The present LOOP's layers, for a caller that does itself what stands in its body: the walk goes on behind its END."""
+        loop = self.steps[self.pc].fields
+        self.layer_base = 0
+        for self.layer in range(loop["count"]):
+            yield self.layer
+            self.layer_base += loop["advance"]
+        self.layer = loop["count"]
+        self._following = self.body().stop + 1
+
+    # What control instructions do
+
+    def _set(self, f: Fields) -> None:
+        self.config[f["register"]] = f["value"]
+
+    def _chunk(self, f: Fields) -> None:
+        left = self.prompt - self.position
+        self.count = min(self.chunk, left) if left > 0 else 1
+        if self.position + self.count > self.config[Config.CONTEXT]:
+            raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
+        slots = np.arange(self.count)
+        last = slots[-1:] if self.position + self.count >= self.prompt else slots[:0]
+        self.lists = {TokenList.ALL: slots, TokenList.ATTENTION: slots, TokenList.FFN: slots, TokenList.LAST: last}
+
+    def _begin(self, f: Fields) -> None:
+        if self._following == self.pc + 1:  # nobody took the layers
+            self.layer = self.layer_base = 0
+            self._loop = self.pc
+
+    def _end(self, f: Fields) -> None:
+        loop = self.steps[self._loop].fields
+        self.layer += 1
+        self.layer_base += loop["advance"]
+        if self.layer < loop["count"]:
+            self._following = self._loop + 1
+
+    def _next(self, f: Fields) -> None:
+        last = len(self.lists[TokenList.LAST]) > 0
+        self.position += self.count
+        self.watch.positions(self.position)
+        if last:
+            if self.generated >= self.most:
+                return
+            token = self.choose()
+            self.generated += 1
+            if self.generated >= self.most or token in self.config[Config.EOS0 : Config.EOS3 + 1]:
+                return
+        self._following = f["target"]
+
+    def _extend(self, f: Fields) -> None:
+        if operands := [name for name, value in f.items() if value]:
+            raise self.halt(Error.ILLEGAL_INSTRUCTION, f"no machine has a unit for {', '.join(operands)} of EXTEND")
+
+    def _illegal(self, f: Fields) -> None:
+        raise self.halt(Error.ILLEGAL_INSTRUCTION, "opcode is not known")
+
+
+CONTROL: dict[Instruction, Callable[[Walk, Fields], None]] = {
+    SET: Walk._set,
+    CHUNK: Walk._chunk,
+    LOOP: Walk._begin,
+    END: Walk._end,
+    NEXT: Walk._next,
+    EXTEND: Walk._extend,
+    UNKNOWN: Walk._illegal,
+}

@@ -1,0 +1,23 @@
+"""Rates of long streams."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.timing.stream import Shape, Streams
+from skipopu.machine.config import Machine
+
+U280 = Machine.load("u280")
+
+
+def test_refreshes_of_ports_cost_where_fifos_are_short() -> None:
+    """Spread over time, refreshes of lockstep ports add up unless the FIFOs hold as much as comes in one."""
+    shape = Shape(1, 10_000, 16, 1, 100, 64, 20, 8, 8, 4)
+    lost = {}
+    for fifo in (64, 512):
+        machine = replace(U280, ports=4, weight_fifo=fifo, weights_in_flight=fifo)
+        apart = replace(machine, memory=replace(machine.memory, refresh_together=False))
+        together, spread = (rate / slow for rate, slow in (Streams(m).rate(shape) for m in (machine, apart)))
+        lost[fifo] = 1 - spread / together
+    assert lost[64] > 0.05
+    assert lost[512] < 0.01
