@@ -81,7 +81,7 @@ class Instruction(Word):
     def decode(self, word: int) -> dict[str, int]:
         """As :meth:`Word.decode`, opcode left out."""
         values = super().decode(word)
-        del values["opcode"]
+        values.pop("opcode", None)  # what is no instruction has none
         return values
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from compiler.pipeline import compile_checkpoint
+from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.errors import MachineHalt
 from skipopu.isa import spec
@@ -27,9 +28,10 @@ def program() -> Program:
 
 
 def replaced(program: Program, words: list[int]) -> Program:
-    memory = [port.copy() for port in program.memory]
-    place_instructions(words, memory[0], program.regions["program"].address)
-    return dataclasses.replace(program, instructions=words, memory=memory)
+    region, memory = program.regions["program"], [port.copy() for port in program.memory]
+    assert len(words) * spec.WORD_BYTES <= region.size
+    place_instructions(words, memory[0], region.address)
+    return dataclasses.replace(program, instructions=words, notes=["..."] * len(words), memory=memory)
 
 
 def first(program: Program, instruction: spec.Instruction) -> tuple[int, dict[str, int]]:
@@ -63,3 +65,20 @@ def test_more_tokens_than_are_counted_halt(program: Program) -> None:
     with pytest.raises(MachineHalt) as caught:
         rtl.run(replaced(program, words), RUN, rtl.Options(cycle_limit=100_000))
     assert (caught.value.code, caught.value.pc) == (Error.DEPENDENCE, chunk + 2)
+
+
+def test_operands_that_no_unit_takes_are_refused(program: Program) -> None:
+    """EXTEND without operands changes nothing, with one of them it halts; in front of a product of a layer and of the head."""
+    at, _ = first(program, spec.MATMUL)
+    head = max(pc for pc, word in enumerate(program.instructions) if word & 31 == spec.MATMUL.opcode)
+    for pc in (at, head):
+        words = list(program.instructions)
+        words.insert(pc, spec.EXTEND.encode({}))
+        extended = replaced(program, words)
+        agree(extended, RUN, rtl.Memory())
+        for field in spec.EXTEND.fields[1:]:
+            words[pc] = spec.EXTEND.encode({field.name: 1})
+            for engine in (functional, rtl):
+                with pytest.raises(MachineHalt) as caught:
+                    engine.run(replaced(program, words), RUN)
+                assert (caught.value.code, caught.value.pc) == (Error.ILLEGAL_INSTRUCTION, pc)

@@ -11,9 +11,9 @@ from skipopu.numerics.profile import PROFILES, fingerprint
 
 
 def test_profiles_differ_and_nothing_saturates() -> None:
-    Saturation.seen = False
-    assert len({fingerprint.__wrapped__(name) for name in PROFILES}) == len(PROFILES)
-    assert not Saturation.seen
+    with Saturation() as saturation:
+        assert len({fingerprint.__wrapped__(name) for name in PROFILES}) == len(PROFILES)
+    assert not saturation.seen
 
 
 @pytest.mark.parametrize(
