@@ -13,11 +13,12 @@ from compiler.passes.plan import Plan, kv_slots, stream_of
 from skipopu.isa import spec
 from skipopu.isa.program import Program, address_units, place_instructions
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
-from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT, RouteMode, TokenList
+from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16, fp32
+from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
 
 
 def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
@@ -121,7 +122,7 @@ class Emitter:
             layered=int(layered),
             **spec.matmul_shape(weights.rows, self.machine.ports),
             groups=-(-weights.n // self.group),
-            format=weights.format,
+            format=weights.format.code,
             epilogue=op.epilogue,
             norm=int(op.norm),
             argmax=int(op.argmax),
@@ -177,7 +178,7 @@ class Emitter:
         self.put(spec.NEXT, "emit token, next chunk", target=start)
         self.put(spec.HALT, "done")
 
-    def images(self) -> list[NDArray[np.uint8]]:
+    def images(self, kv: KvPolicy) -> list[NDArray[np.uint8]]:
         """Initial memory of every port."""
         plan, config, machine = self.plan, self.checkpoint.config, self.machine
         memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
@@ -203,12 +204,10 @@ class Emitter:
                 for port, data in enumerate(stream.pack(codes, scales)):
                     place(port, address, data)
         routers = self.checkpoint.routers
-        forced = next(op for op in self.graph.body if op.kind == "kvwrite").tokens is TokenList.ATTENTION
         for layer in range(self.graph.layers):
-            mode = RouteMode.ROUTER if routers else RouteMode.ALWAYS
-            modes = (RouteMode.ALWAYS if forced and layer == 0 else mode, mode)
+            policies = under(kv, ROUTER if routers else ALWAYS, layer)
             bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), modes))
+            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies))
         return memory
 
 
@@ -219,7 +218,7 @@ def emit(
     machine: Machine,
     context: int,
     group: int,
-    kv: str,
+    kv: KvPolicy,
     schedule: int,
     history: int,
 ) -> Program:
@@ -237,7 +236,7 @@ def emit(
                 "n": w.n,
                 "groups": -(-w.n // group),
                 "group": group,
-                "bits": w.format.bits,
+                "format": w.format.name,
                 "order": w.order,
             }
     return Program(
@@ -251,6 +250,6 @@ def emit(
         regions=plan.regions,
         matrices=matrices,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=[] if checkpoint.outline else emitter.images(),
+        memory=[] if checkpoint.outline else emitter.images(kv),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

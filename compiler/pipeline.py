@@ -20,13 +20,14 @@ from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
 from skipopu.isa.registers import PREFETCH
-from skipopu.isa.spec import WeightFormat
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import BY_NAME
+from skipopu.policy import KvPolicy
 
-KV_POLICIES = ("dense", "reuse")
-WEIGHT_FORMATS = tuple(f.name.lower() for f in WeightFormat)
+KV_POLICIES = tuple(policy.value for policy in KvPolicy)
+WEIGHT_FORMATS = tuple(BY_NAME)
 
 
 def compile_checkpoint(
@@ -56,6 +57,7 @@ def compile_checkpoint(
     """
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
+    policy = KvPolicy(kv)
     if weights not in WEIGHT_FORMATS:
         raise ProgramError(f"weight format is {weights!r}; accepted: {', '.join(WEIGHT_FORMATS)}")
     if checkpoint.outline and weights != "int4":
@@ -71,20 +73,20 @@ def compile_checkpoint(
         raise ProgramError(
             f"history is {history} tokens; machine {machine.name} accepts 0 to {most * machine.ports} for this model"
         )
-    slots = (most if history is None else history // machine.ports) if kv == "reuse" else 0
-    graph = build(checkpoint, kv, logits)
+    slots = (most if history is None else history // machine.ports) if policy.rereads else 0
+    graph = build(checkpoint, policy, logits)
     verify(graph)
     warnings: list[str] = []
 
     def examined(folded: Graph) -> Graph:
-        warnings.extend(examine(folded, checkpoint, WeightFormat[weights.upper()]))
+        warnings.extend(examine(folded, checkpoint, BY_NAME[weights]))
         return folded
 
     of_weights = (
         lambda g: fold(g, checkpoint),
         examined,
         lambda g: order(g, checkpoint),
-        lambda g: quantise(g, group, WeightFormat[weights.upper()]),
+        lambda g: quantise(g, group, BY_NAME[weights]),
     )
     for apply in (
         *(of_weights if not checkpoint.outline else ()),
@@ -99,7 +101,7 @@ def compile_checkpoint(
     if given is None:
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    program = emit(graph, plan, checkpoint, machine, context, group, kv, register, slots)
+    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots)
     program.source["warnings"] = warnings
     if len(program.instructions) > machine.instructions:
         raise ProgramError(

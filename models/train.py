@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sim.reference.model import ATTENTION, GateRule, KvPolicy, SkipLlama, hf_state_dict
+from sim.reference.model import GateRule, SkipLlama, hf_state_dict
 from skipopu.model_config import ModelConfig
+from skipopu.policy import KvPolicy, Module
 
 MODELS = {
     "pybyte-1m": ModelConfig(
@@ -128,7 +129,7 @@ def sparsity_penalty(gates: Tensor, skip: float) -> Tensor:
     """
     skipped = 1 - gates.mean((0, 3))  # (layers, 2)
     free = torch.ones_like(skipped)
-    free[0, ATTENTION] = 0
+    free[0, Module.ATTENTION] = 0
     outside = (skipped - torch.tensor([0.5, 0.6])).clamp_min(0) + (torch.tensor([0.12, 0.08]) - skipped).clamp_min(0)
     return 8 * (skipped.mean() - skip).square() + (outside * free).sum()
 
@@ -233,9 +234,9 @@ def main() -> None:
                 )
                 mean = 0.0
         results: list[tuple[str, KvPolicy, bool]] = [
-            ("dense", "dense", True),
-            ("dense_kv", "dense", False),
-            ("reuse_kv", "reuse", False),
+            ("dense", KvPolicy.DENSE, True),
+            ("dense_kv", KvPolicy.DENSE, False),
+            ("reuse_kv", KvPolicy.REUSE, False),
         ]
         for label, kv, dense in results:
             bits, shares = bits_per_byte(model, sample, kv, dense, window)
@@ -247,13 +248,24 @@ def main() -> None:
         f"seed {args.seed}, {sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training bytes, torch {torch.__version__}"
     )
     is_router = lambda name: "router" in name  # noqa: E731
-    run("base", args.steps[0], 0.02, lambda n: not is_router(n), 0.0, lambda step: ("dense", True), straight_through(None, 1.0))
-    mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: ("reuse" if step % 2 else "dense", False)  # noqa: E731
+    run(
+        "base",
+        args.steps[0],
+        0.02,
+        lambda n: not is_router(n),
+        0.0,
+        lambda step: (KvPolicy.DENSE, True),
+        straight_through(None, 1.0),
+    )
+    mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
+        KvPolicy.REUSE if step % 2 else KvPolicy.DENSE,
+        False,
+    )
     run("routers", args.steps[1], 0.0, is_router, 4.0, mixed, straight_through(noise, 1.0))
     model.quantise = quantiser(config.weight_group)
     # Joint repair: mostly reuse, some dense_kv, and every eighth step with everything executed.
     joint: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
-        ("dense", True) if step % 8 == 7 else ("dense", False) if step % 8 in (2, 5) else ("reuse", False)
+        (KvPolicy.DENSE, True) if step % 8 == 7 else (KvPolicy.DENSE if step % 8 in (2, 5) else KvPolicy.REUSE, False)
     )
     run("joint", args.steps[2], 0.008, lambda n: True, 4.0, joint, straight_through(None, 1.0))
 

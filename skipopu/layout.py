@@ -6,13 +6,17 @@ inside a port, multiples of 64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.isa.fields import Field, Record
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, Format
+from skipopu.policy import BY_CODE, Module, SkipPolicy
 
 U8 = NDArray[np.uint8]
 SCALES_PER_WORD = 32  # FP16 scales that travel ahead of their 32 groups, 64 bytes
@@ -31,12 +35,12 @@ def buffer_stride(elements: int) -> int:
 class WeightStream:
     """Shape of a quantised matrix as the ports stream it.
 
-    Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups ascend. The array multiplies
-    pairs of nibbles: of rows 2i and 2i + 1 (INT4), or the lower and the upper digit of one row (INT8). For each group the
-    pairs follow one another, and inside a pair beats of its first and second member alternate. Each 32 groups of rows in a
-    port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is its lowest nibble.
+    Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups
+    ascend. For each group the format's pairs of nibbles follow one another, and inside a pair beats of its first and second member
+    alternate. Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is
+    its lowest nibble.
 
-    Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), bits (4 or 8) of a code.
+    Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), format of the codes.
     """
 
     rows: int
@@ -44,7 +48,7 @@ class WeightStream:
     group: int
     ports: int
     lanes: int
-    bits: int = 4
+    format: Format = INT4
 
     @property
     def blocks(self) -> int:
@@ -57,7 +61,7 @@ class WeightStream:
     @property
     def group_bytes(self) -> int:
         """Bytes of one row's group."""
-        return self.group * self.bits // 8
+        return self.group * self.format.bits // 8
 
     def port_groups(self, port: int) -> int:
         """Groups of rows in one port's stream."""
@@ -76,17 +80,15 @@ class WeightStream:
     @property
     def _body(self) -> tuple[int, ...]:
         """Shape of the codes in stream order: blocks, groups, pairs, beats, members, bytes of a beat."""
-        pairs = self.block_rows * self.bits // 8
+        pairs = self.block_rows * self.format.bits // 8
         return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
 
     def pack(self, q: NDArray[np.int8], scale: NDArray[np.float16]) -> list[U8]:
         """Streams of all ports from q (rows, groups, group) and scale (rows, groups)."""
         padded = self.blocks * self.block_rows
-        codes = np.zeros((padded, self.groups, self.group), np.uint8)
-        codes[: self.rows] = q.view(np.uint8)
-        if self.bits == 8:
-            codes = np.stack([codes & 15, codes >> 4], 1).reshape(2 * padded, self.groups, self.group)
-        codes &= 15
+        integers = np.zeros((padded, self.groups, self.group), np.int8)
+        integers[: self.rows] = q
+        codes = self.format.nibbles(integers)
         scales = np.zeros((padded, self.groups), np.float16)
         scales[: self.rows] = scale
         blocks, groups, pairs, beats, members, size = self._body
@@ -131,10 +133,7 @@ class WeightStream:
         nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
         nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
         codes = np.stack([nibbles & 15, nibbles >> 4], -1).reshape(-1, groups, self.group)
-        if self.bits == 8:
-            q = (codes[0::2] | codes[1::2] << 4).view(np.int8)
-        else:
-            q = ((codes ^ 8).astype(np.int16) - 8).astype(np.int8)
+        q = self.format.integers(codes)
         return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]
 
 
@@ -213,15 +212,46 @@ class KvEntry:
         return entry
 
 
-ROUTER_RECORD_BYTES = ADDRESS_UNIT
+# One per layer, in port 0. Biases are FP32 bit patterns, of the difference of a router's two outputs.
+ROUTER_RECORD = Record(
+    "router record",
+    ADDRESS_UNIT,
+    (
+        Field("bias_attention", 32, "added to the attention router's product"),
+        Field("bias_ffn", 32, "added to the feed-forward router's product"),
+        Field("policy_attention", 2, "who decides about attention"),
+        Field("policy_ffn", 2, "who decides about the feed-forward network"),
+    ),
+)
 
 
-def pack_router_record(bias: tuple[float, float], modes: tuple[int, int]) -> U8:
-    """64 bytes: FP32 bias of the attention and FFN difference, then the two RouteMode codes in bits 1:0 and 3:2 of byte 8."""
-    record = np.zeros(ROUTER_RECORD_BYTES, np.uint8)
-    record[:8] = np.array(bias, np.float32).view(np.uint8)
-    record[8] = modes[0] | modes[1] << 2
-    return record
+def pack_router_record(bias: Sequence[float], policies: Sequence[SkipPolicy]) -> U8:
+    """A layer's router record from the FP32 biases and policies of attention and FFN."""
+    attention, ffn = np.array(bias, np.float32).view(np.uint32).tolist()
+    codes = {f"policy_{module.name.lower()}": policies[module].code for module in Module}
+    return ROUTER_RECORD.pack(bias_attention=attention, bias_ffn=ffn, **codes)
 
 
-RING_RECORD_BYTES = 16  # uint32: sequence number + 1, instruction index, signature, cycle of retirement (timing only)
+def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[SkipPolicy, SkipPolicy]]:
+    """The inverse: (2,) biases and the policies of attention and FFN in the record at ``address``."""
+    record = ROUTER_RECORD.unpack(memory, address)
+    bias = np.array([record["bias_attention"], record["bias_ffn"]], np.uint32).view(np.float32)
+    return bias, (BY_CODE[record["policy_attention"]], BY_CODE[record["policy_ffn"]])
+
+
+# One per retired instruction in check mode.
+RING_RECORD = Record(
+    "ring record",
+    16,
+    (
+        Field("sequence", 32, "number in the order of dispatch, from 1; 0: never written"),
+        Field("pc", 32, "the instruction's index"),
+        Field("signature", 32, "over what it wrote"),
+        Field("cycle", 32, "when it retired; of timing only"),
+    ),
+)
+
+
+def port_of(token: int, ports: int) -> int:
+    """The port that holds the entries of the token at a position; of an array of positions too."""
+    return token % ports

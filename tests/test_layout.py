@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipopu.layout import EmbeddingRows, WeightStream
+from skipopu.numerics.formats import FORMATS, Format
 
 
 @given(
@@ -14,16 +15,15 @@ from skipopu.layout import EmbeddingRows, WeightStream
     st.integers(1, 5),
     st.sampled_from([(16, 16), (32, 16), (64, 32), (128, 32), (128, 128)]),
     st.integers(1, 5),
-    st.sampled_from([4, 8]),
+    st.sampled_from(FORMATS),
     st.integers(0, 99),
 )
-def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: int, bits: int, seed: int) -> None:
+def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: int, form: Format, seed: int) -> None:
     group, lanes = sizes
     rng = np.random.default_rng(seed)
-    limit = 1 << bits - 1
-    q = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
+    q = rng.choice(form.values, (rows, groups, group)).astype(np.int8)
     scale = rng.random((rows, groups)).astype(np.float16)
-    stream = WeightStream(rows, groups, group, ports, lanes, bits)
+    stream = WeightStream(rows, groups, group, ports, lanes, form)
     packed = stream.pack(q, scale)
     assert all(len(part) == stream.size for part in packed)
     again, again_scale = stream.unpack(packed)

@@ -14,7 +14,7 @@ from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
-from skipopu.layout import ROUTER_RECORD_BYTES
+from skipopu.layout import ROUTER_RECORD
 from skipopu.numerics.profile import fingerprint
 
 SAMPLE = 64  # bytes of each matrix that are read back
@@ -114,7 +114,7 @@ class Device:
             changed.append((regions["trace"].address, regions["trace"].size))
         # The modes of every layer, always: the run before may have left others.
         first, stride = program.router_record
-        changed += [(first + layer * stride, ROUTER_RECORD_BYTES) for layer in range(program.model.num_layers)]
+        changed += [(first + layer * stride, ROUTER_RECORD.size) for layer in range(program.model.num_layers)]
         for address, size in changed:
             board.write(0, address, image[address : address + size].tobytes())
         for name, value in run.registers(program).items():

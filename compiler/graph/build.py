@@ -7,9 +7,10 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint, Router
 from compiler.graph.ops import Graph, Op, Place, Value, Weights
 from skipopu.isa.spec import Epilogue, TokenList
+from skipopu.policy import KvPolicy
 
 
-def build(checkpoint: Checkpoint, kv: str, logits: bool) -> Graph:
+def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
     """Graph with the checkpoint's own float32 weights, rows in the checkpoint's order (see the passes)."""
     config, tensors = checkpoint.config, checkpoint.tensors
     hidden, ffn = config.hidden_size, config.intermediate_size
@@ -36,7 +37,7 @@ def build(checkpoint: Checkpoint, kv: str, logits: bool) -> Graph:
     every, attend, feed = TokenList.ALL, TokenList.ATTENTION, TokenList.FFN
     always = Router(np.zeros(hidden, np.float32), 0.0)
     routers = checkpoint.routers or [(always, always)] * config.num_layers
-    stored = every if kv == "dense" else attend
+    stored = kv.stored
     body: list[Op] = []
     read, weights = x, [np.stack([r.weight for r in both]) for both in routers]
     if width := 2 * checkpoint.router_hidden:

@@ -13,7 +13,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import AlignTarget, Epilogue, TokenList, Unit, WeightFormat
+from skipopu.isa.spec import AlignTarget, Epilogue, TokenList, Unit
+from skipopu.numerics.formats import INT4, Format
 
 
 class Place(Enum):
@@ -51,7 +52,7 @@ class Weights:
     matrices: list[NDArray[np.float32]]
     order: str = "plain"
     split: bool = False
-    format: WeightFormat = WeightFormat.INT4
+    format: Format = INT4
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     scales: list[NDArray[np.float16]] = field(default_factory=list)
 

@@ -8,7 +8,7 @@ from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Region
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import RING_RECORD_BYTES, ROUTER_RECORD_BYTES, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
+from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
@@ -58,7 +58,7 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
     """Raises ProgramError when a port would stream more at once than it can count."""
-    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format.bits)
+    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
     if (beats := stream.port_bytes(0) // machine.beat_bytes) > LARGEST_RUN:
         raise ProgramError(
             f"machine {machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
@@ -83,13 +83,13 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     region("program", machine.instructions * WORD_BYTES)
     region("tokens", 4 * (context + 1))
     region("trace", model.num_layers * round_up(context, ADDRESS_UNIT))
-    region("ring", RING_RECORD_BYTES * machine.trace_records)
+    region("ring", RING_RECORD.size * machine.trace_records)
     region("rope", context * round_up(4 * model.head_dim, ADDRESS_UNIT))
     region("embedding", EmbeddingRows(model.hidden_size, model.vocab_size, machine.ports).size)
     offset = position
     for op in graph.body:
         if op.kind == "route":
-            plan.router_record, offset = offset, offset + ROUTER_RECORD_BYTES
+            plan.router_record, offset = offset, offset + ROUTER_RECORD.size
         elif op.weights is not None:
             plan.weights[op.weights.name] = offset
             offset += stream_of(op.weights, group, machine).size

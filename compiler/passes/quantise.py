@@ -6,20 +6,19 @@ import numpy as np
 
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
-from skipopu.isa.spec import WeightFormat
-from skipopu.numerics import fp16, int4, int8
+from skipopu.numerics.formats import INT4, Format, quantise_split
 
-LARGEST = 7 * float(fp16.LARGEST)  # of a weight: INT4 codes reach 7 in both directions, as do the routers' upper digits
+LARGEST = INT4.largest_weight  # of every format the least; the routers' upper digits are INT4, too
 
 
-def quantise(graph: Graph, group: int, weights: WeightFormat) -> Graph:
+def quantise(graph: Graph, group: int, weights: Format) -> Graph:
     for op in graph.ops():
         if op.weights is not None:
             if op.weights.split:
-                rule = int4.quantise_split
+                rule = quantise_split
             else:
                 op.weights.format = weights
-                rule = int8.quantise if weights is WeightFormat.INT8 else int4.quantise
+                rule = weights.quantise
             for layer, matrix in enumerate(op.weights.matrices):
                 if (largest := float(np.abs(matrix).max())) > LARGEST:
                     where = f"weights {op.weights.name}" + (f" of layer {layer}" if len(op.weights.matrices) > 1 else "")

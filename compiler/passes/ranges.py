@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
-from skipopu.isa.spec import WeightFormat
 from skipopu.numerics import fp16
+from skipopu.numerics.formats import INT4, SPLIT_FULL, Format
 
 # The checkpoint's tensors in the rows of a product.
 LAYER_TENSORS = {
@@ -26,7 +26,7 @@ LARGEST = float(fp16.LARGEST)
 COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
 
 
-def examine(graph: Graph, checkpoint: Checkpoint, weights: WeightFormat) -> list[str]:
+def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
     """Sentences about tensors of a folded graph that lose most of their precision, or whose results may saturate.
 
     Raises:
@@ -40,7 +40,7 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: WeightFormat) -> list
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
     for name, tensor, matrix in _folded(graph, checkpoint):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
-        full, least = (7, 119) if name == "router" else (127, 127) if weights is WeightFormat.INT8 else (7, 7)
+        full, least = (INT4.full, SPLIT_FULL) if name == "router" else (weights.full, weights.full)
         largest = float(np.abs(matrix).max())
         if not largest <= full * LARGEST:  # NaN too
             raise CheckpointError(

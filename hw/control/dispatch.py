@@ -30,11 +30,11 @@ from skipopu.isa.spec import (
     WORD_BYTES,
     TokenList,
     Unit,
-    WeightFormat,
 )
 from skipopu.isa.spec import CHUNK as CHUNK_INSTRUCTION
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
+from skipopu.numerics.formats import FORMATS, INT8
 
 UNIT_OPCODES = {unit: [i.opcode for i in INSTRUCTIONS if i.unit == unit.name.lower()] for unit in Unit}
 
@@ -192,7 +192,7 @@ class Dispatcher(Component):
             self.fetch.payload.ports.eq(field(word, MATMUL, "ports")),
             self.fetch.payload.groups.eq(field(word, MATMUL, "groups")),
             self.fetch.payload.short.eq(is_short(word)),
-            self.fetch.payload.wide.eq(field(word, MATMUL, "format") == WeightFormat.INT8),
+            self.fetch.payload.wide.eq(field(word, MATMUL, "format") == INT8.code),
         ]
         ready = Signal(UNITS)
         unit_of = Signal(UNITS)
@@ -365,7 +365,7 @@ class Dispatcher(Component):
                         inner = Mux(field(word, MATMUL, "source"), config[Config.INNER][:20], 0)
                         m.d.comb += activations.eq(field(word, MATMUL, "groups") * config[Config.GROUP][:10] + inner)
                         too_long = activations > machine.activation
-                        with m.If(is_matmul & (field(word, MATMUL, "format") >= len(WeightFormat)) & ~wait):
+                        with m.If(is_matmul & (field(word, MATMUL, "format") >= len(FORMATS)) & ~wait):
                             fail(Error.ILLEGAL_INSTRUCTION)
                         with m.Elif(is_matmul & too_long & ~wait):
                             fail(Error.BUFFER_RANGE)

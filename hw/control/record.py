@@ -10,7 +10,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.control.issue import UNITS, Record
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
-from skipopu.layout import RING_RECORD_BYTES
+from skipopu.layout import RING_RECORD
 from skipopu.machine.config import Machine
 
 FIFO_DEPTH = 8
@@ -46,7 +46,7 @@ class RecordWriter(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        width = 8 * RING_RECORD_BYTES
+        width = 8 * RING_RECORD.size
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=FIFO_DEPTH)
         taken = Signal()
         for u in range(UNITS):
@@ -67,11 +67,11 @@ class RecordWriter(Component):
                 ]
         m.d.comb += fifo.w_en.eq(taken)
         beat_shift = (machine.beat_bytes - 1).bit_length()
-        record_beats = max(1, RING_RECORD_BYTES // machine.beat_bytes)
+        record_beats = max(1, RING_RECORD.size // machine.beat_bytes)
         address, value, left = Signal(40), Signal(width), Signal(2)
-        strobe, is_token = Signal(RING_RECORD_BYTES), Signal()
+        strobe, is_token = Signal(RING_RECORD.size), Signal()
         sequence = fifo.r_data[:32] - 1
-        piece = max(1, machine.beat_bytes // RING_RECORD_BYTES)
+        piece = max(1, machine.beat_bytes // RING_RECORD.size)
         chunk = min(machine.port_bits, width)
         place = address[4:beat_shift] if piece > 1 else Const(0, 1)
         m.d.comb += [

@@ -8,9 +8,10 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.control.issue import Issue, field
 from hw.pe.slice import Slice, Step, Take
-from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, WeightFormat
+from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT8
 
 
 class TokenSlots(Component):
@@ -118,7 +119,7 @@ class Sequencer(Component):
         m.d.comb += [
             first_word.eq(Mux(field(instruction, MATMUL, "source"), inner_word, 0)),
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
-            wide.eq(field(instruction, MATMUL, "format") == WeightFormat.INT8),
+            wide.eq(field(instruction, MATMUL, "format") == INT8.code),
             self.wide.eq(wide),
         ]
         scale_beats = max(1, 2 * SCALES_PER_WORD // machine.beat_bytes)

@@ -12,8 +12,9 @@ from hw.arithmetic.signature import Signature, index
 from hw.control.issue import Issue, field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
 from hw.memory.reader import Run
-from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
+from skipopu.isa.spec import BUFFER_UNIT, ROUTE
 from skipopu.machine.config import Machine
+from skipopu.policy import ALWAYS, ROUTER, TRACE
 
 RECORD_BYTES = 16
 
@@ -57,7 +58,7 @@ class RouteUnit(Component):
         record_beats = max(1, RECORD_BYTES // machine.beat_bytes)
         record = Signal(8 * RECORD_BYTES)
         modes = [record[64:66], record[66:68]]
-        traced = Cat(mode == RouteMode.TRACE for mode in modes).any()
+        traced = Cat(mode == TRACE.code for mode in modes).any()
         m.submodules.writes = writes = Signature(1)
         m.d.comb += self.digest.eq(writes.total)
         slot = Signal(bits_for_index(machine.tokens))
@@ -172,12 +173,12 @@ class RouteUnit(Component):
                     for k in range(2):
                         with m.If(module == k):
                             with m.Switch(modes[k]):
-                                with m.Case(RouteMode.ROUTER):
+                                with m.Case(ROUTER.code):
                                     m.d.sync += bit[k].eq(execute)
-                                with m.Case(RouteMode.TRACE):
+                                with m.Case(TRACE.code):
                                     m.d.sync += bit[k].eq(trace_byte[k])
                                 with m.Default():
-                                    m.d.sync += bit[k].eq(modes[k] == RouteMode.ALWAYS)
+                                    m.d.sync += bit[k].eq(modes[k] == ALWAYS.code)
                     m.d.sync += module.eq(1)
                     m.next = "KEEP"
                     with m.If(module == 0):

@@ -21,16 +21,16 @@ from skipopu.isa.spec import (
     Activation,
     AlignTarget,
     Epilogue,
-    RouteMode,
     TokenList,
-    WeightFormat,
     matmul_rows,
 )
-from skipopu.layout import KvEntry, round_up
+from skipopu.layout import ROUTER_RECORD, KvEntry, port_of, round_up, router_record
 from skipopu.numerics import align, fp16, fp32
 from skipopu.numerics.activation import gated
+from skipopu.numerics.formats import BY_CODE
 from skipopu.numerics.profile import Profile
 from skipopu.numerics.signature import ALIGNED, index, signature
+from skipopu.policy import Decision
 
 Fields = dict[str, int]
 name = "functional"
@@ -215,20 +215,19 @@ class FunctionalEngine:
     def _route(self, f: Fields) -> None:
         slots = self.lists[f["list"]]
         where = self.vectors(f["src"], f["stride"], slots, 4)
-        record = self.read(0, self.address(f), 16)
-        bias, modes = record[:8].view(np.float32), (int(record[8]) & 3, int(record[8]) >> 2 & 3)
+        bias, policies = router_record(self.read(0, self.address(f), ROUTER_RECORD.size), 0)
         sums = self.buffer[where].reshape(-1, 2, 2)
         z = fp32.add(fp32.add(sums[..., 0], sums[..., 1]), bias)
-        executed = z >= np.float32(self.run_options.dial)
-        for module, mode in enumerate(modes):
-            if mode in (RouteMode.ALWAYS, RouteMode.NEVER):
-                executed[:, module] = mode == RouteMode.ALWAYS
-        if RouteMode.TRACE in modes:
+        traced = np.zeros(self.count, np.uint8)
+        if any(policy.reads_trace for policy in policies):
             row = self.config[Config.TRACE] + self.layer * self.config[Config.TRACE_ROW]
             traced = self.read(0, row * ADDRESS_UNIT + self.position, self.count)
-            for module, mode in enumerate(modes):
-                if mode == RouteMode.TRACE:
-                    executed[:, module] = traced[slots] >> module & 1
+        executed = np.zeros(z.shape, bool)
+        for module, policy in enumerate(policies):
+            bit = (traced[slots] >> module & 1).astype(bool)
+            executed[:, module] = policy.rule(
+                Decision(z[:, module], np.float32(self.run_options.dial), self.position + slots, bit)
+            )
         self.lists[TokenList.ATTENTION] = slots[executed[:, 0]]
         self.lists[TokenList.FFN] = slots[executed[:, 1]]
         self.routing[self.layer, :, self.position + slots] = executed
@@ -250,7 +249,7 @@ class FunctionalEngine:
             stored = fp16.from_fp32(self.buffer[where]).reshape(len(slots), 2, heads, dim)
             fields = fp16.exponent_field(stored).max(-1)  # (slots, 2, heads)
             aligned = self.profile.align_half(stored, fields[..., None])
-            first, ports = self.entries, (self.position + slots) % machine.ports
+            first, ports = self.entries, port_of(self.position + slots, machine.ports)
             places = np.empty_like(ports)
             for port in range(machine.ports):
                 here = ports == port
@@ -306,14 +305,14 @@ class FunctionalEngine:
         slots, rows = self.lists[f["list"]], matmul_rows(f, self.machine.ports)
         if not len(slots) or not rows:
             return
-        if f["format"] not in list(WeightFormat):
+        if f["format"] not in BY_CODE:
             raise self.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
         groups, first = f["groups"], self._inner() if f["source"] else 0
         if (first + groups) * self.config[Config.GROUP] > self.machine.activation:
             raise self.halt(
                 Error.BUFFER_RANGE, f"{groups} groups exceed the activation memory of {self.machine.activation} elements"
             )
-        key = (self.address(f), rows, groups, self.config[Config.GROUP], WeightFormat(f["format"]).bits)
+        key = (self.address(f), rows, groups, self.config[Config.GROUP], BY_CODE[f["format"]])
         weights = self.weights.get(*key)
         x = self.activation[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
         exponents = self.activation_exponent[slots, first : first + groups]

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.layout import WeightStream
+from skipopu.numerics.formats import Format
 
 F64 = NDArray[np.float64]
+Key = tuple[int, int, int, int, Format]  # address, rows, groups, group, format
 
 
 @dataclass
@@ -20,14 +22,14 @@ class WeightCache:
     lanes: int  # nibbles per beat
 
     def __post_init__(self) -> None:
-        self.codes: dict[tuple[int, int, int, int, int], tuple[NDArray[np.int8], NDArray[np.float16]]] = {}
-        self._known: dict[tuple[int, int, int, int, int], F64] = {}
+        self.codes: dict[Key, tuple[NDArray[np.int8], NDArray[np.float16]]] = {}
+        self._known: dict[Key, F64] = {}
 
-    def get(self, address: int, rows: int, groups: int, group: int, bits: int) -> F64:
+    def get(self, address: int, rows: int, groups: int, group: int, format: Format) -> F64:
         """(groups, group, rows) float64, code times scale: integers times a power of two, sums of 128 stay exact."""
-        key = (address, rows, groups, group, bits)
+        key = (address, rows, groups, group, format)
         if key not in self._known:
-            stream = WeightStream(rows, groups, group, len(self.memory), self.lanes, bits)
+            stream = WeightStream(rows, groups, group, len(self.memory), self.lanes, format)
             q, scale = stream.unpack([port[address : address + stream.size] for port in self.memory])
             wide = q.astype(np.float64) * scale.astype(np.float64)[..., None]
             self.codes[key] = q, scale

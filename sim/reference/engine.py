@@ -15,8 +15,8 @@ from sim.reference.model import Output, SkipLlama, load_hf_state_dict
 from sim.reference.options import Options as Options
 from sim.result import Routed
 from skipopu.isa.program import Program, Run
-from skipopu.layout import EmbeddingRows, WeightStream
-from skipopu.numerics import int4
+from skipopu.layout import EmbeddingRows, router_record
+from skipopu.numerics.formats import dequantise
 from skipopu.row_order import permutation
 
 name = "reference"
@@ -25,9 +25,9 @@ name = "reference"
 def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float32]:
     """One matrix of the image as (rows, n) float32 in the checkpoint's row order."""
     d = program.matrices[name]
-    stream = WeightStream(d["rows"], d["groups"], d["group"], program.machine.ports, program.machine.weight_lanes, d["bits"])
+    stream = program.stream(name)
     address = d["address"] + layer * d["layer_stride"]
-    rows = int4.dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
+    rows = dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
     ordered = np.empty_like(rows)
     ordered[permutation(d["order"], program.model, len(rows))] = rows
     return ordered
@@ -56,7 +56,7 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
         base[prefix + "mlp.down_proj.weight"] = dequantised(program, "down", layer)
         digits = dequantised(program, "router", layer)
         address = program.router_record[0] + layer * program.router_record[1]
-        bias = program.memory[0][address : address + 8].view(np.float32)
+        bias, _ = router_record(program.memory[0], address)
         for module, name in enumerate(("attention", "mlp")):
             weight = digits[2 * module] + digits[2 * module + 1]
             routers[f"{prefix}router_{name}.weight_predictor.weight"] = np.stack([weight, 0 * weight])

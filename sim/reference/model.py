@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipopu.model_config import ModelConfig
+from skipopu.policy import KvPolicy, Module
 
-KvPolicy = Literal["dense", "reuse"]
-ATTENTION, FFN = 0, 1
 # Hugging Face's names, as in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -141,7 +139,7 @@ class SkipLlama(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        kv: KvPolicy = "reuse",
+        kv: KvPolicy = KvPolicy.REUSE,
         routing: Tensor | None = None,
         rule: GateRule = execute_when_positive,
         dense: bool = False,
@@ -164,11 +162,11 @@ class SkipLlama(nn.Module):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             both: list[Tensor] = []
-            for module, router in ((ATTENTION, layer.router_attention), (FFN, layer.router_mlp)):
+            for module, router in ((Module.ATTENTION, layer.router_attention), (Module.FFN, layer.router_mlp)):
                 routed_input = self.disturb(f"layers.{index}.router", h) if self.disturb is not None else h
                 difference = router(routed_input)
                 differences.append(difference)
-                if dense or (kv == "reuse" and index == 0 and module == ATTENTION):
+                if dense or kv.forced(index, module):
                     both.append(ones)
                 elif routing is not None:
                     both.append(routing[:, index, module].to(h.dtype))
@@ -189,10 +187,8 @@ class SkipLlama(nn.Module):
             if self.round_kv:
                 k, v = k.half().to(h.dtype), v.half().to(h.dtype)
                 held = held and bool(k.isfinite().all() and v.isfinite().all())
-            if kv == "reuse" and k_eff is not None and v_eff is not None:
-                own = attend[:, None, :, None]
-                k, v = own * k + (1 - own) * k_eff, own * v + (1 - own) * v_eff
-            k_eff, v_eff = k, v
+            executed = attend[:, None, :, None]
+            k, v = k_eff, v_eff = kv.visible(executed, k, k_eff), kv.visible(executed, v, v_eff)
             if self.disturb is not None:
                 q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
             repeat = heads // kv_heads

@@ -19,7 +19,8 @@ from sim.command.eval import CHUNK, evaluate
 from sim.functional import engine as functional
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
-from skipopu.numerics import fp16, int4
+from skipopu.numerics import fp16
+from skipopu.numerics.formats import INT4, dequantise
 from skipopu.numerics.fp32 import F32, F64
 from skipopu.numerics.profile import PROFILES, Profile
 from skipopu.report import Record
@@ -80,10 +81,10 @@ def relative(seen: F32, exact: F64) -> float:
 def error_int4(profile: Profile, x: F32, weights: F32) -> float:
     """Of dot products of x (dots, n) with INT4 weights (rows, n), one group, against exact sums of the unrounded x."""
     n = x.shape[1]
-    codes, scale = int4.quantise(weights, n)
+    codes, scale = INT4.quantise(weights, n)
     m, exponent = profile.align(x, n)
     seen = profile.group_products(m[:, 0], exponent[:, 0], codes[:, 0], scale[:, 0])
-    return relative(seen, x.astype(np.float64) @ int4.dequantise(codes, scale, n).T.astype(np.float64))
+    return relative(seen, x.astype(np.float64) @ dequantise(codes, scale, n).T.astype(np.float64))
 
 
 def error_half(profile: Profile, x: F32, y: F32) -> float:

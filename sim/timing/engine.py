@@ -36,12 +36,12 @@ from skipopu.isa.spec import (
     OPCODE_BITS,
     ROUTE,
     AlignTarget,
-    RouteMode,
     TokenList,
     Unit,
 )
-from skipopu.layout import KvEntry, round_up
+from skipopu.layout import KvEntry, port_of, round_up, router_record
 from skipopu.machine.config import QUEUE_DEPTH
+from skipopu.policy import ROUTER, SkipPolicy
 
 name = "timing"
 Fields = dict[str, int]
@@ -291,7 +291,7 @@ class TimingEngine:
 
     def ports_of(self, f: Fields) -> list[int]:
         """Ports that a KVWRITE's entries go to."""
-        return [(self.position + int(slot)) % self.machine.ports for slot in self.lists[f["list"]]]
+        return [port_of(self.position + int(slot), self.machine.ports) for slot in self.lists[f["list"]]]
 
     def late(self, f: Fields) -> bool:
         """Whether a KVWRITE's entry is written beside attention instead."""
@@ -351,13 +351,12 @@ class TimingEngine:
         if self.spans is not None:
             self.spans.append(Span(track, note.partition(": ")[2], start, end, self.layer, self.position))
 
-    def modes(self, layer: int) -> tuple[int, int]:
-        """The RouteModes of a layer's modules, from the image; a program without one has routers."""
+    def policies(self, layer: int) -> tuple[SkipPolicy, SkipPolicy]:
+        """Those of a layer's modules, from the image; a program without one has routers."""
         if not self.program.memory:
-            return RouteMode.ROUTER, RouteMode.ROUTER
-        address = self.program.router_record[0] + layer * self.program.router_record[1]
-        modes = int(self.program.memory[0][address + 8])
-        return modes & 3, modes >> 2 & 3
+            return ROUTER, ROUTER
+        first, stride = self.program.router_record
+        return router_record(self.program.memory[0], first + layer * stride)[1]
 
     def idle(self) -> int:
         """When everything issued so far is done."""
@@ -400,7 +399,7 @@ class TimingEngine:
         self.counters["HISTORY_BEATS"] += held
         keys = misses[0] * key_run + coming
         if self.late(self.kvwrites):
-            keys[(last - 1) % ports] += self.costs.kvwrite_bus(self.entry)
+            keys[port_of(last - 1, ports)] += self.costs.kvwrite_bus(self.entry)
         fewest = int(hits[0].min()) if last >= ports else 0
         key = (tuple(listed), -(-last // ports), min(last, ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
         if key not in self.parts:
@@ -459,7 +458,9 @@ class TimingEngine:
         executed = self.routing[self.layer, :, self.position : self.position + self.count]
         every = np.arange(self.count)
         self.lists[TokenList.ATTENTION], self.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
-        self.traced = not isinstance(self.options.routing, str) or RouteMode.TRACE in self.modes(self.layer)
+        self.traced = not isinstance(self.options.routing, str) or any(
+            policy.reads_trace for policy in self.policies(self.layer)
+        )
         quiet = self.quiet()
         slots = self.config[Config.HISTORY]
         self.ahead = self.prefetch and self.history.missing(self.layer, self.position, slots) > self.room

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from sim.timing.costs import Costs
 from sim.timing.stream import Shape
-from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, WeightFormat, block_rows, matmul_rows
+from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, block_rows, matmul_rows
 from skipopu.layout import SCALES_PER_WORD
+from skipopu.numerics.formats import BY_CODE
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Product:
 def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np.int64]:
     """(ports,) weight beats of a product with ``group`` weights per scale."""
     ports, rounds = costs.machine.ports, fields["rounds"]
-    rows, bits = block_rows(matmul_rows(fields, ports)), WeightFormat(fields["format"]).bits
+    rows, bits = block_rows(matmul_rows(fields, ports)), BY_CODE[fields["format"]].bits
     full, short = (costs.matmul_beats(n * rows, fields["groups"], group, bits) for n in (rounds, rounds - 1))
     return np.where(np.arange(ports) < fields["ports"], full, short)
 
@@ -40,7 +41,7 @@ def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np
 def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Product:
     """The MATMUL of ``fields`` with ``slots`` tokens and ``group`` weights per scale."""
     machine, rounds = costs.machine, fields["rounds"]
-    rows, bits = matmul_rows(fields, machine.ports), WeightFormat(fields["format"]).bits
+    rows, bits = matmul_rows(fields, machine.ports), BY_CODE[fields["format"]].bits
     per_round = block_rows(rows) * fields["groups"] * bits // 8 * (group // machine.weight_lanes)
     drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, fields["ports"])
     page = 4096 // ADDRESS_UNIT

@@ -1,8 +1,11 @@
-"""Declarative instruction words: fields are named once, bit positions follow from the order of declaration."""
+"""Declarative words of instructions and records: fields are named once, bit positions follow from the order of declaration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipopu.errors import ProgramError
 
@@ -26,11 +29,11 @@ class Field:
     unit: str = ""
 
 
-class Instruction:
-    """One macro-instruction: opcode, executing unit, fields and their bit offsets."""
+class Word:
+    """Fields side by side from bit 0 on, in ``bits`` bits; attribute ``offsets`` maps a field's name to its lowest bit."""
 
-    def __init__(self, name: str, opcode: int, unit: str, semantics: str, fields: tuple[Field, ...]) -> None:
-        self.name, self.opcode, self.unit, self.semantics, self.fields = name, opcode, unit, semantics, fields
+    def __init__(self, name: str, bits: int, fields: tuple[Field, ...]) -> None:
+        self.name, self.bits, self.fields = name, bits, fields
         self.offsets: dict[str, int] = {}
         position = 0
         for field in fields:
@@ -38,8 +41,8 @@ class Instruction:
                 raise ValueError(f"{name}: field {field.name} declared twice")
             self.offsets[field.name] = position
             position += field.width
-        if position > WORD_BITS:
-            raise ValueError(f"{name}: {position} bits of fields do not fit {WORD_BITS}")
+        if position > bits:
+            raise ValueError(f"{name}: {position} bits of fields do not fit {bits}")
         self.used_bits = position
         self.by_name = {field.name: field for field in fields}
 
@@ -50,7 +53,7 @@ class Instruction:
             ProgramError: an unknown field, or a value that does not fit.
         """
         word = 0
-        for name, value in {**values, "opcode": self.opcode}.items():
+        for name, value in values.items():
             field = self.by_name.get(name)
             if field is None:
                 raise ProgramError(f"{self.name} has no field {name!r}; it has {', '.join(self.by_name)}")
@@ -60,12 +63,42 @@ class Instruction:
         return word
 
     def decode(self, word: int) -> dict[str, int]:
-        """Field values of ``word``, opcode left out."""
-        return {
-            field.name: word >> self.offsets[field.name] & (1 << field.width) - 1
-            for field in self.fields
-            if field.name != "opcode"
-        }
+        """Field values of ``word``."""
+        return {field.name: word >> self.offsets[field.name] & (1 << field.width) - 1 for field in self.fields}
+
+
+class Instruction(Word):
+    """One macro-instruction: opcode, executing unit, fields and their bit offsets."""
+
+    def __init__(self, name: str, opcode: int, unit: str, semantics: str, fields: tuple[Field, ...]) -> None:
+        super().__init__(name, WORD_BITS, fields)
+        self.opcode, self.unit, self.semantics = opcode, unit, semantics
+
+    def encode(self, values: dict[str, int]) -> int:
+        """As :meth:`Word.encode`, the opcode being known."""
+        return super().encode({**values, "opcode": self.opcode})
+
+    def decode(self, word: int) -> dict[str, int]:
+        """As :meth:`Word.decode`, opcode left out."""
+        values = super().decode(word)
+        del values["opcode"]
+        return values
+
+
+class Record(Word):
+    """A structure in memory, little endian, ``size`` bytes long."""
+
+    def __init__(self, name: str, size: int, fields: tuple[Field, ...]) -> None:
+        super().__init__(name, 8 * size, fields)
+        self.size = size
+
+    def pack(self, **values: int) -> NDArray[np.uint8]:
+        """(size,) bytes; missing fields are 0."""
+        return np.frombuffer(self.encode(values).to_bytes(self.size, "little"), np.uint8)
+
+    def unpack(self, memory: NDArray[np.uint8], address: int = 0) -> dict[str, int]:
+        """Field values of the record at byte ``address``."""
+        return self.decode(int.from_bytes(memory[address : address + self.size].tobytes(), "little"))
 
 
 def check_opcodes(instructions: tuple[Instruction, ...]) -> dict[int, Instruction]:

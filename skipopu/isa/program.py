@@ -8,24 +8,25 @@ import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.accept import BOOLEAN, MAPPING, TEXT, Accepted, list_of, one_of, whole
 from skipopu.errors import ProgramError
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES, RouteMode
-from skipopu.layout import ROUTER_RECORD_BYTES, EmbeddingRows, WeightStream
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.layout import ROUTER_RECORD, EmbeddingRows, WeightStream, pack_router_record, router_record
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics import fp32
+from skipopu.numerics import formats, fp32
 from skipopu.numerics.profile import fingerprint
+from skipopu.policy import BY_NAME, TRACE, KvPolicy, under
 from skipopu.row_order import ORDERS
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 
@@ -47,16 +48,16 @@ class Program:
         notes: one line per instruction, naming layer and tensor.
         regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, head, logits,
             kv (some may be missing).
-        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, and ``order``, which says how the
-            checkpoint's rows lie in the stream.
+        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, ``format`` by name, and ``order``,
+            which says how the checkpoint's rows lie in the stream.
         router_record: (address, stride) of the layers' router records in port 0.
-        model: shape of the model; ``kv`` policy "dense" or "reuse"; ``context`` planned tokens.
+        model: shape of the model; ``kv`` policy; ``context`` planned tokens.
         memory: initial image per port, (bytes,) uint8, all of one size.
     """
 
     machine: Machine
     model: ModelConfig
-    kv: str
+    kv: KvPolicy
     context: int
     logits: bool
     instructions: list[int]
@@ -158,7 +159,7 @@ class Program:
         program = Program(
             machine=machine,
             model=ModelConfig.from_dict(d["model"], f"{path}: model"),
-            kv=d["kv"],
+            kv=KvPolicy(d["kv"]),
             context=d["context"],
             logits=d["logits"],
             instructions=[int(word, 16) for word in d["instructions"]],
@@ -193,15 +194,21 @@ class Program:
             inside(f"the content of region {name}", region.address, taken.get(name, 0), region.address + region.size)
         if self.regions["trace"].size % layers:
             raise ProgramError(f"{where}: region trace has {self.regions['trace'].size} bytes, no multiple of {layers} layers")
-        inside("router_record", self.router_record[0] + (layers - 1) * self.router_record[1], ROUTER_RECORD_BYTES, end)
+        inside("router_record", self.router_record[0] + (layers - 1) * self.router_record[1], ROUTER_RECORD.size, end)
         for name, d in self.matrices.items():
             if d["group"] % self.machine.weight_lanes:
                 raise ProgramError(
                     f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
                 )
-            stream = WeightStream(d["rows"], d["groups"], d["group"], self.machine.ports, self.machine.weight_lanes, d["bits"])
             last = (layers - 1) * d["layer_stride"] if name != "head" else 0
-            inside(f"matrix {name}", d["address"] + last, stream.size, end)
+            inside(f"matrix {name}", d["address"] + last, self.stream(name).size, end)
+
+    def stream(self, name: str) -> WeightStream:
+        """How the ports hold matrix ``name``."""
+        d, machine = self.matrices[name], self.machine
+        return WeightStream(
+            d["rows"], d["groups"], d["group"], machine.ports, machine.weight_lanes, formats.BY_NAME[d["format"]]
+        )
 
     def require_machine(self, machine: Machine) -> None:
         """Raises ProgramError unless the program was compiled for ``machine``."""
@@ -224,7 +231,7 @@ _KEYS = {
     "numerics": TEXT,
     "numerics_fingerprint": TEXT,
     "model": MAPPING,
-    "kv": one_of(["dense", "reuse"]),
+    "kv": one_of([policy.value for policy in KvPolicy]),
     "context": whole(1, 1 << 32),
     "logits": BOOLEAN,
     "instructions": list_of(_WORD),
@@ -242,7 +249,7 @@ _MATRIX = {
     "n": whole(1, 1 << 24),
     "groups": whole(1, 1 << 24),
     "group": whole(1, 1 << 16),
-    "bits": one_of([4, 8]),
+    "format": one_of(list(formats.BY_NAME)),
     "order": one_of(ORDERS),
 }
 _SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
@@ -286,6 +293,9 @@ def place_instructions(instructions: list[int], memory: NDArray[np.uint8], addre
     memory[address : address + len(code)] = np.frombuffer(code, np.uint8)
 
 
+COMPILED = "program"  # routing as compiled
+
+
 @dataclass(frozen=True)
 class Run:
     """One execution of a program.
@@ -295,15 +305,16 @@ class Run:
         max_new: tokens to generate; 0 evaluates the prompt only.
         dial: FP32 routing threshold.
         check: append signatures to the trace ring.
-        routing: "program" keeps the modes it was compiled with, "always" executes every module, an array of bool
-            (layers, 2, tokens), 1 = execute, replays a trace (layer 0's attention runs anyway under ``reuse``).
+        routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.BY_NAME` puts every
+            module under it, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a trace. What the KV
+            policy forces runs anyway.
     """
 
     prompt: tuple[int, ...]
     max_new: int = 0
     dial: float = 0.0
     check: bool = False
-    routing: Literal["program", "always"] | NDArray[np.bool_] = "program"
+    routing: str | NDArray[np.bool_] = COMPILED
 
     def validate(self, program: Program) -> None:
         """Raises ProgramError when the run does not fit the program."""
@@ -319,7 +330,9 @@ class Run:
             )
         if not np.isfinite(np.float32(self.dial)):
             raise ProgramError(f"dial is {self.dial}; a finite number is needed")
-        if isinstance(self.routing, np.ndarray):
+        if isinstance(self.routing, str):
+            one_of([COMPILED, *BY_NAME]).check(self.routing, "routing", ProgramError)
+        else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
             if len(shape) != 3 or shape[:2] != (layers, 2) or not needed <= shape[2] <= program.context:
@@ -351,12 +364,14 @@ class Run:
             rows = memory[0][region.address : region.address + region.size].reshape(layers, -1)
             executed = self.routing.astype(np.uint8)
             rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
-        if not isinstance(self.routing, str) or self.routing == "always":
-            mode = RouteMode.ALWAYS if isinstance(self.routing, str) else RouteMode.TRACE
+        if not isinstance(self.routing, str) or self.routing != COMPILED:
+            policy = BY_NAME[self.routing] if isinstance(self.routing, str) else TRACE
             first, stride = program.router_record
             for layer in range(program.model.num_layers):
-                forced = layer == 0 and program.kv == "reuse"
-                memory[0][first + layer * stride + 8] = (RouteMode.ALWAYS if forced else mode) | mode << 2
+                address = first + layer * stride
+                bias, _ = router_record(memory[0], address)
+                record = pack_router_record(bias.tolist(), under(program.kv, policy, layer))
+                memory[0][address : address + len(record)] = record
         return memory
 
 

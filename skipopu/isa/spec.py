@@ -16,6 +16,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from skipopu.isa.fields import Field, Instruction, check_opcodes
+from skipopu.numerics.formats import FORMATS
 
 ADDRESS_UNIT = 64  # bytes per address count
 BUFFER_UNIT = 8  # FP32 elements per buffer address count
@@ -84,26 +85,6 @@ ACTIVATIONS = {
     "relu2": (Activation.RELU2, 0.0),
     "leaky_relu": (Activation.LEAKY_RELU, 0.01),
 }
-
-
-class RouteMode(IntEnum):
-    """Who sets a routing bit; two of them per layer stand in the router record."""
-
-    ROUTER = 0
-    ALWAYS = 1
-    NEVER = 2
-    TRACE = 3
-
-
-class WeightFormat(IntEnum):
-    """Codes of a weight stream."""
-
-    INT4 = 0  # symmetric, two rows per multiplier
-    INT8 = 1  # symmetric, the two digits of one row per multiplier
-
-    @property
-    def bits(self) -> int:
-        return 8 if self is WeightFormat.INT8 else 4
 
 
 def block_rows(rows: int) -> int:
@@ -207,7 +188,7 @@ MATMUL = Instruction(
         Field("ports", 7, "ports with a block in the last round"),
         Field("spare", 3, "rows of the last block that do not exist"),
         Field("groups", 10, "groups along the input"),
-        Field("format", 3, "weight format: 0 INT4, 1 INT8, both symmetric"),
+        Field("format", 3, "weight format: " + ", ".join(f"{f.code} {f.name.upper()}" for f in FORMATS)),
         Field("epilogue", 3, "0 store, 1 rope, 2 gated, 3 residual, 4 none"),
         Field("norm", 1, "1: results are multiplied by 1/rms"),
         Field("argmax", 1, "1: the last slot's results enter the argmax"),

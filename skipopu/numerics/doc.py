@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
-from skipopu.numerics import align, fp16, fp32, half, int4, int8, packing, profile, signature, tables
+from skipopu.numerics import align, formats, fp16, fp32, half, packing, profile, signature, tables
 
 
 def markdown() -> str:
@@ -33,8 +33,14 @@ def markdown() -> str:
     for table in tables.TABLES:
         bound = f"2^{math.log2(table.error_bound):g}"
         lines.append(f"| {table.name} | {1 << table.segment_bits} | {table.argument_bits} | {bound} |")
+    lines += ["", "## Weight formats", "", inspect.cleandoc(formats.__doc__ or ""), ""]
+    lines += ["| format | code | bits | integers | scale |", "|---|---|---|---|---|"]
+    for f in formats.FORMATS:
+        whole = len(f.values) == int(f.values[-1]) - int(f.values[0]) + 1
+        values = f"{f.values[0]} to {f.values[-1]}" if whole else ", ".join(map(str, f.values))
+        lines.append(f"| {f.name.upper()} | {f.code} | {f.bits} | {values} | FP16(max\\|w\\| / {f.full}) |")
     lines += ["", "## Operations", "", "| operation | rule |", "|---|---|"]
-    for module in (fp32, fp16, align, tables, int4, int8, packing, half, signature):
+    for module in (fp32, fp16, align, tables, formats, packing, half, signature):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 text = " ".join((inspect.getdoc(function) or "").split())

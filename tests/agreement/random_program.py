@@ -9,11 +9,13 @@ import numpy as np
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Region, Run, place_instructions
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, Activation, AlignTarget, Epilogue, TokenList, Unit, WeightFormat
+from skipopu.isa.spec import BUFFER_UNIT, Activation, AlignTarget, Epilogue, TokenList, Unit
 from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
+from skipopu.numerics.formats import FORMATS
+from skipopu.policy import SKIP_POLICIES, KvPolicy
 
 CONTEXT = 24
 LAYERS = 2
@@ -69,10 +71,9 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         epilogue = Epilogue(pick(0, 4))
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.GATED else pick(1, widest)
         groups = -(-elements // group)
-        weights = WeightFormat(pick(0, 1))
-        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights.bits)
-        limit = 1 << weights.bits - 1
-        codes = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
+        weights = FORMATS[pick(0, len(FORMATS) - 1)]
+        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights)
+        codes = rng.choice(weights.values, (rows, groups, group)).astype(np.int8)
         scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
         address = region(f"weights{len(body)}", stream.size)
         placed.append((address, stream.pack(codes, scales)))
@@ -83,7 +84,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             "stride": stride // BUFFER_UNIT,
             **spec.matmul_shape(rows, machine.ports),
             "groups": groups,
-            "format": weights,
+            "format": weights.code,
             "epilogue": epilogue,
             "norm": pick(0, 1),
             "argmax": pick(0, 1) if epilogue in (Epilogue.NONE, Epilogue.STORE) and rows <= model.vocab_size else 0,
@@ -181,13 +182,13 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     memory[0][rope : rope + regions["rope"].size] = rows_of_rope.view(np.uint8)
     for layer in range(LAYERS):
         bias = (float(rng.standard_normal()), float(rng.standard_normal()))
-        record = pack_router_record(bias, (pick(0, 2), pick(0, 2)))
+        record = pack_router_record(bias, (SKIP_POLICIES[pick(0, 2)], SKIP_POLICIES[pick(0, 2)]))
         memory[0][router_record + 64 * layer : router_record + 64 * layer + 64] = record
     place_instructions(words, memory[0], 0)
     program = Program(
         machine,
         model,
-        "dense",
+        KvPolicy.DENSE,
         CONTEXT,
         False,
         words,

@@ -17,7 +17,9 @@ from skipopu.errors import MachineHalt
 from skipopu.isa import spec
 from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Error
+from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
+from skipopu.policy import ALWAYS, NEVER
 from tests.agreement.test_rtl import TARGETS, agree
 from tests.support import random_checkpoint, small_config
 
@@ -149,7 +151,8 @@ def test_an_error_while_entries_are_fetched_ahead_halts() -> None:
 def test_a_token_without_an_entry_halts() -> None:
     program = compiled("trio")
     memory = [port.copy() for port in program.memory]
-    memory[0][program.router_record[0] + 8] = spec.RouteMode.NEVER | spec.RouteMode.ALWAYS << 2
+    record = pack_router_record((0.0, 0.0), (NEVER, ALWAYS))
+    memory[0][program.router_record[0] : program.router_record[0] + len(record)] = record
     damaged = dataclasses.replace(program, memory=memory)
     write = next(i for i, w in enumerate(program.instructions) if w & 31 == spec.KVWRITE.opcode)
     run = Run((1, 2, 3), 1)

@@ -12,9 +12,10 @@ from compiler.graph.ops import Graph, Op
 from compiler.passes.depend import _uses, depend
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.isa.spec import Unit
+from skipopu.policy import KvPolicy
 
 
-def graph_of(kv: str, logits: bool, level: Schedule) -> Graph:
+def graph_of(kv: KvPolicy, logits: bool, level: Schedule) -> Graph:
     return depend(schedule(build(outline("llama-2-7b"), kv, logits), level))
 
 
@@ -56,15 +57,15 @@ def run(graph: Graph, order: tuple[Unit, ...]) -> None:
 
 
 @pytest.mark.parametrize("level", Schedule)
-@pytest.mark.parametrize("kv", ["dense", "reuse"])
+@pytest.mark.parametrize("kv", KvPolicy)
 @pytest.mark.parametrize("logits", [False, True])
-def test_tokens_balance_and_order_every_conflict(kv: str, logits: bool, level: Schedule) -> None:
+def test_tokens_balance_and_order_every_conflict(kv: KvPolicy, logits: bool, level: Schedule) -> None:
     for order in itertools.permutations(Unit):
         run(graph_of(kv, logits, level), order)
 
 
 def test_a_missing_token_is_seen() -> None:
-    graph = graph_of("dense", False, Schedule.RUN_AHEAD)
+    graph = graph_of(KvPolicy.DENSE, False, Schedule.RUN_AHEAD)
     attend = next(op for op in graph.body if op.kind == "attend")
     store = next(op for op in graph.body if op.kind == "kvwrite")
     attend.pop &= ~(1 << Unit.VECTOR)
@@ -77,7 +78,7 @@ def test_a_missing_token_is_seen() -> None:
 
 def test_units_work_side_by_side() -> None:
     """Nothing makes Q wait for the KV entries that are written meanwhile."""
-    graph = graph_of("reuse", False, Schedule.RUN_AHEAD)
+    graph = graph_of(KvPolicy.REUSE, False, Schedule.RUN_AHEAD)
     query = next(op for op in graph.body if "q_proj" in op.note)
     store = next(op for op in graph.body if op.kind == "kvwrite")
     assert not query.pop

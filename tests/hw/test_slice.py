@@ -11,11 +11,12 @@ from amaranth.sim import Simulator
 from hw.arithmetic.pipeline import delay
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
-from skipopu.isa.spec import MATMUL, WeightFormat, matmul_shape
+from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.formats import FORMATS, Format
 from skipopu.numerics.profile import PROFILES
 
 LANES = 16
@@ -58,23 +59,22 @@ class Bench(Elaboratable):
 
 @pytest.mark.parametrize("pauses", [0.0, 0.4])
 @pytest.mark.parametrize("tokens", [1, 2, 4])
-@pytest.mark.parametrize("weights", [WeightFormat.INT4, WeightFormat.INT8])
-def test_streams_one_group_per_cycle(weights: WeightFormat, tokens: int, pauses: float) -> None:
+@pytest.mark.parametrize("weights", FORMATS)
+def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float) -> None:
     rng = np.random.default_rng(tokens)
     groups, rows, group = 9, 16, LANES
     x = (rng.standard_normal((tokens, groups * group)) * 2.0 ** rng.integers(-9, 9, groups * group)).astype(np.float32)
     m, exponent = align.align(x, group)
-    limit = 1 << weights.bits - 1
-    q = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
+    q = rng.choice(weights.values, (rows, groups, group)).astype(np.int8)
     scale = (rng.random((rows, groups)) * rng.choice([-1, 1, 1e-6], (rows, groups))).astype(np.float16)
-    stream = WeightStream(rows, groups, group, 1, LANES, weights.bits)
+    stream = WeightStream(rows, groups, group, 1, LANES, weights)
     beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, LANES // 2)
     mask = (1 << ALIGNED_BITS) - 1
     memory = [
         sum((int(v) & mask) << ALIGNED_BITS * i for i, v in enumerate(m[t, g])) for t in range(tokens) for g in range(groups)
     ]
     dut = Bench(memory, exponent.reshape(-1).tolist())
-    shape = {**matmul_shape(rows, 1), "groups": groups, "format": weights}
+    shape = {**matmul_shape(rows, 1), "groups": groups, "format": weights.code}
     seen: dict[tuple[int, int], int] = {}
     busy = {"cycles": 0, "steps": 0, "drained": 0}
 

@@ -82,7 +82,7 @@ def rewritten(program: Program, directory: Path, change: Callable[[dict], object
         (lambda d: d["regions"].update(kv=[1, 1 << 30]), "region kv ends at 0x40000001; accepted: up to"),
         (lambda d: d["regions"].update(tokens=[0, 64]), "content of region tokens ends at 0x80; accepted: up to 0x40"),
         (lambda d: d["matrices"].pop("q") and None, "matrices: q is missing"),
-        (lambda d: d["matrices"]["q"].update(bits=True), "matrices: q: bits is True; accepted: 4 or 8"),
+        (lambda d: d["matrices"]["q"].update(format="int3"), "matrices: q: format is 'int3'; accepted: 'int4' or 'int8'"),
         (lambda d: d["matrices"]["q"].update(rows=1 << 20), "matrix q ends at"),
         (lambda d: d["matrices"]["q"].update(group=17), "matrix q has group 17; accepted: a multiple of 32"),
         (lambda d: d.update(port_bytes=64), "port_bytes is 64; [0-9]+ bytes of memory for 2 ports follow"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipopu.numerics import align, fp16, int4, signature
+from skipopu.numerics import align, fp16, signature
+from skipopu.numerics.formats import BY_NAME, FORMATS, INT4, SIGNED, Format, dequantise, quantise_split
 
 
 def test_alignment_error_is_half_a_unit() -> None:
@@ -45,16 +46,45 @@ def test_kv_alignment_is_exact_near_the_largest() -> None:
     assert np.abs(m).max() < 1 << 17
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("n", [128, 200, 96])
-def test_int4_round_to_nearest(n: int) -> None:
+def test_round_to_nearest(n: int, form: Format) -> None:
     w = np.random.default_rng(2).standard_normal((7, n)).astype(np.float32)
-    q, scale = int4.quantise(w, 128)
-    assert (q.min() >= -8) & (q.max() <= 7)
+    q, scale = form.quantise(w, 128)
+    assert np.isin(q, form.values).all()
     step = np.repeat(scale.astype(np.float32), 128, 1)[:, :n]
-    assert (np.abs(int4.dequantise(q, scale, n) - w) <= 0.502 * step).all()
-    q, scale = int4.quantise_split(w, 128)
-    digits = int4.dequantise(q, scale, n)
-    fine = np.repeat(scale[1::2].astype(np.float32), 128, 1)[:, :n]
+    assert (np.abs(dequantise(q, scale, n) - w) <= 0.502 * step).all()
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_nibbles_hold_every_value(form: Format) -> None:
+    q = form.values.astype(np.int8)[:, None]
+    nibbles = form.nibbles(q)
+    assert nibbles.max() < 16
+    assert (form.integers(nibbles) == q).all()
+    assert form.values.max() >= form.full
+
+
+def test_values_between_are_not_needed() -> None:
+    fp4 = Format("fp4", 7, 12, ((*(table := (0, 1, 2, 3, 4, 6, 8, 12)), *(-v for v in table)),) * 2)
+    w = np.array([[12, 9.9, 10.1, 7.1, 4.9, -5.1, 0.4, -0.6]], np.float32)
+    q, scale = fp4.quantise(w, 8)
+    assert scale == 1
+    assert q.tolist() == [[[12, 8, 12, 8, 4, -6, 0, -1]]]
+    assert (fp4.integers(fp4.nibbles(q)) == q).all()
+
+
+def test_a_format_stays_within_the_multipliers() -> None:
+    with pytest.raises(ValueError, match="-16 to 15"):
+        Format("wide", 7, 16, ((*range(1, 17),), SIGNED))
+    assert BY_NAME["int4"] is INT4
+
+
+def test_split_rows_add_up() -> None:
+    w = np.random.default_rng(2).standard_normal((7, 200)).astype(np.float32)
+    q, scale = quantise_split(w, 128)
+    digits = dequantise(q, scale, 200)
+    fine = np.repeat(scale[1::2].astype(np.float32), 128, 1)[:, :200]
     assert (np.abs(digits[0::2] + digits[1::2] - w) <= 0.51 * fine).all()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hw.pe import multiplier, slice
 from hw.pe.dot import PROBABILITY_BITS, PackedDot
 from skipopu.machine.config import Machine
-from skipopu.numerics import align, half, int8, packing
+from skipopu.numerics import align, half, packing
 
 # The definitions themselves, compiled: plain integer functions of numerics.
 pack, halves, negative, repair = (numba.njit(f) for f in (packing.pack, packing.halves, packing.negative, packing.repair))
@@ -89,16 +89,6 @@ def test_without_repair_overpacking_fails() -> None:
     product = half.pack(np.int64(2047), np.int64(2047), half.OVERPACKED_SPACING) * 2047
     first, _ = half.unpack(product, np.int64(0), half.OVERPACKED_SPACING, half.PRODUCT_BITS)
     assert first != 2047 * 2047
-
-
-def test_digits_of_int8() -> None:
-    q = np.arange(-128, 128).astype(np.int8)
-    lower, upper = int8.digits(q)
-    assert (16 * upper.astype(int) + lower == q).all()
-    assert lower.min() == 0
-    assert lower.max() == 15
-    assert upper.min() == -8
-    assert upper.max() == 7
 
 
 @given(st.integers(12, 18), st.integers(0, 2**32))

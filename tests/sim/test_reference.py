@@ -16,6 +16,7 @@ from skipopu.isa import spec
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.policy import KvPolicy
 from tests.support import random_checkpoint, small_config
 
 
@@ -58,10 +59,10 @@ def test_dense_equals_transformers(tied: bool) -> None:
     ours = model(tokens, dense=True).logits
     # Both are FP32; the order of sums differs: 2^-24 times a few hundred terms of the logits' size.
     assert (theirs - ours).abs().max() < 2.0**-24 * 300 * theirs.abs().max()
-    assert (model(tokens, kv="dense").logits - theirs).abs().max() > 0.1, "skipping must matter"
+    assert (model(tokens, kv=KvPolicy.DENSE).logits - theirs).abs().max() > 0.1, "skipping must matter"
 
 
-def by_definition(model: SkipLlama, tokens: list[int], kv: str) -> torch.Tensor:
+def by_definition(model: SkipLlama, tokens: list[int], kv: KvPolicy) -> torch.Tensor:
     """One token at a time, one head at a time, straight from the definition of the two policies."""
     config = model.config
     dim, half = config.head_dim, config.head_dim // 2
@@ -78,10 +79,10 @@ def by_definition(model: SkipLlama, tokens: list[int], kv: str) -> torch.Tensor:
             return torch.cat([low * cos - high * sin, high * cos + low * sin], 1)
 
         for index, layer in enumerate(model.layers):
-            attend = bool(layer.router_attention(h) >= 0) or (kv == "reuse" and index == 0)
+            attend = bool(layer.router_attention(h) >= 0) or (kv is KvPolicy.REUSE and index == 0)
             feed = bool(layer.router_mlp(h) >= 0)
             x = rms_norm(h, layer.input_layernorm, config.rms_norm_eps)
-            if attend or kv == "dense":
+            if attend or kv is KvPolicy.DENSE:
                 own = rotate(layer.k_proj(x)), layer.v_proj(x).view(-1, dim)
             else:
                 own = cache[index - 1][position]
@@ -119,8 +120,8 @@ def test_overflow_is_no_agreement(name: str) -> None:
     assert not a.ok
 
 
-@pytest.mark.parametrize("kv", ["dense", "reuse"])
-def test_policies_follow_their_definition(kv: str) -> None:
+@pytest.mark.parametrize("kv", KvPolicy)
+def test_policies_follow_their_definition(kv: KvPolicy) -> None:
     config = small_config(num_layers=4)
     model = model_of(config, 3)
     tokens = torch.randint(0, config.vocab_size, (24,), generator=torch.Generator().manual_seed(2)).tolist()

@@ -1,0 +1,131 @@
+"""Weight formats: small integers with one FP16 scale per group along the input.
+
+In memory a code is one nibble or two. The array multiplies the nibbles of a *pair* by one activation: of two neighbouring rows, or the
+lower and the upper digit of one row. A format says which integer each nibble stands for; everything else follows: rounding,
+packing, the multipliers' operands, the length of a stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.numerics import fp16
+from skipopu.numerics.fp32 import F32
+from skipopu.numerics.packing import WEIGHT_BITS
+
+SIGNED = (*range(8), *range(-8, 0))
+UNSIGNED = tuple(range(16))
+I8 = NDArray[np.int8]
+F16 = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A weight format.
+
+    Attributes:
+        name: on the command line and in a program's description.
+        code: in MATMUL.
+        full: the integer that a group's largest magnitude becomes.
+        digits: the 16 integers of a nibble, for a pair's first and second member.
+        two_digits: a pair is one row, the second member worth 16 times the first; otherwise two rows, whose nibbles mean the same.
+    """
+
+    name: str
+    code: int
+    full: int
+    digits: tuple[tuple[int, ...], tuple[int, ...]]
+    two_digits: bool = False
+
+    def __post_init__(self) -> None:
+        most = 1 << WEIGHT_BITS - 1
+        if any(len(table) != 16 or not all(-most <= value < most for value in table) for table in self.digits):
+            raise ValueError(f"format {self.name}: a nibble stands for an integer from {-most} to {most - 1}")
+        if not self.two_digits and self.digits[0] != self.digits[1]:
+            raise ValueError(f"format {self.name}: rows of a pair have one table")
+
+    @property
+    def bits(self) -> int:
+        """Of a code in memory."""
+        return 8 if self.two_digits else 4
+
+    @cached_property
+    def values(self) -> NDArray[np.int16]:
+        """All integers that a code may stand for, ascending."""
+        lower, upper = (np.array(table, np.int16) for table in self.digits)
+        return np.unique(lower[:, None] + 16 * upper if self.two_digits else lower)
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest magnitude that an FP16 scale reaches."""
+        return self.full * float(fp16.LARGEST)
+
+    def quantise(self, weight: F32, group: int) -> tuple[I8, F16]:
+        """Rounds (rows, n) to integers (rows, groups, group) and scales (rows, groups), to nearest, halves to even where all integers
+        between are there; s = FP16(max|w| / full) per zero-padded group, s = 0 gives zeros."""
+        return round_groups(weight, group, self.full, self.values)
+
+    def nibbles(self, q: I8) -> NDArray[np.uint8]:
+        """(rows, ...) integers as nibble rows, in the order of pairs: (rows, ...), or (2 * rows, ...) of two digits."""
+        if not self.two_digits:
+            code = np.zeros(1 << WEIGHT_BITS, np.uint8)
+            code[list(self.digits[0])] = range(16)  # negative integers count from the end
+            return code[q]
+        wide = q.astype(np.int16)
+        lower = wide & 15
+        return np.stack([lower, wide - lower >> 4 & 15], 1).reshape(2 * len(q), *q.shape[1:]).astype(np.uint8)
+
+    def integers(self, nibbles: NDArray[np.uint8]) -> I8:
+        """The inverse of :meth:`nibbles`."""
+        first, second = (np.array(table, np.int8) for table in self.digits)
+        if not self.two_digits:
+            return first[nibbles]
+        return first[nibbles[0::2]] + 16 * second[nibbles[1::2]]
+
+
+INT4 = Format("int4", 0, 7, (SIGNED, SIGNED))
+INT8 = Format("int8", 1, 127, (UNSIGNED, SIGNED), two_digits=True)
+FORMATS = (INT4, INT8)
+BY_CODE = {f.code: f for f in FORMATS}
+BY_NAME = {f.name: f for f in FORMATS}
+
+assert len(BY_CODE) == len(BY_NAME) == len(FORMATS), "two formats share a code or a name"
+
+SPLIT_FULL = 119  # 16 * 7 + 7
+
+
+def round_groups(weight: F32, group: int, full: int, values: NDArray[np.int16]) -> tuple[I8, F16]:
+    """Rounds (rows, n) to the nearest of ``values`` times scales s = FP16(max|w| / full) per zero-padded group; s = 0 gives 0."""
+    rows, n = weight.shape
+    padded = np.zeros((rows, n + -n % group), np.float32)
+    padded[:, :n] = weight
+    grouped = padded.reshape(rows, -1, group)
+    with np.errstate(over="ignore"):
+        scale = np.minimum(np.abs(grouped).max(-1) / np.float32(full), fp16.LARGEST).astype(np.float16)
+    wide = scale.astype(np.float32)[..., None]
+    ratio = np.divide(grouped, wide, out=np.zeros_like(grouped), where=wide > 0)
+    if len(values) == int(values[-1]) - int(values[0]) + 1:
+        return np.clip(np.rint(ratio), values[0], values[-1]).astype(np.int8), scale
+    return values[np.searchsorted((values[1:] + values[:-1]) / 2, ratio)].astype(np.int8), scale
+
+
+def quantise_split(weight: F32, group: int) -> tuple[I8, F16]:
+    """Rounds (rows, n) to about 8 bits as two INT4 rows each, (2 * rows, groups, group): w ~ s * (16 * high + low).
+
+    Rows alternate high, low; the high row's scale is 16 s. s = FP16(max|w| / 119), so that 16 * 7 + 7 is the largest value.
+    """
+    total, scale = round_groups(weight, group, SPLIT_FULL, np.arange(-SPLIT_FULL, SPLIT_FULL + 1, dtype=np.int16))
+    high = (total.astype(np.int16) + 8) >> 4
+    low = total - 16 * high
+    q = np.stack([high, low], 1).reshape(2 * len(weight), *total.shape[1:]).astype(np.int8)
+    scales = np.stack([scale * np.float16(16), scale], 1).reshape(2 * len(weight), -1)
+    return q, scales
+
+
+def dequantise(q: I8, scale: F16, n: int) -> F32:
+    """(rows, n) FP32 of integers (rows, groups, group) and scales (rows, groups); exact."""
+    return (q.astype(np.float32) * scale.astype(np.float32)[..., None]).reshape(len(q), -1)[:, :n]
