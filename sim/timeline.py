@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from skipopu.errors import ProgramError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from sim.picture import Picture
 
 TRACKS = ("weights", "array", "attention", "vector")
 COLOURS = {"weights": "#9aa5b1", "array": "#2f6f9f", "attention": "#c8553d", "vector": "#588157"}
@@ -51,18 +51,18 @@ def write_perfetto(path: Path, spans: Sequence[Span], clock_mhz: float) -> None:
     path.write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}) + "\n")
 
 
-def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Figure:
+def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Picture:
     """One panel per (title, spans), a row per unit, all on one scale of cycles from each panel's first span.
 
     Raises:
         ProgramError: a panel has no spans.
     """
-    from matplotlib.figure import Figure
+    from sim.picture import Picture
 
     for title, spans in panels:
         if not spans:
             raise ProgramError(f"timeline {title!r} has no spans; `spans` of the timing engine's options receives them")
-    drawn = Figure(figsize=(11, 1.9 * len(panels)), layout="tight")
+    drawn = Picture(figsize=(11, 1.9 * len(panels)), layout="tight")
     axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)
     for (title, spans), axis in zip(panels, axes[:, 0], strict=True):
         zero = min(span.start for span in spans)
@@ -87,4 +87,4 @@ def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Figure:
 def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
     """Writes :func:`figure` as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure(panels).savefig(path, dpi=110, metadata={"Software": None})
+    path.write_bytes(figure(panels).png())

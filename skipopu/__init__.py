@@ -24,6 +24,7 @@ OFFERED = {
     "skipopu.machine.config": ("Machine",),
     "compiler.frontend.checkpoint": ("Checkpoint",),
     "skipopu.isa.program": ("Program", "Run"),
+    "skipopu.isa.listing": ("listing",),
     "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
     "sim.engine": ("Watch",),
     "sim.timeline": ("Span",),
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from skipopu.errors import MachineHalt as MachineHalt
     from skipopu.errors import ProgramError as ProgramError
     from skipopu.errors import SkipopuError as SkipopuError
+    from skipopu.isa.listing import listing as listing
     from skipopu.isa.program import Program as Program
     from skipopu.isa.program import Run as Run
     from skipopu.machine.config import Machine as Machine
