@@ -22,7 +22,7 @@ def test_page_and_notebook_are_one() -> None:
     assert notebook.NOTEBOOK.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("simulated", [False, pytest.param(True, marks=pytest.mark.rtl)])
+@pytest.mark.parametrize("simulated", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.rtl)])
 def test_cells_print_what_the_page_shows(simulated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, as a reader would."""
     monkeypatch.chdir(tmp_path)
