@@ -38,9 +38,10 @@ def resource_table(machine: Machine, family: str, units: list[Unit]) -> Table:
     for name in ("count", "LUT", "FF", "DSP", "BRAM36" if family != "ecp5" else "BRAM18", "URAM", "LUT levels"):
         table.add_column(name, justify="right")
 
-    def row(name: str, count: str, r: Resources, **style: str) -> None:
+    def row(name: str, count: str, r: Resources, style: str | None = None) -> None:
         table.add_row(
-            name, count, f"{r.lut:,.0f}", f"{r.ff:,.0f}", f"{r.dsp:,.0f}", f"{r.bram:g}", f"{r.uram:g}", str(r.levels), **style
+            *(name, count, f"{r.lut:,.0f}", f"{r.ff:,.0f}", f"{r.dsp:,.0f}", f"{r.bram:g}", f"{r.uram:g}", str(r.levels)),
+            style=style,
         )
 
     for unit in units:

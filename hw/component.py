@@ -18,32 +18,34 @@ A list of ports ``terms`` becomes the members ``terms_0`` and ``terms_1``; the a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
-from amaranth.hdl import ShapeLike, Signal
+from amaranth.hdl import Module, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Flow, In, Member, Out
+from amaranth.lib.wiring import Flow, In, Member, Out, connect, flipped
 
 
 @dataclass(frozen=True)
 class Port:
     """A declared port, until the constructor puts the port itself in its place.
 
-    ``named`` spreads a bundle: its port ``x`` becomes the unit's member ``named.format("x")``.
+    ``named`` spreads a bundle: its port ``x`` becomes the unit's member ``named.format("x")``. ``init`` is an output's value in reset.
     """
 
     flow: Flow
     shape: Any
     meaning: str
     named: str = ""
+    init: int | None = None
 
     def members(self, name: str) -> Iterator[tuple[str, Member, str]]:
         """(name, member, meaning) of what it becomes."""
         if not self.named:
-            yield name, self.flow(self.shape), self.meaning
+            # The stubs know ``init`` by its name before Amaranth 0.5.
+            yield name, cast(Any, self.flow)(self.shape, init=self.init), self.meaning
             return
         for part, member in self.shape.members.items():
             own = member if self.flow is Out else member.flip()
@@ -58,7 +60,10 @@ class Bundle(wiring.Signature):
 
     Attributes:
         meanings: port to what it means.
+        signature: of an instance, which can be connected.
     """
+
+    signature: wiring.Signature
 
     def __init__(self) -> None:
         ports = {name: port for name, port in vars(self).items() if isinstance(port, Port)}
@@ -68,12 +73,32 @@ class Bundle(wiring.Signature):
         super().__init__({name: port.flow(port.shape) for name, port in ports.items()})
 
 
+def ports_of(items: Collection[object]) -> set[int]:
+    """Identities of ``items``; of a spread bundle those of its ports."""
+    return {id(port) for item in items for port in (vars(item).values() if isinstance(item, Spread) else (item,))}
+
+
+class Part(wiring.Signature):
+    """Ports of an inner ``unit`` that are those of the unit around it too: ``only`` these, all but those ``without``."""
+
+    def __init__(self, unit: wiring.Component, only: Collection[object], without: Collection[object]) -> None:
+        chosen, apart = ports_of(only), ports_of(without)
+        members = unit.signature.members
+        own = {name: id(getattr(unit, name)) for name in members}
+        taken = [name for name, port in own.items() if (not only or port in chosen) and port not in apart]
+        self.declared = unit.declared if isinstance(unit, Component) else None
+        self.meanings = {name: self.declared.meanings[name] if self.declared else name for name in taken}
+        super().__init__({name: members[name] for name in taken})
+
+
 class Spread:
     """A bundle whose ports are members of the unit itself."""
 
     def __init__(self, port: Port, unit: object) -> None:
         self.signature = port.shape if port.flow is Out else port.shape.flip()
         self.__dict__.update({part: getattr(unit, port.named.format(part)) for part in port.shape.members})
+        if isinstance(port.shape, Part) and port.shape.declared:
+            port.shape.declared.attach(self, port.shape.members)
 
 
 def level(fifo: SyncFIFOBuffered) -> Signal:
@@ -99,9 +124,16 @@ class Declared:
                 delattr(unit, name)
                 self.ports[name] = value
 
-    def attach(self, unit: object) -> None:
-        """Gives ``unit``, which has the members, the attributes that are lists or spread bundles."""
+    def attach(self, unit: object, members: Collection[str] | None = None) -> None:
+        """Gives ``unit``, which has the members (or these of them), the attributes that are lists or spread bundles."""
         for name, declared in self.ports.items():
+            numbered = (
+                {f"{name}_{k}": port for k, port in enumerate(declared)} if isinstance(declared, list) else {name: declared}
+            )
+            if members is not None and not {m for own, port in numbered.items() for m, _, _ in port.members(own)} <= set(
+                members
+            ):
+                continue
             if isinstance(declared, list):
                 setattr(unit, name, [attached(port, f"{name}_{k}", unit) for k, port in enumerate(declared)])
             elif declared.named:
@@ -126,12 +158,25 @@ class Component(wiring.Component):
 
 
 AnyBundle = TypeVar("AnyBundle", bound=Bundle)
+AnyComponent = TypeVar("AnyComponent", bound=wiring.Component)
 
 
-def _port(flow: Flow, shape: object, meaning: str, named: str) -> Any:
+def passes(
+    unit: AnyComponent, only: Collection[object] = (), without: Collection[object] = (), named: str = "{}"
+) -> AnyComponent:
+    """Declares ports of an inner ``unit``: ``only`` these, or all but those ``without``. The attribute has them as ``unit`` has."""
+    return cast(AnyComponent, Port(Out, Part(unit, only, without), "of an inner unit", named))
+
+
+def pass_on(m: Module, unit: AnyComponent, own: AnyComponent) -> None:
+    """Connects an inner ``unit`` to what was declared with :func:`passes`."""
+    connect(m, flipped(own), Spread(Port(Out, own.signature, "", "{}"), unit))
+
+
+def _port(flow: Flow, shape: object, meaning: str, named: str, init: int | None = None) -> Any:
     if not meaning:
         raise ValueError("a port needs a meaning")
-    return Port(flow, shape, meaning, named)
+    return Port(flow, shape, meaning, named, init)
 
 
 @overload
@@ -154,7 +199,7 @@ def gives(shape: stream.Signature, meaning: str) -> stream.Interface: ...
 @overload
 def gives(shape: data.Layout, meaning: str) -> Any: ...
 @overload
-def gives(shape: ShapeLike, meaning: str) -> Signal: ...
-def gives(shape: object, meaning: str, named: str = "") -> Any:
-    """Declares an output: bits, a layout, a stream or a bundle (see :class:`Port` for ``named``)."""
-    return _port(Out, shape, meaning, named)
+def gives(shape: ShapeLike, meaning: str, *, init: int = 0) -> Signal: ...
+def gives(shape: object, meaning: str, named: str = "", init: int | None = None) -> Any:
+    """Declares an output: bits, a layout, a stream or a bundle (see :class:`Port` for ``named`` and ``init``)."""
+    return _port(Out, shape, meaning, named, init)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 
-from amaranth.back import rtlil, verilog
+from amaranth.back import verilog
 from amaranth.hdl import Elaboratable, Signal
 from amaranth.lib.wiring import Component
 
@@ -83,17 +85,18 @@ def _no_collection() -> Iterator[None]:
 @contextmanager
 def _zeros_left_out() -> Iterator[None]:
     """Amaranth writes a memory's start value bit by bit; for u280's zeros that is 14 million bits and most of the time."""
-    emit = rtlil.ModuleEmitter.emit_memory
+    emitter: Any = importlib.import_module("amaranth.back.rtlil").ModuleEmitter  # its stubs leave it out
+    emit = emitter.emit_memory
 
-    def emit_unless_zero(self: rtlil.ModuleEmitter, cell_idx: int, cell: object) -> None:
+    def emit_unless_zero(self: object, cell_idx: int, cell: Any) -> None:
         if any(cell.init):
             emit(self, cell_idx, cell)
 
-    rtlil.ModuleEmitter.emit_memory = emit_unless_zero
+    emitter.emit_memory = emit_unless_zero
     try:
         yield
     finally:
-        rtlil.ModuleEmitter.emit_memory = emit
+        emitter.emit_memory = emit
 
 
 # A memory, and whether a start value follows it.

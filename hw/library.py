@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Member
 
 from hw.component import Component
 
@@ -32,9 +32,15 @@ class Shared(Elaboratable):
         for domain in self.domains:
             prefix = "" if domain == "sync" else f"{domain}_"
             ports |= {f"i_{prefix}clk": ClockSignal(domain), f"i_{prefix}rst": ResetSignal(domain)}
-        for path, member, value in self.signature.flatten(self):
-            ports[f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}"] = Value.cast(value)
-        return Instance(self.name, **ports)
+        return Instance(self.name, **ports, **pins(self.signature, self))
+
+
+def pins(signature: wiring.Signature | wiring.FlippedSignature, interface: object, prefix: str = "") -> dict[str, object]:
+    """Ports ``prefix...`` of an instance that has ``signature``, connected to ``interface``: by Amaranth's names for them."""
+    return {
+        f"{'i' if cast(Member, member).flow is In else 'o'}_{prefix}{'__'.join(map(str, path))}": Value.cast(value)
+        for path, member, value in signature.flatten(interface)  # a member; the stubs say its flow
+    }
 
 
 class Library:

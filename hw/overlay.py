@@ -11,10 +11,11 @@ from amaranth.lib.wiring import Component, Out
 
 from hw.arithmetic.pipeline import delay, registered, tree
 from hw.control.dispatch import Dispatcher
-from hw.control.fetch import FetchUnit
 from hw.control.host import ADDRESS_BITS, HostRegisters
-from hw.control.issue import UNITS, UnitQueue, field
+from hw.control.issue import UNITS, field
+from hw.control.queue import UnitQueue
 from hw.control.record import RecordWriter
+from hw.control.weights import WeightFetch
 from hw.kv.attention import AttentionUnit
 from hw.kv.map import MapEntry
 from hw.kv.query import QUERY_WRITES
@@ -28,10 +29,10 @@ from hw.pe.activation import ACTIVATION_WRITES, AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
-from hw.vector.align import Aligner
+from hw.vector.align import AlignUnit
+from hw.vector.aligner import Aligner
+from hw.vector.embed import EmbedUnit
 from hw.vector.groups import GroupTracker
-from hw.vector.load import EmbedUnit
-from hw.vector.scan import ScanUnit
 from hw.vector.store import StoreUnit
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config, Error
 from skipopu.isa.spec import ALIGN, ATTEND, EMBED, KVWRITE, MATMUL, OPCODE_BITS, ROUTE, STORE, AlignTarget, Unit
@@ -62,7 +63,7 @@ class Overlay(Component):
         ports = range(machine.ports)
         m.submodules.host = host = HostRegisters(machine)
         m.submodules.dispatch = dispatch = Dispatcher(machine)
-        m.submodules.fetch = fetch = FetchUnit(machine)
+        m.submodules.fetch = fetch = WeightFetch(machine)
         m.submodules.records = records = RecordWriter(machine)
         m.submodules.buffer = buffer = Buffer(machine)
         m.submodules.activation = activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
@@ -71,7 +72,7 @@ class Overlay(Component):
         m.submodules.attention_unit = attention = AttentionUnit(machine, tiles, self.library)
         m.submodules.align = align = Aligner(machine)
         m.submodules.groups = groups = GroupTracker(machine)
-        m.submodules.scan = scan = ScanUnit(machine)
+        m.submodules.scan = scan = AlignUnit(machine)
         m.submodules.embed = embed = EmbedUnit(machine)
         m.submodules.route = route = RouteUnit(machine)
         m.submodules.kv_write = kv_write = KvWriteUnit(machine)

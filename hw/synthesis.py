@@ -64,12 +64,16 @@ class Resources:
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(
-            *(getattr(self, n) + getattr(other, n) for n in ("lut", "ff", "dsp", "bram", "uram")),
-            max(self.levels, other.levels),
+            lut=self.lut + other.lut,
+            ff=self.ff + other.ff,
+            dsp=self.dsp + other.dsp,
+            bram=self.bram + other.bram,
+            uram=self.uram + other.uram,
+            levels=max(self.levels, other.levels),
         )
 
     def times(self, count: int) -> Resources:
-        return Resources(*(count * getattr(self, n) for n in ("lut", "ff", "dsp", "bram", "uram")), self.levels)
+        return Resources(count * self.lut, count * self.ff, count * self.dsp, count * self.bram, count * self.uram, self.levels)
 
 
 def yosys_version() -> str:

@@ -16,7 +16,7 @@ from skipopu.isa.fields import Field, Record
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4, Format
-from skipopu.policy import BY_CODE, Module, SkipPolicy
+from skipopu.policy import POLICY_BITS, Module, SkipPolicy, policy_of
 
 U8 = NDArray[np.uint8]
 SCALES_PER_WORD = 32  # FP16 scales that travel ahead of their 32 groups, 64 bytes
@@ -219,8 +219,8 @@ ROUTER_RECORD = Record(
     (
         Field("bias_attention", 32, "added to the attention router's product"),
         Field("bias_ffn", 32, "added to the feed-forward router's product"),
-        Field("policy_attention", 2, "who decides about attention"),
-        Field("policy_ffn", 2, "who decides about the feed-forward network"),
+        Field("policy_attention", POLICY_BITS, "who decides about attention"),
+        Field("policy_ffn", POLICY_BITS, "who decides about the feed-forward network"),
     ),
 )
 
@@ -236,7 +236,7 @@ def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[
     """The inverse: (2,) biases and the policies of attention and FFN in the record at ``address``."""
     record = ROUTER_RECORD.unpack(memory, address)
     bias = np.array([record["bias_attention"], record["bias_ffn"]], np.uint32).view(np.float32)
-    return bias, (BY_CODE[record["policy_attention"]], BY_CODE[record["policy_ffn"]])
+    return bias, (policy_of(record["policy_attention"]), policy_of(record["policy_ffn"]))
 
 
 # One per retired instruction in check mode.

@@ -105,7 +105,14 @@ def under(kv: KvPolicy, policy: SkipPolicy, layer: int) -> tuple[SkipPolicy, Ski
 
 SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE)
 BY_CODE = {policy.code: policy for policy in SKIP_POLICIES}
+POLICY_BITS = 4  # of a code
 # Those that a whole run can be put under: they need neither a router nor a trace.
 BY_NAME = {policy.name: policy for policy in (ALWAYS, NEVER)}
+
+
+def policy_of(code: int) -> SkipPolicy:
+    """The policy of ``code``; a code that is not known skips."""
+    return BY_CODE.get(code, NEVER)
+
 
 assert len(BY_CODE) == len(SKIP_POLICIES), "two policies share a code"

@@ -1,13 +1,14 @@
 """FP32 multiplier, adder and integer conversion, bit for bit as :mod:`skipopu.numerics.fp32`.
 
-All three accept one operation per cycle, have a fixed latency and no back-pressure. ``valid`` only gates ``saturated``.
+None has back-pressure; ``valid`` only gates ``saturated``.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import delay_valid, negate_if
+from hw.component import Component, given, gives
 
 EXPONENT = signed(12)
 MAX_MAGNITUDE = 0x7F7FFFFF
@@ -52,18 +53,21 @@ def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
     return current, count
 
 
-class Multiply(Elaboratable):
-    """z = a * b. Latency 2 cycles, one result per cycle.
+class Multiply(Component):
+    """z = a * b.
 
-    Attributes:
-        a, b: 32-bit operands, in. valid: in. z: 32-bit product, out. saturated: out, with z.
+    Latency: 2 cycles. Throughput: a product per cycle.
     """
 
     LATENCY = 2
 
     def __init__(self) -> None:
-        self.a, self.b, self.z = Signal(32), Signal(32), Signal(32)
-        self.valid, self.saturated = Signal(), Signal()
+        self.a = given(32, "one factor")
+        self.b = given(32, "the other")
+        self.z = gives(32, "their product")
+        self.valid = given(1, "the factors count")
+        self.saturated = gives(1, "with the product: it was too large")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -82,18 +86,22 @@ class Multiply(Elaboratable):
         return m
 
 
-class Add(Elaboratable):
-    """z = a + b, or a - b when ``subtract``. Latency 3 cycles, one result per cycle.
+class Add(Component):
+    """z = a + b, or a - b.
 
-    Attributes:
-        a, b: 32-bit operands, in. subtract, valid: in. z: 32-bit sum, out. saturated: out, with z.
+    Latency: 3 cycles. Throughput: a sum per cycle.
     """
 
     LATENCY = 3
 
     def __init__(self) -> None:
-        self.a, self.b, self.z = Signal(32), Signal(32), Signal(32)
-        self.subtract, self.valid, self.saturated = Signal(), Signal(), Signal()
+        self.a = given(32, "first term")
+        self.b = given(32, "second term")
+        self.z = gives(32, "their sum or difference")
+        self.subtract = given(1, "the difference is wanted")
+        self.valid = given(1, "the terms count")
+        self.saturated = gives(1, "with the sum: it was too large")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -138,18 +146,24 @@ class Add(Elaboratable):
         return m
 
 
-class FromInteger(Elaboratable):
-    """z = mantissa * 2^exponent rounded once. Latency 3 cycles, one result per cycle.
+class FromInteger(Component):
+    """z = mantissa * 2^exponent, rounded once.
 
-    Attributes:
-        mantissa: signed(width), in. exponent: signed(12), in. valid: in. z: 32 bits, out. saturated: out, with z.
+    Latency: 3 cycles. Throughput: a number per cycle.
+
+    Parameters:
+        width: bits of the mantissa, sign included.
     """
 
     LATENCY = 3
 
     def __init__(self, width: int) -> None:
-        self.mantissa, self.exponent = Signal(signed(width)), Signal(EXPONENT)
-        self.valid, self.saturated, self.z = Signal(), Signal(), Signal(32)
+        self.mantissa = given(signed(width), "the integer")
+        self.exponent = given(EXPONENT, "power of two that it counts")
+        self.valid = given(1, "it counts")
+        self.saturated = gives(1, "with the number: it was too large")
+        self.z = gives(32, "the number")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -203,3 +217,8 @@ def fp32_to_half_word(m: Module, x: Value, name: str) -> tuple[Value, Value]:
     )
     saturated = (exponent > 142) | (base >= 0x7C00)
     return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], x[31]), saturated
+
+
+def order(x: Value) -> Value:
+    """Unsigned 32-bit integer in the order of the numbers, both zeros equal, never 0; combinational."""
+    return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]

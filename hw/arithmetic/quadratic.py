@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay
+from hw.component import Component, given, gives
 from skipopu.numerics.tables import OUTPUT_BITS, QuadraticTable
 
 
@@ -15,20 +16,20 @@ def _signed_width(low: int, high: int) -> int:
     return max(low.bit_length() if low >= 0 else (-low - 1).bit_length(), high.bit_length()) + 1
 
 
-class Quadratic(Elaboratable):
-    """y = table(u) in units of 2^-30. Latency 4 cycles, one result per cycle.
+class Quadratic(Component):
+    """y = table(u).
 
-    Attributes:
-        select: index into ``tables``, in. u: argument, in, as wide as the widest table's. y: 31 bits unsigned, out.
+    Latency: 4 cycles. Throughput: a value per cycle.
     """
 
     LATENCY = 4
 
     def __init__(self, tables: Sequence[QuadraticTable]) -> None:
         self.tables = tuple(tables)
-        self.select = Signal(bits_for_index(len(tables)))
-        self.u = Signal(max(t.argument_bits for t in tables))
-        self.y = Signal(OUTPUT_BITS + 1)
+        self.select = given(bits_for_index(len(tables)), "index of the table")
+        self.u = given(max(t.argument_bits for t in tables), "argument, as wide as the widest table's")
+        self.y = gives(OUTPUT_BITS + 1, f"the table's value in units of 2^-{OUTPUT_BITS}")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueLike
 
 from hw.arithmetic.pipeline import delay, delay_valid, tree
+from hw.component import Component, given, gives
 from skipopu.numerics.signature import KIND_SHIFT, SLOT_SHIFT
 
 
@@ -29,22 +30,24 @@ def mix(m: Module, where: Value, value: Value, name: str) -> Value:
     return (Cat(v, v) << i[:5])[32:64]
 
 
-class Signature(Elaboratable):
-    """Sums hashes of up to ``lanes`` writes per cycle; ``total`` includes a write three cycles after it was presented.
+class Signature(Component):
+    """Sums hashes of writes. Clearing does not reach writes whose hashes are under way.
 
-    Attributes:
-        clear: in, resets the total (writes still in flight are kept out by clearing before the first one).
-        valid[k], where[k], value[k]: in, 1, 32 and 32 bits. total: 32 bits, out.
+    Latency: 3 cycles from a write to the total that includes it. Throughput: ``lanes`` writes per cycle.
+
+    Parameters:
+        lanes: writes at once.
     """
 
     LATENCY = 3
 
     def __init__(self, lanes: int) -> None:
-        self.clear = Signal()
-        self.valid = [Signal(name=f"valid_{k}") for k in range(lanes)]
-        self.where = [Signal(32, name=f"where_{k}") for k in range(lanes)]
-        self.value = [Signal(32, name=f"value_{k}") for k in range(lanes)]
-        self.total = Signal(32)
+        self.clear = given(1, "the total starts again")
+        self.valid = [given(1, f"lane {k} writes") for k in range(lanes)]
+        self.where = [given(32, f"index of what lane {k} writes") for k in range(lanes)]
+        self.value = [given(32, "what it writes") for k in range(lanes)]
+        self.total = gives(32, "sum of the hashes, modulo 2^32")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, ResetSignal, Signal
-from amaranth.lib.wiring import Component, In, Out
 
+from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import AxiLite
-from skipopu.isa.registers import HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE
+from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 
@@ -19,52 +19,86 @@ READABLE = tuple(
 )
 
 
+class RunRequest(Bundle):
+    """What a run is to do, and when."""
+
+    def __init__(self) -> None:
+        self.start = gives(1, "start, for a cycle")
+        self.clear = gives(1, "clear the status, for a cycle")
+        self.program = gives(32, HOST["PROGRAM"].meaning)
+        self.program_length = gives(32, HOST["PROGRAM_LENGTH"].meaning)
+        self.prompt_length = gives(32, HOST["PROMPT_LENGTH"].meaning)
+        self.max_new = gives(32, HOST["MAX_NEW"].meaning)
+        super().__init__()
+
+
+class RunState(Bundle):
+    """How far a run is, and how it ended."""
+
+    def __init__(self) -> None:
+        self.status = gives(32, HOST["STATUS"].meaning)
+        self.error = gives(32, HOST["ERROR"].meaning)
+        self.error_pc = gives(32, HOST["ERROR_PC"].meaning)
+        self.generated = gives(32, HOST["GENERATED"].meaning)
+        self.position = gives(32, HOST["POSITION"].meaning)
+        self.retired = gives(32, HOST["RETIRED"].meaning)
+        self.executed_attention = gives(64, HOST["EXECUTED_ATTENTION"].meaning)
+        self.executed_ffn = gives(64, HOST["EXECUTED_FFN"].meaning)
+        super().__init__()
+
+
 class HostRegisters(Component):
     """The register file of :mod:`skipopu.isa.registers`; unknown addresses read zero and ignore writes.
 
     Nothing is taken in reset, where it would never be answered. A read of a 64-bit counter's lower half keeps its upper half.
 
-    Members: the AXI4-Lite slave; one output per writable register, one input per readable one, by lower-case name; start,
-    clear (out, one cycle: CONTROL was written).
+    Latency: a write is answered 1 cycle after address and data are there, a read 1 cycle after its address; ``start`` and ``clear``
+    come with the former, what was written 1 cycle later. Throughput: a write and a read per cycle.
+
+    Attributes:
+        registers: the signal of every register that is no constant, by name.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        members = {
-            name: (In if member.flow is Out else Out)(member.shape) for name, member in AxiLite(ADDRESS_BITS).members.items()
-        }
-        super().__init__(
-            {
-                **members,
-                **{name.lower(): Out(32) for name in WRITABLE},
-                **{name.lower(): In(64 if name in WIDE else 32) for name in READABLE},
-                "start": Out(1),
-                "clear": Out(1),
-            }
-        )
+        self.bus = given(AxiLite(ADDRESS_BITS), "the host's access", "{}")
+        self.request = gives(RunRequest(), "what the host asks for", "{}")
+        self.dial = gives(32, HOST["DIAL"].meaning)
+        self.check = gives(32, HOST["CHECK"].meaning)
+        self.ring = gives(32, HOST["RING"].meaning)
+        self.ring_records = gives(32, HOST["RING_RECORDS"].meaning)
+        self.state = given(RunState(), "how the run goes", "{}")
+        self.kv_entries = given(32, HOST["KV_ENTRIES"].meaning)
+        for name in COUNTERS:
+            setattr(self, name.lower(), given(64, HOST[name].meaning))
+        super().__init__()
+        self.registers: dict[str, Signal] = {name: vars(self)[name.lower()] for name in (*WRITABLE, *READABLE)}
 
     def elaborate(self, platform: object) -> Module:
-        m = Module()
+        m, bus = Module(), self.bus
         # Writes: address and data are taken together.
         working = ~ResetSignal("sync", allow_reset_less=True)
-        write = self.awvalid & self.wvalid & (~self.bvalid | self.bready) & working
-        m.d.comb += [self.awready.eq(write), self.wready.eq(write)]
+        write = bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready) & working
+        m.d.comb += [bus.awready.eq(write), bus.wready.eq(write)]
         with m.If(write):
-            m.d.sync += self.bvalid.eq(1)
-            with m.Switch(self.awaddr):
+            m.d.sync += bus.bvalid.eq(1)
+            with m.Switch(bus.awaddr):
                 for name in WRITABLE:
                     with m.Case(HOST[name].address):
-                        register = getattr(self, name.lower())
+                        register = self.registers[name]
                         for byte in range(4):
-                            with m.If(self.wstrb[byte]):
-                                m.d.sync += register[8 * byte : 8 * byte + 8].eq(self.wdata[8 * byte : 8 * byte + 8])
+                            with m.If(bus.wstrb[byte]):
+                                m.d.sync += register[8 * byte : 8 * byte + 8].eq(bus.wdata[8 * byte : 8 * byte + 8])
                 with m.Case(HOST["CONTROL"].address):
-                    m.d.comb += [self.start.eq(self.wdata[0] & self.wstrb[0]), self.clear.eq(self.wdata[1] & self.wstrb[0])]
-        with m.Elif(self.bready):
-            m.d.sync += self.bvalid.eq(0)
+                    m.d.comb += [
+                        self.request.start.eq(bus.wdata[0] & bus.wstrb[0]),
+                        self.request.clear.eq(bus.wdata[1] & bus.wstrb[0]),
+                    ]
+        with m.Elif(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
         # Reads
-        read = self.arvalid & (~self.rvalid | self.rready) & working
-        m.d.comb += self.arready.eq(read)
+        read = bus.arvalid & (~bus.rvalid | bus.rready) & working
+        m.d.comb += bus.arready.eq(read)
         constants = {
             "MAGIC": MAGIC,
             "VERSION": ISA_VERSION,
@@ -72,18 +106,18 @@ class HostRegisters(Component):
             "NUMERICS": int(fingerprint(self.machine.numerics[0])[-8:], 16),
         }
         value, upper, kept = Signal(32), Signal(32), Signal(32)
-        with m.Switch(self.araddr):
+        with m.Switch(bus.araddr):
             for name, constant in constants.items():
                 with m.Case(HOST[name].address):
                     m.d.comb += value.eq(constant)
             for name in (*WRITABLE, *READABLE):
                 with m.Case(HOST[name].address):
-                    m.d.comb += [value.eq(getattr(self, name.lower())), upper.eq(getattr(self, name.lower()) >> 32)]
+                    m.d.comb += [value.eq(self.registers[name]), upper.eq(self.registers[name] >> 32)]
             with m.Case(*(HOST[name].address for name in UPPER)):
                 m.d.comb += [value.eq(kept), upper.eq(kept)]
         with m.If(read):
-            m.d.sync += [self.rvalid.eq(1), self.rdata.eq(value), kept.eq(upper)]
-        with m.Elif(self.rready):
-            m.d.sync += self.rvalid.eq(0)
-        m.d.comb += [self.bresp.eq(0), self.rresp.eq(0)]
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(value), kept.eq(upper)]
+        with m.Elif(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        m.d.comb += [bus.bresp.eq(0), bus.rresp.eq(0)]
         return m

@@ -1,15 +1,13 @@
-"""What the dispatcher hands to a unit, and the queue in front of each unit that honours dependence tokens."""
+"""What the dispatcher hands to a unit, and what a unit has retired."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
-from amaranth.lib import data, stream
-from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.hdl import Cat, Const, Value
+from amaranth.lib import data
 
-from skipopu.isa.fields import WORD_BITS, Instruction
-from skipopu.isa.spec import ALIGN, Unit
-from skipopu.machine.config import QUEUE_DEPTH, Machine
+from skipopu.isa.fields import WORD_BITS, Word
+from skipopu.isa.spec import Unit
+from skipopu.machine.config import Machine
 
 UNITS = len(Unit)
 
@@ -43,84 +41,20 @@ class Issue(data.StructLayout):
 
 
 class Record(data.StructLayout):
-    """One entry of the trace ring."""
+    """An instruction that a unit has retired, for the trace ring."""
 
     def __init__(self) -> None:
         super().__init__({"sequence": 32, "pc": 12, "signature": 32})
 
 
-def field(word: Value, instruction: Instruction, name: str) -> Value:
-    """A field of an instruction word, by the one specification."""
-    offset = instruction.offsets[name]
-    return word[offset : offset + instruction.by_name[name].width]
+def field(word: Value, layout: Word, name: str) -> Value:
+    """A field of an instruction or a record, by the one specification."""
+    offset = layout.offsets[name]
+    return word[offset : offset + layout.by_name[name].width]
 
 
-class UnitQueue(Component):
-    """Queue of one unit: starts its head once every dependence token it pops is there, retires it when the unit is done.
-
-    An instruction marked empty is retired without starting the unit. Members: issue (in stream); next, active, instruction (out,
-    stable while next or active: it waits for its tokens, it runs), done, digest (in, one cycle: completion and signature); tokens (in: which units' tokens are available), take, give (out:
-    token masks for one cycle); retired (out stream); pc (out: of the instruction at the head), idle (out), waiting
-    (out: the head lacks a token).
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        super().__init__(
-            {
-                "issue": In(stream.Signature(Issue(machine))),
-                "next": Out(1),
-                "active": Out(1),
-                "instruction": Out(Issue(machine)),
-                "done": In(1),
-                "digest": In(32),
-                "tokens": In(UNITS),
-                "take": Out(UNITS),
-                "give": Out(UNITS),
-                "retired": Out(stream.Signature(Record())),
-                "pc": Out(12),
-                "idle": Out(1),
-                "waiting": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        layout = Issue(self.machine)
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=QUEUE_DEPTH)
-        head = layout(fifo.r_data)
-        # pop and push stand at the same place in every instruction of a unit.
-        pop, push = field(head.word, ALIGN, "pop"), field(head.word, ALIGN, "push")
-        m.d.comb += [
-            fifo.w_data.eq(self.issue.payload),
-            fifo.w_en.eq(self.issue.valid),
-            self.issue.ready.eq(fifo.w_rdy),
-            self.instruction.eq(head),
-            self.pc.eq(head.pc),
-            self.retired.payload.sequence.eq(head.sequence),
-            self.retired.payload.pc.eq(head.pc),
-        ]
-        total = Signal(32)
-        m.d.comb += self.retired.payload.signature.eq(total)
-        with m.FSM():
-            with m.State("WAIT"):
-                m.d.comb += [self.idle.eq((fifo.level == 0) & ~self.issue.valid), self.next.eq(fifo.r_rdy & ~head.empty)]
-                m.d.comb += self.waiting.eq(fifo.r_rdy & ((pop & ~self.tokens) != 0))
-                with m.If(fifo.r_rdy & ((pop & ~self.tokens) == 0)):
-                    m.d.comb += self.take.eq(pop)
-                    m.d.sync += total.eq(0)
-                    with m.If(head.empty):
-                        m.next = "RETIRE"
-                    with m.Else():
-                        m.next = "ACTIVE"
-            with m.State("ACTIVE"):
-                m.d.comb += self.active.eq(1)
-                with m.If(self.done):
-                    m.d.sync += total.eq(self.digest)
-                    m.next = "RETIRE"
-            with m.State("RETIRE"):
-                m.d.comb += self.retired.valid.eq(1)
-                with m.If(self.retired.ready):
-                    m.d.comb += [self.give.eq(push), fifo.r_en.eq(1)]
-                    m.next = "WAIT"
-        return m
+def pack(layout: Word, **values: Value) -> Value:
+    """A word of these fields, each extended with zeros; fields that are not named are 0."""
+    fields = {f.name: Cat(values.pop(f.name, Const(0, 1)), Const(0, f.width))[: f.width] for f in layout.fields}
+    assert not values, f"{layout.name} has no {', '.join(values)}"
+    return Cat(fields.values())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
 
-from hw.control.issue import UNITS, Record
+from hw.component import Bundle, Component, given, gives, level
+from hw.control.issue import UNITS, Record, field, pack
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from skipopu.layout import RING_RECORD
@@ -16,32 +16,37 @@ from skipopu.machine.config import Machine
 FIFO_DEPTH = 8
 
 
+class TokenWrite(Bundle):
+    """A generated token on its way to memory."""
+
+    def __init__(self) -> None:
+        self.address = gives(40, "where it goes, bytes")
+        self.start = gives(1, "write it, for a cycle")
+        self.done = given(1, "it is written, for a cycle")
+        super().__init__()
+
+
 class RecordWriter(Component):
     """One write at a time. A record's place in the ring is its sequence number modulo the ring's size.
 
-    Members: check, ring, ring_records, cycle (in); retired_u (in streams, one per unit); token, token_address (in: byte
-    address), token_start (in), token_done (out); runs, beats (out streams), written (in); idle (out).
+    Latency: 1 cycle from a token's start to its run, 3 from a retired instruction to its record's; 1 more to the first beat.
+    Throughput: a write in 3 cycles and one per beat, more where memory lets it wait; a token's start is seen between writes only.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        super().__init__(
-            {
-                **{f"retired_{u}": In(stream.Signature(Record())) for u in range(UNITS)},
-                "check": In(1),
-                "ring": In(32),
-                "ring_records": In(32),
-                "cycle": In(32),
-                "token": In(32),
-                "token_address": In(40),
-                "token_start": In(1),
-                "token_done": Out(1),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": Out(stream.Signature(WriteBeat(machine))),
-                "written": In(1),
-                "idle": Out(1),
-            }
-        )
+        self.retired = [given(stream.Signature(Record()), f"what unit {u} has retired") for u in range(UNITS)]
+        self.check = given(1, "records are written; else they are dropped")
+        self.ring = given(32, "address of the trace ring, 64-byte units")
+        self.ring_records = given(32, "records that it holds, a power of two")
+        self.cycle = given(32, "time that a record says")
+        self.token = given(32, "a generated token")
+        self.write_token = given(TokenWrite(), "it is written while no record is", "token_{}")
+        self.runs = gives(stream.Signature(Run(machine)), "where port 0 writes")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "what it writes")
+        self.written = given(1, "the run is in memory, for a cycle")
+        self.idle = gives(1, "nothing is inside, nor comes")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -49,17 +54,16 @@ class RecordWriter(Component):
         width = 8 * RING_RECORD.size
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=FIFO_DEPTH)
         taken = Signal()
-        for u in range(UNITS):
-            retired = getattr(self, f"retired_{u}")
-            with m.If(retired.valid & ~Cat(getattr(self, f"retired_{v}").valid for v in range(u)).any()):
+        for u, retired in enumerate(self.retired):
+            with m.If(retired.valid & ~Cat(earlier.valid for earlier in self.retired[:u]).any()):
                 m.d.comb += [
                     fifo.w_data.eq(
-                        Cat(
-                            (retired.payload.sequence + 1)[:32],
-                            retired.payload.pc,
-                            Const(0, 20),
-                            retired.payload.signature,
-                            self.cycle,
+                        pack(
+                            RING_RECORD,
+                            sequence=retired.payload.sequence + 1,
+                            pc=retired.payload.pc,
+                            signature=retired.payload.signature,
+                            cycle=self.cycle,
                         )
                     ),
                     retired.ready.eq(fifo.w_rdy | ~self.check),
@@ -70,7 +74,7 @@ class RecordWriter(Component):
         record_beats = max(1, RING_RECORD.size // machine.beat_bytes)
         address, value, left = Signal(40), Signal(width), Signal(2)
         strobe, is_token = Signal(RING_RECORD.size), Signal()
-        sequence = fifo.r_data[:32] - 1
+        sequence = field(fifo.r_data, RING_RECORD, "sequence") - 1
         piece = max(1, machine.beat_bytes // RING_RECORD.size)
         chunk = min(machine.port_bits, width)
         place = address[4:beat_shift] if piece > 1 else Const(0, 1)
@@ -80,15 +84,15 @@ class RecordWriter(Component):
             self.beats.payload.data.eq(Cat(value[:chunk] for _ in range(piece))),
             self.beats.payload.strobe.eq(Cat(strobe[: chunk // 8] & (place == k).replicate(chunk // 8) for k in range(piece))),
         ]
-        token_low = self.token_address[2:4]
+        token_low = self.write_token.address[2:4]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq((fifo.level == 0) & ~taken & ~self.token_start)
-                with m.If(self.token_start):
+                m.d.comb += self.idle.eq((level(fifo) == 0) & ~taken & ~self.write_token.start)
+                with m.If(self.write_token.start):
                     # A token is 4 bytes of the 16 (or of the beat, where that is shorter).
                     shift = token_low if machine.beat_bytes >= 16 else token_low[:1]
                     m.d.sync += [
-                        address.eq(self.token_address),
+                        address.eq(self.write_token.address),
                         value.eq(Cat(self.token for _ in range(4))),
                         strobe.eq(Const(15, 16) << (shift << 2)),
                         is_token.eq(1),
@@ -118,6 +122,6 @@ class RecordWriter(Component):
                         m.next = "WRITTEN"
             with m.State("WRITTEN"):
                 with m.If(self.written):
-                    m.d.comb += self.token_done.eq(is_token)
+                    m.d.comb += self.write_token.done.eq(is_token)
                     m.next = "IDLE"
         return m

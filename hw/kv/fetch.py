@@ -2,238 +2,175 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import count_shape
+from hw.component import Bundle, Component, given, gives
+from hw.kv.ahead import AheadEntries
 from hw.kv.history import Half, HistoryBuffer
-from hw.kv.shapes import HeadShapes
+from hw.kv.order import CHOSEN, EntryOrder
+from hw.kv.phases import Phase
+from hw.kv.request import Entry, EntryRequests, Wanted
+from hw.kv.shapes import Heads, Pool
 from hw.memory.reader import Run
-from skipopu.machine.config import ENTRIES_AHEAD, QUERY_LANES, Machine
-
-CHOSEN = 4  # entries whose turn is settled, the present one included
+from skipopu.machine.config import ENTRIES_AHEAD, Machine
 
 
-class Entry(data.StructLayout):
-    """Half an entry to visit.
-
-    token: whose; score: first score word of the entry; half: its place in the history buffer, if ``kept``, and whether values
-    are wanted or keys; ahead: it is only to be kept.
-    """
+class Loader(Bundle):
+    """One port's loader, seen by who loads."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(
-            {
-                "token": 20,
-                "score": bits_for_index(machine.score_entries // QUERY_LANES),
-                "half": Half(machine),
-                "kept": 1,
-                "ahead": 1,
-            }
-        )
-
-
-class Wanted(data.StructLayout):
-    """An :class:`Entry` and its place in the port's pool."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__({"place": 20, "entry": Entry(machine)})
+        self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
+        self.beats = given(stream.Signature(machine.port_bits), "their beats, in order")
+        self.level = given(count_shape(machine.kv_fifo), "beats that it holds")
+        super().__init__()
 
 
 class KvFetch(Component):
     """Requests what the history buffer does not hold, keeps it there, and hands entries out in order of arrival.
 
     A slot of the history buffer belongs to one token of the context; tokens without one come from memory every time. Places
-    are written once, so a half whose tag names the wanted place is right whatever happened since. Of the wanted entries the
-    next is a hit when the beats of the first miss would not come in time, else that miss. Values are chosen up to three rounds
-    ahead, so that their probabilities can be made. What was asked for ahead and did not come yet is waited for when it is wanted.
+    are written once, so a half whose tag names the wanted place is right whatever happened since. What was asked for ahead and did
+    not come yet is waited for when it is wanted.
 
-    Members: keys, values (in, levels), begin (in: a new instruction), restart (in: forget everything); wanted (in stream); filling
-    (in, level: what is wanted ahead may still be asked for);
-    runs, beats, level (loader of this port; the beats it holds); header_beats, kv_words (beats of K), kv_base, kv_entry (in);
-    ready (out), beat (out), of the present entry ``entry`` (out); pop, end (in: its beat is used up, so is the entry);
-    softmax_score, softmax_ready (out: the entry whose probabilities are next), softmax_end (in); pending (out: an entry of the
-    phase waits or is worked on), left (out: a scored entry has no probabilities yet); hit, fetched_ahead (out, for the counters:
-    a beat); quiet (out: nothing is being fetched ahead).
+    Latency: 1 cycle from a wanted entry to its run, none from a loader's beat to ``beat``. Throughput: a wanted entry every other
+    cycle, a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        entry, self.shapes = Entry(machine), HeadShapes(machine)
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "begin": In(1),
-                "restart": In(1),
-                "wanted": In(stream.Signature(Wanted(machine))),
-                "filling": In(1),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": In(stream.Signature(machine.port_bits)),
-                "level": In(count_shape(machine.kv_fifo)),
-                "header_beats": In(self.shapes.header_beats),
-                "kv_words": In(self.shapes.kv_words),
-                "kv_base": In(32),
-                "kv_entry": In(self.shapes.kv_entry),
-                "ready": Out(1),
-                "beat": Out(machine.port_bits),
-                "entry": Out(entry),
-                "pop": In(1),
-                "end": In(1),
-                "softmax_score": Out(entry["score"].shape),
-                "softmax_ready": Out(1),
-                "softmax_end": In(1),
-                "pending": Out(1),
-                "left": Out(1),
-                "hit": Out(1),
-                "fetched_ahead": Out(1),
-                "quiet": Out(1),
-            }
-        )
+        entry = Entry(machine)
+        self.phase = given(Phase(), "phase", "{}")
+        self.begin = given(1, "an instruction begins, one cycle")
+        self.restart = given(1, "forget every entry, one cycle")
+        self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")
+        self.filling = given(1, "what is wanted ahead may still be asked for, level")
+        self.loader = gives(Loader(machine), "loader of this port", "{}")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.pool = given(Pool(machine), "where entries lie")
+        self.ready = gives(1, "a beat of the present entry is there")
+        self.beat = gives(machine.port_bits, "that beat")
+        self.entry = gives(entry, "the present entry")
+        self.pop = given(1, "the beat is used up")
+        self.end = given(1, "so is the entry")
+        self.softmax_score = gives(entry["score"].shape, "first score word of the entry whose probabilities are next")
+        self.softmax_ready = gives(1, "it is settled which that is")
+        self.softmax_end = given(1, "its probabilities are made")
+        self.pending = gives(1, "an entry of the phase waits or is worked on")
+        self.left = gives(1, "a scored entry has no probabilities yet")
+        self.hit = gives(1, "a beat came from the history buffer")
+        self.fetched_ahead = gives(1, "a beat came that was asked for ahead")
+        self.quiet = gives(1, "nothing is being fetched ahead")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine, layout = self.machine, Entry(self.machine)
+        machine, layout, heads = self.machine, Entry(self.machine), self.heads
+        m.submodules.requests = requests = EntryRequests(machine)
+        m.submodules.ahead = ahead = AheadEntries(machine)
         m.submodules.misses = misses = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
         m.submodules.hits = hits = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
-        m.submodules.order = order = SyncFIFOBuffered(width=layout.size + 1, depth=CHOSEN)
-        m.submodules.softmax = softmax = SyncFIFOBuffered(width=len(self.softmax_score), depth=CHOSEN)
-        key_beats, hit, clearing = Signal(self.shapes.key_beats), Signal(), Signal()
-        m.d.sync += key_beats.eq(self.header_beats + self.kv_words)
-        taken, wanted = Signal(), self.wanted.payload.entry
+        m.submodules.order = order = EntryOrder(machine)
+        wanted, beats, hit, miss = self.wanted.payload.entry, self.loader.beats, layout(hits.r_data), layout(misses.r_data)
+        connect(m, flipped(self.heads), requests.heads, order.heads)
+        connect(m, flipped(self.phase), order.phase)
+        connect(m, flipped(self.pool), requests.pool)
+        connect(m, flipped(self.wanted), requests.wanted)
+        connect(m, flipped(self.loader.runs), requests.runs)
 
-        # Requests: wanted entries are looked up one at a time
-        beat_shift = (machine.beat_bytes - 1).bit_length()
-        held, block = Signal(), Signal(40)
-        entry = layout(Signal(layout.size, name="held_entry"))
-        ahead = Signal(range(ENTRIES_AHEAD + CHOSEN + 2))  # to be kept and not there yet
-        given_up = entry.ahead & ~self.filling
-        asking = held & ~hit & ~given_up & misses.w_rdy
-        send = asking & self.runs.ready
-        dropped = held & entry.ahead & (hit | given_up)
-        m.d.comb += [
-            self.wanted.ready.eq(~held & ~clearing),
-            taken.eq(self.wanted.valid & self.wanted.ready),
-            self.quiet.eq((ahead == 0) & ~clearing),
-            self.runs.valid.eq(asking),
-            self.runs.payload.beat.eq((block << (6 - beat_shift)) + Mux(entry.half.values, key_beats, 0)),
-            self.runs.payload.count.eq(Mux(entry.half.values, self.kv_words, key_beats)),
-            misses.w_data.eq(entry),
-            misses.w_en.eq(send),
-            hits.w_data.eq(entry),
-            hits.w_en.eq(held & hit & ~entry.ahead),
-        ]
-        with m.If(taken):
-            m.d.sync += [block.eq(self.kv_base + self.wanted.payload.place * self.kv_entry), entry.eq(wanted), held.eq(1)]
-        with m.Elif(send | dropped | (hits.w_en & hits.w_rdy)):
-            m.d.sync += held.eq(0)
-
-        # The present entry
-        is_hit, number = order.r_data[-1], Signal.like(key_beats)
-        hit_head, miss_head = layout(hits.r_data), layout(misses.r_data)
         # What is only to be kept goes past the hits that are worked on. The misses that it might meet were wanted after it.
-        alone, alone_number = Signal(), Signal.like(key_beats)
-        alone_end = alone & (alone_number == Mux(miss_head.half.values, self.kv_words, key_beats) - 1)
-        m.d.comb += alone.eq(misses.r_rdy & miss_head.ahead & self.beats.valid)
+        alone, alone_number, alone_end = Signal(), Signal.like(heads.key_beats), Signal()
+        m.d.comb += [
+            alone.eq(misses.r_rdy & miss.ahead & beats.valid),
+            alone_end.eq(alone & (alone_number == Mux(miss.half.values, heads.kv_words, heads.key_beats) - 1)),
+        ]
         with m.If(alone):
             m.d.sync += alone_number.eq(Mux(alone_end, 0, alone_number + 1))
         m.d.comb += [
-            self.entry.as_value().eq(order.r_data[: layout.size]),
-            self.beats.ready.eq((self.pop & ~is_hit) | alone),
-            self.hit.eq(self.pop & is_hit),
+            requests.filling.eq(self.filling),
+            misses.w_data.eq(requests.misses.payload),
+            misses.w_en.eq(requests.misses.valid),
+            requests.misses.ready.eq(misses.w_rdy),
+            hits.w_data.eq(requests.hits.payload),
+            hits.w_en.eq(requests.hits.valid),
+            requests.hits.ready.eq(hits.w_rdy),
+            ahead.taken.eq(requests.taken),
+            ahead.entry.eq(wanted),
+            ahead.dropped.eq(requests.dropped),
+            ahead.came.eq(alone_end),
+            ahead.came_half.eq(miss.half),
+            ahead.asked.eq(hit.half),
+            self.quiet.eq(ahead.none & ~requests.clearing),
+            order.level.eq(self.loader.level),
+            order.hits.valid.eq(hits.r_rdy & ahead.there),
+            order.hits.payload.eq(hit),
+            hits.r_en.eq(order.hits.valid & order.hits.ready),
+            order.misses.valid.eq(misses.r_rdy & ~miss.ahead),
+            order.misses.payload.eq(miss),
+            misses.r_en.eq(order.misses.ready | alone_end),
+            order.pop.eq(self.pop),
+            order.end.eq(self.end),
+            order.softmax_end.eq(self.softmax_end),
+            self.softmax_score.eq(order.softmax_score),
+            self.softmax_ready.eq(order.softmax_ready),
+            self.entry.eq(order.turn.entry),
+            beats.ready.eq((self.pop & ~order.turn.hit) | alone),
+            self.hit.eq(self.pop & order.turn.hit),
             self.fetched_ahead.eq(alone),
-            self.beat.eq(self.beats.payload),
-            self.ready.eq(order.r_rdy & ~is_hit & self.beats.valid),
-            order.r_en.eq(self.end),
-        ]
-        with m.If(self.end):
-            m.d.sync += number.eq(0)
-        with m.Elif(self.pop):
-            m.d.sync += number.eq(number + 1)
-        m.d.sync += ahead.eq(ahead + (taken & wanted.ahead) - dropped - alone_end)
-        # A layer's slots are filled in rising order: those below this one are there, unless an earlier layer's still come.
-        filled, latest, mixed = Signal.like(wanted.half.slot), Signal.like(wanted.half.slot), Signal()
-        with m.If(taken & wanted.ahead):
-            m.d.sync += [latest.eq(wanted.half.slot), mixed.eq((ahead != 0) & (mixed | (wanted.half.slot < latest)))]
-        with m.If(taken & wanted.ahead & (ahead == 0)):
-            m.d.sync += filled.eq(wanted.half.slot)
-        with m.Elif(alone_end & miss_head.half.values):
-            m.d.sync += filled.eq(miss_head.half.slot + 1)
-        there = (ahead == 0) | (~mixed & (hit_head.half.slot < filled))
-
-        # Whose turn is next: of the entries settled, all beats and those of hits; memory brings at least 7 beats in 8 cycles.
-        in_phase = self.keys | self.values
-        hit_there = hits.r_rdy & in_phase & (hit_head.half.values == self.values) & there
-        miss_there = misses.r_rdy & ~miss_head.ahead & in_phase & (miss_head.half.values == self.values)
-        several = unsigned(len(key_beats) + CHOSEN.bit_length())
-        settled_beats, settled_hits, settled = Signal(several), Signal(several), Signal(range(CHOSEN + 1))
-        in_time, early = Signal(), ~hit_there & Mux(self.values, settled < 3, settled == 1)
-        take_miss, take_hit, free = Signal(), Signal(), order.w_rdy & softmax.w_rdy
-        m.d.comb += [
-            in_time.eq(self.level + settled_hits > settled_beats[3:]),
-            take_miss.eq(free & miss_there & (in_time | early)),
-            take_hit.eq(free & hit_there & ~take_miss),
-            misses.r_en.eq(take_miss | alone_end),
-            order.w_en.eq(take_miss | take_hit),
-            order.w_data.eq(Mux(take_hit, Cat(hits.r_data, Const(1, 1)), Cat(misses.r_data, Const(0, 1)))),
-            softmax.w_en.eq(order.w_en & self.values),
-            softmax.w_data.eq(Mux(take_hit, hit_head.score, miss_head.score)),
-            softmax.r_en.eq(self.softmax_end),
-            self.softmax_score.eq(softmax.r_data),
-            self.softmax_ready.eq(softmax.r_rdy),
-        ]
-        chosen = take_hit | take_miss
-        beats_chosen = Mux(self.values, self.kv_words, key_beats)
-        m.d.sync += [
-            settled_beats.eq(settled_beats + Mux(chosen, beats_chosen, 0) - self.pop),
-            settled_hits.eq(settled_hits + Mux(take_hit, beats_chosen, 0) - self.hit),
-            settled.eq(settled + chosen - self.end),
+            self.beat.eq(beats.payload),
+            self.ready.eq(order.there & ~order.turn.hit & beats.valid),
         ]
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
         waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
-        for which, (phase, count) in enumerate(zip((self.keys, self.values), waiting, strict=True)):
-            came = taken & ~wanted.ahead & (wanted.half.values == which)
+        for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
+            came = requests.taken & ~wanted.ahead & (wanted.half.values == which)
             m.d.sync += count.eq(count + came - (self.end & phase))
         left = Signal(20)
-        m.d.sync += left.eq(left + (self.end & self.keys) - self.softmax_end)
+        m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)
-        m.d.comb += [self.pending.eq(Mux(self.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
-        if not machine.history:
-            return m
+        m.d.comb += [self.pending.eq(Mux(self.phase.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
+        if machine.history:
+            self._keep(m, requests, order, hits.r_en, alone, miss.half, alone_number)
+        return m
 
+    def _keep(
+        self, m: Module, requests: EntryRequests, order: EntryOrder, take: Value, alone: Value, half: Value, number: Value
+    ) -> None:
+        """The history buffer: beats of misses go in, those of hits come out; ``alone``: beat ``number`` of ``half`` came ahead."""
+        machine, of_miss = self.machine, Signal.like(self.heads.key_beats)
+        with m.If(self.end):
+            m.d.sync += of_miss.eq(0)
+        with m.Elif(self.pop):
+            m.d.sync += of_miss.eq(of_miss + 1)
         m.submodules.history = history = HistoryBuffer(machine)
-        asked = hit_head.half
+        # Halves of hits are read in the order of their turns.
+        m.submodules.reads = reads = SyncFIFOBuffered(width=Half(machine).size, depth=CHOSEN)
+        connect(m, flipped(self.heads), history.heads)
+        present, kept = order.turn, requests.entry.kept
         m.d.comb += [
             history.restart.eq(self.restart),
-            clearing.eq(history.clearing),
-            history.lookup.eq(wanted.half),
+            requests.clearing.eq(history.clearing),
+            history.lookup.eq(self.wanted.payload.entry.half),
             history.place.eq(self.wanted.payload.place),
-            history.lookup_enable.eq(taken),
-            hit.eq(history.hit & entry.kept),
-            history.keep.eq(entry.half),
-            history.keep_enable.eq(send & entry.kept),
-            history.header_beats.eq(self.header_beats),
-            history.kv_words.eq(self.kv_words),
-            history.written.eq(Mux(alone, miss_head.half, self.entry.half)),
-            history.written_number.eq(Mux(alone, alone_number, number)),
-            history.written_data.eq(self.beats.payload),
-            history.written_enable.eq((self.pop & ~is_hit & self.entry.kept) | alone),
-            history.beats.ready.eq(self.pop & is_hit),
-        ]
-        # Chosen hits are read in their order.
-        m.submodules.reads = reads = SyncFIFOBuffered(width=Half(machine).size, depth=CHOSEN)
-        m.d.comb += [
-            hits.r_en.eq(take_hit),
-            reads.w_data.eq(asked),
-            reads.w_en.eq(take_hit),
+            history.lookup_enable.eq(requests.taken),
+            requests.held.eq(history.hit & kept),
+            history.keep.eq(requests.entry.half),
+            history.keep_enable.eq(requests.runs.valid & requests.runs.ready & kept),
+            history.written.eq(Mux(alone, half, present.entry.half)),
+            history.written_number.eq(Mux(alone, number, of_miss)),
+            history.written_data.eq(self.loader.beats.payload),
+            history.written_enable.eq((self.pop & ~present.hit & present.entry.kept) | alone),
+            history.beats.ready.eq(self.pop & present.hit),
+            reads.w_data.eq(order.hits.payload.half),
+            reads.w_en.eq(take),
             history.reads.payload.eq(reads.r_data),
             history.reads.valid.eq(reads.r_rdy),
             reads.r_en.eq(history.reads.ready),
         ]
-        with m.If(is_hit):
-            m.d.comb += [self.beat.eq(history.beats.payload), self.ready.eq(order.r_rdy & history.beats.valid)]
-        return m
+        with m.If(present.hit):
+            m.d.comb += [self.beat.eq(history.beats.payload), self.ready.eq(order.there & history.beats.valid)]

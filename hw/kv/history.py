@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, registered
-from hw.kv.shapes import HeadShapes
+from hw.component import Component, given, gives
+from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
@@ -26,35 +26,29 @@ class Half(data.StructLayout):
 class HistoryBuffer(Component):
     """Slots of one entry each: a tag for the keys, one for the values, the header's beats beside the others.
 
-    Members: restart (in: forget everything, a tag per cycle while ``clearing``); lookup, place, lookup_enable (in), hit (out,
-    from the next cycle on until the next lookup: the half of this very place is held); keep, keep_enable (in: the place looked
-    up will be held in this half); header_beats, kv_words (in); written, written_number, written_data, written_enable (in: beat
-    ``number`` of a half); reads (in stream), beats (out stream: all beats of the halves asked for).
+    Latency: 1 cycle from a lookup to ``hit``, 2 from a written beat to its being read, 5 from a half asked for to its first beat.
+    Throughput: a lookup, a beat written and a beat read per cycle, with 2 cycles between halves read; forgetting takes a cycle per tag.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         half, self.shapes = Half(machine), HeadShapes(machine)
-        super().__init__(
-            {
-                "restart": In(1),
-                "clearing": Out(1),
-                "lookup": In(half),
-                "place": In(20),
-                "lookup_enable": In(1),
-                "hit": Out(1),
-                "keep": In(half),
-                "keep_enable": In(1),
-                "header_beats": In(self.shapes.header_beats),
-                "kv_words": In(self.shapes.kv_words),
-                "written": In(half),
-                "written_number": In(self.shapes.key_beats),
-                "written_data": In(machine.port_bits),
-                "written_enable": In(1),
-                "reads": In(stream.Signature(half)),
-                "beats": Out(stream.Signature(machine.port_bits)),
-            }
-        )
+        self.restart = given(1, "forget everything, one cycle")
+        self.clearing = gives(1, "that is under way")
+        self.lookup = given(half, "half to look up")
+        self.place = given(20, "place of the entry wanted there")
+        self.lookup_enable = given(1, "look it up")
+        self.hit = gives(1, "the half of this very place is held; from the next cycle on until the next lookup")
+        self.keep = given(half, "half whose tag to write")
+        self.keep_enable = given(1, "the place looked up will be held in it")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.written = given(half, "half to write to")
+        self.written_number = given(self.shapes.key_beats, "which of its beats; keys have the header's first")
+        self.written_data = given(machine.port_bits, "that beat")
+        self.written_enable = given(1, "write it")
+        self.reads = given(stream.Signature(half), "halves to read")
+        self.beats = gives(stream.Signature(machine.port_bits), "all their beats, in order")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -65,10 +59,10 @@ class HistoryBuffer(Component):
         m.submodules.header = header = Memory(shape=machine.port_bits, depth=headers * machine.history_slots, init=[])
 
         # Writes, registered on their way
-        number, first = self.written_number, Mux(self.written.values, 0, self.header_beats)
+        number, first = self.written_number, Mux(self.written.values, 0, self.heads.header_beats)
         in_header = number < first
         body_write, header_write = body.write_port(), header.write_port()
-        beat = self.written.base + Mux(self.written.values, self.kv_words, 0) + number - first
+        beat = self.written.base + Mux(self.written.values, self.heads.kv_words, 0) + number - first
         m.d.sync += [
             body_write.addr.eq(beat),
             body_write.en.eq(self.written_enable & ~in_header),
@@ -82,8 +76,8 @@ class HistoryBuffer(Component):
         m.submodules.held = held = SyncFIFOBuffered(width=machine.port_bits, depth=READ_AHEAD)
         room = Signal(range(READ_AHEAD + 1), init=READ_AHEAD)
         left, header_left, address, header_address = (
-            Signal.like(self.kv_words),
-            Signal.like(self.header_beats),
+            Signal.like(self.heads.kv_words),
+            Signal.like(self.heads.header_beats),
             Signal(bits_for_index(machine.history)),
             Signal.like(header_write.addr),
         )
@@ -93,9 +87,9 @@ class HistoryBuffer(Component):
         m.d.comb += [self.reads.ready.eq(idle), issue.eq(~idle & (room != 0)), of_header.eq(header_left != 0)]
         with m.If(self.reads.valid & idle):
             m.d.sync += [
-                left.eq(self.kv_words),
-                header_left.eq(Mux(asked.values, 0, self.header_beats)),
-                address.eq(asked.base + Mux(asked.values, self.kv_words, 0)),
+                left.eq(self.heads.kv_words),
+                header_left.eq(Mux(asked.values, 0, self.heads.header_beats)),
+                address.eq(asked.base + Mux(asked.values, self.heads.kv_words, 0)),
                 header_address.eq(asked.slot * headers),
             ]
         with m.Elif(issue & of_header):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
-from hw.kv.fetch import Wanted
-from hw.kv.shapes import HeadShapes
+from hw.component import Bundle, Component, given, gives
+from hw.kv.phases import Phase
+from hw.kv.request import Wanted
+from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import AHEAD_STEP, Machine
 
 POSITION_BITS = 24
@@ -21,56 +22,64 @@ class MapEntry(data.StructLayout):
         super().__init__({"place": 20})
 
 
+class MapRead(Bundle):
+    """A read port of the map, seen by who reads."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.address = gives(bits_for_index(machine.map_entries), "entry of the map to read")
+        self.data = given(MapEntry(), "that entry, a cycle later")
+        super().__init__()
+
+
+class Layer(Bundle):
+    """The layer that comes next, and what may be fetched for it, seen by who dispatches."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.history = gives(count_shape(machine.history_slots), "slots used of each port's history buffer")
+        self.may_prefetch = gives(1, "entries may be asked for ahead of their instruction")
+        self.row_start = gives(1, "a layer begins, one cycle")
+        self.next_row = gives(POSITION_BITS, "its row of the map, with row_start")
+        self.known = gives(POSITION_BITS, "tokens that it maps")
+        self.row_end = gives(1, "its instruction was dispatched")
+        super().__init__()
+
+
 class MapWalk(Component):
     """Asks the ports for entries: all tokens' keys, then all their values; between instructions, what the next layer will read.
 
-    Tokens go round the ports. The memory answers one cycle after the address; an entry that its port does not take is read again.
+    Tokens go round the ports. An entry that its port does not take is read from the map again.
     Ahead of an instruction, from the start of its layer until it is dispatched, rounds of the ports are asked for with steps between
-    them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait until they are written.
+    them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait
+    until they are written.
 
-    Members: restart (in); start (in: walk for the keys, one cycle), map_row, last (in: of the instruction, its last token), keys,
-    values (in: phases), serial (in: values are asked for in their own phase); kv_words, entry_words (in: beats of K, score words of an
-    entry); history (in: slots used per port); idle (in: between instructions), may_prefetch (in), row_start, next_row, known (in: a
-    layer begins, its row of the map, how many tokens it maps), row_end (in: its instruction was dispatched); read_address,
-    read_data (the map); unwritten, own (in: an entry of tokens from ``own`` on is not written yet); asking, port, wanted (out: an entry for a port), taken (in: by that port); keys_requested,
-    values_requested (out: all of them), blocked (out: a port does not take its entry), ahead (out).
+    Latency: 2 cycles from ``start`` to the first entry. Throughput: an entry per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
-        super().__init__(
-            {
-                "restart": In(1),
-                "start": In(1),
-                "map_row": In(POSITION_BITS),
-                "last": In(POSITION_BITS),
-                "keys": In(1),
-                "values": In(1),
-                "serial": In(1),
-                "kv_words": In(shapes.kv_words),
-                "entry_words": In(shapes.entry_words),
-                "history": In(count_shape(machine.history_slots)),
-                "idle": In(1),
-                "may_prefetch": In(1),
-                "row_start": In(1),
-                "next_row": In(POSITION_BITS),
-                "known": In(POSITION_BITS),
-                "row_end": In(1),
-                "read_address": Out(bits_for_index(machine.map_entries)),
-                "read_data": In(MapEntry()),
-                "asking": Out(1),
-                "port": Out(bits_for_index(machine.ports)),
-                "wanted": Out(Wanted(machine)),
-                "taken": In(1),
-                "unwritten": In(1),
-                "own": In(POSITION_BITS),
-                "keys_requested": Out(1),
-                "values_requested": Out(1),
-                "blocked": Out(1),
-                "ahead": Out(1),
-            }
-        )
+        self.restart = given(1, "forget that a layer began")
+        self.start = given(1, "walk for the keys, one cycle")
+        self.map_row = given(POSITION_BITS, "the instruction's row of the map")
+        self.last = given(POSITION_BITS, "its last token")
+        self.phase = given(Phase(), "phase", "{}")
+        self.serial = given(1, "values are asked for in their own phase")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.entry_words = given(shapes.entry_words, "score words of an entry")
+        self.idle = given(1, "no instruction runs")
+        self.layer = given(Layer(machine), "what entries may be asked for ahead", "{}")
+        self.map = gives(MapRead(machine), "the map")
+        self.asking = gives(1, "an entry is wanted")
+        self.port = gives(bits_for_index(machine.ports), "its port")
+        self.wanted = gives(Wanted(machine), "the entry")
+        self.taken = given(1, "the port takes it")
+        self.unwritten = given(1, "an entry of the tokens from ``own`` on is not written yet")
+        self.own = given(POSITION_BITS, "the instruction's first token")
+        self.keys_requested = gives(1, "all keys were asked for")
+        self.values_requested = gives(1, "all values were asked for")
+        self.blocked = gives(1, "the port does not take its entry")
+        self.ahead = gives(1, "the walk is ahead of its instruction")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -86,18 +95,18 @@ class MapWalk(Component):
         m.d.comb += [
             advance.eq(self.taken),
             held_back.eq(self.unwritten & ~ahead & (token >= self.own)),
-            self.read_address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
+            self.map.address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
             self.keys_requested.eq(for_values | walked),
             self.values_requested.eq(for_values & walked),
             self.blocked.eq(valid & ~advance & ~held_back),
             self.asking.eq(valid & ~(ahead & stop) & ~held_back),
-            self.wanted.place.eq(self.read_data.place),
+            self.wanted.place.eq(self.map.data.place),
             entry.token.eq(token),
             entry.score.eq(score),
             entry.half.base.eq(base),
             entry.half.slot.eq(slot),
             entry.half.values.eq(for_values),
-            entry.kept.eq(slot < self.history),
+            entry.kept.eq(slot < self.layer.history),
             entry.ahead.eq(ahead),
         ]
         with m.If(walking & (~valid | advance)):
@@ -116,35 +125,35 @@ class MapWalk(Component):
                     next_port.eq(0),
                     next_slot.eq(next_slot + 1),
                     next_score.eq(next_score + self.entry_words),
-                    next_base.eq(next_base + (self.kv_words << 1)),
+                    next_base.eq(next_base + (self.heads.kv_words << 1)),
                 ]
-            with m.If(index == Mux(ahead, self.known - 1, self.last)):
+            with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += valid.eq(0)
-        last_of_round = (self.port == self.machine.ports - 1) | (token == self.known - 1)
+        last_of_round = (self.port == self.machine.ports - 1) | (token == self.layer.known - 1)
         after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
         with m.If(self.taken & ahead & last_of_round):
             m.d.sync += [for_values.eq(~for_values), valid.eq(0), next_port.eq(0)]
             with m.If(~for_values):  # the same round's values
                 m.d.sync += [index.eq(token - self.port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
             with m.Else():
-                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.known)]
-                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.kv_words << 1))
-        with m.If(walked & ~for_values & (self.values | (self.keys & ~self.serial))):
+                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.layer.known)]
+                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.heads.kv_words << 1))
+        with m.If(walked & ~for_values & (self.phase.values | (self.phase.keys & ~self.serial))):
             m.d.sync += [*first, for_values.eq(1)]
         with m.If(self.start):
             m.d.sync += first
 
         # Ahead of an instruction
         due = Signal()
-        m.d.comb += stop.eq(self.row_end | ~self.may_prefetch | (valid & ~entry.kept) | walked)
+        m.d.comb += stop.eq(self.layer.row_end | ~self.layer.may_prefetch | (valid & ~entry.kept) | walked)
         with m.If(ahead & (stop | ~self.idle)):
             m.d.sync += [ahead.eq(0), walking.eq(0), valid.eq(0)]
-        with m.Elif(self.idle & due & self.may_prefetch):
+        with m.Elif(self.idle & due & self.layer.may_prefetch):
             m.d.sync += [*first, due.eq(0), ahead.eq(1)]
-        with m.If(self.row_start):
-            m.d.sync += [due.eq((self.history != 0) & (self.known != 0)), row.eq(self.next_row)]
-        with m.Elif(self.row_end | self.restart):
+        with m.If(self.layer.row_start):
+            m.d.sync += [due.eq((self.layer.history != 0) & (self.layer.known != 0)), row.eq(self.layer.next_row)]
+        with m.Elif(self.layer.row_end | self.restart):
             m.d.sync += due.eq(0)
         return m

@@ -5,14 +5,16 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.quadratic import Quadratic
+from hw.component import Bundle, Component, given, gives
+from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
-from hw.kv.walk import KvStep, SoftmaxStep
+from hw.kv.softmax import SoftmaxStep
+from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -20,6 +22,7 @@ from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
+EXPONENT_BITS = 5  # of FP16
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
@@ -50,47 +53,65 @@ def from_key(key: Value) -> Value:
     return Mux(key[31], key ^ (1 << 31), ~key)[:32]
 
 
+class Lockstep(Bundle):
+    """What all ports are told, seen by who tells them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.position = gives(24, "token of slot 0")
+        self.kv_step = gives(KvStep(machine), "what all ports do")
+        self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
+        self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
+        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it")
+        self.shared_exponent = gives(EXPONENT_BITS, "largest exponent of V that it sees, with that")
+        super().__init__()
+
+
+class Work(Bundle):
+    """What one port works on, seen by who hands it over."""
+
+    def __init__(self, machine: Machine) -> None:
+        word = bits_for_index(machine.score_entries // QUERY_LANES)
+        self.kv_beat = gives(machine.port_bits, "beat of the present entry that the step works on")
+        self.token = gives(20, "the present entry's token")
+        self.score = gives(word, "its first score word")
+        self.softmax_score = gives(word, "first score word of the entry whose probabilities are made")
+        self.working = gives(1, "the port takes part in the round of keys or values")
+        self.weighing = gives(1, "it takes part in the round of probabilities")
+        super().__init__()
+
+
+class Scores(Bundle):
+    """What one port found."""
+
+    def __init__(self) -> None:
+        self.score_keys = gives(32 * QUERY_LANES, "keys of the four scores in the order of numbers, 0 where hidden")
+        self.value_exponents = gives(EXPONENT_BITS * QUERY_LANES, "exponents of the head's V, 0 where hidden, with them")
+        self.weight = gives(PROBABILITY_BITS, "probability of the softmax step before its shift, 0 where hidden")
+        super().__init__()
+
+
 class AttentionPort(Component):
     """Works on its port's entries in lockstep with the other ports.
 
     Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
-    Members: phases keys, values (in, levels); kv_beat, token, score (in: of the present entry; its first score word),
-    softmax_score (in: of the entry whose probabilities are made); position (in: of slot 0); kv_step, working, softmax_step,
-    weighing (in: steps, and whether this port takes part);
-    query_exponents (in, one cycle after the step); maximum, shared_exponent (in, one cycle after a softmax step); element,
-    probability (out, two cycles after the step), dots (in); keys of the four scores in the order of numbers, 0 where hidden
-    (score_keys, out), value_exponents (out, likewise), both ``score_latency`` cycles after the step; weight (out: probability
-    before its shift, WEIGHT_LATENCY cycles after the step).
+
+    Latency: ``score_latency`` cycles from a head's last step to its scores, ``WEIGHT_LATENCY`` from a softmax step to its weight,
+    ``WRITTEN`` to the step of values that may use it, 2 from a step to ``element`` and ``probability``. Throughput: a step of either
+    kind per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.words = machine.score_entries // QUERY_LANES
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "kv_beat": In(machine.port_bits),
-                "token": In(20),
-                "score": In(bits_for_index(self.words)),
-                "softmax_score": In(bits_for_index(self.words)),
-                "position": In(24),
-                "kv_step": In(KvStep(machine)),
-                "working": In(1),
-                "softmax_step": In(SoftmaxStep(machine)),
-                "weighing": In(1),
-                "query_exponents": In(8 * QUERY_LANES),
-                "maximum": In(32),
-                "shared_exponent": In(5),
-                "element": Out(ALIGNED_BITS * machine.kv_lanes),
-                "probability": Out(PROBABILITY_BITS),
-                "dots": In(Slice.dot_bits(machine) * QUERY_LANES),
-                "score_keys": Out(32 * QUERY_LANES),
-                "value_exponents": Out(5 * QUERY_LANES),
-                "weight": Out(PROBABILITY_BITS),
-                "score_saturated": Out(1),
-            }
-        )
+        self.phase = given(Phase(), "phase", "{}")
+        self.lockstep = given(Lockstep(machine), "steps of all ports", "{}")
+        self.work = given(Work(machine), "this port's share", "{}")
+        self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, two cycles after the step")
+        self.probability = gives(PROBABILITY_BITS, "probability that they are multiplied by, with them")
+        self.dots = given(Slice.dot_bits(machine) * QUERY_LANES, "products of the elements and the step's four queries")
+        self.scores = gives(Scores(), "scores and probabilities", "{}")
+        self.score_saturated = gives(1, "a score was clipped")
+        super().__init__()
 
     @staticmethod
     def score_latency(machine: Machine) -> int:
@@ -102,15 +123,15 @@ class AttentionPort(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step, softmax = self.kv_step, self.softmax_step
-        working = self.working & step.work
-        indices = [Signal.like(self.score, name=f"score_index_{k}") for k in range(4)]
+        step, softmax = self.lockstep.kv_step, self.lockstep.softmax_step
+        working = self.work.working & step.work
+        indices = [Signal.like(self.work.score, name=f"score_index_{k}") for k in range(4)]
         index, first_index, softmax_index, softmax_first = indices
         m.d.comb += [
-            index.eq(self.score + step.number),
-            first_index.eq(self.score + step.number_first),
-            softmax_index.eq(self.softmax_score + softmax.number),
-            softmax_first.eq(self.softmax_score + softmax.number_first),
+            index.eq(self.work.score + step.number),
+            first_index.eq(self.work.score + step.number_first),
+            softmax_index.eq(self.work.softmax_score + softmax.number),
+            softmax_first.eq(self.work.softmax_score + softmax.number_first),
         ]
         words = Memory(shape=32 * QUERY_LANES, depth=self.words, init=[])
         m.submodules.scores = words
@@ -121,18 +142,18 @@ class AttentionPort(Component):
         # Scores
         visible = Signal(QUERY_LANES)
         ahead = Signal(signed(25))
-        m.d.comb += ahead.eq(self.token - self.position)  # above the slot: a later token
+        m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
         m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
-        scored = delay_valid(m, working & self.keys & step.last_beat, at_score, "scored")
+        scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
         seen = delay(m, visible, at_score, "seen")
         exponent = delay(m, value_exponent, at_score, "value_exponent")
         for q, score in enumerate(scores):
             shown = scored & seen[q]
             m.d.comb += [
-                self.score_keys[32 * q : 32 * (q + 1)].eq(Mux(shown, order_key(score), 0)),
-                self.value_exponents[5 * q : 5 * (q + 1)].eq(Mux(shown, exponent, 0)),
+                self.scores.score_keys[32 * q : 32 * (q + 1)].eq(Mux(shown, order_key(score), 0)),
+                self.scores.value_exponents[5 * q : 5 * (q + 1)].eq(Mux(shown, exponent, 0)),
             ]
 
         m.d.comb += [
@@ -148,7 +169,7 @@ class AttentionPort(Component):
         rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])
         m.submodules.probabilities = rounds
         put, take = rounds.write_port(granularity=1), rounds.read_port()
-        replaced = delay_valid(m, self.weighing & softmax.work, at_scaled, "replaced")
+        replaced = delay_valid(m, self.work.weighing & softmax.work, at_scaled, "replaced")
         written_lane = Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane")
         m.d.comb += [
             put.addr.eq(delay(m, Cat(softmax.parity, softmax.number), at_scaled, "probability_index")),
@@ -158,7 +179,7 @@ class AttentionPort(Component):
         ]
         assert at_scaled + 1 == self.WRITTEN
         used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
-        using = delay_valid(m, working & self.values, 1, "using")
+        using = delay_valid(m, working & self.phase.values, 1, "using")
         m.d.sync += self.probability.eq(Mux(using, used, 0))
         return m
 
@@ -167,11 +188,11 @@ class AttentionPort(Component):
 
         The kept ones come one cycle after the step, the others with it.
         """
-        machine, step = self.machine, self.kv_step
+        machine, step = self.machine, self.lockstep.kv_step
         header = [Signal(machine.port_bits, name=f"header_{i}") for i in range(HeadShapes(machine).most_header_beats)]
         for i, register in enumerate(header):
-            with m.If(self.working & step.header & (step.header_number == i)):
-                m.d.sync += register.eq(self.kv_beat)
+            with m.If(self.work.working & step.header & (step.header_number == i)):
+                m.d.sync += register.eq(self.work.kv_beat)
         fields = Cat(header).word_select(step.kv_head, 16)
         key, value = fields[:5], fields[8:13]
         m.submodules.value_exponents = kept = Memory(shape=5, depth=self.words, init=[], attrs={"ram_style": "block"})
@@ -179,7 +200,7 @@ class AttentionPort(Component):
         m.d.comb += [
             write.addr.eq(first),
             write.data.eq(value),
-            write.en.eq(working & self.keys & step.first_beat & (step.block == 0)),
+            write.en.eq(working & self.phase.keys & step.first_beat & (step.block == 0)),
             read.addr.eq(first),
             softmax_read.addr.eq(softmax_first),
         ]
@@ -187,9 +208,9 @@ class AttentionPort(Component):
 
     def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
-        raw = registered(m, self.kv_beat, "raw")
+        raw = registered(m, self.work.kv_beat, "raw")
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(self.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
+        m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
         for k in range(self.machine.kv_lanes):
             aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
             m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)
@@ -198,12 +219,12 @@ class AttentionPort(Component):
 
     def _scores(self, m: Module, working: Value, key_exponent: Value) -> list[Value]:
         """FP32 scores of the four queries: dots summed over the head's beats, rounded once."""
-        machine, step = self.machine, self.kv_step
+        machine, step = self.machine, self.lockstep.kv_step
         at_dot, bits, shapes = Slice.dot_latency(machine), Slice.dot_bits(machine), HeadShapes(machine)
         which = delay(m, step.block, at_dot, "which")
         first = delay(m, step.first_beat, at_dot, "first")
-        dotted = delay_valid(m, working & self.keys, at_dot, "dotted")
-        scoring = delay_valid(m, working & self.keys & step.last_beat, at_dot + 1, "scoring")
+        dotted = delay_valid(m, working & self.phase.keys, at_dot, "dotted")
+        scoring = delay_valid(m, working & self.phase.keys & step.last_beat, at_dot + 1, "scoring")
         lanes = delay(m, step.lanes, at_dot + 1, "scoring_lanes")
         offset = delay(m, key_exponent, at_dot, "dot_exponent")
         results, saturated = [], []
@@ -216,7 +237,7 @@ class AttentionPort(Component):
             with m.If(dotted):
                 m.d.sync += kept[which].eq(running)
             exponent = Signal(signed(12), name=f"exponent_{q}")
-            own = delay(m, self.query_exponents[8 * q : 8 * (q + 1)], at_dot - 1, f"query_exponent_{q}")
+            own = delay(m, self.lockstep.query_exponents[8 * q : 8 * (q + 1)], at_dot - 1, f"query_exponent_{q}")
             m.d.sync += exponent.eq(own + offset - (ALIGNED_BIAS + KV_BIAS))
             m.submodules[f"convert_{q}"] = convert = FromInteger(sum_bits)
             m.d.comb += [
@@ -232,9 +253,9 @@ class AttentionPort(Component):
     def _probability(self, m: Module, score: Value, stored_exponent: Value) -> tuple[Value, int]:
         """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step)."""
         m.submodules.subtract = subtract = Add()
-        m.d.comb += [subtract.a.eq(self.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
+        m.d.comb += [subtract.a.eq(self.lockstep.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
         hidden = score[23:31] == 255
-        shift = self.shared_exponent - stored_exponent  # not negative where visible
+        shift = self.lockstep.shared_exponent - stored_exponent  # not negative where visible
         distance = subtract.z
         exponent, mantissa = distance[23:31], Cat(distance[:23], Const(1, 1))
         fixed = Signal(7 + FRACTION_BITS)
@@ -247,13 +268,13 @@ class AttentionPort(Component):
         at_exp2 = 1 + Add.LATENCY + 1 + Quadratic.LATENCY
         whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY, "whole")
         gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 1, "hidden")
-        gone |= ~delay_valid(m, self.weighing & self.softmax_step.work, at_exp2, "weighed")
+        gone |= ~delay_valid(m, self.work.weighing & self.lockstep.softmax_step.work, at_exp2, "weighed")
         drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
         # Half up: the bit below the last kept one is added.
         kept = Cat(Const(0, 1), exp2.y) >> Mux(drop > 32, 32, drop)[:6]
-        m.d.sync += self.weight.eq(Mux(gone, 0, (kept >> 1) + kept[0]))
+        m.d.sync += self.scores.weight.eq(Mux(gone, 0, (kept >> 1) + kept[0]))
         assert at_exp2 + 1 == self.WEIGHT_LATENCY
-        moved = Cat(Const(0, 1), self.weight) >> delay(m, shift[:5], at_exp2, "shift")
+        moved = Cat(Const(0, 1), self.scores.weight) >> delay(m, shift[:5], at_exp2, "shift")
         scaled = Signal(32)
         m.d.sync += scaled.eq((moved >> 1) + moved[0])
         return scaled, at_exp2 + 2

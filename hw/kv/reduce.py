@@ -6,93 +6,81 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, pipelined_tree
-from hw.kv.port import AttentionPort, from_key
+from hw.component import Bundle, Component, given, gives
+from hw.kv.phases import Phase
+from hw.kv.port import EXPONENT_BITS, AttentionPort, Scores, from_key
+from hw.kv.port_sum import PortSum
 from hw.kv.query import query_depth
-from hw.kv.walk import KvStep, SoftmaxStep
+from hw.kv.softmax import SoftmaxRound
+from hw.kv.walk import Round
 from hw.library import Library
-from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
+from hw.pe.dot import WEIGHTED_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
 
 SUM_BITS = 58  # sum of p' v: 25 + 17 + 15 bits and sign
 TOTAL_BITS = 41  # sum of p
-EXPONENT_BITS = 5
 
 
 def larger(a: Value, b: Value) -> Value:
     return Mux(a > b, a, b)
 
 
-class PortSum(Component):
-    """Exact sum of one element's weighted values over all ports: products_p (in), sum (out), a register per tree level."""
+def lane_of(words: Sequence[Value], width: int, lane: int) -> list[Value]:
+    """Lane ``lane`` of every word, lanes ``width`` bits wide."""
+    return [word[width * lane : width * (lane + 1)] for word in words]
+
+
+class ReducedRead(Bundle):
+    """Reads of what was reduced, seen by who reads when no phase is under way."""
 
     def __init__(self, machine: Machine) -> None:
-        self.ports = machine.ports
-        bits = WEIGHTED_BITS + (machine.ports - 1).bit_length()
-        super().__init__({**{f"product_{p}": In(WEIGHTED_BITS) for p in range(machine.ports)}, "sum": Out(bits)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        total, _ = adder_tree(m, [getattr(self, f"product_{p}").as_signed() for p in range(self.ports)])
-        m.d.comb += self.sum.eq(total)
-        return m
+        number = bits_for_index(query_depth(machine))
+        self.read_number = gives(number, "query word to read")
+        self.read_lane = gives(2, "its lane")
+        self.total = given(TOTAL_BITS, "sum of the query's probabilities, a cycle later")
+        self.exponent = given(EXPONENT_BITS, "largest exponent of V that it saw, with that")
+        self.sum_address = gives(number, "number of (head, beat, block) whose sums to read")
+        self.sum_lane = gives(2, "their lane")
+        self.sums = given(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
+        super().__init__()
 
 
 class Reduction(Component):
     """Trees over the ports and accumulators behind them, all exact, so that no order matters.
 
-    All ports take the same step, so what they deliver together belongs to the same query. Members: step, first_round,
-    softmax_step, softmax_first_round (in), keys, values (in, levels); score_keys_p, value_exponents_p, weight_p, products_p (in,
-    of port p); maximum, exponent (out: of the previous cycle's softmax step, or of ``read_number`` and ``read_lane`` when
-    not in the values' phase); total
-    (out, of the same); sum_address, sum_lane (in: number of (head, beat, block) and lane), sums (out, one cycle later); settled (out:
-    everything given is in).
+    All ports take the same step, so what they deliver together belongs to the same query.
+
+    Latency: 1 cycle from an address to what stands there; what the ports deliver is in when ``settled``. Throughput: a step of either
+    kind per cycle.
+
+    Parameters:
+        machine: the machine.
+        library: takes the modules that occur once per element.
     """
 
     def __init__(self, machine: Machine, library: Library) -> None:
         self.machine, self.library = machine, library
-        number = bits_for_index(query_depth(machine))
-        members = {}
-        for p in range(machine.ports):
-            members |= {
-                f"score_keys_{p}": In(32 * QUERY_LANES),
-                f"value_exponents_{p}": In(EXPONENT_BITS * QUERY_LANES),
-                f"weight_{p}": In(PROBABILITY_BITS),
-                f"products_{p}": In(WEIGHTED_BITS * machine.kv_lanes),
-            }
-        super().__init__(
-            {
-                **members,
-                "step": In(KvStep(machine)),
-                "first_round": In(1),
-                "sum_number": In(number),
-                "keys": In(1),
-                "softmax_step": In(SoftmaxStep(machine)),
-                "softmax_first_round": In(1),
-                "values": In(1),
-                "read_number": In(number),
-                "read_lane": In(2),
-                "sum_address": In(number),
-                "sum_lane": In(2),
-                "maximum": Out(32),
-                "exponent": Out(EXPONENT_BITS),
-                "total": Out(TOTAL_BITS),
-                "sums": Out(SUM_BITS * machine.kv_lanes),
-                "settled": Out(1),
-            }
-        )
-
-    def _ports(self, name: str, width: int, lane: int) -> Sequence[Value]:
-        return [getattr(self, f"{name}_{p}")[width * lane : width * (lane + 1)] for p in range(self.machine.ports)]
+        ports = range(machine.ports)
+        self.scores = [given(Scores(), f"port {p}", f"{{}}_{p}") for p in ports]
+        self.products = [given(WEIGHTED_BITS * machine.kv_lanes, f"port {p}'s weighted values") for p in ports]
+        self.phase = given(Phase(), "phase", "{}")
+        self.round = given(Round(machine), "what the ports do")
+        self.softmax = given(SoftmaxRound(machine), "the probabilities that they make")
+        self.reduced = given(ReducedRead(machine), "reads of sums", "{}")
+        self.maximum = gives(32, "largest score of the last cycle's softmax step, or of the query to read; FP32")
+        self.settled = gives(1, "everything given is in")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         latest = max(self._maxima(m), self._totals(m), self._sums(m)) + 1
         quiet = Signal(range(latest + 1))
-        with m.If(self.step.work | self.step.header | self.softmax_step.work | ~(self.keys | self.values)):
+        with m.If(
+            self.round.step.work | self.round.step.header | self.softmax.step.work | ~(self.phase.keys | self.phase.values)
+        ):
             m.d.sync += quiet.eq(0)
         with m.Elif(quiet != latest):
             m.d.sync += quiet.eq(quiet + 1)
@@ -101,45 +89,46 @@ class Reduction(Component):
 
     def _maxima(self, m: Module) -> int:
         """Largest score and V exponent per query; returns the cycles from a step until they are in."""
-        step, lanes = self.step, range(QUERY_LANES)
+        step, lanes = self.round.step, range(QUERY_LANES)
+        keys, exponents = [port.score_keys for port in self.scores], [port.value_exponents for port in self.scores]
         pieces = []
         depth = 0
         for q in lanes:
-            for name, width in (("score_keys", 32), ("value_exponents", EXPONENT_BITS)):
-                value, depth = pipelined_tree(m, self._ports(name, width, q), larger, f"{name}_{q}_")
+            for name, members, width in (("score_keys", keys, 32), ("value_exponents", exponents, EXPONENT_BITS)):
+                value, depth = pipelined_tree(m, lane_of(members, width, q), larger, f"{name}_{q}_")
                 pieces.append(value)
         at = AttentionPort.score_latency(self.machine) + depth
         memory = Memory(shape=(32 + EXPONENT_BITS) * QUERY_LANES, depth=query_depth(self.machine), init=[])
         m.submodules.maxima = memory
         write, old, read = memory.write_port(), memory.read_port(domain="comb"), memory.read_port()
-        first = delay(m, self.first_round, at, "maxima_first")
+        first = delay(m, self.round.first, at, "maxima_first")
         bounds = [0]
         for piece in pieces:
             bounds.append(bounds[-1] + len(piece))
         m.d.comb += [
             old.addr.eq(delay(m, step.number, at, "maxima_number")),
             write.addr.eq(old.addr),
-            write.en.eq(delay_valid(m, step.work & self.keys & step.last_beat, at, "maxima_valid")),
+            write.en.eq(delay_valid(m, step.work & self.phase.keys & step.last_beat, at, "maxima_valid")),
             write.data.eq(
                 Cat(
                     Mux(first, piece, larger(piece, old.data[a:b]))
                     for piece, a, b in zip(pieces, bounds, bounds[1:], strict=False)
                 )
             ),
-            read.addr.eq(Mux(self.values, self.softmax_step.number, self.read_number)),
+            read.addr.eq(Mux(self.phase.values, self.softmax.step.number, self.reduced.read_number)),
         ]
-        lane = delay(m, Mux(self.values, self.softmax_step.lane, self.read_lane), 1, "read_lane")
+        lane = delay(m, Mux(self.phase.values, self.softmax.step.lane, self.reduced.read_lane), 1, "read_lane")
         word = Signal(32 + EXPONENT_BITS)
         m.d.comb += [
             word.eq(read.data.word_select(lane, 32 + EXPONENT_BITS)),
             self.maximum.eq(from_key(word[:32])),
-            self.exponent.eq(word[32:]),
+            self.reduced.exponent.eq(word[32:]),
         ]
         return at
 
     def _totals(self, m: Module) -> int:
-        step = self.softmax_step
-        weight, depth = adder_tree(m, self._ports("weight", PROBABILITY_BITS, 0), "weight")
+        step = self.softmax.step
+        weight, depth = adder_tree(m, [port.weight for port in self.scores], "weight")
         at = AttentionPort.WEIGHT_LATENCY + depth
         memory = Memory(shape=TOTAL_BITS, depth=QUERY_LANES * query_depth(self.machine), init=[])
         m.submodules.totals = memory
@@ -147,32 +136,32 @@ class Reduction(Component):
         m.d.comb += [
             old.addr.eq(delay(m, Cat(step.lane, step.number), at, "total_address")),
             write.addr.eq(old.addr),
-            write.data.eq(weight + Mux(delay(m, self.softmax_first_round, at, "total_first"), 0, old.data)),
+            write.data.eq(weight + Mux(delay(m, self.softmax.first, at, "total_first"), 0, old.data)),
             write.en.eq(delay_valid(m, step.work, at, "total_valid")),
-            read.addr.eq(Cat(self.read_lane, self.read_number)),
-            self.total.eq(read.data),
+            read.addr.eq(Cat(self.reduced.read_lane, self.reduced.read_number)),
+            self.reduced.total.eq(read.data),
         ]
         return at
 
     def _sums(self, m: Module) -> int:
         """The same sum is read one cycle before it is written; a round takes at least two."""
-        step, machine = self.step, self.machine
+        step, machine = self.round.step, self.machine
         added = []
         depth = (machine.ports - 1).bit_length()
         for k in range(machine.kv_lanes):
-            products = self._ports("products", WEIGHTED_BITS, k)
+            products = lane_of(self.products, WEIGHTED_BITS, k)
             if machine.ports == 1:
                 added.append(products[0].as_signed())
                 continue
             m.submodules[f"port_sum_{k}"] = unit = self.library.use("port_sum", lambda: PortSum(machine), f"port_sum_{k}")
-            m.d.comb += [getattr(unit, f"product_{p}").eq(product) for p, product in enumerate(products)]
+            m.d.comb += [port.eq(product) for port, product in zip(unit.product, products, strict=True)]
             added.append(unit.sum.as_signed())
         at = Slice.product_latency(machine) + depth
         memory = Memory(shape=SUM_BITS * machine.kv_lanes, depth=QUERY_LANES * query_depth(machine), init=[])
         m.submodules.sums = memory
         write, read = memory.write_port(), memory.read_port()
-        address = delay(m, Cat(step.lane, self.sum_number), at - 1, "sum_address")
-        first = delay(m, self.first_round, at, "sum_first")
+        address = delay(m, Cat(step.lane, self.round.sum_number), at - 1, "sum_address")
+        first = delay(m, self.round.first, at, "sum_first")
         sums = []
         for k, value in enumerate(added):
             old = Mux(first, 0, read.data[SUM_BITS * k : SUM_BITS * (k + 1)])
@@ -180,10 +169,10 @@ class Reduction(Component):
             m.d.comb += total.eq(value + old.as_signed())
             sums.append(total)
         m.d.comb += [
-            read.addr.eq(Mux(self.values, address, Cat(self.sum_lane, self.sum_address))),
+            read.addr.eq(Mux(self.phase.values, address, Cat(self.reduced.sum_lane, self.reduced.sum_address))),
             write.addr.eq(delay(m, address, 1, "sum_written")),
             write.data.eq(Cat(sums)),
-            write.en.eq(delay_valid(m, step.work & self.values, at, "sum_valid")),
-            self.sums.eq(read.data),
+            write.en.eq(delay_valid(m, step.work & self.phase.values, at, "sum_valid")),
+            self.reduced.sums.eq(read.data),
         ]
         return at

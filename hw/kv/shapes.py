@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hw.arithmetic.pipeline import count_shape
+from hw.component import Bundle, gives
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -16,7 +17,7 @@ class HeadShapes:
         kv_heads, query_group, head_dim: as in the configuration registers.
         blocks: largest number of blocks of four queries per KV head.
         head_beats: beats of a head. header_beats: of an entry's header. kv_words: of an entry's K (or V).
-        key_beats: of header and K. entry_words: score words of an entry. kv_entry: its size in address units.
+        key_beats: beats of header and K. entry_words: score words of an entry. kv_entry: its size in address units.
         most_head_beats, most_header_beats: the largest values of two of them.
     """
 
@@ -32,3 +33,27 @@ class HeadShapes:
         self.key_beats = count_shape(entry.key_beats)
         self.entry_words = count_shape(machine.kv_heads * self.blocks)
         self.kv_entry = count_shape(entry.size // ADDRESS_UNIT)
+
+
+class Heads(Bundle):
+    """The running model's heads and entries."""
+
+    def __init__(self, machine: Machine) -> None:
+        shapes = HeadShapes(machine)
+        self.kv_heads = gives(shapes.kv_heads, "KV heads")
+        self.query_group = gives(shapes.query_group, "queries per KV head")
+        self.head_dim = gives(shapes.head_dim, "elements of a head")
+        self.head_beats = gives(shapes.head_beats, "beats of a head: of K, of V, words of a query")
+        self.header_beats = gives(shapes.header_beats, "beats of an entry's header")
+        self.kv_words = gives(shapes.kv_words, "beats of an entry's K (or V): words of a query over all KV heads")
+        self.key_beats = gives(shapes.key_beats, "beats of header and K")
+        super().__init__()
+
+
+class Pool(Bundle):
+    """Where entries lie, the same in every port's memory."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.base = gives(32, "address of the pool, 64-byte units")
+        self.entry = gives(HeadShapes(machine).kv_entry, "size of an entry, 64-byte units")
+        super().__init__()

@@ -1,25 +1,17 @@
-"""Walks attention in lockstep over all ports: rounds of one entry per port, heads, beats, queries; probabilities beside it."""
+"""Walks attention in lockstep over all ports: rounds of one entry per port, heads, beats, queries."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
-from hw.kv.query import query_depth
-from hw.kv.shapes import HeadShapes
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Bundle, Component, given, gives
+from hw.kv.blocks import Listed, block_of, lowest
+from hw.kv.phases import Phase
+from hw.kv.query import QueryRead, query_depth
+from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import QUERY_LANES, Machine
-
-
-class Block(data.StructLayout):
-    """Four queries of every KV head. lanes: which exist. base: of their words in the query memory."""
-
-    def __init__(self, machine: Machine) -> None:
-        slot = bits_for_index(machine.tokens)
-        super().__init__(
-            {"lanes": QUERY_LANES, "base": bits_for_index(query_depth(machine)), "slots": data.ArrayLayout(slot, QUERY_LANES)}
-        )
 
 
 class KvStep(data.StructLayout):
@@ -53,17 +45,16 @@ class KvStep(data.StructLayout):
         )
 
 
-class SoftmaxStep(data.StructLayout):
-    """One probability per port in one cycle: of a lane of query word ``number``; the fields are those of :class:`KvStep`."""
+class Round(Bundle):
+    """What all ports do in one cycle of a round of keys or values."""
 
     def __init__(self, machine: Machine) -> None:
-        number = bits_for_index(query_depth(machine))
-        super().__init__({"work": 1, "entry_end": 1, "lane": 2, "number": number, "number_first": number, "parity": 1})
-
-
-def lowest(mask: Signal) -> Mux:
-    """Index of the lowest set bit of four."""
-    return Mux(mask[0], 0, Mux(mask[1], 1, Mux(mask[2], 2, 3)))
+        self.step = gives(KvStep(machine), "the step")
+        self.first = gives(1, "the round is the phase's first")
+        self.sum_number = gives(
+            bits_for_index(query_depth(machine)), "number of the step's (head, beat, block) within the entry"
+        )
+        super().__init__()
 
 
 class KvWalk(Component):
@@ -72,60 +63,42 @@ class KvWalk(Component):
     The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A head's
     values wait for its probabilities.
 
-    Members: keys, values (in, levels: the phase); pending (in, per port: an entry waits), beats_ready (in, per port),
-    last_entries (in: no entry will come that is not pending); kv_heads, head_beats, header_beats, block_count, block_k (in);
-    weighed (in: the next head's probabilities are there); step, active (out: ports in the round), query_address, exponent_address
-    (out), sum_number (out: number of (head, beat, block) within the entry), first_round (out), head_end, round_end (out: of values or keys), idle (out:
-    between rounds).
+    Latency: 1 cycle from ``pending`` to a round's first step, none from ``beats_ready`` to a step. Throughput: a step per cycle, a
+    cycle between rounds.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        shapes = HeadShapes(machine)
-        self.blocks = shapes.blocks
-        address = bits_for_index(query_depth(machine))
-        super().__init__(
-            {
-                "keys": In(1),
-                "values": In(1),
-                "pending": In(machine.ports),
-                "beats_ready": In(machine.ports),
-                "last_entries": In(1),
-                "weighed": In(1),
-                "kv_heads": In(shapes.kv_heads),
-                "head_beats": In(shapes.head_beats),
-                "header_beats": In(shapes.header_beats),
-                "block_count": In(count_shape(self.blocks)),
-                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
-                "step": Out(KvStep(machine)),
-                "active": Out(machine.ports),
-                "query_address": Out(address),
-                "exponent_address": Out(address),
-                "sum_number": Out(address),
-                "first_round": Out(1),
-                "head_end": Out(1),
-                "round_end": Out(1),
-                "idle": Out(1),
-            }
-        )
+        self.phase = given(Phase(), "phase", "{}")
+        self.pending = given(machine.ports, "per port: an entry of the phase waits or is worked on")
+        self.beats_ready = given(machine.ports, "per port: its next beat is there")
+        self.last_entries = given(1, "no entry will come that is not pending")
+        self.weighed = given(1, "the probabilities of the next head of values are there")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.listed = given(Listed(machine), "blocks of queries")
+        self.round = gives(Round(machine), "what the ports do")
+        self.active = gives(machine.ports, "ports in the round")
+        self.query = gives(QueryRead(machine), "what the step needs of the queries a cycle later")
+        self.head_end = gives(1, "a head's last step")
+        self.round_end = gives(1, "the round's last step")
+        self.idle = gives(1, "between rounds")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step = self.step
-        layout = Block(self.machine)
-        in_phase = self.keys | self.values
+        step, heads, listed = self.round.step, self.heads, self.listed
+        in_phase = self.phase.keys | self.phase.values
         running, active = Signal(), Signal.like(self.active)
-        header_left, header_number = Signal.like(self.header_beats), Signal.like(self.header_beats)
-        kv_head, beat = Signal.like(self.kv_heads), Signal.like(self.head_beats)
-        block = Signal(bits_for_index(self.blocks))
+        header_left, header_number = Signal.like(heads.header_beats), Signal.like(heads.header_beats)
+        kv_head, beat = Signal.like(heads.kv_heads), Signal.like(heads.head_beats)
+        block = Signal.like(step.block)
         number_first, word, word_first = (
             Signal.like(step.number),
-            Signal.like(self.query_address),
-            Signal.like(self.query_address),
+            Signal.like(self.query.word),
+            Signal.like(self.query.word),
         )
         left, parity = Signal(QUERY_LANES), Signal()
-        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
-        present = layout(table[block])
+        present = block_of(listed, block)
 
         # Rounds
         full = self.pending.all()
@@ -135,19 +108,22 @@ class KvWalk(Component):
             m.d.sync += [
                 running.eq(1),
                 active.eq(self.pending),
-                header_left.eq(Mux(self.keys, self.header_beats, 0)),
-                left.eq(layout(table[0]).lanes),
-                *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.sum_number)),
+                header_left.eq(Mux(self.phase.keys, heads.header_beats, 0)),
+                left.eq(block_of(listed, 0).lanes),
+                *(
+                    s.eq(0)
+                    for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.round.sum_number)
+                ),
             ]
         # Steps
-        ready = running & ((active & ~self.beats_ready) == 0) & (self.keys | self.weighed)
+        ready = running & ((active & ~self.beats_ready) == 0) & (self.phase.keys | self.weighed)
         header = header_left != 0
         work = Signal()
         following = left & (left - 1)  # lanes behind the present one
-        last_lane = self.keys | ~following[:QUERY_LANES].any()
-        last_block = block == self.block_count - 1
-        last_beat = beat == self.head_beats - 1
-        last_head = kv_head == self.kv_heads - 1
+        last_lane = self.phase.keys | ~following[:QUERY_LANES].any()
+        last_block = block == listed.count - 1
+        last_beat = beat == heads.head_beats - 1
+        last_head = kv_head == heads.kv_heads - 1
         beat_end = work & last_lane & last_block
         entry_end = beat_end & last_beat & last_head
         m.d.comb += [
@@ -167,8 +143,8 @@ class KvWalk(Component):
             step.number.eq(number_first + block),
             step.number_first.eq(number_first),
             step.parity.eq(parity),
-            self.query_address.eq(present.base + word),
-            self.exponent_address.eq(present.base + word_first),
+            self.query.word.eq(present.base + word),
+            self.query.head.eq(present.base + word_first),
             self.head_end.eq(beat_end & last_beat),
             self.round_end.eq(entry_end),
         ]
@@ -181,8 +157,8 @@ class KvWalk(Component):
             with m.If(last_lane):
                 m.d.sync += [
                     block.eq(next_block),
-                    left.eq(layout(table[next_block]).lanes),
-                    self.sum_number.eq(self.sum_number + 1),
+                    left.eq(block_of(listed, next_block).lanes),
+                    self.round.sum_number.eq(self.round.sum_number + 1),
                 ]
         with m.If(beat_end):
             m.d.sync += [beat.eq(beat + 1), word.eq(word + 1)]
@@ -190,95 +166,11 @@ class KvWalk(Component):
                 m.d.sync += [
                     beat.eq(0),
                     kv_head.eq(kv_head + 1),
-                    number_first.eq(number_first + self.block_count),
+                    number_first.eq(number_first + listed.count),
                     word_first.eq(word + 1),
                 ]
         with m.If(entry_end):
-            m.d.sync += [running.eq(0), self.first_round.eq(0), parity.eq(~parity)]
+            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(~parity)]
         with m.If(~in_phase):
-            m.d.sync += [self.first_round.eq(1), parity.eq(0)]
-        return m
-
-
-class SoftmaxWalk(Component):
-    """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
-
-    Members: values (in, level: the phase), serial (in); left (in, per port: entries without probabilities), chosen (in, per port: which is next); kv_heads,
-    block_count, block_k (in); written (in: a head's probabilities are in memory), head_end, round_end (in: of values); step,
-    head_weighed (out: a head's last step), active (out: ports in the round), weighed (out: the next head of values has its
-    probabilities), first_round, idle (out).
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        shapes = HeadShapes(machine)
-        self.blocks = shapes.blocks
-        super().__init__(
-            {
-                "values": In(1),
-                "serial": In(1),
-                "left": In(machine.ports),
-                "chosen": In(machine.ports),
-                "kv_heads": In(shapes.kv_heads),
-                "block_count": In(count_shape(self.blocks)),
-                **{f"block_{k}": In(Block(machine)) for k in range(self.blocks)},
-                "written": In(1),
-                "head_end": In(1),
-                "round_end": In(1),
-                "step": Out(SoftmaxStep(machine)),
-                "head_weighed": Out(1),
-                "active": Out(machine.ports),
-                "weighed": Out(1),
-                "first_round": Out(1),
-                "idle": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        step, layout = self.step, Block(self.machine)
-        running, active, parity = Signal(), Signal.like(self.active), Signal()
-        kv_head, block, left = Signal.like(self.kv_heads), Signal(bits_for_index(self.blocks)), Signal(QUERY_LANES)
-        number_first = Signal.like(step.number)
-        table = Array(getattr(self, f"block_{k}").as_value() for k in range(self.blocks))
-        # Rounds started here and not ended there; heads written here and not ended there.
-        under_way, ready = Signal(2), Signal(len(self.kv_heads) + 1)
-        settled = self.left.any() & ((self.left & ~self.chosen) == 0)
-        start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < 2)
-        following = left & (left - 1)
-        last_lane = ~following[:QUERY_LANES].any()
-        last_block, last_head = block == self.block_count - 1, kv_head == self.kv_heads - 1
-        next_block = Signal.like(block)
-        m.d.comb += [
-            next_block.eq(Mux(last_block, 0, block + 1)),
-            self.active.eq(active),
-            self.idle.eq(~running),
-            self.weighed.eq(ready != 0),
-            self.head_weighed.eq(running & last_lane & last_block),
-            step.work.eq(running),
-            step.entry_end.eq(running & last_lane & last_block & last_head),
-            step.lane.eq(lowest(left)),
-            step.number.eq(number_first + block),
-            step.number_first.eq(number_first),
-            step.parity.eq(parity),
-        ]
-        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.head_end)]
-        with m.If(start):
-            m.d.sync += [
-                running.eq(1),
-                active.eq(self.left),
-                left.eq(layout(table[0]).lanes),
-                *(s.eq(0) for s in (kv_head, block, number_first)),
-            ]
-        with m.Elif(running):
-            m.d.sync += left.eq(following)
-            with m.If(last_lane):
-                m.d.sync += [block.eq(next_block), left.eq(layout(table[next_block]).lanes)]
-                with m.If(last_block):
-                    m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + self.block_count)]
-        with m.If(step.entry_end):
-            m.d.sync += [running.eq(0), self.first_round.eq(0), parity.eq(~parity)]
-        with m.If(~self.values):
-            m.d.sync += [s.eq(0) for s in (under_way, ready, parity)]
-            m.d.sync += self.first_round.eq(1)
+            m.d.sync += [self.round.first.eq(1), parity.eq(0)]
         return m

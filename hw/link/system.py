@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import connect
 
+from hw.component import Component, given, gives
+from hw.control.host import ADDRESS_BITS
 from hw.emit import TOP, component_verilog, overlay_verilog
+from hw.library import pins
 from hw.link.link import HostLink
-from hw.memory.axi import Axi4
+from hw.memory.axi import Axi4, AxiLite
 from hw.memory.block_ram import BlockRam
-from hw.overlay import HOST_PORTS
 from skipopu.errors import ConfigError
 from skipopu.machine.config import Machine
 
@@ -19,8 +21,11 @@ SYSTEM = "system"
 class System(Component):
     """The overlay of a machine with one port, its memory in block RAM, and a serial line to the host.
 
-    Parameters: machine (one port; its ``memory_bytes`` are the block RAM), baud (of the line at first).
-    Members: rx (in), tx (out): the line.
+    Latency and throughput: the overlay's.
+
+    Parameters:
+        machine: has one port; its ``memory_bytes`` are the block RAM.
+        baud: of the line at first.
     """
 
     def __init__(self, machine: Machine, baud: int) -> None:
@@ -31,7 +36,9 @@ class System(Component):
             )
         self.machine, self.clock_hz = machine, round(machine.clock_mhz * 1e6)
         self.divisor = round(self.clock_hz / baud)
-        super().__init__({"rx": In(1), "tx": Out(1, init=1)})
+        self.rx = given(1, "the line from the host")
+        self.tx = gives(1, "the line to the host", init=1)
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -39,15 +46,10 @@ class System(Component):
         m.submodules.link = link = HostLink(machine.memory_bytes, self.clock_hz, self.divisor)
         m.submodules.memory = memory = BlockRam(machine, machine.memory_bytes)
         m.d.comb += [link.rx.eq(self.rx), self.tx.eq(link.tx)]
-        for name in ("valid", "write", "address", "data"):
-            m.d.comb += getattr(memory, f"access_{name}").eq(getattr(link, f"access_{name}"))
-        m.d.comb += [link.access_ready.eq(memory.access_ready), link.access_result.eq(memory.access_result)]
+        connect(m, link.access, memory.access)
         ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal() | link.reset}
-        for name in HOST_PORTS:
-            outwards = link.signature.members[f"host_{name}"].flow is Out
-            ports[f"{'i' if outwards else 'o'}_host_{name}"] = getattr(link, f"host_{name}")
-        for name, member in Axi4(machine.port_bits).members.items():
-            ports[f"{'o' if member.flow is Out else 'i'}_port0_{name}"] = getattr(memory, f"port_{name}")
+        ports |= pins(AxiLite(ADDRESS_BITS).flip(), link.host, "host_")
+        ports |= pins(Axi4(machine.port_bits), memory.port, "port0_")
         m.submodules.overlay = Instance(TOP, **ports)
         return m
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream
 from amaranth.lib.cdc import FFSynchronizer
-from amaranth.lib.wiring import Component, In, Out
 
+from hw.component import Component, given, gives
 from skipopu.link import BREAK
 
 DIVISOR_BITS = 16
@@ -16,16 +16,17 @@ FRAME_BITS = 10  # start, eight data bits, stop
 class UartReceiver(Component):
     """Bytes from a line. Each bit is sampled in its middle; a byte without a stop bit is dropped.
 
-    A byte that comes while the last one still waits replaces nothing: it is lost. Latency: half a bit behind the stop bit's start.
+    A byte that comes while the last one still waits replaces nothing: it is lost.
 
-    Members: line (in, asynchronous, idle high), divisor (in: cycles per bit, at least 4), bytes (out stream), broken (out: the line
-    has been low for :data:`skipopu.link.BREAK` cycles).
+    Latency: half a bit behind the stop bit's start, and 3 cycles. Throughput: the line's.
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            {"line": In(1), "divisor": In(DIVISOR_BITS), "bytes": Out(stream.Signature(8)), "broken": Out(1)},
-        )
+        self.line = given(1, "the line: asynchronous, idle high")
+        self.divisor = given(DIVISOR_BITS, "cycles per bit, at least 4")
+        self.bytes = gives(stream.Signature(8), "bytes that came")
+        self.broken = gives(1, "the line has been low for :data:`skipopu.link.BREAK` cycles")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -59,13 +60,15 @@ class UartReceiver(Component):
 class UartTransmitter(Component):
     """Bytes to a line.
 
-    Members: line (out, registered, idle high), divisor (in: cycles per bit), bytes (in stream), idle (out: nothing is under way).
+    Latency: 1 cycle from a byte to its start bit. Throughput: a byte per ten bits and a cycle.
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            {"line": Out(1, init=1), "divisor": In(DIVISOR_BITS), "bytes": In(stream.Signature(8)), "idle": Out(1)},
-        )
+        self.line = gives(1, "the line: registered, idle high", init=1)
+        self.divisor = given(DIVISOR_BITS, "cycles per bit")
+        self.bytes = given(stream.Signature(8), "bytes to send")
+        self.idle = gives(1, "nothing is under way")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
+from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import Axi4
 from skipopu.machine.config import Machine
 
@@ -23,32 +23,42 @@ def powers_of_two(depth: int) -> list[int]:
     return [1 << bit for bit in reversed(range(depth.bit_length())) if depth >> bit & 1]
 
 
+class WordAccess(Bundle):
+    """Single 32-bit words of a memory, one at a time."""
+
+    def __init__(self) -> None:
+        self.valid = gives(1, "an access is wanted; it stands until it is ready")
+        self.write = gives(1, "of writing")
+        self.address = gives(32, "byte address, inside the memory")
+        self.data = gives(WORD_BITS, "word to write")
+        self.ready = given(1, "done, for a cycle")
+        self.result = given(WORD_BITS, "the word read, with it")
+        super().__init__()
+
+
 class BlockRam(Component):
-    """An AXI4 slave with ``size`` bytes, and a second way in for single words.
+    """An AXI4 slave with ``size`` bytes, and a second way in for single words, between bursts.
 
-    Reads: a beat per cycle, bursts without a gap, in order. Writes: one burst at a time, a beat per cycle. Beats beyond ``size``
-    answer a decode error and write nothing. INCR bursts of full beats only, as :func:`hw.memory.axi.Axi4` says.
+    Writes: one burst at a time. Beats beyond ``size`` answer a decode error and write nothing. INCR bursts of full beats only, as
+    :class:`hw.memory.axi.Axi4` says.
 
-    Members: port_* (AXI4 slave); access_valid, access_write, access_address (byte address, below ``size``), access_data (in),
-    access_ready (out for one cycle, with access_result): one 32-bit word, between bursts.
+    Latency: :data:`LATENCY` cycles from an address to its first beat, 2 from an access to the word read, none to a word written.
+    Throughput: a beat per cycle either way, read bursts without a gap and in order.
+
+    Parameters:
+        machine: whose port it is.
+        size: bytes, a multiple of a beat.
     """
 
     def __init__(self, machine: Machine, size: int) -> None:
         self.machine, self.size = machine, size
-        super().__init__(
-            {
-                **{f"port_{name}": member for name, member in Axi4(machine.port_bits).flip().members.items()},
-                "access_valid": In(1),
-                "access_write": In(1),
-                "access_address": In(32),
-                "access_data": In(WORD_BITS),
-                "access_ready": Out(1),
-                "access_result": Out(WORD_BITS),
-            }
-        )
+        self.port = given(Axi4(machine.port_bits), "AXI4 slave", "port_{}")
+        self.access = given(WordAccess(), "single words", "access_{}")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        port, access = self.port, self.access
         bits, beat = self.machine.port_bits, self.machine.beat_bytes
         words = bits // WORD_BITS
         low = (beat - 1).bit_length()
@@ -74,27 +84,27 @@ class BlockRam(Component):
             with m.If(selected >> within == start >> within):
                 m.d.comb += read_data.eq(read.data)
             start += size
-        which = self.access_address[2:low]
+        which = access.address[2:low]
 
         # Reads: address, memory, output register; all of them stand while an answer waits.
         moves = Signal()
-        m.d.comb += moves.eq(~self.port_rvalid | self.port_rready)
-        address, left, name = Signal(len(self.port_araddr) - low), Signal(9), Signal(2)
+        m.d.comb += moves.eq(~port.rvalid | port.rready)
+        address, left, name = Signal(len(port.araddr) - low), Signal(9), Signal(2)
         mine = Signal()  # the access's turn
         accepts = (left == 0) | ((left == 1) & moves)
         fetched = Signal()  # a beat leaves the memory
         reading = Signal(2)  # the access's, in memory and behind it
         m.d.comb += [
-            mine.eq(self.access_valid & ~self.access_write & (left == 0) & ~fetched & ~self.port_rvalid & ~reading.any()),
-            self.port_arready.eq(accepts & ~mine & ~reading.any()),
-            read_address.eq(Mux(mine, self.access_address >> low, address)),
+            mine.eq(access.valid & ~access.write & (left == 0) & ~fetched & ~port.rvalid & ~reading.any()),
+            port.arready.eq(accepts & ~mine & ~reading.any()),
+            read_address.eq(Mux(mine, access.address >> low, address)),
             read_enable.eq(moves | mine),
         ]
-        taken = self.port_arvalid & self.port_arready
+        taken = port.arvalid & port.arready
         with m.If(moves & (left != 0)):
             m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
         with m.If(taken):
-            m.d.sync += [address.eq(self.port_araddr >> low), left.eq(self.port_arlen + 1), name.eq(self.port_arid)]
+            m.d.sync += [address.eq(port.araddr >> low), left.eq(port.arlen + 1), name.eq(port.arid)]
         outside, last, answered = Signal(), Signal(), Signal(2)
         with m.If(moves):
             m.d.sync += [
@@ -102,51 +112,51 @@ class BlockRam(Component):
                 outside.eq(address >= depth),
                 last.eq(left == 1),
                 answered.eq(name),
-                self.port_rvalid.eq(fetched),
-                self.port_rdata.eq(read_data),
-                self.port_rresp.eq(Mux(outside, DECODE_ERROR, 0)),
-                self.port_rlast.eq(last),
-                self.port_rid.eq(answered),
+                port.rvalid.eq(fetched),
+                port.rdata.eq(read_data),
+                port.rresp.eq(Mux(outside, DECODE_ERROR, 0)),
+                port.rlast.eq(last),
+                port.rid.eq(answered),
             ]
         m.d.sync += reading.eq(Cat(mine, reading[0]))
-        m.d.sync += self.access_result.eq(read_data.word_select(which, WORD_BITS) if words > 1 else read_data)
+        m.d.sync += access.result.eq(read_data.word_select(which, WORD_BITS) if words > 1 else read_data)
 
         # Writes
-        target, missing, tag = Signal(len(self.port_awaddr) - low), Signal(), Signal(2)
+        target, missing, tag = Signal(len(port.awaddr) - low), Signal(), Signal(2)
         storing = Signal()
         m.d.comb += [
             write_address.eq(target),
-            write_data.eq(self.port_wdata),
-            self.port_bid.eq(tag),
-            self.port_bresp.eq(Mux(missing, DECODE_ERROR, 0)),
-            self.access_ready.eq(reading[1] | storing),
+            write_data.eq(port.wdata),
+            port.bid.eq(tag),
+            port.bresp.eq(Mux(missing, DECODE_ERROR, 0)),
+            access.ready.eq(reading[1] | storing),
         ]
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.access_valid & self.access_write):
+                with m.If(access.valid & access.write):
                     m.d.comb += [
                         storing.eq(1),
-                        write_address.eq(self.access_address >> low),
-                        write_data.eq(Cat(self.access_data for _ in range(words))),
+                        write_address.eq(access.address >> low),
+                        write_data.eq(Cat(access.data for _ in range(words))),
                         write_enable.eq(15 << (which << 2) if words > 1 else 15),
                     ]
                 with m.Else():
-                    m.d.comb += self.port_awready.eq(1)
-                    with m.If(self.port_awvalid):
-                        m.d.sync += [target.eq(self.port_awaddr >> low), tag.eq(self.port_awid), missing.eq(0)]
+                    m.d.comb += port.awready.eq(1)
+                    with m.If(port.awvalid):
+                        m.d.sync += [target.eq(port.awaddr >> low), tag.eq(port.awid), missing.eq(0)]
                         m.next = "DATA"
             with m.State("DATA"):
-                m.d.comb += self.port_wready.eq(1)
-                with m.If(self.port_wvalid):
+                m.d.comb += port.wready.eq(1)
+                with m.If(port.wvalid):
                     with m.If(target < depth):
-                        m.d.comb += write_enable.eq(self.port_wstrb)
+                        m.d.comb += write_enable.eq(port.wstrb)
                     with m.Else():
                         m.d.sync += missing.eq(1)
                     m.d.sync += target.eq(target + 1)
-                    with m.If(self.port_wlast):
+                    with m.If(port.wlast):
                         m.next = "RESPONSE"
             with m.State("RESPONSE"):
-                m.d.comb += self.port_bvalid.eq(1)
-                with m.If(self.port_bready):
+                m.d.comb += port.bvalid.eq(1)
+                with m.If(port.bready):
                     m.next = "IDLE"
         return m

@@ -5,9 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Bundle, Component, given, gives
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
 
@@ -23,10 +23,20 @@ class WordWrite(data.StructLayout):
         super().__init__({"address": ELEMENT_ADDRESS_BITS, "data": 32 * lanes, "enable": lanes, "slot": slot})
 
 
-def lane_of(machine: Machine, address: Signal) -> Signal | Const:
+def lane_of(machine: Machine, address: Value) -> Value:
     """Lane of an element index within its word (0 when words have one lane)."""
     bits = machine.vector_lanes.bit_length() - 1
     return address[:bits] if bits else Const(0, 1)
+
+
+class BufferRead(Bundle):
+    """A reader's view of the buffer."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.address = gives(ELEMENT_ADDRESS_BITS, "index of any element of the word")
+        self.enable = gives(1, "read it")
+        self.data = given(32 * machine.vector_lanes, "the whole word, a cycle later, until the next read")
+        super().__init__()
 
 
 READERS = (
@@ -37,36 +47,26 @@ READERS = (
 
 
 class Buffer(Component):
-    """Reads have one cycle of latency. The array and the attention unit write without waiting (never both at once), the vector
-    unit waits for a free cycle.
+    """The array and the attention unit write without waiting (never both at once), the vector unit waits for a free cycle.
 
-    Members: read_k_address (element index; the whole word returns one cycle later as read_k_data), read_k_enable; word write
-    streams ``array``, ``attention`` and ``vector``; written_valid, written, written_by (out: the write that is taking place, of which unit); ``range``
-    (out): an address was beyond the buffer, with the unit's bit.
+    Latency: 1 cycle from an address to its data, and from a write to a read that sees it. Throughput: a read per reader and a
+    write per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        word = WordWrite(machine)
-        members = {}
-        for k in range(len(READERS)):
-            members |= {
-                f"read_{k}_address": In(ELEMENT_ADDRESS_BITS),
-                f"read_{k}_enable": In(1),
-                f"read_{k}_data": Out(32 * machine.vector_lanes),
-            }
-        super().__init__(
-            {
-                **members,
-                "array": In(stream.Signature(word)),
-                "attention": In(stream.Signature(word)),
-                "vector": In(stream.Signature(word)),
-                "written_valid": Out(1),
-                "written_by": Out(2),
-                "written": Out(word),
-                "range": Out(3),
-            }
-        )
+        word, read = WordWrite(machine), BufferRead(machine)
+        self.reads = [
+            given(read, f"reader {k}, of unit {unit.name.lower()}", f"read_{k}_{{}}") for k, unit in enumerate(READERS)
+        ]
+        self.array = given(stream.Signature(word), "words of the array unit")
+        self.attention = given(stream.Signature(word), "words of the attention unit")
+        self.vector = given(stream.Signature(word), "words of the vector unit")
+        self.written_valid = gives(1, "a write is taking place")
+        self.written_by = gives(2, "of which unit")
+        self.written = gives(word, "that write")
+        self.range = gives(3, "an address was beyond the buffer, by unit")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -75,11 +75,10 @@ class Buffer(Component):
         m.submodules.memory = memory = Memory(shape=32 * lanes, depth=machine.buffer // lanes, init=[])
         beyond = [Signal(name=f"beyond_{unit.name.lower()}") for unit in Unit]
         overruns: list[list[Value]] = [[] for _ in Unit]
-        for k, unit in enumerate(READERS):
-            address, enable = getattr(self, f"read_{k}_address"), getattr(self, f"read_{k}_enable")
+        for unit, read in zip(READERS, self.reads, strict=True):
             port = memory.read_port()
-            m.d.comb += [port.addr.eq(address[shift:]), getattr(self, f"read_{k}_data").eq(port.data), port.en.eq(enable)]
-            overruns[unit].append(enable & (address >= machine.buffer))
+            m.d.comb += [port.addr.eq(read.address[shift:]), read.data.eq(port.data), port.en.eq(read.enable)]
+            overruns[unit].append(read.enable & (read.address >= machine.buffer))
         write = memory.write_port(granularity=32)
         outside = Signal()
         blocked: Value = Const(0, 1)

@@ -6,88 +6,52 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import connect, flipped
 
+from hw.component import Component, given, gives, pass_on, passes
 from hw.control.issue import Issue, field
-from hw.pe.sequencer import Sequencer, TokenSlots
-from hw.vector.epilogue import EpilogueUnit
+from hw.pe.epilogue import EpilogueUnit
+from hw.pe.sequencer import Sequencer
+from hw.pe.tile import Tile
+from hw.pe.tokens import TokenSlots
 from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 
 
 class ArrayUnit(Component):
-    """Executes MATMUL on ``tiles``, whose slices it drives.
+    """Executes MATMUL on ``tiles``, whose slices it drives. Latency and throughput: its units'.
 
-    Members: active, instruction (in), done, digest (out); beats_p (in stream: weights of port p); group (in); exponent (in:
-    of the activation read); streaming, waiting_weights, waiting_drain, started (out: a
-    product with weights starts), saturated (out). The epilogue's buffer, rotary and
-    argmax members and the sequencer's activation addresses are passed through.
+    Parameters:
+        machine: the machine.
+        tiles: of the ports; submodules of another unit.
     """
 
-    EPILOGUE = (
-        "inverse_rms",
-        "half_head",
-        "rope_slot",
-        "rope_word",
-        "rope_data",
-        "rope_enable",
-        "read_address",
-        "read_enable",
-        "read_data",
-        "write_valid",
-        "write",
-        "activation",
-        "parameter",
-        "pause",
-        "last_slot",
-        "chunk",
-        "best_token",
-        "finish",
-        "aligned",
-        "draining",
-        "done",
-        "digest",
-    )
-    SEQUENCER = (
-        "inner",
-        "activation_slot",
-        "activation_word",
-        "activation_group",
-        "streaming",
-        "waiting_weights",
-        "waiting_drain",
-    )
-    BROADCAST = ("take", "step", "wide")
-
-    def __init__(self, machine: Machine, tiles: Sequence[object]) -> None:
+    def __init__(self, machine: Machine, tiles: Sequence[Tile]) -> None:
         self.machine, self.tiles = machine, tiles
-        self.sequencer = Sequencer(machine)
-        self.epilogue = EpilogueUnit(machine)
-        members = {name: self.epilogue.signature.members[name] for name in self.EPILOGUE}
-        members |= {name: self.sequencer.signature.members[name] for name in self.SEQUENCER}
-        members |= {f"beats_{p}": In(stream.Signature(machine.port_bits)) for p in range(machine.ports)}
-        super().__init__(
-            {
-                **members,
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "group": In(10),
-                "exponent": In(8),
-                "started": Out(1),
-                "saturated": Out(1),
-            }
-        )
+        self.inner_sequencer, self.inner_epilogue = walk, drain = Sequencer(machine), EpilogueUnit(machine)
+        own = [drain.active, drain.start, drain.instruction, drain.token_count, drain.token, drain.slot, drain.finished]
+        rounds = [drain.round_done, drain.round_bank, drain.round_ports, drain.round_last, drain.drained, drain.drained_bank]
+        slices = [drain.drain_address, drain.drain_even, drain.drain_odd, drain.saturated]
+        self.epilogue = passes(drain, without=[*own, *rounds, *slices])
+        read = [walk.inner, walk.activation_slot, walk.activation_word, walk.activation_group]
+        self.sequencer = passes(walk, only=[*read, walk.streaming, walk.waiting_weights, walk.waiting_drain])
+        self.beats = [given(stream.Signature(machine.port_bits), f"weights of port {p}") for p in range(machine.ports)]
+        self.active = given(1, "the instruction runs")
+        self.instruction = given(Issue(machine), "a MATMUL, while active")
+        self.group = given(10, "weights per group")
+        self.exponent = given(8, "of the activations read, two cycles after their address")
+        self.started = gives(1, "a product with weights starts")
+        self.saturated = gives(1, "a number was beyond FP32")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sequencer, epilogue = self.sequencer, self.epilogue
+        sequencer, epilogue = self.inner_sequencer, self.inner_epilogue
         m.submodules.sequencer, m.submodules.epilogue = sequencer, epilogue
         m.submodules.step_slots = step_slots = TokenSlots(self.machine)
         m.submodules.drain_slots = drain_slots = TokenSlots(self.machine)
-        for unit, names in ((epilogue, self.EPILOGUE), (sequencer, self.SEQUENCER)):
-            for name in names:
-                inner, outer = getattr(unit, name), getattr(self, name)
-                m.d.comb += outer.eq(inner) if unit.signature.members[name].flow is Out else inner.eq(outer)
+        pass_on(m, epilogue, self.epilogue)
+        pass_on(m, sequencer, self.sequencer)
         # Lists first, then the walk.
         begin, start, running = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -97,7 +61,7 @@ class ArrayUnit(Component):
         ]
         with m.If(begin):
             m.d.sync += running.eq(1)
-        with m.If(self.done):
+        with m.If(epilogue.done):
             m.d.sync += running.eq(0)
         for slots, user in ((step_slots, sequencer), (drain_slots, epilogue)):
             m.d.comb += [
@@ -108,32 +72,33 @@ class ArrayUnit(Component):
                 user.token_count.eq(slots.count),
                 user.instruction.eq(self.instruction),
                 user.start.eq(start),
-                user.active.eq(running & ~start),
             ]
         m.d.comb += [
             sequencer.group.eq(self.group),
             sequencer.drained.eq(epilogue.drained),
             sequencer.drained_bank.eq(epilogue.drained_bank),
+            epilogue.active.eq(running & ~start),
             epilogue.finished.eq(sequencer.finished),
+            epilogue.round_done.eq(sequencer.rounds.done),
+            epilogue.round_bank.eq(sequencer.rounds.bank),
+            epilogue.round_ports.eq(sequencer.rounds.ports),
+            epilogue.round_last.eq(sequencer.rounds.last),
         ]
-        for name in ("round_done", "round_bank", "round_ports", "round_last"):
-            m.d.comb += getattr(epilogue, name).eq(getattr(sequencer, name))
-        for p, tile in enumerate(self.tiles):
-            beats = getattr(self, f"beats_{p}")
+        for p, (tile, beats) in enumerate(zip(self.tiles, self.beats, strict=True)):
+            connect(m, flipped(beats), tile.slice.beats)
             m.d.comb += [
-                tile.beats.valid.eq(beats.valid),
-                tile.beats.payload.eq(beats.payload),
-                beats.ready.eq(tile.beats.ready),
                 sequencer.weights_ready[p].eq(beats.valid),
-                tile.taking.eq(sequencer.taking_ports[p]),
-                tile.active.eq(sequencer.active_ports[p]),
-                tile.exponent.eq(self.exponent),
-                tile.drain_address.eq(epilogue.drain_address),
-                *(getattr(tile, name).eq(getattr(sequencer, name)) for name in self.BROADCAST),
+                tile.slice.taking.eq(sequencer.taking_ports[p]),
+                tile.slice.active.eq(sequencer.active_ports[p]),
+                tile.slice.exponent.eq(self.exponent),
+                tile.slice.drain_address.eq(epilogue.drain_address),
+                tile.slice.take.eq(sequencer.take),
+                tile.slice.step.eq(sequencer.step),
+                tile.slice.format.eq(sequencer.format),
             ]
         m.d.comb += [
-            epilogue.drain_even.eq(Cat(tile.drain_even for tile in self.tiles)),
-            epilogue.drain_odd.eq(Cat(tile.drain_odd for tile in self.tiles)),
+            epilogue.drain_even.eq(Cat(tile.slice.drain_even for tile in self.tiles)),
+            epilogue.drain_odd.eq(Cat(tile.slice.drain_odd for tile in self.tiles)),
             self.saturated.eq(epilogue.saturated | Cat(tile.slice_saturated for tile in self.tiles).any()),
         ]
         return m

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import adder_tree, delay
+from hw.component import Component, given, gives
 from hw.pe import multiplier
+from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.multiplier import multiply
 from skipopu.machine.config import QUERY_LANES
 from skipopu.numerics.align import ALIGNED_BITS
@@ -16,7 +18,7 @@ PROBABILITY_BITS = FRACTION_BITS + 1
 WEIGHTED_BITS = PROBABILITY_BITS + ALIGNED_BITS  # of one p * v
 
 
-class PackedDot(Elaboratable):
+class PackedDot(Component):
     """``lanes`` multipliers with two packed weights each, or one wide operand each, and trees over the halves of the products.
 
     Weights: a beat's nibbles are the first or the second member of a pair; the complete pair meets ``activation`` two cycles
@@ -25,10 +27,12 @@ class PackedDot(Elaboratable):
     quarter of the lanes per query; ``dots`` are the quarters' sums, ``dot_latency`` cycles after the operands. With
     ``values`` the first quarter multiplies elements by one probability; ``products`` follow after PRODUCT_LATENCY.
 
-    Attributes:
+    Latency: ``latency`` and ``dot_latency``, as above. Throughput: a set of operands per cycle.
+
+    Parameters:
+        lanes: multipliers.
+        primitive: "27x18" or "18x18".
         bits: of aligned numbers; 18 in the machine, fewer in studies.
-        beat, first, second, wide (INT8: the first member is a digit without sign), activation, keys, values, element,
-        probability: in. lower, upper, dots, products: out.
     """
 
     PRODUCT_LATENCY = 1 + multiplier.LATENCY  # operand registers, multiplier
@@ -39,12 +43,20 @@ class PackedDot(Elaboratable):
         self.probability_bits = min(PROBABILITY_BITS, spacing(bits) + WEIGHT_BITS - 1)
         weighted = self.probability_bits + bits
         total = bits + WEIGHT_BITS + (lanes - 1).bit_length()
-        self.beat, self.first, self.second, self.wide = Signal(4 * lanes), Signal(), Signal(), Signal()
-        self.activation, self.element = Signal(bits * lanes), Signal(bits * self.quarter)
-        self.keys, self.values, self.probability = Signal(), Signal(), Signal(self.probability_bits)
-        self.lower, self.upper = Signal(signed(total)), Signal(signed(total))
-        self.dots = Signal(self.dot_bits(lanes, bits) * QUERY_LANES)
-        self.products = Signal(weighted * self.quarter)
+        self.beat = given(4 * lanes, "a weight per lane")
+        self.first = given(1, "keep the beat as the pair's first members")
+        self.second = given(1, "it is the second members, the pair is complete")
+        self.format = given(FORMAT_BITS, "of the weights")
+        self.activation = given(bits * lanes, "operand of every lane")
+        self.element = given(bits * self.quarter, "of an entry, shared by the quarters")
+        self.keys = given(1, "lanes multiply activations by elements")
+        self.values = given(1, "the first quarter multiplies elements by the probability")
+        self.probability = given(self.probability_bits, "with the elements")
+        self.lower = gives(signed(total), "sum of the first members' products")
+        self.upper = gives(signed(total), "sum of the second members' products")
+        self.dots = gives(self.dot_bits(lanes, bits) * QUERY_LANES, "sums of the quarters' products")
+        self.products = gives(weighted * self.quarter, "the first quarter's products")
+        super().__init__()
 
     @staticmethod
     def dot_bits(lanes: int, bits: int = ALIGNED_BITS) -> int:
@@ -74,16 +86,17 @@ class PackedDot(Elaboratable):
     def _lane(self, m: Module, i: int, kept: Signal) -> Value:
         """One multiplier; returns its product."""
         bits, distance = self.bits, spacing(self.bits)
-        # A complete pair: lower nibble, its sign, upper weight less the lower one's borrow.
+        # A complete pair: lower weight, its sign apart, upper weight less the lower one's borrow.
         lower, sign, upper = (
             Signal(4, name=f"lower_{i}", reset_less=True),
             Signal(name=f"sign_{i}", reset_less=True),
             Signal(signed(WEIGHT_BITS), name=f"upper_{i}", reset_less=True),
         )
         nibble = kept[4 * i : 4 * i + 4]
-        below = nibble[3] & ~self.wide
+        first = integer(m, nibble, self.format, 0, f"first_{i}")
+        second = integer(m, self.beat[4 * i : 4 * i + 4], self.format, 1, f"second_{i}")
         with m.If(self.second):
-            m.d.sync += [lower.eq(nibble), sign.eq(below), upper.eq(self.beat[4 * i : 4 * i + 4].as_signed() - below)]
+            m.d.sync += [lower.eq(first[:4]), sign.eq(first[4]), upper.eq(second - first[4])]
         held = delay(m, Cat(lower, sign, upper), 2, f"held_{i}")
         weight = Cat(held[:5], held[4].replicate(distance - 5), held[5:]).as_signed()
         k = i % self.quarter

@@ -5,18 +5,19 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.component import Component, given, gives
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
+from hw.pe.formats import FORMAT_BITS, two_digits
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
 
-# A group's sum over its beats: 512 products of an 18-bit activation with one operand; with both digits of INT8.
+# A group's sum over its beats: 512 products of an 18-bit activation with one operand; with both digits of a row.
 ROW_SUM_BITS = ALIGNED_BITS + WEIGHT_BITS + 9
 SUM_BITS = ALIGNED_BITS + 8 + 9
 
@@ -64,7 +65,7 @@ class Step(data.StructLayout):
 class Slice(Component):
     """``port_bits / 4`` multipliers of 27 x 18 bits behind one memory port.
 
-    Weights: a beat of one row and a beat of its neighbour (INT4), or a row's two digits (INT8), form a pair; each
+    Weights: a beat of one row and a beat of its neighbour, or a row's two digits, form a pair; each
     multiplier holds one nibble of either and multiplies both by one activation per cycle. Two trees sum the halves of the
     products exactly; per group and row the integer is scaled, rounded once to FP32 and added to the output's accumulator
     ``latency`` - 1 cycles after the group's last step. The same accumulator is updated at most every 8 cycles; the adder
@@ -74,37 +75,36 @@ class Slice(Component):
     elements; ``dots`` are the quarters' exact sums, ``dot_latency`` cycles after the step. With ``values`` the first quarter
     multiplies the elements by one probability; ``products`` follow ``product_latency`` cycles after the step.
 
-    Members: beats (in stream), take, taking, wide (in: INT8), step, active (in: this slice takes part), activation, exponent
-    (in, two cycles after the step), keys, values (in, levels), element, probability (in, two cycles after the step);
-    drain_address (in: bank, pair, token), drain_even, drain_odd (out: accumulators of rows 2 * pair and 2 * pair + 1 one
-    cycle later); dots, products, saturated (out).
+    Latency: ``latency`` from a group's last step to its accumulators, ``dot_latency`` and ``product_latency`` for attention.
+    Throughput: a beat and a step per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.depth = 1 << self.drain_address_bits(machine)
-        super().__init__(
-            {
-                "beats": In(stream.Signature(machine.port_bits)),
-                "take": In(Take(machine)),
-                "taking": In(1),
-                "wide": In(1),
-                "step": In(Step(machine)),
-                "active": In(1),
-                "activation": In(ALIGNED_BITS * machine.weight_lanes),
-                "exponent": In(8),
-                "keys": In(1),
-                "values": In(1),
-                "element": In(ALIGNED_BITS * machine.kv_lanes),
-                "probability": In(PROBABILITY_BITS),
-                "drain_address": In(self.drain_address_bits(machine)),
-                "drain_even": Out(32),
-                "drain_odd": Out(32),
-                "dots": Out(self.dot_bits(machine) * QUERY_LANES),
-                "products": Out(WEIGHTED_BITS * machine.kv_lanes),
-                "saturated": Out(1),
-            }
+        self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
+        self.take = given(Take(machine), "what to do with the next beat, if this slice takes one")
+        self.taking = given(1, "this slice takes the next beat")
+        self.format = given(FORMAT_BITS, "of the weights")
+        self.step = given(Step(machine), "what to multiply")
+        self.active = given(1, "this slice takes part in the step")
+        self.activation = given(
+            ALIGNED_BITS * machine.weight_lanes, "mantissas, two cycles after the step; of queries with ``keys``"
         )
+        self.exponent = given(8, "their group's exponent, with them")
+        self.keys = given(1, "attention multiplies queries by keys")
+        self.values = given(1, "attention multiplies probabilities by values")
+        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
+        self.probability = given(PROBABILITY_BITS, "of the entry, with them")
+        self.drain_address = given(
+            self.drain_address_bits(machine), "accumulators to read: token, pair of rows, bank from below"
+        )
+        self.drain_even = gives(32, "of the pair's first row, FP32, a cycle later")
+        self.drain_odd = gives(32, "of its second row")
+        self.dots = gives(self.dot_bits(machine) * QUERY_LANES, "sums of a query's products each")
+        self.products = gives(WEIGHTED_BITS * machine.kv_lanes, "probability times elements")
+        self.saturated = gives(1, "a sum was beyond FP32")
+        super().__init__()
 
     @staticmethod
     def drain_address_bits(machine: Machine) -> int:
@@ -145,12 +145,17 @@ class Slice(Component):
             dot.beat.eq(self.beats.payload),
             dot.first.eq(self.taking & take.first),
             dot.second.eq(self.taking & take.second),
-            *(getattr(dot, n).eq(getattr(self, n)) for n in ("wide", "activation", "keys", "values", "element", "probability")),
+            dot.format.eq(self.format),
+            dot.activation.eq(self.activation),
+            dot.keys.eq(self.keys),
+            dot.values.eq(self.values),
+            dot.element.eq(self.element),
+            dot.probability.eq(self.probability),
             self.dots.eq(dot.dots),
             self.products.eq(dot.products),
         ]
         at_total = self.product_latency(machine) + (machine.weight_lanes - 1).bit_length() + 1
-        is_wide = self.wide
+        digits = two_digits(self.format)
 
         # Sums over the group's beats, per token
         token = delay(m, step.token, at_total, "token")
@@ -163,7 +168,7 @@ class Slice(Component):
             with m.If(delay_valid(m, working, at_total, f"{name}_working")):
                 m.d.sync += kept[token].eq(running)
             sums.append(running)
-        whole = sums[0] + (sums[1] << 4)  # INT8: lower digit + 16 * upper digit
+        whole = sums[0] + (sums[1] << 4)  # two digits: lower + 16 * upper
 
         # Scale, round, accumulate: rows 2 * pair and 2 * pair + 1 side by side
         address = Cat(step.token, step.row[1:], step.bank)
@@ -171,7 +176,7 @@ class Slice(Component):
         for parity, total in enumerate(sums):
             name = ("even", "odd")[parity]
             group_sum = Signal(signed(SUM_BITS), name=f"{name}_group_sum")
-            m.d.sync += group_sum.eq(Mux(is_wide, whole, total))
+            m.d.sync += group_sum.eq(Mux(digits, whole, total))
             scale = delay(m, scales[parity], at_total + 1, f"{name}_scale")
             mantissa = Cat(scale[:10], scale[10:15] != 0, Const(0, 1)).as_signed()
             scaled = Signal(signed(SUM_BITS + 12), name=f"{name}_scaled")
@@ -183,7 +188,7 @@ class Slice(Component):
             )
             at_scaled = at_total + 2
             m.submodules[f"convert_{name}"] = convert = FromInteger(SUM_BITS + 12)
-            here = working & step.last_beat & (~is_wide | (step.row[0] == parity))
+            here = working & step.last_beat & (~digits | (step.row[0] == parity))
             valid = delay_valid(m, here, at_scaled, f"{name}_valid")
             m.d.comb += [convert.mantissa.eq(scaled), convert.exponent.eq(exponent), convert.valid.eq(valid)]
 
@@ -213,7 +218,7 @@ class Slice(Component):
         return m
 
     def _take_scales(self, m: Module) -> list[Value]:
-        """The pair's two scales: of its first and second row (INT8: of its only row, twice)."""
+        """The pair's two scales: of its first and second row (two digits: of its only row, twice)."""
         take = self.take
         scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(SCALES_PER_WORD)]
         per_beat = self.machine.kv_lanes
@@ -226,6 +231,6 @@ class Slice(Component):
             own = Array(scales)[take.scale_index]
             m.d.sync += [
                 of_pair[0].eq(own),
-                of_pair[1].eq(Mux(self.wide, own, Array(scales[1::2])[take.scale_index[1:]])),
+                of_pair[1].eq(Mux(two_digits(self.format), own, Array(scales[1::2])[take.scale_index[1:]])),
             ]
         return list(of_pair)

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module
-from amaranth.lib.wiring import Component, Out
 
+from hw.component import Component, gives, pass_on, passes
 from hw.kv.port import AttentionPort
 from hw.pe.slice import Slice
 from skipopu.machine.config import Machine
 
-WITHIN = ("element", "probability", "dots")  # between the two
-
 
 class Tile(Component):
-    """Members: those of :class:`hw.pe.slice.Slice` and :class:`hw.kv.port.AttentionPort`, less what runs between them.
+    """The ports of :class:`hw.pe.slice.Slice` and :class:`hw.kv.port.AttentionPort`, less what runs between them.
 
-    The slice's ``saturated`` is ``slice_saturated`` here.
+    Latency and throughput: theirs.
     """
 
     def __init__(self, machine: Machine) -> None:
-        self.slice, self.port = Slice(machine), AttentionPort(machine)
-        members = {k: v for k, v in self.slice.signature.members.items() if k not in (*WITHIN, "saturated")}
-        members |= {k: v for k, v in self.port.signature.members.items() if k not in WITHIN}
-        super().__init__({**members, "slice_saturated": Out(1)})
+        self.inner_slice, self.inner_attention = unit, port = Slice(machine), AttentionPort(machine)
+        between = [unit.keys, unit.values, unit.element, unit.probability, unit.dots, unit.saturated]
+        self.slice = passes(unit, without=between)
+        self.attention = passes(port, without=[port.element, port.probability, port.dots])
+        self.slice_saturated = gives(1, "a sum of the slice was beyond FP32")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.slice, m.submodules.attention = self.slice, self.port
-        for unit in (self.slice, self.port):
-            for name, member in unit.signature.members.items():
-                if name not in self.signature.members:
-                    continue
-                inner, outer = getattr(unit, name), getattr(self, name)
-                if member.is_signature:
-                    forward, backward = (inner, outer) if member.flow is Out else (outer, inner)
-                    m.d.comb += [
-                        backward.valid.eq(forward.valid),
-                        backward.payload.eq(forward.payload),
-                        forward.ready.eq(backward.ready),
-                    ]
-                else:
-                    m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        m.submodules.slice, m.submodules.attention = unit, port = self.inner_slice, self.inner_attention
+        pass_on(m, unit, self.slice)
+        pass_on(m, port, self.attention)
         m.d.comb += [
-            self.slice.element.eq(self.port.element),
-            self.slice.probability.eq(self.port.probability),
-            self.port.dots.eq(self.slice.dots),
-            self.slice_saturated.eq(self.slice.saturated),
+            unit.keys.eq(self.attention.phase.keys),
+            unit.values.eq(self.attention.phase.values),
+            unit.element.eq(port.element),
+            unit.probability.eq(port.probability),
+            port.dots.eq(unit.dots),
+            self.slice_saturated.eq(unit.saturated),
         ]
         return m

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Out, connect, flipped
 
+from hw.component import Component, given, gives
+from hw.control.host import ADDRESS_BITS
 from hw.emit import TOP, component_verilog, overlay_verilog
-from hw.library import Library
+from hw.library import Library, pins
 from hw.memory.axi import Axi4, AxiLite
 from hw.shell.bases import BASE_BITS, ShellRegisters
 from hw.shell.gearbox import MOST_BEATS, RATIO, Gearbox
@@ -21,8 +23,12 @@ PAGE_BITS = 12  # bases are multiples of a page, so that bursts stay inside page
 class Shell(Component):
     """The overlay of ``machine`` with base addresses and, with ``gearbox``, memory ports of half the width at their own clock.
 
-    Members: ap_clk, ap_rst_n (the overlay's clock and reset, low); with ``gearbox`` ap_clk_2, ap_rst_n_2 (the memory ports');
-    s_axi_control_* (AXI4-Lite slave, :mod:`skipopu.shell`); m_axi_NN_* (AXI4 masters).
+    Latency and throughput: the overlay's; see :class:`hw.shell.gearbox.Gearbox` and :class:`hw.shell.bases.ShellRegisters`.
+
+    Parameters:
+        machine: the machine.
+        gearbox: memory ports of half the width at their own clock.
+        library: holds the modules that repeat.
     """
 
     def __init__(self, machine: Machine, gearbox: bool, library: Library) -> None:
@@ -31,14 +37,15 @@ class Shell(Component):
                 f"machine {machine.name}: bursts of {max(machine.burst, machine.longest_write)} beats; the gearbox takes {MOST_BEATS}"
             )
         self.machine, self.gearbox, self.library = machine, gearbox, library
-        self.axi = Axi4(self.width(machine, gearbox), BASE_BITS).members
-        clocks = ("ap_clk", "ap_rst_n", *(("ap_clk_2", "ap_rst_n_2") if gearbox else ()))
-        members = {name: In(1) for name in clocks}
-        control = AxiLite(shell.ADDRESS_BITS).flip().members
-        members |= {f"s_axi_control_{name}": member for name, member in control.items()}
-        for p in range(machine.ports):
-            members |= {f"m_axi_{p:02}_{name}": member for name, member in self.axi.items()}
-        super().__init__(members)
+        self.ap_clk = given(1, "the overlay's clock")
+        self.ap_rst_n = given(1, "its reset, low")
+        if gearbox:
+            self.ap_clk_2 = given(1, "the memory ports' clock")
+            self.ap_rst_n_2 = given(1, "its reset, low")
+        self.control = given(AxiLite(shell.ADDRESS_BITS), "AXI4-Lite slave, see :mod:`skipopu.shell`", "s_axi_control_{}")
+        axi = Axi4(self.width(machine, gearbox), BASE_BITS)
+        self.axi = [gives(axi, f"AXI4 master of port {p}", f"m_axi_{p:02}_{{}}") for p in range(machine.ports)]
+        super().__init__()
 
     @staticmethod
     def width(machine: Machine, gearbox: bool) -> int:
@@ -48,42 +55,38 @@ class Shell(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        for name, clock, reset in (("sync", "ap_clk", "ap_rst_n"), ("memory", "ap_clk_2", "ap_rst_n_2")):
-            if hasattr(self, clock):
-                domain = ClockDomain(name)
-                m.domains += domain
-                stages = [Signal(name=f"{name}_reset_{k}", init=1, reset_less=True) for k in range(2)]
-                m.d[name] += Cat(stages).eq(Cat(~getattr(self, reset), stages[0]))
-                m.d.comb += [domain.clk.eq(getattr(self, clock)), domain.rst.eq(stages[-1])]
+        clocks = {"sync": (self.ap_clk, self.ap_rst_n)}
+        if self.gearbox:
+            clocks["memory"] = (self.ap_clk_2, self.ap_rst_n_2)
+        for name, (clock, reset) in clocks.items():
+            m.domains += ClockDomain(name)
+            stages = [Signal(name=f"{name}_reset_{k}", init=1, reset_less=True) for k in range(2)]
+            m.d[name] += Cat(stages).eq(Cat(~reset, stages[0]))
+            m.d.comb += [ClockSignal(name).eq(clock), ResetSignal(name).eq(stages[-1])]
         m.submodules.registers = registers = ShellRegisters(machine.ports)
-        for name, member in registers.control.members.items():
-            outer, inner = getattr(self, f"s_axi_control_{name}"), getattr(registers, f"control_{name}")
-            m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        connect(m, flipped(self.control), registers.control)
         ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal() | registers.reset}
-        for name, member in registers.host.members.items():
-            ports[f"{'i' if member.flow is Out else 'o'}_host_{name}"] = getattr(registers, f"host_{name}")
-        for p in range(machine.ports):
-            inner = Axi4(machine.port_bits).create(path=(f"port{p}",))
-            outer = {name: getattr(self, f"m_axi_{p:02}_{name}") for name in self.axi}
+        ports |= pins(AxiLite(ADDRESS_BITS).flip(), registers.host, "host_")
+        overlay_port = Axi4(machine.port_bits)
+        for p, outer in enumerate(self.axi):
+            inner = overlay_port.create(path=(f"port{p}",))
+            ports |= pins(overlay_port, inner, f"port{p}_")
             middle = outer
             if self.gearbox:
                 crossing = self.library.use(
                     "gearbox", lambda: Gearbox(machine.port_bits, BASE_BITS), f"gearbox_{p}", ("sync", "memory")
                 )
                 m.submodules[f"gearbox_{p}"] = crossing
-                for name, member in self.axi.items():
-                    narrow = getattr(crossing, f"narrow_{name}")
-                    m.d.comb += outer[name].eq(narrow) if member.flow is Out else narrow.eq(outer[name])
-                middle = {name: getattr(crossing, f"wide_{name}") for name in self.axi}
+                connect(m, flipped(outer), crossing.narrow)
+                middle = crossing.wide
             # A base has no bits inside a page.
-            page = getattr(registers, f"base_{p}")[PAGE_BITS:]
-            for name, member in self.axi.items():
-                signal = getattr(inner, name)
-                ports[f"{'o' if member.flow is Out else 'i'}_port{p}_{name}"] = signal
+            page = registers.base[p][PAGE_BITS:]
+            for name, member in overlay_port.members.items():
+                signal, other = getattr(inner, name), getattr(middle, name)
                 if name.endswith("addr"):
-                    m.d.comb += middle[name].eq(Cat(signal[:PAGE_BITS], (signal[PAGE_BITS:] + page)[: BASE_BITS - PAGE_BITS]))
+                    m.d.comb += other.eq(Cat(signal[:PAGE_BITS], (signal[PAGE_BITS:] + page)[: BASE_BITS - PAGE_BITS]))
                 else:
-                    m.d.comb += middle[name].eq(signal) if member.flow is Out else signal.eq(middle[name])
+                    m.d.comb += other.eq(signal) if member.flow is Out else signal.eq(other)
         m.submodules.overlay = Instance(TOP, **ports)
         return m
 

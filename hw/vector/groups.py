@@ -5,9 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, tree
+from hw.component import Bundle, Component, given, gives, level
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
 from skipopu.machine.config import Machine
 
@@ -30,32 +30,37 @@ class Group(data.StructLayout):
         )
 
 
+class Completed(Bundle):
+    """Groups on their way to the aligner, seen from the tracker."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.groups = gives(stream.Signature(Group(machine)), "complete groups")
+        self.flush = given(1, "level: close the slots' last groups")
+        self.flushed = gives(1, "they are closed, until flush falls")
+        self.empty = gives(1, "no group waits")
+        super().__init__()
+
+
 class GroupTracker(Component):
     """Counts the elements of every slot's present group and keeps their largest exponent.
 
-    Writes of a slot come in the order of its vector, whole words within one group; slots may take turns. Members: clear (in:
-    a new vector in every slot); write_valid, write (in: an accepted buffer write), group (in: elements per group), padded
-    (in: elements it takes in the target), flush (in: close the slots' last groups, a slot per cycle), flushed (out); groups
-    (out stream), pause (out: writes should stop soon), empty (out: no group waits).
+    Writes of a slot come in the order of its vector, whole words within one group; slots may take turns.
+
+    Latency: 3 cycles from the write that completes a group to ``groups``; tokens + 1 from flush to flushed. Throughput: a
+    write per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.depth = 2 * machine.tokens + 32
-        super().__init__(
-            {
-                "clear": In(1),
-                "write_valid": In(1),
-                "write": In(WordWrite(machine)),
-                "group": In(10),
-                "padded": In(11),
-                "flush": In(1),
-                "flushed": Out(1),
-                "groups": Out(stream.Signature(Group(machine))),
-                "pause": Out(1),
-                "empty": Out(1),
-            }
-        )
+        self.clear = given(1, "a new vector begins in every slot")
+        self.write_valid = given(1, "the buffer accepts a write that is to be aligned")
+        self.write = given(WordWrite(machine), "that write")
+        self.group = given(10, "elements per group")
+        self.padded = given(11, "elements that a group takes in the target")
+        self.completed = gives(Completed(machine), "to the aligner", "{}")
+        self.pause = gives(1, "writes should stop soon")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -106,19 +111,19 @@ class GroupTracker(Component):
         with m.If(self.clear):
             m.d.sync += [state.eq(Const(1 << layout["exponent"].offset, layout.size)) for state in states]
         # Flush: at most one group per slot, for which the FIFO always keeps room.
-        with m.If(self.flush & ~flushing & ~self.flushed):
+        with m.If(self.completed.flush & ~flushing & ~self.completed.flushed):
             m.d.sync += [flushing.eq(1), flush_slot.eq(0)]
         with m.Elif(flushing):
             m.d.sync += flush_slot.eq(flush_slot + 1)
             with m.If(flush_slot == machine.tokens - 1):
-                m.d.sync += [flushing.eq(0), self.flushed.eq(1)]
-        with m.If(~self.flush):
-            m.d.sync += self.flushed.eq(0)
+                m.d.sync += [flushing.eq(0), self.completed.flushed.eq(1)]
+        with m.If(~self.completed.flush):
+            m.d.sync += self.completed.flushed.eq(0)
         m.d.comb += [
-            self.groups.valid.eq(fifo.r_rdy),
-            self.groups.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.groups.ready),
-            self.pause.eq(fifo.level > machine.tokens),
-            self.empty.eq(fifo.level == 0),
+            self.completed.groups.valid.eq(fifo.r_rdy),
+            self.completed.groups.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.completed.groups.ready),
+            self.pause.eq(level(fifo) > machine.tokens),
+            self.completed.empty.eq(level(fifo) == 0),
         ]
         return m

@@ -4,48 +4,40 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
-from hw.control.issue import Issue, field
+from hw.component import Component, given, gives
+from hw.control.issue import field
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
+from hw.vector.unit import BufferRead, Task
 from skipopu.isa.spec import BUFFER_UNIT, STORE
 from skipopu.machine.config import Machine
 
 
 class StoreUnit(Component):
-    """One element every two cycles into beats of port 0; the last beat's unused bytes are not written.
+    """Packs the listed slots' elements into beats of port 0; the last beat's unused bytes are not written.
 
-    Members: active, instruction (in), done, digest, working, waiting (out, for the counters); buffer read port; runs, beats (out streams), written (in: the run
-    is in memory).
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 n + 1 from a run to its first beat of n elements, 5 from the last
+    slot's ``written`` to ``done``; 3 more for each slot that is not listed. Throughput: an element every 2 cycles, and a cycle for
+    each beat; a slot's run waits until the one before is in memory.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        super().__init__(
-            {
-                "active": In(1),
-                "instruction": In(Issue(machine)),
-                "done": Out(1),
-                "digest": Out(32),
-                "working": Out(1),
-                "waiting": Out(1),
-                "read_address": Out(ELEMENT_ADDRESS_BITS),
-                "read_enable": Out(1),
-                "read_data": In(32 * machine.vector_lanes),
-                "runs": Out(stream.Signature(Run(machine))),
-                "beats": Out(stream.Signature(WriteBeat(machine))),
-                "written": In(1),
-            }
-        )
+        self.task = given(Task(machine), "STORE to execute", "{}")
+        self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
+        self.runs = gives(stream.Signature(Run(machine)), "runs of beats to write, one per listed slot")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "their beats")
+        self.written = given(1, "the run is in memory")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        word = self.instruction.word
+        word = self.task.instruction.word
         elements = field(word, STORE, "elements")
         per_beat = machine.port_bits // 32
         beat_shift = (machine.beat_bytes - 1).bit_length()
@@ -55,10 +47,12 @@ class StoreUnit(Component):
         beat, strobe = Signal(machine.port_bits), Signal(machine.beat_bytes)
         row_address = Signal(40)
         settle = Signal(3)
-        m.d.sync += row_address.eq(self.instruction.address + (self.instruction.position + slot) * field(word, STORE, "row"))
+        m.d.sync += row_address.eq(
+            self.task.instruction.address + (self.task.instruction.position + slot) * field(word, STORE, "row")
+        )
         m.d.comb += [
-            self.digest.eq(writes.total),
-            self.read_address.eq(base + element),
+            self.task.digest.eq(writes.total),
+            self.read.address.eq(base + element),
             self.beats.payload.data.eq(beat),
             self.beats.payload.strobe.eq(strobe),
             self.runs.payload.beat.eq(row_address << (6 - beat_shift)),
@@ -66,29 +60,31 @@ class StoreUnit(Component):
         ]
         waiting_written = Signal()
         m.d.comb += [
-            self.working.eq(self.read_enable | (self.beats.valid & self.beats.ready)),
-            self.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.valid & ~self.beats.ready) | waiting_written),
+            self.task.working.eq(self.read.enable | (self.beats.valid & self.beats.ready)),
+            self.task.waiting.eq(
+                (self.runs.valid & ~self.runs.ready) | (self.beats.valid & ~self.beats.ready) | waiting_written
+            ),
         ]
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.active):
+                with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
                     m.d.sync += [slot.eq(0), base.eq(field(word, STORE, "src") * BUFFER_UNIT)]
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += [element.eq(0), piece.eq(0), strobe.eq(0)]
                 m.next = "NEXT"
-                with m.If(self.instruction.mask.bit_select(slot, 1)):
+                with m.If(self.task.instruction.mask.bit_select(slot, 1)):
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += self.read_enable.eq(1)
+                m.d.comb += self.read.enable.eq(1)
                 m.next = "TAKE"
             with m.State("TAKE"):
-                value = self.read_data.word_select(lane_of(machine, self.read_address), 32)
+                value = self.read.data.word_select(lane_of(machine, self.read.address), 32)
                 m.d.comb += [
                     writes.valid[0].eq(1),
                     writes.where[0].eq(index(0, slot, element)),
@@ -124,6 +120,6 @@ class StoreUnit(Component):
             with m.State("SETTLE"):
                 m.d.sync += settle.eq(settle + 1)
                 with m.If(settle == Signature.LATENCY):
-                    m.d.comb += self.done.eq(1)
+                    m.d.comb += self.task.done.eq(1)
                     m.next = "IDLE"
         return m

@@ -12,6 +12,7 @@ from sim.timing.stream import NOTHING, READABLE, Reader, wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD, KvEntry
+from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
 
 # Fixed pipeline lengths of the RTL (cycles).
@@ -19,17 +20,14 @@ HANDOVER = 3  # completion of one instruction to the start of the one waiting fo
 DISPATCH = 3  # per instruction: read, decode, issue
 READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, address and data registers, FIFO
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
-SETTLE = 4  # last write to the signature's total
-ADDITION = 5  # one addition of the routing unit
-NORM = 12  # a slot's square sum to its 1/rms
-ALIGN_DRAIN = 10  # last group read to its square sum in the slot's total, states between
-EPILOGUE = 21  # accumulator read to the result and its signature
-ACCUMULATE_BASE = 17  # step to accumulator besides the adder tree
-DIVIDE = 11  # step of the divider to its result, less what aligning the last group overlaps
+SETTLE = pipeline.SIGNATURE + 1  # last write to the signature's total
+ADDITION = 2 + pipeline.ADD  # one addition of the routing unit
+ALIGN_DRAIN = pipeline.SQUARED - 1  # last group read to its square sum in the slot's total, states between
+EPILOGUE = pipeline.EPILOGUE + pipeline.SIGNATURE - 1  # accumulator read to the result and its signature
+DIVIDE = pipeline.DIVIDE - 2  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
-SERIAL_DIVIDE = 14  # wait between queries that do not follow one another
-WEIGHED = 17  # last softmax step of a head to the first step of values that may use it
-ATTENTION_DRAIN = 11  # last step of a phase to the phase's end besides the adder trees
+SERIAL_DIVIDE = pipeline.DIVIDE + 1  # wait between queries that do not follow one another
+WEIGHED = pipeline.WEIGHED + 5  # last softmax step of a head to the first step of values that may use it
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Costs:
             backlog = 2 + service + (slots - 1) * max(0, service - spacing)
         else:  # the last groups are closed one after another once everything is written
             backlog = 7 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
-        norms = m.tokens + NORM if residual else 0
+        norms = m.tokens + pipeline.NORM if residual else 0
         return max(m.tokens + 3, backlog) + ALIGN_DRAIN + norms + SETTLE
 
     def route(self, slots: int, traced: bool) -> int:
@@ -166,7 +164,7 @@ class Costs:
 
     def matmul_flight(self) -> int:
         """Last step of a round until its accumulators can be drained."""
-        return ACCUMULATE_BASE + (self.machine.weight_lanes - 1).bit_length()
+        return pipeline.accumulated(self.machine) + 1
 
     def drain(self, slots: int, ports: int) -> int:
         """Cycles to drain one round of ``ports`` blocks."""
@@ -180,7 +178,7 @@ class Costs:
     def attention_drain(self) -> int:
         """Last step of a phase to the phase's end: the longest pipeline, scores with their tree over ports."""
         m = self.machine
-        return ATTENTION_DRAIN + (m.kv_lanes - 1).bit_length() + (m.ports - 1).bit_length()
+        return pipeline.score(m) + pipeline.tree(m.ports) + 2
 
     def attend(
         self,

@@ -41,6 +41,9 @@ NO_TOKEN = 0xFFFF_FFFF
 WEIGHTS_ON_DEMAND, SERIAL_ATTENTION, PREFETCH = 1, 2, 4  # bits of Config.SCHEDULE
 
 
+ERROR_BITS = 8
+
+
 class Error(IntEnum):
     """Error codes of the status register; the machine halts with the failing instruction's index."""
 

@@ -243,5 +243,6 @@ INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, MATMUL, ROUTE, 
 BY_OPCODE = check_opcodes(INSTRUCTIONS)
 BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 OPCODE_BITS = _HEAD[0].width
+PC_BITS = NEXT.by_name["target"].width  # of an instruction's index
 
 assert all(i.offsets["opcode"] == 0 for i in INSTRUCTIONS)

@@ -6,15 +6,20 @@ functional engine runs them, the hardware has their units on their own.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.isa.spec import Activation
 from skipopu.numerics import align, fp16, fp32, half, tables
+from skipopu.numerics.activation import gated
+from skipopu.numerics.formats import FORMATS
 from skipopu.numerics.fp32 import F32, F64, I64
+from skipopu.numerics.signature import signature
 
 EXACT18 = "exact18"
 
@@ -78,15 +83,48 @@ PROFILES = {
 EXECUTED = (EXACT18,)  # what the generated processor can be built for
 
 
+@functools.cache
 def fingerprint(profile: str) -> str:
-    """16 hex digits over the widths and tables of ``profile``.
+    """16 hex digits over what the profile's operations give for fixed operands: who computes another bit has another fingerprint.
 
     Raises:
         KeyError: the profile is not known.
     """
     digest = hashlib.sha256(PROFILES[profile].name.encode())
-    bits = PROFILES[profile].bits
-    digest.update(repr((bits, fp32.MANTISSA_BITS, tables.FRACTION_BITS, "kv fp16", "int4")).encode())
-    for table in tables.TABLES:
-        digest.update(table.coefficients.tobytes())
+    for result in golden(PROFILES[profile]):
+        digest.update(np.ascontiguousarray(result).tobytes())
     return digest.hexdigest()[:16]
+
+
+def golden(profile: Profile) -> Iterator[NDArray]:
+    """Results of the operations that a program is made of, of seeded operands of many magnitudes."""
+    draw = np.random.default_rng(18)
+
+    def numbers(low: int, high: int, *shape: int) -> F32:
+        """FP32 with exponents from 2^low to below 2^high, a zero here and there."""
+        exponent = draw.integers(127 + low, 127 + high, shape, np.uint32) << 23
+        pattern = exponent | draw.integers(0, 1 << 23, shape, np.uint32) | draw.integers(0, 2, shape, np.uint32) << 31
+        return np.where(draw.random(shape) < 0.05, 0, pattern).astype(np.uint32).view(np.float32)
+
+    x, y = numbers(-12, 12, 4, 200), numbers(-12, 12, 4, 200)
+    yield from (
+        fp32.add(x, y),
+        fp32.multiply(x, y),
+        fp32.narrow(x.astype(np.float64) * y),
+        fp32.from_integer(x.view(np.int32), 3),
+    )
+    mantissas, exponents = profile.align(x, 64)
+    half = fp16.from_fp32(numbers(-20, 15, 4, 64))
+    fields = fp16.exponent_field(half).max(-1)
+    yield from (mantissas, exponents, half, profile.align_half(half, fields[:, None]), profile.dot(x[:, :64], half))
+    for form in FORMATS:
+        codes, scales = form.quantise(y[:, :64], 64)
+        products = profile.group_products(mantissas[:, 0], exponents[:, 0], codes[:, 0], scales[:, 0])
+        yield from (codes, scales, form.nibbles(codes), products)
+    if profile.half is None:
+        yield align.inverse_rms(mantissas, exponents, np.float32(1 / 200), np.float32(1e-5))
+    positive = np.abs(numbers(-30, 30, 256))
+    yield from (tables.exp2_negative(positive), tables.reciprocal(positive), tables.reciprocal_sqrt(positive))
+    for function in Activation:
+        yield gated(function, x, y, np.float32(1.702))
+    yield np.array(signature(np.arange(800, dtype=np.uint32), x.view(np.uint32).reshape(-1)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat, Const, Mux, Value
 
-import hw.vector.align
+import hw.vector.aligner
 from compiler.pipeline import compile_checkpoint
 from hw.emit import overlay_verilog
 from sim.check import check
@@ -67,7 +67,7 @@ def test_one_routing_bit_is_reported_at_the_routing_instruction(program: Program
 
 
 def test_one_rounding_is_reported_where_it_happens(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hw.vector.align, "align_lane", lambda m, x, e, n: _truncate(x, e))
+    monkeypatch.setattr(hw.vector.aligner, "align_lane", lambda m, x, e, n: _truncate(x, e))
     verilog = overlay_verilog.__wrapped__(program.machine)
     result = check(program, RUN, verilog=verilog)
     assert not result.ok

@@ -47,10 +47,9 @@ class Bench(Elaboratable):
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.take.eq(sequencer.take),
             unit.taking.eq(sequencer.taking_ports[0]),
-            unit.wide.eq(sequencer.wide),
+            unit.format.eq(sequencer.format),
             unit.step.eq(sequencer.step),
             unit.active.eq(sequencer.active_ports[0]),
-            sequencer.active.eq(1),
             sequencer.drained.eq(sequencer.round_done),
             sequencer.drained_bank.eq(sequencer.round_bank),
         ]

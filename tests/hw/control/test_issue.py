@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
-from hw.control.fetch import FetchUnit
-from hw.control.issue import UnitQueue
+from hw.control.queue import UnitQueue
 from hw.control.record import RecordWriter
+from hw.control.weights import WeightFetch
 from skipopu.isa.spec import ALIGN
 from skipopu.machine.config import Machine
 
 MONO = Machine.load("mono")
 
 
-@pytest.mark.parametrize("unit", [UnitQueue, FetchUnit, RecordWriter])
+@pytest.mark.parametrize("unit", [UnitQueue, WeightFetch, RecordWriter])
 def test_not_idle_with_something_inside(unit: type) -> None:
     dut, seen = unit(MONO), []
     stream = dut.retired_0 if unit is RecordWriter else dut.issue

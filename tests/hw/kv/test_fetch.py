@@ -41,15 +41,15 @@ class Bench:
 
     async def step(self, ctx: SimulatorContext, dut: KvFetch) -> None:
         """Ends a cycle, whose other inputs the caller has set, and begins the next."""
-        if ctx.get(dut.runs.valid) and ctx.get(dut.runs.ready):
-            beat, count = ctx.get(dut.runs.payload.beat), ctx.get(dut.runs.payload.count)
+        if ctx.get(dut.loader.runs.valid) and ctx.get(dut.loader.runs.ready):
+            beat, count = ctx.get(dut.loader.runs.payload.beat), ctx.get(dut.loader.runs.payload.count)
             self.requested += count
             self.last_run = beat
             start = self.cycle + int(self.rng.integers(1, 30))
             if self.flight:
                 start = max(start, self.flight[-1][0])
             self.flight.extend((start + k, beat + k) for k in range(count))
-        if ctx.get(dut.beats.ready) and self.fifo:
+        if ctx.get(dut.loader.beats.ready) and self.fifo:
             self.fifo.popleft()
         self.hits += ctx.get(dut.hit)
         self.ahead += ctx.get(dut.fetched_ahead)
@@ -57,10 +57,10 @@ class Bench:
         await ctx.tick()
         while self.flight and self.flight[0][0] <= self.cycle and len(self.fifo) < MACHINE.kv_fifo:
             self.fifo.append(self.flight.popleft()[1])
-        ctx.set(dut.level, len(self.fifo))
-        ctx.set(dut.beats.valid, bool(self.fifo))
-        ctx.set(dut.beats.payload, content(self.fifo[0]) if self.fifo else 0)
-        ctx.set(dut.runs.ready, int(self.rng.random() < 0.6))
+        ctx.set(dut.loader.level, len(self.fifo))
+        ctx.set(dut.loader.beats.valid, bool(self.fifo))
+        ctx.set(dut.loader.beats.payload, content(self.fifo[0]) if self.fifo else 0)
+        ctx.set(dut.loader.runs.ready, int(self.rng.random() < 0.6))
 
     def want(self, ctx: SimulatorContext, dut: KvFetch, token: int, place: int, values: int, ahead: bool) -> None:
         entry = dut.wanted.payload.entry
@@ -109,8 +109,8 @@ class Bench:
         await self.step(ctx, dut)
         ctx.set(dut.begin, 0)
         for values in (0, 1):
-            ctx.set(dut.keys, 1 - values)
-            ctx.set(dut.values, values)
+            ctx.set(dut.phase.keys, 1 - values)
+            ctx.set(dut.phase.values, values)
             seen: list[int] = []
             weighed = 0
             number = 0
@@ -151,8 +151,8 @@ class Bench:
                 assert idle < 500, "nothing moves any more"
             assert sorted(seen) == list(range(len(places)))
             assert not ctx.get(dut.pending)
-        ctx.set(dut.keys, 0)
-        ctx.set(dut.values, 0)
+        ctx.set(dut.phase.keys, 0)
+        ctx.set(dut.phase.values, 0)
         assert not ctx.get(dut.left)
 
 
@@ -161,9 +161,10 @@ def exercise(seed: int, slots: int, layers: int, skipped: float, unit: type[KvFe
     dut, bench = unit(MACHINE), Bench(seed, slots)
 
     async def run(ctx: SimulatorContext) -> None:
-        ctx.set(dut.header_beats, HEADER)
-        ctx.set(dut.kv_words, WORDS)
-        ctx.set(dut.kv_entry, ENTRY_BLOCKS)
+        ctx.set(dut.heads.header_beats, HEADER)
+        ctx.set(dut.heads.kv_words, WORDS)
+        ctx.set(dut.heads.key_beats, HEADER + WORDS)
+        ctx.set(dut.pool.entry, ENTRY_BLOCKS)
         ctx.set(dut.restart, 1)
         await bench.step(ctx, dut)
         ctx.set(dut.restart, 0)

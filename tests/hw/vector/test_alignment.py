@@ -1,4 +1,4 @@
-"""Alignment beside the writes: slots in any turn, partial groups, padding, against the numerics."""
+"""Groups and aligner beside the buffer's writes: slots in any turn, partial groups, padding, against the numerics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
+from amaranth.lib.wiring import connect
 from amaranth.sim import Simulator
 
 from hw.memory.buffer import Buffer
-from hw.vector.align import Aligner
+from hw.vector.aligner import Aligner
 from hw.vector.groups import GroupTracker
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine
@@ -21,7 +22,7 @@ MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=
 INVERSE, EPSILON, INNER = np.float32(1 / 40), np.float32(1e-5), 64
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("target", "group", "padded"), [(1, 32, 32), (2, 32, 32), (3, 12, 16)])
 def test_groups_as_they_are_written(seed: int, target: int, group: int, padded: int) -> None:
     rng = np.random.default_rng(seed)
@@ -42,12 +43,6 @@ def test_groups_as_they_are_written(seed: int, target: int, group: int, padded: 
         groups.group.eq(group),
         groups.padded.eq(padded),
         groups.clear.eq(aligner.clear | begin),
-        groups.flush.eq(aligner.flush),
-        aligner.flushed.eq(groups.flushed),
-        aligner.empty.eq(groups.empty),
-        aligner.groups.valid.eq(groups.groups.valid),
-        aligner.groups.payload.eq(groups.groups.payload),
-        groups.groups.ready.eq(aligner.groups.ready),
         aligner.padded.eq(padded),
         aligner.target.eq(target),
         aligner.mask.eq(sum(1 << s for s in listed)),
@@ -58,6 +53,7 @@ def test_groups_as_they_are_written(seed: int, target: int, group: int, padded: 
         buffer.read_2_enable.eq(aligner.read_enable),
         aligner.read_data.eq(buffer.read_2_data),
     ]
+    connect(m, groups.completed, aligner.completed)
     # Words in each slot's order, slots in random turns.
     words = {s: list(range(0, elements, LANES)) for s in listed}
     turns = rng.permutation([s for s in listed for _ in words[s]])

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
+from hw.component import Component, given, gives
 from skipopu.isa.spec import Activation, Epilogue
 from skipopu.numerics.tables import NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
 
 ONE = 0x3F800000
 
 
-class Finish(Elaboratable):
-    """One pair of rows (even, odd) per cycle; results ``LATENCY`` cycles later.
+class Finish(Component):
+    """Finishes one pair of rows; what all pairs share is stable while results are under way.
 
-    Attributes:
-        kind (an Epilogue), activation, parameter: in, stable while results are under way.
-        valid, even, odd, scale, rotate, cos, sin, residual_even, residual_odd: in, one pair. ``scale`` is 1/rms or 1.
-        result_even, result_odd: out; a gated result is the even one. saturated: out.
+    Latency: LATENCY cycles. Throughput: a pair per cycle.
     """
 
     FACTOR = Multiply.LATENCY + 1 + Quadratic.LATENCY + FromInteger.LATENCY  # scaled result to the activation's factor
     LATENCY = Multiply.LATENCY + FACTOR + Multiply.LATENCY + Add.LATENCY
 
     def __init__(self) -> None:
-        self.kind, self.activation, self.parameter = Signal(3), Signal(3), Signal(32)
-        self.valid, self.rotate = Signal(), Signal()
-        for name in ("even", "odd", "scale", "cos", "sin", "residual_even", "residual_odd", "result_even", "result_odd"):
-            setattr(self, name, Signal(32, name=name))
-        self.saturated = Signal()
+        self.kind = given(3, "an Epilogue")
+        self.activation = given(3, "an Activation, of a gated pair")
+        self.parameter = given(32, "its parameter, FP32")
+        self.valid = given(1, "a pair")
+        self.rotate = given(1, "it is to be rotated")
+        self.even = given(32, "sum of the even row, of the gate in a gated pair")
+        self.odd = given(32, "sum of the odd row")
+        self.scale = given(32, "factor of both: 1/rms or 1")
+        self.cos = given(32, "cosine of the rotation")
+        self.sin = given(32, "its sine")
+        self.residual_even = given(32, "what is added to the even row")
+        self.residual_odd = given(32, "what is added to the odd row")
+        self.result_even = gives(32, "result of the even row, or of the gated pair")
+        self.result_odd = gives(32, "result of the odd row")
+        self.saturated = gives(1, "a step was too large for FP32")
+        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

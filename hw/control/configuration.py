@@ -1,0 +1,48 @@
+"""The configuration registers."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Value
+
+from hw.component import Component, given, gives
+from skipopu.isa.registers import Config
+from skipopu.isa.spec import SET
+from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
+
+REGISTER_BITS = 32
+
+
+def setting(config: Value, register: Config) -> Value:
+    """The ``register`` among all of them side by side."""
+    return config[REGISTER_BITS * register : REGISTER_BITS * (register + 1)]
+
+
+class Configuration(Component):
+    """Registers that SET writes. What a machine cannot execute is written, but said; what is no register is written nowhere.
+
+    Latency: 1 cycle from a write to ``config``, none to ``illegal``. Throughput: a write per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.write = given(1, "write now")
+        self.register = given(SET.by_name["register"].width, "number of the register")
+        self.value = given(REGISTER_BITS, "its new value")
+        self.illegal = gives(1, "the machine cannot execute that value; whether written or not")
+        self.config = gives(REGISTER_BITS * len(Config), "all registers, in their order")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        legal = ranges(self.machine)
+        with m.Switch(self.register):
+            for register in Config:
+                with m.Case(register):
+                    with m.If(self.write):
+                        m.d.sync += setting(self.config, register).eq(self.value)
+                    if register in legal:
+                        allowed = legal[register]
+                        steps = self.value[: allowed.step.bit_length() - 1]
+                        m.d.comb += self.illegal.eq((self.value < allowed.least) | (self.value > allowed.most) | (steps != 0))
+        return m

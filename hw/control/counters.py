@@ -1,0 +1,42 @@
+"""Counters of what the units do, as the host reads them."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Value
+
+from hw.arithmetic.pipeline import count_shape
+from hw.component import Component, given, gives
+from skipopu.isa.registers import COUNTERS
+from skipopu.machine.config import Machine
+
+
+class Counters(Component):
+    """A 64-bit counter for each of :data:`skipopu.isa.registers.COUNTERS`, in their order.
+
+    Latency: 1 cycle from an amount to its count. Throughput: an amount of each per cycle.
+    """
+
+    BITS = 64
+
+    def __init__(self, machine: Machine) -> None:
+        most = count_shape(machine.ports)
+        self.restart = given(1, "a run begins: every count is 0")
+        self.running = given(1, "amounts are added")
+        self.amounts = [given(most if "BEATS" in name else 1, f"to add to {name}") for name in COUNTERS]
+        self.counts = [gives(self.BITS, name) for name in COUNTERS]
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for amount, count in zip(self.amounts, self.counts, strict=True):
+            with m.If(self.restart):
+                m.d.sync += count.eq(0)
+            with m.Elif(self.running):
+                m.d.sync += count.eq(count + amount)
+        return m
+
+    def count(self, m: Module, amounts: dict[str, Value]) -> dict[str, Value]:
+        """Connects ``amounts`` by name, all of them; returns the counts by name."""
+        assert tuple(amounts) == COUNTERS
+        m.d.comb += [port.eq(amount) for port, amount in zip(self.amounts, amounts.values(), strict=True)]
+        return dict(zip(COUNTERS, self.counts, strict=True))

@@ -1,0 +1,131 @@
+"""Hands instructions over to the units' queues."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream
+
+from hw.arithmetic.pipeline import count_shape
+from hw.component import Component, given, gives
+from hw.control.configuration import REGISTER_BITS, setting
+from hw.control.issue import Issue, field
+from hw.control.layers import Layer
+from hw.control.weights import WeightRequest
+from hw.pe.formats import known, two_digits
+from hw.pe.sequencer import is_short
+from skipopu.isa.fields import WORD_BITS
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import (
+    ALIGN,
+    ATTEND,
+    INSTRUCTIONS,
+    KVWRITE,
+    MATMUL,
+    OPCODE_BITS,
+    ROUTE,
+    TokenList,
+    Unit,
+)
+from skipopu.machine.config import Machine
+
+UNIT_OPCODES = {unit: [i.opcode for i in INSTRUCTIONS if i.unit == unit.name.lower()] for unit in Unit}
+
+assert ALIGN.offsets["list"] == MATMUL.offsets["list"]
+
+
+class Issuer(Component):
+    """Hands a unit's instruction to its queue with the state it depends on, and a product's weights to whoever fetches them.
+
+    An instruction that works on a routed list waits until the routing decision is known, so weights are requested up to the next
+    decision and never for a skipped module.
+
+    Latency: none. Throughput: an instruction per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.restart = given(1, "a run starts, for a cycle")
+        self.word = given(WORD_BITS, "the instruction")
+        self.attempt = given(1, "it is a unit's, hand it over")
+        self.pc = given(12, "its index")
+        self.mask = given(machine.tokens, "slots of its list")
+        self.position = given(32, "of slot 0")
+        self.count = given(count_shape(machine.tokens), "slots of the chunk")
+        self.layer = given(Layer(), "where the present layer has its own", "layer_{}")
+        self.config = given(REGISTER_BITS * len(Config), "configuration registers")
+        self.route_done = given(1, "a routing decision is known, for a cycle")
+        self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
+        self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")
+        self.taken = gives(1, "it is handed over")
+        self.refused = gives(1, "no machine can execute it: it is not handed over")
+        self.reason = gives(8, "error that it is")
+        self.wait_route = gives(1, "it waits for a routing decision")
+        self.row_end = gives(1, "the layer's attention is handed over")
+        self.retired = gives(32, "instructions handed over so far")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        word, opcode = self.word, self.word[:OPCODE_BITS]
+        entries, route_pending = Signal(16), Signal()
+        issue = Issue(self.machine)(Signal(Issue(self.machine).size, name="issue_payload"))
+        request = self.fetch.payload
+        m.d.comb += [
+            issue.word.eq(word),
+            issue.mask.eq(self.mask),
+            issue.address.eq(field(word, MATMUL, "address") + Mux(field(word, MATMUL, "layered"), self.layer.base, 0)),
+            issue.position.eq(self.position),
+            issue.count.eq(self.count),
+            issue.map_row.eq(self.layer.map_row),
+            issue.trace_row.eq(self.layer.trace_row),
+            issue.first_layer.eq(self.layer.first),
+            issue.empty.eq((self.mask == 0) & (opcode != KVWRITE.opcode)),
+            issue.pc.eq(self.pc),
+            issue.sequence.eq(self.retired),
+            issue.entries.eq(entries),
+            request.address.eq(issue.address),
+            request.rounds.eq(field(word, MATMUL, "rounds")),
+            request.ports.eq(field(word, MATMUL, "ports")),
+            request.groups.eq(field(word, MATMUL, "groups")),
+            request.short.eq(is_short(word)),
+            request.two_digits.eq(two_digits(field(word, MATMUL, "format"))),
+        ]
+        # One decision at a time: a second ROUTE would clear the first one's mark too early.
+        listed = field(word, MATMUL, "list")
+        routed = (listed == TokenList.ATTENTION) | (listed == TokenList.FFN)
+        wait, go = Signal(), Signal()
+        m.d.comb += [wait.eq((routed | (opcode == ROUTE.opcode)) & route_pending), self.wait_route.eq(self.attempt & wait)]
+
+        is_product = opcode == MATMUL.opcode
+        fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
+        activations = Signal(21)
+        inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:20], 0)
+        m.d.comb += activations.eq(field(word, MATMUL, "groups") * setting(self.config, Config.GROUP)[:10] + inner)
+        with m.If(~known(field(word, MATMUL, "format"))):
+            m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
+        with m.Elif(activations > self.machine.activation):
+            m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]
+
+        is_of, ready = Signal(len(Unit)), Cat(queue.ready for queue in self.issue)
+        for unit in Unit:
+            with m.Switch(opcode):
+                with m.Case(*UNIT_OPCODES[unit]):
+                    m.d.comb += is_of[unit].eq(1)
+        m.d.comb += [
+            go.eq(self.attempt & ~wait & ~self.refused),
+            self.taken.eq(go & ((is_of & ~ready) == 0) & (~fetches | self.fetch.ready)),
+            self.fetch.valid.eq(self.taken & fetches),
+            self.row_end.eq(self.taken & (opcode == ATTEND.opcode)),
+        ]
+        for queue, chosen in zip(self.issue, is_of, strict=True):
+            m.d.comb += [queue.payload.eq(issue), queue.valid.eq(self.taken & chosen)]
+
+        with m.If(self.route_done | self.restart):
+            m.d.sync += route_pending.eq(0)
+        with m.If(self.taken):
+            m.d.sync += [entries.eq(entries + (opcode == KVWRITE.opcode)), self.retired.eq(self.retired + 1)]
+            with m.If((opcode == ROUTE.opcode) & (self.mask != 0)):
+                m.d.sync += route_pending.eq(1)
+        with m.If(self.restart):
+            m.d.sync += [entries.eq(0), self.retired.eq(0)]
+        return m

@@ -1,0 +1,93 @@
+"""The token lists of a chunk."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+
+from hw.arithmetic.pipeline import count_shape, tree
+from hw.component import Bundle, Component, given, gives
+from skipopu.isa.spec import MATMUL, TokenList
+from skipopu.machine.config import Machine
+
+
+class Routed(Bundle):
+    """A routing decision: a bit per slot, 1 to execute."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.attention = gives(machine.tokens, "slots whose attention executes")
+        self.ffn = gives(machine.tokens, "slots whose feed-forward network executes")
+        super().__init__()
+
+
+class TokenLists(Component):
+    """The slots of the present chunk, and which of them each list holds.
+
+    A chunk is what is left of the prompt, as far as there are slots, or one token behind it. Its routed lists hold every slot until a
+    decision comes.
+
+    Latency: 1 cycle from ``open`` to ``count``, 2 to the lists, 1 from ``decided`` to them; none from ``chosen`` to ``mask``. Throughput: a
+    decision per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.restart = given(1, "a run starts, for a cycle")
+        self.open = given(1, "a chunk starts, for a cycle")
+        self.position = given(32, "of its first slot")
+        self.prompt_length = given(32, "tokens of the prompt")
+        self.decided = given(1, "a routing decision, for a cycle")
+        self.routed = given(Routed(machine), "which it is", "{}")
+        self.chosen = given(MATMUL.by_name["list"].width, "a list")
+        self.mask = gives(machine.tokens, "slots that it holds")
+        self.count = gives(count_shape(machine.tokens), "slots of the chunk")
+        self.last_slot = gives(count_shape(machine.tokens), "the last one")
+        self.ends = gives(1, "the chunk ends the prompt, or lies behind it: its last slot makes a token")
+        self.executed_attention = gives(64, "slots whose attention executed, over all decisions")
+        self.executed_ffn = gives(64, "slots whose feed-forward network executed, over all decisions")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        tokens = self.machine.tokens
+        attention, ffn, every = Signal(tokens), Signal(tokens), Signal(tokens)
+        left, opened = Signal(32), Signal()
+        m.d.comb += [
+            every.eq((Const(1, tokens + 1) << self.count) - 1),
+            left.eq(self.prompt_length - self.position),
+            self.last_slot.eq(self.count - 1),
+            self.ends.eq(self.position + self.count >= self.prompt_length),
+        ]
+        with m.Switch(self.chosen):
+            with m.Case(TokenList.ALL):
+                m.d.comb += self.mask.eq(every)
+            with m.Case(TokenList.ATTENTION):
+                m.d.comb += self.mask.eq(attention)
+            with m.Case(TokenList.FFN):
+                m.d.comb += self.mask.eq(ffn)
+            with m.Case(TokenList.LAST):
+                m.d.comb += self.mask.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0))
+        m.d.sync += opened.eq(self.open)
+        with m.If(self.open):
+            with m.If(self.position >= self.prompt_length):
+                m.d.sync += self.count.eq(1)
+            with m.Elif(left < tokens):
+                m.d.sync += self.count.eq(left)
+            with m.Else():
+                m.d.sync += self.count.eq(tokens)
+        with m.If(self.decided):
+            m.d.sync += [
+                attention.eq(self.routed.attention),
+                ffn.eq(self.routed.ffn),
+                self.executed_attention.eq(self.executed_attention + ones(self.routed.attention)),
+                self.executed_ffn.eq(self.executed_ffn + ones(self.routed.ffn)),
+            ]
+        with m.If(opened):
+            m.d.sync += [attention.eq(every), ffn.eq(every)]
+        with m.If(self.restart):
+            m.d.sync += [self.count.eq(0), self.executed_attention.eq(0), self.executed_ffn.eq(0)]
+        return m
+
+
+def ones(value: Value) -> Value:
+    """Bits of ``value`` that are set."""
+    return tree([value[k] for k in range(len(value))], lambda a, b: a + b)

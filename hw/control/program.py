@@ -1,0 +1,93 @@
+"""The program: read from memory into a memory of its own."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.memory import Memory
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Component, given, gives
+from hw.memory.reader import Run
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.machine.config import Machine
+
+WORD_BITS = 8 * WORD_BYTES
+
+
+class ProgramMemory(Component):
+    """Loads a program through port 0, then gives its words.
+
+    Latency: 1 cycle from ``start`` to the run or to ``refused``, none from the last word's beat to ``done``, 1 from ``pc`` to ``word``.
+    Throughput: a word loaded per cycle, or per beats that make one.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.start = given(1, "load a program, for a cycle")
+        self.address = given(32, "where it stands in port 0, 64-byte units")
+        self.length = given(32, "its words")
+        self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads")
+        self.beats = given(stream.Signature(machine.port_bits), "what it read")
+        self.loading = gives(1, "that loader is in use")
+        self.refused = gives(1, "there are no words, or too many, for a cycle; nothing is loaded")
+        self.done = gives(1, "the last word is being stored, for a cycle")
+        self.pc = given(bits_for_index(machine.instructions), "word to read")
+        self.word = gives(WORD_BITS, "the word read")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        m.submodules.memory = memory = Memory(shape=WORD_BITS, depth=machine.instructions, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        beats_per_word = max(1, WORD_BITS // machine.port_bits)
+        words_per_beat = max(1, machine.port_bits // WORD_BITS)
+        beat_shift = (ADDRESS_UNIT // machine.beat_bytes).bit_length() - 1
+        left, piece, joined = Signal(13), Signal(4), Signal(WORD_BITS)
+        beats = (self.length * beats_per_word + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
+        next_word = Signal(bits_for_index(machine.instructions))
+        m.d.comb += [
+            read.addr.eq(self.pc),
+            self.word.eq(read.data),
+            write.addr.eq(next_word),
+            self.runs.payload.beat.eq(self.address << beat_shift),
+            self.runs.payload.count.eq(beats),
+        ]
+        with m.If(write.en):
+            m.d.sync += [next_word.eq(next_word + 1), left.eq(left - 1)]
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [next_word.eq(0), piece.eq(0), left.eq(self.length)]
+                    m.next = "REQUEST"
+            with m.State("REQUEST"):
+                m.d.comb += [
+                    self.loading.eq(1),
+                    self.refused.eq((self.length == 0) | (self.length > machine.instructions)),
+                    self.runs.valid.eq(~self.refused),
+                ]
+                with m.If(self.refused):
+                    m.next = "IDLE"
+                with m.Elif(self.runs.ready):
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += [self.loading.eq(1), self.done.eq(write.en & (left == 1))]
+                with m.If(self.beats.valid):
+                    if beats_per_word == 1:
+                        last = piece == words_per_beat - 1
+                        chosen = piece[: max(1, words_per_beat.bit_length() - 1)]
+                        m.d.comb += [
+                            write.data.eq(self.beats.payload.word_select(chosen, WORD_BITS)),
+                            write.en.eq(1),
+                            self.beats.ready.eq(last | (left == 1)),
+                        ]
+                    else:
+                        last = piece == beats_per_word - 1
+                        whole = Cat(joined[machine.port_bits :], self.beats.payload)
+                        m.d.comb += [write.data.eq(whole), write.en.eq(last), self.beats.ready.eq(1)]
+                        m.d.sync += joined.eq(whole)
+                    m.d.sync += piece.eq(Mux(last, 0, piece + 1))
+                with m.If(self.done):
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,59 @@
+"""How a run goes and ends."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+
+from hw.component import Component, given, gives
+from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+
+
+class RunStatus(Component):
+    """Keeps the status and the first error; of two in the same cycle a unit's counts. After an error only a reset helps.
+
+    Latency: 1 cycle from an event to what it changes. Throughput: an event of each kind per cycle.
+    """
+
+    def __init__(self) -> None:
+        self.restart = given(1, "a run starts, for a cycle")
+        self.clear = given(1, "the host clears the status")
+        self.finish = given(1, "the run is done, for a cycle")
+        self.saturated = given(1, "a unit saturated a number")
+        self.fail = given(1, "the dispatcher's error")
+        self.fail_code = given(8, "which it is")
+        self.fail_pc = given(13, "at which instruction")
+        self.fault = given(1, "a unit's error; counts in a run only")
+        self.fault_code = given(8, "which it is")
+        self.fault_pc = given(12, "at which instruction")
+        self.ports_quiet = given(1, "memory owes no answer")
+        self.running = gives(1, "a run is under way, or memory owes it answers")
+        self.failed = gives(1, "there was an error")
+        self.status = gives(32, "bits of the status register")
+        self.error = gives(32, "code of the error")
+        self.error_pc = gives(32, "its instruction")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        done, sticky = Signal(), Signal()
+        m.d.comb += self.status.eq(
+            Mux(self.running, STATUS_RUNNING, 0)
+            | Mux(done, STATUS_DONE, 0)
+            | Mux(self.failed & ~self.running, STATUS_ERROR, 0)
+            | Mux(sticky, STATUS_SATURATED, 0)
+        )
+        with m.If(self.saturated & self.running):
+            m.d.sync += sticky.eq(1)
+        with m.If(self.clear | self.restart):
+            m.d.sync += [done.eq(0), sticky.eq(0)]
+        with m.If(self.restart):
+            m.d.sync += [self.running.eq(1), self.error.eq(0)]
+        with m.If(self.finish):
+            m.d.sync += [self.running.eq(0), done.eq(1)]
+        with m.If(self.fault & self.running & ~self.failed):
+            m.d.sync += [self.failed.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
+        with m.Elif(self.fail & ~self.failed):
+            m.d.sync += [self.failed.eq(1), self.error.eq(self.fail_code), self.error_pc.eq(self.fail_pc)]
+        with m.If(self.failed & self.ports_quiet):
+            m.d.sync += self.running.eq(0)
+        return m

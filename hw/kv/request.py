@@ -1,0 +1,95 @@
+"""Requests of one port's entries: what the history buffer does not hold is asked for."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Component, given, gives
+from hw.kv.history import Half
+from hw.kv.shapes import Heads, Pool
+from hw.memory.reader import Run
+from skipopu.isa.spec import ADDRESS_UNIT
+from skipopu.machine.config import QUERY_LANES, Machine
+
+
+class Entry(data.StructLayout):
+    """Half an entry to visit.
+
+    token: whose; score: first score word of the entry; half: its place in the history buffer, if ``kept``, and whether values
+    are wanted or keys; ahead: it is only to be kept.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(
+            {
+                "token": 20,
+                "score": bits_for_index(machine.score_entries // QUERY_LANES),
+                "half": Half(machine),
+                "kept": 1,
+                "ahead": 1,
+            }
+        )
+
+
+class Wanted(data.StructLayout):
+    """An :class:`Entry` and its place in the port's pool."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"place": 20, "entry": Entry(machine)})
+
+
+class EntryRequests(Component):
+    """Wanted entries one at a time: misses are asked for, hits go on, what is wanted ahead and held or no longer wanted is dropped.
+
+    Latency: 1 cycle from a wanted entry to its run, its hit or its end. Throughput: an entry every other cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        entries = stream.Signature(Entry(machine))
+        self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")
+        self.filling = given(1, "what is wanted ahead may still be asked for, level")
+        self.clearing = given(1, "the history buffer is being cleared, nothing is taken")
+        self.held = given(1, "it holds the entry taken last")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.pool = given(Pool(machine), "where entries lie")
+        self.taken = gives(1, "an entry is taken, one cycle")
+        self.entry = gives(Entry(machine), "the entry taken last")
+        self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
+        self.misses = gives(entries, "entries asked for; each in the cycle of its run")
+        self.hits = gives(entries, "entries held")
+        self.dropped = gives(1, "an entry wanted ahead is dropped")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        busy, block, entry = Signal(), Signal(40), self.entry
+        unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
+        given_up, asking = Signal(), Signal()
+        m.d.comb += [
+            self.wanted.ready.eq(~busy & ~self.clearing),
+            self.taken.eq(self.wanted.valid & self.wanted.ready),
+            given_up.eq(entry.ahead & ~self.filling),
+            asking.eq(busy & ~self.held & ~given_up),
+            self.dropped.eq(busy & entry.ahead & (self.held | given_up)),
+            self.runs.valid.eq(asking & self.misses.ready),
+            self.runs.payload.beat.eq(
+                (block << (unit_beats.bit_length() - 1)) + Mux(entry.half.values, self.heads.key_beats, 0)
+            ),
+            self.runs.payload.count.eq(Mux(entry.half.values, self.heads.kv_words, self.heads.key_beats)),
+            self.misses.valid.eq(asking & self.runs.ready),
+            self.misses.payload.eq(entry),
+            self.hits.valid.eq(busy & self.held & ~entry.ahead),
+            self.hits.payload.eq(entry),
+        ]
+        with m.If(self.taken):
+            m.d.sync += [
+                block.eq(self.pool.base + self.wanted.payload.place * self.pool.entry),
+                entry.eq(self.wanted.payload.entry),
+                busy.eq(1),
+            ]
+        with m.Elif((self.runs.valid & self.runs.ready) | self.dropped | (self.hits.valid & self.hits.ready)):
+            m.d.sync += busy.eq(0)
+        return m

@@ -1,0 +1,93 @@
+"""A formatted KV entry on its way to memory."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import stream
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Bundle, Component, given, gives
+from hw.kv.format import StagedRead, staging_depth
+from hw.kv.shapes import Pool
+from hw.memory.reader import Run
+from hw.memory.writer import WriteBeat
+from skipopu.isa.spec import ADDRESS_UNIT
+from skipopu.machine.config import Machine
+
+
+class EntryWrites(Bundle):
+    """Writes to one port's memory, seen by who writes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.runs = gives(stream.Signature(Run(machine)), "where to write")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "what to write there")
+        super().__init__()
+
+
+class EntrySender(Component):
+    """Writes a staged entry to its place and waits until memory has it.
+
+    Latency: 1 cycle from ``start`` to the run, 1 from the run to the first beat, none from ``written`` to ``done``. Throughput: a
+    beat per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.writes = [gives(EntryWrites(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
+        self.written = given(machine.ports, "per port: the write is done, one cycle")
+        self.start = given(1, "write the entry, one cycle")
+        self.port = given(bits_for_index(machine.ports), "its port; stands until done, as the next three do")
+        self.place = given(20, "its place there, two cycles before start or earlier")
+        self.pool = given(Pool(machine), "where entries lie")
+        self.count = given(range(staging_depth(machine) + 1), "its beats")
+        self.staged = gives(StagedRead(machine), "reads of it")
+        self.sending = gives(1, "a beat is taken")
+        self.waiting = gives(1, "the write waits for memory")
+        self.done = gives(1, "memory has the entry, one cycle")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        address, sent = Signal(40), Signal(range(staging_depth(self.machine) + 2))
+        run, beat, waiting = Signal(), Signal(), Signal()
+        unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
+        m.d.sync += address.eq(self.pool.base + self.place * self.pool.entry)
+        for p, writes in enumerate(self.writes):
+            here = self.port == p
+            m.d.comb += [
+                writes.runs.valid.eq(run & here),
+                writes.runs.payload.beat.eq(address << (unit_beats.bit_length() - 1)),
+                writes.runs.payload.count.eq(self.count),
+                writes.beats.valid.eq(beat & here),
+                writes.beats.payload.data.eq(self.staged.data),
+                writes.beats.payload.strobe.eq(-1),
+            ]
+        run_taken = Array(writes.runs.ready for writes in self.writes)[self.port]
+        taken = Array(writes.beats.ready for writes in self.writes)[self.port]
+        written = self.written.bit_select(self.port, 1)
+        m.d.comb += [
+            self.sending.eq(beat & taken),
+            self.waiting.eq((run & ~run_taken) | (beat & ~taken) | (waiting & ~written)),
+            self.done.eq(waiting & written),
+            self.staged.address.eq(Mux(beat, sent + taken, 0)),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += sent.eq(0)
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += run.eq(1)
+                with m.If(run_taken):
+                    m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += beat.eq(1)
+                with m.If(taken):
+                    m.d.sync += sent.eq(sent + 1)
+                    with m.If(sent == self.count - 1):
+                        m.next = "WRITTEN"
+            with m.State("WRITTEN"):
+                m.d.comb += waiting.eq(1)
+                with m.If(written):
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,108 @@
+"""Walks the probabilities of attention in lockstep over all ports, ahead of the values that they weigh."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Bundle, Component, given, gives
+from hw.kv.blocks import Listed, block_of, lowest
+from hw.kv.query import query_depth
+from hw.kv.shapes import Heads
+from skipopu.machine.config import QUERY_LANES, Machine
+
+
+class SoftmaxStep(data.StructLayout):
+    """One probability per port in one cycle: of a lane of query word ``number``; the fields are those of :class:`hw.kv.walk.KvStep`."""
+
+    def __init__(self, machine: Machine) -> None:
+        number = bits_for_index(query_depth(machine))
+        super().__init__({"work": 1, "entry_end": 1, "lane": 2, "number": number, "number_first": number, "parity": 1})
+
+
+class SoftmaxRound(Bundle):
+    """What all ports do in one cycle of a round of probabilities."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.step = gives(SoftmaxStep(machine), "the step")
+        self.first = gives(1, "the round is the phase's first")
+        super().__init__()
+
+
+class SoftmaxWalk(Component):
+    """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
+
+    Latency: 1 cycle from ``chosen`` to a round's first step, 1 from ``written`` to ``weighed``. Throughput: a step per cycle, a
+    cycle between rounds.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.values = given(1, "the phase of values, level")
+        self.serial = given(1, "a round waits for the values of the one before it")
+        self.left = given(machine.ports, "per port: entries are without probabilities")
+        self.chosen = given(machine.ports, "per port: it is settled which of them is next")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.listed = given(Listed(machine), "blocks of queries")
+        self.written = given(1, "a head's probabilities are in memory, one cycle")
+        self.head_end = given(1, "a head's last step of values")
+        self.round_end = given(1, "a round's last step of values")
+        self.round = gives(SoftmaxRound(machine), "what the ports do")
+        self.head_weighed = gives(1, "a head's last step")
+        self.active = gives(machine.ports, "ports in the round")
+        self.weighed = gives(1, "the next head of values has its probabilities")
+        self.idle = gives(1, "between rounds")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        step, heads, listed = self.round.step, self.heads, self.listed
+        running, active, parity = Signal(), Signal.like(self.active), Signal()
+        kv_head, block, left = (
+            Signal.like(heads.kv_heads),
+            Signal(bits_for_index(listed.blocks.shape().length)),
+            Signal(QUERY_LANES),
+        )
+        number_first = Signal.like(step.number)
+        # Rounds started here and not ended there; heads written here and not ended there.
+        under_way, ready = Signal(2), Signal(len(heads.kv_heads) + 1)
+        settled = self.left.any() & ((self.left & ~self.chosen) == 0)
+        start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < 2)
+        following = left & (left - 1)
+        last_lane = ~following[:QUERY_LANES].any()
+        last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
+        next_block = Signal.like(block)
+        m.d.comb += [
+            next_block.eq(Mux(last_block, 0, block + 1)),
+            self.active.eq(active),
+            self.idle.eq(~running),
+            self.weighed.eq(ready != 0),
+            self.head_weighed.eq(running & last_lane & last_block),
+            step.work.eq(running),
+            step.entry_end.eq(running & last_lane & last_block & last_head),
+            step.lane.eq(lowest(left)),
+            step.number.eq(number_first + block),
+            step.number_first.eq(number_first),
+            step.parity.eq(parity),
+        ]
+        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.head_end)]
+        with m.If(start):
+            m.d.sync += [
+                running.eq(1),
+                active.eq(self.left),
+                left.eq(block_of(listed, 0).lanes),
+                *(s.eq(0) for s in (kv_head, block, number_first)),
+            ]
+        with m.Elif(running):
+            m.d.sync += left.eq(following)
+            with m.If(last_lane):
+                m.d.sync += [block.eq(next_block), left.eq(block_of(listed, next_block).lanes)]
+                with m.If(last_block):
+                    m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + listed.count)]
+        with m.If(step.entry_end):
+            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(~parity)]
+        with m.If(~self.values):
+            m.d.sync += [s.eq(0) for s in (under_way, ready, parity)]
+            m.d.sync += self.round.first.eq(1)
+        return m

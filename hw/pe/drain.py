@@ -1,0 +1,101 @@
+"""Walks over the accumulators of complete rounds."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
+
+from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.component import Bundle, Component, given, gives
+from skipopu.isa.spec import BLOCK_ROWS
+from skipopu.machine.config import Machine
+
+PAIRS = BLOCK_ROWS // 2
+
+
+class Round(Bundle):
+    """A round of blocks whose sums are complete, seen from the sequencer."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.done = gives(1, "for one cycle: a round is complete")
+        self.bank = gives(1, "bank of the accumulators that hold it")
+        self.ports = gives(machine.ports, "ports that have a block in it")
+        self.last = gives(1, "it is the product's last")
+        super().__init__()
+
+
+class Drain(Component):
+    """Takes a pair of rows of ``drain_ports`` ports at a time: all pairs of a token, all tokens, then the next ports.
+
+    Latency: 1 cycle from a round to its first pair. Throughput: a pair of rows of ``drain_ports`` ports per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.turns = machine.ports // machine.drain_ports
+        self.start = given(1, "for one cycle: a product begins")
+        self.round = given(Round(machine), "from the sequencer, at most one per bank", "round_{}")
+        self.token_count = given(count_shape(machine.tokens), "listed tokens")
+        self.half_head = given(8, "half of head_dim")
+        self.pause = given(1, "no more pairs for now")
+        self.done = given(1, "for one cycle: the product is done")
+        self.draining = gives(1, "a pair is taken")
+        self.drained = gives(1, "for one cycle: it is its round's last")
+        self.finished = gives(1, "the product's last pair was taken, until it is done")
+        self.bank = gives(1, "bank of the accumulators")
+        self.token = gives(bits_for_index(machine.tokens), "place in the list of tokens")
+        self.pair = gives(range(PAIRS), "pair of the block")
+        self.turn = gives(range(max(2, self.turns)), "which of the round's ports, counted in ``drain_ports``")
+        self.blocks = gives(machine.ports, "ports of the round that have a block, from the turn's first on")
+        self.last = gives(1, "the round is the product's last")
+        self.row = gives(20, "even row of the turn's first port")
+        self.rotary = [gives(9, f"pair of its head, of the turn's port {i}") for i in range(machine.drain_ports)]
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        together = self.machine.drain_ports
+        waiting = Signal(2)
+        ports_of = Array(Signal(self.machine.ports, name=f"ports_{b}") for b in range(2))
+        last_of = Array(Signal(name=f"last_{b}") for b in range(2))
+        with m.If(self.round.done):
+            m.d.sync += [
+                waiting.bit_select(self.round.bank, 1).eq(1),
+                ports_of[self.round.bank].eq(self.round.ports),
+                last_of[self.round.bank].eq(self.round.last),
+            ]
+        row = Signal(20)  # first row of the first port's block
+        m.d.comb += [
+            self.draining.eq(waiting.bit_select(self.bank, 1) & ~self.pause),
+            self.blocks.eq(ports_of[self.bank] >> (self.turn << (together.bit_length() - 1))),
+            self.last.eq(last_of[self.bank]),
+            self.row.eq(row + (self.pair << 1)),
+        ]
+        last_turn = (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
+        with m.If(self.draining):
+            m.d.sync += self.pair.eq(self.pair + 1)
+            with m.If(self.pair == PAIRS - 1):
+                m.d.sync += [self.pair.eq(0), self.token.eq(self.token + 1)]
+                with m.If(self.token == self.token_count - 1):
+                    m.d.sync += [self.token.eq(0), self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
+                    with m.If(last_turn):
+                        m.d.comb += self.drained.eq(1)
+                        m.d.sync += [self.turn.eq(0), waiting.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
+                        with m.If(self.last):
+                            m.d.sync += self.finished.eq(1)
+        # Rotary index of each port's first pair of the block, below half_head, which a turn's pairs never exceed:
+        # head_dim is a multiple of vector_lanes.
+        for i, rotary in enumerate(self.rotary):
+            first = Signal(9, name=f"first_{i}")
+            m.d.comb += rotary.eq(self._below_half_head(first + self.pair))
+            with m.If(self.start):
+                m.d.sync += first.eq(PAIRS * i)
+            with m.Elif(self.draining & (self.pair == PAIRS - 1) & (self.token == self.token_count - 1)):
+                m.d.sync += first.eq(self._below_half_head(first + PAIRS * together))
+        with m.If(self.start):
+            m.d.sync += [s.eq(0) for s in (self.bank, self.turn, self.token, self.pair, row, self.finished)]
+        with m.If(self.done):
+            m.d.sync += self.finished.eq(0)
+        return m
+
+    def _below_half_head(self, value: Value) -> Value:
+        return Mux(value >= self.half_head, value - self.half_head, value)[:9]

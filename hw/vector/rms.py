@@ -1,0 +1,108 @@
+"""1/rms of each slot, from the mantissas that the array multiplies."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+
+from hw.arithmetic.fp32 import Add, FromInteger, Multiply
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
+from hw.arithmetic.quadratic import Quadratic
+from hw.component import Component, given, gives
+from skipopu.machine.config import Machine
+from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.tables import OUTPUT_BITS, RSQRT
+
+
+class InverseRms(Component):
+    """Squares are summed exactly within a group, rounded once, and added to their slot's total; see :mod:`skipopu.numerics.align`.
+
+    Latency: SUMMED cycles from a group's last word to its slot's total, LATENCY from a request to ``kept``. Throughput: a word
+    and a request per cycle; between the last words of a slot's groups at least Add.LATENCY + 1 cycles.
+    """
+
+    SUMMED = 2 + FromInteger.LATENCY + Add.LATENCY
+    LATENCY = Multiply.LATENCY + Add.LATENCY + Quadratic.LATENCY + FromInteger.LATENCY
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        slot = bits_for_index(machine.tokens)
+        self.clear = given(1, "every slot's total starts again")
+        self.enable = given(1, "words are of the residual and count")
+        self.valid = given(1, "a word")
+        self.mantissas = [given(signed(ALIGNED_BITS), f"its mantissa {k}") for k in range(machine.vector_lanes)]
+        self.exponent = given(8, "its group's exponent")
+        self.slot = given(slot, "its slot")
+        self.first = given(1, "it is its group's first")
+        self.last = given(1, "it is its group's last")
+        self.inverse_size = given(32, "1 / elements of the residual, FP32")
+        self.epsilon = given(32, "what is added to the mean square, FP32")
+        self.request = given(1, "1/rms of a slot is wanted, its total is complete")
+        self.request_slot = given(slot, "that slot")
+        self.kept = gives(1, "1/rms of a slot is there")
+        self.kept_slot = gives(slot, "that slot")
+        self.kept_value = gives(32, "its 1/rms, FP32")
+        self.inverse_rms = gives(32 * machine.tokens, "the latest of each slot, a cycle after kept")
+        self.saturated = gives(1, "a step was too large for FP32")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine = self.machine
+        assert machine.weight_lanes // machine.vector_lanes > Add.LATENCY, "a slot's totals follow one another"
+        totals = [Signal(32, name=f"total_{s}") for s in range(machine.tokens)]
+        m.submodules.convert = convert = FromInteger(47)
+        m.submodules.add = add = Add()
+        # A group's sum, then the slot's total
+        squares = registered(m, tree([a * a for a in self.mantissas], lambda a, b: a + b), "squares").as_unsigned()
+        running = Signal(46)
+        squared, first_square = delay_valid(m, self.valid, 1, "squared"), delay(m, self.first, 1, "first_square")
+        with m.If(squared):
+            m.d.sync += running.eq(squares + Mux(first_square, 0, running))
+        converting = delay_valid(m, self.valid & self.last & self.enable, 2, "converting")
+        adding = delay_valid(m, converting, FromInteger.LATENCY, "adding")
+        slot = delay(m, self.slot, 2 + FromInteger.LATENCY, "add_slot")
+        m.d.comb += [
+            convert.mantissa.eq(Cat(running, Const(0, 1)).as_signed()),
+            convert.exponent.eq((delay(m, self.exponent, 2, "square_exponent") << 1) - 2 * ALIGNED_BIAS),
+            convert.valid.eq(converting),
+            add.a.eq(Array(totals)[slot]),
+            add.b.eq(convert.z),
+            add.valid.eq(adding),
+        ]
+        added, added_slot = delay_valid(m, adding, Add.LATENCY, "added"), delay(m, slot, Add.LATENCY, "added_slot")
+        for s, total in enumerate(totals):
+            with m.If(self.clear):
+                m.d.sync += total.eq(0)
+            with m.Elif(added & (added_slot == s)):
+                m.d.sync += total.eq(add.z)
+
+        # 1 / sqrt(total / size + epsilon)
+        m.submodules.mean = mean = Multiply()
+        m.submodules.shifted = shifted = Add()
+        m.submodules.root = root = Quadratic((RSQRT,))
+        m.submodules.rounded = rounded = FromInteger(OUTPUT_BITS + 2)
+        odd = ~shifted.z[23]  # biased exponent minus 127 is odd
+        half = Signal(9)
+        m.d.comb += [
+            mean.a.eq(Array(totals)[self.request_slot]),
+            mean.b.eq(self.inverse_size),
+            mean.valid.eq(self.request),
+            shifted.a.eq(mean.z),
+            shifted.b.eq(self.epsilon),
+            shifted.valid.eq(delay_valid(m, self.request, Multiply.LATENCY, "averaging")),
+            root.u.eq(Cat(shifted.z[:23], odd)),
+            # floor((e - 127) / 2) = (e - 127 - odd) / 2
+            half.eq((shifted.z[23:31] + (1 - odd)) >> 1),
+            rounded.mantissa.eq(Cat(root.y, Const(0, 1)).as_signed()),
+            rounded.exponent.eq(64 - delay(m, half, Quadratic.LATENCY, "half") - OUTPUT_BITS),
+            self.kept.eq(delay_valid(m, self.request, self.LATENCY, "kept")),
+            self.kept_slot.eq(delay(m, self.request_slot, self.LATENCY, "kept_slot")),
+            self.kept_value.eq(rounded.z),
+            self.saturated.eq(convert.saturated | add.saturated | mean.saturated | shifted.saturated),
+        ]
+        registers = [Signal(32, name=f"inverse_rms_{s}") for s in range(machine.tokens)]
+        for s, register in enumerate(registers):
+            with m.If(self.kept & (self.kept_slot == s)):
+                m.d.sync += register.eq(self.kept_value)
+        m.d.comb += self.inverse_rms.eq(Cat(registers))
+        return m

@@ -1,0 +1,102 @@
+"""Rows of the embedding: a row's parts lie in the ports in turn."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+
+from hw.arithmetic.fp32 import half_word_to_fp32
+from hw.component import Component, given, gives
+from hw.memory.reader import Run
+from skipopu.isa.spec import EMBED
+from skipopu.machine.config import Machine
+
+ROW_BITS, ELEMENT_BITS = (EMBED.by_name[name].width for name in ("row", "elements"))
+
+
+class RowWord(data.StructLayout):
+    """``vector_lanes`` elements of a row. element: index of the first. data: FP32. enable: which of them exist."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"element": 20, "data": 32 * machine.vector_lanes, "enable": machine.vector_lanes})
+
+
+class RowReader(Component):
+    """Asks every port of a row for its part, then takes the parts in the same order.
+
+    Latency: 1 cycle from ``start`` to the first run, none from a beat to its first word. Throughput: a run, then a word per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        ports = range(machine.ports)
+        self.start = given(1, "for one cycle: a row is wanted")
+        self.address = given(40, "of each port's part, in 64-byte units; stable from the cycle after start")
+        self.row = given(ROW_BITS, "64-byte units of a part")
+        self.elements = given(ELEMENT_BITS, "elements of the row, FP16")
+        self.runs = [gives(stream.Signature(Run(machine)), f"runs of beats wanted of port {p}") for p in ports]
+        self.beats = [given(stream.Signature(machine.port_bits), f"port {p}'s beats") for p in ports]
+        self.words = gives(stream.Signature(RowWord(machine)), "the row's words")
+        self.done = gives(1, "with the row's last beat")
+        self.waiting = gives(1, "memory keeps the unit waiting")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, lanes = self.machine, self.machine.vector_lanes
+        to_beats = 6 - (machine.beat_bytes - 1).bit_length()  # 64-byte units to beats
+        part_elements = self.row << 5
+        asked_port, port = (Signal(range(max(2, machine.ports)), name=name) for name in ("asked_port", "port"))
+        asked, element, beats_left = Signal(20), Signal(20), Signal(20)
+        piece = Signal(range(max(2, machine.kv_lanes // lanes)))
+        asking, taking = Signal(), Signal()
+        accepted, beat, valid, take = Signal(), Signal(machine.port_bits), Signal(), Signal()
+        for p, (runs, beats) in enumerate(zip(self.runs, self.beats, strict=True)):
+            m.d.comb += [
+                runs.valid.eq(asking & (asked_port == p)),
+                runs.payload.beat.eq(self.address << to_beats),
+                runs.payload.count.eq(self.row << to_beats),
+                beats.ready.eq(take & (port == p)),
+            ]
+            with m.If(asked_port == p):
+                m.d.comb += accepted.eq(runs.ready)
+            with m.If(port == p):
+                m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
+        inside = element < self.elements
+        halves = Signal(16 * lanes)
+        m.d.comb += [
+            halves.eq(beat.word_select(piece, 16 * lanes)),
+            self.words.valid.eq(taking & valid & inside),
+            self.words.payload.element.eq(element),
+            self.words.payload.data.eq(
+                Cat(half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes))
+            ),
+            self.words.payload.enable.eq(Cat(element + k < self.elements for k in range(lanes))),
+            self.waiting.eq((asking & ~accepted) | (taking & ~valid)),
+        ]
+        last_piece = (piece == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [s.eq(0) for s in (asked_port, asked, port, element, piece)]
+                with m.If(self.start):
+                    m.next = "ASK"
+            with m.State("ASK"):
+                m.d.comb += asking.eq(1)
+                m.d.sync += beats_left.eq(self.row << to_beats)
+                with m.If(accepted):
+                    m.d.sync += [asked_port.eq(asked_port + 1), asked.eq(asked + part_elements)]
+                    with m.If((asked_port == machine.ports - 1) | (asked + part_elements >= self.elements)):
+                        m.next = "TAKE"
+            with m.State("TAKE"):
+                m.d.comb += taking.eq(1)
+                with m.If(valid & (self.words.ready | ~inside)):
+                    m.d.comb += take.eq(last_piece)
+                    m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), element.eq(element + lanes)]
+                    with m.If(last_piece):
+                        m.d.sync += beats_left.eq(beats_left - 1)
+                        with m.If(beats_left == 1):
+                            m.d.sync += [port.eq(port + 1), beats_left.eq(self.row << to_beats)]
+                            with m.If((port == machine.ports - 1) | (element + lanes >= self.elements)):
+                                m.d.comb += self.done.eq(1)
+                                m.next = "IDLE"
+        return m

@@ -1,0 +1,53 @@
+"""Lengths of the hardware's pipelines, in cycles: units are built to them, the timing engine counts with them.
+
+A unit's own length is that of its parts and the registers between them; where a unit adds up what it really has, it asserts the sum.
+"""
+
+from __future__ import annotations
+
+from skipopu.machine.config import Machine
+
+# Arithmetic: operands to result.
+MULTIPLIER = 2  # the primitive's multiplier and output registers
+MULTIPLY = 2  # FP32
+ADD = 3  # FP32
+FROM_INTEGER = 3  # an integer and an exponent to FP32
+QUADRATIC = 4  # a table's segment to its polynomial
+SIGNATURE = 3  # a write to its instruction's signature
+
+# The array.
+PRODUCT = 2 + 1 + MULTIPLIER  # a step to its products: memory, bus and operand registers, multiplier
+FACTOR = MULTIPLY + 1 + QUADRATIC + FROM_INTEGER  # a scaled result to its activation's factor
+FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the result
+EPILOGUE = 2 + FINISH  # an accumulator's address to the result
+
+# Alignment.
+ALIGN_WRITE = 3  # a word's read to the write of its mantissas
+SQUARED = ALIGN_WRITE + 2 + FROM_INTEGER + ADD  # a word's read to its group's square sum in the slot's total
+NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a slot's square sum to its 1/rms
+
+# Attention.
+WEIGHT = 1 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
+WEIGHED = WEIGHT + 2  # to the cycle in which a step of values may use it
+QUOTIENT = 1 + FROM_INTEGER + QUADRATIC + FROM_INTEGER  # a division's step to 1 / total
+DIVIDE = QUOTIENT + MULTIPLY  # to its word
+
+
+def tree(leaves: int) -> int:
+    """Levels of a balanced tree of registered additions."""
+    return (leaves - 1).bit_length()
+
+
+def accumulated(machine: Machine) -> int:
+    """A group's last step until its accumulator can be read."""
+    return PRODUCT + tree(machine.weight_lanes) + 1 + 2 + FROM_INTEGER + ADD + 2
+
+
+def dot(machine: Machine) -> int:
+    """A step of keys to its quarters' sums."""
+    return PRODUCT + tree(machine.kv_lanes)
+
+
+def score(machine: Machine) -> int:
+    """A step of keys to the score of its last beat."""
+    return dot(machine) + 1 + FROM_INTEGER

@@ -1,0 +1,33 @@
+"""Counters add what they are given while the machine runs."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import Simulator, SimulatorContext
+
+from hw.control.counters import Counters
+from skipopu.machine.config import Machine
+
+
+def test_counts_are_sums_of_a_run() -> None:
+    dut = Counters(Machine.load("trio"))
+    draw = random.Random(0)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        expected = [0] * len(dut.counts)
+        for _ in range(200):
+            restart, running = draw.random() < 0.03, draw.random() < 0.8
+            amounts = [draw.getrandbits(len(port)) for port in dut.amounts]
+            ctx.set(dut.restart, restart)
+            ctx.set(dut.running, running)
+            for port, amount in zip(dut.amounts, amounts, strict=True):
+                ctx.set(port, amount)
+            await ctx.tick()
+            expected = [0 if restart else count + amount * running for count, amount in zip(expected, amounts, strict=True)]
+            assert [ctx.get(count) for count in dut.counts] == expected
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()

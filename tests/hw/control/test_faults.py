@@ -1,0 +1,29 @@
+"""The last of several faults is reported, with its instruction."""
+
+from __future__ import annotations
+
+import itertools
+
+from amaranth.sim import Simulator, SimulatorContext
+
+from hw.control.faults import Faults
+from skipopu.isa.registers import Error
+
+
+def test_the_last_cause_wins() -> None:
+    codes = (Error.BUFFER_RANGE, Error.AXI_READ, Error.BUFFER_RANGE)
+    dut = Faults(codes)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for k, pc in enumerate(dut.pcs):
+            ctx.set(pc, 100 + k)
+        for causes in itertools.product((0, 1), repeat=len(codes)):
+            for port, cause in zip(dut.causes, causes, strict=True):
+                ctx.set(port, cause)
+            last = max((k for k, cause in enumerate(causes) if cause), default=None)
+            expected = (0, 0, 0) if last is None else (1, codes[last], 100 + last)
+            assert (ctx.get(dut.fault), ctx.get(dut.code), ctx.get(dut.pc)) == expected
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()

@@ -1,0 +1,65 @@
+"""Rows in parts: runs to every port of the row, words in order, a word per cycle."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.vector.row import RowReader
+from skipopu.machine.config import Machine
+from tests.hw.arithmetic.operands import halves
+from tests.hw.bench import exercise
+from tests.hw.vector.support import packed, pause
+
+
+@pytest.mark.parametrize(
+    ("ports", "bits", "lanes", "row", "elements"),
+    [(2, 128, 4, 1, 64), (2, 128, 4, 1, 37), (3, 64, 2, 2, 70), (3, 64, 4, 1, 9), (1, 512, 8, 1, 30)],
+)
+def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None:
+    machine = dataclasses.replace(Machine.load("tiny"), ports=ports, port_bits=bits, vector_lanes=lanes)
+    part, per_beat, address = 32 * row, bits // 16, 12345
+    used = -(-elements // part)
+    values = halves(used * part, np.random.default_rng(elements))
+    beats = [
+        [packed(values[first : first + per_beat], 16) for first in range(p * part, (p + 1) * part, per_beat)]
+        for p in range(used)
+    ]
+    numbers = values.view(np.float16).astype(np.float32).view(np.uint32)
+    words = [
+        {"element": k, "data": packed(numbers[k : k + lanes]), "enable": (1 << min(lanes, elements - k)) - 1}
+        for k in range(0, elements, lanes)
+    ]
+    run = {"beat": address * 64 // machine.beat_bytes, "count": part // per_beat}
+    dut = RowReader(machine)
+    finished: list[int] = []
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        for _ in range(2):
+            await pause(ctx, stalls)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            cycles = 1
+            while not ctx.get(dut.done):
+                await ctx.tick()
+                cycles += 1
+            await ctx.tick()
+            if stalls is None:
+                finished.append(cycles)
+
+    seen = exercise(
+        dut,
+        {dut.beats[p]: 2 * beats[p] for p in range(used)},
+        {dut.words: 2 * words, **{dut.runs[p]: [run] * 2 if p < used else [] for p in range(ports)}},
+        constants=[(dut.address, address), (dut.row, row), (dut.elements, elements)],
+        drive=drive,
+    )
+    assert [seen.given[dut.runs[p]][0] for p in range(used)] == list(range(1, 1 + used))
+    assert seen.given[dut.words][: len(words)] == list(range(1 + used, 1 + used + len(words)))
+    # A part's beats are taken to its end, as fast.
+    assert finished == [used + used * part // lanes] * 2
