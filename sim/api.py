@@ -15,11 +15,11 @@ from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim import engines
-from sim.asked import Prompt, Skip, Trace, run_of, run_without_weights, token_ids
+from sim.asked import Prompt, Skip, Trace, options_of, run_of, run_without_weights, token_ids
 from sim.engine import QUIET, Watch
 from sim.result import Computed, Counted, Result, Routed, Timed
 from sim.timeline import Span, figure
-from skipopu.errors import ProgramError, not_known
+from skipopu.errors import ProgramError
 from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
 from skipopu.shapes import SHAPES
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 Target = Machine | str | Path
 
 
-def _machine(target: Target) -> Machine:
-    return target if isinstance(target, Machine) else Machine.load(target)
-
-
 def target(name: Target) -> Machine:
     """The machine of a shipped target, by its name, or of a description in a YAML file.
 
@@ -48,7 +44,10 @@ def target(name: Target) -> Machine:
     >>> machine.ports, machine.clock_mhz  # MHz
     (32, 225)
     """
-    return _machine(name)
+    return name if isinstance(name, Machine) else Machine.load(name)
+
+
+_machine = target  # where a parameter has its name
 
 
 def checkpoint(path: str | Path, routers: str | Path | None = None) -> Checkpoint:
@@ -121,16 +120,6 @@ def compile(
     return program
 
 
-def options_of(engine: str, options: Mapping[str, Any]) -> Any:
-    """An engine's options by name; raises ProgramError for one that it does not have."""
-    kind = engines.options(engine)
-    accepted = [field.name for field in dataclasses.fields(kind)]
-    for name in options:
-        if name not in accepted:
-            raise ProgramError(not_known(f"option of the {engine} engine", name, accepted))
-    return kind(**options)
-
-
 @overload
 def run(
     program: Program, prompt: Prompt | int, max_new: int = ..., engine: Literal["functional"] = ..., **asked: Any
@@ -153,6 +142,7 @@ def run(
     *,
     skip: Skip = None,
     trace: Trace = None,
+    policy: str | None = None,
     seed: int = 0,
     dial: float = 0.0,
     check: bool = False,
@@ -168,6 +158,7 @@ def run(
         skip: random routing instead of the routers: the share of modules to skip, 0 (everything executes) to 1, or
             "attn=R,ffn=R", or a YAML file with ratios per layer; drawn with ``seed``.
         trace: replays a routing, bool (layers, 2, positions), 1 = execute, as a result's ``routing`` is, or a .npy file of it.
+        policy: one of :data:`skipopu.policy.BY_NAME` for every module, as "always" and "never".
         dial: the routers' threshold, in the logits' unit; larger skips more.
         check: the machine records a signature of each instruction.
         watch: is told of tokens and progress.
@@ -196,7 +187,7 @@ def run(
         return engines.engine(engine).run(program, request, dataclasses.replace(own, routed=routed), watch)
     if isinstance(prompt, int):
         raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
-    request = run_of(program, token_ids(program, prompt), max_new, **asked, dial=dial, check=check)
+    request = run_of(program, token_ids(program, prompt), max_new, **asked, policy=policy, dial=dial, check=check)
     return engines.engine(engine).run(program, request, own, watch)
 
 
@@ -273,8 +264,7 @@ def compare(
 def timeline(panels: Mapping[str, Sequence[Span]], position: int | None = None) -> Figure:
     """Draws what each unit did when: a panel for every title, all on one scale of cycles.
 
-    ``panels`` holds what the timing engine's option ``spans`` received; ``position`` picks one token by its place in the sequence
-    (of a chunk of the prompt, its first).
+    ``panels`` holds what the timing engine's option ``spans`` received; ``position`` picks a token (the first of a prompt's chunk).
 
     Raises:
         ProgramError: a panel has no spans.
@@ -284,9 +274,8 @@ def timeline(panels: Mapping[str, Sequence[Span]], position: int | None = None) 
     >>> len(sk.timeline({"the token after the prompt": spans}, position=3).axes)
     1
     """
-    return figure(
-        [(title, [s for s in spans if position is None or s.position == position]) for title, spans in panels.items()]
-    )
+    chosen = {title: [s for s in spans if position in (None, s.position)] for title, spans in panels.items()}
+    return figure(list(chosen.items()))
 
 
 def verilog(machine: Target) -> str:

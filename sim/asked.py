@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim import engines
 from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
-from skipopu.errors import ProgramError
+from skipopu.errors import ProgramError, not_known
 from skipopu.isa.program import COMPILED, Program, Run
 from skipopu.model_config import TOKENIZERS
 
@@ -50,13 +52,18 @@ def routing_of(layers: int, tokens: int, skip: Skip, trace: Trace, seed: int, wh
     """bool (layers, 2, tokens), 1 = execute, of skip ratios (see :func:`sim.routing.ratios`) or of a trace; None of neither.
 
     Raises:
-        ProgramError: not such ratios (``what`` was given them) or no such trace, or both were given.
+        ProgramError: not such ratios (``what`` was given them) or no such trace.
     """
-    if skip is not None and trace is not None:
-        raise ProgramError("routing is given twice, as skip ratios and as a trace; accepted: one of them")
     if skip is not None:
         return independent(layers, tokens, *ratios(str(skip), layers, what), seed)
     return load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
+
+
+def only_one(**given: object) -> None:
+    """Raises ProgramError when more than one says what is skipped."""
+    said = [name for name, value in given.items() if value is not None]
+    if len(said) > 1:
+        raise ProgramError(f"what is skipped is said twice, by {' and '.join(said)}; accepted: one of {', '.join(given)}")
 
 
 def run_of(
@@ -66,6 +73,7 @@ def run_of(
     *,
     skip: Skip = None,
     trace: Trace = None,
+    policy: str | None = None,
     seed: int = 0,
     dial: float = 0.0,
     check: bool = False,
@@ -76,12 +84,13 @@ def run_of(
     Raises:
         ProgramError: it does not fit the program, or ``dial`` would change nothing.
     """
+    only_one(skip=skip, trace=trace, policy=policy)
     routing = routing_of(program.model.num_layers, len(prompt) + max_new, skip, trace, seed, what) if max_new >= 0 else None
     if dial and routing is not None:
         raise ProgramError(f"dial is {dial}, the routers' threshold; skip ratios and traces replace the routers")
     if dial and not program.source["routers"]:
         raise ProgramError(f"dial is {dial}; it has no effect: model {program.source['checkpoint']} has no routers")
-    run = Run(tuple(prompt), max_new, dial, check, COMPILED if routing is None else routing)
+    run = Run(tuple(prompt), max_new, dial, check, (policy or COMPILED) if routing is None else routing)
     run.validate(program)
     return run
 
@@ -96,6 +105,7 @@ def run_without_weights(
     Raises:
         ProgramError: it does not fit the program.
     """
+    only_one(skip=skip, trace=trace)
     layers, total = program.model.num_layers, length + max_new
     run = Run((0,) * length, max_new)
     run.validate(program)
@@ -105,3 +115,13 @@ def run_without_weights(
     if len(routing) != layers or routing.shape[2] < total - 1:
         raise ProgramError(f"the routing trace has shape {routing.shape}; this run needs ({layers}, 2, {total - 1})")
     return run, Routed(tokens=[0] * max_new, routing=routing)
+
+
+def options_of(engine: str, options: Mapping[str, Any]) -> Any:
+    """An engine's options by name; raises ProgramError for one that it does not have."""
+    kind = engines.options(engine)
+    accepted = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in accepted:
+            raise ProgramError(not_known(f"option of the {engine} engine", name, accepted))
+    return kind(**options)

@@ -107,9 +107,10 @@ def test_a_shape_is_timed(program: sk.Program) -> None:
     ("asked", "message"),
     [
         ({"skip": 1.5}, "skip is '1.5'; accepted: a ratio"),
-        ({"skip": 0.5, "trace": np.ones((4, 2, 20), bool)}, "given twice"),
+        ({"skip": 0.5, "trace": np.ones((4, 2, 20), bool)}, "by skip and trace; accepted: one of skip, trace, policy"),
         ({"trace": np.ones((4, 2, 2), bool)}, "routing trace has shape"),
         ({"skip": 0.5, "dial": 1.0}, "dial is 1.0"),
+        ({"policy": "sometimes"}, "routing is 'sometimes'; accepted: 'program' or 'always' or 'never'"),
         ({"max_new": -1}, "-1 new tokens"),
         ({"max_new": 1000}, "exceeds the program's context"),
         ({"engine": "rlt"}, "did you mean 'rtl'"),
