@@ -1,6 +1,6 @@
 """Runs the tutorial: its outputs and pictures are written back into the page, and page and outputs become the notebook.
 
-``python docs/notebook.py`` (or ``make docs``) after a change. In the page a fence ``python`` is a cell; what follows it at once,
+``python -m docs.notebook`` (or ``make docs``) after a change. In the page a fence ``python`` is a cell; what follows it at once,
 a fence ``text`` or a picture, is its output. ``python rtl`` builds a simulation.
 """
 
