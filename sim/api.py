@@ -178,15 +178,13 @@ def run(
     """
     own = options_of(engine, options)
     asked = {"skip": skip, "trace": trace, "seed": seed}
-    if not program.memory:
-        if engine != "timing" or not isinstance(prompt, int):
+    if isinstance(prompt, int) and not program.memory and engine == "timing":
+        if policy or dial or check:
             raise ProgramError(
-                f"the program of shape {program.source['checkpoint']} has no weights: the timing engine runs it, on a number of tokens"
+                f"policy, dial and check have no effect on shape {program.source['checkpoint']}, which is only timed"
             )
         request, routed = run_without_weights(program, prompt, max_new, **asked)
         return engines.engine(engine).run(program, request, dataclasses.replace(own, routed=routed), watch)
-    if isinstance(prompt, int):
-        raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
     request = run_of(program, token_ids(program, prompt), max_new, **asked, policy=policy, dial=dial, check=check)
     return engines.engine(engine).run(program, request, own, watch)
 

@@ -41,8 +41,18 @@ def text_ids(program: Program, text: str | bytes, instead: str = "give token ids
         raise ProgramError(f"the prompt {text!r} is no text ({error.reason})") from None
 
 
-def token_ids(program: Program, prompt: Prompt) -> tuple[int, ...]:
-    """Token ids of a prompt: of text or bytes for a byte-level model, or the ids themselves."""
+def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
+    """Token ids of a prompt: of text or bytes for a byte-level model, or the ids themselves.
+
+    Raises:
+        ProgramError: the program has no weights, the model takes no text, or ``prompt`` is only a number of tokens.
+    """
+    if not program.memory:
+        raise ProgramError(
+            f"the program of shape {program.source['checkpoint']} has no weights: the timing engine runs it, on a number of tokens"
+        )
+    if isinstance(prompt, int):
+        raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
     if isinstance(prompt, str | bytes):
         return text_ids(program, prompt, "give token ids instead")
     return tuple(int(token) for token in prompt)

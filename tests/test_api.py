@@ -99,6 +99,10 @@ def test_a_shape_is_timed(program: sk.Program) -> None:
     for prompt, engine in ((8, "functional"), ([1, 2], "timing")):
         with pytest.raises(sk.ProgramError, match="has no weights"):
             sk.run(small, prompt, 2, engine)
+    with pytest.raises(sk.ProgramError, match="has no weights"):
+        sk.check(small, "def", 2)
+    with pytest.raises(sk.ProgramError, match="no effect on shape"):
+        sk.run(small, 8, max_new=2, engine="timing", dial=1.0)
     with pytest.raises(sk.ProgramError, match="prompt is 8"):
         sk.run(program, 8)
 
