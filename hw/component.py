@@ -18,6 +18,7 @@ A list of ports ``terms`` becomes the members ``terms_0`` and ``terms_1``; the a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
@@ -155,6 +156,10 @@ class Component(wiring.Component):
         self.declared = Declared(self)
         super().__init__(self.declared.members)
         self.declared.attach(self)
+
+    @abstractmethod
+    def elaborate(self, platform: object) -> Module:
+        """The circuit."""
 
 
 AnyBundle = TypeVar("AnyBundle", bound=Bundle)

@@ -23,6 +23,8 @@ from skipopu.shapes import SHAPES, label, shape
 from skipopu.shipped import MODELS
 from skipopu.shipped import NAMES as SHIPPED
 
+SOURCE = "skipopu hdl --report, board file"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("board", nargs="*", help=f"boards; default all: {', '.join(names())}")
@@ -92,8 +94,9 @@ def main(args: argparse.Namespace) -> int:
             rows.append((board, machine, found, error))
             for need in found:
                 name = need.what.replace(" ", "_").replace("/", "_")
-                keys = {"target": machine.name, "system": board.name}
-                records.append(Record(name, need.needed, need.what, "synthesised", "skipopu hdl --report, board file", **keys))
+                records.append(
+                    Record(name, need.needed, need.what, "synthesised", SOURCE, target=machine.name, system=board.name)
+                )
     out.print(board_table(rows))
     jobs = [
         (args.target or board.target, model, args.context, args.skip)

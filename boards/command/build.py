@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 from rich.markup import escape
 from rich.table import Table
@@ -62,16 +63,16 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
     for name in ("cells", "used", "available", "share"):
         table.add_column(name, justify="right" if name != "cells" else "left")
     source = f"nextpnr-ecp5, seed {args.seed}"
-    keys = {"target": machine.name, "system": board.name}
+    record = partial(Record, target=machine.name, system=board.name)
     records = [
-        Record("fmax_mhz", round(result.fmax_mhz, 2), "MHz", "synthesised", source, **keys),
-        Record("clock_mhz", result.clock_mhz, "MHz", "synthesised", source, **keys),
-        Record("bitstream_bytes", result.path.stat().st_size, "byte", "synthesised", "ecppack", **keys),
-        Record("wall_s", round(seconds, 1), "s", "measured", "skipopu build", **keys),
+        record("fmax_mhz", round(result.fmax_mhz, 2), "MHz", "synthesised", source),
+        record("clock_mhz", result.clock_mhz, "MHz", "synthesised", source),
+        record("bitstream_bytes", result.path.stat().st_size, "byte", "synthesised", "ecppack"),
+        record("wall_s", round(seconds, 1), "s", "measured", "skipopu build"),
     ]
     for name, (used, available) in result.utilisation.items():
         table.add_row(name, f"{used:,}", f"{available:,}", f"{used / available:.0%}")
-        records.append(Record(name.lower(), used, name, "synthesised", source, **keys))
+        records.append(record(name.lower(), used, name, "synthesised", source))
     out.print(table)
     out.print(
         f"{result.path}: {result.path.stat().st_size:,} bytes; {result.fmax_mhz:.2f} MHz reached, {result.clock_mhz:g} asked for;"
@@ -93,8 +94,8 @@ def write_vendor(board: Board, machine: Machine, args: argparse.Namespace) -> li
     out.print(f"{args.output}: {', '.join(files)}")
     out.print(f"Next: README.md there. {'Vitis' if board.flow == 'vitis' else 'Vivado'} was not run.")
     size = sum(len(text) for text in files.values())
-    keys = {"target": machine.name, "system": board.name}
+    record = partial(Record, target=machine.name, system=board.name)
     return [
-        Record("project_bytes", size, "byte", "measured", "skipopu build", **keys),
-        Record("wall_s", round(time.perf_counter() - begin, 1), "s", "measured", "skipopu build", **keys),
+        record("project_bytes", size, "byte", "measured", "skipopu build"),
+        record("wall_s", round(time.perf_counter() - begin, 1), "s", "measured", "skipopu build"),
     ]

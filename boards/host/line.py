@@ -34,9 +34,14 @@ class LinkError(SkipopuError):
 class Port(Protocol):
     """What is used of :class:`serial.Serial`; :class:`sim.board.port.SimulatedPort` has it too."""
 
-    baudrate: int
-    timeout: float | None
-
+    @property
+    def baudrate(self) -> int: ...
+    @baudrate.setter
+    def baudrate(self, value: int, /) -> None: ...
+    @property
+    def timeout(self) -> float | None: ...
+    @timeout.setter
+    def timeout(self, value: float | None, /) -> None: ...
     @property
     def in_waiting(self) -> int: ...
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop
 from hw.link.system import system_verilog
@@ -58,7 +59,7 @@ def project(machine: Machine, seed: int = SEED) -> dict[str, str]:
     # Whether the clock is met is judged from the report, so that there is one.
     # The default placer leaves wires a third longer, and routing them was not seen to end.
     options = f"--placer static --seed {seed} --report report.json --timing-allow-fail"
-    plan = platform.build(
+    plan: Any = platform.build(  # a BuildPlan; its stubs say None
         Ulx3sTop(),
         NAME,
         do_build=False,

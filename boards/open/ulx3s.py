@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from amaranth.build import Attrs, Pins, Platform, Resource
-from amaranth.hdl import ClockDomain, Elaboratable, Instance, Module, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
@@ -24,27 +24,29 @@ class Ulx3sTop(Elaboratable):
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
-        uart = platform.request("uart", 0, dir=dict.fromkeys(("rx", "tx", "rts", "dtr"), "-"))
+        # Its pins are attributes, which the stubs do not know.
+        uart: Any = platform.request("uart", 0, dir=dict.fromkeys(("rx", "tx", "rts", "dtr"), "-"))
 
-        def pad(name: str, direction: str, port: object) -> Signal:
+        def pad(name: str, direction: io.Direction, port: Any) -> Signal:
             m.submodules[name] = buffer = io.Buffer(direction, port)
-            return buffer.i if direction == "i" else buffer.o
+            return buffer.i if direction is io.Direction.Input else buffer.o
 
-        clock = pad("clock", "i", platform.request("clk25", 0, dir="-"))
-        button = pad("button", "i", platform.request("button_fire", 0, dir="-"))
-        keep = pad("keep", "o", platform.request("wifi_gpio0", 0, dir="-"))
-        rx, tx = pad("rx", "i", uart.rx), pad("tx", "o", uart.tx)
-        lamps = [pad(f"lamp_{k}", "o", platform.request("led", k, dir="-")) for k in range(8)]
-        m.domains.sync = domain = ClockDomain()
-        m.d.comb += domain.clk.eq(clock)
+        into, out = io.Direction.Input, io.Direction.Output
+        clock = pad("clock", into, platform.request("clk25", 0, dir="-"))
+        button = pad("button", into, platform.request("button_fire", 0, dir="-"))
+        keep = pad("keep", out, platform.request("wifi_gpio0", 0, dir="-"))
+        rx, tx = pad("rx", into, uart.rx), pad("tx", out, uart.tx)
+        lamps = [pad(f"lamp_{k}", out, platform.request("led", k, dir="-")) for k in range(8)]
+        m.domains.sync = ClockDomain()
+        m.d.comb += ClockSignal().eq(clock)
         waited, held = Signal(range(POWER_ON_CYCLES + 1), reset_less=True), Signal()
         m.submodules.button_synchroniser = FFSynchronizer(button, held, reset_less=True)
         with m.If(held):
             m.d.sync += waited.eq(0)
         with m.Elif(waited != POWER_ON_CYCLES):
             m.d.sync += waited.eq(waited + 1)
-        m.d.comb += [domain.rst.eq(waited != POWER_ON_CYCLES), keep.eq(1)]
-        m.submodules.system = Instance(SYSTEM, i_clk=domain.clk, i_rst=domain.rst, i_rx=rx, o_tx=tx)
+        m.d.comb += [ResetSignal().eq(waited != POWER_ON_CYCLES), keep.eq(1)]
+        m.submodules.system = Instance(SYSTEM, i_clk=ClockSignal(), i_rst=ResetSignal(), i_rx=rx, o_tx=tx)
         beat = Signal(25)
         m.d.sync += beat.eq(beat + 1)
         m.d.comb += [lamps[0].eq(~rx), lamps[1].eq(~tx), lamps[7].eq(beat[-1])]
@@ -59,4 +61,8 @@ class Ulx3sPlatform(ULX3S_85F_Platform):
         # One pin of amaranth-boards' "esp32", whose others stay unconnected.
         Resource("wifi_gpio0", 0, Pins("L2", dir="o"), Attrs(IO_TYPE="LVCMOS33", DRIVE="4")),
     ]
-    required_tools: ClassVar[list[str]] = []  # skipopu runs them itself
+
+    @property
+    def required_tools(self) -> list[str]:
+        """None: skipopu runs them itself."""
+        return []

@@ -94,3 +94,9 @@ def bits_for_index(count: int) -> Shape:
 def count_shape(limit: int) -> Shape:
     """Shape of a count up to and including ``limit``."""
     return unsigned(max(1, limit.bit_length()))
+
+
+def round_to(value: Value, lanes: int) -> Value:
+    """``value`` rounded up to a multiple of ``lanes``, a power of two."""
+    bits = lanes.bit_length() - 1
+    return Cat(Const(0, bits), (value + (lanes - 1)) >> bits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 
 from hw.component import Component, given, gives
 from skipopu.isa.registers import Config
@@ -36,11 +36,13 @@ class Configuration(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         legal = ranges(self.machine)
+        registers = [Signal(REGISTER_BITS, name=register.name.lower()) for register in Config]
+        m.d.comb += self.config.eq(Cat(registers))
         with m.Switch(self.register):
             for register in Config:
                 with m.Case(register):
                     with m.If(self.write):
-                        m.d.sync += setting(self.config, register).eq(self.value)
+                        m.d.sync += registers[register].eq(self.value)
                     if register in legal:
                         allowed = legal[register]
                         steps = self.value[: allowed.step.bit_length() - 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Module, Signal, Value
 
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
@@ -35,8 +35,11 @@ class Counters(Component):
                 m.d.sync += count.eq(count + amount)
         return m
 
-    def count(self, m: Module, amounts: dict[str, Value]) -> dict[str, Value]:
-        """Connects ``amounts`` by name, all of them; returns the counts by name."""
+    def count(self, m: Module, amounts: dict[str, Value]) -> None:
+        """Connects ``amounts`` by name, all of them."""
         assert tuple(amounts) == COUNTERS
         m.d.comb += [port.eq(amount) for port, amount in zip(self.amounts, amounts.values(), strict=True)]
-        return dict(zip(COUNTERS, self.counts, strict=True))
+
+    def of(self, name: str) -> Signal:
+        """The count of ``name``."""
+        return self.counts[COUNTERS.index(name)]

@@ -10,6 +10,7 @@ from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
 
 UNITS = len(Unit)
+ENTRY_BITS = 16  # of a count of KVWRITEs, modulo
 
 
 class Issue(data.StructLayout):
@@ -35,7 +36,7 @@ class Issue(data.StructLayout):
                 "empty": 1,
                 "pc": 12,
                 "sequence": 32,
-                "entries": 16,
+                "entries": ENTRY_BITS,
             }
         )
 

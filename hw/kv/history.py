@@ -13,7 +13,6 @@ from hw.kv.shapes import Heads, HeadShapes
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
-READ_LATENCY = 2
 
 
 class Half(data.StructLayout):
@@ -27,7 +26,7 @@ class HistoryBuffer(Component):
     """Slots of one entry each: a tag for the keys, one for the values, the header's beats beside the others.
 
     Latency: 1 cycle from a lookup to ``hit``, 2 from a written beat to its being read, 5 from a half asked for to its first beat.
-    Throughput: a lookup, a beat written and a beat read per cycle, with 2 cycles between halves read; forgetting takes a cycle per tag.
+    Throughput: a lookup, a beat written and a beat read per cycle, with a cycle between halves read; forgetting takes a cycle per tag.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import stream
 
 from hw.arithmetic.pipeline import bits_for_index
-from hw.component import Bundle, Component, given, gives
+from hw.component import Component, given, gives
 from hw.kv.format import StagedRead, staging_depth
 from hw.kv.shapes import Pool
-from hw.memory.reader import Run
-from hw.memory.writer import WriteBeat
+from hw.memory.writer import Writes
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.machine.config import Machine
-
-
-class EntryWrites(Bundle):
-    """Writes to one port's memory, seen by who writes."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.runs = gives(stream.Signature(Run(machine)), "where to write")
-        self.beats = gives(stream.Signature(WriteBeat(machine)), "what to write there")
-        super().__init__()
 
 
 class EntrySender(Component):
@@ -33,7 +22,7 @@ class EntrySender(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.writes = [gives(EntryWrites(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
+        self.writes = [gives(Writes(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
         self.written = given(machine.ports, "per port: the write is done, one cycle")
         self.start = given(1, "write the entry, one cycle")
         self.port = given(bits_for_index(machine.ports), "its port; stands until done, as the next three do")

@@ -9,14 +9,17 @@ from amaranth.lib.wiring import connect, flipped
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
-from hw.control.issue import Issue, field
+from hw.control.issue import field
 from hw.kv.format import EntryFormatter
 from hw.kv.heads import HeadSizes
 from hw.kv.map import MapEntry, MapRead
+from hw.kv.map_memory import MapWrite
 from hw.kv.places import EntryPlaces
-from hw.kv.send import EntrySender, EntryWrites
+from hw.kv.send import EntrySender
 from hw.kv.shapes import HeadShapes, Pool
 from hw.memory.buffer import BufferRead
+from hw.memory.writer import Writes
+from hw.vector.unit import Task
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
 
@@ -33,14 +36,9 @@ class KvWriteUnit(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        row, shapes = bits_for_index(machine.map_entries), HeadShapes(machine)
-        self.writes = [gives(EntryWrites(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
-        self.active = given(1, "the instruction runs, level")
-        self.instruction = given(Issue(machine), "the KVWRITE")
-        self.done = gives(1, "it is done, one cycle")
-        self.digest = gives(32, "signature of what it wrote")
-        self.working = gives(1, "elements are read or a beat is written")
-        self.waiting = gives(1, "a write waits for memory")
+        shapes = HeadShapes(machine)
+        self.writes = [gives(Writes(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
+        self.task = given(Task(machine), "KVWRITE to execute", "{}")
         self.pool_full = gives(1, "a port has no place left, level")
         self.missing = gives(1, "an unlisted slot at the first layer has no entry, level")
         self.restart = given(1, "forget all entries")
@@ -52,9 +50,7 @@ class KvWriteUnit(Component):
         self.context = given(20, "tokens of a layer's row of the map")
         self.read = gives(BufferRead(machine), "elements, FP32", "read_{}")
         self.map = gives(MapRead(machine), "the map", "map_read_{}")
-        self.map_write_address = gives(row, "entry of the map to write")
-        self.map_write_data = gives(MapEntry(), "that entry")
-        self.map_write_enable = gives(1, "write it")
+        self.map_write = gives(MapWrite(machine), "the map", "map_write_{}")
         self.written = given(machine.ports, "per port: the write is done, one cycle")
         self.entries = gives(32, "entries written so far")
         self.saturated = gives(1, "a number was clipped")
@@ -64,7 +60,7 @@ class KvWriteUnit(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine, places, form, send, instruction = self.machine, self.places, self.format, self.send, self.instruction
+        machine, places, form, send, instruction = self.machine, self.places, self.format, self.send, self.task.instruction
         m.submodules.sizes, m.submodules.places, m.submodules.format, m.submodules.send = self.sizes, places, form, send
         connect(m, self.sizes.heads, form.heads)
         connect(m, flipped(self.pool), send.pool)
@@ -85,26 +81,26 @@ class KvWriteUnit(Component):
             send.place.eq(places.place),
             send.count.eq(form.beats),
             send.written.eq(self.written),
-            self.working.eq(form.reading | send.sending),
-            self.waiting.eq(send.waiting),
+            self.task.working.eq(form.reading | send.sending),
+            self.task.waiting.eq(send.waiting),
             self.saturated.eq(form.saturated),
             self.map.address.eq(row - self.context),
-            self.map_write_address.eq(row),
-            self.map_write_data.eq(mapped),
+            self.map_write.address.eq(row),
+            self.map_write.data.eq(mapped),
         ]
         self._steps(m, slot, mapped)
         self._sign(m, slot, mapped)
         return m
 
     def _steps(self, m: Module, slot: Signal, mapped: data.View) -> None:
-        places, form, send, instruction = self.places, self.format, self.send, self.instruction
+        places, form, send, instruction = self.places, self.format, self.send, self.task.instruction
         listed, late, settled = Signal(), Signal(), Signal(range(Signature.LATENCY + 1))
         from_position = field(instruction.word, KVWRITE, "late")
         beyond = (from_position != 0) & (instruction.position >= from_position)
         m.d.comb += [listed.eq(instruction.mask.bit_select(slot, 1)), late.eq(beyond & (instruction.count == 1))]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += places.find.eq(self.active)
+                m.d.comb += places.find.eq(self.task.active)
                 with m.If(places.found):
                     m.d.sync += [slot.eq(0), form.source.eq(field(instruction.word, KVWRITE, "src") * BUFFER_UNIT)]
                     m.next = "SLOT"
@@ -137,7 +133,7 @@ class KvWriteUnit(Component):
                     m.d.sync += mapped.place.eq(places.place)
                     m.next = "MAP"
             with m.State("MAP"):
-                m.d.comb += [self.map_write_enable.eq(1), places.following.eq(1)]
+                m.d.comb += [self.map_write.enable.eq(1), places.following.eq(1)]
                 stride = field(instruction.word, KVWRITE, "stride") * BUFFER_UNIT
                 m.d.sync += [slot.eq(slot + 1), form.source.eq(form.source + stride), settled.eq(0)]
                 m.next = "SLOT"
@@ -146,14 +142,14 @@ class KvWriteUnit(Component):
             with m.State("SETTLE"):
                 m.d.sync += settled.eq(settled + 1)
                 with m.If(settled == Signature.LATENCY):
-                    m.d.comb += self.done.eq(1)
+                    m.d.comb += self.task.done.eq(1)
                     m.next = "IDLE"
 
     def _sign(self, m: Module, slot: Signal, mapped: data.View) -> None:
         """Signature: the FP16 patterns, each head's exponent, what the map holds."""
         form, lanes = self.format, self.machine.vector_lanes
         m.submodules.signature = signature = Signature(lanes)
-        m.d.comb += [signature.clear.eq(self.places.found), self.digest.eq(signature.total)]
+        m.d.comb += [signature.clear.eq(self.places.found), self.task.digest.eq(signature.total)]
         for k in range(lanes):
             m.d.comb += [
                 signature.valid[k].eq(form.valid),
@@ -166,7 +162,7 @@ class KvWriteUnit(Component):
                 signature.where[0].eq(index(1, slot, form.exponent_number)),
                 signature.value[0].eq(form.exponent),
             ]
-        with m.If(self.map_write_enable):
+        with m.If(self.map_write.enable):
             m.d.comb += [
                 signature.valid[0].eq(1),
                 signature.where[0].eq(index(2, slot, Const(0, 1))),

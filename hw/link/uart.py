@@ -80,7 +80,7 @@ class UartTransmitter(Component):
             with m.If(self.bytes.valid):
                 m.d.sync += [
                     self.line.eq(0),
-                    shift.eq(Cat(self.bytes.payload, Const(1, 1))),
+                    shift.eq(Cat(self.bytes.payload, Const(3, 2))),  # the stop bit, and the idle line behind it
                     timer.eq(self.divisor),
                     left.eq(FRAME_BITS),
                 ]

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.arithmetic.pipeline import count_shape
-from hw.component import Component, given, gives, level
+from hw.component import Bundle, Component, given, gives, level
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
 from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
@@ -20,6 +20,15 @@ class Run(data.StructLayout):
 
     def __init__(self, machine: Machine) -> None:
         super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": LARGEST_RUN.bit_length()})
+
+
+class Loads(Bundle):
+    """Reads of one port, seen by who reads."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
+        self.beats = given(stream.Signature(machine.port_bits), "their beats, in order")
+        super().__init__()
 
 
 class BurstReader(Component):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 
-from hw.component import Component, given, gives
+from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import BURST_INCR, AxiWrite
 from hw.memory.reader import Run
 from skipopu.machine.config import Machine
 
-WRITE_CLIENTS = 2  # 0 vector unit, 1 control
+WRITE_CLIENTS = 2
+VECTOR, CONTROL = range(WRITE_CLIENTS)  # rising priority
 
 
 class WriteBeat(data.StructLayout):
@@ -18,6 +19,15 @@ class WriteBeat(data.StructLayout):
 
     def __init__(self, machine: Machine) -> None:
         super().__init__({"data": machine.port_bits, "strobe": machine.beat_bytes})
+
+
+class Writes(Bundle):
+    """Writes to one port's memory, seen by who writes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.runs = gives(stream.Signature(Run(machine)), "where to write")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "what to write there")
+        super().__init__()
 
 
 class WritePort(Component):

@@ -30,7 +30,7 @@ class ArrayUnit(Component):
         self.machine, self.tiles = machine, tiles
         self.inner_sequencer, self.inner_epilogue = walk, drain = Sequencer(machine), EpilogueUnit(machine)
         own = [drain.active, drain.start, drain.instruction, drain.token_count, drain.token, drain.slot, drain.finished]
-        rounds = [drain.round_done, drain.round_bank, drain.round_ports, drain.round_last, drain.drained, drain.drained_bank]
+        rounds = [drain.round, drain.drained, drain.drained_bank]
         slices = [drain.drain_address, drain.drain_even, drain.drain_odd, drain.saturated]
         self.epilogue = passes(drain, without=[*own, *rounds, *slices])
         read = [walk.inner, walk.activation_slot, walk.activation_word, walk.activation_group]
@@ -79,11 +79,8 @@ class ArrayUnit(Component):
             sequencer.drained_bank.eq(epilogue.drained_bank),
             epilogue.active.eq(running & ~start),
             epilogue.finished.eq(sequencer.finished),
-            epilogue.round_done.eq(sequencer.rounds.done),
-            epilogue.round_bank.eq(sequencer.rounds.bank),
-            epilogue.round_ports.eq(sequencer.rounds.ports),
-            epilogue.round_last.eq(sequencer.rounds.last),
         ]
+        connect(m, sequencer.rounds, epilogue.round)
         for p, (tile, beats) in enumerate(zip(self.tiles, self.beats, strict=True)):
             connect(m, flipped(beats), tile.slice.beats)
             m.d.comb += [

@@ -5,22 +5,12 @@ from __future__ import annotations
 from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
-from hw.component import Bundle, Component, given, gives
+from hw.component import Component, given, gives
+from hw.pe.sequencer import Rounds
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine.config import Machine
 
 PAIRS = BLOCK_ROWS // 2
-
-
-class Round(Bundle):
-    """A round of blocks whose sums are complete, seen from the sequencer."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.done = gives(1, "for one cycle: a round is complete")
-        self.bank = gives(1, "bank of the accumulators that hold it")
-        self.ports = gives(machine.ports, "ports that have a block in it")
-        self.last = gives(1, "it is the product's last")
-        super().__init__()
 
 
 class Drain(Component):
@@ -33,7 +23,7 @@ class Drain(Component):
         self.machine = machine
         self.turns = machine.ports // machine.drain_ports
         self.start = given(1, "for one cycle: a product begins")
-        self.round = given(Round(machine), "from the sequencer, at most one per bank", "round_{}")
+        self.round = given(Rounds(machine), "from the sequencer, at most one per bank", "round_{}")
         self.token_count = given(count_shape(machine.tokens), "listed tokens")
         self.half_head = given(8, "half of head_dim")
         self.pause = given(1, "no more pairs for now")

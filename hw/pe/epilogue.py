@@ -9,13 +9,13 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_val
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite, lane_of
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, WordWrite, lane_of
 from hw.pe.argmax import Argmax
-from hw.pe.drain import PAIRS, Drain, Round
+from hw.pe.drain import PAIRS, Drain
 from hw.pe.finish import ONE, Finish
 from hw.pe.rotary import RotaryMemory, RotaryWrite
+from hw.pe.sequencer import Rounds
 from hw.pe.slice import Slice
-from hw.vector.unit import BufferRead
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
 from skipopu.machine.config import Machine
 
@@ -40,7 +40,7 @@ class EpilogueUnit(Component):
         self.token = gives(slot, "place in their list of the token that is drained")
         self.slot = given(slot, "that token's slot")
         self.finished = given(1, "the sequencer has no more rounds")
-        self.round = given(Round(machine), "from the sequencer", "round_{}")
+        self.round = given(Rounds(machine), "from the sequencer", "round_{}")
         self.drained = gives(1, "for one cycle: a round's last pair is taken")
         self.drained_bank = gives(1, "the bank that is drained")
         self.drain_address = gives(address, "accumulators to read, of all slices")
@@ -196,7 +196,7 @@ class EpilogueUnit(Component):
         machine, together = self.machine, self.machine.drain_ports
         lanes = machine.vector_lanes
         m.d.comb += [self.write.address.eq(address), self.write.slot.eq(slot)]
-        first_lane = lane_of(machine, self.write.address)
+        first_lane = lane_of(machine, address)
         data: list[Value] = []
         for k in range(lanes):
             row, pair = k // BLOCK_ROWS % together * 2 + k % 2, k // PAIRS % together * 2

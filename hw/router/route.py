@@ -8,11 +8,12 @@ from amaranth.lib import stream
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
-from hw.control.issue import Issue, field
+from hw.control.issue import field
 from hw.control.lists import Routed
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead
 from hw.memory.reader import Run
 from hw.router.score import Score
+from hw.vector.unit import Task
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD
 from skipopu.machine.config import Machine
@@ -34,16 +35,9 @@ class RouteUnit(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.next = given(1, "``instruction`` is a ROUTE that waits to become active")
-        self.active = given(1, "it runs")
-        self.instruction = given(Issue(machine), "the instruction; stable while next or active")
-        self.done = gives(1, "it has run, for a cycle")
-        self.digest = gives(32, "signature of its decisions, with done")
-        self.working = gives(1, "the buffer is read")
-        self.waiting = gives(1, "memory lets it wait")
+        self.task = given(Task(machine), "ROUTE to execute", "{}")
         self.dial = given(32, "threshold, FP32")
-        self.read_address = gives(ELEMENT_ADDRESS_BITS, "element of the buffer to read")
-        self.read_enable = gives(1, "read it now")
-        self.read_data = given(32 * machine.vector_lanes, "the word that holds it, a cycle later")
+        self.read = gives(BufferRead(machine), "sums of the router product", "read_{}")
         self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the record or a trace")
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
         self.saturated = gives(1, "a sum saturated")
@@ -53,7 +47,7 @@ class RouteUnit(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        word = self.instruction.word
+        word = self.task.instruction.word
         beat_shift = (machine.beat_bytes - 1).bit_length()
         record_beats = max(1, RECORD_BYTES // machine.beat_bytes)
         record = Signal(8 * RECORD_BYTES)
@@ -63,7 +57,7 @@ class RouteUnit(Component):
         reading = [policy.code for policy in SKIP_POLICIES if policy.reads_trace]
         traced = Cat(policy == code for policy in policies for code in reading).any()
         m.submodules.writes = writes = Signature(1)
-        m.d.comb += self.digest.eq(writes.total)
+        m.d.comb += self.task.digest.eq(writes.total)
         slot = Signal(bits_for_index(machine.tokens))
         base = Signal(ELEMENT_ADDRESS_BITS)
         module = Signal()
@@ -72,30 +66,30 @@ class RouteUnit(Component):
         count = Signal(4)
         beats_left = Signal(2)
         trace_address = Signal(40)
-        m.d.comb += trace_address.eq((self.instruction.trace_row << 6) + self.instruction.position + slot)
+        m.d.comb += trace_address.eq((self.task.instruction.trace_row << 6) + self.task.instruction.position + slot)
         m.submodules.score = score = Score(machine)
         m.d.comb += [
             score.address.eq(base + (module << 1)),
             score.bias.eq(Mux(module, biases[LayerModule.FFN], biases[LayerModule.ATTENTION])),
-            score.read_data.eq(self.read_data),
-            self.read_address.eq(score.read_address),
-            self.read_enable.eq(score.read_enable),
+            score.read_data.eq(self.read.data),
+            self.read.address.eq(score.read_address),
+            self.read.enable.eq(score.read_enable),
             self.saturated.eq(score.saturated),
         ]
 
         m.d.comb += [
-            self.working.eq(self.read_enable),
-            self.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.ready & ~self.beats.valid)),
+            self.task.working.eq(self.read.enable),
+            self.task.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.ready & ~self.beats.valid)),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += beats_left.eq(record_beats)
-                with m.If(self.next | self.active):
+                with m.If(self.next | self.task.active):
                     m.next = "RECORD"
             with m.State("RECORD"):
                 m.d.comb += [
                     self.runs.valid.eq(1),
-                    self.runs.payload.beat.eq(self.instruction.address << (6 - beat_shift)),
+                    self.runs.payload.beat.eq(self.task.instruction.address << (6 - beat_shift)),
                     self.runs.payload.count.eq(record_beats),
                 ]
                 with m.If(self.runs.ready):
@@ -114,12 +108,12 @@ class RouteUnit(Component):
                     self.routed.attention.eq(0),
                     self.routed.ffn.eq(0),
                 ]
-                with m.If(self.active):
+                with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += module.eq(0)
-                with m.If(~self.instruction.mask.bit_select(slot, 1)):
+                with m.If(~self.task.instruction.mask.bit_select(slot, 1)):
                     m.next = "NEXT"
                 with m.Elif(traced):
                     m.next = "TRACE"
@@ -174,12 +168,12 @@ class RouteUnit(Component):
             with m.State("NEXT"):
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
                 m.next = "SLOT"
-                with m.If(slot == self.instruction.count - 1):
+                with m.If(slot == self.task.instruction.count - 1):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == Signature.LATENCY):
-                    m.d.comb += self.done.eq(1)
+                    m.d.comb += self.task.done.eq(1)
                     m.next = "IDLE"
         return m
 

@@ -7,8 +7,8 @@ from amaranth.hdl import Cat, Module, Signal
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.control.issue import field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
-from hw.vector.unit import BufferRead, Task
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, WordWrite
+from hw.vector.unit import Task
 from skipopu.isa.spec import ALIGN, BUFFER_UNIT
 from skipopu.machine.config import Machine
 

@@ -7,9 +7,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
+from hw.memory.buffer import BufferRead
 from hw.vector.groups import Completed, Group
 from hw.vector.rms import InverseRms
-from hw.vector.unit import BufferRead
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS, ALIGNED_MAX

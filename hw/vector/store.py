@@ -9,10 +9,10 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
+from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, lane_of
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
-from hw.vector.unit import BufferRead, Task
+from hw.vector.unit import Task
 from skipopu.isa.spec import BUFFER_UNIT, STORE
 from skipopu.machine.config import Machine
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ OUTPUTS = {"S0", "S1", "COUT"}  # that may be left open; Verilog makes a wire of
 FF_DEFAULTS = {"CLKMUX": "CLK", "CEMUX": "1", "LSRMUX": "LSR", "SRMODE": "LSR_OVER_CE", "REGSET": "RESET", "LSRMODE": "LSR"}
 
 
-def _muxed(mode: str, name: str, pin: Any) -> str:
+def _muxed(mode: str, name: str, pin: Callable[[str], str]) -> str:
     """A control input behind its multiplexer."""
     return {"1": "1'b1", "0": "1'b0", "INV": f"~{pin(name)}"}.get(mode.strip(), pin(name))
 

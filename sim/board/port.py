@@ -9,7 +9,6 @@ import select
 import struct
 import subprocess
 import termios
-import time
 from pathlib import Path
 
 from skipopu.errors import SkipopuError
@@ -23,7 +22,8 @@ class SimulatedPort:
     """
 
     def __init__(self, executable: Path, clock_hz: float, baudrate: int, timeout: float = 120.0) -> None:
-        self.clock_hz, self.timeout = clock_hz, timeout
+        self.clock_hz = clock_hz
+        self.timeout: float | None = timeout
         self._baudrate = baudrate
         self.cycles = 0
         divisor = str(round(clock_hz / baudrate))
@@ -62,15 +62,13 @@ class SimulatedPort:
     def read(self, size: int = 1) -> bytes:
         """Up to ``size`` bytes: what came within ``timeout``, as soon as anything did."""
         assert self._process.stdout is not None
-        deadline = time.monotonic() + self.timeout
-        while True:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return b""
-            data = os.read(self._process.stdout.fileno(), size)
-            if not data:
-                raise SkipopuError(f"the simulation ended with exit code {self._process.wait()}")
-            return data
+        ready, _, _ = select.select([self._process.stdout], [], [], self.timeout)
+        if not ready:
+            return b""
+        data = os.read(self._process.stdout.fileno(), size)
+        if not data:
+            raise SkipopuError(f"the simulation ended with exit code {self._process.wait()}")
+        return data
 
     def send_break(self, duration: float = 0.25) -> None:
         self._message(b"B", round(duration * self.clock_hz))

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     if args.skip_trace is not None or (args.shape is None and args.skip is None):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
-    name = args.model.absolute().name if args.model else args.shape
+    name: str = args.model.absolute().name if args.model else vars(args)["shape"]
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(escape(f"{name} on {machine.name}"), total=None)
         result = compare_model(

@@ -15,7 +15,9 @@ ALIGNED = 4  # kinds of what is aligned: mantissas, then exponents, then 1/rms
 
 
 def index(kind: int, slot: ArrayLike, element: ArrayLike) -> NDArray[np.uint32]:
-    return (kind << KIND_SHIFT) | (np.asarray(slot, np.uint32) << np.uint32(SLOT_SHIFT)) | np.asarray(element, np.uint32)
+    return (
+        np.uint32(kind << KIND_SHIFT) | (np.asarray(slot, np.uint32) << np.uint32(SLOT_SHIFT)) | np.asarray(element, np.uint32)
+    )
 
 
 def mix(where: ArrayLike, value: ArrayLike) -> NDArray[np.uint32]:

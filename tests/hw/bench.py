@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Elaboratable, Signal, Value, ValueCastable
+from amaranth.hdl import Elaboratable, Module, Signal, Value, ValueCastable
 from amaranth.lib import data, stream
 from amaranth.sim import Simulator, SimulatorContext
 
@@ -43,7 +43,7 @@ class Run:
     def cycles(self) -> int:
         """From the first payload taken to the last one given: 0 where one follows from the other in the same cycle."""
         starts = [times[0] for times in self.taken.values() if times]
-        return max(times[-1] for times in self.given.values() if times) - min(starts, default=0)
+        return max((times[-1] for times in self.given.values() if times), default=0) - min(starts, default=0)
 
 
 def name_of(port: stream.Interface) -> str:
@@ -138,6 +138,16 @@ class Sink:
         return bool(ready)
 
 
+def simulation(dut: Elaboratable) -> Simulator:
+    """With a clock, which a unit without registers has none of."""
+    m = Module()
+    m.submodules.dut = dut
+    m.d.sync += Signal(name="clocked").eq(1)
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    return simulator
+
+
 def exercise(
     dut: Elaboratable,
     feed: Mapping[stream.Interface, Iterable[Payload]],
@@ -169,8 +179,7 @@ def exercise(
         The cycles of the run without stalls.
     """
     feed, expect = {s: list(p) for s, p in feed.items()}, {s: list(p) for s, p in expect.items()}
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
+    simulator = simulation(dut)
     stalls: random.Random | None = None
     sources: dict[stream.Interface, Source] = {}
     sinks: dict[stream.Interface, Sink] = {}
@@ -254,7 +263,6 @@ def pipeline(
                     assert seen == expected, f"{signal.name} of set {number} is {seen:#x}, expected {expected:#x}: {given}"
             await ctx.tick()
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
+    simulator = simulation(dut)
     simulator.add_testbench(bench)
     simulator.run()

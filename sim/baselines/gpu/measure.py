@@ -30,7 +30,7 @@ class Spread:
         return Spread(float(np.median(values)), min(values), max(values))
 
 
-def timed(device: torch.device, *works: Callable[[], None]) -> list[float]:
+def timed(device: torch.device, *works: Callable[[], object]) -> list[float]:
     """Seconds that each of ``works``, done one after the other, takes on the device."""
     if device.type != "cuda":
         marks = [time.perf_counter()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,11 +41,12 @@ def logits(weights: Weights, tokens: list[int], policy: str | None, trace: NDArr
             elif policy is not None:
                 attention, ffn = (layer.router.float() @ h >= 0).tolist()
                 attention |= number == 0
+            queries: Sequence[Tensor] = ()
             if attention or policy == "dense":
                 qkv = layer.qkv.plain(torch.float32) @ norm(h)
                 q, k, v = (x.view(-1, dim) for x in qkv.split([heads * dim, kv_heads * dim, kv_heads * dim]))
                 entries[number].append((rope(k, t, c.rope_theta), v))
-                q = rope(q, t, c.rope_theta)
+                queries = tuple(rope(q, t, c.rope_theta))
             else:
                 entries[number].append(entries[number - 1][t])
             if attention:
@@ -53,7 +55,7 @@ def logits(weights: Weights, tokens: list[int], policy: str | None, trace: NDArr
                     kv = head // (heads // kv_heads)
                     keys = torch.stack([entry[0][kv] for entry in entries[number]])
                     values = torch.stack([entry[1][kv] for entry in entries[number]])
-                    outputs.append(((keys @ q[head]) / math.sqrt(dim)).softmax(0) @ values)
+                    outputs.append(((keys @ queries[head]) / math.sqrt(dim)).softmax(0) @ values)
                 h = h + layer.o.plain(torch.float32) @ torch.cat(outputs)
             if ffn:
                 gate, up = (layer.gate_up.plain(torch.float32) @ norm(h)).chunk(2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from amaranth.hdl import Elaboratable, Value
 from amaranth.sim import Simulator, SimulatorContext
 
 from hw.kv.shapes import Heads
+from hw.library import AnyComponent, Library
 from skipopu.layout import KvEntry
 
 Bench = Callable[[SimulatorContext], Awaitable[None]]
@@ -38,3 +41,42 @@ def head_values(heads: Heads, entry: KvEntry, query_group: int = 1) -> list[tupl
 def set_heads(ctx: SimulatorContext, heads: Heads, entry: KvEntry, query_group: int = 1) -> None:
     for port, value in head_values(heads, entry, query_group):
         ctx.set(port, value)
+
+
+class BuiltLibrary(Library):
+    """Gives the components themselves, which can be simulated."""
+
+    def use(self, name: str, build: Callable[[], AnyComponent], label: str, domains: Sequence[str] = ("sync",)) -> AnyComponent:
+        return build()
+
+
+class Schedule:
+    """Inputs and expected outputs by cycle; an input that is not scheduled keeps its value."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
+        self.outputs: dict[int, list[tuple[Any, Any, str]]] = defaultdict(list)
+
+    def set(self, cycle: int, port: Any, value: Any) -> None:
+        self.inputs[cycle].append((port, value))
+
+    def pulse(self, cycle: int, port: Any, value: Any, rest: Any) -> None:
+        """``value`` in this cycle, ``rest`` from the next one on unless that has its own."""
+        self.inputs[cycle].append((port, value))
+        self.inputs[cycle + 1].insert(0, (port, rest))
+
+    def expect(self, cycle: int, port: Any, value: Any, what: str) -> None:
+        self.outputs[cycle].append((port, value, what))
+
+    async def play(self, ctx: SimulatorContext) -> None:
+        for cycle in range(1 + max((*self.inputs, *self.outputs))):
+            for port, value in self.inputs.get(cycle, []):
+                ctx.set(port, value)
+            for port, value, what in self.outputs.get(cycle, []):
+                assert ctx.get(port) == value, f"cycle {cycle}, {what}: {ctx.get(port):#x}, expected {value:#x}"
+            await ctx.tick()
+
+
+def joined(values: Iterable[int], bits: int) -> int:
+    """``values`` modulo 2^bits beside one another, the first lowest."""
+    return sum((int(value) & (1 << bits) - 1) << bits * k for k, value in enumerate(values))

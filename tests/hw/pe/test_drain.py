@@ -54,13 +54,15 @@ def test_walk(lanes: int, ports: int, tokens: int) -> None:
                     for port, value in ((dut.round.bank, number % 2), (dut.round.ports, blocks), (dut.round.last, last)):
                         ctx.set(port, value)
                     number, waiting = number + 1, waiting + 1
-                ctx.set(dut.pause, stalls.random() < 0.3 if stalls else 0)
+                paused = bool(stalls and stalls.random() < 0.3)
+                ctx.set(dut.pause, paused)
                 _, _, draining, end, finished, *values = await ctx.tick().sample(
                     dut.draining, dut.drained, dut.finished, *ports_seen
                 )
                 cycle += 1
                 assert cycle < 2000
                 if draining:
+                    assert not paused
                     seen.append(tuple(values))
                     times.append(cycle)
                 if end:

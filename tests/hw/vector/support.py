@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from amaranth.sim import SimulatorContext
 
-from hw.vector.unit import BufferRead
+from hw.memory.buffer import BufferRead
 from tests.hw.bench import Part
 
 

@@ -42,7 +42,8 @@ def test_words(mask: int) -> None:
             ctx.set(dut.task.active, 1)
             seen, times, reads, cycle, finish = [], [], [], -1, 0
             while not finish:
-                ctx.set(dut.pause, stalls.random() < 0.4 if stalls else 0)
+                paused = bool(stalls and stalls.random() < 0.4)
+                ctx.set(dut.pause, paused)
                 ports = (dut.finish, dut.read.enable, dut.task.working, dut.write_valid)
                 _, _, *fields, finish, reads_now, working, valid = await ctx.tick().sample(
                     *(getattr(dut.write, name) for name in words[0]), *ports
@@ -51,6 +52,7 @@ def test_words(mask: int) -> None:
                 assert cycle < 200
                 assert working == reads_now
                 if reads_now:
+                    assert not paused
                     reads.append(cycle)
                 if valid:
                     seen.append(dict(zip(words[0], fields, strict=True)))

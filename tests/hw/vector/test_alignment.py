@@ -49,11 +49,9 @@ def test_groups_as_they_are_written(seed: int, target: int, group: int, padded: 
         aligner.inner.eq(INNER),
         aligner.inverse_size.eq(int(fp32.bits(INVERSE))),
         aligner.epsilon.eq(int(fp32.bits(EPSILON))),
-        buffer.read_2_address.eq(aligner.read_address),
-        buffer.read_2_enable.eq(aligner.read_enable),
-        aligner.read_data.eq(buffer.read_2_data),
     ]
     connect(m, groups.completed, aligner.completed)
+    connect(m, aligner.read, buffer.reads[2])
     # Words in each slot's order, slots in random turns.
     words = {s: list(range(0, elements, LANES)) for s in listed}
     turns = rng.permutation([s for s in listed for _ in words[s]])

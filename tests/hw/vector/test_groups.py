@@ -95,29 +95,29 @@ def test_groups(group: int, padded: int, elements: int) -> None:
 
 
 def test_pause_before_the_queue_is_full() -> None:
-    """Whoever stops one write after ``pause`` rises loses nothing, the flush included."""
+    """Whoever looks at ``pause`` before each write loses nothing, however slow the aligner is."""
     dut = GroupTracker(MACHINE)
-    machine_words = dut.depth + 8
-    expected = [{"slot": 0, "number": k, "size": LANES} for k in range(machine_words)]
+    words = 2 * dut.depth
+    expected = [{"slot": 0, "number": k, "size": LANES} for k in range(words)]
+    paused: list[int] = []
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         ctx.set(dut.clear, 1)
         await ctx.tick()
         ctx.set(dut.clear, 0)
-        paused = False
-        for number in range(machine_words):
-            await ctx.tick().until(~dut.pause)
-            paused = paused or ctx.get(dut.pause)
-            ctx.set(dut.write, {"slot": 0, "address": LANES * number, "enable": 15, "data": packed([1 << 23] * LANES)})
-            ctx.set(dut.write_valid, 1)
+        number = 0
+        while number < words:
+            pause = ctx.get(dut.pause)
+            if not pause:
+                ctx.set(dut.write, {"slot": 0, "address": LANES * number, "enable": 15, "data": packed([1 << 23] * LANES)})
+            number += not pause
+            paused.append(pause)
+            ctx.set(dut.write_valid, not pause)
             await ctx.tick()
-            ctx.set(dut.write_valid, 0)
+        ctx.set(dut.write_valid, 0)
 
+    # Of this seed, groups are taken in one cycle out of ten.
     exercise(
-        dut,
-        {},
-        {dut.completed.groups: expected},
-        constants=[(dut.group, LANES), (dut.padded, LANES)],
-        drive=drive,
-        seeds=(1, 2),
+        dut, {}, {dut.completed.groups: expected}, constants=[(dut.group, LANES), (dut.padded, LANES)], drive=drive, seeds=(0,)
     )
+    assert any(paused)

@@ -18,7 +18,7 @@ from tests.hw.vector.support import packed, pause
 
 @pytest.mark.parametrize(
     ("ports", "bits", "lanes", "row", "elements"),
-    [(2, 128, 4, 1, 64), (2, 128, 4, 1, 37), (3, 64, 2, 2, 70), (3, 64, 4, 1, 9), (1, 512, 8, 1, 30)],
+    [(2, 128, 4, 1, 64), (2, 128, 4, 1, 37), (3, 64, 2, 2, 70), (3, 128, 8, 1, 64), (3, 64, 4, 1, 9), (1, 512, 8, 1, 30)],
 )
 def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None:
     machine = dataclasses.replace(Machine.load("tiny"), ports=ports, port_bits=bits, vector_lanes=lanes)

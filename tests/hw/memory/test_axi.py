@@ -51,7 +51,7 @@ def run_on_buses(directory: Path, share: float, wiring: dict, bases: list[int], 
     environment = simulation_environment() | {
         "SKIPOPU_BENCH": str(directory / "bench.json"),
         "COCOTB_TOPLEVEL": top,
-        "COCOTB_TEST_MODULES": "tests.hw.axi_bench",
+        "COCOTB_TEST_MODULES": "tests.hw.memory.axi_bench",
         "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
     }
     with (directory / "log").open("w") as log:

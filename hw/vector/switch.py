@@ -1,0 +1,66 @@
+"""The vector queue's units: one of them at a time, by opcode."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Value
+
+from hw.component import Component, given, gives
+from hw.memory.buffer import BufferRead
+from hw.vector.unit import Task
+from skipopu.isa.fields import Instruction
+from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE
+from skipopu.machine.config import Machine
+
+UNITS = (EMBED, ALIGN, ROUTE, KVWRITE, STORE)  # instructions of the vector queue, a unit each
+READING = (ALIGN, ROUTE, KVWRITE, STORE)  # those that read the buffer
+ALIGNING = (EMBED, ALIGN)  # those whose results the aligner aligns: its digest is theirs too
+
+
+class VectorSwitch(Component):
+    """Hands the queue's instruction to its unit, and one port of the buffer.
+
+    Latency: none, combinational. Throughput: that of the units.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.queue = given(Task(machine), "the queue", "queue_{}")
+        self.tasks = [gives(Task(machine), i.name, f"{i.name.lower()}_{{}}") for i in UNITS]
+        self.readers = [given(BufferRead(machine), i.name, f"{i.name.lower()}_read_{{}}") for i in READING]
+        self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
+        self.aligned_digest = given(32, "of what was aligned")
+        self.selected = gives(len(UNITS), "whose instruction stands at the queue's head, in the units' order")
+        super().__init__()
+
+    def of(self, instruction: Instruction) -> Task:
+        """The task of ``instruction``'s unit."""
+        return self.tasks[UNITS.index(instruction)]
+
+    def chosen(self, instruction: Instruction) -> Value:
+        """Whether ``instruction`` stands at the queue's head."""
+        return self.selected[UNITS.index(instruction)]
+
+    def reader(self, instruction: Instruction) -> BufferRead:
+        """The read port of ``instruction``'s unit."""
+        return self.readers[READING.index(instruction)]
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        queue, opcode = self.queue, self.queue.instruction.word[:OPCODE_BITS]
+        for k, instruction in enumerate(UNITS):
+            task, here = self.tasks[k], self.selected[k]
+            m.d.comb += [
+                here.eq(opcode == instruction.opcode),
+                task.active.eq(queue.active & here),
+                task.instruction.eq(queue.instruction),
+            ]
+            with m.If(here):
+                aligned = self.aligned_digest if instruction in ALIGNING else 0
+                m.d.comb += [queue.done.eq(task.done), queue.digest.eq(task.digest + aligned)]
+                with m.If(queue.active):
+                    m.d.comb += [queue.working.eq(task.working), queue.waiting.eq(task.waiting)]
+            if instruction in READING:
+                reader = self.reader(instruction)
+                m.d.comb += reader.data.eq(self.read.data)
+                with m.If(here):
+                    m.d.comb += [self.read.address.eq(reader.address), self.read.enable.eq(reader.enable)]
+        return m

@@ -1,0 +1,54 @@
+"""Memory ports and their users."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib.wiring import connect
+
+from hw.memory.axi import ATTENTION, LOADER, WEIGHTS
+from hw.memory.share import SharedLoader, SharedWriter
+from hw.memory.writer import CONTROL, VECTOR
+from hw.wiring.units import Units
+from skipopu.isa.spec import EMBED, KVWRITE, ROUTE, STORE
+
+
+def join(m: Module, units: Units) -> None:
+    dispatch, records, attention = units.dispatch, units.records, units.attention
+    embeds, routes, writes, stores = (
+        units.switch.chosen(instruction) & ~dispatch.loading for instruction in (EMBED, ROUTE, KVWRITE, STORE)
+    )
+    for p, (reader, writer) in enumerate(zip(units.readers, units.writers, strict=True)):
+        m.d.comb += [
+            reader.stop.eq(dispatch.stop),
+            writer.stop.eq(dispatch.stop),
+            reader.background.eq(attention.background),
+            attention.loaders[p].level.eq(reader.attention_level),
+            units.kv_write.written[p].eq(writer.done[VECTOR]),
+        ]
+        connect(m, units.weights.runs[p], reader.runs[WEIGHTS])
+        connect(m, reader.beats[WEIGHTS], units.array.beats[p])
+        connect(m, attention.loaders[p].runs, reader.runs[ATTENTION])
+        connect(m, reader.beats[ATTENTION], attention.loaders[p].beats)
+        loading = [(units.embed.runs[p], units.embed.beats[p], embeds)]
+        writing = [(units.kv_write.writes[p].runs, units.kv_write.writes[p].beats, writes)]
+        if p == 0:
+            loading += [(units.route.runs, units.route.beats, routes), (dispatch.runs, dispatch.beats, dispatch.loading)]
+            writing += [(units.store.runs, units.store.beats, stores)]
+            connect(m, records.runs, writer.runs[CONTROL])
+            connect(m, records.beats, writer.beats[CONTROL])
+            m.d.comb += [records.written.eq(writer.done[CONTROL]), units.store.written.eq(writer.done[VECTOR])]
+        loader = SharedLoader(units.machine, len(loading))
+        shared = SharedWriter(units.machine, len(writing))
+        m.submodules[f"loader_{p}"], m.submodules[f"writer_{p}"] = loader, shared
+        for user, (runs, beats, chosen), bit in zip(loader.users, loading, loader.chosen, strict=True):
+            connect(m, runs, user.runs)
+            connect(m, user.beats, beats)
+            m.d.comb += bit.eq(chosen)
+        for user, (runs, beats, chosen), bit in zip(shared.users, writing, shared.chosen, strict=True):
+            connect(m, runs, user.runs)
+            connect(m, beats, user.beats)
+            m.d.comb += bit.eq(chosen)
+        connect(m, loader.loads.runs, reader.runs[LOADER])
+        connect(m, reader.beats[LOADER], loader.loads.beats)
+        connect(m, shared.writes.runs, writer.runs[VECTOR])
+        connect(m, shared.writes.beats, writer.beats[VECTOR])

@@ -1,0 +1,80 @@
+"""All units of an overlay."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Value
+
+from hw.component import Component
+from hw.control.configuration import setting
+from hw.control.counters import Counters
+from hw.control.dispatch import Dispatcher
+from hw.control.host import HostRegisters
+from hw.control.queue import UnitQueue
+from hw.control.record import RecordWriter
+from hw.control.tokens import DependenceTokens
+from hw.control.weights import WeightFetch
+from hw.kv.attention import AttentionUnit
+from hw.kv.map_memory import MapMemory
+from hw.kv.unwritten import Unwritten
+from hw.kv.write import KvWriteUnit
+from hw.library import Library
+from hw.memory.buffer import Buffer
+from hw.memory.reader import ReadPort
+from hw.memory.writer import WritePort
+from hw.pe.activation import AlignedMemory
+from hw.pe.array import ArrayUnit
+from hw.pe.sharing import Sharing
+from hw.pe.tile import Tile
+from hw.router.route import RouteUnit
+from hw.vector.align import AlignUnit
+from hw.vector.aligner import Aligner
+from hw.vector.embed import EmbedUnit
+from hw.vector.groups import GroupTracker
+from hw.vector.source import AlignSource
+from hw.vector.store import StoreUnit
+from hw.vector.switch import VectorSwitch
+from skipopu.isa.registers import Config
+from skipopu.isa.spec import Unit
+from skipopu.machine.config import Machine
+
+
+class Units:
+    """One object for each; the files beside this one join them. ``library`` takes the modules that occur once per port."""
+
+    def __init__(self, machine: Machine, library: Library) -> None:
+        self.machine = machine
+        ports = range(machine.ports)
+        # Per port
+        self.tiles = [library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
+        self.readers = [library.use("read_port", lambda: ReadPort(machine), f"read_{p}") for p in ports]
+        self.writers = [library.use("write_port", lambda: WritePort(machine), f"write_{p}") for p in ports]
+        # Control
+        self.registers, self.dispatch = HostRegisters(machine), Dispatcher(machine)
+        self.queues = [UnitQueue(machine) for _ in Unit]
+        self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
+        # Array and attention
+        self.weights, self.array = WeightFetch(machine), ArrayUnit(machine, self.tiles)
+        self.activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
+        self.attention = AttentionUnit(machine, self.tiles, library)
+        self.sharing = Sharing(machine)
+        self.map, self.unwritten = MapMemory(machine, 2), Unwritten()
+        # Vectors
+        self.buffer = Buffer(machine)
+        self.switch = VectorSwitch(machine)
+        self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)
+        self.kv_write, self.store = KvWriteUnit(machine), StoreUnit(machine)
+        self.source, self.groups, self.aligner = AlignSource(machine), GroupTracker(machine), Aligner(machine)
+
+    def setting(self, register: Config) -> Value:
+        """The present value of a configuration register."""
+        return setting(self.dispatch.config, register)
+
+    def place(self, m: Module) -> None:
+        """Makes them submodules."""
+        for name, unit in vars(self).items():
+            if isinstance(unit, Component):
+                m.submodules[name] = unit
+        for p, (tile, reader, writer) in enumerate(zip(self.tiles, self.readers, self.writers, strict=True)):
+            m.submodules[f"tile_{p}"], m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = tile, reader, writer
+        for unit in Unit:
+            m.submodules[f"queue_{unit.name.lower()}"] = self.queues[unit]

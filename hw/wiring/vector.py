@@ -1,0 +1,44 @@
+"""The vector queue's units."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib.wiring import connect
+
+from hw.wiring.units import Units
+from skipopu.isa.registers import Config
+from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, ROUTE, STORE, Unit
+
+
+def join(m: Module, units: Units) -> None:
+    queue, switch, setting = units.queues[Unit.VECTOR], units.switch, units.setting
+    embed, scan, route, kv_write, store = units.embed, units.scan, units.route, units.kv_write, units.store
+    for instruction, unit in ((EMBED, embed), (ALIGN, scan), (ROUTE, route), (KVWRITE, kv_write), (STORE, store)):
+        connect(m, switch.of(instruction), unit.task)
+    for instruction, unit in ((ALIGN, scan), (ROUTE, route), (KVWRITE, kv_write), (STORE, store)):
+        connect(m, unit.read, switch.reader(instruction))
+    connect(m, switch.read, units.buffer.reads[1])
+    connect(m, kv_write.map, units.map.reads[1])
+    connect(m, kv_write.map_write, units.map.write)
+    m.d.comb += [
+        switch.queue.active.eq(queue.active),
+        switch.queue.instruction.eq(queue.instruction),
+        switch.aligned_digest.eq(units.aligner.digest),
+        queue.done.eq(switch.queue.done),
+        queue.digest.eq(switch.queue.digest),
+        route.next.eq(queue.next & switch.chosen(ROUTE)),
+        embed.vocabulary.eq(setting(Config.VOCABULARY)),
+        embed.tokens.eq(setting(Config.TOKENS)),
+        embed.rope.eq(setting(Config.ROPE)),
+        embed.rope_row.eq(setting(Config.ROPE_ROW)),
+        embed.half_head.eq(setting(Config.HEAD_DIM) >> 1),
+        units.buffer.vector.valid.eq(embed.words.valid & ~units.groups.pause),
+        units.buffer.vector.payload.eq(embed.words.payload),
+        embed.words.ready.eq(units.buffer.vector.ready),
+        kv_write.restart.eq(units.dispatch.restart),
+        kv_write.hold.eq(units.array.active),
+        kv_write.kv_heads.eq(setting(Config.KV_HEADS)),
+        kv_write.head_dim.eq(setting(Config.HEAD_DIM)),
+        kv_write.kv_slots.eq(setting(Config.KV_SLOTS)),
+        kv_write.context.eq(setting(Config.CONTEXT)),
+    ]

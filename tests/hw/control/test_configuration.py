@@ -1,0 +1,39 @@
+"""Every register holds what was written to it last; what a machine cannot execute is said."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import SimulatorContext
+
+from hw.control.configuration import Configuration
+from skipopu.isa.registers import Config
+from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
+from tests.hw.bench import exercise
+
+TINY = Machine.load("tiny")
+
+
+def test_registers_and_their_ranges() -> None:
+    dut, legal, source = Configuration(TINY), ranges(TINY), random.Random(1)
+    borders = [
+        (r, v) for r, a in legal.items() for v in (a.least - 1, a.least, a.least + a.step, a.most, a.most + a.step, a.most - 1)
+    ]
+    writes = [(source.randrange(64), source.getrandbits(32)) for _ in range(150)] + [(r, v % (1 << 32)) for r, v in borders]
+    source.shuffle(writes)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        held = dict.fromkeys(Config, 0)
+        for register, value in writes:
+            write = stalls is None or stalls.random() < 0.7
+            ctx.set(dut.register, register)
+            ctx.set(dut.value, value)
+            ctx.set(dut.write, write)
+            assert ctx.get(dut.illegal) == (register in legal and value not in legal[Config(register)]), (register, value)
+            await ctx.tick()
+            if write and register in held:
+                held[Config(register)] = value
+            assert ctx.get(dut.config) == sum(value << 32 * register for register, value in held.items())
+
+    exercise(dut, {}, {}, drive=drive, seeds=range(1))

@@ -1,0 +1,100 @@
+"""Every instruction reaches its unit's queue once, in order, with the state it depends on; what needs a decision waits for it."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import SimulatorContext
+
+from hw.control.issuer import Issuer
+from skipopu.isa import spec
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import TokenList, Unit
+from skipopu.machine.config import Machine
+from tests.hw.bench import exercise
+
+TINY = Machine.load("tiny")
+GROUP, INNER, BASE = 32, 500, 1 << 29
+
+
+def instructions(source: random.Random, count: int) -> list[tuple[spec.Instruction, dict[str, int]]]:
+    of_units = [i for i in spec.INSTRUCTIONS if i.unit != "control"]
+    chosen = []
+    for _ in range(count):
+        instruction = source.choice(of_units)
+        fields = {f.name: source.getrandbits(f.width) for f in instruction.fields if f.name != "opcode"}
+        if instruction is spec.MATMUL:
+            # A third of them has a format that there is not, or activations beyond the memory.
+            fields |= {"format": source.choice([0, 1, 0, 1, 0, 2]), "groups": source.choice([0, 1, 16, 17, 33])}
+            fields["rounds"] = source.choice([0, 1, 9])
+        chosen.append((instruction, fields))
+    return chosen
+
+
+def test_instructions_are_handed_over() -> None:
+    dut, source = Issuer(TINY), random.Random(1)
+    chosen = instructions(source, 60)
+    masks = [source.choice([0, source.randrange(1, 1 << TINY.tokens)]) for _ in chosen]
+    expected: dict[object, list] = {stream: [] for stream in (*dut.issue, dut.fetch)}
+    outcome: list[tuple[Error, bool]] = []  # and whether it waits for a decision that is under way
+    pending, entries, sequence = False, 0, 0
+    for pc, ((instruction, fields), mask) in enumerate(zip(chosen, masks, strict=True)):
+        product, route = instruction is spec.MATMUL, instruction is spec.ROUTE
+        waits = pending and (route or fields["list"] in (TokenList.ATTENTION, TokenList.FFN))
+        pending &= not waits
+        error = Error.NONE
+        if product and fields["format"] > 1:
+            error = Error.ILLEGAL_INSTRUCTION
+        elif product and fields["groups"] * GROUP + INNER * fields["source"] > TINY.activation:
+            error = Error.BUFFER_RANGE
+        outcome.append((error, waits))
+        if error:
+            continue
+        address = (fields.get("address", 0) + BASE * fields.get("layered", 0)) % (1 << 32)
+        word = instruction.encode(fields)
+        issued = {"word": word, "mask": mask, "pc": pc, "sequence": sequence, "entries": entries, "count": 3, "position": 9}
+        issued |= {"map_row": 11, "trace_row": 12, "first_layer": 1, "empty": not mask and instruction is not spec.KVWRITE}
+        if "address" in fields:
+            issued["address"] = address
+        expected[dut.issue[Unit[instruction.unit.upper()]]].append(issued)
+        if product and mask and fields["rounds"]:
+            short = fields["rounds"] == 1 and fields["ports"] == 1 and fields["spare"] >= 2
+            request = {name: fields[name] for name in ("rounds", "ports", "groups")}
+            expected[dut.fetch].append(request | {"address": address, "wide": fields["format"] == 1, "short": short})
+        sequence, entries = sequence + 1, entries + (instruction is spec.KVWRITE)
+        pending |= route and mask != 0
+    cycles = 0
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        nonlocal cycles
+        cycles = 0
+        config = {Config.GROUP: GROUP, Config.INNER: INNER}
+        ctx.set(dut.config, sum(value << 32 * register for register, value in config.items()))
+        for port, value in (("first", 1), ("base", BASE), ("map_row", 11), ("trace_row", 12)):
+            ctx.set(getattr(dut.layer, port), value)
+        for pc, ((instruction, fields), mask) in enumerate(zip(chosen, masks, strict=True)):
+            error, waits = outcome[pc]
+            ctx.set(dut.word, instruction.encode(fields))
+            ctx.set(dut.pc, pc)
+            ctx.set(dut.mask, mask)
+            while stalls and stalls.random() < 0.3:
+                assert not ctx.get(dut.taken)
+                await ctx.tick()
+            ctx.set(dut.attempt, 1)
+            for left in range(3 if waits else 0, 0, -1):
+                ctx.set(dut.route_done, left == 1)
+                *_, waiting, taken, refused = await ctx.tick().sample(dut.wait_route, dut.taken, dut.refused)
+                assert (waiting, taken, refused) == (1, 0, 0)
+            ctx.set(dut.route_done, 0)
+            taken = refused = 0
+            while not (taken or refused):
+                *_, waiting, taken, refused, reason = await ctx.tick().sample(
+                    dut.wait_route, dut.taken, dut.refused, dut.reason
+                )
+                assert not waiting
+                cycles += 1
+            assert (reason if refused else Error.NONE) == error
+            ctx.set(dut.attempt, 0)
+
+    exercise(dut, {}, expected, constants=[(dut.count, 3), (dut.position, 9)], drive=drive, seeds=range(2))
+    assert cycles == len(chosen), "an instruction per cycle"

@@ -1,0 +1,54 @@
+"""What a layer has of its own advances from END to END."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import SimulatorContext
+
+from hw.control.layers import LayerLoop
+from skipopu.isa.registers import Config
+from tests.hw.bench import exercise
+
+
+def test_the_loop() -> None:
+    dut = LayerLoop()
+    layer = dut.layer
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        source = random.Random(5)
+
+        async def pause() -> None:
+            while stalls and stalls.random() < 0.3:
+                assert not ctx.get(dut.row_start)
+                await ctx.tick()
+
+        for layers in (1, 2, 5, 1, 3):
+            context, trace, row = source.randrange(1, 5000), source.getrandbits(28), source.randrange(1, 99)
+            advance = source.getrandbits(20)
+            values = {Config.CONTEXT: context, Config.TRACE: trace, Config.TRACE_ROW: row}
+            ctx.set(dut.config, sum(value << 32 * register for register, value in values.items()))
+            await pause()
+            ctx.set(dut.count, layers)
+            ctx.set(dut.advance, advance)
+            ctx.set(dut.begin, 1)
+            assert (ctx.get(dut.row_start), ctx.get(dut.next_row)) == (1, 0)
+            await ctx.tick()
+            ctx.set(dut.begin, 0)
+            ctx.set(dut.count, source.getrandbits(12))
+            ctx.set(dut.advance, source.getrandbits(20))
+            for number in range(layers):
+                await pause()
+                seen = tuple(ctx.get(port) for port in (layer.first, layer.base, layer.map_row, layer.trace_row))
+                assert seen == (number == 0, number * advance, number * context, trace + number * row)
+                ctx.set(dut.end, 1)
+                assert ctx.get(dut.again) == ctx.get(dut.row_start) == (number + 1 < layers)
+                assert not ctx.get(dut.again) or ctx.get(dut.next_row) == (number + 1) * context
+                await ctx.tick()
+                ctx.set(dut.end, 0)
+        ctx.set(dut.restart, 1)
+        await ctx.tick()
+        ctx.set(dut.restart, 0)
+        assert (ctx.get(layer.first), ctx.get(layer.base), ctx.get(layer.map_row)) == (1, 0, 0)
+
+    exercise(dut, {}, {}, drive=drive, seeds=range(2))

@@ -1,0 +1,65 @@
+"""A program comes into its memory word by word, whatever the port's width."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.control.program import WORD_BITS, ProgramMemory
+from skipopu.machine.config import Machine
+from tests.hw.bench import exercise
+
+MACHINES = [Machine.load(name) for name in ("mono", "tiny", "u280-slice4")]
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+@pytest.mark.parametrize("length", [1, 6, 33])
+def test_a_program_is_loaded(machine: Machine, length: int) -> None:
+    dut, bits, address = ProgramMemory(machine), machine.port_bits, 12345
+    words = [random.Random(length).getrandbits(WORD_BITS) >> k % 3 for k in range(length)]
+    whole = sum(word << WORD_BITS * k for k, word in enumerate(words))
+    beats = [whole >> bits * k & (1 << bits) - 1 for k in range(-(-WORD_BITS * length // bits))]
+    cycles = 0
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        nonlocal cycles
+        ctx.set(dut.address, address)
+        ctx.set(dut.length, length)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        assert ctx.get(dut.loading)
+        assert ctx.get(dut.runs.valid)
+        cycles = 0
+        done = 0
+        while not done:
+            *_, done = await ctx.tick().sample(dut.done)
+            cycles += 1
+        assert not ctx.get(dut.loading)
+        for k, word in enumerate(words):
+            ctx.set(dut.pc, k)
+            await ctx.tick()
+            assert ctx.get(dut.word) == word
+
+    run = {"beat": address * 512 // bits, "count": len(beats)}
+    exercise(dut, {dut.beats: beats}, {dut.runs: [run]}, drive=drive, seeds=range(2))
+    assert cycles == 1 + max(length, len(beats))
+
+
+@pytest.mark.parametrize("length", [0, 17, 1 << 31])
+def test_a_program_that_does_not_fit_is_refused(length: int) -> None:
+    dut = ProgramMemory(dataclasses.replace(MACHINES[0], instructions=16))
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.length, length)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        assert ctx.get(dut.refused)
+        await ctx.tick()
+        assert not ctx.get(dut.loading)
+
+    exercise(dut, {}, {dut.runs: []}, drive=drive, seeds=())

@@ -1,0 +1,49 @@
+"""Status bits and the first error, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import SimulatorContext
+
+from hw.control.status import RunStatus
+from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+from tests.hw.bench import exercise
+
+
+def test_events_in_any_order() -> None:
+    dut = RunStatus()
+    chances = {"clear": 0.1, "finish": 0.05, "saturated": 0.1, "fail": 0.02, "fault": 0.02, "ports_quiet": 0.3}
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        source = stalls or random.Random(3)
+        running = done = failed = sticky = False
+        error = pc = 0
+        for _ in range(200):
+            event = {name: source.random() < chance for name, chance in chances.items()}
+            event["restart"] = not running and not failed and source.random() < 0.3
+            event["finish"] &= running and not failed
+            values = {"fail_code": source.randrange(1, 12), "fail_pc": source.randrange(4097)}
+            values |= {"fault_code": source.randrange(1, 12), "fault_pc": source.randrange(4096)}
+            for name, value in (event | values).items():
+                ctx.set(getattr(dut, name), value)
+            await ctx.tick()
+            # What ended the run comes first, what begins one last.
+            before = failed
+            sticky |= event["saturated"] and running
+            if event["clear"] or event["restart"]:
+                done = sticky = False
+            if event["fault"] and running and not before:
+                failed, error, pc = True, values["fault_code"], values["fault_pc"]
+            elif event["fail"] and not before:
+                failed, error, pc = True, values["fail_code"], values["fail_pc"]
+            elif event["restart"]:
+                error = 0
+            done |= event["finish"]
+            running = (running or event["restart"]) and not event["finish"] and not (before and event["ports_quiet"])
+            status = running * STATUS_RUNNING | done * STATUS_DONE | sticky * STATUS_SATURATED
+            assert ctx.get(dut.status) == status | (failed and not running) * STATUS_ERROR
+            assert (ctx.get(dut.running), ctx.get(dut.failed)) == (running, failed)
+            assert (ctx.get(dut.error), ctx.get(dut.error_pc)) == (error, pc)
+
+    exercise(dut, {}, {}, drive=drive, seeds=range(5))

@@ -1,0 +1,83 @@
+"""Runs of weights are as long as the weight streams that the compiler lays out."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.control.weights import WeightFetch
+from skipopu.isa.spec import BLOCK_ROWS, WeightFormat, matmul_shape
+from skipopu.layout import WeightStream
+from skipopu.machine.config import Machine
+from tests.hw.bench import exercise
+
+PERIOD, LATENCY = 4, 5
+
+
+@pytest.mark.parametrize("target", ["mono", "trio", "u280-slice4"])
+def test_runs(target: str) -> None:
+    machine = Machine.load(target)
+    dut, source, ports = WeightFetch(machine), random.Random(2), machine.ports
+    group = machine.weight_lanes * source.randrange(1, 4)
+    requests, expected = [], {runs: [] for runs in dut.runs}
+    # Every port is busy first and last, so that the cycles of all requests are seen.
+    for rows in [BLOCK_ROWS * ports, 6, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]:
+        shape, groups, address = matmul_shape(rows, ports), source.randrange(1, 40), source.getrandbits(30)
+        weights = source.choice(list(WeightFormat))
+        laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights.bits)
+        requests.append(
+            {
+                "address": address,
+                "rounds": shape["rounds"],
+                "ports": shape["ports"],
+                "groups": groups,
+                "wide": weights is WeightFormat.INT8,
+                "short": laid.block_rows < BLOCK_ROWS,
+            }
+        )
+        for port, runs in enumerate(dut.runs):
+            if size := laid.port_bytes(port):
+                expected[runs].append({"beat": address * 64 // machine.beat_bytes, "count": size // machine.beat_bytes})
+    run = exercise(dut, {dut.issue: requests}, expected, constants=[(dut.group, group)])
+    assert run.given[dut.runs[0]] == [LATENCY + PERIOD * k for k in range(len(requests))]
+
+
+def test_on_demand_each_product_asks_for_one() -> None:
+    machine = Machine.load("tiny")
+    dut = WeightFetch(machine)
+    request = {"address": 4, "rounds": 1, "ports": 2, "groups": 1, "wide": 0, "short": 0}
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        seen = 0
+        for started in range(3):
+            for _ in range(12):
+                *_, valid, ready = await ctx.tick().sample(dut.runs[0].valid, dut.runs[0].ready)
+                seen += valid and ready
+            assert stalls or seen == started
+            assert seen <= started
+            ctx.set(dut.started, 1)
+            *_, valid, ready = await ctx.tick().sample(dut.runs[0].valid, dut.runs[0].ready)
+            seen += valid and ready
+            ctx.set(dut.started, 0)
+
+    constants = [(dut.on_demand, 1), (dut.group, machine.weight_lanes)]
+    exercise(dut, {dut.issue: 3 * [request]}, {runs: 3 * [{}] for runs in dut.runs}, constants=constants, drive=drive)
+
+
+def test_not_idle_with_something_inside() -> None:
+    dut = WeightFetch(Machine.load("mono"))
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        assert ctx.get(dut.idle)
+        ctx.set(dut.issue.payload, {"rounds": 1, "ports": 1, "groups": 1})
+        ctx.set(dut.issue.valid, 1)
+        idle = []
+        for cycle in range(LATENCY + 3):
+            ctx.set(dut.issue.valid, cycle == 0)
+            idle.append(ctx.get(dut.idle))
+            await ctx.tick()
+        assert idle == (LATENCY + 1) * [0] + 2 * [1]
+
+    exercise(dut, {}, {dut.runs[0]: [{}]}, constants=[(dut.group, 32)], drive=drive, seeds=())

@@ -1,0 +1,193 @@
+"""The entries that a walk over the map asks for, their order and its pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.map import MapWalk
+from skipopu.layout import KvEntry
+from skipopu.machine.config import AHEAD_STEP, Machine
+from tests.hw.kv.support import set_heads, simulate
+
+MACHINE = Machine.load("trio")
+PORTS, ENTRY = MACHINE.ports, KvEntry(2, 8, MACHINE)
+ENTRY_WORDS, HISTORY, ROW = 5, 4, 100
+KV_WORDS = ENTRY.kv_heads * ENTRY.head_beats
+PLACES = np.random.default_rng(1).integers(0, 1 << 20, MACHINE.map_entries)
+
+
+def wanted(token: int, values: int, ahead: int) -> dict[str, Any]:
+    slot = token // PORTS
+    return {
+        "port": token % PORTS,
+        "place": PLACES[ROW + token],
+        "token": token,
+        # Nothing is scored ahead.
+        "score": slot * ENTRY_WORDS if not ahead else None,
+        "slot": slot % (1 << 3) if slot < HISTORY else None,
+        "base": slot * 2 * KV_WORDS if slot < HISTORY else None,
+        "values": values,
+        "kept": slot < HISTORY,
+        "ahead": ahead,
+    }
+
+
+def ahead_of(known: int) -> Iterator[tuple[int, int]]:
+    """(token, values) in rounds with steps between them, as far as entries are kept."""
+    for start in range(0, min(known, HISTORY * PORTS), AHEAD_STEP * PORTS):
+        for values in (0, 1):
+            for token in range(start, min(start + PORTS, known)):
+                yield token, values
+
+
+class Bench:
+    """The map, a cycle behind its address, and ports that take entries."""
+
+    def __init__(self, dut: MapWalk, stalls: bool) -> None:
+        self.dut, self.stalls, self.rng = dut, stalls, np.random.default_rng(0)
+        self.cycle = 0
+
+    async def tick(self, ctx: SimulatorContext) -> None:
+        address = ctx.get(self.dut.map.address)
+        await ctx.tick()
+        self.cycle += 1
+        ctx.set(self.dut.map.data, {"place": int(PLACES[address])})
+        ctx.set(self.dut.taken, 0)
+
+    async def expect(self, ctx: SimulatorContext, token: int, values: int, ahead: int) -> int:
+        """The next entry is this one; returns the cycle in which it was taken."""
+        dut = self.dut
+        for _ in range(60):
+            if ctx.get(dut.asking):
+                take = not self.stalls or self.rng.random() < 0.5
+                ctx.set(dut.taken, take)
+                assert ctx.get(dut.blocked) == (not take)
+                entry = ctx.get(dut.wanted)
+                half = entry.entry.half
+                seen = {
+                    "port": ctx.get(dut.port),
+                    "place": entry.place,
+                    "slot": half.slot,
+                    "base": half.base,
+                    "values": half.values,
+                    **{name: entry.entry[name] for name in ("token", "score", "kept", "ahead")},
+                }
+                expected = wanted(token, values, ahead)
+                assert seen == {name: seen[name] if value is None else value for name, value in expected.items()}
+                if take:
+                    await self.tick(ctx)
+                    return self.cycle - 1
+            await self.tick(ctx)
+        raise AssertionError(f"{token} is not asked for")
+
+
+async def prepare(ctx: SimulatorContext, dut: MapWalk) -> None:
+    set_heads(ctx, dut.heads, ENTRY)
+    for port, value in (
+        (dut.entry_words, ENTRY_WORDS),
+        (dut.layer.history, HISTORY),
+        (dut.map_row, ROW),
+        (dut.layer.next_row, ROW),
+    ):
+        ctx.set(port, value)
+
+
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("stalls", [True, False])
+def test_keys_then_values(stalls: bool, serial: bool) -> None:
+    dut = MapWalk(MACHINE)
+    bench = Bench(dut, stalls)
+
+    async def run(ctx: SimulatorContext) -> None:
+        await prepare(ctx, dut)
+        ctx.set(dut.serial, serial)
+        for last in (6, 0, 7):
+            ctx.set(dut.last, last)
+            ctx.set(dut.start, 1)
+            await bench.tick(ctx)
+            started = bench.cycle - 1
+            ctx.set(dut.start, 0)
+            ctx.set(dut.phase.keys, 1)
+            for values in (0, 1):
+                if values and serial:
+                    for _ in range(4):
+                        assert not ctx.get(dut.asking)
+                        await bench.tick(ctx)
+                    ctx.set(dut.phase.keys, 0)
+                    ctx.set(dut.phase.values, 1)
+                for token in range(last + 1):
+                    taken = await bench.expect(ctx, token, values, 0)
+                    if not stalls and not values:
+                        assert taken == started + 2 + token
+                assert ctx.get(dut.keys_requested)
+                assert ctx.get(dut.values_requested) == values
+            ctx.set(dut.phase.keys, 0)
+            ctx.set(dut.phase.values, 1)
+            await bench.tick(ctx)
+            assert ctx.get(dut.values_requested)
+            ctx.set(dut.phase.values, 0)
+
+    simulate(dut, run)
+
+
+def test_own_entries_wait_until_they_are_written() -> None:
+    dut = MapWalk(MACHINE)
+    bench = Bench(dut, True)
+
+    async def run(ctx: SimulatorContext) -> None:
+        await prepare(ctx, dut)
+        for port, value in ((dut.last, 5), (dut.own, 4), (dut.unwritten, 1), (dut.start, 1)):
+            ctx.set(port, value)
+        await bench.tick(ctx)
+        ctx.set(dut.start, 0)
+        ctx.set(dut.phase.keys, 1)
+        for token in range(4):
+            await bench.expect(ctx, token, 0, 0)
+        for _ in range(5):
+            assert not ctx.get(dut.asking)
+            assert not ctx.get(dut.blocked)
+            await bench.tick(ctx)
+        ctx.set(dut.unwritten, 0)
+        await bench.expect(ctx, 4, 0, 0)
+
+    simulate(dut, run)
+
+
+@pytest.mark.parametrize("known", [1, 5, 30])
+def test_ahead_of_an_instruction(known: int) -> None:
+    dut = MapWalk(MACHINE)
+    bench = Bench(dut, True)
+
+    async def run(ctx: SimulatorContext) -> None:
+        await prepare(ctx, dut)
+        ctx.set(dut.layer.known, known)
+        ctx.set(dut.layer.row_start, 1)
+        await bench.tick(ctx)
+        ctx.set(dut.layer.row_start, 0)
+        ctx.set(dut.idle, 1)
+        for _ in range(4):  # not before it may
+            assert not ctx.get(dut.ahead)
+            await bench.tick(ctx)
+        ctx.set(dut.layer.may_prefetch, 1)
+        for token, values in ahead_of(known):
+            await bench.expect(ctx, token, values, 1)
+        for _ in range(8):
+            assert not ctx.get(dut.asking)
+            await bench.tick(ctx)
+        assert not ctx.get(dut.ahead)
+        # The instruction comes while the walk goes on.
+        ctx.set(dut.layer.row_start, 1)
+        await bench.tick(ctx)
+        ctx.set(dut.layer.row_start, 0)
+        await bench.expect(ctx, 0, 0, 1)
+        ctx.set(dut.layer.row_end, 1)
+        assert not ctx.get(dut.asking)
+        await bench.tick(ctx)
+        assert not ctx.get(dut.ahead)
+
+    simulate(dut, run)

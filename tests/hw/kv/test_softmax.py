@@ -1,0 +1,81 @@
+"""Rounds of probabilities ahead of those of values: their steps, and how far ahead they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.softmax import SoftmaxWalk
+from skipopu.layout import KvEntry
+from skipopu.machine.config import QUERY_LANES, Machine
+from tests.hw.kv.support import set_heads, simulate
+from tests.hw.kv.test_walk import random_blocks
+
+MACHINE = Machine.load("trio")
+ENTRY, ROUNDS, WRITTEN = KvEntry(3, 16, MACHINE), 5, 6  # WRITTEN: cycles from a head's last step until memory has it
+
+
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("stalls", [True, False])
+def test_rounds(serial: bool, stalls: bool) -> None:
+    dut, rng = SoftmaxWalk(MACHINE), np.random.default_rng(0)
+    blocks = random_blocks(rng, 3)
+    expected = [
+        (q, head * len(blocks) + k, head * len(blocks))
+        for head in range(ENTRY.kv_heads)
+        for k, block in enumerate(blocks)
+        for q in range(QUERY_LANES)
+        if block["lanes"] >> q & 1
+    ]
+    per_head = len(expected) // ENTRY.kv_heads
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, ENTRY)
+        ctx.set(dut.serial, serial)
+        ctx.set(dut.listed.count, len(blocks))
+        for k, block in enumerate(blocks):
+            ctx.set(dut.listed.blocks[k], block)
+        await ctx.tick()
+        ctx.set(dut.values, 1)
+        seen: list[tuple[int, int, int]] = []
+        starts: list[int] = []
+        coming, cycle, heads_used, written, made, before, furthest = [0] * WRITTEN, 0, 0, 0, 0, False, 0
+        while heads_used < ROUNDS * ENTRY.kv_heads:
+            rounds = len(seen) // len(expected)
+            active = (1 << MACHINE.ports) - 1 if rounds < ROUNDS - 1 else 0b10
+            ctx.set(dut.left, active if rounds < ROUNDS else 0)
+            ctx.set(dut.chosen, active if not stalls or rng.random() < 0.3 else 0)
+            ctx.set(dut.written, coming.pop(0))
+            assert ctx.get(dut.weighed) == (written > heads_used)
+            # Values use a head when they may.
+            use = written > heads_used and (not stalls or rng.random() < 0.2)
+            ctx.set(dut.head_end, use)
+            ctx.set(dut.round_end, use and heads_used % ENTRY.kv_heads == ENTRY.kv_heads - 1)
+            step = ctx.get(dut.round.step)
+            if step.work:
+                if not before:
+                    starts.append(cycle)
+                seen.append((step.lane, step.number, step.number_first))
+                assert ctx.get(dut.active) == active
+                assert step.parity == rounds % 2
+                assert ctx.get(dut.round.first) == (rounds == 0)
+                assert step.entry_end == (len(seen) % len(expected) == 0)
+                ahead = rounds - heads_used // ENTRY.kv_heads
+                assert ahead <= (0 if serial else 1)
+                furthest = max(furthest, ahead)
+            assert ctx.get(dut.head_weighed) == (step.work and len(seen) % per_head == 0)
+            assert ctx.get(dut.idle) == (not step.work)
+            coming.append(ctx.get(dut.head_weighed))
+            before = bool(step.work)
+            written += ctx.get(dut.written)
+            made += ctx.get(dut.head_weighed)
+            heads_used += use
+            await ctx.tick()
+            cycle += 1
+        assert seen == expected * ROUNDS
+        assert furthest == (0 if serial else 1)
+        if not stalls and not serial:
+            assert starts[1] - starts[0] == len(expected) + 1
+
+    simulate(dut, bench)

@@ -1,0 +1,138 @@
+"""Rounds of keys and of values, step by step, against nested loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.shapes import HeadShapes
+from hw.kv.walk import KvWalk
+from skipopu.layout import KvEntry
+from skipopu.machine.config import QUERY_LANES, Machine
+from tests.hw.kv.support import set_heads, simulate
+
+MACHINE = Machine.load("trio")
+ENTRY = KvEntry(2, 16, MACHINE)  # two beats per head
+EVERY = (1 << MACHINE.ports) - 1
+
+Block = dict[str, Any]
+
+
+def random_blocks(rng: np.random.Generator, count: int) -> list[Block]:
+    return [
+        {
+            "lanes": int(rng.integers(1, 1 << QUERY_LANES)),
+            "base": int(rng.integers(0, 64)),
+            "slots": [int(s) for s in rng.integers(0, MACHINE.tokens, QUERY_LANES)],
+        }
+        for _ in range(count)
+    ]
+
+
+def steps(blocks: list[Block], values: bool) -> Iterator[dict[str, Any]]:
+    """Of an entry's round: what is promised of each."""
+    for number in range(0 if values else ENTRY.header_beats):
+        yield {"header": 1, "work": 0, "header_number": number, "pop": 1, "entry_end": 0}
+    heads = [(h, b, k) for h in range(ENTRY.kv_heads) for b in range(ENTRY.head_beats) for k in range(len(blocks))]
+    for head, beat, k in heads:
+        lanes = [q for q in range(QUERY_LANES) if blocks[k]["lanes"] >> q & 1]
+        for lane in lanes if values else lanes[:1]:
+            beat_end = k == len(blocks) - 1 and (not values or lane == lanes[-1])
+            last_beat = beat == ENTRY.head_beats - 1
+            step = {
+                "header": 0,
+                "work": 1,
+                "kv_head": head,
+                "block": k,
+                "lanes": blocks[k]["lanes"],
+                "slots": blocks[k]["slots"],
+                "first_beat": beat == 0,
+                "last_beat": last_beat,
+                "number": head * len(blocks) + k,
+                "number_first": head * len(blocks),
+                "pop": beat_end,
+                "entry_end": beat_end and last_beat and head == ENTRY.kv_heads - 1,
+            }
+            word = head * ENTRY.head_beats
+            yield (step | {"lane": lane} if values else step) | {
+                "sum_number": (head * ENTRY.head_beats + beat) * len(blocks) + k,
+                "word": blocks[k]["base"] + word + beat,
+                "head": blocks[k]["base"] + word,
+                "head_end": beat_end and last_beat,
+            }
+
+
+def seen_step(ctx: SimulatorContext, dut: KvWalk, names: list[str]) -> dict[str, Any]:
+    step = ctx.get(dut.round.step)
+    others = {
+        "sum_number": dut.round.sum_number,
+        "word": dut.query.word,
+        "head": dut.query.head,
+        "head_end": dut.head_end,
+    }
+    return {
+        name: [step.slots[q] for q in range(QUERY_LANES)]
+        if name == "slots"
+        else (ctx.get(others[name]) if name in others else step[name])
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_rounds(stalls: bool) -> None:
+    dut, rng = KvWalk(MACHINE), np.random.default_rng(0)
+
+    async def phase(ctx: SimulatorContext, values: bool) -> None:
+        blocks = random_blocks(rng, int(rng.integers(1, HeadShapes(MACHINE).blocks + 1)))
+        set_heads(ctx, dut.heads, ENTRY)
+        ctx.set(dut.listed.count, len(blocks))
+        for k, block in enumerate(blocks):
+            ctx.set(dut.listed.blocks[k], block)
+        ctx.set(dut.phase.keys, not values)
+        ctx.set(dut.phase.values, values)
+        for number in range(3):
+            active = int(rng.integers(1, EVERY + 1)) if stalls else EVERY
+            if stalls:  # more may come to a port without an entry
+                ctx.set(dut.last_entries, 0)
+                ctx.set(dut.pending, active if active != EVERY else EVERY >> 1)
+                for _ in range(int(rng.integers(0, 3))):
+                    await ctx.tick()
+                    assert ctx.get(dut.idle)
+            ctx.set(dut.pending, active)
+            ctx.set(dut.last_entries, active != EVERY)
+            await ctx.tick()
+            for expected in steps(blocks, values):
+                while True:
+                    ready = int(rng.integers(0, EVERY + 1)) if stalls and rng.random() < 0.5 else EVERY
+                    weighed = not stalls or bool(rng.random() < 0.7)
+                    ctx.set(dut.beats_ready, ready)
+                    ctx.set(dut.weighed, weighed)
+                    assert not ctx.get(dut.idle)
+                    assert ctx.get(dut.active) == active
+                    moves = not active & ~ready and (weighed or not values)
+                    step = ctx.get(dut.round.step)
+                    assert (step.header or step.work) == moves
+                    if moves:
+                        assert seen_step(ctx, dut, list(expected)) == expected
+                        assert step.parity == number % 2
+                        assert ctx.get(dut.round.first) == (number == 0)
+                        assert ctx.get(dut.round_end) == expected["entry_end"]
+                        ctx.set(dut.pending, 0 if expected["entry_end"] else active)
+                    await ctx.tick()
+                    if moves:
+                        break
+            assert ctx.get(dut.idle)
+        ctx.set(dut.phase.keys, 0)
+        ctx.set(dut.phase.values, 0)
+        await ctx.tick()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        await ctx.tick()
+        for values in (False, True):
+            await phase(ctx, values)
+
+    simulate(dut, bench)

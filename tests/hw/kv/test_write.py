@@ -1,0 +1,179 @@
+"""KVWRITE: entries in memory, what the map says of them, and the digest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.format import EntryFormatter
+from hw.kv.write import KvWriteUnit
+from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
+from skipopu.layout import KvEntry
+from skipopu.machine.config import Machine
+from skipopu.numerics.signature import index, signature
+from tests.hw.kv.support import simulate
+from tests.hw.kv.test_format import packed, random_heads
+
+MACHINE = Machine.load("trio")
+ENTRY, CONTEXT, POOL = KvEntry(2, 8, MACHINE), 16, 10
+UNITS, UNIT_BEATS = ENTRY.size // 64, 64 // MACHINE.beat_bytes
+SOURCE, STRIDE = 2, 2 * ENTRY.kv_heads * ENTRY.head_dim // BUFFER_UNIT + 1  # buffer units
+
+
+class Bench:
+    """Buffer, map and memories around the unit."""
+
+    def __init__(self, dut: KvWriteUnit, stalls: bool) -> None:
+        self.dut, self.stalls, self.rng = dut, stalls, np.random.default_rng(0)
+        self.buffer = np.zeros(4096, np.float32)
+        self.map = [0] * MACHINE.map_entries
+        self.memory: list[dict[int, int]] = [{} for _ in range(MACHINE.ports)]
+        self.runs: list[tuple[int, int, int]] = []  # port, beat, beats left
+        self.answers = 0
+
+    async def tick(self, ctx: SimulatorContext) -> None:
+        dut, lanes = self.dut, MACHINE.vector_lanes
+        written = 0
+        if self.runs and not self.runs[0][2]:
+            self.answers += 1
+            if self.answers > (self.rng.integers(1, 6) if self.stalls else 2):
+                written = 1 << self.runs.pop(0)[0]
+                self.answers = 0
+        ctx.set(dut.written, written)
+        for port, writes in enumerate(dut.writes):
+            ready = [not self.stalls or bool(self.rng.integers(2)) for _ in range(2)]
+            ctx.set(writes.runs.ready, ready[0])
+            ctx.set(writes.beats.ready, ready[1])
+            if ctx.get(writes.runs.valid) and ready[0]:
+                assert not self.runs
+                self.runs.append((port, ctx.get(writes.runs.payload.beat), ctx.get(writes.runs.payload.count)))
+            if ctx.get(writes.beats.valid) and ready[1]:
+                to, beat, left = self.runs[0]
+                assert to == port
+                self.memory[port][beat] = ctx.get(writes.beats.payload.data)
+                self.runs[0] = port, beat + 1, left - 1
+        address = ctx.get(dut.read.address)
+        read = int.from_bytes(self.buffer[address : address + lanes].tobytes(), "little") if ctx.get(dut.read.enable) else 0
+        mapped = self.map[ctx.get(dut.map.address) % len(self.map)]
+        if ctx.get(dut.map_write_enable):
+            self.map[ctx.get(dut.map_write_address)] = ctx.get(dut.map_write_data).place
+        await ctx.tick()
+        ctx.set(dut.read.data, read)
+        ctx.set(dut.map.data, {"place": mapped})
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_layers_of_chunks(stalls: bool) -> None:
+    dut, rng = KvWriteUnit(MACHINE), np.random.default_rng(1)
+    bench = Bench(dut, stalls)
+    places, expected = [0] * MACHINE.ports, {}
+    memory: list[dict[int, int]] = [{} for _ in range(MACHINE.ports)]
+
+    async def chunk(ctx: SimulatorContext, layer: int, position: int, count: int) -> None:
+        mask = (1 << count) - 1 if not layer else int(rng.integers(1 << count))
+        where, value, cycles = [], [], 0
+        for slot in range(count):
+            token = position + slot
+            port = token % MACHINE.ports
+            if mask >> slot & 1:
+                heads = random_heads(rng, ENTRY)
+                start = (SOURCE + slot * STRIDE) * BUFFER_UNIT
+                bench.buffer[start : start + heads.size] = heads.reshape(-1)
+                halves, exponents, beats = packed(ENTRY, heads)
+                first = (POOL + places[port] * UNITS) * UNIT_BEATS
+                memory[port] |= dict(enumerate(beats, first))
+                expected[layer, token] = places[port]
+                places[port] += 1
+                where += [index(0, slot, np.arange(heads.size)), index(1, slot, np.arange(exponents.size))]
+                value += [halves.view(np.uint16).reshape(-1), exponents.reshape(-1)]
+                per_head = ENTRY.head_beats * MACHINE.kv_lanes // MACHINE.vector_lanes + EntryFormatter.DRAIN
+                # Its turn, formatting, hold, run, beats, answer, map
+                cycles += 1 + 2 * ENTRY.kv_heads * per_head + ENTRY.header_beats + 1 + 1 + ENTRY.beats + 3 + 1
+            else:
+                expected[layer, token] = expected[layer - 1, token]
+                cycles += 3
+            where.append(index(2, slot, [0]))
+            value.append(np.array([expected[layer, token] << 8 | port]))
+        word = KVWRITE.encode({"src": SOURCE, "stride": STRIDE})
+        issue = {
+            "word": word,
+            "mask": mask,
+            "position": position,
+            "count": count,
+            "map_row": layer * CONTEXT,
+            "first_layer": not layer,
+        }
+        ctx.set(dut.instruction, issue)
+        ctx.set(dut.active, 1)
+        taken = 0
+        while not ctx.get(dut.done):
+            assert not ctx.get(dut.pool_full)
+            assert not ctx.get(dut.missing)
+            await bench.tick(ctx)
+            taken += 1
+            assert taken < 5000
+        assert ctx.get(dut.digest) == signature(np.concatenate(where), np.concatenate([v.astype(np.uint32) for v in value]))
+        if not stalls and layer:  # the first layer looks for the chunk's port
+            end = 0 if count == MACHINE.tokens else 1
+            assert taken == 1 + cycles + end + 3
+        await bench.tick(ctx)
+        ctx.set(dut.active, 0)
+        assert ctx.get(dut.entries) == sum(places)
+
+    async def run(ctx: SimulatorContext) -> None:
+        for port, setting in (
+            (dut.kv_heads, ENTRY.kv_heads),
+            (dut.head_dim, ENTRY.head_dim),
+            (dut.pool.base, POOL),
+            (dut.pool.entry, UNITS),
+            (dut.kv_slots, 100),
+            (dut.context, CONTEXT),
+            (dut.restart, 1),
+        ):
+            ctx.set(port, setting)
+        await bench.tick(ctx)
+        ctx.set(dut.restart, 0)
+        await ctx.tick().repeat(3)
+        for position, count in ((0, MACHINE.tokens), (MACHINE.tokens, 1), (MACHINE.tokens + 1, 2)):
+            for layer in range(3):
+                await chunk(ctx, layer, position, count)
+
+    simulate(dut, run)
+    assert bench.memory == memory
+    assert {key: bench.map[key[0] * CONTEXT + key[1]] for key in expected} == expected
+
+
+def test_faults_and_a_write_held_back() -> None:
+    dut = KvWriteUnit(MACHINE)
+    bench = Bench(dut, False)
+
+    async def run(ctx: SimulatorContext) -> None:
+        for port, setting in ((dut.kv_heads, 1), (dut.head_dim, 8), (dut.pool.entry, UNITS), (dut.hold, 1)):
+            ctx.set(port, setting)
+        await ctx.tick().repeat(3)
+        issue = {"word": KVWRITE.encode({"late": 0}), "mask": 1, "count": 1, "first_layer": 1}
+        ctx.set(dut.instruction, issue)
+        ctx.set(dut.active, 1)
+        for _ in range(5):
+            await bench.tick(ctx)
+        assert ctx.get(dut.pool_full)
+        ctx.set(dut.instruction, issue | {"mask": 0})
+        assert ctx.get(dut.missing)
+        # Not late without its position: it ends in spite of the hold.
+        ctx.set(dut.instruction, issue)
+        ctx.set(dut.kv_slots, 1)
+        while not ctx.get(dut.done):
+            await bench.tick(ctx)
+        await bench.tick(ctx)
+        ctx.set(dut.kv_slots, 2)
+        ctx.set(dut.instruction, issue | {"word": KVWRITE.encode({"late": 1}), "position": 3})
+        for _ in range(60):
+            await bench.tick(ctx)
+            assert not ctx.get(dut.done)
+            assert not ctx.get(dut.waiting)
+        ctx.set(dut.hold, 0)
+        while not ctx.get(dut.done):
+            await bench.tick(ctx)
+
+    simulate(dut, run)

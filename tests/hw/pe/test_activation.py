@@ -1,0 +1,54 @@
+"""The aligned memory against arrays: mantissas at their element, exponents at their group's first word."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from amaranth.sim import Simulator, SimulatorContext
+
+from hw.pe.activation import AlignedMemory
+from skipopu.machine.config import Machine
+from skipopu.numerics.align import ALIGNED_BITS
+
+MACHINE = Machine.load("tiny")
+
+
+@pytest.mark.parametrize("lanes", [MACHINE.vector_lanes, MACHINE.weight_lanes])
+def test_writes_and_reads(lanes: int) -> None:
+    """Writes beyond a slot change nothing and are reported; a read returns what was written until the cycle before."""
+    elements, vector, group = 8 * lanes, MACHINE.vector_lanes, 4 * lanes
+    dut, source = AlignedMemory(MACHINE, elements, lanes), random.Random(4)
+    mantissas = [[0] * elements for _ in range(MACHINE.tokens)]
+    exponents = [[0] * (elements // lanes) for _ in range(MACHINE.tokens)]
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for _ in range(600):
+            slot, enable = source.randrange(MACHINE.tokens), source.random() < 0.8
+            element, exponent = vector * source.randrange(elements // vector + 2), source.getrandbits(8)
+            values = [source.getrandbits(ALIGNED_BITS) for _ in range(vector)]
+            ctx.set(dut.write_slot, slot)
+            ctx.set(dut.write_element, element)
+            ctx.set(dut.write_offset, element % group)
+            ctx.set(dut.write_data, sum(v << ALIGNED_BITS * k for k, v in enumerate(values)))
+            ctx.set(dut.write_exponent, exponent)
+            ctx.set(dut.write_enable, enable)
+            token, word = source.randrange(MACHINE.tokens), source.randrange(elements // lanes)
+            first = word * lanes // group * group // lanes
+            ctx.set(dut.read_slot, token)
+            ctx.set(dut.read_word, word)
+            ctx.set(dut.read_group, first)
+            row = mantissas[token][word * lanes : (word + 1) * lanes]
+            expected = sum(v << ALIGNED_BITS * k for k, v in enumerate(row)), exponents[token][first]
+            assert ctx.get(dut.range) == (enable and element >= elements)
+            if enable and element < elements:
+                mantissas[slot][element : element + vector] = values
+                if element % group == 0:
+                    exponents[slot][element // lanes] = exponent
+            await ctx.tick()
+            assert (ctx.get(dut.data), ctx.get(dut.exponent)) == expected
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()

@@ -1,0 +1,109 @@
+"""Both bits of every slot, by router, trace or constant, with the signature and the cycles that are promised."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.router.route import RouteUnit
+from hw.router.score import Score
+from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
+from skipopu.layout import pack_router_record
+from skipopu.machine.config import Machine
+from skipopu.numerics import fp32
+from skipopu.numerics.signature import index, signature
+from tests.hw.bench import exercise
+
+MODES = [
+    (RouteMode.ROUTER, RouteMode.ROUTER),
+    (RouteMode.ALWAYS, RouteMode.ROUTER),
+    (RouteMode.TRACE, RouteMode.NEVER),
+    (RouteMode.ROUTER, RouteMode.TRACE),
+]
+RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
+
+
+@pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
+@pytest.mark.parametrize("modes", MODES)
+def test_decisions(target: str, modes: tuple[RouteMode, RouteMode]) -> None:
+    machine, source = Machine.load(target), np.random.default_rng(MODES.index(modes))
+    dut, lanes, count, beat_bytes = RouteUnit(machine), machine.vector_lanes, machine.tokens, machine.beat_bytes
+    scores = source.standard_normal(BUFFER_UNIT * 8 * machine.tokens).astype(np.float32)
+    bias = source.standard_normal(2).astype(np.float32)
+    mask = int(source.integers(1, 1 << count))
+    memory = np.zeros(1024, np.uint8)
+    record = pack_router_record((float(bias[0]), float(bias[1])), (modes[0], modes[1]))
+    memory[64 * RECORD : 64 * RECORD + len(record)] = record
+    memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
+
+    expected, where, values = [0, 0], [], []
+    for slot in range(count):
+        if not mask >> slot & 1:
+            continue
+        bits = [0, 0]
+        for k, mode in enumerate(modes):
+            digits = scores[BUFFER_UNIT * (SOURCE + STRIDE * slot) + 2 * k :][:2]
+            z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
+            where.append(index(1, slot, k))
+            values.append(fp32.bits(z))
+            traced = memory[64 * TRACE + POSITION + slot] >> k & 1
+            by_mode = {RouteMode.ROUTER: z >= DIAL, RouteMode.TRACE: traced, RouteMode.ALWAYS: 1, RouteMode.NEVER: 0}
+            bits[k] = int(by_mode[mode])
+            expected[k] |= bits[k] << slot
+        where.append(index(0, slot, 0))
+        values.append(np.uint32(bits[0] | bits[1] << 1))
+    digest = signature(np.array(where), np.array(values))
+    cycles = waits = 0
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        nonlocal cycles, waits
+        cycles = waits = 0
+        fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
+        word = ROUTE.encode({"src": SOURCE, "stride": STRIDE})
+        ctx.set(dut.instruction, {**fields, "word": word})
+        ctx.set(dut.next, 1)
+        # The record comes while the router product is on its way.
+        for _ in range(30 if stalls is None else stalls.randrange(30)):
+            assert not ctx.get(dut.read_enable)
+            await ctx.tick()
+        ctx.set(dut.next, 0)
+        ctx.set(dut.active, 1)
+        done = 0
+        while not done:
+            *_, done, seen = await ctx.tick().sample(dut.done, dut.digest)
+            cycles += 1
+        ctx.set(dut.active, 0)
+        assert seen == digest
+        assert [ctx.get(dut.routed.attention), ctx.get(dut.routed.ffn)] == expected
+
+    async def beside(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        """The buffer, and memory behind port 0's loader."""
+        nonlocal waits
+        pending: list[int] = []
+        while True:
+            asks = stalls is None or stalls.random() < 0.5
+            comes = bool(pending) and (stalls is None or stalls.random() < 0.5)
+            ctx.set(dut.runs.ready, asks)
+            ctx.set(dut.beats.valid, comes)
+            if comes:
+                data = memory[beat_bytes * pending[0] :][:beat_bytes]
+                ctx.set(dut.beats.payload, int.from_bytes(data.tobytes(), "little"))
+            ports = (dut.runs.valid, dut.runs.payload, dut.beats.ready, dut.read_enable, dut.read_address, dut.waiting)
+            *_, asked, run, taken, enable, address, waiting = await ctx.tick().sample(*ports)
+            if comes and taken:
+                pending.pop(0)
+            if asked and asks:
+                pending += range(run.beat, run.beat + run.count)
+            waits += waiting
+            first = address // lanes * lanes
+            words = [int(bits) for bits in fp32.bits(scores[first : first + lanes])]
+            ctx.set(dut.read_data, sum(bits << 32 * k for k, bits in enumerate(words)) if enable else 0)
+
+    constants = [(dut.dial, int(fp32.bits(DIAL)))]
+    exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1))
+    listed, traced = mask.bit_count(), RouteMode.TRACE in modes
+    assert waits == 0
+    assert cycles == 1 + listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (count - listed) + 4
