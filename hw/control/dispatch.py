@@ -166,7 +166,7 @@ class Dispatcher(Component):
 
     def join(self, m: Module, word: Signal, pc: Signal) -> None:
         """Joins the units with each other and with the ports."""
-        m.submodules.program = program = self.words
+        m.submodules.program_memory = program = self.words
         m.submodules.configuration = configuration = self.configuration
         m.submodules.lists = lists = self.lists
         m.submodules.layers = layers = self.layers

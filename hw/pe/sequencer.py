@@ -5,9 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
-from hw.component import Component, given, gives
+from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
-from hw.pe.drain import Round
 from hw.pe.formats import FORMAT_BITS, two_digits
 from hw.pe.slice import Slice, Step, Take
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
@@ -19,6 +18,17 @@ def is_short(word: Value) -> Value:
     """Whether a MATMUL's only block is a short one."""
     only = (field(word, MATMUL, "rounds") == 1) & (field(word, MATMUL, "ports") == 1)
     return only & (field(word, MATMUL, "spare") >= BLOCK_ROWS - SHORT_BLOCK_ROWS)
+
+
+class Rounds(Bundle):
+    """A round whose accumulators can be read, as the epilogue hears of it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.done = gives(1, "a round is complete, for a cycle")
+        self.bank = gives(1, "bank of its accumulators")
+        self.ports = gives(machine.ports, "ports that took part")
+        self.last = gives(1, "the product's last one")
+        super().__init__()
 
 
 class Pair:
@@ -67,7 +77,7 @@ class Sequencer(Component):
         self.activation_slot = gives(slot, "slot of the aligned memory to read, with the step")
         self.activation_word = gives(word, "word to read")
         self.activation_group = gives(word, "its group's first word")
-        self.rounds = gives(Round(machine), "to the epilogue", "round_{}")
+        self.rounds = gives(Rounds(machine), "to the epilogue", "round_{}")
         self.drained = given(1, "the epilogue is done with a bank")
         self.drained_bank = given(1, "that bank")
         self.finished = gives(1, "every step was issued")

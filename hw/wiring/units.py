@@ -38,6 +38,9 @@ from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
 
 
+PORTS = ("activation", "array", "attention", "tokens", "unwritten")  # names of units that ports have too
+
+
 class Units:
     """One object for each; the files beside this one join them. ``library`` takes the modules that occur once per port."""
 
@@ -73,7 +76,7 @@ class Units:
         """Makes them submodules."""
         for name, unit in vars(self).items():
             if isinstance(unit, Component):
-                m.submodules[name] = unit
+                m.submodules[f"{name}_unit" if name in PORTS else name] = unit
         for p, (tile, reader, writer) in enumerate(zip(self.tiles, self.readers, self.writers, strict=True)):
             m.submodules[f"tile_{p}"], m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = tile, reader, writer
         for unit in Unit:

@@ -35,7 +35,7 @@ def test_what_repeats_is_one_module() -> None:
     assert design.instances("overlay", "tile") == 2
     assert design.instances("overlay", "read_port") == 2
     assert sum(name == "tile" for name in design.modules) == 1
-    assert "\\overlay.array" in design.below["overlay"]
+    assert "\\overlay.array_unit" in design.below["overlay"]
 
 
 def test_resources_of_cells() -> None:

@@ -11,6 +11,7 @@ from skipopu.isa import spec
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import TokenList, Unit
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT8
 from tests.hw.bench import exercise
 
 TINY = Machine.load("tiny")
@@ -60,7 +61,9 @@ def test_instructions_are_handed_over() -> None:
         if product and mask and fields["rounds"]:
             short = fields["rounds"] == 1 and fields["ports"] == 1 and fields["spare"] >= 2
             request = {name: fields[name] for name in ("rounds", "ports", "groups")}
-            expected[dut.fetch].append(request | {"address": address, "wide": fields["format"] == 1, "short": short})
+            expected[dut.fetch].append(
+                request | {"address": address, "two_digits": fields["format"] == INT8.code, "short": short}
+            )
         sequence, entries = sequence + 1, entries + (instruction is spec.KVWRITE)
         pending |= route and mask != 0
     cycles = 0

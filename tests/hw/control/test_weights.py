@@ -8,9 +8,10 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.weights import WeightFetch
-from skipopu.isa.spec import BLOCK_ROWS, WeightFormat, matmul_shape
+from skipopu.isa.spec import BLOCK_ROWS, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import FORMATS
 from tests.hw.bench import exercise
 
 PERIOD, LATENCY = 4, 5
@@ -25,15 +26,15 @@ def test_runs(target: str) -> None:
     # Every port is busy first and last, so that the cycles of all requests are seen.
     for rows in [BLOCK_ROWS * ports, 6, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]:
         shape, groups, address = matmul_shape(rows, ports), source.randrange(1, 40), source.getrandbits(30)
-        weights = source.choice(list(WeightFormat))
-        laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights.bits)
+        weights = source.choice(FORMATS)
+        laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights)
         requests.append(
             {
                 "address": address,
                 "rounds": shape["rounds"],
                 "ports": shape["ports"],
                 "groups": groups,
-                "wide": weights is WeightFormat.INT8,
+                "two_digits": weights.two_digits,
                 "short": laid.block_rows < BLOCK_ROWS,
             }
         )
@@ -47,7 +48,7 @@ def test_runs(target: str) -> None:
 def test_on_demand_each_product_asks_for_one() -> None:
     machine = Machine.load("tiny")
     dut = WeightFetch(machine)
-    request = {"address": 4, "rounds": 1, "ports": 2, "groups": 1, "wide": 0, "short": 0}
+    request = {"address": 4, "rounds": 1, "ports": 2, "groups": 1, "two_digits": 0, "short": 0}
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         seen = 0

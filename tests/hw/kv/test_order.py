@@ -66,6 +66,9 @@ def test_every_entry_once(values: int, seed: int) -> None:
                 assert not (shown[False] and (in_time or early))
             if took[False]:
                 assert in_time or early
+            elif shown[False] and ahead < CHOSEN and (not values or len(settled) - weighed < CHOSEN):
+                assert not in_time
+                assert not early
             await ctx.tick()
             for hit in streams:
                 if took[hit]:

@@ -31,7 +31,9 @@ def test_an_entry(token: int) -> None:
     """Token 6 is seen by slots from 1 on."""
     dut, rng, plan = AttentionPort(MACHINE), np.random.default_rng(token), Schedule()
     step, softmax, work, lockstep = dut.lockstep.kv_step, dut.lockstep.softmax_step, dut.work, dut.lockstep
-    halves, fields, beats = packed(ENTRY, random_heads(rng, ENTRY) + np.float32(0.5))
+    heads = random_heads(rng, ENTRY) + np.float32(0.5)
+    heads[1, 0] /= 64  # another exponent than the next head's
+    halves, fields, beats = packed(ENTRY, heads)
     aligned = np.stack([fp16.align(halves[v], fields[:, v, None]) for v in (0, 1)]).astype(np.int64)
     shape = (ENTRY.kv_heads, BLOCKS, QUERY_LANES)
     query = rng.integers(-(1 << 17) + 1, 1 << 17, (*shape, ENTRY.head_dim))

@@ -14,11 +14,12 @@ from amaranth.sim import SimulatorContext
 from hw.arithmetic.pipeline import delay
 from hw.pe.array import ArrayUnit
 from hw.pe.tile import Tile
-from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, WeightFormat, matmul_shape
+from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.formats import INT4, INT8, Format
 from skipopu.numerics.profile import PROFILES
 from tests.hw.bench import exercise
 
@@ -53,13 +54,13 @@ class Bench(Elaboratable):
 @pytest.mark.parametrize(
     ("ports", "mask", "weights"),
     [
-        (1, 0b0010, WeightFormat.INT4),
-        pytest.param(1, 0b1111, WeightFormat.INT8, marks=pytest.mark.slow),
-        pytest.param(2, 0b1011, WeightFormat.INT4, marks=pytest.mark.slow),
-        pytest.param(2, 0b1011, WeightFormat.INT8, marks=pytest.mark.slow),
+        (1, 0b0010, INT4),
+        pytest.param(1, 0b1111, INT8, marks=pytest.mark.slow),
+        pytest.param(2, 0b1011, INT4, marks=pytest.mark.slow),
+        pytest.param(2, 0b1011, INT8, marks=pytest.mark.slow),
     ],
 )
-def test_a_product(ports: int, mask: int, weights: WeightFormat) -> None:
+def test_a_product(ports: int, mask: int, weights: Format) -> None:
     """Listed slots' products lie where the instruction says, and nothing else is written."""
     machine, rng = dataclasses.replace(ONE_PORT, ports=ports), np.random.default_rng(ports)
     groups, rows, group, tokens = 3, 20, LANES, machine.tokens
@@ -69,7 +70,7 @@ def test_a_product(ports: int, mask: int, weights: WeightFormat) -> None:
     limit = 1 << weights.bits - 1
     q = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
     scale = rng.random((rows, groups)).astype(np.float16)
-    stream = WeightStream(rows, groups, group, ports, LANES, weights.bits)
+    stream = WeightStream(rows, groups, group, ports, LANES, weights)
     packed = stream.pack(q, scale)
     beats = [packed[p][: stream.port_bytes(p)].reshape(-1, LANES // 2) for p in range(ports)]
     memory = [
@@ -79,7 +80,7 @@ def test_a_product(ports: int, mask: int, weights: WeightFormat) -> None:
     ]
     dut = Bench(machine, memory, exponent.reshape(-1).tolist(), groups)
     array, base, stride = dut.array, 2, 3
-    fields = {"groups": groups, "format": weights, "dst": base, "stride": stride, "epilogue": Epilogue.STORE}
+    fields = {"groups": groups, "format": weights.code, "dst": base, "stride": stride, "epilogue": Epilogue.STORE}
     word = MATMUL.encode({**matmul_shape(rows, ports), **fields})
     parts = [PROFILES["exact18"].group_products(m[:, g], exponent[:, g], q[:, g], scale[:, g]) for g in range(groups)]
     total = parts[0]

@@ -1,4 +1,4 @@
-"""The multipliers' three uses against integers: INT8 weights, queries by keys, probabilities by values."""
+"""The multipliers' three uses against integers: weights, queries by keys, probabilities by values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from hw.pe.dot import PackedDot
 from skipopu.machine.config import QUERY_LANES
 from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.formats import FORMATS, Format
 from tests.hw.bench import pipeline
 
 LANES, COUNT = 8, 200
@@ -21,16 +22,17 @@ def packed(values: np.ndarray, bits: int) -> list[int]:
 
 
 @PRIMITIVES
-def test_digits_of_int8(primitive: str) -> None:
-    """The first member of a pair is a digit without sign, the second one with."""
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_weights_mean_what_their_format_says(primitive: str, form: Format) -> None:
     rng = np.random.default_rng(1)
-    x, low, high = (rng.integers(a, b, (COUNT, LANES)) for a, b in ((-131071, 131072), (0, 16), (-8, 8)))
+    x, first, second = (rng.integers(a, b, (COUNT, LANES)) for a, b in ((-131071, 131072), (0, 16), (0, 16)))
+    low, high = (np.array(table)[nibbles] for table, nibbles in zip(form.digits, (first, second), strict=True))
     dut = PackedDot(LANES, primitive)
     operands = [
-        (dut.beat, [beat for pair in zip(packed(low, 4), packed(high, 4), strict=True) for beat in pair]),
+        (dut.beat, [beat for pair in zip(packed(first, 4), packed(second, 4), strict=True) for beat in pair]),
         (dut.first, [1, 0] * COUNT),
         (dut.second, [0, 1] * COUNT),
-        (dut.wide, [1] * 2 * COUNT),
+        (dut.format, [form.code] * 2 * COUNT),
         (dut.activation, np.repeat(np.array(packed(x, ALIGNED_BITS), object), 2), 4),
     ]
     sums = [(dut.lower, np.repeat((x * low).sum(1), 2)), (dut.upper, np.repeat((x * high).sum(1), 2))]

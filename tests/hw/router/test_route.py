@@ -10,32 +10,36 @@ from amaranth.sim import SimulatorContext
 
 from hw.router.route import RouteUnit
 from hw.router.score import Score
-from skipopu.isa.spec import BUFFER_UNIT, ROUTE, RouteMode
+from skipopu import policy
+from skipopu.isa.spec import BUFFER_UNIT, ROUTE
 from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
+from skipopu.policy import POLICY_BITS, Decision, SkipPolicy
 from tests.hw.bench import exercise
 
-MODES = [
-    (RouteMode.ROUTER, RouteMode.ROUTER),
-    (RouteMode.ALWAYS, RouteMode.ROUTER),
-    (RouteMode.TRACE, RouteMode.NEVER),
-    (RouteMode.ROUTER, RouteMode.TRACE),
+UNKNOWN = SkipPolicy("unknown", (1 << POLICY_BITS) - 1, "a code that no machine knows: it skips", lambda decision: False)
+POLICIES = [
+    (policy.ROUTER, policy.ROUTER),
+    (policy.ALWAYS, policy.ROUTER),
+    (policy.TRACE, policy.NEVER),
+    (policy.ROUTER, policy.TRACE),
+    (UNKNOWN, policy.ALWAYS),
 ]
 RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
 
 
 @pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
-@pytest.mark.parametrize("modes", MODES)
-def test_decisions(target: str, modes: tuple[RouteMode, RouteMode]) -> None:
-    machine, source = Machine.load(target), np.random.default_rng(MODES.index(modes))
+@pytest.mark.parametrize("policies", POLICIES, ids=lambda pair: "-".join(p.name for p in pair))
+def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None:
+    machine, source = Machine.load(target), np.random.default_rng(POLICIES.index(policies))
     dut, lanes, count, beat_bytes = RouteUnit(machine), machine.vector_lanes, machine.tokens, machine.beat_bytes
     scores = source.standard_normal(BUFFER_UNIT * 8 * machine.tokens).astype(np.float32)
     bias = source.standard_normal(2).astype(np.float32)
     mask = int(source.integers(1, 1 << count))
     memory = np.zeros(1024, np.uint8)
-    record = pack_router_record((float(bias[0]), float(bias[1])), (modes[0], modes[1]))
+    record = pack_router_record((float(bias[0]), float(bias[1])), policies)
     memory[64 * RECORD : 64 * RECORD + len(record)] = record
     memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
 
@@ -44,14 +48,13 @@ def test_decisions(target: str, modes: tuple[RouteMode, RouteMode]) -> None:
         if not mask >> slot & 1:
             continue
         bits = [0, 0]
-        for k, mode in enumerate(modes):
+        for k, each in enumerate(policies):
             digits = scores[BUFFER_UNIT * (SOURCE + STRIDE * slot) + 2 * k :][:2]
             z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
             where.append(index(1, slot, k))
             values.append(fp32.bits(z))
             traced = memory[64 * TRACE + POSITION + slot] >> k & 1
-            by_mode = {RouteMode.ROUTER: z >= DIAL, RouteMode.TRACE: traced, RouteMode.ALWAYS: 1, RouteMode.NEVER: 0}
-            bits[k] = int(by_mode[mode])
+            bits[k] = int(each.rule(Decision(z, DIAL, POSITION + slot, bool(traced))))
             expected[k] |= bits[k] << slot
         where.append(index(0, slot, 0))
         values.append(np.uint32(bits[0] | bits[1] << 1))
@@ -104,6 +107,6 @@ def test_decisions(target: str, modes: tuple[RouteMode, RouteMode]) -> None:
 
     constants = [(dut.dial, int(fp32.bits(DIAL)))]
     exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1))
-    listed, traced = mask.bit_count(), RouteMode.TRACE in modes
+    listed, traced = mask.bit_count(), any(each.reads_trace for each in policies)
     assert waits == 0
     assert cycles == 1 + listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (count - listed) + 4
