@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sim.picture import Picture
+
 DOCS = Path(__file__).parent
 PAGE, NOTEBOOK = DOCS / "tutorial.md", DOCS / "tutorial.ipynb"
 CELL = re.compile(
@@ -55,14 +57,15 @@ def executed(parts: list[Cell]) -> Iterator[Cell]:
         if not cell.code:
             yield cell
             continue
-        tree = ast.parse(cell.source)
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        statements = ast.parse(cell.source).body
+        last = statements[-1]
+        code: list[ast.stmt] = statements[:-1] if isinstance(last, ast.Expr) else statements
         printed, value = io.StringIO(), None
         with contextlib.redirect_stdout(printed):
-            exec(compile(tree, PAGE.name, "exec"), names)
-            if last is not None:
+            exec(compile(ast.Module(code, []), PAGE.name, "exec"), names)
+            if isinstance(last, ast.Expr):
                 value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
-            png = value._repr_png_() if hasattr(value, "_repr_png_") else b""
+            png = value.png() if isinstance(value, Picture) else b""
             if value is not None and not png:
                 print(repr(value))
         yield replace(cell, text=printed.getvalue(), png=png)

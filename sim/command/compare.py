@@ -63,11 +63,11 @@ def main(args: argparse.Namespace) -> int:
     if args.skip_trace is not None or (args.shape is None and args.skip is None):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
-    name: str = args.model.absolute().name if args.model else vars(args)["shape"]
+    subject: Path | str = args.model or vars(args)["shape"]
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(escape(f"{name} on {machine.name}"), total=None)
+        task = progress.add_task(escape(f"{Path(subject).absolute().name} on {machine.name}"), total=None)
         result = compare_model(
-            args.model or args.shape,
+            subject,
             machine,
             prompt,
             new,
