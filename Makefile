@@ -47,6 +47,7 @@ docs: $(VENV)/.installed  ## regenerate the generated pages
 	$(BIN)/python -m skipopu.machine.doc > docs/machine.md
 	$(BIN)/python -m skipopu.numerics.doc > docs/numerics.md
 	$(BIN)/python -m sim.compare.pages
+	$(BIN)/python -m docs.notebook
 
 model: $(VENV)/.installed  ## train the shipped models again (two hours on two cores)
 	$(BIN)/python models/train.py pybyte-1m --out models/pybyte-1m

@@ -26,10 +26,10 @@ def independent(layers: int, tokens: int, attention: Ratios, ffn: Ratios, seed: 
     return executed
 
 
-def ratios(text: str, layers: int) -> tuple[Ratios, Ratios]:
-    """(attention's, feed-forward's) skip ratios of ``--skip``: R, or attn=R,ffn=R, or a YAML file of them.
+def ratios(text: str, layers: int, what: str = "--skip") -> tuple[Ratios, Ratios]:
+    """(attention's, feed-forward's) skip ratios of ``text``: R, or attn=R,ffn=R, or a YAML file of them.
 
-    In the file, ``attn`` and ``ffn`` are each a ratio or a list of one per layer.
+    In the file, ``attn`` and ``ffn`` are each a ratio or a list of one per layer. ``what`` is the option's name in errors.
 
     Raises:
         ProgramError: not a ratio in 0..1, or not one per layer.
@@ -47,14 +47,14 @@ def ratios(text: str, layers: int) -> tuple[Ratios, Ratios]:
             raise ValueError
         both = [np.asarray(values[name], np.float64) for name in ("attn", "ffn")]
     except OSError as error:
-        raise ProgramError(f"--skip {text}: cannot be read ({error.strerror})") from None
+        raise ProgramError(f"{what} {text}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, yaml.YAMLError):  # not UTF-8 is a ValueError too
-        raise ProgramError(f"--skip is {text!r}; accepted: {accepted}") from None
+        raise ProgramError(f"{what} is {text!r}; accepted: {accepted}") from None
     for name, ratio in zip(("attn", "ffn"), both, strict=True):
         if ratio.shape not in ((), (layers,)):
-            raise ProgramError(f"--skip {text}: {name} has shape {ratio.shape}; accepted: one ratio, or {layers} of them")
+            raise ProgramError(f"{what} {text}: {name} has shape {ratio.shape}; accepted: one ratio, or {layers} of them")
         if not ((ratio >= 0) & (ratio <= 1)).all():
-            raise ProgramError(f"--skip is {text!r}; accepted: {accepted}")
+            raise ProgramError(f"{what} is {text!r}; accepted: {accepted}")
     return both[0], both[1]
 
 

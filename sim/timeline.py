@@ -7,6 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skipopu.errors import ProgramError
+
+if TYPE_CHECKING:
+    from sim.picture import Picture
 
 TRACKS = ("weights", "array", "attention", "vector")
 COLOURS = {"weights": "#9aa5b1", "array": "#2f6f9f", "attention": "#c8553d", "vector": "#588157"}
@@ -45,14 +51,19 @@ def write_perfetto(path: Path, spans: Sequence[Span], clock_mhz: float) -> None:
     path.write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}) + "\n")
 
 
-def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
-    """One panel per (title, spans), all on one scale of cycles from each panel's first span."""
-    import matplotlib
+def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Picture:
+    """One panel per (title, spans), a row per unit, all on one scale of cycles from each panel's first span.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Raises:
+        ProgramError: a panel has no spans.
+    """
+    from sim.picture import Picture
 
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(11, 1.9 * len(panels)), sharex=True, squeeze=False)
+    for title, spans in panels:
+        if not spans:
+            raise ProgramError(f"timeline {title!r} has no spans; `spans` of the timing engine's options receives them")
+    drawn = Picture(figsize=(11, 1.9 * len(panels)), layout="tight")
+    axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)
     for (title, spans), axis in zip(panels, axes[:, 0], strict=True):
         zero = min(span.start for span in spans)
         for row, track in enumerate(reversed(TRACKS)):
@@ -70,7 +81,10 @@ def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("cycles", fontsize=8)
     axes[-1, 0].tick_params(axis="x", labelsize=8)
-    figure.tight_layout()
+    return drawn
+
+
+def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
+    """Writes :func:`figure` as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+    path.write_bytes(figure(panels).png())

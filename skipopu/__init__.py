@@ -1,7 +1,81 @@
-"""The contract of the overlay: instructions, numerics, machine descriptions, programs and records.
+"""An FPGA overlay processor for language models with dynamic skipping: ``import skipopu as sk``.
 
-Everything in this package needs Python and NumPy only; the compiler, the hardware generator and the simulators
-meet in the data that it defines.
+::
+
+    program = sk.compile("pybyte-300k", target="tiny")
+    result = sk.run(program, "def read(self", max_new=32)
+    print(bytes(result.tokens).decode(), result.executed_share)
+
+What the modules of this package hold is the contract: instructions, numerics, machine descriptions, programs and records. That needs
+Python and NumPy only; the compiler, the hardware generator and the simulators meet in the data that it defines. The names offered
+here are imported when first asked for.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+# module -> what it offers here
+OFFERED = {
+    "sim.api": ("target", "checkpoint", "shape", "compile", "run", "check", "compare", "timeline", "verilog"),
+    "skipopu.machine.config": ("Machine",),
+    "compiler.frontend.checkpoint": ("Checkpoint",),
+    "skipopu.isa.program": ("Program", "Run"),
+    "skipopu.isa.listing": ("listing",),
+    "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
+    "sim.engine": ("Watch",),
+    "sim.timeline": ("Span",),
+    "sim.rtl.options": ("Memory",),
+    "sim.rtl.window": ("Window",),
+    "sim.check": ("Check",),
+    "sim.compare.comparison": ("Comparison",),
+    "skipopu.errors": ("SkipopuError", "ConfigError", "CheckpointError", "ProgramError", "MachineHalt"),
+}
+_HOME = {name: module for module, names in OFFERED.items() for name in names}
+
+if TYPE_CHECKING:
+    from compiler.frontend.checkpoint import Checkpoint as Checkpoint
+    from sim.api import check as check
+    from sim.api import checkpoint as checkpoint
+    from sim.api import compare as compare
+    from sim.api import compile as compile
+    from sim.api import run as run
+    from sim.api import shape as shape
+    from sim.api import target as target
+    from sim.api import timeline as timeline
+    from sim.api import verilog as verilog
+    from sim.check import Check as Check
+    from sim.compare.comparison import Comparison as Comparison
+    from sim.engine import Watch as Watch
+    from sim.result import Computed as Computed
+    from sim.result import Counted as Counted
+    from sim.result import Result as Result
+    from sim.result import Routed as Routed
+    from sim.result import Timed as Timed
+    from sim.rtl.options import Memory as Memory
+    from sim.rtl.window import Window as Window
+    from sim.timeline import Span as Span
+    from skipopu.errors import CheckpointError as CheckpointError
+    from skipopu.errors import ConfigError as ConfigError
+    from skipopu.errors import MachineHalt as MachineHalt
+    from skipopu.errors import ProgramError as ProgramError
+    from skipopu.errors import SkipopuError as SkipopuError
+    from skipopu.isa.listing import listing as listing
+    from skipopu.isa.program import Program as Program
+    from skipopu.isa.program import Run as Run
+    from skipopu.machine.config import Machine as Machine
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

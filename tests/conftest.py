@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from safetensors.numpy import save_file
+
+from tests.support import random_checkpoint, small_config
 
 settings.register_profile("dev", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=2000, deadline=None)
@@ -53,3 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     return SHIPPED
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Directory of a byte-level checkpoint of random weights that every target runs."""
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config.to_hf()))
+    save_file(random_checkpoint(config).tensors, directory / "model.safetensors")
+    return directory

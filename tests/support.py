@@ -1,11 +1,13 @@
-"""Small models for tests."""
+"""Small models for tests, and what commands say."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 
 from compiler.frontend.shapes import random_checkpoint as random_checkpoint
 from sim.engine import Watch
+from skipopu import cli
 from skipopu.model_config import ModelConfig
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.integers(-4, 300) | st.floats() | st.text(max_size=8)
@@ -63,3 +65,15 @@ def smallest_config() -> ModelConfig:
         max_positions=8,
         weight_group=16,
     )
+
+
+def said(arguments: list[object], capsysbinary: pytest.CaptureFixture[bytes]) -> tuple[int, str]:
+    """Exit code and what stands on standard error, of one line where it is an error."""
+    capsysbinary.readouterr()
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as done:
+        code = int(done.code or 0)
+    error = capsysbinary.readouterr().err.decode()
+    assert code != 2 or error.count("\n") == 1, error
+    return code, error

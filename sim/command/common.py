@@ -8,16 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compiler.command import COMPILE_OPTIONS, add_compile_arguments, compile_from
+from sim import asked
 from sim.engine import Watch
-from sim.routing import independent, load_trace, ratios
 from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import FILE_NAME, Program, Run
-from skipopu.model_config import TOKENIZERS
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console as console
 from skipopu.terminal import out as out
@@ -74,27 +70,10 @@ def load_program(args: argparse.Namespace, logits: bool = False, chunk: int | No
     return compile_from(args, logits, chunk)
 
 
-def text_ids(program: Program, text: str, instead: str = "give token ids instead, with --tokens") -> tuple[int, ...]:
-    """Token ids of a byte-level model's text: its bytes, whatever they are.
-
-    Raises:
-        ProgramError: the ids of the model are not bytes.
-    """
-    if not program.model.byte_level:
-        raise ProgramError(
-            f"model {program.source['checkpoint']} does not take text: its config.json does not declare"
-            f' "byte_level": true, or a tokenizer ({TOKENIZERS[0]}, ...) lies beside it; {instead}'
-        )
-    try:
-        return tuple(text.encode(errors="surrogateescape"))
-    except UnicodeEncodeError as error:
-        raise ProgramError(f"the prompt {text!r} is no text ({error.reason})") from None
-
-
 def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:
     """Token ids of the prompt: bytes for a byte-level model, else ``--tokens``."""
     if args.tokens is None:
-        return text_ids(program, args.prompt)
+        return asked.text_ids(program, args.prompt)
     try:
         return tuple(int(part) for part in args.tokens.split(","))
     except ValueError:
@@ -113,26 +92,13 @@ def check_routing(args: argparse.Namespace) -> None:
     """Refuses routing options that would change nothing."""
     if args.skip is None:
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
-    if args.skip is not None or args.skip_trace is not None:
-        refuse(args, ["--dial"], "is the routers' threshold; --skip and --skip-trace replace the routers")
 
 
 def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> Run:
     """The run that the options describe, validated against the program."""
     check_routing(args)
-    if not program.source["routers"]:
-        refuse(args, ["--dial"], f"has no effect: model {program.source['checkpoint']} has no routers")
-    prompt = prompt_of(args, program)
-    total = len(prompt) + args.max_new
-    routing: str | NDArray[np.bool_] = "program"
-    if args.skip is not None:
-        layers = program.model.num_layers
-        routing = independent(layers, total, *ratios(args.skip, layers), args.seed)
-    elif args.skip_trace is not None:
-        routing = load_trace(args.skip_trace)
-    options = Run(prompt, args.max_new, args.dial, check, routing)  # type: ignore[arg-type]
-    options.validate(program)
-    return options
+    prompt, routing = prompt_of(args, program), {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}
+    return asked.run_of(program, prompt, args.max_new, **routing, dial=args.dial, check=check, what="--skip")
 
 
 def inputs_of(args: argparse.Namespace, program: Program | None = None, options: Run | None = None) -> dict[str, Any]:

@@ -5,31 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from compiler.command import SHAPE_HELP
-from compiler.frontend.checkpoint import load
-from compiler.pipeline import compile_checkpoint
 from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
-from sim.compare.comparison import Comparison, compare
+from sim.compare.comparison import Comparison
 from sim.compare.decoding import RULE, RULE_NOTE, decodings, percent, rate
 from sim.compare.findings import records, verdict
+from sim.compare.subject import SHAPE_SKIP, compare_model
 from sim.compare.tables import roof_table
-from sim.estimate import Workload
-from sim.functional import engine as functional
-from sim.routing import load_trace
 from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
-from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
-from skipopu.shapes import label
 from skipopu.shipped import path_or_shipped
 
 
@@ -44,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv", choices=("dense", "reuse"), default="reuse", help="KV of tokens that skip attention; default reuse"
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
-    add_routing_arguments(parser, "; default 0.25 for a shape")
+    add_routing_arguments(parser, f"; default {SHAPE_SKIP} for a shape")
     parser.add_argument(
         "--text",
         type=path_or_shipped,
@@ -61,31 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def routers_decide(args: argparse.Namespace, prompt: int, new: int) -> NDArray[np.bool_]:
-    """What a byte-level checkpoint's routers decide on the first bytes of a text, by the functional engine."""
-    path = args.text or args.model / "heldout.txt"
-    try:
-        text = path.read_bytes()[:prompt]
-    except OSError as error:
-        raise ProgramError(
-            f"{path}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
-        ) from None
-    if len(text) < prompt:
-        raise ProgramError(f"{path} has {len(text)} bytes; --context {args.context} needs a prompt of {prompt}")
-    checkpoint = load(args.model, args.routers)
-    if not checkpoint.config.byte_level:
-        raise ProgramError(f"{args.model}: not a byte-level model, so text says no tokens; use --skip or --skip-trace")
-    machine = Machine.load(args.target)
-    group = min(128, max(machine.weight_lanes, 32))
-    program = compile_checkpoint(checkpoint, machine, args.kv, context=prompt + new, group=group)
-    with console.status("the checkpoint's routers decide (functional engine)"):
-        result = functional.run(program, Run(tuple(text), new))
-    if len(result.tokens) < new:
-        console.print(f"The model ended its text after {len(result.tokens)} tokens; the rest is routed like its last token.")
-    missing = prompt + new - result.routing.shape[2]
-    return np.concatenate([result.routing, np.repeat(result.routing[..., -1:], missing, -1)], -1)
-
-
 def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
@@ -97,25 +63,24 @@ def main(args: argparse.Namespace) -> int:
     if args.skip_trace is not None or (args.shape is None and args.skip is None):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
-    config: ModelConfig | None = None
-    routing = None if args.skip_trace is None else load_trace(args.skip_trace)
-    if args.model is not None:
-        config = ModelConfig.load(args.model)
-        if routing is None and args.skip is None:
-            routing = routers_decide(args, prompt, new)
-    name: str = args.model.absolute().name if args.model else vars(args)["shape"]
-    skip = "trace" if routing is not None else "0.25" if args.skip is None else args.skip
-    workload = Workload(name, prompt, new, skip, args.kv, args.seed)
+    subject: Path | str = args.model or vars(args)["shape"]
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(escape(f"{name} on {machine.name}"), total=None)
-        result = compare(
+        task = progress.add_task(escape(f"{Path(subject).absolute().name} on {machine.name}"), total=None)
+        result = compare_model(
+            subject,
             machine,
-            workload,
-            config,
-            routing,
-            args.measured,
-            args.jobs,
-            lambda done, of: progress.update(task, completed=done, total=of),
+            prompt,
+            new,
+            kv=args.kv,
+            skip=args.skip,
+            trace=args.skip_trace,
+            seed=args.seed,
+            routers=args.routers,
+            text=args.text,
+            measured=args.measured,
+            workers=args.jobs,
+            say=lambda done, of: progress.update(task, completed=done, total=of),
+            remark=console.print,
         )
     show(result)
     if args.output:
@@ -123,10 +88,10 @@ def main(args: argparse.Namespace) -> int:
             print(path)
     if args.json:
         inputs = inputs_of(args) | {
-            "model": label(name),
+            "model": result.model,
             "target": machine.name,
             "fingerprint": machine.fingerprint,
-            "skip": skip,
+            "skip": result.workload.skip,
         }
         write_json(args.json, "compare", inputs, records(result))
     return 0

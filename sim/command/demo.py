@@ -8,9 +8,10 @@ import time
 from rich.table import Table
 
 from compiler.pipeline import compile_directory
+from sim.asked import text_ids
 from sim.check import check
 from sim.command.check import check_table, records_of, say_outcome
-from sim.command.common import Phases, console, inputs_of, out, outputs_of, text_ids
+from sim.command.common import Phases, console, inputs_of, out, outputs_of
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from sim.command.common import add_model_arguments, console, inputs_of, load_program, text_ids, warn
+from sim.asked import text_ids
+from sim.command.common import add_model_arguments, console, inputs_of, load_program, warn
 from sim.functional import engine as functional
 from sim.functional.weights import WeightCache
 from sim.reference import engine as reference

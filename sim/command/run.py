@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from compiler.command import SHAPE_HELP, compile_as
 from compiler.frontend.shapes import outline
+from sim.asked import run_without_weights
 from sim.command.common import (
     Text,
     add_model_arguments,
@@ -27,7 +28,7 @@ from sim.command.common import (
 from sim.command.counters import counter_records, profile_table, tell_time
 from sim.engines import ENGINES, Known, engine, knows, options
 from sim.result import SATURATED, Routed
-from sim.routing import independent, load_trace, ratios, save_trace
+from sim.routing import save_trace
 from skipopu.arguments import output_file, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.isa.program import Program, Run
@@ -89,17 +90,10 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     refuse(args, ["--dial", "--routers"], "has no effect on --shape, which has no routers; use --skip or --skip-trace")
     check_routing(args)
     checkpoint = outline(args.shape)
-    layers, total = checkpoint.config.num_layers, args.prompt_length + args.max_new
-    routing = independent(layers, total, *ratios("0" if args.skip is None else args.skip, layers), args.seed)
-    if args.skip_trace is not None:
-        routing = load_trace(args.skip_trace)
-    args.context = total if args.context is None else args.context
+    args.context = args.prompt_length + args.max_new if args.context is None else args.context
     program = compile_as(args, checkpoint, Machine.load(args.target), False)
-    run = Run((0,) * args.prompt_length, args.max_new)
-    run.validate(program)
-    if len(routing) != layers or routing.shape[2] < total - 1:
-        raise ProgramError(f"the routing trace has shape {routing.shape}; this run needs ({layers}, 2, {total - 1})")
-    return program, run, Routed(tokens=[0] * args.max_new, routing=routing)
+    routing = {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}
+    return program, *run_without_weights(program, args.prompt_length, args.max_new, **routing, what="--skip")
 
 
 def main(args: argparse.Namespace) -> int:

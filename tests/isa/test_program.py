@@ -131,3 +131,8 @@ def test_wrong_machine(program: Program) -> None:
 def test_runs_are_validated(program: Program, run: Run, message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         run.prepare(program)
+
+
+def test_a_run_has_no_negative_length(program: Program) -> None:
+    with pytest.raises(ProgramError, match="-1 new tokens"):
+        Run((1,), -1).validate(program)

@@ -80,6 +80,18 @@ def installed(folder: Path) -> Path:
     return environment / "bin" / "skipopu"
 
 
+# Without what only tests need.
+FRONT_DOOR = """
+import sys
+sys.modules["transformers"] = sys.modules["pytest"] = None
+import skipopu as sk
+program = sk.Program.load("program")
+spans = []
+assert sk.run(program, "def", max_new=4, engine="timing", spans=spans).counters["CYCLES"] > 0
+sk.timeline({"a token": spans}, position=4).savefig("timeline.png")
+assert sk.check(sk.compile("pybyte-300k", target="ulx3s"), "def", max_new=2, rtl=False).ok
+assert "module overlay(" in sk.verilog("mono")
+"""
 BUILD = """
 import os, shutil, sys, tempfile
 from setuptools import build_meta
@@ -108,7 +120,11 @@ def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
         [python, "-c", "import sim; print(sim.__path__[0])"], cwd=empty, env=environment, capture_output=True
     )
     assert str(tmp_path) in place.stdout.decode(), "the wheel's own code must be what runs"
-    run("check", "pybyte-1m", "--max-new", "2", "--no-rtl")
+    assert "All engines agree" in run("demo")
+    run("compile", "pybyte-300k", "--target", "ulx3s", "-o", "program")
+    run("run", "program", "--max-new", "2")
+    done = subprocess.run([python, "-c", FRONT_DOOR], cwd=empty, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert "bits per byte over 300 bytes" in run("eval", "pybyte-1m", "--text", small_text(empty), "--window", "64")
     assert "yes" in run("boards", "ulx3s", "--shape", "pybyte-300k")
     run("doctor")

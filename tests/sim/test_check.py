@@ -1,13 +1,14 @@
-"""Traces of a ring against those of the functional engine."""
+"""Traces of a ring against those of the functional engine; what a check is worth."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from compiler.pipeline import compile_checkpoint
-from sim.check import first_difference
+from sim.check import check, first_difference
 from sim.functional import engine as functional
 from sim.result import Retired
 from skipopu.isa.program import Program, Run
@@ -69,3 +70,23 @@ def test_a_machine_that_stopped_early_is_found(program: Program, expected: list[
     seen = ring(expected, list(range(len(expected)))[:retired])
     assert len(seen) == 8
     assert first_difference(program, expected, seen) is not None
+
+
+def test_a_check_that_compares_nothing_says_so() -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("tiny"), context=8)
+    whole = check(program, Run((1, 2, 3), 0), with_rtl=False)
+    assert whole.agreement.routing_positions == 9, "of three tokens, the last one too; layer 0's attention is not decided"
+    assert check(program, Run((1,), 0), with_rtl=False).ok
+    everything = compile_checkpoint(random_checkpoint(small_config(), 1, False, 1e-6), Machine.load("tiny"), context=8)
+    region = everything.regions["embedding"]
+    for port in everything.memory:
+        port[region.address : region.address + region.size] = 0
+    assert check(everything, Run((1, 2), 2), with_rtl=False).remarks, "all logits are zero"
+    large = random_checkpoint(small_config(), 1, False)
+    for name, tensor in large.tensors.items():
+        if "v_proj" in name:
+            large.tensors[name] = tensor * np.float32(1e5)  # the reference's V is infinite, the machine's saturates
+    found = check(compile_checkpoint(large, Machine.load("tiny"), context=8), Run((1, 2), 2), with_rtl=False)
+    assert not found.ok
+    assert "NaN or infinite" in found.problems[0]
+    assert "saturated" in found.remarks[0]

@@ -1,0 +1,137 @@
+"""What a run is asked for, as users say it: text to token ids, skip ratios or a trace to routing. Commands and front door alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim import engines
+from sim.result import Routed
+from sim.routing import independent, load_trace, ratios
+from skipopu.errors import ProgramError, not_known
+from skipopu.isa.program import COMPILED, Program, Run
+from skipopu.model_config import TOKENIZERS
+
+Prompt = str | bytes | Sequence[int]
+Skip = float | str | Path | None
+Trace = NDArray[np.bool_] | Path | str | None
+
+
+def text_ids(program: Program, text: str | bytes, instead: str = "give token ids instead, with --tokens") -> tuple[int, ...]:
+    """Token ids of a byte-level model's text: its bytes, whatever they are.
+
+    Raises:
+        ProgramError: the ids of the model are not bytes.
+    """
+    if not program.model.byte_level:
+        raise ProgramError(
+            f"model {program.source['checkpoint']} does not take text: its config.json does not declare"
+            f' "byte_level": true, or a tokenizer ({TOKENIZERS[0]}, ...) lies beside it; {instead}'
+        )
+    if isinstance(text, bytes):
+        return tuple(text)
+    try:
+        return tuple(text.encode(errors="surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise ProgramError(f"the prompt {text!r} is no text ({error.reason})") from None
+
+
+def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
+    """Token ids of a prompt: of text or bytes for a byte-level model, or the ids themselves.
+
+    Raises:
+        ProgramError: the program has no weights, the model takes no text, or ``prompt`` is only a number of tokens.
+    """
+    if not program.memory:
+        raise ProgramError(
+            f"the program of shape {program.source['checkpoint']} has no weights: the timing engine runs it, on a number of tokens"
+        )
+    if isinstance(prompt, int):
+        raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
+    if isinstance(prompt, str | bytes):
+        return text_ids(program, prompt, "give token ids instead")
+    return tuple(int(token) for token in prompt)
+
+
+def routing_of(layers: int, tokens: int, skip: Skip, trace: Trace, seed: int, what: str) -> NDArray[np.bool_] | None:
+    """bool (layers, 2, tokens), 1 = execute, of skip ratios (see :func:`sim.routing.ratios`) or of a trace; None of neither.
+
+    Raises:
+        ProgramError: not such ratios (``what`` was given them) or no such trace.
+    """
+    if skip is not None:
+        return independent(layers, tokens, *ratios(str(skip), layers, what), seed)
+    return load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
+
+
+def only_one(**given: object) -> None:
+    """Raises ProgramError when more than one says what is skipped."""
+    said = [name for name, value in given.items() if value is not None]
+    if len(said) > 1:
+        raise ProgramError(f"what is skipped is said twice, by {' and '.join(said)}; accepted: one of {', '.join(given)}")
+
+
+def run_of(
+    program: Program,
+    prompt: Sequence[int],
+    max_new: int,
+    *,
+    skip: Skip = None,
+    trace: Trace = None,
+    policy: str | None = None,
+    seed: int = 0,
+    dial: float = 0.0,
+    check: bool = False,
+    what: str = "skip",
+) -> Run:
+    """A run of ``program``, validated; see :func:`sim.api.run` for what it takes.
+
+    Raises:
+        ProgramError: it does not fit the program, or ``dial`` would change nothing.
+    """
+    only_one(skip=skip, trace=trace, policy=policy)
+    routing = routing_of(program.model.num_layers, len(prompt) + max_new, skip, trace, seed, what) if max_new >= 0 else None
+    if dial and routing is not None:
+        raise ProgramError(f"dial is {dial}, the routers' threshold; skip ratios and traces replace the routers")
+    if dial and not program.source["routers"]:
+        raise ProgramError(f"dial is {dial}; it has no effect: model {program.source['checkpoint']} has no routers")
+    run = Run(tuple(prompt), max_new, dial, check, (policy or COMPILED) if routing is None else routing)
+    run.validate(program)
+    return run
+
+
+def run_without_weights(
+    program: Program, length: int, max_new: int, *, skip: Skip = None, trace: Trace = None, seed: int = 0, what: str = "skip"
+) -> tuple[Run, Routed]:
+    """A run of a shape's program, whose tokens are only counted, and what the timing engine is to take as executed.
+
+    ``length`` is the prompt's; without ``skip`` and ``trace`` everything executes.
+
+    Raises:
+        ProgramError: it does not fit the program.
+    """
+    only_one(skip=skip, trace=trace)
+    layers, total = program.model.num_layers, length + max_new
+    run = Run((0,) * length, max_new)
+    run.validate(program)
+    asked: Any = "0" if skip is None and trace is None else skip
+    routing = routing_of(layers, total, asked, trace, seed, what)
+    assert routing is not None
+    if len(routing) != layers or routing.shape[2] < total - 1:
+        raise ProgramError(f"the routing trace has shape {routing.shape}; this run needs ({layers}, 2, {total - 1})")
+    return run, Routed(tokens=[0] * max_new, routing=routing)
+
+
+def options_of(engine: str, options: Mapping[str, Any]) -> Any:
+    """An engine's options by name; raises ProgramError for one that it does not have."""
+    kind = engines.options(engine)
+    accepted = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in accepted:
+            raise ProgramError(not_known(f"option of the {engine} engine", name, accepted))
+    return kind(**options)
