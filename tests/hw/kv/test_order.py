@@ -22,9 +22,9 @@ def entry(token: int, values: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("values", [0, 1])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_entry_once(values: int, seed: int) -> None:
-    dut, rng = EntryOrder(MACHINE), random.Random(seed)
+    dut, rng, often = EntryOrder(MACHINE), random.Random(seed), (0.5, 0.1, 0.02)[seed]
     beats = ENTRY.beats - ENTRY.key_beats if values else ENTRY.key_beats
     tokens = list(range(24))
     queues = {True: [t for t in tokens if t % 3], False: [t for t in tokens if not t % 3]}
@@ -41,7 +41,7 @@ def test_every_entry_once(values: int, seed: int) -> None:
             level = rng.choice((0, 0, 1, 2))
             ctx.set(dut.level, level)
             for hit, stream in streams.items():
-                shown[hit] |= bool(queues[hit]) and rng.random() < 0.5
+                shown[hit] |= bool(queues[hit]) and rng.random() < (often if hit else 0.5)
                 ctx.set(stream.valid, shown[hit])
                 if shown[hit]:
                     ctx.set(stream.payload, entry(queues[hit][0], values))
@@ -51,7 +51,7 @@ def test_every_entry_once(values: int, seed: int) -> None:
             if there:
                 turn = ctx.get(dut.turn)
                 assert (turn.entry.token, bool(turn.hit)) == settled[turns]
-            softmax = values and ctx.get(dut.softmax_ready) and rng.random() < 0.3
+            softmax = values and ctx.get(dut.softmax_ready) and rng.random() < 0.8
             if softmax:
                 assert ctx.get(dut.softmax_score) == 2 * settled[weighed][0]
             for port, value in ((dut.pop, pop), (dut.end, end), (dut.softmax_end, softmax)):

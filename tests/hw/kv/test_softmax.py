@@ -49,7 +49,7 @@ def test_rounds(serial: bool, stalls: bool) -> None:
             ctx.set(dut.written, coming.pop(0))
             assert ctx.get(dut.weighed) == (written > heads_used)
             # Values use a head when they may.
-            use = written > heads_used and (not stalls or rng.random() < 0.2)
+            use = written > heads_used and (not stalls or rng.random() < 0.05)
             ctx.set(dut.head_end, use)
             ctx.set(dut.round_end, use and heads_used % ENTRY.kv_heads == ENTRY.kv_heads - 1)
             step = ctx.get(dut.round.step)
