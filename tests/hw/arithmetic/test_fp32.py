@@ -12,7 +12,7 @@ from skipopu.numerics import fp16, fp32
 from tests.hw.arithmetic.operands import RNG, function, halves, numbers
 from tests.hw.bench import pipeline
 
-COUNT = 600
+COUNT = 500
 
 
 def binary(unit: type[Add | Multiply], a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from skipopu.numerics import tables
 from tests.hw.arithmetic.operands import RNG
 from tests.hw.bench import pipeline
 
-COUNT = 600
+COUNT = 500
 
 
 def test_all_tables_in_turn() -> None:

@@ -10,7 +10,7 @@ from skipopu.isa.spec import Activation, Epilogue
 from skipopu.numerics import activation, fp32
 from tests.hw.bench import pipeline
 
-COUNT = 250
+COUNT = 120
 PARAMETER = np.float32(1.702)
 
 
