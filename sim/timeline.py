@@ -7,6 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRACKS = ("weights", "array", "attention", "vector")
 COLOURS = {"weights": "#9aa5b1", "array": "#2f6f9f", "attention": "#c8553d", "vector": "#588157"}
@@ -45,14 +49,9 @@ def write_perfetto(path: Path, spans: Sequence[Span], clock_mhz: float) -> None:
     path.write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}) + "\n")
 
 
-def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
+def draw(figure: Figure, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
     """One panel per (title, spans), all on one scale of cycles from each panel's first span."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(11, 1.9 * len(panels)), sharex=True, squeeze=False)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for (title, spans), axis in zip(panels, axes[:, 0], strict=True):
         zero = min(span.start for span in spans)
         for row, track in enumerate(reversed(TRACKS)):
@@ -70,7 +69,3 @@ def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("cycles", fontsize=8)
     axes[-1, 0].tick_params(axis="x", labelsize=8)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)

@@ -9,8 +9,8 @@ import pytest
 
 from compiler.pipeline import compile_directory
 from sim.check import differing_bits, first_difference
-from sim.command.eval import evaluate
 from sim.engine import logits_of
+from sim.evaluation import evaluate
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.rtl import engine as rtl
