@@ -26,7 +26,7 @@ from skipopu.machine.config import Machine, describe
 from skipopu.shapes import label, shape
 
 RESULTS = "results.jsonl"
-ROOMS = ("skipopu", "compiler", "sim")
+ROOMS = ("skipopu", "compiler", "sim/timing")  # beside the files of sim itself
 
 
 class SweepError(SkipopuError):
@@ -69,20 +69,32 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Of the result: of everything that it depends on."""
-        machine = dataclasses.asdict(self.machine())
-        content = json.dumps([sources(), machine, dataclasses.asdict(self.workload)], sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()[:20]
+        """Of the result: of the content of everything that it depends on, not of files' names."""
+        model = shape(self.workload.model)
+        content = [
+            sources(),
+            dataclasses.asdict(self.machine()),
+            dataclasses.asdict(self.workload),
+            dataclasses.asdict(model),
+            [part.tolist() for part in ratios(self.workload.skip, model.num_layers)],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def files() -> list[Path]:
+    """All that counts cycles: code, targets and tables."""
+    root = Path(__file__).parents[1]
+    found = [*(root / "sim").glob("*.py"), *(path for room in ROOMS for path in (root / room).rglob("*"))]
+    return sorted(path for path in found if path.suffix in (".py", ".yaml"))
 
 
 @functools.cache
 def sources() -> str:
-    """A digest of all that counts cycles: code, targets and tables of the packages below this one."""
+    """A digest of these files."""
     digest = hashlib.sha256()
-    for room in ROOMS:
-        for path in sorted((Path(__file__).parents[1] / room).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                digest.update(path.read_bytes())
+    for path in files():
+        digest.update(f"{path.relative_to(Path(__file__).parents[1])} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
