@@ -21,11 +21,13 @@ from sim import parallel
 from sim.estimate import Estimate, Workload, estimate
 from sim.routing import ratios
 from sim.timing import energy
+from skipopu.cache import digest_of
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine, describe
 from skipopu.shapes import label, shape
 
 RESULTS = "results.jsonl"
+ROOT = Path(__file__).parents[1]
 ROOMS = ("skipopu", "compiler", "sim/timing")  # beside the files of sim itself
 
 
@@ -83,19 +85,14 @@ class Job:
 
 def files() -> list[Path]:
     """All that counts cycles: code, targets and tables."""
-    root = Path(__file__).parents[1]
-    found = [*(root / "sim").glob("*.py"), *(path for room in ROOMS for path in (root / room).rglob("*"))]
+    found = [*(ROOT / "sim").glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*"))]
     return sorted(path for path in found if path.suffix in (".py", ".yaml"))
 
 
 @functools.cache
 def sources() -> str:
     """A digest of these files."""
-    digest = hashlib.sha256()
-    for path in files():
-        digest.update(f"{path.relative_to(Path(__file__).parents[1])} {path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest_of(files(), ROOT)
 
 
 def read(path: Path) -> list[Job]:

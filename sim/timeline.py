@@ -69,3 +69,4 @@ def draw(figure: Figure, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("cycles", fontsize=8)
     axes[-1, 0].tick_params(axis="x", labelsize=8)
+    figure.tight_layout()

@@ -27,7 +27,7 @@ PAGE = {  # of a plot that is part of a page
 @contextmanager
 def _drawn(plot: Plot, style: dict[str, object]) -> Iterator[Figure]:
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=plot.size, layout=plot.layout)
+        figure = Figure(figsize=plot.size, layout="constrained" if plot.constrained else None)
         plot.draw(figure)
         yield figure
 

@@ -106,13 +106,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: ``draw`` gets an empty one of matplotlib, ``size`` inches wide and high; see :mod:`skipopu.plots`."""
+    """A figure: ``draw`` gets an empty one of matplotlib, ``size`` inches wide and high; see :mod:`skipopu.plots`.
+
+    ``constrained``: matplotlib's layout of this name is kept while it draws; else ``draw`` lays out.
+    """
 
     name: str
     draw: Callable[[Figure], None]
     size: tuple[float, float]
     caption: str = ""
-    layout: str = "constrained"
+    constrained: bool = True
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def report(log: Path, say: Say = lambda text: None) -> Report:
     rows = study(log, say)
     worst = max(rows, key=lambda row: abs(row.error))
     said = f"Largest: {worst.machine.name}, program {worst.number}, {worst.error:+.2%} of {worst.rtl:,} cycles."
-    plot = Plot("timing", lambda figure: draw(figure, rows), (8, 4), layout="tight")
+    plot = Plot("timing", lambda figure: draw(figure, rows), (8, 4), constrained=False)
     return Report([by_feature(rows)], [plot], [said], records(rows))
 
 
@@ -164,6 +164,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
     axis.set_ylabel("timing engine, error in %")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False, ncols=4)
+    figure.tight_layout()
 
 
 def variants(machine: Machine) -> dict[str, Machine]:

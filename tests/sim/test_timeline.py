@@ -35,7 +35,7 @@ def test_timeline_and_profile(tmp_path: Path) -> None:
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["ph"] == "M"} == set(TRACKS)
     assert sum(event["ph"] == "X" for event in events) == len(spans)
-    picture = png(Plot("plot", lambda figure: draw(figure, [("all", spans)]), (11, 1.9), layout="tight"), tmp_path)
+    picture = png(Plot("plot", lambda figure: draw(figure, [("all", spans)]), (11, 1.9), constrained=False), tmp_path)
     assert picture.stat().st_size > 1000
     for row in profile(result.counters):
         assert row.busy > 0

@@ -24,4 +24,6 @@ def report(model: Path, say: Say = lambda text: None) -> Report:
         rows.append(counted.count_step(step))
     parts += [counted.report(rows, machine, shape), counted.first_token_report(rows[-1], machine, shape)]
     parts.append(attention.report(attention.speed_up(machine, say)))
-    return joined([*parts, Report(plots=[Plot("timeline", lambda figure: draw(figure, panels()), (11, 7.6), layout="tight")])])
+    return joined(
+        [*parts, Report(plots=[Plot("timeline", lambda figure: draw(figure, panels()), (11, 7.6), constrained=False)])]
+    )
