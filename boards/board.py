@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hw.report import FAMILIES, report, total
+from hw.structure import structure_of
 from hw.synthesis import Resources
 from skipopu.errors import SkipopuError, not_known
 from skipopu.machine.config import Machine
@@ -111,6 +112,23 @@ def committed_resources(machine: Machine) -> Resources | None:
             values = {r["name"]: r["value"] for r in data["records"]}
             return Resources(*(values[f.name] for f in dataclasses.fields(Resources) if f.name != "levels"))
     return None
+
+
+def outdated(machine: Machine) -> str:
+    """A sentence where the committed resources of ``machine`` are of another design than the present one, else nothing.
+
+    Generates its Verilog, a quarter of a minute for the largest, once for each state of the generator.
+    """
+    for path in sorted(COMMITTED.glob("*.json")):
+        inputs = json.loads(path.read_text())["inputs"]
+        if inputs.get("fingerprint") == machine.fingerprint:
+            if inputs.get("structure") == structure_of(machine):
+                return ""
+            return (
+                f"Resources of {machine.name} are of an earlier design, not of the present one; skipopu hdl --target {machine.name}"
+                f" --report --json {path.name} synthesises that"
+            )
+    return ""
 
 
 def resources_of(machine: Machine) -> Resources:

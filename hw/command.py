@@ -7,19 +7,20 @@ import dataclasses
 import time
 
 from rich.progress import Progress
-from rich.table import Table
 
 from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
 from hw.report import FAMILIES, RULE, Unit, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
+from hw.structure import structure
 from hw.synthesis import FLOWS, Resources
 from skipopu.arguments import add_json, output_directory, refuse
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
-from skipopu.report import Record, write_json
-from skipopu.terminal import console, out
+from skipopu.report import Cell, Record, Table, shown, write_json
+from skipopu.terminal import console, show
 
 SOURCE = "skipopu hdl"
+FORMS = {"lut": "{:,.0f}", "ff": "{:,.0f}", "dsp": "{:,.0f}", "bram": "{:g}", "uram": "{:g}", "levels": "{}"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,31 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def resource_table(machine: Machine, family: str, units: list[Unit]) -> Table:
-    table = Table(title=f"{machine.name}, {family}, synthesised", caption=RULE, caption_justify="left")
-    table.add_column("unit")
-    for name in ("count", "LUT", "FF", "DSP", "BRAM36" if family != "ecp5" else "BRAM18", "URAM", "LUT levels"):
-        table.add_column(name, justify="right")
-
-    def row(name: str, count: str, r: Resources, style: str | None = None) -> None:
-        table.add_row(
-            *(name, count, f"{r.lut:,.0f}", f"{r.ff:,.0f}", f"{r.dsp:,.0f}", f"{r.bram:g}", f"{r.uram:g}", str(r.levels)),
-            style=style,
-        )
-
-    for unit in units:
-        row(unit.name, str(unit.count), unit.all)
-    row("total", "", total(units), style="bold")
-    return table
+    """A row per unit, all its instances together, and the sum."""
+    columns = ["unit", "count", "LUT", "FF", "DSP", "BRAM36" if family != "ecp5" else "BRAM18", "URAM", "LUT levels"]
+    rows: list[list[Cell]] = []
+    for name, count, resources in [*((unit.name, str(unit.count), unit.all) for unit in units), ("total", "", total(units))]:
+        records = resource_records(machine, family, "" if name == "total" else f"{name}.", resources)
+        rows.append([name, count, *(shown(FORMS[key], record) for key, record in records.items())])
+    return Table(f"{machine.name}, {family}, synthesised", columns, rows, RULE, marked=[len(units)])
 
 
-def resource_records(machine: Machine, family: str, units: list[Unit]) -> list[Record]:
-    source = f"{SOURCE} --report, {family}"
-    records = []
-    for name, resources in [("", total(units)), *((f"{unit.name}.", unit.all) for unit in units)]:
-        for key, value in dataclasses.asdict(resources).items():
-            unit = "LUT" if key == "levels" else key
-            key = f"{name}{'lut_levels' if key == 'levels' else key}"
-            records.append(Record(key, value, unit, "synthesised", source, target=machine.name))
+def resource_records(machine: Machine, family: str, prefix: str, resources: Resources) -> dict[str, Record]:
+    """One unit's, or with no prefix the whole design's."""
+    records = {}
+    for key, value in dataclasses.asdict(resources).items():
+        name, unit = ("lut_levels", "LUT") if key == "levels" else (key, key)
+        source = f"{SOURCE} --report, {family}"
+        records[key] = Record(f"{prefix}{name}", value, unit, "synthesised", source, target=machine.name)
     return records
 
 
@@ -97,11 +89,14 @@ def main(args: argparse.Namespace) -> int:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("synthesis", total=None)
             units = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
-        out.print(resource_table(machine, family, units))
+        table = resource_table(machine, family, units)
+        show(table)
         products = products_per_cycle(machine)
         whole, tile = total(units).lut / products, next(u for u in units if u.name == "tile").all.lut / products
         print(f"{products} INT4 products per cycle: {tile:.1f} LUT each in the tiles, {whole:.1f} in the whole design")
-        records += resource_records(machine, family, units)
+        every = list(table.records)
+        whole_design = every[-len(FORMS) :]
+        records += [*whole_design, *every[: -len(FORMS)]]
         for name, value in (("tile.lut_per_product", tile), ("lut_per_product", whole)):
             records.append(
                 Record(name, round(value, 2), "LUT", "synthesised", f"{SOURCE} --report, {family}", target=machine.name)
@@ -123,6 +118,6 @@ def main(args: argparse.Namespace) -> int:
             )
         )
     if args.json:
-        inputs = {"target": args.target, "fingerprint": machine.fingerprint}
+        inputs = {"target": args.target, "fingerprint": machine.fingerprint, "structure": structure(text)}
         write_json(args.json, "hdl", inputs, records)
     return code

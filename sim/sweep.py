@@ -21,12 +21,14 @@ from sim import parallel
 from sim.estimate import Estimate, Workload, estimate
 from sim.routing import ratios
 from sim.timing import energy
+from skipopu.cache import digest_of
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine, describe
 from skipopu.shapes import label, shape
 
 RESULTS = "results.jsonl"
-ROOMS = ("skipopu", "compiler", "sim")
+ROOT = Path(__file__).parents[1]
+ROOMS = ("skipopu", "compiler", "sim/timing")  # beside the files of sim itself
 
 
 class SweepError(SkipopuError):
@@ -69,21 +71,28 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Of the result: of everything that it depends on."""
-        machine = dataclasses.asdict(self.machine())
-        content = json.dumps([sources(), machine, dataclasses.asdict(self.workload)], sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()[:20]
+        """Of the result: of the content of everything that it depends on, not of files' names."""
+        model = shape(self.workload.model)
+        content = [
+            sources(),
+            dataclasses.asdict(self.machine()),
+            dataclasses.asdict(self.workload),
+            dataclasses.asdict(model),
+            [part.tolist() for part in ratios(self.workload.skip, model.num_layers)],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def files() -> list[Path]:
+    """All that counts cycles: code, targets and tables."""
+    found = [*(ROOT / "sim").glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*"))]
+    return sorted(path for path in found if path.suffix in (".py", ".yaml"))
 
 
 @functools.cache
 def sources() -> str:
-    """A digest of all that counts cycles: code, targets and tables of the packages below this one."""
-    digest = hashlib.sha256()
-    for room in ROOMS:
-        for path in sorted((Path(__file__).parents[1] / room).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """A digest of these files."""
+    return digest_of(files(), ROOT)
 
 
 def read(path: Path) -> list[Job]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from skipopu.errors import ProgramError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from sim.picture import Picture
 
 TRACKS = ("weights", "array", "attention", "vector")
@@ -52,7 +54,7 @@ def write_perfetto(path: Path, spans: Sequence[Span], clock_mhz: float) -> None:
 
 
 def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Picture:
-    """One panel per (title, spans), a row per unit, all on one scale of cycles from each panel's first span.
+    """:func:`draw` in a picture of its own.
 
     Raises:
         ProgramError: a panel has no spans.
@@ -62,8 +64,14 @@ def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Picture:
     for title, spans in panels:
         if not spans:
             raise ProgramError(f"timeline {title!r} has no spans; `spans` of the timing engine's options receives them")
-    drawn = Picture(figsize=(11, 1.9 * len(panels)), layout="tight")
-    axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)
+    drawn = Picture(figsize=(11, 1.9 * len(panels)))
+    draw(drawn, panels)
+    return drawn
+
+
+def draw(figure: Figure, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
+    """One panel per (title, spans), a row per unit, all on one scale of cycles from each panel's first span."""
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for (title, spans), axis in zip(panels, axes[:, 0], strict=True):
         zero = min(span.start for span in spans)
         for row, track in enumerate(reversed(TRACKS)):
@@ -81,10 +89,4 @@ def figure(panels: Sequence[tuple[str, Sequence[Span]]]) -> Picture:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("cycles", fontsize=8)
     axes[-1, 0].tick_params(axis="x", labelsize=8)
-    return drawn
-
-
-def plot(path: Path, panels: Sequence[tuple[str, Sequence[Span]]]) -> None:
-    """Writes :func:`figure` as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figure(panels).png())
+    figure.tight_layout()

@@ -16,3 +16,12 @@ def quantity(value: float, unit: str, digits: int = 3) -> str:
     scaled = value / factor
     whole = len(str(int(abs(scaled) * 1.0005)))
     return f"{scaled:.{max(0, digits - whole)}f} {name}{unit}"
+
+
+def seconds(value: float) -> str:
+    return quantity(value, "s")
+
+
+def size(value: float) -> str:
+    """Bytes."""
+    return quantity(value, "B", 4)

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from rich.progress import Progress
-from rich.table import Table
 
-from boards.board import Board, BoardError, check, names, needs, resources_of
+from boards.board import Board, BoardError, Need, check, names, needs, outdated, resources_of
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim import parallel
@@ -18,10 +17,11 @@ from skipopu.arguments import add_json, ratio
 from skipopu.errors import SkipopuError, not_known
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.report import Record, write_json
+from skipopu.report import Cell, Record, Table, shown, write_json
 from skipopu.shapes import SHAPES, label, shape
 from skipopu.shipped import MODELS
 from skipopu.shipped import NAMES as SHIPPED
+from skipopu.terminal import show
 
 SOURCE = "skipopu hdl --report, board file"
 
@@ -56,19 +56,16 @@ def expected(job: tuple[str, str, str, float]) -> tuple[float, int]:
     return part.tokens_per_s, compile_checkpoint(outline(model, "linear", config), machine).context
 
 
-def board_table(rows: list[tuple[Board, Machine, list, str]]) -> Table:
-    table = Table(title="Boards and machines, share of what the device has (synthesised, shells not counted)")
-    for name in ("board", "part", "machine"):
-        table.add_column(name)
-    for name in ("LUT", "FF", "DSP", "BRAM", "URAM", "ports", "GB/s"):
-        table.add_column(name, justify="right")
-    table.add_column("fits")
-    shown = ("lut", "ff", "dsp", "bram", "uram", "memory ports", "GB/s")
+def board_table(rows: list[tuple[Board, Machine, list[Need], str]], note: str) -> Table:
+    columns = ["board", "part", "machine", "LUT", "FF", "DSP", "BRAM", "URAM", "ports", "GB/s", "fits"]
+    names = ("lut", "ff", "dsp", "bram", "uram", "memory ports", "GB/s")
+    lines = []
     for board, machine, found, error in rows:
         by_name = {need.what: need for need in found}
-        cells = [f"{by_name[name].share:.0%}" if by_name[name].available else "-" for name in shown]
-        table.add_row(board.name, board.part, machine.name, *cells, error or "yes")
-    return table
+        cells = [f"{by_name[name].share:.0%}" if by_name[name].available else "-" for name in names]
+        lines.append([board.name, board.part, machine.name, *cells, error or "yes"])
+    title = "Boards and machines, share of what the device has (synthesised, shells not counted)"
+    return Table(title, columns, lines, note)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -82,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
             shape(model)
     rows, records, code = [], [], 0
     reasons: list[str] = []
+    notes: dict[str, None] = {}
     with console.status("resources"):
         for board in boards:
             machine = Machine.load(args.target or board.target)
@@ -92,12 +90,14 @@ def main(args: argparse.Namespace) -> int:
             except BoardError as refused:
                 error, code = str(refused), 1
             rows.append((board, machine, found, error))
+            old = outdated(machine)
+            notes[old] = None
+            source = f"skipopu hdl --report, {'of an earlier design, ' if old else ''}board file"
             for need in found:
                 name = need.what.replace(" ", "_").replace("/", "_")
-                records.append(
-                    Record(name, need.needed, need.what, "synthesised", SOURCE, target=machine.name, system=board.name)
-                )
-    out.print(board_table(rows))
+                keys = {"target": machine.name, "system": board.name}
+                records.append(Record(name, need.needed, need.what, "synthesised", source, **keys))
+    show(board_table(rows, "\n".join(filter(None, notes))))
     jobs = [
         (args.target or board.target, model, args.context, args.skip)
         for board, _, _, error in rows
@@ -110,16 +110,10 @@ def main(args: argparse.Namespace) -> int:
         for number, outcome in parallel.finished(pool, expected, jobs):
             results[number] = outcome
             progress.advance(task)
-    table = Table(
-        title=f"Tokens per second expected, {args.context} tokens, {args.skip:.0%} of modules skipped at random",
-        caption="Timing engine at each machine's clock; below it the largest context that fits. Only the ULX3S' clock is closed.",
-    )
-    table.add_column("model")
     fitting = [row for row in rows if not row[3]]
-    for board, machine, _, _ in fitting:
-        table.add_column(f"{board.name}, {machine.clock_mhz:g} MHz", justify="right")
+    lines: list[list[Cell]] = []
     for m, model in enumerate(models):
-        cells = []
+        cells: list[Cell] = [label(model)]
         for b, (board, machine, _, _) in enumerate(fitting):
             outcome = results[b * len(models) + m]
             if isinstance(outcome, SkipopuError):
@@ -127,7 +121,6 @@ def main(args: argparse.Namespace) -> int:
                 reasons.append(f"{label(model)} on {board.name}: {outcome}")
                 continue
             rate, context = outcome
-            cells.append(f"{rate:,.1f}\n({context})")
             keys = {
                 "target": machine.name,
                 "system": board.name,
@@ -136,12 +129,24 @@ def main(args: argparse.Namespace) -> int:
                 "skip": args.skip,
             }
             source = f"timing engine, {machine.clock_mhz:g} MHz"
-            records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
-        table.add_row(label(model), *cells)
+            record = Record("decode_tokens_per_s", rate, "token/s", "simulated", source, digits=".3f", **keys)
+            cells.append(shown(f"{{:,.1f}}\n({context})", record))
+        lines.append(cells)
+    table = Table(
+        f"Tokens per second expected, {args.context} tokens, {args.skip:.0%} of modules skipped at random",
+        ["model", *(f"{board.name}, {machine.clock_mhz:g} MHz" for board, machine, _, _ in fitting)],
+        lines,
+        "Timing engine at each machine's clock; below it the largest context that fits. Only the ULX3S' clock is closed.",
+    )
     if fitting:
-        out.print(table)
+        show(table)
     for reason in reasons:
         out.print(reason, soft_wrap=True)
     if args.json:
-        write_json(args.json, "boards", inputs_of(args) | {"board": [b.name for b in boards], "shape": models}, records)
+        write_json(
+            args.json,
+            "boards",
+            inputs_of(args) | {"board": [b.name for b in boards], "shape": models},
+            [*records, *table.records],
+        )
     return code

@@ -7,13 +7,13 @@ import time
 from functools import partial
 
 from rich.markup import escape
-from rich.table import Table
 
-from boards.board import Board, check, names, resources_of
-from sim.command.common import console, inputs_of, out
+from boards.board import Board, check, names, outdated, resources_of
+from sim.command.common import console, inputs_of, out, warn
 from skipopu.arguments import add_json, add_seed, output_directory
 from skipopu.machine.config import Machine
-from skipopu.report import Record, write_json
+from skipopu.report import Cell, Record, Table, shown, write_json
+from skipopu.terminal import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,9 @@ def main(args: argparse.Namespace) -> int:
     machine = Machine.load(args.target or board.target)
     with console.status(escape(f"does {machine.name} fit {board.title}?")):
         check(board, machine, resources_of(machine))
+        old = outdated(machine)
+    if old:
+        warn(old)
     records = build_open(board, machine, args) if board.flow == "open" else write_vendor(board, machine, args)
     if args.json:
         inputs = inputs_of(args) | {"target": machine.name, "fingerprint": machine.fingerprint}
@@ -59,9 +62,7 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
 
         result = build(machine, args.output, args.seed, say)
     seconds = time.perf_counter() - begin
-    table = Table(title=f"{machine.name} on {board.title}")
-    for name in ("cells", "used", "available", "share"):
-        table.add_column(name, justify="right" if name != "cells" else "left")
+    rows: list[list[Cell]] = []
     source = f"nextpnr-ecp5, seed {args.seed}"
     record = partial(Record, target=machine.name, system=board.name)
     records = [
@@ -71,9 +72,11 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
         record("wall_s", round(seconds, 1), "s", "measured", "skipopu build"),
     ]
     for name, (used, available) in result.utilisation.items():
-        table.add_row(name, f"{used:,}", f"{available:,}", f"{used / available:.0%}")
-        records.append(record(name.lower(), used, name, "synthesised", source))
-    out.print(table)
+        one = record(name.lower(), used, name, "synthesised", source)
+        records.append(one)
+        share = shown(lambda used, available=available: f"{used / available:.0%}", one)
+        rows.append([name, shown("{:,}", one), f"{available:,}", share])
+    show(Table(f"{machine.name} on {board.title}", ["cells", "used", "available", "share"], rows))
     out.print(
         f"{result.path}: {result.path.stat().st_size:,} bytes; {result.fmax_mhz:.2f} MHz reached, {result.clock_mhz:g} asked for;"
         f" {f'{seconds:.0f} s' if ran else 'kept from an earlier build'}"

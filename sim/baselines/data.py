@@ -93,7 +93,7 @@ class FpgaRow(_Data):
 
 
 class Paper(_Data):
-    """What the SkipOPU paper publishes of its own machine."""
+    """What the SkipOPU paper publishes of its own machine; ``kv_gb_s`` and ``attention_speed_up`` by its names of the variants."""
 
     source: str
     peak_gb_s: PositiveFloat
@@ -104,10 +104,27 @@ class Paper(_Data):
     efficiency: dict[str, float]
     kv_saved: float
     dense_read_gb_s: PositiveFloat
+    kv_gb_s: dict[str, PositiveFloat]
+    attention_speed_up: dict[str, PositiveFloat]
+    dot_error: PositiveFloat
+
+
+class Reads(_Data):
+    """Published reads of a memory: GB/s of one AXI master by pattern and bytes per transaction, all channels', shares of DDR4's peak."""
+
+    source: str
+    clock_mhz: PositiveFloat
+    issue: int
+    sizes: tuple[int, ...]
+    patterns: dict[str, tuple[PositiveFloat, ...]]
+    every_channel_gb_s: PositiveFloat
+    ddr4_share: PositiveFloat
+    ddr4_best_share: tuple[float, float]
 
 
 class FpgaFile(_Data):
     paper: Paper
+    reads: Reads
     rows: list[FpgaRow]
 
 

@@ -7,21 +7,18 @@ from pathlib import Path
 
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from compiler.command import SHAPE_HELP
 from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
-from sim.compare.comparison import Comparison
-from sim.compare.decoding import RULE, RULE_NOTE, decodings, percent, rate
-from sim.compare.findings import records, verdict
+from sim.compare.report import report
 from sim.compare.subject import SHAPE_SKIP, compare_model
-from sim.compare.tables import roof_table
 from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.report import write_json
 from skipopu.shipped import path_or_shipped
+from skipopu.terminal import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +79,13 @@ def main(args: argparse.Namespace) -> int:
             say=lambda done, of: progress.update(task, completed=done, total=of),
             remark=console.print,
         )
-    show(result)
+    whole = report(result)
+    for table in whole.tables[:3]:
+        show(table)
+    for line in whole.findings:
+        out.print(f"- {line}")
     if args.output:
-        for path in render.write(result, args.output):
+        for path in render.write(result, whole, args.output):
             print(path)
     if args.json:
         inputs = inputs_of(args) | {
@@ -93,32 +94,5 @@ def main(args: argparse.Namespace) -> int:
             "fingerprint": machine.fingerprint,
             "skip": result.workload.skip,
         }
-        write_json(args.json, "compare", inputs, records(result))
+        write_json(args.json, "compare", inputs, whole.records)
     return 0
-
-
-def show(c: Comparison) -> None:
-    """The report's first two tables and its sentences."""
-    title = f"Decoding {c.model}, batch 1; ours at [{c.workload.prompt}, {c.workload.new}]"
-    table = Table(title=title, caption=f"of peak: {RULE}; {RULE_NOTE}")
-    for column in ("system", "weights", "skipped", "tok/s", "of peak", "per token", "kind"):
-        table.add_column(column, justify="right" if column in ("skipped", "tok/s", "of peak") else "left")
-    for row in decodings(c):
-        cells = [
-            row.name,
-            row.weights,
-            f"{row.skipped:.0%}",
-            rate(row.tokens_per_s, row.high),
-            percent(row.share, row.share_high),
-        ]
-        table.add_row(*cells, row.joules, row.kind, style="bold" if row.own else "")
-    out.print(table)
-    roofs = roof_table(c)
-    table = Table(title=roofs.title, caption=roofs.note)
-    for column in roofs.header:
-        table.add_column(column)
-    for row in roofs.rows:
-        table.add_row(*row)
-    out.print(table)
-    for line in verdict(c):
-        out.print(f"- {line}")

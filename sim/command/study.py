@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-from rich.table import Table
 
 from sim.command.common import console, inputs_of, out
 from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import SkipopuError
-from skipopu.report import Record, write_json
+from skipopu.plots import png
+from skipopu.report import Report, write_json
 from skipopu.shipped import path_or_shipped
+from skipopu.terminal import show
+
+Say = Callable[[str], None]
 
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 DECODE_BEGIN, DECODE_END = "<!-- decode: begin -->\n", "<!-- decode: end -->\n"
@@ -52,96 +54,54 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(f"{args.update}: no lines {begin.strip()!r} and {end.strip()!r} to put the table between")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-    records, text = STUDIES[args.name](args)
+    with console.status("study") as status:
+        report = STUDIES[args.name](args, status.update)
+    for table in report.tables:
+        show(table)
+    for line in report.findings:
+        out.print(line)
     for file in filter(None, (args.json, args.output and args.output / f"{name}.json")):
-        write_json(file, f"study {args.name}", inputs_of(args), records)
+        write_json(file, f"study {args.name}", inputs_of(args), report.records)
     if args.update:
         head, rest = page.split(begin)
-        args.update.write_text(head + begin + text + end + rest.split(end)[1])
+        args.update.write_text(head + begin + report.markdown + end + rest.split(end)[1])
     if args.output:
+        with console.status("plots"):
+            for plot in report.plots:
+                png(plot, args.output)
         console.print(f"Written to {args.output.resolve()}.", soft_wrap=True)
     return 0
 
 
-def markdown(tables: Sequence[tuple[str, tuple[list[str], list[list[str]]]]]) -> str:
-    """Tables of a page: title, header, rows."""
-    parts = []
-    for title, (header, rows) in tables:
-        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        parts.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]))
-    return "\n\n".join(parts) + "\n"
-
-
-def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], bold: int | None = None) -> None:
-    table = Table(title=title)
-    for k, name in enumerate(header):
-        table.add_column(name, justify="right" if k else "left")
-    for k, row in enumerate(rows):
-        table.add_row(*row, style="bold" if k == bold else "")
-    out.print(table)
-
-
-def pe_study(args: argparse.Namespace) -> tuple[list[Record], str]:
-    """Shows the study of array variants; returns its records and tables in Markdown."""
+def pe_study(args: argparse.Namespace, say: Say) -> Report:
     from sim.studies import pe
 
     if not (args.model / "heldout.txt").exists():
         raise SkipopuError(f"{args.model}: heldout.txt is missing; the study needs a model directory with held-out text")
-    with console.status("study") as status:
-        rows = pe.study(args.model, args.bytes, status.update)
-    default = next(k for k, row in enumerate(rows) if row.profile.name == "exact18")
-    for title, (header, cells) in zip(("Resources per product and cycle, UltraScale+", "Errors in %"), pe.TABLES, strict=True):
-        show(title, header, [cells(row) for row in rows], default)
-    if args.output:
-        pe.plot(rows, args.output / "pe-array.png")
-    return pe.records(rows, args.model.name, args.bytes), pe.markdown(rows)
+    return pe.report(args.model, args.bytes, say)
 
 
-def fusion_study(args: argparse.Namespace) -> tuple[list[Record], str]:
-    """Shows the study of the fused dataflow; returns its records and tables in Markdown."""
+def fusion_study(args: argparse.Namespace, say: Say) -> Report:
     from sim.studies import fusion
 
-    with console.status("study") as status:
-        result = fusion.study(args.model, status.update)
-        if args.output:
-            fusion.timelines(args.output / "timeline.png")
-    tables = [(title, table(result)) for title, table in fusion.TABLES]
-    for title, table in tables:
-        show(title, *table)
-    return fusion.records(result, args.model.name), markdown(tables)
+    return fusion.report(args.model, say)
 
 
-def kv_study(args: argparse.Namespace) -> tuple[list[Record], str]:
-    """Shows the study of the KV memory system; returns its records and tables in Markdown."""
-    from sim.studies import kv, kv_report
+def kv_study(args: argparse.Namespace, say: Say) -> Report:
+    from sim.studies import kv
 
-    with console.status("study") as status:
-        result = kv.study(args.model, status.update)
-    for title, table in kv_report.tables(result):
-        show(title, *table)
-    if args.output:
-        kv_report.plot(result, args.output / "kv-memory.png")
-    return kv_report.records(result, args.model.name), markdown(kv_report.tables(result))
+    return kv.report(args.model, say)
 
 
-def timing_study(args: argparse.Namespace) -> tuple[list[Record], str]:
-    """Shows the timing engine's errors, or with ``--decode`` what decoding depends on; returns records and tables in Markdown."""
+def timing_study(args: argparse.Namespace, say: Say) -> Report:
     from sim.studies import timing
 
-    if args.decode:
-        with console.status("decoding"):
-            records = timing.decode()
-        title, table = timing.DECODE_TITLE, timing.decode_table(records)
-    else:
-        with console.status("study") as status:
-            rows = timing.study(args.log, status.update)
-        title, table, records = timing.TITLE, timing.by_feature(rows), timing.records(rows)
-        if args.output:
-            timing.plot(rows, args.output / "timing.png")
-        worst = max(rows, key=lambda row: abs(row.error))
-        console.print(f"Largest: {worst.machine.name}, program {worst.number}, {worst.error:+.2%} of {worst.rtl:,} cycles.")
-    show(title, *table)
-    return records, markdown([(title, table)])
+    return timing.decode_report() if args.decode else timing.report(args.log, say)
 
 
-STUDIES = {"pe": pe_study, "fusion": fusion_study, "kv": kv_study, "timing": timing_study}
+STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
+    "pe": pe_study,
+    "fusion": fusion_study,
+    "kv": kv_study,
+    "timing": timing_study,
+}

@@ -6,17 +6,21 @@ import argparse
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from sim import parallel, sweep
-from sim.command.common import console, inputs_of, out
+from sim.command.common import console, inputs_of
 from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import SkipopuError
-from skipopu.report import Record, write_json
+from skipopu.plots import png
+from skipopu.report import Cell, Plot, Record, Report, Table, shown, write_json
+from skipopu.terminal import show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNITS = {
     "decode_tokens_per_s": "token/s",
@@ -83,14 +87,16 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(
             f"{args.sweep}: no machine runs any of its workloads; the reasons are in {args.output / 'results.csv'}"
         )
-    front = {group: [whole[k] for k in numbers] for group, numbers in fronts(whole, args.cost, args.worth).items()}
-    show(front, args.cost, args.worth)
-    plot(whole, front, args.cost, args.worth, args.output / "pareto.png")
+    found = report(whole, args.cost, args.worth)
+    for table in found.tables:
+        show(table)
+    for plot in found.plots:
+        png(plot, args.output)
     refused = len(rows) - len(whole) - failed
     print(f"{args.output / 'results.csv'}: {len(whole)} points, {refused} refused, {failed} failed")
     if args.json:
         outputs = {"refused": [row for row in rows if row["status"] == "refused"], "failed": failed}
-        write_json(args.json, "sweep", inputs_of(args), records(whole), outputs)
+        write_json(args.json, "sweep", inputs_of(args), found.records, outputs)
     return 1 if failed else 0
 
 
@@ -109,14 +115,19 @@ def fronts(rows: list[dict[str, Any]], cost: str, worth: str) -> dict[str, list[
     return result
 
 
-def show(front: dict[str, list[dict[str, Any]]], cost: str, worth: str) -> None:
-    table = Table(title=f"Machines that none is better than: {cost} against {worth}")
-    for column in ("workload", "machine", cost, worth):
-        table.add_column(column, justify="right" if column in UNITS else "left", overflow="fold")
-    for group, rows in front.items():
-        for k, row in enumerate(rows):
-            table.add_row(group if k == 0 else "", row["machine"], f"{row[cost]:.4g}", f"{row[worth]:.4g}")
-    out.print(table)
+def report(rows: list[dict[str, Any]], cost: str, worth: str) -> Report:
+    """Machines that none is better than, by workload, and all of them in the plot."""
+    figures = [records(row) for row in rows]
+    front = fronts(rows, cost, worth)
+    lines: list[list[Cell]] = []
+    for group, numbers in front.items():
+        for place, k in enumerate(numbers):
+            values = (shown("{:.4g}", figures[k][name]) for name in (cost, worth))
+            lines.append(["" if place else group, rows[k]["machine"], *values])
+    title = f"Machines that none is better than: {cost} against {worth}"
+    plot = Plot("pareto", lambda figure: draw(figure, rows, front, cost, worth), (8, 5))
+    listed = [record for row in figures for record in row.values()]
+    return Report([Table(title, ["workload", "machine", cost, worth], lines)], [plot], listed=listed)
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
@@ -138,35 +149,26 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     write_table(Arrow.from_pylist([{name: row.get(name) for name in names} for row in rows]), path)
 
 
-def plot(rows: list[dict[str, Any]], front: dict[str, list[dict[str, Any]]], cost: str, worth: str, path: Path) -> None:
+def draw(figure: Figure, rows: list[dict[str, Any]], front: dict[str, list[int]], cost: str, worth: str) -> None:
     """Every machine, and the front of each workload."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for number, (group, best) in enumerate(front.items()):
+    axis = figure.subplots()
+    for number, (group, numbers) in enumerate(front.items()):
         colour = f"C{number % 10}"
-        of = [row for row in rows if group_of(row) == group]
+        of, best = [row for row in rows if group_of(row) == group], [rows[k] for k in numbers]
         axis.scatter([row[cost] for row in of], [row[worth] for row in of], s=14, color=colour, alpha=0.5)
         axis.plot([row[cost] for row in best], [row[worth] for row in best], color=colour, marker="o", label=group)
     axis.set_xlabel(f"{cost}, {UNITS[cost]}")
     axis.set_ylabel(f"{worth}, {UNITS[worth]}")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
 
 
-def records(rows: list[dict[str, Any]]) -> list[Record]:
-    result = []
-    for row in rows:
-        skip = float(row["skip"]) if row["skip"].replace(".", "", 1).isdigit() else None
-        keys = {"engine": "timing", "target": row["machine"], "model": row["shape"], "context": row["context"]}
-        for name, unit in UNITS.items():
-            kind = "estimated" if name in ESTIMATED else "simulated" if name in COUNTED else "derived"
-            result.append(
-                Record(name, row[name], unit, kind, "skipopu sweep", skip=skip, kv=row["kv"], system="skipopu", **keys)
-            )
-    return result
+def records(row: dict[str, Any]) -> dict[str, Record]:
+    """A line's figures by name."""
+    skip = float(row["skip"]) if row["skip"].replace(".", "", 1).isdigit() else None
+    keys = {"engine": "timing", "target": row["machine"], "model": row["shape"], "context": row["context"], "skip": skip}
+    kinds = dict.fromkeys(ESTIMATED, "estimated") | dict.fromkeys(COUNTED, "simulated")
+    return {
+        name: Record(name, row[name], unit, kinds.get(name, "derived"), "skipopu sweep", kv=row["kv"], system="skipopu", **keys)
+        for name, unit in UNITS.items()
+    }

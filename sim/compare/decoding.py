@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
@@ -27,6 +27,7 @@ class Decoding:
         share: of its peak bandwidth, by RULE; None where the stored bits are not known.
         other: a share by another formula, and that formula.
         high, share_high: the other end where the source gives a range.
+        part: the run, of this machine's rows.
     """
 
     system: str
@@ -41,7 +42,11 @@ class Decoding:
     source: str
     high: float | None = None
     share_high: float | None = None
-    own: bool = False
+    part: Estimate | None = field(default=None, repr=False)
+
+    @property
+    def own(self) -> bool:
+        return self.part is not None
 
     @property
     def name(self) -> str:
@@ -77,7 +82,7 @@ def own_decoding(c: Comparison, part: Estimate, skipped: float) -> Decoding:
         joules=span(energy.total(part.energy())),
         kind="simulated",
         source=f"timing engine, {c.machine.clock_mhz:g} MHz assumed; energy estimated",
-        own=True,
+        part=part,
     )
 
 

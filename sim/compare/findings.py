@@ -1,4 +1,4 @@
-"""What a comparison says in plain sentences, and its figures as records."""
+"""What a comparison says in plain sentences."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from collections.abc import Sequence
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, decodings, percent, rate, span
-from sim.estimate import WEIGHT_BITS, Estimate, prefill_products
+from sim.compare.decoding import RULE, Decoding, decodings, percent, rate, span
+from sim.estimate import prefill_products
 from sim.timing import energy
 from skipopu.quantity import quantity
-from skipopu.report import Record
 
 AS_WRITTEN = "100 to 125 MHz"  # what a delay model of the generated design gave, see docs/pe-array.md
-
-
-def significant(value: float) -> float:
-    """Rounded to five digits, whatever its size."""
-    return float(f"{value:.5g}")
 
 
 def best_of_each(rows: Sequence[Decoding]) -> str:
@@ -90,77 +84,3 @@ def verdict(c: Comparison) -> list[str]:
     if c.missing():
         said.append("No measurement of a GPU on the same skipping is at hand: those rows are shown as missing.")
     return [*said, *c.left_out]
-
-
-def records(c: Comparison) -> list[Record]:
-    """Every figure of the report that is ours, and the published ones it is held against."""
-    result: list[Record] = []
-    source = f"timing engine, {c.machine.clock_mhz:g} MHz assumed"
-
-    def put(part: Estimate, skip: float, name: str, value: float, unit: str, kind: str = "simulated", **more: str) -> None:
-        keys = {
-            "engine": "timing",
-            "target": part.machine.name,
-            "model": part.workload.model,
-            "context": part.workload.context,
-            "skip": round(skip, 4),
-            "kv": part.workload.kv,
-            "system": "skipopu",
-        }
-        result.append(Record(name, value, unit, kind, more.pop("source", source), **keys, **more))
-
-    runs: list[tuple[Estimate, float, str]] = [(c.skipping, c.skipped, "linear routers"), (c.dense, 0.0, "linear routers")]
-    runs += [(c.two_layer, c.skipped, "two-layer routers")] if c.two_layer else []
-    runs += [
-        (part, skip, f"at {clock:g} MHz")
-        for clock, pair in list(c.by_clock.items())[1:]
-        for part, skip in zip(pair, (0.0, c.skipped), strict=True)
-    ]
-    runs += [(part, ratio, "by skip ratio") for by in c.by_skip.values() for ratio, part in by.items()]
-    runs += [(part, data.fpgas().paper.skip, "the paper's parameters") for part in c.paper.values()]
-    for part, skip, what in runs:
-        note = f"timing engine, {part.machine.clock_mhz:g} MHz assumed; {what}"
-        put(part, skip, "decode_tokens_per_s", round(part.tokens_per_s, 3), "token/s", phase="decode", source=note)
-        note = f"{PHYSICAL}; {what}"
-        put(part, skip, "bandwidth_efficiency", round(part.efficiency, 5), "ratio", "derived", phase="decode", source=note)
-        note = f"bytes x tok/s / cap; {what}"
-        put(part, skip, "share_of_cap", round(part.share_of_cap, 5), "ratio", "derived", phase="decode", source=note)
-        put(part, skip, "bytes_per_token", round(part.bytes_per_token), "byte", phase="decode", source=f"timing engine; {what}")
-    for part, skip, _ in runs[:2]:
-        share = c.weight_share(part.tokens_per_s, c.machine.peak_bandwidth, WEIGHT_BITS["int4"], skipped=skip)
-        put(part, skip, "weight_share", round(share, 5), "ratio", "derived", source=f"{RULE}; {RULE_NOTE}", phase="decode")
-        put(part, skip, "roof_tokens_per_s", round(part.roof, 3), "token/s", "derived", source="cap / bytes", phase="decode")
-        joules = energy.total(part.energy())
-        for name, value in (("", joules.likely), ("_low", joules.low), ("_high", joules.high)):
-            why = "per-event table, sim/timing/energy.py"
-            put(part, skip, f"energy_per_token_j{name}", significant(value), "J", "estimated", source=why, phase="decode")
-        rest = energy.share_at_rest(part.energy())
-        for name, value in (("", rest.likely), ("_low", rest.low), ("_high", rest.high)):
-            put(part, skip, f"energy_share_at_rest{name}", significant(value), "ratio", "estimated", phase="decode")
-        each = part.machine.beat_bytes / (len(part.cycles) - 1)
-        hits, ahead = (part.decode[name] * each for name in ("HISTORY_BEATS", "AHEAD_BEATS"))
-        for what, value in (("hits", hits), ("net of what is read ahead of use", hits - ahead)):
-            put(part, skip, "history_bytes_per_token", round(value), "byte", source=f"timing engine; {what}", phase="decode")
-        put(part, skip, "kv_entries", part.kv_entries, "entry")
-        put(part, skip, "memory_bytes", sum(part.regions.values()), "byte", "derived", source="compiled program")
-    for pair in c.by_prompt.values():
-        for part, skip in zip(pair, (0.0, c.skipped), strict=True):
-            put(part, skip, "time_to_first_token_s", significant(part.time_to_first_token), "s", phase="prefill")
-    for part, skip in zip(c.long or (), (0.0, c.skipped), strict=c.long is not None):
-        contexts, rates = part.rate_over_context(256)
-        for context, value in zip(contexts, rates, strict=True):
-            put(part, skip, f"decode_tokens_per_s_at_{context}", round(float(value), 3), "token/s", phase="decode")
-    for row in decodings(c):
-        if not row.own and row.kind == "published":
-            keys = {"model": c.model, "skip": row.skipped, "system": row.name, "phase": "decode", "precision": row.weights}
-            result.append(Record("decode_tokens_per_s", row.tokens_per_s, "token/s", "published", row.source, **keys))
-            if row.share is not None:
-                why = f"{RULE}, from the published rate; {row.source}"
-                result.append(Record("weight_share", round(row.share, 5), "ratio", "derived", why, **keys))
-            if row.high is not None:
-                result.append(Record("decode_tokens_per_s_high", row.high, "token/s", "published", row.source, **keys))
-    for precision, skips, policy in c.missing():
-        keys = {"model": c.model, "context": c.workload.context, "precision": precision, "kv": policy, "system": "GPU"}
-        skip = round(c.skipped, 4) if skips else 0.0
-        result.append(Record("decode_tokens_per_s", None, "token/s", "measured", "missing", skip=skip, phase="decode", **keys))
-    return result

@@ -11,10 +11,11 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from sim.baselines import data
 from sim.compare.decoding import RULE, RULE_NOTE
 from sim.compare.findings import AS_WRITTEN
 from skipopu.machine.config import Machine
-from skipopu.report import Record
+from skipopu.report import Record, Table
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md")
@@ -122,7 +123,7 @@ def prefill() -> str:
 
 
 def kv() -> str:
-    study = Records("docs/kv.json")
+    study, paper = Records("docs/kv.json"), data.fpgas().paper
 
     def at(point: str) -> tuple[float, float]:
         name = f"kv_bandwidth, {point}"
@@ -131,7 +132,7 @@ def kv() -> str:
 
     dense, buffered = at("dense"), at("+ history buffer")
     return (
-        f"Attention reads keys and values at {dense[0]:.0f} of 460.8 GB/s around 1024 tokens of context, whatever was skipped, and at"
+        f"Attention reads keys and values at {dense[0]:.0f} of {paper.peak_gb_s} GB/s around 1024 tokens of context, whatever was skipped, and at"
         f" {buffered[0]:.0f} with hits of the history buffer counted (25 % random skips, every layer attended); over whole instructions,"
         f" start and end included, at {dense[1]:.0f} and {buffered[1]:.0f}. [How, and what the buffer is worth](docs/kv-memory.md).\n"
     )
@@ -176,7 +177,7 @@ def worth() -> str:
         f" ({layers:.1%} with each layer's own ratio): layers differ, and tokens skip together.\n"
         f"- **What it is worth:** with batch 1 and a few hundred tokens, KV is a tenth of a decoded token's bytes. Hits are {gross:.3f} GB per"
         f" token, of which {gross - net:.3f} were read ahead of use: {net:.3f} GB are spared. The buffer takes decoding from {off:.1f} to"
-        f" {on:.1f} tokens per second at an assumed 225 MHz, for 480 URAMs and 5 % of the LUTs.\n"
+        f" {on:.1f} tokens per second at an assumed {Machine.load(TARGET).clock_mhz:g} MHz, for 480 URAMs and 5 % of the LUTs.\n"
     )
 
 
@@ -185,7 +186,7 @@ def gpus() -> str:
     compared = Records("docs/comparison/comparison.json")
     dense, ours = own_rates(compared)
     clock_mhz = Machine.load(TARGET).clock_mhz
-    rows: list[tuple[float, str]] = []
+    rows: list[tuple[float, list[str]]] = []
     for record in compared.find("decode_tokens_per_s", kind="published", model=MODEL):
         if record.system in SHOWN:
             same = {"system": record.system, "precision": record.precision}
@@ -193,27 +194,26 @@ def gpus() -> str:
             skipped = f"{record.skip:.0%}" if record.skip else "none"
             rate = float(record.value or 0)
             name = f"{record.system}, {(record.precision or '').upper()}"
-            rows.append((rate, f"| {name} | {skipped} | {rate:.1f} | {share:.1%} | published |"))
+            rows.append((rate, [name, skipped, f"{rate:.1f}", f"{share:.1%}", "published"]))
     for rate, skip in ((dense, False), (ours, True)):
         found = [r for r in compared.find("weight_share", target=TARGET, engine="timing") if skipping(r) == skip]
         what = f"{found[0].skip:.0%}, random" if skip else "none"
         kind = f"simulated, {clock_mhz:g} MHz assumed"
-        rows.append((rate, f"| `{TARGET}`, INT4 | {what} | {rate:.1f} | {found[0].value:.1%} | {kind} |"))
+        rows.append((rate, [f"`{TARGET}`, INT4", what, f"{rate:.1f}", f"{found[0].value:.1%}", kind]))
     fastest = max(float(r.value or 0) for r in compared.find("decode_tokens_per_s", kind="published", model=MODEL, skip=0.0))
-    paper = compared.value("decode_tokens_per_s", "the paper's parameters", model=MODEL)
+    published, ported = data.fpgas().paper, compared.value("decode_tokens_per_s", "the paper's parameters", model=MODEL)
     physical = [
         float(r.value or 0) for r in compared.find("bandwidth_efficiency", "; linear routers", target=TARGET, model=MODEL)
     ]
+    columns = ["System", "Skipped", "tokens/s", "of peak bandwidth", "Kind"]
     lines = [
-        "| System | Skipped | tokens/s | of peak bandwidth | Kind |",
-        "|---|---|---|---|---|",
-        *(text for _, text in sorted(rows, reverse=True)),
+        Table("", columns, [cells for _, cells in sorted(rows, reverse=True)]).markdown,
         "",
         f"Of peak bandwidth by one rule for all: {RULE} ({RULE_NOTE}). By all beats read and written `{TARGET}` is between"
         f" {min(physical):.1%} and {max(physical):.1%}. Dense to dense the fastest GPU stack is {fastest / dense:.2f} times"
         f" as fast, {fastest / ours:.2f} times our rate with skipping, at 2 to 4.4 times the bandwidth; no measurement of a GPU on the same"
-        " skipping is at hand ([add one](docs/gpu-baselines.md)). With the paper's parameters, its own measured 408.7 GB/s among them, the"
-        f" timing engine gives {paper:.1f} tokens/s against its 143.4: close to circular, a check of bytes and not of a bandwidth."
+        f" skipping is at hand ([add one](docs/gpu-baselines.md)). With the paper's parameters, its own measured {published.dense_read_gb_s} GB/s among them, the"
+        f" timing engine gives {ported:.1f} tokens/s against its {published.tokens_per_s[MODEL]}: close to circular, a check of bytes and not of a bandwidth."
         " [The whole comparison](docs/comparison/comparison.md); [how cycles of full-size models are counted](docs/timing.md).",
     ]
     return "\n".join(lines) + "\n"
@@ -226,8 +226,8 @@ def levels() -> str:
     for record in used.all:
         if record.name.endswith(".lut_levels"):
             by.setdefault(int(record.value or 0), []).append(f"`{record.name.removesuffix('.lut_levels').split('$')[0]}`")
-    rows = [f"| {count} | {', '.join(names)} |" for count, names in sorted(by.items(), reverse=True)]
-    return "\n".join(["| LUT levels | units of `u280` |", "|---|---|", *rows, "", f"{lut_sum()}.", ""])
+    rows = [[str(count), ", ".join(names)] for count, names in sorted(by.items(), reverse=True)]
+    return f"{Table('', ['LUT levels', f'units of `{TARGET}`'], rows).markdown}\n\n{lut_sum()}.\n"
 
 
 def sums() -> str:

@@ -1,36 +1,24 @@
-"""The report's figures, as SVG: small enough that their text can be read on a phone."""
+"""The report's plots: small enough that their text can be read on a phone."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Sequence
 
-import matplotlib
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
 from sim.compare.decoding import RULE, Decoding, decodings
 from sim.estimate import prefill_products
 from sim.timing import energy
+from skipopu.plots import GREY
 from skipopu.quantity import prefix
+from skipopu.report import Plot
 
-matplotlib.use("Agg")
-
-OURS, DENSE, PUBLISHED, MEASURED, GREY = "#c8553d", "#2f6f9f", "#9aa5b1", "#588157", "#555555"
+OURS, DENSE, PUBLISHED, MEASURED = "#c8553d", "#2f6f9f", "#9aa5b1", "#588157"
 WIDE = 5.4  # inches; 520 pixels in a browser
-STYLE = {
-    "svg.hashsalt": "skipopu",
-    "svg.fonttype": "none",
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "figure.constrained_layout.use": True,
-}
 
 
 def bars(rows: Sequence[Decoding], values: Sequence[float], texts: Sequence[str], axis: Axes) -> None:
@@ -154,8 +142,8 @@ def joules(c: Comparison, axis: Axes) -> None:
 Draw = Callable[[Comparison, Axes], None]
 
 
-def figures(c: Comparison) -> dict[str, tuple[str, str]]:
-    """Name: (caption, SVG)."""
+def plots(c: Comparison) -> list[Plot]:
+    """Those for which there is something to show."""
     count = len(decodings(c))
     plans: dict[str, tuple[str, Draw, float]] = {
         "decoding": (
@@ -172,17 +160,8 @@ def figures(c: Comparison) -> dict[str, tuple[str, str]]:
         plans["context"] = (caption, over_context, 3.3)
     if len(c.by_prompt) > 1:
         plans["first-token"] = ("Time to first token; dashed: what GPUs cannot undercut.", first_token, 3.3)
-    return {name: (caption, svg(c, draw, height)) for name, (caption, draw, height) in plans.items()}
 
+    def onto_axis(draw: Draw) -> Callable[[Figure], None]:
+        return lambda figure: draw(c, figure.subplots())
 
-def svg(c: Comparison, draw: Draw, height: float) -> str:
-    """One figure, the same bytes for the same data."""
-    with pyplot.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=(WIDE, height))
-        draw(c, axis)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        pyplot.close(figure)
-    # Without a header it stands in a page; its size is the page's business.
-    body = text.getvalue()[text.getvalue().index("<svg") :]
-    return re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r"<svg \1", body.replace("\n   ", " "), count=1)
+    return [Plot(name, onto_axis(draw), (WIDE, height), caption) for name, (caption, draw, height) in plans.items()]

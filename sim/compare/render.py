@@ -10,19 +10,17 @@ from markupsafe import Markup, escape
 
 from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL
-from sim.compare.findings import records, verdict
-from sim.compare.plots import figures
-from sim.compare.tables import tables
 from sim.timing import energy
 from skipopu import __version__
+from skipopu.plots import svg
 from skipopu.quantity import prefix, quantity
-from skipopu.report import write_json
+from skipopu.report import Report, write_json
 
 
-def write(c: Comparison, directory: Path) -> list[Path]:
+def write(c: Comparison, report: Report, directory: Path) -> list[Path]:
     """Writes comparison.md, comparison.html, comparison.json and the figures as SVG; returns the first three."""
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = figures(c)
+    drawn = {plot.name: (plot.caption, svg(plot)) for plot in report.plots}
     for name, (_, text) in drawn.items():
         (directory / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text)
     workload = c.workload
@@ -30,10 +28,10 @@ def write(c: Comparison, directory: Path) -> list[Path]:
         "title": f"{c.model} on {c.machine.name}",
         "subtitle": f"[{workload.prompt}, {workload.new}] tokens, batch 1, {c.skipped:.1%} of modules skipped, {workload.kv} KV",
         "machine": c.machine,
-        "verdict": verdict(c),
+        "verdict": report.findings,
         "cards": cards(c),
         "figures": drawn,
-        "tables": tables(c),
+        "tables": report.tables,
         "version": __version__,
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -55,7 +53,7 @@ def write(c: Comparison, directory: Path) -> list[Path]:
         "seed": workload.seed,
     }
     path = directory / "comparison.json"
-    write_json(path, "compare", inputs, records(c))
+    write_json(path, "compare", inputs, report.records)
     return [*written, path]
 
 

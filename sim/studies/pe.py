@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from amaranth.hdl import Elaboratable
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from compiler.frontend.checkpoint import load
@@ -15,15 +16,16 @@ from compiler.pipeline import compile_checkpoint
 from hw.emit import elaboratable_verilog
 from hw.pe.variants import AlignedDot, HalfDot, HalfMultiplyAdd
 from hw.synthesis import Design, Resources
-from sim.command.eval import CHUNK, evaluate
+from sim.baselines import data
+from sim.evaluation import CHUNK, evaluate
 from sim.functional import engine as functional
 from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, dequantise
 from skipopu.numerics.fp32 import F32, F64
-from skipopu.numerics.profile import PROFILES, Profile
-from skipopu.report import Record
+from skipopu.numerics.profile import EXACT18, PROFILES, Profile
+from skipopu.report import Cell, Plot, Record, Report, Table, shown
 
 LANES = 64  # multipliers of a synthesised unit
 DOTS = 4000  # random dot products per figure
@@ -136,7 +138,7 @@ def recorded(program: Program, text: bytes) -> Real:
             seen["keys"].append(x[:, 0].reshape(-1, dim).astype(np.float32))
             return super().align_half(x, exponent)
 
-    exact = PROFILES["exact18"]
+    exact = PROFILES[EXACT18]
     recorder = Recorder(exact.name, exact.summary, exact.bits)
     functional.run(program, Run(tuple(text), 0), functional.Options(profile=recorder))
     rng = np.random.default_rng(SEED)
@@ -161,29 +163,9 @@ def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
         say(f"{profile.name}: errors")
         errors = errors_of(profile, real)
         say(f"{profile.name}: bits per byte")
-        bits, _ = evaluate(program, text, "functional", 256, False, profile, show=False)
+        bits, _ = evaluate(program, text, "functional", 256, False, profile)
         rows.append(Row(profile, depth, levels, integers, halves, errors, bits))
     return rows
-
-
-def records(rows: list[Row], model: str, size: int) -> list[Record]:
-    source = f"skipopu study pe, seed {SEED}"
-    out = []
-    for row in rows:
-        name = row.profile.name
-        for kind, r in (("int4", row.int4), ("fp16", row.half)):
-            if r is not None:
-                for key in ("lut", "ff", "dsp"):
-                    out.append(
-                        Record(f"{name}.{kind}.{key}", round(getattr(r, key), 3), f"{key}/product", "synthesised", source)
-                    )
-        out.append(Record(f"{name}.pipeline_depth", row.depth, "cycle", "derived", source))
-        out.append(Record(f"{name}.lut_levels", row.levels, "LUT", "synthesised", source))
-        for (kind, distribution, terms), value in row.errors.items():
-            out.append(Record(f"{name}.{kind}.{distribution}.{terms}.relative_error", value, "ratio", "simulated", source))
-        text = f"{source}, first {size} bytes of heldout.txt"
-        out.append(Record(f"{name}.bits_per_byte", row.bits_per_byte, "bit/byte", "simulated", text, model=model))
-    return out
 
 
 RESOURCES = ("profile", "LUT / INT4", "FF / INT4", "DSP / INT4", "LUT / FP16", "FF / FP16", "DSP / FP16", "LUT levels", "depth")
@@ -192,57 +174,67 @@ ERRORS = (
     *("INT4 normal", "INT4 heavy-tailed", "INT4 model", "FP16 normal", "FP16 heavy-tailed", "FP16 model"),
     "bits / byte",
 )
+CELLS = {"lut": "{:.0f}", "ff": "{:.0f}", "dsp": "{:.2g}"}
 
 
-def resource_cells(row: Row) -> list[str]:
-    """LUTs, flip-flops and multipliers per product and cycle; pipeline."""
-    out = [row.profile.name]
-    for r in (row.int4, row.half):
-        out += [f"{r.lut:.0f}", f"{r.ff:.0f}", f"{r.dsp:.2g}"] if r is not None else ["-"] * 3
-    return [*out, str(row.levels), str(row.depth)]
+def report(model: Path, size: int, say: Say = lambda text: None) -> Report:
+    """Per product and cycle LUTs, flip-flops and multipliers, with the pipeline; errors in per cent, with bits per byte."""
+    rows = study(model, size, say)
+    source = f"skipopu study pe, seed {SEED}"
+    listed: list[Record] = []
+    resources: list[list[Cell]] = []
+    errors: list[list[Cell]] = []
+
+    def put(name: str, value: float, unit: str, kind: str, source: str = source, **more: str) -> Record:
+        listed.append(Record(name, value, unit, kind, source, **more))
+        return listed[-1]
+
+    for row in rows:
+        name = row.profile.name
+        cells: list[Cell] = [name]
+        for kind, r in (("int4", row.int4), ("fp16", row.half)):
+            for key, form in CELLS.items():
+                if r is None:
+                    cells.append("-")
+                    continue
+                record = put(f"{name}.{kind}.{key}", getattr(r, key), f"{key}/product", "synthesised", digits=".3f")
+                cells.append(shown(form, record))
+        depth = put(f"{name}.pipeline_depth", row.depth, "cycle", "derived")
+        levels = put(f"{name}.lut_levels", row.levels, "LUT", "synthesised")
+        resources.append([*cells, shown("{}", levels), shown("{}", depth)])
+        of: dict[tuple[str, str], list[Record]] = {}
+        for (kind, distribution, terms), value in row.errors.items():
+            record = put(f"{name}.{kind}.{distribution}.{terms}.relative_error", value, "ratio", "simulated")
+            of.setdefault((kind, distribution), []).append(record)
+        text = f"{source}, first {size} bytes of heldout.txt"
+        bits = put(f"{name}.bits_per_byte", row.bits_per_byte, "bit/byte", "simulated", text, model=model.name)
+        kinds = [(kind, distribution) for kind in ("int4", "fp16") for distribution in (*DISTRIBUTIONS, "model")]
+        worst = [shown(lambda *values: f"{100 * max(values):.4f}", *of[kind]) for kind in kinds]
+        errors.append([name, *worst, shown("{:.4f}", bits)])
+    chosen = [k for k, row in enumerate(rows) if row.profile.name == EXACT18]
+    tables = [
+        Table("Resources per product and cycle, UltraScale+", RESOURCES, resources, marked=chosen),
+        Table("Errors in %", ERRORS, errors, marked=chosen),
+    ]
+    return Report(tables, [Plot("pe-array", lambda figure: draw(figure, rows), (11, 4.4))], listed=listed)
 
 
-def error_cells(row: Row) -> list[str]:
-    """Errors in per cent, the worse of the numbers of terms; bits per byte."""
-
-    def error(kind: str, distribution: str) -> str:
-        return f"{100 * max(v for (k, d, _), v in row.errors.items() if (k, d) == (kind, distribution)):.4f}"
-
-    errors = (error(kind, d) for kind in ("int4", "fp16") for d in (*DISTRIBUTIONS, "model"))
-    return [row.profile.name, *errors, f"{row.bits_per_byte:.4f}"]
-
-
-TABLES = ((RESOURCES, resource_cells), (ERRORS, error_cells))
-
-
-def markdown(rows: list[Row]) -> str:
-    parts = []
-    for header, cells in TABLES:
-        lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        parts.append("\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)]))
-    return "\n\n".join(parts) + "\n"
-
-
-def plot(rows: list[Row], path: Path) -> None:
+def draw(figure: Figure, rows: list[Row]) -> None:
     """LUTs per FP16 product against error, and the same for INT4 products."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.4), constrained_layout=True)
+    published = 100 * data.fpgas().paper.dot_error
+    axes = figure.subplots(1, 2)
     for axis, kind, title in zip(axes, ("int4", "fp16"), ("float x INT4", "float x FP16"), strict=True):
         for row in rows:
             r = row.int4 if kind == "int4" else row.half
             if r is None:
                 continue
             error = 100 * max(v for (k, d, _), v in row.errors.items() if (k, d) == (kind, "heavy-tailed"))
-            chosen = row.profile.name == "exact18"
+            chosen = row.profile.name == EXACT18
             axis.scatter(r.lut, error, s=70 if chosen else 35, color="tab:red" if chosen else "tab:blue", zorder=3)
             axis.annotate(row.profile.name, (r.lut, error), xytext=(5, 4), textcoords="offset points", fontsize=8)
         if kind == "fp16":
-            axis.axhline(0.116, color="gray", linestyle="--", linewidth=1)
-            axis.text(0.5, 0.12, "0.116 % published", transform=axis.get_yaxis_transform(), ha="center", fontsize=8)
+            axis.axhline(published, color="gray", linestyle="--", linewidth=1)
+            axis.text(0.5, 0.12, f"{published:.3f} % published", transform=axis.get_yaxis_transform(), ha="center", fontsize=8)
         axis.set(
             title=title,
             xlabel="LUT per product and cycle (synthesised)",
@@ -251,5 +243,3 @@ def plot(rows: list[Row], path: Path) -> None:
         )
         axis.grid(alpha=0.3)
         axis.margins(x=0.2)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)

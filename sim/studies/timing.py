@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from sim.estimate import Workload, estimate
 from sim.fuzz.run import cycle_error, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
-from skipopu.report import Record
-
-matplotlib.use("Agg")
+from skipopu.report import Cell, Plot, Record, Report, Table, shown
 
 BOUND = 0.03
 SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short program, that it may be off
@@ -30,7 +27,6 @@ DECODE = Workload("llama-2-7b", 128, 1024, "0.25")
 LATENCIES, CLOCKS = (34, 46, 50, 64, 80, 100), (150, 180, 200, 225)
 
 Say = Callable[[str], None]
-Table = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,8 @@ def distribution(rows: Sequence[Row]) -> list[str]:
 
 
 def by_feature(rows: Sequence[Row]) -> Table:
+    """The distribution over runs that have something in common."""
+
     def timing_of(row: Row) -> MemoryTiming:
         return row.machine.memory
 
@@ -123,7 +121,8 @@ def by_feature(rows: Sequence[Row]) -> Table:
     }
     header = ["runs with", "runs", "median", "90th percentile", "largest", "beyond 3 %", "beyond 3 % and 300 cycles"]
     chosen = ((name, [row for row in rows if has(row)]) for name, has in features.items())
-    return header, [[name, *distribution(of)] for name, of in chosen if of]
+    title = "Timing engine against RTL on generated machines: magnitude of the cycles' error"
+    return Table(title, header, [[name, *distribution(of)] for name, of in chosen if of])
 
 
 def records(rows: Sequence[Row]) -> list[Record]:
@@ -138,13 +137,22 @@ def records(rows: Sequence[Row]) -> list[Record]:
         }
         for engine, cycles in (("rtl", row.rtl), ("timing", row.timing)):
             result.append(Record("cycles", cycles, "cycle", "simulated", f"{engine} counters", engine=engine, **keys))
-        result.append(Record("cycle_error", round(row.error, 5), "ratio", "derived", "timing / rtl - 1", **keys))
+        result.append(Record("cycle_error", row.error, "ratio", "derived", "timing / rtl - 1", digits=".5f", **keys))
     return result
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def report(log: Path, say: Say = lambda text: None) -> Report:
+    """Errors of the runs in ``log``."""
+    rows = study(log, say)
+    worst = max(rows, key=lambda row: abs(row.error))
+    said = f"Largest: {worst.machine.name}, program {worst.number}, {worst.error:+.2%} of {worst.rtl:,} cycles."
+    plot = Plot("timing", lambda figure: draw(figure, rows), (8, 4), constrained=False)
+    return Report([by_feature(rows)], [plot], [said], records(rows))
+
+
+def draw(figure: Figure, rows: Sequence[Row]) -> None:
     """Error of every run over its cycles."""
-    figure, axis = pyplot.subplots(figsize=(8, 4))
+    axis = figure.subplots()
     for bits in sorted({row.machine.port_bits for row in rows}):
         of = [row for row in rows if row.machine.port_bits == bits]
         axis.scatter([row.rtl for row in of], [100 * row.error for row in of], s=14, label=f"{bits}-bit ports")
@@ -157,8 +165,6 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False, ncols=4)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 def variants(machine: Machine) -> dict[str, Machine]:
@@ -178,34 +184,32 @@ def variants(machine: Machine) -> dict[str, Machine]:
     return result
 
 
-def decode(target: str = "u280", workload: Workload = DECODE) -> list[Record]:
+def decode_report(target: str = "u280", workload: Workload = DECODE) -> Report:
     """Decoding on every variant of ``target``."""
-    machine = Machine.load(target)
-    chosen = variants(machine)
+    chosen = variants(Machine.load(target))
     with ProcessPoolExecutor() as pool:
         parts = list(pool.map(estimate, chosen.values(), [workload] * len(chosen)))
-    result = []
+    rows: list[list[Cell]] = []
     for name, part in zip(chosen, parts, strict=True):
-        keys: dict[str, Any] = {"target": f"{target}, {name}", "model": workload.model, "context": workload.context}
-        for quantity, value, unit in (
-            ("decode_tokens_per_s", round(part.tokens_per_s, 1), "token/s"),
-            ("share_of_cap", round(part.share_of_cap, 4), "ratio"),
-            ("roof_tokens_per_s", round(part.roof, 1), "token/s"),
-        ):
-            result.append(
-                Record(quantity, value, unit, "simulated", "timing engine, assumed clock", skip=float(workload.skip), **keys)
-            )
-    return result
+        keys: dict[str, Any] = {
+            "target": f"{target}, {name}",
+            "model": workload.model,
+            "context": workload.context,
+            "skip": float(workload.skip),
+        }
 
+        def cell(form: str, quantity: str, value: float, unit: str, digits: str, keys: dict[str, Any] = keys) -> Cell:
+            source = "timing engine, assumed clock"
+            return shown(form, Record(quantity, value, unit, "simulated", source, digits=digits, **keys))
 
-def decode_table(of: Sequence[Record]) -> Table:
-    header = ["machine", "tokens/s", "of the cap", "roof of the same bytes, tokens/s"]
-    lines: dict[str, list[str]] = {}
-    for record in of:
-        shown = f"{record.value:.1%}" if record.unit == "ratio" else f"{record.value}"
-        lines.setdefault(record.target or "", []).append(shown)
-    return header, [[name, *cells] for name, cells in lines.items()]
-
-
-TITLE = "Timing engine against RTL on generated machines: magnitude of the cycles' error"
-DECODE_TITLE = "Decoding of Llama-2-7B, [128, 1024], 25 % skipped, by latency, clock and refresh"
+        rows.append(
+            [
+                keys["target"],
+                cell("{:.1f}", "decode_tokens_per_s", part.tokens_per_s, "token/s", ".1f"),
+                cell("{:.1%}", "share_of_cap", part.share_of_cap, "ratio", ".4f"),
+                cell("{:.1f}", "roof_tokens_per_s", part.roof, "token/s", ".1f"),
+            ]
+        )
+    prompt, new = workload.prompt, workload.new
+    title = f"Decoding of Llama-2-7B, [{prompt}, {new}], 25 % skipped, by latency, clock and refresh"
+    return Report([Table(title, ["machine", "tokens/s", "of the cap", "roof of the same bytes, tokens/s"], rows)])

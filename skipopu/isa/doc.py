@@ -8,6 +8,7 @@ from typing import Any
 from skipopu.isa import spec
 from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import HOST_REGISTERS, Config, Error
+from skipopu.report import Table
 
 
 def table() -> dict[str, Any]:
@@ -42,15 +43,17 @@ def markdown() -> str:
     ]
     for instruction in spec.INSTRUCTIONS:
         lines += [f"## {instruction.name} (opcode {instruction.opcode}, {instruction.unit})", "", instruction.semantics, ""]
-        lines += ["| bits | field | meaning | unit |", "|---|---|---|---|"]
-        for field in instruction.fields:
-            low = instruction.offsets[field.name]
-            lines.append(f"| {low + field.width - 1}:{low} | {field.name} | {field.meaning} | {field.unit} |")
-        lines.append("")
-    lines += ["## Configuration registers (SET)", "", "| number | name |", "|---|---|"]
-    lines += [f"| {int(register)} | {register.name} |" for register in Config]
-    lines += ["", "## Host registers (AXI4-Lite)", "", "| byte address | name | access | meaning |", "|---|---|---|---|"]
-    lines += [f"| {r.address:#04x} | {r.name} | {r.access} | {r.meaning} |" for r in HOST_REGISTERS]
-    lines += ["", "## Error codes", "", "| code | name |", "|---|---|"]
-    lines += [f"| {int(error)} | {error.name} |" for error in sorted(Error)]
+        fields = [(instruction.offsets[field.name], field) for field in instruction.fields]
+        rows = [[f"{low + field.width - 1}:{low}", field.name, field.meaning, field.unit] for low, field in fields]
+        lines += [Table("", ["bits", "field", "meaning", "unit"], rows).markdown, ""]
+    tables = [
+        Table("Configuration registers (SET)", ["number", "name"], [[str(int(r)), r.name] for r in Config]),
+        Table(
+            "Host registers (AXI4-Lite)",
+            ["byte address", "name", "access", "meaning"],
+            [[f"{r.address:#04x}", r.name, r.access, r.meaning] for r in HOST_REGISTERS],
+        ),
+        Table("Error codes", ["code", "name"], [[str(int(error)), error.name] for error in sorted(Error)]),
+    ]
+    lines.append("\n\n".join(f"## {table.title}\n\n{table.markdown}" for table in tables))
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import inspect
 import math
 
 from skipopu.numerics import align, formats, fp16, fp32, half, packing, profile, signature, tables
+from skipopu.report import Table
 
 
 def markdown() -> str:
@@ -17,35 +18,47 @@ def markdown() -> str:
         "",
         f"A machine executes {', '.join(f'`{p}`' for p in profile.EXECUTED)}; the others are for studies.",
         "",
-        "| profile | what | fingerprint |",
-        "|---|---|---|",
-    ]
-    lines += [f"| `{name}` | {p.summary} | `{profile.fingerprint(name)}` |" for name, p in profile.PROFILES.items()]
-    lines += [
+        Table(
+            "",
+            ["profile", "what", "fingerprint"],
+            [[f"`{name}`", p.summary, f"`{profile.fingerprint(name)}`"] for name, p in profile.PROFILES.items()],
+        ).markdown,
         "",
         "## Approximations",
         "",
         inspect.cleandoc(tables.__doc__ or ""),
         "",
-        "| function | segments | argument bits | error bound |",
-        "|---|---|---|---|",
+        Table(
+            "",
+            ["function", "segments", "argument bits", "error bound"],
+            [
+                [t.name, str(1 << t.segment_bits), str(t.argument_bits), f"2^{math.log2(t.error_bound):g}"]
+                for t in tables.TABLES
+            ],
+        ).markdown,
+        "",
+        "## Weight formats",
+        "",
+        inspect.cleandoc(formats.__doc__ or ""),
+        "",
+        Table("", ["format", "code", "bits", "integers", "scale"], [format_row(f) for f in formats.FORMATS]).markdown,
+        "",
+        "## Operations",
+        "",
     ]
-    for table in tables.TABLES:
-        bound = f"2^{math.log2(table.error_bound):g}"
-        lines.append(f"| {table.name} | {1 << table.segment_bits} | {table.argument_bits} | {bound} |")
-    lines += ["", "## Weight formats", "", inspect.cleandoc(formats.__doc__ or ""), ""]
-    lines += ["| format | code | bits | integers | scale |", "|---|---|---|---|---|"]
-    for f in formats.FORMATS:
-        whole = len(f.values) == int(f.values[-1]) - int(f.values[0]) + 1
-        values = f"{f.values[0]} to {f.values[-1]}" if whole else ", ".join(map(str, f.values))
-        lines.append(f"| {f.name.upper()} | {f.code} | {f.bits} | {values} | FP16(max\\|w\\| / {f.full}) |")
-    lines += ["", "## Operations", "", "| operation | rule |", "|---|---|"]
+    rows = []
     for module in (fp32, fp16, align, tables, formats, packing, half, signature):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 text = " ".join((inspect.getdoc(function) or "").split())
-                lines.append(f"| `{module.__name__.rsplit('.', 1)[1]}.{name}` | {text.replace('|', chr(92) + '|')} |")
-    return "\n".join(lines) + "\n"
+                rows.append([f"`{module.__name__.rsplit('.', 1)[1]}.{name}`", text.replace("|", chr(92) + "|")])
+    return "\n".join([*lines, Table("", ["operation", "rule"], rows).markdown]) + "\n"
+
+
+def format_row(f: formats.Format) -> list[str]:
+    whole = len(f.values) == int(f.values[-1]) - int(f.values[0]) + 1
+    values = f"{f.values[0]} to {f.values[-1]}" if whole else ", ".join(map(str, f.values))
+    return [f.name.upper(), str(f.code), str(f.bits), values, f"FP16(max\\|w\\| / {f.full})"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from compiler.pipeline import compile_directory
 from sim.check import differing_bits, first_difference
-from sim.command.eval import evaluate
+from sim.evaluation import evaluate
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.result import logits_of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from boards import board
 from skipopu.cli import main
 
 MODEL = Path(__file__).parents[2] / "models" / "pybyte-300k"
@@ -15,6 +16,29 @@ MODEL = Path(__file__).parents[2] / "models" / "pybyte-300k"
 
 def records(path: Path) -> dict[str, object]:
     return {r["name"]: r["value"] for r in json.loads(path.read_text())["records"]}
+
+
+@pytest.fixture(autouse=True)
+def present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Committed resources are taken to be of the present design: to see that they are takes longer than these tests."""
+    held = {json.loads(path.read_text())["inputs"]["target"]: path for path in board.COMMITTED.glob("*.json")}
+    recorded = {name: json.loads(path.read_text())["inputs"]["structure"] for name, path in held.items()}
+    monkeypatch.setattr(board, "structure_of", lambda machine: recorded[machine.name])
+
+
+def test_resources_of_an_earlier_design_are_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "boards.json"
+    arguments = ["boards", "ulx3s", "--shape", "pybyte-300k", "--json", str(out)]
+    assert main(arguments) == 0
+    assert "earlier design" not in capsys.readouterr().out + out.read_text()
+    monkeypatch.setattr(board, "structure_of", lambda machine: "another")
+    assert main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Resources of ulx3s are of an earlier design, not of the present one; skipopu hdl --target ulx3s --report" in said
+    sources = {r["source"] for r in json.loads(out.read_text())["records"] if r["kind"] == "synthesised"}
+    assert sources == {"skipopu hdl --report, of an earlier design, board file"}
 
 
 def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

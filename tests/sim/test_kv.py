@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
+from sim.baselines import data
 from sim.functional import engine as functional
 from sim.routing import independent
-from sim.studies import kv
+from sim.studies.kv import calibration
+from sim.studies.kv.traffic import by_counter, traffic
 from sim.timing.history import History, valid_layers
 from skipopu.errors import ConfigError, ProgramError
 from skipopu.isa.program import Run
@@ -101,19 +103,20 @@ def test_options_of_the_history_buffer() -> None:
 
 
 def test_memory_models_reproduce_what_was_published() -> None:
-    for name, measured in kv.MEASURED.items():
+    reads = data.fpgas().reads
+    for name, measured in reads.patterns.items():
         sequential, channels = name.startswith("sequential"), int(name.split()[1])
-        issue = 0 if sequential else kv.MASTER_ISSUE * 1000 / kv.MASTER_MHZ
-        for size, seen in zip(kv.SIZES, measured, strict=True):
+        issue = 0 if sequential else reads.issue * 1000 / reads.clock_mhz
+        for size, seen in zip(reads.sizes, measured, strict=True):
             # The published fit is within 5.5 ns of a transaction.
             assert abs(HBM2.transaction(size, 1 - 1 / channels, issue) - size / seen) < 5.6
-    assert abs(32 * HBM2.cap - 421.3) < 1
-    assert abs(DDR4_2400.in_flight(512, 4) / DDR4_2400.peak - 0.876) < 0.001
+    assert abs(32 * HBM2.cap - reads.every_channel_gb_s) < 1
+    assert abs(DDR4_2400.in_flight(512, 4) / DDR4_2400.peak - reads.ddr4_share) < 0.001
 
 
 @pytest.mark.rtl
 def test_the_simulated_memory_has_the_models_bandwidth() -> None:
-    for cells in kv.calibration(lambda text: None).values():
+    for cells in calibration.calibrate().values():
         for measured, formula, simulated in cells:
             assert simulated < 1.002 * HBM2.cap + 0.05
             assert abs(simulated / formula - 1) < 0.15
@@ -132,11 +135,11 @@ def test_traffic_of_the_study() -> None:
     machine, config = Machine.load("u280"), outline("llama-2-7b").config
     some = independent(config.num_layers, 300, 0.25, 0, 0)[:, 0]
     entry = KvEntry(config.num_kv_heads, config.head_dim, machine)
-    every, second, none = (kv.traffic(machine, config, some, (255,), n, s) for n, s in ((1024, 1), (1024, 2), (0, 1)))
+    every, second, none = (traffic(machine, config, some, (255,), n, s) for n, s in ((1024, 1), (1024, 2), (0, 1)))
     assert every.bytes == every.reads * entry.beats * machine.beat_bytes == 31 * 256 * 257 * 64
     assert every.hit_rate == pytest.approx(0.25, abs=0.02)
     assert second.hit_rate == pytest.approx(0.0625, abs=0.02)
     assert none.hits == 0
     assert none.bandwidth < every.bandwidth <= machine.ports * 64 * machine.clock_mhz * 1e6 / 1e9
-    uneven = kv.traffic(machine, config, some, (255,), 0, 1, kv.by_counter)
+    uneven = traffic(machine, config, some, (255,), 0, 1, by_counter)
     assert uneven.bandwidth < none.bandwidth

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import parallel, sweep
+from sim.estimate import Workload
 from skipopu import cli
+from skipopu.shipped import MODELS
 
 TEXT = """
 base: u280
@@ -123,6 +127,29 @@ def test_results_are_kept_by_sources(description: Path, monkeypatch: pytest.Monk
     before = job.key
     monkeypatch.setattr(sweep, "sources", lambda: "others")
     assert job.key != before
+
+
+def test_the_sources_are_all_that_an_estimate_imports() -> None:
+    code = "import sim.estimate, sys; print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
+    root = Path(sweep.__file__).parents[1]
+    seen = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    rooms = [root / room for room in ("skipopu", "compiler", "sim")]
+    used = {Path(file) for file in seen if any(room in Path(file).parents for room in rooms)}
+    assert root / "sim" / "timing" / "costs.py" in used
+    assert used <= set(sweep.files())
+
+
+def test_results_are_kept_by_the_content_of_files(tmp_path: Path) -> None:
+    """A shape or ratios by layer that are files may change under their names."""
+    shape, skip = tmp_path / "config.json", tmp_path / "skip.yaml"
+    config = json.loads((MODELS / "pybyte-300k" / "config.json").read_text())
+    layers = config["num_hidden_layers"]
+    keys = set()
+    for vocabulary, ratio in ((256, 0.1), (512, 0.1), (512, 0.2)):
+        shape.write_text(json.dumps(config | {"vocab_size": vocabulary}))
+        skip.write_text(f"attn: {ratio}\nffn: {[ratio] * layers}\n")
+        keys.add(sweep.Job("u280", (), Workload(str(shape), 4, 4, str(skip))).key)
+    assert len(keys) == 3
 
 
 def test_an_error_cancels_what_is_queued() -> None:

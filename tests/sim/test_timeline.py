@@ -11,10 +11,12 @@ import numpy as np
 from compiler.pipeline import compile_checkpoint
 from sim.profile import exposed, profile
 from sim.result import Routed
-from sim.timeline import TRACKS, Span, plot, write_perfetto
+from sim.timeline import TRACKS, Span, draw, write_perfetto
 from sim.timing import engine as timing
 from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
+from skipopu.plots import png
+from skipopu.report import Plot
 from tests.support import random_checkpoint, small_config
 
 
@@ -33,8 +35,8 @@ def test_timeline_and_profile(tmp_path: Path) -> None:
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["ph"] == "M"} == set(TRACKS)
     assert sum(event["ph"] == "X" for event in events) == len(spans)
-    plot(tmp_path / "plot.png", [("all", spans)])
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    picture = png(Plot("plot", lambda figure: draw(figure, [("all", spans)]), (11, 1.9), constrained=False), tmp_path)
+    assert picture.stat().st_size > 1000
     for row in profile(result.counters):
         assert row.busy > 0
         assert row.idle >= 0, row.unit
