@@ -1,6 +1,6 @@
 """What ``import skipopu as sk`` offers beside the contract's own types; :data:`skipopu.OFFERED` lists it.
 
-Each function does what the command of its name does. Examples run as tests, with ``import skipopu as sk``.
+Where a command has a function's name, both do the same, by the same code. Examples run as tests, with ``import skipopu as sk``.
 """
 
 from __future__ import annotations
