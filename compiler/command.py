@@ -12,9 +12,9 @@ from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.listing import listing
-from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
+from skipopu.program.listing import listing
+from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
 from skipopu.shipped import NAMES, path_or_shipped

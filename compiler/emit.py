@@ -11,14 +11,15 @@ from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
 from skipopu.isa import spec
-from skipopu.isa.program import Program, address_units, place_instructions
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
-from skipopu.isa.spec import ACTIVATIONS, BUFFER_UNIT
+from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16, fp32
+from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
+from skipopu.program.program import Program, address_units, place_instructions
 
 
 def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:

@@ -18,13 +18,13 @@ from compiler.passes.quantise import quantise
 from compiler.passes.ranges import examine
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program
 from skipopu.isa.registers import PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
+from skipopu.program.program import Program
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
 WEIGHT_FORMATS = tuple(BY_NAME)

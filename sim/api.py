@@ -20,8 +20,8 @@ from sim.engine import QUIET, Watch
 from sim.result import Computed, Counted, Result, Routed, Timed
 from sim.timeline import Span, figure
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
 from skipopu.shapes import SHAPES
 from skipopu.shipped import path_or_shipped
 

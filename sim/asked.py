@@ -14,8 +14,9 @@ from sim import engines
 from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
 from skipopu.errors import ProgramError, not_known
-from skipopu.isa.program import COMPILED, Program, Run
 from skipopu.model_config import TOKENIZERS
+from skipopu.program.program import Program
+from skipopu.program.run import COMPILED, Run
 
 Prompt = str | bytes | Sequence[int]
 Skip = float | str | Path | None

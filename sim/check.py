@@ -15,7 +15,8 @@ from sim.timing import engine as timing
 from sim.walk import decode
 from skipopu.errors import MachineHalt
 from skipopu.isa.asm import disassemble
-from skipopu.isa.program import Program, Run
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 from sim.result import Result
-from skipopu.isa.program import Program, Run
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 
 class Watch:

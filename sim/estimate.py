@@ -14,9 +14,10 @@ from sim.routing import independent, ratios
 from sim.timing import energy
 from sim.timing import engine as timing
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 # Bits of a quantised weight with its share of what its group of 128 carries.
 WEIGHT_BITS = {

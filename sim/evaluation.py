@@ -14,8 +14,9 @@ from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
 from sim.result import Computed, logits_of
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
 CHUNK = 64

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.program import Program
+from skipopu.program.program import Program
 
 SATURATED = "numbers left the range of FP32 or FP16 and saturated; the tokens are not the model's"
 Image = list[NDArray[np.uint8]]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sim.engine import QUIET, Watch
 from skipopu.errors import MachineHalt
 from skipopu.isa.fields import Instruction
-from skipopu.isa.program import Program
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, NEXT, SET, TokenList, instruction_of
+from skipopu.program.program import Program
 
 Fields = dict[str, int]
 UNKNOWN = Instruction("UNKNOWN", -1, "control", "A word whose opcode is not known.", ())

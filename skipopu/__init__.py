@@ -23,8 +23,9 @@ OFFERED = {
     "sim.api": ("target", "checkpoint", "shape", "compile", "run", "check", "compare", "timeline", "verilog"),
     "skipopu.machine.config": ("Machine",),
     "compiler.frontend.checkpoint": ("Checkpoint",),
-    "skipopu.isa.program": ("Program", "Run"),
-    "skipopu.isa.listing": ("listing",),
+    "skipopu.program.program": ("Program",),
+    "skipopu.program.run": ("Run",),
+    "skipopu.program.listing": ("listing",),
     "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
     "sim.engine": ("Watch",),
     "sim.timeline": ("Span",),
@@ -63,10 +64,10 @@ if TYPE_CHECKING:
     from skipopu.errors import MachineHalt as MachineHalt
     from skipopu.errors import ProgramError as ProgramError
     from skipopu.errors import SkipopuError as SkipopuError
-    from skipopu.isa.listing import listing as listing
-    from skipopu.isa.program import Program as Program
-    from skipopu.isa.program import Run as Run
     from skipopu.machine.config import Machine as Machine
+    from skipopu.program.listing import listing as listing
+    from skipopu.program.program import Program as Program
+    from skipopu.program.run import Run as Run
 
 
 def __getattr__(name: str) -> object:

@@ -31,7 +31,7 @@ COMMANDS = {
     "boards": ("boards.command.boards", "boards, whether machines fit them, expected tokens per second"),
     "build": ("boards.command.build", "bitstream on open tools, or a complete project for the vendor's"),
     "host": ("boards.command.host", "a board over its serial line, or its simulation: load, prompt, tokens"),
-    "isa": ("skipopu.isa.command", "the instruction table; assemble, disassemble"),
+    "isa": ("skipopu.isa_command", "the instruction table; assemble, disassemble"),
     "cache": ("skipopu.cache_command", "builds kept between runs: where, how large, --clear"),
     "doctor": ("sim.command.doctor", "checks this machine's tools"),
 }

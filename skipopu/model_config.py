@@ -10,7 +10,7 @@ from typing import Any
 
 from skipopu.accept import BOOLEAN, MAPPING, NULL, list_of, number, one_of, read_json, shown, whole
 from skipopu.errors import CheckpointError
-from skipopu.isa.spec import ACTIVATIONS
+from skipopu.numerics.activation import ACTIVATIONS
 
 NORMS = {"llama": "rms", "olmo": "layer"}
 # Files that a tokenizer leaves in a checkpoint directory.

@@ -77,7 +77,7 @@ class SkipPolicy:
     """Who sets a routing bit; two codes per layer, attention's and the feed-forward network's, stand in the router record.
 
     Attributes:
-        name: as in :class:`skipopu.isa.program.Run` and on the command line.
+        name: as in :class:`skipopu.program.run.Run` and on the command line.
         code: in the router record.
         meaning: one line.
         rule: bits of a :class:`Decision`, 1 = execute; a plain bool stands for all of them.

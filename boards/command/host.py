@@ -28,8 +28,9 @@ from sim.functional import engine as functional
 from sim.result import SATURATED, Counted
 from skipopu.arguments import natural, positive, refuse, seconds
 from skipopu.errors import SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.link import BAUD
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 
 SIMULATED_CYCLES_PER_BIT = 5  # a simulated line has no reason to be slow

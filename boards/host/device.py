@@ -10,12 +10,13 @@ from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import QUIET, Watch
 from sim.result import Counted
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
 from skipopu.layout import ROUTER_RECORD
 from skipopu.numerics.profile import fingerprint
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 SAMPLE = 64  # bytes of each matrix that are read back
 RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Region
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Region
 
 
 @dataclass

@@ -10,7 +10,8 @@ from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
-from skipopu.isa.spec import Activation, Epilogue
+from skipopu.isa.spec import Epilogue
+from skipopu.numerics.activation import Activation
 from skipopu.numerics.tables import NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
 
 ONE = 0x3F800000

@@ -21,7 +21,7 @@ from sim.command.common import (
     warn,
 )
 from sim.command.counters import counter_records
-from skipopu.isa.program import Program
+from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 
 PROMPT = "def read(self, size=-1):\n"

@@ -13,7 +13,9 @@ from sim import asked
 from sim.engine import Watch
 from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.program import FILE_NAME, Program, Run
+from skipopu.program.file import FILE_NAME
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console as console
 from skipopu.terminal import out as out

@@ -7,8 +7,8 @@ from rich.table import Table
 from sim.command.common import console
 from sim.profile import CAUSES, exposed, profile
 from sim.result import Result
-from skipopu.isa.program import Program
 from skipopu.isa.registers import COUNTERS
+from skipopu.program.program import Program
 from skipopu.quantity import quantity
 from skipopu.report import Record
 

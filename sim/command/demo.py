@@ -16,7 +16,7 @@ from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json
 from skipopu.errors import CheckpointError
-from skipopu.isa.program import Run
+from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import MODELS, path_or_shipped
 

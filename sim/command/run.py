@@ -31,8 +31,9 @@ from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from skipopu.arguments import output_file, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 
 KNOWN: dict[str, Known] = {"--profile": "counters", "--save-trace": "routing"}  # what the engine must know

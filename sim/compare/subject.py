@@ -16,9 +16,9 @@ from sim.estimate import Workload
 from sim.functional import engine as functional
 from sim.routing import load_trace
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.program.run import Run
 
 SHAPE_SKIP = "0.25"  # of a shape for which nothing else is asked
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from sim.functional.state import State
 from sim.walk import Fields
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import Activation, Epilogue, matmul_rows
+from skipopu.isa.spec import Epilogue, matmul_rows
 from skipopu.numerics import align, fp32
-from skipopu.numerics.activation import gated
+from skipopu.numerics.activation import Activation, gated
 from skipopu.numerics.formats import BY_CODE
 from skipopu.numerics.signature import index
 

@@ -13,10 +13,11 @@ from sim.functional.state import State
 from sim.result import Computed, Retired
 from sim.walk import Fields, Walk
 from skipopu.isa.fields import Instruction
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, ALIGN, ATTEND, CHUNK, EMBED, KVWRITE, MATMUL, ROUTE, STORE
 from skipopu.numerics.fp32 import Saturation
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 name = "functional"
 HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {

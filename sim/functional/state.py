@@ -11,12 +11,13 @@ from sim.functional.pool import KvPool
 from sim.functional.weights import WeightCache
 from sim.functional.writes import Writes
 from sim.walk import Fields, Walk
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, AlignTarget
 from skipopu.layout import round_up
 from skipopu.numerics import align, fp32
 from skipopu.numerics.signature import ALIGNED, index
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 
 class State:

@@ -13,11 +13,12 @@ from typing import Any
 
 from sim.fuzz.draw import Draw
 from sim.fuzz.spoil import spoil_machine, spoil_program
-from skipopu.isa.spec import ACTIVATIONS, BLOCK_ROWS
+from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import NORMS
+from skipopu.numerics.activation import ACTIVATIONS
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated

@@ -25,10 +25,11 @@ from sim.rtl import engine as rtl
 from sim.rtl.build import build
 from sim.timing import engine as timing
 from skipopu.errors import MachineHalt, SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
 LONGEST = 400_000  # cycles of a run, as the timing engine counts them

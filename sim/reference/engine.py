@@ -14,9 +14,10 @@ from sim.engine import QUIET, Watch
 from sim.reference.model import Output, SkipLlama, load_hf_state_dict
 from sim.reference.options import Options as Options
 from sim.result import Routed
-from skipopu.isa.program import Program, Run
 from skipopu.layout import EmbeddingRows, router_record
 from skipopu.numerics.formats import dequantise
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.row_order import permutation
 
 name = "reference"

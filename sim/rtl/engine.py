@@ -19,9 +19,10 @@ from sim.rtl.options import Options as Options
 from sim.rtl.verilate import Say
 from sim.rtl.window import Window as Window
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted
 from skipopu.numerics.profile import fingerprint
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 name = "rtl"
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 TOP = "bench"  # the module above the overlay
 # Kind of waves, by the file's suffix: Verilator's flag, its class, source of the runtime, libraries.

@@ -19,12 +19,13 @@ from hw.synthesis import Design, Resources
 from sim.baselines import data
 from sim.evaluation import CHUNK, evaluate
 from sim.functional import engine as functional
-from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, dequantise
 from skipopu.numerics.fp32 import F32, F64
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.report import Cell, Plot, Record, Report, Table, shown
 
 LANES = 64  # multipliers of a synthesised unit

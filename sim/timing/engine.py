@@ -18,7 +18,6 @@ from sim.timing.repeat import Repeats
 from sim.timing.state import State
 from sim.walk import Fields, Step, Walk
 from skipopu.isa.fields import Instruction
-from skipopu.isa.program import Program, Run
 from skipopu.isa.spec import (
     ALIGN,
     ATTEND,
@@ -39,6 +38,8 @@ from skipopu.isa.spec import (
     Unit,
 )
 from skipopu.machine.config import QUEUE_DEPTH
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 name = "timing"
 RECORD = 8  # of a record of check mode, besides its beats

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.program import Program
 from skipopu.layout import KvEntry
 from skipopu.machine.config import AHEAD_STEP
+from skipopu.program.program import Program
 
 
 def valid_layers(executed: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -13,11 +13,12 @@ from sim.timing.product import Product
 from sim.timing.stream import Streams
 from sim.timing.times import Times
 from sim.walk import Fields, Walk
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
 from skipopu.layout import KvEntry, port_of, round_up, router_record
 from skipopu.policy import ROUTER, SkipPolicy
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 
 class State:

@@ -31,7 +31,7 @@ class Config(IntEnum):
     EOS2 = 18
     EOS3 = 19
     INNER = 20  # element of the activation memory where the inner region starts
-    ACTIVATION = 21  # function of gated products, see skipopu.isa.spec.Activation
+    ACTIVATION = 21  # function of gated products, see skipopu.numerics.activation.Activation
     PARAMETER = 22  # its FP32 parameter
     SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION (parts of the dataflow taken apart, for comparison), PREFETCH (entries of KV)
     HISTORY = 24  # tokens per port whose entries the KV history buffer keeps; 0 is off

@@ -65,28 +65,6 @@ class AlignTarget(IntEnum):
     QUERY = 3  # query memory, groups of head_dim
 
 
-class Activation(IntEnum):
-    """Functions of a gated product (Config.ACTIVATION); ``a`` is Config.PARAMETER, an FP32 number."""
-
-    SWISH = 0  # x * sigmoid(a * x): SiLU with a = 1, the quick GELU with a = 1.702
-    GELU = 1  # x * Phi(x), the normal distribution's function
-    RELU = 2  # max(x, 0)
-    RELU2 = 3  # max(x, 0)^2
-    LEAKY_RELU = 4  # x, or a * x where x is negative
-
-
-# Hugging Face's names: (code, parameter).
-ACTIVATIONS = {
-    "silu": (Activation.SWISH, 1.0),
-    "swish": (Activation.SWISH, 1.0),
-    "quick_gelu": (Activation.SWISH, 1.702),
-    "gelu": (Activation.GELU, 0.0),
-    "relu": (Activation.RELU, 0.0),
-    "relu2": (Activation.RELU2, 0.0),
-    "leaky_relu": (Activation.LEAKY_RELU, 0.01),
-}
-
-
 def block_rows(rows: int) -> int:
     """Rows of a block in the weight stream of a matrix with ``rows`` outputs."""
     return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS

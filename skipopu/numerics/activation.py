@@ -1,13 +1,36 @@
-"""Activations of gated products: f(gate) * up for the functions of :class:`skipopu.isa.spec.Activation`."""
+"""Activations of gated products: f(gate) * up for the functions of :class:`Activation`."""
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
-from skipopu.isa.spec import Activation
 from skipopu.numerics import fp32
 from skipopu.numerics.fp32 import F32
 from skipopu.numerics.tables import NORMAL, sigmoid, symmetric
+
+
+class Activation(IntEnum):
+    """Functions of a gated product (Config.ACTIVATION); ``a`` is Config.PARAMETER, an FP32 number."""
+
+    SWISH = 0  # x * sigmoid(a * x): SiLU with a = 1, the quick GELU with a = 1.702
+    GELU = 1  # x * Phi(x), the normal distribution's function
+    RELU = 2  # max(x, 0)
+    RELU2 = 3  # max(x, 0)^2
+    LEAKY_RELU = 4  # x, or a * x where x is negative
+
+
+# Hugging Face's names: (code, parameter).
+ACTIVATIONS = {
+    "silu": (Activation.SWISH, 1.0),
+    "swish": (Activation.SWISH, 1.0),
+    "quick_gelu": (Activation.SWISH, 1.702),
+    "gelu": (Activation.GELU, 0.0),
+    "relu": (Activation.RELU, 0.0),
+    "relu2": (Activation.RELU2, 0.0),
+    "leaky_relu": (Activation.LEAKY_RELU, 0.01),
+}
 
 
 def factor(code: Activation, gate: F32, parameter: np.float32) -> F32:

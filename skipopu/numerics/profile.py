@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import Activation
 from skipopu.numerics import align, fp16, fp32, half, tables
-from skipopu.numerics.activation import gated
+from skipopu.numerics.activation import Activation, gated
 from skipopu.numerics.formats import FORMATS
 from skipopu.numerics.fp32 import F32, F64, I64
 from skipopu.numerics.signature import signature

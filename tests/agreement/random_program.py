@@ -7,15 +7,17 @@ import itertools
 import numpy as np
 
 from skipopu.isa import spec
-from skipopu.isa.program import Program, Region, Run, place_instructions
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, Activation, AlignTarget, Epilogue, TokenList, Unit
+from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, TokenList, Unit
 from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
+from skipopu.numerics.activation import Activation
 from skipopu.numerics.formats import FORMATS
 from skipopu.policy import SKIP_POLICIES, KvPolicy
+from skipopu.program.program import Program, Region, place_instructions
+from skipopu.program.run import Run
 
 CONTEXT = 24
 LAYERS = 2

@@ -6,8 +6,8 @@ import pytest
 
 from compiler.pipeline import compile_checkpoint
 from sim.rtl import engine as rtl
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
+from skipopu.program.run import Run
 from tests.agreement.test_rtl import agree
 from tests.support import random_checkpoint, small_config
 

@@ -16,10 +16,11 @@ from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa import spec
-from skipopu.isa.program import Program, Run, place_instructions
 from skipopu.isa.registers import Config, Error
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program, place_instructions
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 pytestmark = pytest.mark.rtl

@@ -11,9 +11,9 @@ from sim.check import differing_bits
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from sim.rtl.build import build_icarus
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config, smallest_config
 
 pytestmark = [

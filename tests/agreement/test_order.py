@@ -11,10 +11,11 @@ from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.errors import MachineHalt
 from skipopu.isa import spec
-from skipopu.isa.program import Program, Run, place_instructions
 from skipopu.isa.registers import Error
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program, place_instructions
+from skipopu.program.run import Run
 from tests.agreement.test_rtl import agree
 from tests.support import random_checkpoint, small_config
 

@@ -13,9 +13,10 @@ from sim.profile import CAUSES, profile
 from sim.result import Counted
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
-from skipopu.isa.program import Program, Run
-from skipopu.isa.spec import ACTIVATIONS
 from skipopu.machine.config import Machine
+from skipopu.numerics.activation import ACTIVATIONS
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.agreement.random_program import random_program
 from tests.support import random_checkpoint, small_config
 

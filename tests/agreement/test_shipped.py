@@ -14,7 +14,7 @@ from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.result import logits_of
 from sim.rtl import engine as rtl
-from skipopu.isa.program import Run
+from skipopu.program.run import Run
 
 PROMPTS, LENGTH, NEW = 32, 32, 32
 

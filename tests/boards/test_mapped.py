@@ -21,10 +21,11 @@ from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from skipopu import shell
 from skipopu.errors import SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from skipopu.shell import MODULE
 from tests.support import Followed, random_checkpoint, small_config
 

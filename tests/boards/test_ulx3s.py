@@ -17,10 +17,11 @@ from sim.functional import engine as functional
 from sim.ulx3s.build import simulate_netlist, simulate_project
 from sim.ulx3s.port import SimulatedPort
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import STATUS_RUNNING, Error
 from skipopu.link import BAUD, LINK, Link
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import Followed, random_checkpoint, small_config, smallest_config
 
 MACHINE = Machine.load("ulx3s")

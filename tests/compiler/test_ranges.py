@@ -10,8 +10,8 @@ import pytest
 from compiler.frontend.checkpoint import Router
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import CheckpointError
-from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
 from tests.support import random_checkpoint, small_config
 
 LAYER = "model.layers.1."

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from skipopu.isa.spec import ACTIVATIONS
 from skipopu.numerics import activation, tables
+from skipopu.numerics.activation import ACTIVATIONS
 
 EXACT = {
     "exp2": lambda x: 2.0**-x,

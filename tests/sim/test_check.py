@@ -11,9 +11,10 @@ from compiler.pipeline import compile_checkpoint
 from sim.check import check, first_difference
 from sim.functional import engine as functional
 from sim.result import Retired
-from skipopu.isa.program import Program, Run
 from skipopu.isa.spec import BY_OPCODE, OPCODE_BITS
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 

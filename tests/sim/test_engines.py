@@ -15,9 +15,10 @@ from sim.result import Computed, Result, Routed
 from sim.timing import engine as timing
 from sim.walk import CONTROL
 from skipopu.errors import ProgramError
-from skipopu.isa.program import Program, Run
 from skipopu.isa.spec import HALT, INSTRUCTIONS
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import Followed, random_checkpoint, small_config
 
 PROMPT, NEW = tuple(range(1, 8)), 3

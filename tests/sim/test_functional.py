@@ -15,9 +15,10 @@ from sim.result import logits_of
 from sim.timing import engine as timing
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa import spec
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Error
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 PROMPT = tuple(range(3, 26))

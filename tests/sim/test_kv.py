@@ -16,10 +16,10 @@ from sim.studies.kv import calibration
 from sim.studies.kv.traffic import by_counter, traffic
 from sim.timing.history import History, valid_layers
 from skipopu.errors import ConfigError, ProgramError
-from skipopu.isa.program import Run
 from skipopu.layout import KvEntry
 from skipopu.machine.config import AHEAD_STEP, Machine
 from skipopu.machine.memory import DDR4_2400, HBM2, memory_timing
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 LAYERS, CONTEXT = 5, 24

@@ -12,11 +12,11 @@ from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.reference.model import ACTIVATIONS, SkipLlama, load_hf_state_dict, rms_norm
-from skipopu.isa import spec
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import activation
 from skipopu.policy import KvPolicy
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 
@@ -36,7 +36,7 @@ def model_of(config: ModelConfig, seed: int = 0) -> SkipLlama:
 
 def test_activations_are_hugging_faces() -> None:
     hugging_face = pytest.importorskip("transformers.activations").ACT2FN
-    assert set(ACTIVATIONS) == set(spec.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(activation.ACTIVATIONS)
     x = torch.linspace(-9, 9, 10001)
     for name, function in ACTIVATIONS.items():
         assert torch.equal(function(x), hugging_face[name](x)), name

@@ -13,9 +13,9 @@ from sim.profile import exposed, profile
 from sim.result import Routed
 from sim.timeline import TRACKS, Span, draw, write_perfetto
 from sim.timing import engine as timing
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
 from skipopu.plots import png
+from skipopu.program.run import Run
 from skipopu.report import Plot
 from tests.support import random_checkpoint, small_config
 

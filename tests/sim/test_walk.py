@@ -10,10 +10,10 @@ from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim.walk import UNKNOWN, Walk, decode
 from skipopu.errors import MachineHalt
-from skipopu.isa.program import Program
 from skipopu.isa.registers import NO_TOKEN, Config, Error
 from skipopu.isa.spec import CHUNK, END, HALT, LOOP, NEXT, SET, TokenList
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
 from tests.support import Followed, small_config
 
 LAYERS = 3

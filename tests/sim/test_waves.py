@@ -11,8 +11,9 @@ from compiler.pipeline import compile_checkpoint
 from sim.rtl import engine as rtl
 from sim.rtl.build import bench_verilog, require_scope
 from skipopu.errors import ProgramError, SkipopuError
-from skipopu.isa.program import Program, Run
 from skipopu.machine.config import Machine
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import Followed, random_checkpoint, small_config
 
 

@@ -28,9 +28,9 @@ from sim.studies.fusion.setting import (
     phase,
     routing,
 )
-from skipopu.isa.program import Program
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Program
 from skipopu.report import Cell, Record, Report, Table, shown
 
 

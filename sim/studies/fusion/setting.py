@@ -14,8 +14,9 @@ from sim.result import Routed
 from sim.routing import independent
 from sim.timeline import Span
 from sim.timing import engine as timing
-from skipopu.isa.program import Program, Run
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 SHAPE, TARGET = "llama-2-7b", "u280"
 PROMPTS = (128, 256, 512, 1024)  # the paper's prompt lengths

@@ -14,8 +14,8 @@ from sim.rtl import engine as rtl
 from sim.studies.fusion.setting import STEPS, Phase, Say, phase
 from sim.timing import engine as timing
 from skipopu.errors import SkipopuError
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
+from skipopu.program.run import Run
 from skipopu.report import Cell, Record, Report, Table, shown
 
 SMALL = "tiny"

@@ -17,9 +17,9 @@ from sim.rtl import engine as rtl
 from sim.studies.kv.setting import SEED, SKIP, SMALL_TARGET
 from sim.timing import engine as timing
 from skipopu.errors import SkipopuError
-from skipopu.isa.program import Run
 from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
+from skipopu.program.run import Run
 from skipopu.report import Cell, Record, Report, Table, shown
 
 SMALL = 16  # tokens of a history buffer that is too small

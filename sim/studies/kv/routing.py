@@ -14,8 +14,8 @@ from sim.functional import engine as functional
 from sim.routing import independent
 from sim.studies.kv.setting import SEED, SMALL_TARGET
 from sim.timing.history import valid_layers
-from skipopu.isa.program import Run
 from skipopu.machine.config import Machine
+from skipopu.program.run import Run
 from skipopu.report import Cell, Record, Report, Table, shown
 
 TEXT = 320  # bytes of held-out text whose routing is recorded

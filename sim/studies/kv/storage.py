@@ -13,10 +13,10 @@ from sim.result import Routed
 from sim.routing import independent
 from sim.studies.kv.setting import KEYS, NEW, PROMPT, SEED, SHAPE, SKIP, SMALL_TARGET, TARGET
 from sim.timing import engine as timing
-from skipopu.isa.program import Run
 from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.program.run import Run
 from skipopu.report import Cell, Record, Report, Table, shown
 
 

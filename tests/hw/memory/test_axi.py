@@ -16,9 +16,9 @@ from sim.check import differing_bits
 from sim.functional import engine as functional
 from sim.rtl.build import build, simulation_environment
 from skipopu import shell
-from skipopu.isa.program import Run
 from skipopu.isa.registers import STATUS_DONE
 from skipopu.machine.config import Machine
+from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
 OVERLAY = {"clocks": [["clk", "rst"]], "active_low": False, "control": "host", "port": "port{}"}

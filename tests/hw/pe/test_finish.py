@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hw.pe.finish import ONE, Finish
-from skipopu.isa.spec import Activation, Epilogue
+from skipopu.isa.spec import Epilogue
 from skipopu.numerics import activation, fp32
+from skipopu.numerics.activation import Activation
 from tests.hw.bench import pipeline
 
 COUNT = 120

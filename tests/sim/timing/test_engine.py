@@ -18,11 +18,12 @@ from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
 from sim.timing.bus import undecided
-from skipopu.isa.program import Program, Run
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ROUTE
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import small_config
 
 LAYERS, CONTEXT = 5, 40

@@ -9,9 +9,10 @@ from skipopu.arguments import add_json
 from skipopu.errors import ProgramError
 from skipopu.isa.asm import assemble, disassemble
 from skipopu.isa.doc import markdown, table
-from skipopu.isa.listing import listing
-from skipopu.isa.program import FILE_NAME, Program
 from skipopu.isa.spec import INSTRUCTIONS
+from skipopu.program.file import FILE_NAME
+from skipopu.program.listing import listing
+from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ProgramError, SkipopuError
-from skipopu.isa.program import HEADER, MAGIC, Program, Run
 from skipopu.machine.config import Machine
+from skipopu.program.file import HEADER, MAGIC
+from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import ANYTHING, random_checkpoint, small_config
 
 

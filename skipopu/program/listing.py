@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipopu.isa.asm import disassemble
-from skipopu.isa.program import Program
+from skipopu.program.program import Program
 
 
 def listing(program: Program) -> str:

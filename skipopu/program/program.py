@@ -1,0 +1,195 @@
+"""A compiled program: instructions, what each is for, the memory image of every port, and its own description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.errors import ProgramError
+from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.numerics import formats
+from skipopu.numerics.profile import fingerprint
+from skipopu.policy import KvPolicy
+from skipopu.program import file
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named range of every port's memory, bytes."""
+
+    address: int
+    size: int
+
+
+@dataclass
+class Program:
+    """Everything an engine needs to run.
+
+    Attributes:
+        machine: the target it was compiled for.
+        instructions: 128-bit words; also stored in port 0 at region ``program``.
+        notes: one line per instruction, naming layer and tensor.
+        regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, head, logits,
+            kv (some may be missing).
+        matrices: weight streams by name: address, layer_stride, rows, n, groups, group, ``format`` by name, and ``order``,
+            which says how the checkpoint's rows lie in the stream.
+        router_record: (address, stride) of the layers' router records in port 0.
+        model: shape of the model; ``kv`` policy; ``context`` planned tokens.
+        memory: initial image per port, (bytes,) uint8, all of one size.
+    """
+
+    machine: Machine
+    model: ModelConfig
+    kv: KvPolicy
+    context: int
+    logits: bool
+    instructions: list[int]
+    notes: list[str]
+    regions: dict[str, Region]
+    matrices: dict[str, dict[str, Any]]
+    router_record: tuple[int, int]
+    memory: list[NDArray[np.uint8]]
+    numerics: str = "exact18"
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ring_records(self) -> int:
+        return self.regions["ring"].size // RING_RECORD.size
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of one port's memory."""
+        return max(region.address + region.size for region in self.regions.values())
+
+    def save(self, directory: Path) -> Path:
+        """Writes ``directory/program.skpu`` and returns its path.
+
+        Raises:
+            ProgramError: the program has no memory image.
+        """
+        if not self.memory:
+            raise ProgramError(f"the program of shape {self.source['checkpoint']} has no weights to write")
+        description = {
+            "machine": self.machine.to_dict(),
+            "machine_fingerprint": self.machine.fingerprint,
+            "numerics": self.numerics,
+            "numerics_fingerprint": fingerprint(self.numerics),
+            "model": self.model.to_hf(),
+            "kv": self.kv,
+            "context": self.context,
+            "logits": self.logits,
+            "instructions": [f"{word:032x}" for word in self.instructions],
+            "notes": self.notes,
+            "regions": {name: [r.address, r.size] for name, r in self.regions.items()},
+            "matrices": self.matrices,
+            "router_record": list(self.router_record),
+            "port_bytes": self.port_bytes,
+            "source": self.source,
+        }
+        return file.write(directory, description, b"".join(port.tobytes() for port in self.memory))
+
+    @staticmethod
+    def load(path: Path) -> Program:
+        """Reads a program written by :meth:`save`; ``path`` is the file or its directory.
+
+        Raises:
+            ProgramError: missing, truncated, foreign, corrupt, of another version, or with a fingerprint that this
+                installation's machine description or numerics do not reproduce.
+        """
+        path, d, body = file.read(path)
+        machine = Machine.from_dict(d["machine"], f"{path}: machine")
+        if machine.fingerprint != d["machine_fingerprint"]:
+            raise ProgramError(
+                f"{path}: machine fingerprint {d['machine_fingerprint']} differs from {machine.fingerprint} here"
+            )
+        known = fingerprint(d["numerics"]) if d["numerics"] in machine.numerics else "none"
+        if known != d["numerics_fingerprint"]:
+            raise ProgramError(
+                f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}"
+            )
+        if len(body) != machine.ports * d["port_bytes"]:
+            raise ProgramError(
+                f"{path}: port_bytes is {d['port_bytes']}; {len(body)} bytes of memory for {machine.ports} ports follow"
+            )
+        image = np.frombuffer(body, np.uint8).reshape(machine.ports, d["port_bytes"])
+        program = Program(
+            machine=machine,
+            model=ModelConfig.from_dict(d["model"], f"{path}: model"),
+            kv=KvPolicy(d["kv"]),
+            context=d["context"],
+            logits=d["logits"],
+            instructions=[int(word, 16) for word in d["instructions"]],
+            notes=d["notes"],
+            regions={name: Region(*value) for name, value in d["regions"].items()},
+            matrices=d["matrices"],
+            router_record=(d["router_record"][0], d["router_record"][1]),
+            memory=[row.copy() for row in image],
+            numerics=d["numerics"],
+            source=d["source"],
+        )
+        program._check_map(str(path))
+        return program
+
+    def _check_map(self, where: str) -> None:
+        """Raises ProgramError, naming ``where``, for a region or matrix outside the memory or too small for what lies in it."""
+        layers, end = self.model.num_layers, len(self.memory[0])
+
+        def inside(what: str, address: int, size: int, most: int) -> None:
+            if address + size > most:
+                raise ProgramError(f"{where}: {what} ends at {address + size:#x}; accepted: up to {most:#x}")
+
+        # Bytes that the host or an engine takes from a region.
+        taken = {
+            "program": WORD_BYTES * len(self.instructions),
+            "tokens": 4 * self.context,
+            "trace": layers * self.context,
+            "embedding": EmbeddingRows(self.model.hidden_size, self.model.vocab_size, self.machine.ports).size,
+        }
+        for name, region in self.regions.items():
+            inside(f"region {name}", region.address, region.size, end)
+            inside(f"the content of region {name}", region.address, taken.get(name, 0), region.address + region.size)
+        if self.regions["trace"].size % layers:
+            raise ProgramError(f"{where}: region trace has {self.regions['trace'].size} bytes, no multiple of {layers} layers")
+        inside("router_record", self.router_record[0] + (layers - 1) * self.router_record[1], ROUTER_RECORD.size, end)
+        for name, d in self.matrices.items():
+            if d["group"] % self.machine.weight_lanes:
+                raise ProgramError(
+                    f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
+                )
+            last = (layers - 1) * d["layer_stride"] if name != "head" else 0
+            inside(f"matrix {name}", d["address"] + last, self.stream(name).size, end)
+
+    def stream(self, name: str) -> WeightStream:
+        """How the ports hold matrix ``name``."""
+        d, machine = self.matrices[name], self.machine
+        return WeightStream(
+            d["rows"], d["groups"], d["group"], machine.ports, machine.weight_lanes, formats.BY_NAME[d["format"]]
+        )
+
+    def require_machine(self, machine: Machine) -> None:
+        """Raises ProgramError unless the program was compiled for ``machine``."""
+        if machine.fingerprint != self.machine.fingerprint:
+            raise ProgramError(
+                f"program was compiled for machine {self.machine.name} ({self.machine.fingerprint}),"
+                f" not for {machine.name} ({machine.fingerprint})"
+            )
+
+
+def place_instructions(instructions: list[int], memory: NDArray[np.uint8], address: int) -> None:
+    """Writes the words to memory, little endian, 16 bytes each."""
+    code = b"".join(word.to_bytes(WORD_BYTES, "little") for word in instructions)
+    memory[address : address + len(code)] = np.frombuffer(code, np.uint8)
+
+
+def address_units(value: int) -> int:
+    """Bytes to 64-byte address counts."""
+    if value % ADDRESS_UNIT:
+        raise ProgramError(f"address {value:#x} is not a multiple of {ADDRESS_UNIT}")
+    return value // ADDRESS_UNIT

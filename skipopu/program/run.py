@@ -1,0 +1,96 @@
+"""One execution of a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipopu.accept import one_of
+from skipopu.errors import ProgramError
+from skipopu.layout import pack_router_record, router_record
+from skipopu.numerics import fp32
+from skipopu.policy import BY_NAME, TRACE, under
+from skipopu.program.program import Program, address_units
+
+COMPILED = "program"  # routing as compiled
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a program.
+
+    Attributes:
+        prompt: token ids.
+        max_new: tokens to generate; 0 evaluates the prompt only.
+        dial: FP32 routing threshold.
+        check: append signatures to the trace ring.
+        routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.BY_NAME` puts every
+            module under it, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a trace. What the KV
+            policy forces runs anyway.
+    """
+
+    prompt: tuple[int, ...]
+    max_new: int = 0
+    dial: float = 0.0
+    check: bool = False
+    routing: str | NDArray[np.bool_] = COMPILED
+
+    def validate(self, program: Program) -> None:
+        """Raises ProgramError when the run does not fit the program."""
+        if not self.prompt:
+            raise ProgramError("prompt is empty; at least one token is needed")
+        if bad := [t for t in self.prompt if not 0 <= t < program.model.vocab_size]:
+            raise ProgramError(f"prompt token {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
+        if self.max_new < 0:
+            raise ProgramError(f"{self.max_new} new tokens are asked for; 0 or more are accepted")
+        if len(self.prompt) + self.max_new > program.context:
+            raise ProgramError(
+                f"prompt of {len(self.prompt)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
+            )
+        if not np.isfinite(np.float32(self.dial)):
+            raise ProgramError(f"dial is {self.dial}; a finite number is needed")
+        if isinstance(self.routing, str):
+            one_of([COMPILED, *BY_NAME]).check(self.routing, "routing", ProgramError)
+        else:
+            shape = self.routing.shape
+            layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
+            if len(shape) != 3 or shape[:2] != (layers, 2) or not needed <= shape[2] <= program.context:
+                raise ProgramError(
+                    f"routing trace has shape {shape}; accepted: ({layers}, 2, tokens) with {needed} to {program.context} tokens"
+                )
+
+    def registers(self, program: Program) -> dict[str, int]:
+        """What the host writes to the machine's registers before it starts this run."""
+        return {
+            "PROGRAM": address_units(program.regions["program"].address),
+            "PROGRAM_LENGTH": len(program.instructions),
+            "PROMPT_LENGTH": len(self.prompt),
+            "MAX_NEW": self.max_new,
+            "DIAL": int(fp32.bits(np.float32(self.dial))),
+            "CHECK": int(self.check),
+            "RING": address_units(program.regions["ring"].address),
+            "RING_RECORDS": program.ring_records,
+        }
+
+    def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
+        """A copy of the program's memory with the prompt (and the routing trace) in place."""
+        self.validate(program)
+        memory = [port.copy() for port in program.memory]
+        address = program.regions["tokens"].address
+        memory[0][address : address + 4 * len(self.prompt)] = np.array(self.prompt, "<u4").view(np.uint8)
+        if not isinstance(self.routing, str):
+            region, layers = program.regions["trace"], program.model.num_layers
+            rows = memory[0][region.address : region.address + region.size].reshape(layers, -1)
+            executed = self.routing.astype(np.uint8)
+            rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
+        if not isinstance(self.routing, str) or self.routing != COMPILED:
+            policy = BY_NAME[self.routing] if isinstance(self.routing, str) else TRACE
+            first, stride = program.router_record
+            for layer in range(program.model.num_layers):
+                address = first + layer * stride
+                bias, _ = router_record(memory[0], address)
+                record = pack_router_record(bias.tolist(), under(program.kv, policy, layer))
+                memory[0][address : address + len(record)] = record
+        return memory
