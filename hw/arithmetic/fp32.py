@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import delay_valid, negate_if
 from hw.component import Component, given, gives
+from skipopu.machine import pipeline
 
 EXPONENT = signed(12)
 MAX_MAGNITUDE = 0x7F7FFFFF
@@ -59,7 +60,7 @@ class Multiply(Component):
     Latency: 2 cycles. Throughput: a product per cycle.
     """
 
-    LATENCY = 2
+    LATENCY = pipeline.MULTIPLY
 
     def __init__(self) -> None:
         self.a = given(32, "one factor")
@@ -92,7 +93,7 @@ class Add(Component):
     Latency: 3 cycles. Throughput: a sum per cycle.
     """
 
-    LATENCY = 3
+    LATENCY = pipeline.ADD
 
     def __init__(self) -> None:
         self.a = given(32, "first term")
@@ -155,7 +156,7 @@ class FromInteger(Component):
         width: bits of the mantissa, sign included.
     """
 
-    LATENCY = 3
+    LATENCY = pipeline.FROM_INTEGER
 
     def __init__(self, width: int) -> None:
         self.mantissa = given(signed(width), "the integer")

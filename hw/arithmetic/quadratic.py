@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay
 from hw.component import Component, given, gives
+from skipopu.machine import pipeline
 from skipopu.numerics.tables import OUTPUT_BITS, QuadraticTable
 
 
@@ -22,7 +23,7 @@ class Quadratic(Component):
     Latency: 4 cycles. Throughput: a value per cycle.
     """
 
-    LATENCY = 4
+    LATENCY = pipeline.QUADRATIC
 
     def __init__(self, tables: Sequence[QuadraticTable]) -> None:
         self.tables = tuple(tables)

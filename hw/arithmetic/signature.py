@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueLike
 
 from hw.arithmetic.pipeline import delay, delay_valid, tree
 from hw.component import Component, given, gives
+from skipopu.machine import pipeline
 from skipopu.numerics.signature import KIND_SHIFT, SLOT_SHIFT
 
 
@@ -39,7 +40,7 @@ class Signature(Component):
         lanes: writes at once.
     """
 
-    LATENCY = 3
+    LATENCY = pipeline.SIGNATURE
 
     def __init__(self, lanes: int) -> None:
         self.clear = given(1, "the total starts again")

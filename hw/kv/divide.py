@@ -15,6 +15,7 @@ from hw.kv.blocks import Listed, Results, block_of, lowest
 from hw.kv.reduce import SUM_BITS, TOTAL_BITS, ReducedRead
 from hw.kv.shapes import Heads
 from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import OUTPUT_BITS, RECIPROCAL
@@ -27,8 +28,8 @@ class Divide(Component):
     ``serial`` ``LATENCY`` + 1 more cycles after each query.
     """
 
-    QUOTIENT = 1 + FromInteger.LATENCY + Quadratic.LATENCY + FromInteger.LATENCY  # step to 1 / total
-    LATENCY = QUOTIENT + Multiply.LATENCY
+    QUOTIENT = pipeline.QUOTIENT  # step to 1 / total
+    LATENCY = pipeline.DIVIDE
     SUMS = QUOTIENT - FromInteger.LATENCY - 2  # step to the sums' address
 
     def __init__(self, machine: Machine) -> None:

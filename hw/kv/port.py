@@ -17,6 +17,7 @@ from hw.kv.softmax import SoftmaxStep
 from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
@@ -116,10 +117,10 @@ class AttentionPort(Component):
     @staticmethod
     def score_latency(machine: Machine) -> int:
         """Cycles from a head's last step to its scores."""
-        return Slice.dot_latency(machine) + 1 + FromInteger.LATENCY
+        return pipeline.score(machine)
 
-    WEIGHT_LATENCY = 1 + Add.LATENCY + 1 + Quadratic.LATENCY + 1  # from a softmax step to its probability
-    WRITTEN = WEIGHT_LATENCY + 2  # to the cycle in which a step of values may use it
+    WEIGHT_LATENCY = pipeline.WEIGHT  # from a softmax step to its probability
+    WRITTEN = pipeline.WEIGHED  # to the cycle in which a step of values may use it
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from hw.arithmetic.pipeline import bits_for_index, registered, tree
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -26,7 +27,7 @@ class QueryWrites(Bundle):
     the word's read from the buffer, the rest :attr:`WRITE` cycles later.
     """
 
-    WRITE = 3
+    WRITE = pipeline.ALIGN_WRITE
 
     def __init__(self, machine: Machine) -> None:
         self.head_slot = gives(bits_for_index(machine.tokens), "slot of the word that is written WRITE cycles later")

@@ -17,6 +17,7 @@ from hw.pe.rotary import RotaryMemory, RotaryWrite
 from hw.pe.sequencer import Rounds
 from hw.pe.slice import Slice
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -27,7 +28,7 @@ class EpilogueUnit(Component):
     ``finish`` or ``done``. Throughput: a pair of rows of ``drain_ports`` ports per cycle.
     """
 
-    LATENCY = 2 + Finish.LATENCY
+    LATENCY = pipeline.EPILOGUE
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

@@ -11,6 +11,7 @@ from hw.arithmetic.pipeline import delay, delay_valid
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
 from skipopu.isa.spec import Epilogue
+from skipopu.machine import pipeline
 from skipopu.numerics.activation import Activation
 from skipopu.numerics.tables import NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
 
@@ -23,8 +24,8 @@ class Finish(Component):
     Latency: LATENCY cycles. Throughput: a pair per cycle.
     """
 
-    FACTOR = Multiply.LATENCY + 1 + Quadratic.LATENCY + FromInteger.LATENCY  # scaled result to the activation's factor
-    LATENCY = Multiply.LATENCY + FACTOR + Multiply.LATENCY + Add.LATENCY
+    FACTOR = pipeline.FACTOR  # scaled result to the activation's factor
+    LATENCY = pipeline.FINISH
 
     def __init__(self) -> None:
         self.kind = given(3, "an Epilogue")

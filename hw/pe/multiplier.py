@@ -5,8 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Value
 
 from hw.arithmetic.pipeline import registered
+from skipopu.machine import pipeline
 
-LATENCY = 2  # the primitive's multiplier and output registers; operands come from registers
+LATENCY = pipeline.MULTIPLIER  # the primitive's multiplier and output registers; operands come from registers
 SPLIT = 17  # lower bits of a wide operand, as a non-negative 18-bit number
 
 

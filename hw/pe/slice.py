@@ -13,6 +13,7 @@ from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
 from hw.pe.formats import FORMAT_BITS, two_digits
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
@@ -116,20 +117,10 @@ class Slice(Component):
         """Width of a quarter's sum of products of two aligned numbers."""
         return PackedDot.dot_bits(machine.weight_lanes)
 
-    @staticmethod
-    def product_latency(machine: Machine) -> int:
-        """Cycles from a step to its products: memory, bus and operand registers, multiplier."""
-        return 2 + PackedDot.PRODUCT_LATENCY
-
-    @staticmethod
-    def dot_latency(machine: Machine) -> int:
-        return Slice.product_latency(machine) + (machine.kv_lanes - 1).bit_length()
-
-    @staticmethod
-    def latency(machine: Machine) -> int:
-        """Cycles from a group's last step until its accumulator can be read."""
-        at_total = Slice.product_latency(machine) + (machine.weight_lanes - 1).bit_length() + 1
-        return at_total + 2 + FromInteger.LATENCY + Add.LATENCY + 2
+    # Cycles from a step to its products and to its quarters' sums, and from a group's last step until its accumulator can be read.
+    product_latency = staticmethod(lambda machine: pipeline.PRODUCT)
+    dot_latency = staticmethod(pipeline.dot)
+    latency = staticmethod(pipeline.accumulated)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

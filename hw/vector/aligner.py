@@ -11,6 +11,7 @@ from hw.memory.buffer import BufferRead
 from hw.vector.groups import Completed, Group
 from hw.vector.rms import InverseRms
 from skipopu.isa.spec import AlignTarget
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS, ALIGNED_MAX
 from skipopu.numerics.signature import ALIGNED
@@ -73,8 +74,8 @@ class Aligner(Component):
         self.saturated = gives(1, "a step of 1/rms was too large for FP32")
         super().__init__()
 
-    WRITE = 3  # cycles from a word's read to its write
-    SUMMED = WRITE + InverseRms.SUMMED  # to its group's square sum in the slot's total
+    WRITE = pipeline.ALIGN_WRITE  # cycles from a word's read to its write
+    SUMMED = pipeline.SQUARED  # to its group's square sum in the slot's total
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

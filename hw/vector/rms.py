@@ -8,6 +8,7 @@ from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import OUTPUT_BITS, RSQRT
@@ -20,8 +21,8 @@ class InverseRms(Component):
     and a request per cycle; between the last words of a slot's groups at least Add.LATENCY + 1 cycles.
     """
 
-    SUMMED = 2 + FromInteger.LATENCY + Add.LATENCY
-    LATENCY = Multiply.LATENCY + Add.LATENCY + Quadratic.LATENCY + FromInteger.LATENCY
+    SUMMED = pipeline.SQUARED - pipeline.ALIGN_WRITE
+    LATENCY = pipeline.NORM
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
