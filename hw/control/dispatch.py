@@ -20,7 +20,7 @@ from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, SET, Unit
+from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, SET, Unit
 from skipopu.machine.config import Machine
 
 
@@ -183,7 +183,7 @@ class Dispatcher(Component):
         connect(m, issuer.fetch, flipped(self.fetch))
         for inner, outer in zip(issuer.issue, self.issue, strict=True):
             connect(m, inner, flipped(outer))
-        tokens_address = (setting(self.config, Config.TOKENS) << 6) + (state.position << 2)
+        tokens_address = (setting(self.config, Config.TOKENS) << ADDRESS_SHIFT) + (state.position << 2)
         m.d.comb += [
             program.start.eq(self.restart),
             program.address.eq(request.program),

@@ -10,6 +10,7 @@ from hw.component import Bundle, Component, given, gives, level
 from hw.control.issue import UNITS, Record, field, pack
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
+from skipopu.isa.spec import ADDRESS_SHIFT
 from skipopu.layout import RING_RECORD
 from skipopu.machine.config import Machine
 
@@ -102,7 +103,7 @@ class RecordWriter(Component):
                 with m.Elif(fifo.r_rdy):
                     offset = (sequence & (self.ring_records - 1))[:28]
                     m.d.sync += [
-                        address.eq((self.ring << 6) + (offset << 4)),
+                        address.eq((self.ring << ADDRESS_SHIFT) + (offset << 4)),
                         value.eq(fifo.r_data),
                         strobe.eq(-1),
                         is_token.eq(0),

@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.component import Component, given, gives, level
 from hw.memory.reader import Run
-from skipopu.isa.spec import BLOCK_ROWS, SHORT_BLOCK_ROWS
+from skipopu.isa.spec import ADDRESS_SHIFT, BLOCK_ROWS, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import QUEUE_DEPTH, Machine
 
@@ -59,7 +59,7 @@ class WeightFetch(Component):
         for p, runs in enumerate(self.runs):
             count = Mux(head.ports > p, full_beats, short_beats)
             m.d.comb += [
-                runs.payload.beat.eq(head.address << (6 - (machine.beat_bytes - 1).bit_length())),
+                runs.payload.beat.eq(head.address << (ADDRESS_SHIFT - (machine.beat_bytes - 1).bit_length())),
                 runs.payload.count.eq(count),
                 runs.valid.eq(pending[p] & (count != 0)),
                 accepted[p].eq(pending[p] & ((count == 0) | runs.ready)),

@@ -14,7 +14,7 @@ from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead
 from hw.memory.reader import Run
 from hw.router.score import Score
 from hw.vector.unit import Task
-from skipopu.isa.spec import BUFFER_UNIT, ROUTE
+from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD
 from skipopu.machine.config import Machine
 from skipopu.policy import ALWAYS, NEVER, ROUTER, SKIP_POLICIES, TRACE, SkipPolicy
@@ -66,7 +66,7 @@ class RouteUnit(Component):
         count = Signal(4)
         beats_left = Signal(2)
         trace_address = Signal(40)
-        m.d.comb += trace_address.eq((self.task.instruction.trace_row << 6) + self.task.instruction.position + slot)
+        m.d.comb += trace_address.eq((self.task.instruction.trace_row << ADDRESS_SHIFT) + self.task.instruction.position + slot)
         m.submodules.score = score = Score(machine)
         m.d.comb += [
             score.address.eq(base + (module << 1)),
@@ -89,7 +89,7 @@ class RouteUnit(Component):
             with m.State("RECORD"):
                 m.d.comb += [
                     self.runs.valid.eq(1),
-                    self.runs.payload.beat.eq(self.task.instruction.address << (6 - beat_shift)),
+                    self.runs.payload.beat.eq(self.task.instruction.address << (ADDRESS_SHIFT - beat_shift)),
                     self.runs.payload.count.eq(record_beats),
                 ]
                 with m.If(self.runs.ready):

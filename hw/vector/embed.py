@@ -15,7 +15,7 @@ from hw.memory.reader import Run
 from hw.pe.rotary import RotaryWrite
 from hw.vector.row import RowReader
 from hw.vector.unit import Task
-from skipopu.isa.spec import BUFFER_UNIT, EMBED
+from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, EMBED
 from skipopu.machine.config import Machine
 
 
@@ -60,8 +60,8 @@ class EmbedUnit(Component):
             rows.elements.eq(field(word, EMBED, "elements")),
         ]
         m.d.sync += [
-            token_address.eq((self.tokens << 6) + (position << 2)),
-            rope_address.eq((self.rope + position * self.rope_row[:12])[:32] << 6),
+            token_address.eq((self.tokens << ADDRESS_SHIFT) + (position << 2)),
+            rope_address.eq((self.rope + position * self.rope_row[:12])[:32] << ADDRESS_SHIFT),
             rows.address.eq(instruction.address + token * field(word, EMBED, "row")),
         ]
         # Port 0 gives token ids and rotary rows too, never at once with rows.

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream
 from hw.arithmetic.fp32 import half_word_to_fp32
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
-from skipopu.isa.spec import EMBED
+from skipopu.isa.spec import ADDRESS_SHIFT, EMBED
 from skipopu.machine.config import Machine
 
 ROW_BITS, ELEMENT_BITS = (EMBED.by_name[name].width for name in ("row", "elements"))
@@ -44,7 +44,7 @@ class RowReader(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, lanes = self.machine, self.machine.vector_lanes
-        to_beats = 6 - (machine.beat_bytes - 1).bit_length()  # 64-byte units to beats
+        to_beats = ADDRESS_SHIFT - (machine.beat_bytes - 1).bit_length()  # 64-byte units to beats
         part_elements = self.row << 5
         asked_port, port = (Signal(range(max(2, machine.ports)), name=name) for name in ("asked_port", "port"))
         asked, element, beats_left = Signal(20), Signal(20), Signal(20)

@@ -13,7 +13,7 @@ from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, lane_of
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from hw.vector.unit import Task
-from skipopu.isa.spec import BUFFER_UNIT, STORE
+from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, STORE
 from skipopu.machine.config import Machine
 
 
@@ -55,7 +55,7 @@ class StoreUnit(Component):
             self.read.address.eq(base + element),
             self.beats.payload.data.eq(beat),
             self.beats.payload.strobe.eq(strobe),
-            self.runs.payload.beat.eq(row_address << (6 - beat_shift)),
+            self.runs.payload.beat.eq(row_address << (ADDRESS_SHIFT - beat_shift)),
             self.runs.payload.count.eq((elements + (per_beat - 1)) >> (per_beat.bit_length() - 1)),
         ]
         waiting_written = Signal()
