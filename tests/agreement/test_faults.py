@@ -163,7 +163,7 @@ def test_nothing_produced_is_lost_when_the_machine_halts(program: Program) -> No
     entries = 3 * len(RUN.prompt) - 2
     word = spec.SET.encode({**spec.SET.decode(program.instructions[slots]), "value": entries})
     with pytest.raises(MachineHalt) as caught:
-        rtl.run(rewritten(program, slots, word), Run(RUN.prompt, 12), cycle_limit=1_000_000)
+        rtl.run(rewritten(program, slots, word), Run(RUN.prompt, 12), rtl.Options(cycle_limit=1_000_000))
     assert caught.value.code == Error.KV_POOL_FULL
     assert caught.value.tokens[: len(good)] == good[: len(caught.value.tokens)]
     assert np.size(caught.value.tokens) > 0
