@@ -82,14 +82,13 @@ def ports_of(items: Collection[object]) -> set[int]:
 class Part(wiring.Signature):
     """Ports of an inner ``unit`` that are those of the unit around it too: ``only`` these, all but those ``without``."""
 
-    def __init__(self, unit: wiring.Component, only: Collection[object], without: Collection[object]) -> None:
+    def __init__(self, unit: Component, only: Collection[object], without: Collection[object]) -> None:
         chosen, apart = ports_of(only), ports_of(without)
-        members = unit.signature.members
-        own = {name: id(getattr(unit, name)) for name in members}
+        self.declared = unit.declared
+        own = {name: id(getattr(unit, name)) for name in self.declared.members}
         taken = [name for name, port in own.items() if (not only or port in chosen) and port not in apart]
-        self.declared = unit.declared if isinstance(unit, Component) else None
-        self.meanings = {name: self.declared.meanings[name] if self.declared else name for name in taken}
-        super().__init__({name: members[name] for name in taken})
+        self.meanings = {name: self.declared.meanings[name] for name in taken}
+        super().__init__({name: self.declared.members[name] for name in taken})
 
 
 class Spread:
@@ -98,8 +97,8 @@ class Spread:
     def __init__(self, port: Port, unit: object) -> None:
         self.signature = port.shape if port.flow is Out else port.shape.flip()
         self.__dict__.update({part: getattr(unit, port.named.format(part)) for part in port.shape.members})
-        if isinstance(port.shape, Part) and port.shape.declared:
-            port.shape.declared.attach(self, port.shape.members)
+        if isinstance(port.shape, Part):
+            port.shape.declared.attach(self)
 
 
 def level(fifo: SyncFIFOBuffered) -> Signal:
@@ -107,42 +106,31 @@ def level(fifo: SyncFIFOBuffered) -> Signal:
     return vars(fifo)["level"]
 
 
+def numbered(name: str, declared: Port | list[Port]) -> list[tuple[str, Port]]:
+    """(own name, port) of each port that is declared under ``name``."""
+    return [(f"{name}_{k}", port) for k, port in enumerate(declared)] if isinstance(declared, list) else [(name, declared)]
+
+
 class Declared:
     """The declarations that a component's constructor has made, taken off the component."""
 
     def __init__(self, unit: object) -> None:
         self.ports: dict[str, Port | list[Port]] = {}
-        self.members: dict[str, Member] = {}
-        self.meanings: dict[str, str] = {}
         for name, value in list(vars(unit).items()):
-            ports = {name: value} if isinstance(value, Port) else {}
-            if isinstance(value, list) and value and all(isinstance(item, Port) for item in value):
-                ports = {f"{name}_{k}": port for k, port in enumerate(value)}
-            for own, port in ports.items():
-                for member, description, meaning in port.members(own):
-                    self.members[member], self.meanings[member] = description, meaning
-            if ports:
-                delattr(unit, name)
+            if isinstance(value, Port) or (isinstance(value, list) and value and all(isinstance(item, Port) for item in value)):
                 self.ports[name] = value
+                delattr(unit, name)
+        made = [made for name in self.ports for own, port in numbered(name, self.ports[name]) for made in port.members(own)]
+        self.members = {name: member for name, member, _ in made}
+        self.meanings = {name: meaning for name, _, meaning in made}
 
-    def attach(self, unit: object, members: Collection[str] | None = None) -> None:
-        """Gives ``unit``, which has the members (or these of them), the attributes that are lists or spread bundles."""
+    def attach(self, unit: object) -> None:
+        """Gives ``unit``, which has the members or some of them, the attributes that were declared and of which it has all."""
         for name, declared in self.ports.items():
-            numbered = (
-                {f"{name}_{k}": port for k, port in enumerate(declared)} if isinstance(declared, list) else {name: declared}
-            )
-            if members is not None and not {m for own, port in numbered.items() for m, _, _ in port.members(own)} <= set(
-                members
-            ):
-                continue
-            if isinstance(declared, list):
-                setattr(unit, name, [attached(port, f"{name}_{k}", unit) for k, port in enumerate(declared)])
-            elif declared.named:
-                setattr(unit, name, Spread(declared, unit))
-
-
-def attached(port: Port, member: str, unit: object) -> object:
-    return Spread(port, unit) if port.named else getattr(unit, member)
+            ports = numbered(name, declared)
+            if all(hasattr(unit, member) for own, port in ports for member, _, _ in port.members(own)):
+                values = [Spread(port, unit) if port.named else getattr(unit, own) for own, port in ports]
+                setattr(unit, name, values if isinstance(declared, list) else values[0])
 
 
 class Component(wiring.Component):
@@ -163,14 +151,14 @@ class Component(wiring.Component):
 
 
 AnyBundle = TypeVar("AnyBundle", bound=Bundle)
-AnyComponent = TypeVar("AnyComponent", bound=wiring.Component)
+AnyComponent = TypeVar("AnyComponent", bound=Component)
 
 
 def passes(
     unit: AnyComponent, only: Collection[object] = (), without: Collection[object] = (), named: str = "{}"
 ) -> AnyComponent:
     """Declares ports of an inner ``unit``: ``only`` these, or all but those ``without``. The attribute has them as ``unit`` has."""
-    return cast(AnyComponent, Port(Out, Part(unit, only, without), "of an inner unit", named))
+    return _port(Out, Part(unit, only, without), "of an inner unit", named)
 
 
 def pass_on(m: Module, unit: AnyComponent, own: AnyComponent) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Member
 
-from hw.component import Component
-
-AnyComponent = TypeVar("AnyComponent", bound=wiring.Component)
+from hw.component import AnyComponent, Component
 
 
 class Shared(Elaboratable):
@@ -20,12 +18,11 @@ class Shared(Elaboratable):
     ``label`` names the instance's signals, ``domains`` are the component's clock domains.
     """
 
-    def __init__(self, name: str, component: wiring.Component, label: str, domains: Sequence[str]) -> None:
+    def __init__(self, name: str, component: Component, label: str, domains: Sequence[str]) -> None:
         self.name, self.signature, self.domains = name, component.signature, domains
         for member, interface in self.signature.members.create(path=(label,)).items():
             setattr(self, member, interface)
-        if isinstance(component, Component):
-            component.declared.attach(self)
+        component.declared.attach(self)
 
     def elaborate(self, platform: object) -> Instance:
         ports: dict[str, object] = {}
@@ -51,7 +48,7 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self.modules: dict[str, wiring.Component] = {}
+        self.modules: dict[str, Component] = {}
 
     def use(self, name: str, build: Callable[[], AnyComponent], label: str, domains: Sequence[str] = ("sync",)) -> AnyComponent:
         """A new instance ``label`` of module ``name``; ``build`` makes its component, with these clock domains, on first use.

@@ -110,5 +110,5 @@ def structure_of(machine: Machine) -> str:
     sources = digest_of(sorted(path for room in ("hw", "skipopu") for path in (root / room).rglob("*.py")), root)
     digest = _digest([machine.fingerprint, str(machine.hardware_parameters), *versions, sources])
     directory = cache_entry("structure", machine.name, digest)
-    fill_once(directory, lambda work: (work / "digest").write_text(structure(overlay_verilog(machine))) and None)
+    fill_once(directory, lambda work: (work / "digest").write_text(structure(overlay_verilog(machine))))
     return (directory / "digest").read_text()

@@ -72,7 +72,7 @@ class Resources:
             levels=max(self.levels, other.levels),
         )
 
-    def times(self, count: int) -> Resources:
+    def times(self, count: float) -> Resources:
         return Resources(count * self.lut, count * self.ff, count * self.dsp, count * self.bram, count * self.uram, self.levels)
 
 

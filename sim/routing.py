@@ -26,7 +26,7 @@ def independent(layers: int, tokens: int, attention: Ratios, ffn: Ratios, seed: 
     return executed
 
 
-def ratios(text: str, layers: int, what: str = "--skip") -> tuple[Ratios, Ratios]:
+def ratios(text: str, layers: int, what: str = "--skip") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(attention's, feed-forward's) skip ratios of ``text``: R, or attn=R,ffn=R, or a YAML file of them.
 
     In the file, ``attn`` and ``ffn`` are each a ratio or a list of one per layer. ``what`` is the option's name in errors.

@@ -6,17 +6,15 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from skipopu.errors import SkipopuError
 
 
 class Parser(argparse.ArgumentParser):
-    """One sentence instead of the usage; options are written out, so that a later one changes no script's meaning."""
+    """One sentence instead of the usage."""
 
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **options})  # type: ignore[arg-type]
-
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

@@ -51,7 +51,7 @@ def cache_entry(kind: str, name: str, digest: str) -> Path:
     return cache_directory() / kind / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:60]}-{digest[:20]}"
 
 
-def fill_once(directory: Path, make: Callable[[Path], None], say: Callable[[str], None] = lambda line: None) -> None:
+def fill_once(directory: Path, make: Callable[[Path], object], say: Callable[[str], None] = lambda line: None) -> None:
     """Lets ``make`` write what ``directory`` is to hold, unless all of it is there as it was written.
 
     Who asks meanwhile, in any process, waits. What ended processes left of other folders beside it is removed.

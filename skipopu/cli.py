@@ -73,8 +73,11 @@ def run(arguments: list[str]) -> int:
     """Parses and executes; ``args.given`` are the long options that were written out."""
     from skipopu.arguments import Parser  # here, where an interrupt is caught already
 
+    # Options are written out, so that a later one changes no script's meaning.
     parser = Parser(
-        prog="skipopu", description="FPGA overlay processor for language models with dynamically allocated computation."
+        prog="skipopu",
+        description="FPGA overlay processor for language models with dynamically allocated computation.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"skipopu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -83,7 +86,7 @@ def run(arguments: list[str]) -> int:
         raise SkipopuError(not_known("command", wanted, COMMANDS))
     module: Any = None
     for name, (path, text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if name == wanted:
             module = importlib.import_module(path)
             module.add_arguments(sub)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +133,7 @@ class WeightStream:
             body[port :: self.ports] = codes.reshape(-1, body.shape[1])
         nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
         nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
-        codes = np.stack([nibbles & 15, nibbles >> 4], -1).reshape(-1, groups, self.group)
+        codes = np.stack([nibbles & 15, nibbles >> 4], -1, dtype=np.uint8).reshape(-1, groups, self.group)
         q = self.format.integers(codes)
         return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]
 
@@ -252,6 +253,10 @@ RING_RECORD = Record(
 )
 
 
-def port_of(token: int, ports: int) -> int:
+@overload
+def port_of(token: int, ports: int) -> int: ...
+@overload
+def port_of(token: NDArray[np.int64], ports: int) -> NDArray[np.int64]: ...
+def port_of(token: int | NDArray[np.int64], ports: int) -> int | NDArray[np.int64]:
     """The port that holds the entries of the token at a position; of an array of positions too."""
     return token % ports

@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from skipopu.report import Plot
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 GREY = "#555555"
-PAGE = {  # of a plot that is part of a page
+PAGE: dict[RcKeyType, object] = {  # of a plot that is part of a page
     "svg.hashsalt": "skipopu",
     "svg.fonttype": "none",
     "font.size": 9.5,
@@ -25,7 +29,7 @@ PAGE = {  # of a plot that is part of a page
 
 
 @contextmanager
-def _drawn(plot: Plot, style: dict[str, object]) -> Iterator[Figure]:
+def _drawn(plot: Plot, style: dict[RcKeyType, object]) -> Iterator[Figure]:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=plot.size, layout="constrained" if plot.constrained else None)
         plot.draw(figure)

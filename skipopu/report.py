@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypedDict
 
 from skipopu import __version__
 
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("simulated", "synthesised", "measured", "published", "derived", "estimated")
+
+
+class Keys(TypedDict, total=False):
+    """What a record may say of its figure beyond the necessary, to be handed on; see :class:`Record`."""
+
+    engine: str | None
+    target: str | None
+    model: str | None
+    context: str | None
+    skip: float | None
+    kv: str | None
+    phase: str | None
+    system: str | None
+    precision: str | None
+    stack: str | None
 
 
 @dataclass(frozen=True)

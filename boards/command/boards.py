@@ -95,8 +95,8 @@ def main(args: argparse.Namespace) -> int:
             source = f"skipopu hdl --report, {'of an earlier design, ' if old else ''}board file"
             for need in found:
                 name = need.what.replace(" ", "_").replace("/", "_")
-                keys = {"target": machine.name, "system": board.name}
-                records.append(Record(name, need.needed, need.what, "synthesised", source, **keys))
+                of = Record(name, need.needed, need.what, "synthesised", source, target=machine.name, system=board.name)
+                records.append(of)
     show(board_table(rows, "\n".join(filter(None, notes))))
     jobs = [
         (args.target or board.target, model, args.context, args.skip)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from skipopu.shell import MODULE
 class XrtBuffer:
     """A buffer object in one pseudo-channel."""
 
-    def __init__(self, pyxrt: Any, device: Any, size: int, group: int) -> None:
+    def __init__(self, pyxrt: ModuleType, device: Any, size: int, group: int) -> None:
         self._pyxrt = pyxrt
         self._object = pyxrt.bo(device, size, pyxrt.bo.normal, group)
         self.address = self._object.address()
@@ -34,7 +36,7 @@ class XrtTransport(MappedTransport):
 
     def __init__(self, xclbin: str, index: int = 0) -> None:
         try:
-            import pyxrt  # type: ignore[import-not-found]
+            pyxrt = importlib.import_module("pyxrt")
         except ImportError:
             raise SkipopuError("pyxrt is not installed; it comes with XRT: source its setup.sh and use XRT's Python") from None
         super().__init__()

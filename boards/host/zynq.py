@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import numpy as np
 
 from boards.host.transport import PAGE, Buffer, MappedTransport
@@ -13,8 +16,8 @@ INSTANCE = "skipopu"  # of the machine in the block design
 class PynqBuffer:
     """Contiguous memory, one page longer than asked for so that it can start at one."""
 
-    def __init__(self, allocate: object, size: int) -> None:
-        self._memory = allocate(shape=(size + PAGE,), dtype=np.uint8)  # type: ignore[operator]
+    def __init__(self, pynq: ModuleType, size: int) -> None:
+        self._memory = pynq.allocate(shape=(size + PAGE,), dtype=np.uint8)
         physical = self._memory.physical_address
         self.address = -(-physical // PAGE) * PAGE
         self._start = self.address - physical
@@ -35,13 +38,12 @@ class PynqTransport(MappedTransport):
 
     def __init__(self, bitstream: str) -> None:
         try:
-            from pynq import Overlay, allocate  # type: ignore[import-not-found]
+            self._pynq = importlib.import_module("pynq")
         except ImportError:
             raise SkipopuError("pynq is not installed; this runs on the board, with PYNQ 3.0 or later") from None
         super().__init__()
         self.name = bitstream
-        self._allocate_memory = allocate
-        self._registers = getattr(Overlay(bitstream), INSTANCE).mmio
+        self._registers = getattr(self._pynq.Overlay(bitstream), INSTANCE).mmio
 
     def _peek(self, address: int) -> int:
         return self._registers.read(address)
@@ -51,7 +53,7 @@ class PynqTransport(MappedTransport):
 
     def _allocate(self, port: int, size: int) -> Buffer:
         try:
-            return PynqBuffer(self._allocate_memory, size)
+            return PynqBuffer(self._pynq, size)
         except RuntimeError as error:
             raise SkipopuError(
                 f"{self.name}: {size} bytes of contiguous memory for port {port} were refused ({error}); start Linux with a larger cma="

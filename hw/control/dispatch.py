@@ -46,7 +46,7 @@ class Dispatcher(Component):
         self.token = given(32, "the argmax token")
         self.write_token = gives(TokenWrite(), "it is written", "token_{}")
         self.chunk = gives(1, "a chunk starts, for a cycle")
-        self.last_slot = gives(count_shape(machine.tokens), "its last slot")
+        self.last_slot = gives(count_shape(machine.tokens), "slot of its last token")
         self.restart = gives(1, "a run starts, for a cycle")
         self.config = gives(REGISTER_BITS * len(Config), "configuration registers, 32 bits each")
         self.saturated = given(1, "a unit saturated a number")

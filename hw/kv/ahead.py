@@ -16,7 +16,8 @@ class AheadEntries(Component):
 
     A layer's slots are filled in rising order: those below the last one that came are there, unless an earlier layer's still come.
 
-    Latency: none from ``asked`` to ``there``, 1 cycle from an entry to what it changes.
+    Latency: none from ``asked`` to ``there``, 1 cycle from an entry to what it changes. Throughput: per cycle an entry taken, one
+    dropped, one that came, and an answer.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -26,7 +27,7 @@ class AheadEntries(Component):
         self.entry = given(Entry(machine), "that entry; it counts if it is wanted ahead")
         self.dropped = given(1, "an entry wanted ahead is dropped")
         self.came = given(1, "the last beat of one came")
-        self.came_half = given(half, "its half")
+        self.came_half = given(half, "which half of which slot that was")
         self.asked = given(half, "half that an instruction wants")
         self.there = gives(1, "that half is there, if it is held at all")
         self.none = gives(1, "nothing is on its way")

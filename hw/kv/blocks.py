@@ -31,7 +31,7 @@ class Listed(Bundle):
     def __init__(self, machine: Machine) -> None:
         most = HeadShapes(machine).blocks
         self.count = gives(count_shape(most), "blocks")
-        self.blocks = gives(data.ArrayLayout(Block(machine), most), "the blocks")
+        self.blocks = gives(data.ArrayLayout(Block(machine), most), "what each holds, the first ``count`` of them")
         super().__init__()
 
 
@@ -62,6 +62,7 @@ class QueryBlocks(Component):
     """Query number j = slot * query_group + member is lane j mod 4 of block j / 4; blocks without a listed slot are left out.
 
     Latency: ``tokens * query_group`` cycles from ``start`` to ``done``; what it gives is there a cycle after ``done``.
+    Throughput: a query per cycle, an instruction at a time.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -43,7 +43,7 @@ class KvFetch(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         entry = Entry(machine)
-        self.phase = given(Phase(), "phase", "{}")
+        self.phase = given(Phase(), "what attention is at", "{}")
         self.begin = given(1, "an instruction begins, one cycle")
         self.restart = given(1, "forget every entry, one cycle")
         self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")

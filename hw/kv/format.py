@@ -52,7 +52,7 @@ class EntryFormatter(Component):
         self.exponent = gives(5, "that exponent")
         self.exponent_number = gives(unsigned(1 + shapes.kv_heads.width), "twice the head's number, one more for V")
         self.done = gives(1, "the entry is staged, one cycle")
-        self.beats = gives(range(staging_depth(machine) + 1), "its beats")
+        self.beats = gives(range(staging_depth(machine) + 1), "how many it takes")
         self.staged = given(StagedRead(machine), "reads of the staged entry")
         self.saturated = gives(1, "a number was clipped")
         super().__init__()

@@ -12,13 +12,14 @@ from skipopu.machine.config import Machine
 class HeadSizes(Component):
     """Rounds heads up to whole beats, and the header's exponents, a byte for each head of K and of V.
 
-    Latency: up to 3 cycles from the configuration, which stands long before its first use.
+    Latency: up to 3 cycles from the configuration, which stands long before its first use. Throughput: a configuration per 4
+    cycles, in the last of which all of it is given.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
-        self.kv_heads = given(shapes.kv_heads, "KV heads")
+        self.kv_heads = given(shapes.kv_heads, "heads of K, as many of V")
         self.query_group = given(shapes.query_group, "queries per KV head")
         self.head_dim = given(shapes.head_dim, "elements of a head")
         self.heads = gives(Heads(machine), "those and their beats")

@@ -35,7 +35,7 @@ class EntryOrder(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         entry = Entry(machine)
-        self.phase = given(Phase(), "phase", "{}")
+        self.phase = given(Phase(), "what attention is at", "{}")
         self.heads = given(Heads(machine), "the model's heads")
         self.level = given(count_shape(machine.kv_fifo), "beats of misses that the loader holds")
         self.hits = given(stream.Signature(entry), "entries held")

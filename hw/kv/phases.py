@@ -20,6 +20,7 @@ class Phases(Component):
     """Lists an instruction's queries, then keys, values, divisions, one after another.
 
     Latency: none from ``active`` to ``begin``; 2 cycles from ``listed`` and from the end of the keys to the next phase.
+    Throughput: an instruction at a time; the next may begin a cycle after ``divided``.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Phases(Component):
         self.begin = gives(1, "the instruction begins, one cycle")
         self.listed = given(1, "its queries are listed")
         self.start_keys = gives(1, "the phase of keys begins in the next cycle")
-        self.phase = gives(Phase(), "phase", "{}")
+        self.phase = gives(Phase(), "what attention is at", "{}")
         self.keys_done = given(1, "all keys met the queries, and their scores are in")
         self.values_done = given(1, "all values met the probabilities, and their sums are in")
         self.divide = gives(1, "the divisions begin, one cycle")

@@ -104,7 +104,7 @@ class AttentionPort(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.words = machine.score_entries // QUERY_LANES
-        self.phase = given(Phase(), "phase", "{}")
+        self.phase = given(Phase(), "what attention is at", "{}")
         self.lockstep = given(Lockstep(machine), "steps of all ports", "{}")
         self.work = given(Work(machine), "this port's share", "{}")
         self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, two cycles after the step")

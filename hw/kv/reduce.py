@@ -39,11 +39,11 @@ class ReducedRead(Bundle):
     def __init__(self, machine: Machine) -> None:
         number = bits_for_index(query_depth(machine))
         self.read_number = gives(number, "query word to read")
-        self.read_lane = gives(2, "its lane")
+        self.read_lane = gives(2, "the query's place among that word's four")
         self.total = given(TOTAL_BITS, "sum of the query's probabilities, a cycle later")
         self.exponent = given(EXPONENT_BITS, "largest exponent of V that it saw, with that")
         self.sum_address = gives(number, "number of (head, beat, block) whose sums to read")
-        self.sum_lane = gives(2, "their lane")
+        self.sum_lane = gives(2, "for which of that block's four queries")
         self.sums = given(SUM_BITS * machine.kv_lanes, "sums of weighted values, a cycle after their address")
         super().__init__()
 
@@ -66,7 +66,7 @@ class Reduction(Component):
         ports = range(machine.ports)
         self.scores = [given(Scores(), f"port {p}", f"{{}}_{p}") for p in ports]
         self.products = [given(WEIGHTED_BITS * machine.kv_lanes, f"port {p}'s weighted values") for p in ports]
-        self.phase = given(Phase(), "phase", "{}")
+        self.phase = given(Phase(), "what attention is at", "{}")
         self.round = given(Round(machine), "what the ports do")
         self.softmax = given(SoftmaxRound(machine), "the probabilities that they make")
         self.reduced = given(ReducedRead(machine), "reads of sums", "{}")

@@ -40,7 +40,7 @@ class Heads(Bundle):
 
     def __init__(self, machine: Machine) -> None:
         shapes = HeadShapes(machine)
-        self.kv_heads = gives(shapes.kv_heads, "KV heads")
+        self.kv_heads = gives(shapes.kv_heads, "heads of K, as many of V")
         self.query_group = gives(shapes.query_group, "queries per KV head")
         self.head_dim = gives(shapes.head_dim, "elements of a head")
         self.head_beats = gives(shapes.head_beats, "beats of a head: of K, of V, words of a query")

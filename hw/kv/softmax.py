@@ -25,7 +25,7 @@ class SoftmaxRound(Bundle):
     """What all ports do in one cycle of a round of probabilities."""
 
     def __init__(self, machine: Machine) -> None:
-        self.step = gives(SoftmaxStep(machine), "the step")
+        self.step = gives(SoftmaxStep(machine), "what they do, if anything")
         self.first = gives(1, "the round is the phase's first")
         super().__init__()
 

@@ -49,7 +49,7 @@ class Round(Bundle):
     """What all ports do in one cycle of a round of keys or values."""
 
     def __init__(self, machine: Machine) -> None:
-        self.step = gives(KvStep(machine), "the step")
+        self.step = gives(KvStep(machine), "what they do, if anything")
         self.first = gives(1, "the round is the phase's first")
         self.sum_number = gives(
             bits_for_index(query_depth(machine)), "number of the step's (head, beat, block) within the entry"
@@ -69,7 +69,7 @@ class KvWalk(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.phase = given(Phase(), "phase", "{}")
+        self.phase = given(Phase(), "what attention is at", "{}")
         self.pending = given(machine.ports, "per port: an entry of the phase waits or is worked on")
         self.beats_ready = given(machine.ports, "per port: its next beat is there")
         self.last_entries = given(1, "no entry will come that is not pending")

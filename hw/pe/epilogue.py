@@ -49,7 +49,7 @@ class EpilogueUnit(Component):
         self.drain_odd = given(32 * machine.ports, "sums of the odd row")
         self.inverse_rms = given(32 * machine.tokens, "1/rms of each slot, FP32")
         self.half_head = given(8, "half of head_dim")
-        self.activation = given(3, "an Activation")
+        self.activation = given(3, "function of gated pairs, an Activation")
         self.parameter = given(32, "its parameter, FP32")
         self.rotary = given(RotaryWrite(machine), "write port of the rotary memory", "rope_{}")
         self.read = gives(BufferRead(machine), "a port of the buffer, for the residual", "read_{}")

@@ -63,7 +63,7 @@ class Aligner(Component):
         self.epsilon = given(32, "what is added to the mean square, FP32")
         self.head_slot = gives(slot, "slot of the word that is read: WRITE cycles ahead of its write")
         self.head_end = gives(1, "that word is its group's last")
-        self.write_slot = gives(slot, "slot to write")
+        self.write_slot = gives(slot, "token slot of the mantissas")
         self.write_element = gives(20, "element index of the first of ``vector_lanes`` mantissas")
         self.write_offset = gives(11, "the same within its group")
         self.write_data = gives(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")

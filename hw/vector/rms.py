@@ -32,7 +32,7 @@ class InverseRms(Component):
         self.valid = given(1, "a word")
         self.mantissas = [given(signed(ALIGNED_BITS), f"its mantissa {k}") for k in range(machine.vector_lanes)]
         self.exponent = given(8, "its group's exponent")
-        self.slot = given(slot, "its slot")
+        self.slot = given(slot, "token slot that it belongs to")
         self.first = given(1, "it is its group's first")
         self.last = given(1, "it is its group's last")
         self.inverse_size = given(32, "1 / elements of the residual, FP32")

@@ -42,7 +42,7 @@ class AlignSource(Component):
         self.shown_valid = given(1, "ALIGN shows a word of the buffer")
         self.shown = given(WordWrite(machine), "that word")
         self.target = gives(2, "of the instruction that is followed, an AlignTarget")
-        self.unit = gives(2, "its unit")
+        self.unit = gives(2, "who executes it, as in ``written_by``")
         self.mask = gives(machine.tokens, "its slots")
         self.finish = gives(1, "level: everything is written")
         self.queries = gives(1, "queries are aligned, in groups of a head; else activations")

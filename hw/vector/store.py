@@ -30,7 +30,7 @@ class StoreUnit(Component):
         self.task = given(Task(machine), "STORE to execute", "{}")
         self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
         self.runs = gives(stream.Signature(Run(machine)), "runs of beats to write, one per listed slot")
-        self.beats = gives(stream.Signature(WriteBeat(machine)), "their beats")
+        self.beats = gives(stream.Signature(WriteBeat(machine)), "what they write")
         self.written = given(1, "the run is in memory")
         super().__init__()
 

@@ -23,7 +23,7 @@ class VectorSwitch(Component):
     """
 
     def __init__(self, machine: Machine) -> None:
-        self.queue = given(Task(machine), "the queue", "queue_{}")
+        self.queue = given(Task(machine), "the instruction at its head", "queue_{}")
         self.tasks = [gives(Task(machine), i.name, f"{i.name.lower()}_{{}}") for i in UNITS]
         self.readers = [given(BufferRead(machine), i.name, f"{i.name.lower()}_read_{{}}") for i in READING]
         self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")

@@ -7,7 +7,7 @@ from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, decodings
 from sim.estimate import WEIGHT_BITS, Estimate
 from sim.timing import energy
-from skipopu.report import Record
+from skipopu.report import Keys, Record
 
 
 class Figures:
@@ -39,19 +39,34 @@ class Figures:
         return self._of[id(part), name]
 
     def _put(
-        self, part: Estimate, skip: float, name: str, value: float, unit: str, kind: str = "simulated", **more: str
+        self,
+        part: Estimate,
+        skip: float,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str = "simulated",
+        source: str = "",
+        phase: str | None = None,
+        digits: str = "",
     ) -> None:
-        keys = {
-            "engine": "timing",
-            "target": part.machine.name,
-            "model": part.workload.model,
-            "context": part.workload.context,
-            "skip": round(skip, 4),
-            "kv": part.workload.kv,
-            "system": "skipopu",
-        }
-        source = more.pop("source", f"timing engine, {self.c.machine.clock_mhz:g} MHz assumed")
-        self._keep(part, Record(name, value, unit, kind, source, **keys, **more))
+        record = Record(
+            name,
+            value,
+            unit,
+            kind,
+            source or f"timing engine, {self.c.machine.clock_mhz:g} MHz assumed",
+            engine="timing",
+            target=part.machine.name,
+            model=part.workload.model,
+            context=part.workload.context,
+            skip=round(skip, 4),
+            kv=part.workload.kv,
+            phase=phase,
+            system="skipopu",
+            digits=digits,
+        )
+        self._keep(part, record)
 
     def _keep(self, of: Estimate | Decoding, record: Record) -> None:
         self.all.append(record)
@@ -87,25 +102,25 @@ class Figures:
 
     def _asked(self, part: Estimate, skip: float) -> None:
         """Of the asked-for workload, skipping or not: shares of roofs, energy, what the history buffer spares, memory."""
-        machine, decode = self.c.machine, {"phase": "decode"}
+        machine = self.c.machine
         share = self.c.weight_share(part.tokens_per_s, machine.peak_bandwidth, WEIGHT_BITS["int4"], skipped=skip)
         note = f"{RULE}; {RULE_NOTE}"
-        self._put(part, skip, "weight_share", share, "ratio", "derived", source=note, digits=".5f", **decode)
+        self._put(part, skip, "weight_share", share, "ratio", "derived", source=note, digits=".5f", phase="decode")
         self._put(
-            part, skip, "roof_tokens_per_s", part.roof, "token/s", "derived", source="cap / bytes", digits=".3f", **decode
+            part, skip, "roof_tokens_per_s", part.roof, "token/s", "derived", source="cap / bytes", digits=".3f", phase="decode"
         )
         joules = energy.total(part.energy())
         for name, value in (("", joules.likely), ("_low", joules.low), ("_high", joules.high)):
-            more = decode | {"source": "per-event table, sim/timing/energy.py", "digits": ".5g"}
-            self._put(part, skip, f"energy_per_token_j{name}", value, "J", "estimated", **more)
+            source = "per-event table, sim/timing/energy.py"
+            self._put(part, skip, f"energy_per_token_j{name}", value, "J", "estimated", source, digits=".5g", phase="decode")
         rest = energy.share_at_rest(part.energy())
         for name, value in (("", rest.likely), ("_low", rest.low), ("_high", rest.high)):
-            self._put(part, skip, f"energy_share_at_rest{name}", value, "ratio", "estimated", digits=".5g", **decode)
+            self._put(part, skip, f"energy_share_at_rest{name}", value, "ratio", "estimated", digits=".5g", phase="decode")
         each = part.machine.beat_bytes / (len(part.cycles) - 1)
         hits, ahead = (part.decode[name] * each for name in ("HISTORY_BEATS", "AHEAD_BEATS"))
         for what, value in (("hits", hits), ("net of what is read ahead of use", hits - ahead)):
-            more = decode | {"source": f"timing engine; {what}", "digits": ".0f"}
-            self._put(part, skip, "history_bytes_per_token", value, "byte", **more)
+            source = f"timing engine; {what}"
+            self._put(part, skip, "history_bytes_per_token", value, "byte", source=source, digits=".0f", phase="decode")
         self._put(part, skip, "kv_entries", part.kv_entries, "entry")
         self._put(part, skip, "memory_bytes", sum(part.regions.values()), "byte", "derived", source="compiled program")
 
@@ -123,7 +138,13 @@ class Figures:
     def _published(self, row: Decoding) -> None:
         if row.kind != "published":
             return
-        keys = {"model": self.c.model, "skip": row.skipped, "system": row.name, "phase": "decode", "precision": row.weights}
+        keys: Keys = {
+            "model": self.c.model,
+            "skip": row.skipped,
+            "system": row.name,
+            "phase": "decode",
+            "precision": row.weights,
+        }
         self._keep(row, Record("decode_tokens_per_s", row.tokens_per_s, "token/s", "published", row.source, **keys))
         if row.share is not None:
             why = f"{RULE}, from the published rate; {row.source}"
@@ -134,7 +155,18 @@ class Figures:
     def _missing(self) -> None:
         c = self.c
         for precision, skips, policy in c.missing():
-            keys = {"model": c.model, "context": c.workload.context, "precision": precision, "kv": policy, "system": "GPU"}
-            skip = round(c.skipped, 4) if skips else 0.0
-            missing = Record("decode_tokens_per_s", None, "token/s", "measured", "missing", skip=skip, phase="decode", **keys)
+            missing = Record(
+                "decode_tokens_per_s",
+                None,
+                "token/s",
+                "measured",
+                "missing",
+                model=c.model,
+                context=c.workload.context,
+                skip=round(c.skipped, 4) if skips else 0.0,
+                kv=policy,
+                phase="decode",
+                system="GPU",
+                precision=precision,
+            )
             self.all.append(missing)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from amaranth.hdl import Elaboratable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
 from hw.emit import elaboratable_verilog
 from hw.pe.variants import AlignedDot, HalfDot, HalfMultiplyAdd
+from hw.pe.variants.variant import Variant
 from hw.synthesis import Design, Resources
 from sim.baselines import data
 from sim.evaluation import CHUNK, evaluate
@@ -50,7 +50,7 @@ class Row:
     bits_per_byte: float
 
 
-def unit_of(profile: Profile) -> tuple[Elaboratable, int, int]:
+def unit_of(profile: Profile) -> tuple[Variant, int, int]:
     """(circuit, INT4 products per cycle or 0, FP16 products per cycle)."""
     if profile.bits is not None:
         return AlignedDot(LANES, profile.bits), 2 * LANES, LANES
@@ -64,8 +64,7 @@ def synthesised(profile: Profile) -> tuple[int, int, Resources | None, Resources
     unit, integers, halves = unit_of(profile)
     ports = [*unit.inputs.values(), *unit.outputs.values()]
     whole = Design(elaboratable_verilog(unit, "unit", ports)).synthesise("unit", "ultrascale+")
-    depth = unit.LATENCY if isinstance(unit, HalfMultiplyAdd) else unit.latency
-    return depth, whole.levels, whole.times(1 / integers) if integers else None, whole.times(1 / halves)
+    return unit.latency, whole.levels, whole.times(1 / integers) if integers else None, whole.times(1 / halves)
 
 
 def sample(distribution: str, rng: np.random.Generator, shape: tuple[int, int]) -> F32:
@@ -186,8 +185,10 @@ def report(model: Path, size: int, say: Say = lambda text: None) -> Report:
     resources: list[list[Cell]] = []
     errors: list[list[Cell]] = []
 
-    def put(name: str, value: float, unit: str, kind: str, source: str = source, **more: str) -> Record:
-        listed.append(Record(name, value, unit, kind, source, **more))
+    def put(
+        name: str, value: float, unit: str, kind: str, source: str = source, model: str | None = None, digits: str = ""
+    ) -> Record:
+        listed.append(Record(name, value, unit, kind, source, model=model, digits=digits))
         return listed[-1]
 
     for row in rows:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ from sim.fuzz.run import cycle_error, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
-from skipopu.report import Cell, Plot, Record, Report, Table, shown
+from skipopu.report import Cell, Keys, Plot, Record, Report, Table, shown
 
 BOUND = 0.03
 SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short program, that it may be off
@@ -130,13 +129,13 @@ def records(rows: Sequence[Row]) -> list[Record]:
     for row in rows:
         m, memory = row.machine, row.machine.memory
         refresh = f"{memory.refresh} of {memory.refresh_interval}{'' if memory.refresh_together else ' apart'}"
-        keys: dict[str, Any] = {
+        keys: Keys = {
             "target": f"{m.name}: {m.ports} x {m.port_bits} bits, latency {memory.latency}, rate {memory.rate:.3f}, refresh {refresh}",
             "model": f"program {row.number}",
             "context": str(row.context),
         }
         for engine, cycles in (("rtl", row.rtl), ("timing", row.timing)):
-            result.append(Record("cycles", cycles, "cycle", "simulated", f"{engine} counters", engine=engine, **keys))
+            result.append(Record("cycles", cycles, "cycle", "simulated", f"{engine} counters", **(keys | {"engine": engine})))
         result.append(Record("cycle_error", row.error, "ratio", "derived", "timing / rtl - 1", digits=".5f", **keys))
     return result
 
@@ -191,20 +190,21 @@ def decode_report(target: str = "u280", workload: Workload = DECODE) -> Report:
         parts = list(pool.map(estimate, chosen.values(), [workload] * len(chosen)))
     rows: list[list[Cell]] = []
     for name, part in zip(chosen, parts, strict=True):
-        keys: dict[str, Any] = {
-            "target": f"{target}, {name}",
+        machine = f"{target}, {name}"
+        keys: Keys = {
+            "target": machine,
             "model": workload.model,
             "context": workload.context,
             "skip": float(workload.skip),
         }
 
-        def cell(form: str, quantity: str, value: float, unit: str, digits: str, keys: dict[str, Any] = keys) -> Cell:
+        def cell(form: str, quantity: str, value: float, unit: str, digits: str, keys: Keys = keys) -> Cell:
             source = "timing engine, assumed clock"
             return shown(form, Record(quantity, value, unit, "simulated", source, digits=digits, **keys))
 
         rows.append(
             [
-                keys["target"],
+                machine,
                 cell("{:.1f}", "decode_tokens_per_s", part.tokens_per_s, "token/s", ".1f"),
                 cell("{:.1%}", "share_of_cap", part.share_of_cap, "ratio", ".4f"),
                 cell("{:.1f}", "roof_tokens_per_s", part.roof, "token/s", ".1f"),

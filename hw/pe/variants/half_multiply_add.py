@@ -14,11 +14,11 @@ from hw.pe.variants.variant import Variant
 class HalfMultiplyAdd(Variant):
     """z = round(c + round(a * b)) in FP16: one lane of :func:`skipopu.numerics.half.multiply_add`.
 
-    Latency: ``LATENCY`` cycles from a and b, which come ``LATENCY_C`` cycles before c. Throughput: an operation per cycle.
+    Latency: ``latency`` cycles from a and b, which come ``LATENCY_C`` cycles before c. Throughput: an operation per cycle.
     """
 
     LATENCY_C = 1 + LATENCY + 1
-    LATENCY = LATENCY_C + 3
+    latency = LATENCY_C + 3
 
     def __init__(self) -> None:
         self.a = given(16, "a factor")

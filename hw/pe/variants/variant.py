@@ -9,7 +9,12 @@ from hw.component import Component
 
 
 class Variant(Component):
-    """A pipeline of fixed latency whose ports are plain signals."""
+    """A pipeline whose ports are plain signals.
+
+    Latency: ``latency`` cycles, fixed. Throughput: a set of operands per cycle.
+    """
+
+    latency: int
 
     def _ports(self, flow: Flow) -> dict[str, Signal]:
         return {name: getattr(self, name) for name, member in self.signature.members.items() if member.flow is flow}

@@ -8,7 +8,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.baselines import data
 from sim.studies.fusion.setting import CONTEXT, KEYS, PROMPTS, SHAPE, SKIP, Say, count, routing
 from skipopu.machine.config import Machine
-from skipopu.report import Cell, Record, Report, Table, shown
+from skipopu.report import Cell, Keys, Record, Report, Table, shown
 
 
 def speed_up(machine: Machine, say: Say) -> dict[str, dict[int, float]]:
@@ -38,8 +38,8 @@ def report(found: dict[str, dict[int, float]]) -> Report:
         what = f"attention_speed_up, {name}"
         cells: list[Cell] = [f"+ {name}"]
         for n, value in by.items():
-            keys = {"phase": "prefill", "context": f"{n}+0", "skip": SKIP, "digits": ".3f"}
-            cells.append(shown("{:.2f}x", Record(what, value, "ratio", "derived", "timing engine", **KEYS, **keys)))
+            keys: Keys = KEYS | {"phase": "prefill", "context": f"{n}+0", "skip": SKIP}
+            cells.append(shown("{:.2f}x", Record(what, value, "ratio", "derived", "timing engine", digits=".3f", **keys)))
         published = Record(what, paper.attention_speed_up[name], "ratio", "published", paper.source, phase="prefill")
         rows.append([*cells, shown("{:.2f}x", published)])
     title = "Prefill speed-up of attention's modules over unfused with every module executed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from sim.studies.fusion.setting import (
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Program
-from skipopu.report import Cell, Record, Report, Table, shown
+from skipopu.report import Cell, Keys, Record, Report, Table, shown
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,23 @@ def report(rows: Sequence[Counted], machine: Machine, shape: ModelConfig) -> Rep
     for row in rows:
         source = f"schedule {row.step.name.lower()}, timing engine"
 
-        def put(part: Phase, source: str = source, **keys: Any) -> tuple[Record, Record]:
+        def put(part: Phase, phase: str, context: str, skip: float, source: str = source) -> tuple[Record, Record]:
+            keys: Keys = KEYS | {"phase": phase, "context": context, "skip": skip}
             both = [
-                Record(name, value, "cycle", "simulated", source, **KEYS, **keys)
+                Record(name, value, "cycle", "simulated", source, **keys)
                 for name, value in (("cycles", part.cycles), ("exposed_cycles", part.exposed))
             ]
             listed.extend(both)
             return both[0], both[1]
 
-        prefill = {n: put(part, phase="prefill", context=f"{n}+0", skip=0.0) for n, part in row.prefill.items()}
+        prefill = {n: put(part, "prefill", f"{n}+0", 0.0) for n, part in row.prefill.items()}
         context = f"{DECODE_AT}+1"
-        decode = [
-            put(part, phase="decode", context=context, skip=skip)
-            for skip, part in ((0.0, row.decode), (SKIP, row.decode_skipping))
-        ]
+        decode = [put(part, "decode", context, skip) for skip, part in ((0.0, row.decode), (SKIP, row.decode_skipping))]
         cells: list[Cell] = []
         for n, (cycles, part) in prefill.items():
             value = share_of_peak(machine, shape, n, row.prefill[n].cycles)
-            keys = {"phase": "prefill", "context": f"{n}+0", "digits": ".4f"}
-            share = Record("share_of_peak", value, "ratio", "derived", source, **KEYS, **keys)
+            keys: Keys = KEYS | {"phase": "prefill", "context": f"{n}+0"}
+            share = Record("share_of_peak", value, "ratio", "derived", source, digits=".4f", **keys)
             listed.append(share)
             cells.append(shown(lambda part, of, share: f"{part / of:.1%}, {share:.1%}", part, cycles, share))
         for cycles, part in decode:
@@ -110,8 +107,9 @@ def first_token_report(fused: Counted, machine: Machine, shape: ModelConfig) -> 
     seconds = {n: part.cycles / (machine.clock_mhz * 1e6) for n, part in fused.prefill.items()}
     times: list[Cell] = []
     for n, value in seconds.items():
-        keys = {"phase": "prefill", "context": f"{n}+0", "skip": 0.0, "digits": ".4f"}
-        times.append(shown("{:.3f} s", Record("time_to_first_token_s", value, "s", "simulated", source, **KEYS, **keys)))
+        keys: Keys = KEYS | {"phase": "prefill", "context": f"{n}+0", "skip": 0.0}
+        first = Record("time_to_first_token_s", value, "s", "simulated", source, digits=".4f", **keys)
+        times.append(shown("{:.3f} s", first))
     flops = [f"{2 * sum(prefill_products(shape, n)) / seconds[n] / 1e12:.2f}" for n in seconds]
     columns = ["every step, every module executed", *(f"prompt {n}" for n in seconds)]
     rows = [["time to first token", *times], ["TFLOP/s", *flops]]

@@ -17,13 +17,14 @@ from sim.timing import engine as timing
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.report import Keys
 
 SHAPE, TARGET = "llama-2-7b", "u280"
 PROMPTS = (128, 256, 512, 1024)  # the paper's prompt lengths
 DECODE_AT, DECODED = 640, 8  # mean context of [128 in, 1024 out]; tokens averaged
 SKIP, SEED = 0.25, 0
 CONTEXT = max(*PROMPTS, DECODE_AT + 1 + DECODED)
-KEYS = {"engine": "timing", "target": TARGET, "model": SHAPE}  # of a record about the large machine
+KEYS: Keys = {"engine": "timing", "target": TARGET, "model": SHAPE}  # of a record about the large machine
 STEPS = {
     Schedule.UNFUSED: "unfused",
     Schedule.REDUCTIONS: "+ reductions separated",

@@ -90,7 +90,7 @@ def records(point: Point) -> dict[tuple[str, str, str], Record]:
             for what, value in (("while attention works", part.bandwidth), ("whole instructions", part.whole_bandwidth)):
                 source = f"timing engine's formulas; {mapping}, {what}"
                 found[mapping, context, what.split()[0]] = Record(
-                    name, value, "GB/s", "simulated", source, context=context, digits=".1f", **KEYS
+                    name, value, "GB/s", "simulated", source, digits=".1f", **(KEYS | {"context": context})
                 )
     return found
 

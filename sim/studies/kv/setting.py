@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.report import Keys
 
 TARGET, SHAPE = "u280", "llama-2-7b"
 SKIP, SEED = 0.25, 0
@@ -14,7 +13,7 @@ PROMPT, NEW = 128, 1024  # the paper's run
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
 SMALL_TARGET = "tiny"
 # Keys of a record about the large machine.
-KEYS: dict[str, Any] = {
+KEYS: Keys = {
     "engine": "timing",
     "target": TARGET,
     "model": SHAPE,

@@ -9,7 +9,7 @@ import numpy as np
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim.estimate import Workload, estimate
-from sim.result import Routed
+from sim.result import Computed, Routed
 from sim.routing import independent
 from sim.studies.kv.setting import KEYS, NEW, PROMPT, SEED, SHAPE, SKIP, SMALL_TARGET, TARGET
 from sim.timing import engine as timing
@@ -17,7 +17,7 @@ from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.run import Run
-from skipopu.report import Cell, Record, Report, Table, shown
+from skipopu.report import Cell, Keys, Record, Report, Table, shown
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Storage:
     entry: int
 
 
-def storage(simulated: Routed, entry: int, machine: Machine, model: ModelConfig) -> list[Storage]:
+def storage(simulated: Computed, entry: int, machine: Machine, model: ModelConfig) -> list[Storage]:
     """The small machine's run, and the paper's run on the large one."""
     large = independent(model.num_layers, PROMPT + NEW, SKIP, SKIP, SEED)
     program = compile_checkpoint(outline(SHAPE), machine, context=PROMPT + NEW + 1)
@@ -88,7 +88,7 @@ def decode_report(machine: Machine) -> Report:
     for name, history in (("off", 0), ("on", None)):
         rate = estimate(machine, replace(run, history=history)).tokens_per_s
         source = f"history buffer {name}, {clock.removeprefix('an ')}"
-        keys = KEYS | {"context": run.context}
+        keys: Keys = KEYS | {"context": run.context}
         record = Record("decode_tokens_per_s", rate, "token/s", "simulated", source, digits=".2f", **keys)
         rows.append([f"history buffer {name}", shown("{:.1f}", record)])
     columns = [f"{SHAPE} on {TARGET}, [{PROMPT}, {NEW}], 25 % skipped", "tokens per second"]

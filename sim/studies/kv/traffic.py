@@ -14,7 +14,7 @@ from sim.timing.history import valid_layers
 from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.report import Cell, Record, shown
+from skipopu.report import Cell, Keys, Record, shown
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def traffic(
 MAPPINGS = {"per-layer counter": by_counter, "by token": by_token}
 
 
-def cell(part: Traffic, source: str, keys: dict[str, object]) -> Cell:
+def cell(part: Traffic, source: str, keys: Keys) -> Cell:
     """Hit rate and GB/s."""
     return shown(
         "{:.1%}, {:.0f}",

@@ -23,4 +23,4 @@ def test_half_multiply_add() -> None:
     some = expected & 0x7FFF != 0
     a, b, c, expected = a[some], b[some], c[some], expected[some]
     assert len(a) > COUNT // 2
-    pipeline(dut, [(dut.a, a), (dut.b, b), (dut.c, c, dut.LATENCY_C)], [(dut.z, expected)], dut.LATENCY)
+    pipeline(dut, [(dut.a, a), (dut.b, b), (dut.c, c, dut.LATENCY_C)], [(dut.z, expected)], dut.latency)
