@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## compile the shipped model, run it on all four engines, cross-check
 	$(BIN)/skipopu demo
 
-test: $(VENV)/.installed  ## linters, types, the fast tests, and two machines' RTL against the functional engine
+test: $(VENV)/.installed  ## linters, types, the fast tests, the hardware units, and two machines' RTL against the functional engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

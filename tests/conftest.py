@@ -22,6 +22,7 @@ SHIPPED = Path(__file__).parents[1] / "models" / "pybyte-1m"
 
 
 PARTS = (
+    "units",
     "agreement",
     "rtl",
     "synth",
