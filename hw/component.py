@@ -68,15 +68,24 @@ class Bundle(wiring.Signature):
 
     def __init__(self) -> None:
         ports = {name: port for name, port in vars(self).items() if isinstance(port, Port)}
-        for name in ports:
+        members: dict[str, Member] = {}
+        self.meanings: dict[str, str] = {}
+        for name, port in ports.items():
             delattr(self, name)
-        self.meanings = {name: port.meaning for name, port in ports.items()}
-        super().__init__({name: port.flow(port.shape) for name, port in ports.items()})
+            if port.named:
+                raise TypeError(f"{type(self).__name__}.{name}: bundles in bundles are not spread")
+            for member, description, meaning in port.members(name):
+                members[member], self.meanings[member] = description, meaning
+        super().__init__(members)
 
 
 def ports_of(items: Collection[object]) -> set[int]:
-    """Identities of ``items``; of a spread bundle those of its ports."""
-    return {id(port) for item in items for port in (vars(item).values() if isinstance(item, Spread) else (item,))}
+    """Identities of ``items``; of a spread bundle those of its ports, of a list those of its elements."""
+    found: set[int] = set()
+    for item in items:
+        inner = item if isinstance(item, list) else list(vars(item).values()) if isinstance(item, Spread) else None
+        found |= {id(item)} if inner is None else ports_of(inner)
+    return found
 
 
 class Part(wiring.Signature):
@@ -86,6 +95,8 @@ class Part(wiring.Signature):
         chosen, apart = ports_of(only), ports_of(without)
         self.declared = unit.declared
         own = {name: id(getattr(unit, name)) for name in self.declared.members}
+        if any(ports_of([item]).isdisjoint(own.values()) for item in (*only, *without)):
+            raise ValueError(f"{type(unit).__name__}: what is chosen or left out is none of its ports")
         taken = [name for name, port in own.items() if (not only or port in chosen) and port not in apart]
         self.meanings = {name: self.declared.meanings[name] for name in taken}
         super().__init__({name: self.declared.members[name] for name in taken})

@@ -196,6 +196,7 @@ def check(
     *,
     skip: Skip = None,
     trace: Trace = None,
+    policy: str | None = None,
     seed: int = 0,
     dial: float = 0.0,
     rtl: bool = True,
@@ -217,7 +218,7 @@ def check(
     """
     from sim import check as checking
 
-    asked = {"skip": skip, "trace": trace, "seed": seed, "dial": dial}
+    asked = {"skip": skip, "trace": trace, "policy": policy, "seed": seed, "dial": dial}
     return checking.check(program, run_of(program, token_ids(program, prompt), max_new, **asked), watch, with_rtl=rtl)
 
 

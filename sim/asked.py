@@ -48,6 +48,8 @@ def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
     Raises:
         ProgramError: the program has no weights, the model takes no text, or ``prompt`` is only a number of tokens.
     """
+    if not isinstance(program, Program):
+        raise ProgramError(f"program is {program!r}; accepted: what compile returns")
     if not program.memory:
         raise ProgramError(
             f"the program of shape {program.source['checkpoint']} has no weights: the timing engine runs it, on a number of tokens"
@@ -56,6 +58,8 @@ def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
         raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
     if isinstance(prompt, str | bytes):
         return text_ids(program, prompt, "give token ids instead")
+    if not all(isinstance(token, int | np.integer) for token in prompt):
+        raise ProgramError(f"prompt is {prompt!r}; accepted: text, or token ids")
     return tuple(int(token) for token in prompt)
 
 
@@ -67,6 +71,8 @@ def routing_of(layers: int, tokens: int, skip: Skip, trace: Trace, seed: int, wh
     """
     if skip is not None:
         return independent(layers, tokens, *ratios(str(skip), layers, what), seed)
+    if trace is not None and not isinstance(trace, str | Path | np.ndarray):
+        raise ProgramError(f"trace is {type(trace).__name__}; accepted: an array of bool (layers, 2, tokens), or its file")
     return load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
 
 
@@ -123,9 +129,14 @@ def run_without_weights(
     asked: Any = "0" if skip is None and trace is None else skip
     routing = routing_of(layers, total, asked, trace, seed, what)
     assert routing is not None
-    if len(routing) != layers or routing.shape[2] < total - 1:
-        raise ProgramError(f"the routing trace has shape {routing.shape}; this run needs ({layers}, 2, {total - 1})")
-    return run, Routed(tokens=[0] * max_new, routing=routing)
+    if routing.dtype != bool or routing.ndim != 3 or routing.shape[:2] != (layers, 2) or routing.shape[2] < total - 1:
+        raise ProgramError(
+            f"the routing trace is {routing.dtype} of shape {routing.shape}; this run needs bool ({layers}, 2, {total - 1})"
+        )
+    executed = routing.copy()
+    for layer, module in program.kv.forces(layers):
+        executed[layer, module] = True
+    return run, Routed(tokens=[0] * max_new, routing=executed)
 
 
 def options_of(engine: str, options: Mapping[str, Any]) -> Any:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import QUIET, Watch
-from skipopu.errors import MachineHalt
+from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, NEXT, SET, TokenList, instruction_of
+from skipopu.machine.limits import ranges
 from skipopu.program.program import Program
 
 Fields = dict[str, int]
@@ -28,11 +29,23 @@ class Step(NamedTuple):
 
 
 def decode(program: Program) -> list[Step]:
-    """The program's words."""
+    """The program's words.
+
+    Raises:
+        ProgramError: LOOP and END do not take turns.
+    """
     steps = []
     for pc, word in enumerate(program.instructions):
         instruction = instruction_of(word) or UNKNOWN
         steps.append(Step(pc, instruction, instruction.decode(word)))
+    begun: int | None = None
+    for step in steps:
+        if step.instruction is (LOOP if begun is not None else END):
+            raise ProgramError(f"instruction {step.pc} is {step.instruction.name}; accepted: a LOOP and its END in turn")
+        if step.instruction in (LOOP, END):
+            begun = step.pc if begun is None else None
+    if begun is not None:
+        raise ProgramError(f"instruction {begun} is LOOP; accepted: with an END behind it")
     return steps
 
 
@@ -55,6 +68,7 @@ class Walk:
     ) -> None:
         """For a ``prompt`` of so many tokens and ``most`` generated ones; ``choose`` gives the next one, None where ids are not known."""
         self.steps, self.chunk = decode(program), program.machine.tokens
+        self.ranges = ranges(program.machine)
         self.prompt, self.most, self.choose, self.watch = prompt, most, choose, watch
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
@@ -92,7 +106,7 @@ class Walk:
         """The present LOOP's layers, for a caller that does itself what stands in its body: the walk goes on behind its END."""
         loop = self.steps[self.pc].fields
         self.layer_base = 0
-        for self.layer in range(loop["count"]):
+        for self.layer in range(max(1, loop["count"])):  # the body comes before END counts
             yield self.layer
             self.layer_base += loop["advance"]
         self.layer = loop["count"]
@@ -101,6 +115,10 @@ class Walk:
     # What control instructions do
 
     def _set(self, f: Fields) -> None:
+        allowed = self.ranges.get(Config(f["register"])) if f["register"] in list(Config) else None
+        if allowed is not None and f["value"] not in allowed:
+            name = Config(f["register"]).name
+            raise self.halt(Error.CONFIGURATION, f"{name} is {f['value']}; accepted: {allowed}")
         self.config[f["register"]] = f["value"]
 
     def _chunk(self, f: Fields) -> None:

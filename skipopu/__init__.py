@@ -2,12 +2,12 @@
 
 ::
 
-    program = sk.compile("pybyte-300k", target="tiny")
+    program = sk.compile("pybyte-1m", target="tiny")
     result = sk.run(program, "def read(self", max_new=32)
     print(bytes(result.tokens).decode(), result.executed_share)
 
-What the modules of this package hold is the contract: instructions, numerics, machine descriptions, programs and records. That needs
-Python and NumPy only; the compiler, the hardware generator and the simulators meet in the data that it defines. The names offered
+What the modules of this package hold is the contract: instructions, numerics, machine descriptions, programs and records, which need
+Python and NumPy only. The compiler, the hardware generator and the simulators meet in the data that it defines. The names offered
 here are imported when first asked for.
 """
 

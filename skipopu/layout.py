@@ -224,6 +224,7 @@ ROUTER_RECORD = Record(
         Field("policy_ffn", POLICY_BITS, "who decides about the feed-forward network"),
     ),
 )
+ROUTER_RECORD_READ = 1 << (-(-ROUTER_RECORD.used_bits // 8) - 1).bit_length()  # bytes that ROUTE reads
 
 
 def pack_router_record(bias: Sequence[float], policies: Sequence[SkipPolicy]) -> U8:

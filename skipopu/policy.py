@@ -48,6 +48,10 @@ class KvPolicy(StrEnum):
         """Whether ``module`` executes whatever its router says: there is nothing to reuse before the first layer."""
         return self is KvPolicy.REUSE and layer == 0 and module == Module.ATTENTION
 
+    def forces(self, layers: int) -> list[tuple[int, int]]:
+        """The (layer, module) pairs of a model that are :meth:`forced`."""
+        return [(layer, module) for layer in range(layers) for module in Module if self.forced(layer, module)]
+
     def visible(self, executed: Array, own: Array, before: Array | None) -> Array:
         """Keys, or values, that a layer's queries see; ``executed`` is 1 or 0 per token, ``before`` what the layer before saw."""
         if self is KvPolicy.DENSE or before is None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypedDict
+
+import numpy as np
 
 from skipopu import __version__
 
@@ -59,6 +62,8 @@ class Record:
     digits: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.value, np.generic):
+            object.__setattr__(self, "value", self.value.item())
         if self.kind not in KINDS:
             raise ValueError(f"record {self.name}: kind {self.kind!r} is none of {KINDS}")
 
@@ -66,7 +71,7 @@ class Record:
     def stored(self) -> dict[str, Any]:
         """As files hold it: keys that do not apply are left out, the value is rounded."""
         whole = {k: v for k, v in dataclasses.asdict(self).items() if k != "digits" and (v is not None or k == "value")}
-        if self.digits:
+        if self.digits and isinstance(self.value, int | float) and math.isfinite(self.value):
             text = format(self.value, self.digits)
             whole["value"] = int(text) if self.digits == ".0f" else float(text)
         return whole

@@ -17,8 +17,6 @@ from skipopu.numerics.signature import index
 
 def matmul(s: State, f: Fields) -> None:
     slots, rows = s.slots(f), matmul_rows(f, s.machine.ports)
-    if not len(slots) or not rows:
-        return
     if f["format"] not in BY_CODE:
         raise s.walk.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
     groups, group, first = f["groups"], s.walk.config[Config.GROUP], s.inner() if f["source"] else 0
@@ -26,6 +24,8 @@ def matmul(s: State, f: Fields) -> None:
         raise s.walk.halt(
             Error.BUFFER_RANGE, f"{groups} groups exceed the activation memory of {s.machine.activation} elements"
         )
+    if not len(slots) or not rows:
+        return
     key = (s.address(f), rows, groups, group, BY_CODE[f["format"]])
     weights = s.weights.get(*key)
     x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)

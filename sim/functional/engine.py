@@ -11,10 +11,10 @@ from sim.functional import array, kv, vector
 from sim.functional.options import Options as Options
 from sim.functional.state import State
 from sim.result import Computed, Retired
-from sim.walk import Fields, Walk
+from sim.walk import CONTROL, Fields, Walk
 from skipopu.isa.fields import Instruction
-from skipopu.isa.registers import Config
-from skipopu.isa.spec import ADDRESS_UNIT, ALIGN, ATTEND, CHUNK, EMBED, KVWRITE, MATMUL, ROUTE, STORE
+from skipopu.isa.registers import Config, Error
+from skipopu.isa.spec import ADDRESS_UNIT, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
 from skipopu.numerics.fp32 import Saturation
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -61,7 +61,9 @@ class Functional:
                     state.best = None
                 handler = HANDLERS.get(step.instruction)
                 if handler is None:
-                    continue
+                    if step.instruction is HALT or step.instruction in CONTROL:
+                        continue
+                    raise walk.halt(Error.ILLEGAL_INSTRUCTION, f"{step.instruction.name} has no handler")
                 handler(state, step.fields)
                 if self.check:
                     self.trace.append(Retired(step.pc, state.writes.take(), 0, walk.layer, walk.position))

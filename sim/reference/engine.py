@@ -16,8 +16,9 @@ from sim.reference.options import Options as Options
 from sim.result import Routed
 from skipopu.layout import EmbeddingRows, router_record
 from skipopu.numerics.formats import dequantise
+from skipopu.policy import ALWAYS, BY_NAME, ROUTER, Decision
 from skipopu.program.program import Program
-from skipopu.program.run import Run
+from skipopu.program.run import COMPILED, Run
 from skipopu.row_order import permutation
 
 name = "reference"
@@ -77,17 +78,16 @@ def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, ro
     """Teacher-forced pass over (batch, tokens) with the program's KV policy, the run's dial and routing option."""
     if isinstance(options.routing, np.ndarray) and routing is None:
         routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
-    # Given bits decide; else everything executes where the run says so or the model has no routers.
-    dense = routing is None and (
-        not program.source["routers"] or (isinstance(options.routing, str) and options.routing == "always")
-    )
-    return model(
-        tokens,
-        kv=program.kv,
-        routing=routing,
-        dense=dense,
-        rule=lambda difference, layer, module: (difference >= options.dial).to(difference.dtype),
-    )
+    named = options.routing if isinstance(options.routing, str) else COMPILED
+    policy = BY_NAME[named] if named != COMPILED else ROUTER if program.source["routers"] else ALWAYS
+    position = torch.arange(tokens.shape[1])
+
+    def rule(difference: Tensor, layer: int, module: int) -> Tensor:
+        del layer, module
+        bits = torch.as_tensor(policy.rule(Decision(difference, options.dial, position)))
+        return bits.to(difference.dtype).expand(difference.shape)
+
+    return model(tokens, kv=program.kv, routing=routing, rule=rule)
 
 
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Routed:
@@ -197,8 +197,8 @@ def agreement(
     logit_bound, routing_bound = SAFETY * logit_error, SAFETY * route_error
     # Routing: only bits that a router decided.
     routed = torch.ones_like(replay)
-    if program.kv == "reuse":
-        routed[:, 0, 0] = False
+    for layer, module in program.kv.forces(program.model.num_layers):
+        routed[:, layer, module] = False
     if not isinstance(options.routing, str) or options.routing != "program" or not program.source["routers"]:
         routed[:] = False
     margin = out.differences - options.dial

@@ -12,7 +12,7 @@ from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
-from skipopu.layout import SCALES_PER_WORD, KvEntry
+from skipopu.layout import RING_RECORD, ROUTER_RECORD_READ, SCALES_PER_WORD, KvEntry
 from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
 
@@ -173,7 +173,11 @@ class Costs:
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""
-        return max(1, 16 // self.machine.beat_bytes)
+        return max(1, RING_RECORD.size // self.machine.beat_bytes)
+
+    def router_beats(self) -> int:
+        """Beats of a router record, as far as it is read."""
+        return max(1, ROUTER_RECORD_READ // self.machine.beat_bytes)
 
     @property
     def attention_drain(self) -> int:

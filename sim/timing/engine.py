@@ -16,7 +16,7 @@ from sim.timing.costs import DISPATCH, HANDOVER, short_read
 from sim.timing.options import Options as Options
 from sim.timing.repeat import Repeats
 from sim.timing.state import State
-from sim.walk import Fields, Step, Walk
+from sim.walk import CONTROL, Fields, Step, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.spec import (
     ALIGN,
@@ -38,6 +38,7 @@ from skipopu.isa.spec import (
     Unit,
 )
 from skipopu.machine.config import QUEUE_DEPTH
+from skipopu.isa.registers import Error
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
@@ -109,6 +110,13 @@ class Timing:
         """All layers: each up to its decision, and behind it."""
         s, walk, body = self.state, self.walk, self.walk.body()
         steps = walk.steps[body.start : body.stop]
+        for step in steps:
+            walk.pc = step.pc
+            if step.instruction is EXTEND:
+                CONTROL[EXTEND](walk, step.fields)
+            elif step.instruction not in HANDLERS:
+                raise walk.halt(Error.ILLEGAL_INSTRUCTION, f"{step.instruction.name} in a loop is not counted")
+        walk.pc = body.start - 1
         decided = next((step.pc + 1 for step in steps if step.instruction is ROUTE), body.start)
         s.kvwrites = next((step.fields for step in steps if step.instruction is KVWRITE), s.kvwrites)
         for layer in walk.layers():

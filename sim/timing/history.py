@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.isa.spec import TokenList
 from skipopu.layout import KvEntry
 from skipopu.machine.config import AHEAD_STEP
 from skipopu.program.program import Program
@@ -30,7 +31,7 @@ class History:
         self.ports = ports = program.machine.ports
         rounds = -(-tokens // ports)
         executed = np.ones((layers, rounds * ports), bool)
-        if program.kv == "reuse":
+        if program.kv.stored is TokenList.ATTENTION:
             executed[:, :tokens] = routing[:, 0]
         self.valid = valid_layers(executed).reshape(layers, rounds, 1, ports)
         self.held = np.full((rounds, 2, ports), -1)

@@ -53,7 +53,7 @@ def route(s: State, f: Fields, slots: int, start: int) -> int:
     if slots and traced:
         waits += held(s, start + record + read)
     memory = record + slots * traced * read + waits
-    beats = s.costs.record_beats() + slots * traced
+    beats = s.costs.router_beats() + slots * traced
     return booked(s, 4 * slots, memory, record + s.costs.route(slots, traced) + waits, beats)
 
 

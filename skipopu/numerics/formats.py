@@ -42,11 +42,11 @@ class Format:
     two_digits: bool = False
 
     def __post_init__(self) -> None:
-        most = 1 << WEIGHT_BITS - 1
-        if any(len(table) != 16 or not all(-most <= value < most for value in table) for table in self.digits):
-            raise ValueError(f"format {self.name}: a nibble stands for an integer from {-most} to {most - 1}")
-        if not self.two_digits and self.digits[0] != self.digits[1]:
-            raise ValueError(f"format {self.name}: rows of a pair have one table")
+        most = (1 << WEIGHT_BITS - 1) - 1
+        if any(len(table) != 16 or not all(-most <= value <= most for value in table) for table in self.digits):
+            raise ValueError(f"format {self.name}: a nibble stands for an integer from {-most} to {most}")
+        if self.digits != (UNSIGNED, SIGNED) if self.two_digits else self.digits[0] != self.digits[1]:
+            raise ValueError(f"format {self.name}: rows of a pair have one table, digits are UNSIGNED and SIGNED")
 
     @property
     def bits(self) -> int:
@@ -72,9 +72,12 @@ class Format:
     def nibbles(self, q: I8) -> NDArray[np.uint8]:
         """(rows, ...) integers as nibble rows, in the order of pairs: (rows, ...), or (2 * rows, ...) of two digits."""
         if not self.two_digits:
-            code = np.zeros(1 << WEIGHT_BITS, np.uint8)
-            code[list(self.digits[0])] = range(16)  # negative integers count from the end
-            return code[q]
+            code = np.full(1 << WEIGHT_BITS, 16, np.uint8)
+            for nibble in reversed(range(16)):  # of two for one integer the first
+                code[self.digits[0][nibble]] = nibble  # negative integers count from the end
+            if (nibbles := code[q]).max(initial=0) > 15:
+                raise ValueError(f"format {self.name} has no nibble for {np.setdiff1d(q, self.values).tolist()}")
+            return nibbles
         wide = q.astype(np.int16)
         lower = wide & 15
         return np.stack([lower, wide - lower >> 4 & 15], 1).reshape(2 * len(q), *q.shape[1:]).astype(np.uint8)

@@ -68,7 +68,7 @@ class Program:
         """Bytes of one port's memory."""
         return max(region.address + region.size for region in self.regions.values())
 
-    def save(self, directory: Path) -> Path:
+    def save(self, directory: str | Path) -> Path:
         """Writes ``directory/program.skpu`` and returns its path.
 
         Raises:
@@ -93,17 +93,17 @@ class Program:
             "port_bytes": self.port_bytes,
             "source": self.source,
         }
-        return file.write(directory, description, b"".join(port.tobytes() for port in self.memory))
+        return file.write(Path(directory), description, b"".join(port.tobytes() for port in self.memory))
 
     @staticmethod
-    def load(path: Path) -> Program:
+    def load(path: str | Path) -> Program:
         """Reads a program written by :meth:`save`; ``path`` is the file or its directory.
 
         Raises:
             ProgramError: missing, truncated, foreign, corrupt, of another version, or with a fingerprint that this
                 installation's machine description or numerics do not reproduce.
         """
-        path, d, body = file.read(path)
+        path, d, body = file.read(Path(path))
         machine = Machine.from_dict(d["machine"], f"{path}: machine")
         if machine.fingerprint != d["machine_fingerprint"]:
             raise ProgramError(

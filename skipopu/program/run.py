@@ -56,6 +56,8 @@ class Run:
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
+            if self.routing.dtype != bool:
+                raise ProgramError(f"routing trace is {self.routing.dtype}; accepted: bool, 1 = execute")
             if len(shape) != 3 or shape[:2] != (layers, 2) or not needed <= shape[2] <= program.context:
                 raise ProgramError(
                     f"routing trace has shape {shape}; accepted: ({layers}, 2, tokens) with {needed} to {program.context} tokens"

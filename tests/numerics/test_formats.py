@@ -72,11 +72,16 @@ def test_values_between_are_not_needed() -> None:
     assert scale == 1
     assert q.tolist() == [[[12, 8, 12, 8, 4, -6, 0, -1]]]
     assert (fp4.integers(fp4.nibbles(q)) == q).all()
+    assert fp4.nibbles(np.zeros((1, 1), np.int8)) == 0, "of two zeros the first"
 
 
 def test_a_format_stays_within_the_multipliers() -> None:
-    with pytest.raises(ValueError, match="-16 to 15"):
+    with pytest.raises(ValueError, match="-15 to 15"):
         Format("wide", 7, 16, ((*range(1, 17),), SIGNED))
+    with pytest.raises(ValueError, match="digits are UNSIGNED and SIGNED"):
+        Format("digits", 7, 15, (SIGNED, SIGNED), two_digits=True)
+    with pytest.raises(ValueError, match=r"no nibble for \[9\]"):
+        INT4.nibbles(np.array([[9]], np.int8))
     assert BY_NAME["int4"] is INT4
 
 
