@@ -24,7 +24,8 @@ class MapWrite(Bundle):
 class MapMemory(Component):
     """An entry for every token of every layer.
 
-    Latency: 1 cycle from an address to its entry. Throughput: a write and a read by each reader per cycle.
+    Latency: 1 cycle from an address to its entry, and from a write to a read that sees it. Throughput: a write and a read by each
+    reader per cycle.
 
     Parameters:
         machine: the machine.

@@ -13,7 +13,8 @@ from skipopu.numerics.align import ALIGNED_BITS
 class Sharing(Component):
     """One of array and attention at a time, the array first; whoever has begun goes on to its end.
 
-    Latency: none to ``array_active`` and ``attention_active``, 1 cycle to ``operands``. Throughput: a set of operands per cycle.
+    Latency: none to ``array_active`` and ``attention_active``, 1 cycle to ``operands``, which attention has from the cycle after its
+    first one. Throughput: a set of operands per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -25,7 +26,7 @@ class Sharing(Component):
         self.queries = given(bits, "operands of attention's step")
         self.array_active = gives(1, "the array runs")
         self.attention_active = gives(1, "attention runs")
-        self.operands = gives(bits, "to every slice: of whom the multipliers are, a cycle later")
+        self.operands = gives(bits, "to every slice: of whoever has the multipliers, a cycle later")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:

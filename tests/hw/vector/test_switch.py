@@ -1,0 +1,65 @@
+"""The vector queue's switch against a table: one unit at a time has the queue and the port of the buffer."""
+
+from __future__ import annotations
+
+import random
+
+from amaranth.sim import SimulatorContext
+
+from hw.vector.switch import ALIGNING, READING, UNITS, VectorSwitch
+from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, MATMUL, ROUTE, STORE
+from skipopu.machine.config import Machine
+from tests.hw.bench import simulation
+
+MACHINE = Machine.load("tiny")
+
+
+def test_one_unit_at_a_time() -> None:
+    """In the same cycle, and a new instruction in every one; of an instruction of another queue no unit hears."""
+    dut, source = VectorSwitch(MACHINE), random.Random(7)
+    assert set(UNITS) == {EMBED, ALIGN, ROUTE, KVWRITE, STORE}
+    assert set(READING) == set(UNITS) - {EMBED}
+
+    said: dict[int, int] = {}
+
+    def saying(port: object) -> int:
+        return said[id(port)]
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for _ in range(150):
+            instruction, active = source.choice([*UNITS, MATMUL]), source.random() < 0.7
+            word = {"word": instruction.encode({}), "sequence": source.getrandbits(32), "count": source.getrandbits(7)}
+            ctx.set(dut.queue.instruction, word)
+            ctx.set(dut.queue.active, active)
+            inputs = [port for task in dut.tasks for port in (task.done, task.digest, task.working, task.waiting)]
+            inputs += [port for reader in dut.readers for port in (reader.address, reader.enable)]
+            inputs += [dut.aligned_digest, dut.read.data]
+            for port in inputs:
+                said[id(port)] = source.getrandbits(len(port))
+                ctx.set(port, said[id(port)])
+            await ctx.delay(0)
+            assert [ctx.get(task.active) for task in dut.tasks] == [active and one is instruction for one in UNITS]
+            assert ctx.get(dut.selected) == sum(1 << k for k, one in enumerate(UNITS) if one is instruction)
+            for task in dut.tasks:
+                assert all(ctx.get(task.instruction)[name] == value for name, value in word.items())
+            assert all(ctx.get(reader.data) == saying(dut.read.data) for reader in dut.readers)
+            seen = [ctx.get(port) for port in (dut.queue.done, dut.queue.digest, dut.queue.working, dut.queue.waiting)]
+            if instruction in UNITS:
+                task = dut.of(instruction)
+                digest = saying(task.digest) + (saying(dut.aligned_digest) if instruction in ALIGNING else 0)
+                busy = [active and saying(task.working), active and saying(task.waiting)]
+                assert seen == [saying(task.done), digest % (1 << 32), *busy]
+                assert ctx.get(dut.chosen(instruction))
+            else:
+                assert seen == [0, 0, 0, 0]
+            reads = [ctx.get(dut.read.address), ctx.get(dut.read.enable)]
+            if instruction in READING:
+                reader = dut.reader(instruction)
+                assert reads == [saying(reader.address), saying(reader.enable)]
+            else:
+                assert reads[1] == 0
+            await ctx.tick()
+
+    simulator = simulation(dut)
+    simulator.add_testbench(bench)
+    simulator.run()
