@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
         print(markdown(), end="")
     else:
         for instruction in INSTRUCTIONS:
-            print(f"{instruction.name:8} {instruction.unit:9} {instruction.used_bits:3} bits  {instruction.semantics}")
+            opcode, used = instruction.opcode, instruction.used_bits
+            print(f"{opcode:2} {instruction.name:8} {instruction.unit:9} {used:3} bits  {instruction.semantics}")
     if args.json:
         records = [Record(f"{i.name}.bits", i.used_bits, "bit", "derived", "skipopu/isa/spec.py") for i in INSTRUCTIONS]
         write_json(args.json, "isa", {}, records, table())

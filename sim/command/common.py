@@ -13,6 +13,7 @@ from sim import asked
 from sim.engine import Watch
 from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
+from skipopu.policy import BY_NAME
 from skipopu.program.file import FILE_NAME
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -28,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False)
     add_json(parser)
 
 
-def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "") -> None:
+def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", policies: bool = False) -> None:
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument(
         "--skip",
@@ -38,6 +39,9 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "") ->
     routing.add_argument(
         "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
     )
+    if policies:
+        known = "; ".join(f"{name}: {policy.meaning}" for name, policy in BY_NAME.items())
+        routing.add_argument("--policy", choices=tuple(BY_NAME), help=f"a rule instead of the routers. {known}")
     add_seed(parser)
 
 
@@ -54,7 +58,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
         help="routing threshold: a module executes when its router's first output exceeds the second by at least X; larger skips"
         " more; default 0. The scale is the model's: in pybyte-1m -100 skips next to nothing, 0 a quarter, 44 half, 107 three quarters",
     )
-    add_routing_arguments(parser)
+    add_routing_arguments(parser, policies=True)
 
 
 def is_compiled(model: Path) -> bool:
@@ -99,7 +103,15 @@ def check_routing(args: argparse.Namespace) -> None:
 def run_of(args: argparse.Namespace, program: Program, check: bool = False) -> Run:
     """The run that the options describe, validated against the program."""
     check_routing(args)
-    prompt, routing = prompt_of(args, program), {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}
+    prompt, routing = (
+        prompt_of(args, program),
+        {
+            "skip": args.skip,
+            "trace": args.skip_trace,
+            "policy": args.policy,
+            "seed": args.seed,
+        },
+    )
     return asked.run_of(program, prompt, args.max_new, **routing, dial=args.dial, check=check, what="--skip")
 
 

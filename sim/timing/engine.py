@@ -18,6 +18,7 @@ from sim.timing.repeat import Repeats
 from sim.timing.state import State
 from sim.walk import CONTROL, Fields, Step, Walk
 from skipopu.isa.fields import Instruction
+from skipopu.isa.registers import Error
 from skipopu.isa.spec import (
     ALIGN,
     ATTEND,
@@ -38,7 +39,6 @@ from skipopu.isa.spec import (
     Unit,
 )
 from skipopu.machine.config import QUEUE_DEPTH
-from skipopu.isa.registers import Error
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
