@@ -25,7 +25,6 @@ from skipopu.isa.spec import (
     CHUNK,
     EMBED,
     END,
-    EXTEND,
     HALT,
     KVWRITE,
     LOOP,
@@ -93,7 +92,7 @@ class Timing:
                 times.now = max(times.idle(), times.recorded) + DISPATCH
             elif instruction is HALT:
                 s.counters["CYCLES"] = times.idle() + 1
-            elif instruction in (SET, CHUNK, LOOP, EXTEND):
+            elif instruction in CONTROL:
                 times.now += DISPATCH + (instruction is CHUNK)
             if instruction is LOOP:
                 self.loop()
@@ -112,10 +111,10 @@ class Timing:
         steps = walk.steps[body.start : body.stop]
         for step in steps:
             walk.pc = step.pc
-            if step.instruction is EXTEND:
-                CONTROL[EXTEND](walk, step.fields)
-            elif step.instruction not in HANDLERS:
+            if step.instruction in (SET, CHUNK, NEXT, HALT):
                 raise walk.halt(Error.ILLEGAL_INSTRUCTION, f"{step.instruction.name} in a loop is not counted")
+            if step.instruction in CONTROL:
+                CONTROL[step.instruction](walk, step.fields)
         walk.pc = body.start - 1
         decided = next((step.pc + 1 for step in steps if step.instruction is ROUTE), body.start)
         s.kvwrites = next((step.fields for step in steps if step.instruction is KVWRITE), s.kvwrites)
@@ -137,10 +136,10 @@ class Timing:
         """Issues the instructions ``part`` of the loop's body."""
         steps = self.walk.steps
         for pc in part:
-            if steps[pc].instruction is EXTEND:
-                self.state.times.now += DISPATCH
-            else:
+            if steps[pc].instruction in HANDLERS:
                 self.issue(steps[pc])
+            else:
+                self.state.times.now += DISPATCH
         behind = steps[part.stop]
         if behind.instruction is END:
             self.state.times.now += DISPATCH
