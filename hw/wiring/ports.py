@@ -37,8 +37,9 @@ def join(m: Module, units: Units) -> None:
             connect(m, records.runs, writer.runs[CONTROL])
             connect(m, records.beats, writer.beats[CONTROL])
             m.d.comb += [records.written.eq(writer.done[CONTROL]), units.store.written.eq(writer.done[VECTOR])]
-        loader = SharedLoader(units.machine, len(loading))
-        shared = SharedWriter(units.machine, len(writing))
+        # The ports behind the first one have one user for each, and the same circuit.
+        loader = SharedLoader(units.machine, len(loading)) if p == 0 else units.shared("loader", SharedLoader, p)
+        shared = SharedWriter(units.machine, len(writing)) if p == 0 else units.shared("writer", SharedWriter, p)
         m.submodules[f"loader_{p}"], m.submodules[f"writer_{p}"] = loader, shared
         for user, (runs, beats, chosen), bit in zip(loader.users, loading, loader.chosen, strict=True):
             connect(m, runs, user.runs)

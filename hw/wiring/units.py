@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amaranth.hdl import Module, Value
 
-from hw.component import Component
+from hw.component import AnyComponent, Component
 from hw.control.configuration import setting
 from hw.control.counters import Counters
 from hw.control.dispatch import Dispatcher
@@ -44,7 +46,7 @@ class Units:
     """One object for each; the files beside this one join them. ``library`` takes the modules that occur once per port."""
 
     def __init__(self, machine: Machine, library: Library) -> None:
-        self.machine = machine
+        self.machine, self.library = machine, library
         ports = range(machine.ports)
         # Per port
         self.tiles = [library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
@@ -70,6 +72,10 @@ class Units:
     def setting(self, register: Config) -> Value:
         """The present value of a configuration register."""
         return setting(self.dispatch.config, register)
+
+    def shared(self, name: str, kind: Callable[[Machine, int], AnyComponent], port: int) -> AnyComponent:
+        """Port ``port``'s instance of a unit for one user, a module that all ports share."""
+        return self.library.use(name, lambda: kind(self.machine, 1), f"{name}_{port}")
 
     def place(self, m: Module) -> None:
         """Makes them submodules."""
