@@ -13,7 +13,7 @@ from sim import asked
 from sim.engine import Watch
 from skipopu.arguments import add_json, add_seed, finite, natural, refuse
 from skipopu.errors import ProgramError
-from skipopu.policy import BY_NAME
+from skipopu.policy import WHOLE_RUN
 from skipopu.program.file import FILE_NAME
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -40,8 +40,8 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", po
         "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
     )
     if policies:
-        known = "; ".join(f"{name}: {policy.meaning}" for name, policy in BY_NAME.items())
-        routing.add_argument("--policy", choices=tuple(BY_NAME), help=f"a rule instead of the routers. {known}")
+        known = "; ".join(f"{name}: {policy.meaning}" for name, policy in WHOLE_RUN.items())
+        routing.add_argument("--policy", choices=tuple(WHOLE_RUN), help=f"a rule instead of the routers. {known}")
     add_seed(parser)
 
 

@@ -16,7 +16,7 @@ from sim.reference.options import Options as Options
 from sim.result import Routed
 from skipopu.layout import EmbeddingRows, router_record
 from skipopu.numerics.formats import dequantise
-from skipopu.policy import ALWAYS, BY_NAME, ROUTER, Decision
+from skipopu.policy import ALWAYS, ROUTER, WHOLE_RUN, Decision
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
 from skipopu.row_order import permutation
@@ -79,7 +79,7 @@ def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, ro
     if isinstance(options.routing, np.ndarray) and routing is None:
         routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
     named = options.routing if isinstance(options.routing, str) else COMPILED
-    policy = BY_NAME[named] if named != COMPILED else ROUTER if program.source["routers"] else ALWAYS
+    policy = WHOLE_RUN[named] if named != COMPILED else ROUTER if program.source["routers"] else ALWAYS
     position = torch.arange(tokens.shape[1])
 
     def rule(difference: Tensor, layer: int, module: int) -> Tensor:

@@ -16,7 +16,7 @@ from sim.walk import Fields, Walk
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
 from skipopu.layout import KvEntry, port_of, round_up, router_record
-from skipopu.policy import BY_NAME, ROUTER, SkipPolicy, under
+from skipopu.policy import ROUTER, WHOLE_RUN, SkipPolicy, under
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
 
@@ -94,7 +94,7 @@ class State:
     def policies(self, layer: int) -> tuple[SkipPolicy, SkipPolicy]:
         """Those of a layer's modules, the run's or the image's; a program without one has routers."""
         if isinstance(self.run.routing, str) and self.run.routing != COMPILED:
-            return under(self.program.kv, BY_NAME[self.run.routing], layer)
+            return under(self.program.kv, WHOLE_RUN[self.run.routing], layer)
         if not self.program.memory:
             return ROUTER, ROUTER
         address, stride = self.program.router_record
