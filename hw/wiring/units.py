@@ -74,8 +74,8 @@ class Units:
         return setting(self.dispatch.config, register)
 
     def shared(self, name: str, kind: Callable[[Machine, int], AnyComponent], port: int) -> AnyComponent:
-        """Port ``port``'s instance of a unit for one user, a module that all ports share."""
-        return self.library.use(name, lambda: kind(self.machine, 1), f"{name}_{port}")
+        """Port ``port``'s instance of a unit for one user, a module that all ports share; it has no registers."""
+        return self.library.use(name, lambda: kind(self.machine, 1), f"{name}_{port}", domains=())
 
     def place(self, m: Module) -> None:
         """Makes them submodules."""
