@@ -50,9 +50,8 @@ class Sequencer(Component):
 
     Taking runs ahead: while the tokens of a pair are multiplied the next pair's scales and first beat are taken, and its second
     beat with the last token, so that one beat per cycle is sustained with up to two tokens and one pair per ``token_count``
-    cycles with more. A round gives every active port
-    one block of 8 rows; rounds alternate between two accumulator banks, so that the epilogue drains one while the other
-    fills.
+    cycles with more. A round gives every active port one block of rows; rounds alternate between two accumulator banks, so that
+    the epilogue drains one while the other fills.
 
     Latency: 1 cycle from ``start`` to the first beat and, where its bank is free, from a pair's second beat to its first step;
     ``Slice.latency`` from a round's last step to its accumulators. Throughput: a beat per cycle or a step per cycle, whichever a
