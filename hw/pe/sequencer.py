@@ -48,13 +48,14 @@ class Pair:
 class Sequencer(Component):
     """Takes weight beats into pairs and multiplies each pair with every listed token, in lockstep over all slices.
 
-    Taking runs one pair ahead: while the tokens of a pair are multiplied the next pair's beats are taken, so that one beat
-    per cycle is sustained with one token and one pair per ``token_count`` cycles with more. A round gives every active port
-    one block of 8 rows; rounds alternate between two accumulator banks, so that the epilogue drains one while the other
-    fills.
+    Taking runs ahead: while the tokens of a pair are multiplied the next pair's scales and first beat are taken, and its second
+    beat with the last token, so that one beat per cycle is sustained with up to two tokens and one pair per ``token_count``
+    cycles with more. A round gives every active port one block of rows; rounds alternate between two accumulator banks, so that
+    the epilogue drains one while the other fills.
 
-    Latency: 1 cycle from a pair's second beat to its first step, ``Slice.latency`` from a round's last step to its accumulators.
-    Throughput: a beat per cycle or a step per cycle, whichever the product has more of.
+    Latency: 1 cycle from ``start`` to the first beat and, where its bank is free, from a pair's second beat to its first step;
+    ``Slice.latency`` from a round's last step to its accumulators. Throughput: a beat per cycle or a step per cycle, whichever a
+    pair has more of; scales are beats of the pair after them.
     """
 
     def __init__(self, machine: Machine) -> None:

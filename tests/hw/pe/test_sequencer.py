@@ -1,0 +1,146 @@
+"""The walk of a MATMUL, cycle for cycle, against lists of its beats and pairs and counts of what was taken and multiplied."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from amaranth.sim import Simulator, SimulatorContext
+
+from hw.pe.sequencer import Sequencer
+from hw.pe.slice import Slice
+from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, matmul_shape
+from skipopu.layout import SCALES_PER_WORD
+from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, INT8, Format
+
+MACHINE = Machine.load("tiny")
+LANES, FLIGHT, INNER = MACHINE.weight_lanes, Slice.latency(MACHINE), 512
+SCALE_BEATS = 2 * SCALES_PER_WORD // MACHINE.beat_bytes
+TAKES, STEPS = ("scale", "first", "second"), ("token", "first_beat", "last_beat", "first_group", "row", "bank")
+
+
+@dataclass
+class Product:
+    """In the order of the walk: (fields of the take, ports) per beat; (round, fields of the step, words, ports, ...) per pair."""
+
+    rows: int
+    groups: int
+    group: int
+    weights: Format
+    inner: bool
+    takes: list[tuple[dict[str, int], int]] = field(default_factory=list)
+    pairs: list[tuple[int, dict[str, int], tuple[int, int], int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shape = matmul_shape(self.rows, MACHINE.ports)
+        block, step = SHORT_BLOCK_ROWS if self.rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS, 8 // self.weights.bits
+        beats, scale = self.group // LANES, 0
+        for number in range(self.shape["rounds"]):
+            ports = (1 << (self.shape["ports"] if number == self.shape["rounds"] - 1 else MACHINE.ports)) - 1
+            for group in range(self.groups):
+                start = INNER // LANES * self.inner + group * beats
+                for row in range(0, block, step):
+                    if scale % SCALES_PER_WORD == 0:
+                        self.takes += [({"scale": 1, "scale_beat": k}, ports) for k in range(SCALE_BEATS)]
+                    for beat in range(beats):
+                        self.takes += [({"first": 1}, ports), ({"second": 1, "scale_index": scale % SCALES_PER_WORD}, ports)]
+                        edges = {"first_beat": beat == 0, "last_beat": beat == beats - 1, "first_group": group == 0}
+                        self.pairs.append((number, {**edges, "row": row, "bank": number % 2}, (start + beat, start), ports))
+                    scale += step
+
+    def cycles(self, tokens: int) -> int:
+        """First beat to last step where nothing waits: a beat or a step per cycle, whichever a pair has more of."""
+        seconds = [k for k, (take, _) in enumerate(self.takes) if "second" in take]
+        between = [max(tokens, b - a) for a, b in pairwise(seconds)]
+        return seconds[0] + sum(between) + tokens
+
+
+@pytest.mark.parametrize(
+    ("product", "tokens"),
+    [
+        (Product(40, 3, 2 * LANES, INT4, False), 1),
+        (Product(21, 3, LANES, INT8, True), 3),
+        (Product(4, 5, 2 * LANES, INT4, True), 4),
+    ],
+)
+def test_walk(product: Product, tokens: int) -> None:
+    dut = Sequencer(MACHINE)
+    slots = [2, 3, 0, 1]
+    takes, pairs, rounds = product.takes, product.pairs, product.shape["rounds"]
+    watched = [dut.taking_ports, dut.streaming, dut.waiting_drain, dut.waiting_weights, dut.finished, dut.rounds.done]
+    shown = [dut.take, dut.step, dut.activation_slot, dut.activation_word, dut.activation_group, dut.active_ports]
+
+    async def run(ctx: SimulatorContext, stalls: random.Random | None) -> tuple[int, bool]:
+        """Cycles from the first beat to the last step, and whether a bank was waited for."""
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        taken = seconds = steps = drained = cycle = last_step = 0
+        waited = False
+        ends: deque[tuple[int, tuple[int, int, int]]] = deque()  # cycle in which a round is complete; its bank, ports, last
+        drains: deque[int] = deque()
+        while drained < rounds:
+            ready = stalls.choice((0, 1, 2, 3, 3, 3)) if stalls else 3
+            drain = bool(drains) and drains[0] <= cycle
+            ctx.set(dut.weights_ready, ready)
+            ctx.set(dut.drained, drain)
+            ctx.set(dut.drained_bank, drained % 2 if drain else stalls is None)
+            ctx.set(dut.slot, slots[ctx.get(dut.token)])
+            sampled = await ctx.tick().sample(*watched, *shown, dut.rounds.bank, dut.rounds.ports, dut.rounds.last)
+            ports, streaming, waits_drain, waits_weights, finished, done, take, step, slot, word, group, active, *end = sampled[
+                2:
+            ]
+            # Taking goes on while there are beats, a second one where no pair is left to multiply.
+            pair, token = pairs[min(steps // tokens, len(pairs) - 1)], steps % tokens
+            pending, taking = seconds > steps // tokens, taken < len(takes)
+            fresh = token == 0 and (steps == 0 or pairs[steps // tokens - 1][0] != pair[0]) if pending else False
+            free = not fresh or drained >= pair[0] - 1
+            popping = pending and free and token == tokens - 1
+            assert (streaming, waits_drain, waits_weights) == (pending and free, pending and not free, taking and not pending)
+            assert finished == (not taking and not pending)
+            assert ports == (takes[taken][1] if taking else 0)
+            wanted: dict[str, int] = {}
+            if taking and not ports & ~ready and ("second" not in takes[taken][0] or not pending or popping):
+                wanted = takes[taken][0]
+                taken, seconds = taken + 1, seconds + ("second" in wanted)
+            assert [take[name] for name in TAKES] == [wanted.get(name, 0) for name in TAKES]
+            assert all(take[name] == value for name, value in wanted.items())
+            assert step.product == streaming
+            if streaming:
+                assert [step[name] for name in STEPS] == [{"token": token, **pair[1]}[name] for name in STEPS]
+                assert (slot, (word, group), active) == (slots[token], pair[2], pair[3])
+                steps, last_step = steps + 1, cycle
+                if popping and (steps == tokens * len(pairs) or pairs[steps // tokens][0] != pair[0]):
+                    ends.append((cycle + FLIGHT, (pair[0] % 2, pair[3], pair[0] == rounds - 1)))
+            complete = bool(ends) and ends[0][0] == cycle
+            assert done == complete
+            if complete:
+                assert tuple(end) == ends.popleft()[1]
+                drains.append(cycle + 1 + (stalls.choice((0, 250)) if stalls else 0))
+            if drain:
+                drains.popleft()
+                drained += 1
+            waited |= bool(waits_drain)
+            cycle += 1
+        assert (taken, steps) == (len(takes), tokens * len(pairs))
+        return last_step, waited
+
+    async def bench(ctx: SimulatorContext) -> None:
+        fields = {**product.shape, "groups": product.groups, "format": product.weights.code, "source": product.inner}
+        ctx.set(dut.instruction.word, MATMUL.encode(fields))
+        ctx.set(dut.group, product.group)
+        ctx.set(dut.inner, INNER)
+        ctx.set(dut.token_count, tokens)
+        assert ctx.get(dut.finished)
+        waited = [(await run(ctx, random.Random(seed)))[1] for seed in range(1)]
+        assert any(waited) or rounds < 3
+        assert await run(ctx, None) == (product.cycles(tokens), False)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
