@@ -158,7 +158,7 @@ def run(
         skip: random routing instead of the routers: the share of modules to skip, 0 (everything executes) to 1, or
             "attn=R,ffn=R", or a YAML file with ratios per layer; drawn with ``seed``.
         trace: replays a routing, bool (layers, 2, positions), 1 = execute, as a result's ``routing`` is, or a .npy file of it.
-        policy: one of :data:`skipopu.policy.BY_NAME` for every module, as "always" and "never".
+        policy: one of :data:`skipopu.policy.WHOLE_RUN` for every module, as "always" and "never".
         dial: the routers' threshold, in the logits' unit; larger skips more.
         check: the machine records a signature of each instruction.
         watch: is told of tokens and progress.

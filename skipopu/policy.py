@@ -22,11 +22,6 @@ class Module(IntEnum):
     ATTENTION = 0
     FFN = 1
 
-    @property
-    def list(self) -> TokenList:
-        """The tokens that execute it."""
-        return (TokenList.ATTENTION, TokenList.FFN)[self]
-
 
 class KvPolicy(StrEnum):
     """Keys and values of tokens that skip attention."""
@@ -107,7 +102,7 @@ SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE)
 BY_CODE = {policy.code: policy for policy in SKIP_POLICIES}
 POLICY_BITS = 4  # of a code
 # Those that a whole run can be put under: they need neither a router nor a trace.
-BY_NAME = {policy.name: policy for policy in (ALWAYS, NEVER)}
+WHOLE_RUN = {policy.name: policy for policy in (ALWAYS, NEVER)}
 
 
 def policy_of(code: int) -> SkipPolicy:

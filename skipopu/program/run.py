@@ -11,7 +11,7 @@ from skipopu.accept import one_of
 from skipopu.errors import ProgramError
 from skipopu.layout import pack_router_record, router_record
 from skipopu.numerics import fp32
-from skipopu.policy import BY_NAME, TRACE, under
+from skipopu.policy import TRACE, WHOLE_RUN, under
 from skipopu.program.program import Program, address_units
 
 COMPILED = "program"  # routing as compiled
@@ -26,7 +26,7 @@ class Run:
         max_new: tokens to generate; 0 evaluates the prompt only.
         dial: FP32 routing threshold.
         check: append signatures to the trace ring.
-        routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.BY_NAME` puts every
+        routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.WHOLE_RUN` puts every
             module under it, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a trace. What the KV
             policy forces runs anyway.
     """
@@ -52,7 +52,7 @@ class Run:
         if not np.isfinite(np.float32(self.dial)):
             raise ProgramError(f"dial is {self.dial}; a finite number is needed")
         if isinstance(self.routing, str):
-            one_of([COMPILED, *BY_NAME]).check(self.routing, "routing", ProgramError)
+            one_of([COMPILED, *WHOLE_RUN]).check(self.routing, "routing", ProgramError)
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
@@ -86,7 +86,7 @@ class Run:
             executed = self.routing.astype(np.uint8)
             rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
         if not isinstance(self.routing, str) or self.routing != COMPILED:
-            policy = BY_NAME[self.routing] if isinstance(self.routing, str) else TRACE
+            policy = WHOLE_RUN[self.routing] if isinstance(self.routing, str) else TRACE
             first, stride = program.router_record
             for layer in range(program.model.num_layers):
                 address = first + layer * stride

@@ -90,7 +90,7 @@ def test_skip_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = names["SINKS"]
     monkeypatch.setattr(policy, "SKIP_POLICIES", names["SKIP_POLICIES"])
     monkeypatch.setitem(policy.BY_CODE, sinks.code, sinks)
-    monkeypatch.setitem(policy.BY_NAME, sinks.name, sinks)
+    monkeypatch.setitem(policy.WHOLE_RUN, sinks.name, sinks)
     used(use, {"sk": sk})
 
 
