@@ -10,7 +10,16 @@ from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import QUIET, Watch
 from sim.result import Counted
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.registers import HOST_REGISTERS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED, Error, counted
+from skipopu.isa.registers import (
+    HOST_REGISTERS,
+    STATUS_DONE,
+    STATUS_ERROR,
+    STATUS_RUNNING,
+    STATUS_SATURATED,
+    Error,
+    counted,
+    identity,
+)
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
 from skipopu.layout import ROUTER_RECORD
@@ -52,11 +61,12 @@ class Device:
         name = self.transport.name
         if (magic := self.transport.register("MAGIC")) != MACHINE_MAGIC:
             raise ProgramError(f"{name}: no skipopu machine behind the link (magic {magic:#010x})")
-        for register, known in (("MACHINE", program.machine.fingerprint), ("NUMERICS", fingerprint(program.numerics))):
-            if (value := self.transport.register(register)) != int(known[-8:], 16):
+        numerics = fingerprint(program.numerics)
+        for register, known in (("MACHINE", identity(program.machine.fingerprint)), ("NUMERICS", identity(numerics))):
+            if (value := self.transport.register(register)) != known:
                 raise ProgramError(
                     f"{name}: the board's {register} register is {value:08x}; the program, compiled for machine"
-                    f" {program.machine.name}, needs {known[-8:]}"
+                    f" {program.machine.name}, needs {known:08x}"
                 )
         self.transport.reserve(program.machine.ports, program.port_bytes)
 

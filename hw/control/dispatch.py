@@ -19,8 +19,9 @@ from hw.control.record import TokenWrite
 from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
-from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, SET, Unit
+from hw.widths import MAP_ROW_BITS
+from skipopu.isa.registers import ERROR_BITS, Config, Error
+from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
 from skipopu.machine.config import Machine
 
 
@@ -51,14 +52,14 @@ class Dispatcher(Component):
         self.config = gives(REGISTER_BITS * len(Config), "configuration registers, 32 bits each")
         self.saturated = given(1, "a unit saturated a number")
         self.fault = given(1, "a unit's error")
-        self.fault_code = given(8, "which it is")
-        self.fault_pc = given(12, "at which instruction")
-        self.pc = gives(12, "index of the instruction")
+        self.fault_code = given(ERROR_BITS, "which it is")
+        self.fault_pc = given(PC_BITS, "at which instruction")
+        self.pc = gives(PC_BITS, "index of the instruction")
         self.wait_route = gives(1, "it waits for a routing decision")
         self.attention_quiet = given(1, "nothing is being fetched ahead")
         self.row_start = gives(1, "a layer begins, for a cycle")
         self.row_end = gives(1, "its attention was handed over, for a cycle")
-        self.next_row = gives(24, "with row_start: its row of the KV map")
+        self.next_row = gives(MAP_ROW_BITS, "with row_start: its row of the KV map")
         self.running = gives(1, "a run is under way, or memory owes it answers")
         self.stop = gives(1, "an error halts the machine")
         self.ports_quiet = given(1, "memory owes no answer")
@@ -72,7 +73,7 @@ class Dispatcher(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        word, pc = Signal(WORD_BITS), Signal(13)  # one beyond the longest program
+        word, pc = Signal(WORD_BITS), Signal(PC_BITS + 1)  # one beyond the longest program
         self.join(m, word, pc)
         request, state, lists, layers, outcome = self.request, self.state, self.lists, self.layers, self.outcome
         behind_next, loop_start = Signal.like(pc), Signal.like(pc)

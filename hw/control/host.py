@@ -6,7 +6,7 @@ from amaranth.hdl import Module, ResetSignal, Signal
 
 from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import AxiLite
-from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE
+from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE, identity
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 
@@ -102,8 +102,8 @@ class HostRegisters(Component):
         constants = {
             "MAGIC": MAGIC,
             "VERSION": ISA_VERSION,
-            "MACHINE": int(self.machine.fingerprint[-8:], 16),
-            "NUMERICS": int(fingerprint(self.machine.numerics[0])[-8:], 16),
+            "MACHINE": identity(self.machine.fingerprint),
+            "NUMERICS": identity(fingerprint(self.machine.numerics[0])),
         }
         value, upper, kept = Signal(32), Signal(32), Signal(32)
         with m.Switch(bus.araddr):

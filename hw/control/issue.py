@@ -5,8 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Value
 from amaranth.lib import data
 
+from hw.widths import MAP_ROW_BITS, POSITION_BITS
 from skipopu.isa.fields import WORD_BITS, Word
-from skipopu.isa.spec import Unit
+from skipopu.isa.spec import PC_BITS, Unit
 from skipopu.machine.config import Machine
 
 UNITS = len(Unit)
@@ -28,13 +29,13 @@ class Issue(data.StructLayout):
                 "word": WORD_BITS,
                 "mask": machine.tokens,
                 "address": 32,
-                "position": 24,
+                "position": POSITION_BITS,
                 "count": 7,
-                "map_row": 24,
+                "map_row": MAP_ROW_BITS,
                 "trace_row": 32,
                 "first_layer": 1,
                 "empty": 1,
-                "pc": 12,
+                "pc": PC_BITS,
                 "sequence": 32,
                 "entries": ENTRY_BITS,
             }
@@ -45,7 +46,7 @@ class Record(data.StructLayout):
     """An instruction that a unit has retired, for the trace ring."""
 
     def __init__(self) -> None:
-        super().__init__({"sequence": 32, "pc": 12, "signature": 32})
+        super().__init__({"sequence": 32, "pc": PC_BITS, "signature": 32})
 
 
 def field(word: Value, layout: Word, name: str) -> Value:

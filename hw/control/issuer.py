@@ -8,13 +8,14 @@ from amaranth.lib import stream
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
 from hw.control.configuration import REGISTER_BITS, setting
-from hw.control.issue import Issue, field
+from hw.control.issue import ENTRY_BITS, Issue, field
 from hw.control.layers import Layer
 from hw.control.weights import WeightRequest
 from hw.pe.formats import known, two_digits
 from hw.pe.sequencer import is_short
+from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.fields import WORD_BITS
-from skipopu.isa.registers import Config, Error
+from skipopu.isa.registers import ERROR_BITS, Config, Error
 from skipopu.isa.spec import (
     ALIGN,
     ATTEND,
@@ -22,6 +23,7 @@ from skipopu.isa.spec import (
     KVWRITE,
     MATMUL,
     OPCODE_BITS,
+    PC_BITS,
     ROUTE,
     TokenList,
     Unit,
@@ -47,7 +49,7 @@ class Issuer(Component):
         self.restart = given(1, "a run starts, for a cycle")
         self.word = given(WORD_BITS, "the instruction")
         self.attempt = given(1, "it is a unit's, hand it over")
-        self.pc = given(12, "its index")
+        self.pc = given(PC_BITS, "its index")
         self.mask = given(machine.tokens, "slots of its list")
         self.position = given(32, "of slot 0")
         self.count = given(count_shape(machine.tokens), "slots of the chunk")
@@ -58,7 +60,7 @@ class Issuer(Component):
         self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")
         self.taken = gives(1, "it is handed over")
         self.refused = gives(1, "no machine can execute it: it is not handed over")
-        self.reason = gives(8, "error that it is")
+        self.reason = gives(ERROR_BITS, "error that it is")
         self.wait_route = gives(1, "it waits for a routing decision")
         self.row_end = gives(1, "the layer's attention is handed over")
         self.retired = gives(32, "instructions handed over so far")
@@ -67,7 +69,7 @@ class Issuer(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         word, opcode = self.word, self.word[:OPCODE_BITS]
-        entries, route_pending = Signal(16), Signal()
+        entries, route_pending = Signal(ENTRY_BITS), Signal()
         issue = Issue(self.machine)(Signal(Issue(self.machine).size, name="issue_payload"))
         request = self.fetch.payload
         m.d.comb += [
@@ -98,9 +100,9 @@ class Issuer(Component):
 
         is_product = opcode == MATMUL.opcode
         fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
-        activations = Signal(21)
-        inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:20], 0)
-        m.d.comb += activations.eq(field(word, MATMUL, "groups") * setting(self.config, Config.GROUP)[:10] + inner)
+        activations = Signal(ELEMENT_BITS + 1)
+        inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
+        m.d.comb += activations.eq(field(word, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS] + inner)
         with m.If(~known(field(word, MATMUL, "format"))):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
         with m.Elif(activations > self.machine.activation):

@@ -6,6 +6,7 @@ from amaranth.hdl import Module, Signal
 
 from hw.component import Bundle, Component, given, gives
 from hw.control.configuration import REGISTER_BITS, setting
+from hw.widths import MAP_ROW_BITS
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import LOOP
 
@@ -16,7 +17,7 @@ class Layer(Bundle):
     def __init__(self) -> None:
         self.first = gives(1, "it is layer 0")
         self.base = gives(32, "added to addresses of layered instructions, 64-byte units")
-        self.map_row = gives(24, "KV map index of its token 0")
+        self.map_row = gives(MAP_ROW_BITS, "KV map index of its token 0")
         self.trace_row = gives(32, "address of its trace, 64-byte units")
         super().__init__()
 
@@ -37,7 +38,7 @@ class LayerLoop(Component):
         self.again = gives(1, "with end: there is another layer")
         self.layer = gives(Layer(), "where the present layer has its own", "layer_{}")
         self.row_start = gives(1, "a layer begins, for a cycle")
-        self.next_row = gives(24, "with row_start: its row of the KV map")
+        self.next_row = gives(MAP_ROW_BITS, "with row_start: its row of the KV map")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.isa.spec import ADDRESS_UNIT, PC_BITS, WORD_BYTES
 from skipopu.machine.config import Machine
 
 WORD_BITS = 8 * WORD_BYTES
@@ -44,7 +44,7 @@ class ProgramMemory(Component):
         beats_per_word = max(1, WORD_BITS // machine.port_bits)
         words_per_beat = max(1, machine.port_bits // WORD_BITS)
         beat_shift = (ADDRESS_UNIT // machine.beat_bytes).bit_length() - 1
-        left, piece, joined = Signal(13), Signal(4), Signal(WORD_BITS)
+        left, piece, joined = Signal(PC_BITS + 1), Signal(4), Signal(WORD_BITS)
         beats = (self.length * beats_per_word + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
         next_word = Signal(bits_for_index(machine.instructions))
         m.d.comb += [

@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.component import Component, given, gives, level
 from hw.control.issue import UNITS, Issue, Record, field
-from skipopu.isa.spec import ALIGN
+from skipopu.isa.spec import ALIGN, PC_BITS
 from skipopu.machine.config import QUEUE_DEPTH, Machine
 
 
@@ -33,7 +33,7 @@ class UnitQueue(Component):
         self.take = gives(UNITS, "units of which the head takes one, for a cycle")
         self.give = gives(UNITS, "units that are given one, for a cycle")
         self.retired = gives(stream.Signature(Record()), "instructions that ran, or were empty")
-        self.pc = gives(12, "index of the head")
+        self.pc = gives(PC_BITS, "index of the head")
         self.idle = gives(1, "nothing is inside, nor comes")
         self.waiting = gives(1, "the head lacks a token")
         super().__init__()

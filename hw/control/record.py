@@ -8,6 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.component import Bundle, Component, given, gives, level
 from hw.control.issue import UNITS, Record, field, pack
+from hw.memory.axi import ADDRESS_BITS
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from skipopu.isa.spec import ADDRESS_SHIFT
@@ -21,7 +22,7 @@ class TokenWrite(Bundle):
     """A generated token on its way to memory."""
 
     def __init__(self) -> None:
-        self.address = gives(40, "where it goes, bytes")
+        self.address = gives(ADDRESS_BITS, "where it goes, bytes")
         self.start = gives(1, "write it, for a cycle")
         self.done = given(1, "it is written, for a cycle")
         super().__init__()
@@ -73,7 +74,7 @@ class RecordWriter(Component):
         m.d.comb += fifo.w_en.eq(taken)
         beat_shift = (machine.beat_bytes - 1).bit_length()
         record_beats = max(1, RING_RECORD.size // machine.beat_bytes)
-        address, value, left = Signal(40), Signal(width), Signal(2)
+        address, value, left = Signal(ADDRESS_BITS), Signal(width), Signal(2)
         strobe, is_token = Signal(RING_RECORD.size), Signal()
         sequence = field(fifo.r_data, RING_RECORD, "sequence") - 1
         piece = max(1, machine.beat_bytes // RING_RECORD.size)

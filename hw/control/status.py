@@ -5,7 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 
 from hw.component import Component, given, gives
-from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+from skipopu.isa.registers import ERROR_BITS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+from skipopu.isa.spec import PC_BITS
 
 
 class RunStatus(Component):
@@ -20,11 +21,11 @@ class RunStatus(Component):
         self.finish = given(1, "the run is done, for a cycle")
         self.saturated = given(1, "a unit saturated a number")
         self.fail = given(1, "the dispatcher's error")
-        self.fail_code = given(8, "which it is")
-        self.fail_pc = given(13, "at which instruction")
+        self.fail_code = given(ERROR_BITS, "which it is")
+        self.fail_pc = given(PC_BITS + 1, "at which instruction")
         self.fault = given(1, "a unit's error; counts in a run only")
-        self.fault_code = given(8, "which it is")
-        self.fault_pc = given(12, "at which instruction")
+        self.fault_code = given(ERROR_BITS, "which it is")
+        self.fault_pc = given(PC_BITS, "at which instruction")
         self.ports_quiet = given(1, "memory owes no answer")
         self.running = gives(1, "a run is under way, or memory owes it answers")
         self.failed = gives(1, "there was an error")

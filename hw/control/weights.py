@@ -8,9 +8,13 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.component import Component, given, gives, level
 from hw.memory.reader import Run
-from skipopu.isa.spec import ADDRESS_SHIFT, BLOCK_ROWS, SHORT_BLOCK_ROWS
+from hw.widths import GROUP_BITS
+from skipopu.isa.spec import ADDRESS_SHIFT, BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import QUEUE_DEPTH, Machine
+from skipopu.machine.limits import LARGEST_RUN
+
+SHAPE = {name: MATMUL.by_name[name].width for name in ("rounds", "ports", "groups")}  # of a product, bits of each
 
 
 class WeightRequest(data.StructLayout):
@@ -20,7 +24,7 @@ class WeightRequest(data.StructLayout):
     """
 
     def __init__(self) -> None:
-        super().__init__({"address": 32, "rounds": 12, "ports": 7, "groups": 10, "two_digits": 1, "short": 1})
+        super().__init__({"address": 32, **SHAPE, "two_digits": 1, "short": 1})
 
 
 class WeightFetch(Component):
@@ -36,7 +40,7 @@ class WeightFetch(Component):
         self.machine = machine
         self.runs = [gives(stream.Signature(Run(machine)), f"weights that port {p} fetches") for p in range(machine.ports)]
         self.issue = given(stream.Signature(WeightRequest()), "products whose weights are wanted, in their order")
-        self.group = given(10, "weights of a group")
+        self.group = given(GROUP_BITS, "weights of a group")
         self.idle = gives(1, "nothing is inside, nor comes")
         self.on_demand = given(1, "each product's weights wait until it starts")
         self.started = given(1, "a product with weights starts, for a cycle")
@@ -52,9 +56,11 @@ class WeightFetch(Component):
         scale_beats = 2 * SCALES_PER_WORD // machine.beat_bytes
         beats_per_group = self.group >> (machine.weight_lanes.bit_length() - 1)
         pending = Signal(machine.ports)
-        full_groups, short_groups = Signal(26), Signal(26)
-        full_beats, short_beats = Signal(24), Signal(24)
-        per_block = Signal(14)
+        block_bits, run_bits = SHAPE["groups"] + BLOCK_ROWS.bit_length(), LARGEST_RUN.bit_length()
+        product_bits = SHAPE["rounds"] + block_bits
+        full_groups, short_groups = Signal(product_bits), Signal(product_bits)
+        full_beats, short_beats = Signal(run_bits), Signal(run_bits)
+        per_block = Signal(block_bits)
         accepted = Signal(machine.ports)
         for p, runs in enumerate(self.runs):
             count = Mux(head.ports > p, full_beats, short_beats)
@@ -78,7 +84,10 @@ class WeightFetch(Component):
                 with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "GROUPS"
             with m.State("GROUPS"):
-                m.d.sync += [full_groups.eq(head.rounds * per_block), short_groups.eq((head.rounds - 1)[:12] * per_block)]
+                m.d.sync += [
+                    full_groups.eq(head.rounds * per_block),
+                    short_groups.eq((head.rounds - 1)[: SHAPE["rounds"]] * per_block),
+                ]
                 m.next = "BEATS"
             with m.State("BEATS"):
                 m.d.sync += [full_beats.eq(beats(full_groups)), short_beats.eq(beats(short_groups)), pending.eq(-1)]

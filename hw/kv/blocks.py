@@ -11,7 +11,7 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Bundle, Component, given, gives
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads, HeadShapes
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.widths import ELEMENT_BITS
 from skipopu.machine.config import QUERY_LANES, Machine
 
 
@@ -39,11 +39,11 @@ class Results(Bundle):
     """Buffer addresses of the listed queries' results."""
 
     def __init__(self, machine: Machine) -> None:
-        lanes = data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES)
+        lanes = data.ArrayLayout(ELEMENT_BITS, QUERY_LANES)
         self.addresses = gives(
             data.ArrayLayout(lanes, HeadShapes(machine).blocks), "per block, of its lanes' results for KV head 0"
         )
-        self.kv_offset = gives(ELEMENT_ADDRESS_BITS, "elements between results of consecutive KV heads")
+        self.kv_offset = gives(ELEMENT_BITS, "elements between results of consecutive KV heads")
         super().__init__()
 
 
@@ -70,8 +70,8 @@ class QueryBlocks(Component):
         self.start = given(1, "list the queries, one cycle")
         self.mask = given(machine.tokens, "listed slots")
         self.heads = given(Heads(machine), "the model's heads")
-        self.address = given(ELEMENT_ADDRESS_BITS, "buffer address of slot 0's result, with start")
-        self.stride = given(ELEMENT_ADDRESS_BITS, "elements between slots")
+        self.address = given(ELEMENT_BITS, "buffer address of slot 0's result, with start")
+        self.stride = given(ELEMENT_BITS, "elements between slots")
         self.done = gives(1, "the queries are listed, one cycle")
         self.listed = gives(Listed(machine), "blocks with listed queries")
         self.results = gives(Results(machine), "where their results go")
@@ -83,9 +83,9 @@ class QueryBlocks(Component):
         m = Module()
         running = Signal()
         slot, member, lane = Signal(bits_for_index(self.machine.tokens)), Signal.like(self.heads.query_group), Signal(2)
-        slot_address, member_offset = Signal(ELEMENT_ADDRESS_BITS), Signal(ELEMENT_ADDRESS_BITS)
+        slot_address, member_offset = Signal(ELEMENT_BITS), Signal(ELEMENT_BITS)
         gathered, complete = Signal(Block(self.machine)), Signal(Block(self.machine))
-        addresses = Signal(data.ArrayLayout(ELEMENT_ADDRESS_BITS, QUERY_LANES))
+        addresses = Signal(data.ArrayLayout(ELEMENT_BITS, QUERY_LANES))
         all_addresses = Signal.like(addresses)
         listed = self.mask.bit_select(slot, 1)
         m.d.sync += self.entry_words.eq(self.heads.kv_heads * self.listed.count)

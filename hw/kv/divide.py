@@ -14,7 +14,8 @@ from hw.component import Component, given, gives
 from hw.kv.blocks import Listed, Results, block_of, lowest
 from hw.kv.reduce import SUM_BITS, TOTAL_BITS, ReducedRead
 from hw.kv.shapes import Heads
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from hw.memory.buffer import WordWrite
+from hw.widths import ELEMENT_BITS
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
@@ -63,17 +64,17 @@ class Divide(Component):
         )
         number = Signal.like(self.reduced.read_number)
         block_sums, sum_number = Signal.like(self.reduced.sum_address), Signal.like(self.reduced.sum_address)
-        offset, element = Signal(ELEMENT_ADDRESS_BITS), Signal.like(heads.head_dim)
+        offset, element = Signal(ELEMENT_BITS), Signal.like(heads.head_dim)
         stepping, lane = Signal(), Signal(2)
         present = block_of(listed, block)
-        slot, address = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
+        slot, address = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_BITS)
         addresses = Array(self.results.addresses[k].as_value() for k in range(listed.blocks.shape().length))
         m.d.comb += [
             lane.eq(lowest(left)),
             self.reduced.read_number.eq(number),
             self.reduced.read_lane.eq(lane),
             slot.eq(present.slots[lane]),
-            address.eq(addresses[block].word_select(lane, ELEMENT_ADDRESS_BITS) + offset + element),
+            address.eq(addresses[block].word_select(lane, ELEMENT_BITS) + offset + element),
             self.reduced.sum_address.eq(delay(m, sum_number, self.SUMS, "sum_number")),
             self.reduced.sum_lane.eq(delay(m, lane, self.SUMS, "sum_lane")),
         ]

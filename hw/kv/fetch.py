@@ -16,6 +16,7 @@ from hw.kv.phases import Phase
 from hw.kv.request import Entry, EntryRequests, Wanted
 from hw.kv.shapes import Heads, Pool
 from hw.memory.reader import Run
+from hw.widths import TOKEN_BITS
 from skipopu.machine.config import ENTRIES_AHEAD, Machine
 
 
@@ -129,7 +130,7 @@ class KvFetch(Component):
         for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
             came = requests.taken & ~wanted.ahead & (wanted.half.values == which)
             m.d.sync += count.eq(count + came - (self.end & phase))
-        left = Signal(20)
+        left = Signal(TOKEN_BITS)
         m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)

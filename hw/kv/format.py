@@ -9,7 +9,8 @@ from hw.arithmetic.fp32 import fp32_to_half_word
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads, HeadShapes
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead
+from hw.memory.buffer import BufferRead
+from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.machine.config import Machine
 
 
@@ -41,12 +42,12 @@ class EntryFormatter(Component):
         lanes, shapes = machine.vector_lanes, HeadShapes(machine)
         self.restart = given(1, "the header's bytes of no head are zero from now on")
         self.start = given(1, "format an entry, one cycle")
-        self.source = given(ELEMENT_ADDRESS_BITS, "buffer address of its K, behind it V; stands until done")
+        self.source = given(ELEMENT_BITS, "buffer address of its K, behind it V; stands until done")
         self.heads = given(Heads(machine), "the model's heads")
         self.read = gives(BufferRead(machine), "elements, FP32")
         self.reading = gives(1, "elements are read, or those beyond a head passed over")
         self.valid = gives(1, "elements were converted")
-        self.element = gives(20, "index in K and V of the first of them")
+        self.element = gives(ELEMENT_BITS, "index in K and V of the first of them")
         self.halves = gives(16 * lanes, "FP16 patterns")
         self.exponent_valid = gives(1, "a head's exponent is known")
         self.exponent = gives(5, "that exponent")
@@ -63,9 +64,9 @@ class EntryFormatter(Component):
         m.submodules.staging = staging = Memory(shape=machine.port_bits, depth=staging_depth(machine), init=[])
         write, read = staging.write_port(granularity=16 * lanes), staging.read_port()
         m.d.comb += [read.addr.eq(self.staged.address), self.staged.data.eq(read.data)]
-        head, of_values, offset = Signal.like(heads.kv_heads), Signal(), Signal(11)
-        element, beat = Signal(20), Signal.like(self.beats)  # the head's next element in K and V, its first beat
-        padded = Signal(11)
+        head, of_values, offset = Signal.like(heads.kv_heads), Signal(), Signal(OFFSET_BITS)
+        element, beat = Signal(ELEMENT_BITS), Signal.like(self.beats)  # the head's next element in K and V, its first beat
+        padded = Signal(OFFSET_BITS)
         m.d.comb += [
             padded.eq(heads.head_beats << (machine.kv_lanes.bit_length() - 1)),
             self.read.address.eq(self.source + element),

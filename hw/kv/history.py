@@ -10,6 +10,7 @@ from amaranth.lib.memory import Memory
 from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
 from hw.kv.shapes import Heads, HeadShapes
+from hw.widths import PLACE_BITS
 from skipopu.machine.config import Machine
 
 READ_AHEAD = 8  # beats read before they are used
@@ -35,7 +36,7 @@ class HistoryBuffer(Component):
         self.restart = given(1, "forget everything, one cycle")
         self.clearing = gives(1, "that is under way")
         self.lookup = given(half, "half to look up")
-        self.place = given(20, "place of the entry wanted there")
+        self.place = given(PLACE_BITS, "place of the entry wanted there")
         self.lookup_enable = given(1, "look it up")
         self.hit = gives(1, "the half of this very place is held; from the next cycle on until the next lookup")
         self.keep = given(half, "half whose tag to write")
@@ -113,9 +114,9 @@ class HistoryBuffer(Component):
 
     def _tags(self, m: Module) -> None:
         slots = self.machine.history_slots
-        m.submodules.tags = tags = Memory(shape=data.StructLayout({"valid": 1, "place": 20}), depth=2 * slots, init=[])
+        m.submodules.tags = tags = Memory(shape=data.StructLayout({"valid": 1, "place": PLACE_BITS}), depth=2 * slots, init=[])
         write, read = tags.write_port(), tags.read_port()
-        place, forget = Signal(20), Signal(range(2 * slots))
+        place, forget = Signal(PLACE_BITS), Signal(range(2 * slots))
         with m.If(self.lookup_enable):
             m.d.sync += place.eq(self.place)
         with m.If(self.restart):

@@ -10,16 +10,15 @@ from hw.component import Bundle, Component, given, gives
 from hw.kv.phases import Phase
 from hw.kv.request import Wanted
 from hw.kv.shapes import Heads, HeadShapes
+from hw.widths import MAP_ROW_BITS, PLACE_BITS, POSITION_BITS, TOKEN_BITS
 from skipopu.machine.config import AHEAD_STEP, Machine
-
-POSITION_BITS = 24
 
 
 class MapEntry(data.StructLayout):
     """Where a token's currently valid K and V lie: ``place`` in the pool of the token's port."""
 
     def __init__(self) -> None:
-        super().__init__({"place": 20})
+        super().__init__({"place": PLACE_BITS})
 
 
 class MapRead(Bundle):
@@ -38,7 +37,7 @@ class Layer(Bundle):
         self.history = gives(count_shape(machine.history_slots), "slots used of each port's history buffer")
         self.may_prefetch = gives(1, "entries may be asked for ahead of their instruction")
         self.row_start = gives(1, "a layer begins, one cycle")
-        self.next_row = gives(POSITION_BITS, "its row of the map, with row_start")
+        self.next_row = gives(MAP_ROW_BITS, "its row of the map, with row_start")
         self.known = gives(POSITION_BITS, "tokens that it maps")
         self.row_end = gives(1, "its instruction was dispatched")
         super().__init__()
@@ -60,7 +59,7 @@ class MapWalk(Component):
         shapes = HeadShapes(machine)
         self.restart = given(1, "forget that a layer began")
         self.start = given(1, "walk for the keys, one cycle")
-        self.map_row = given(POSITION_BITS, "the instruction's row of the map")
+        self.map_row = given(MAP_ROW_BITS, "the instruction's row of the map")
         self.last = given(POSITION_BITS, "its last token")
         self.phase = given(Phase(), "what attention is at", "{}")
         self.serial = given(1, "values are asked for in their own phase")
@@ -84,10 +83,15 @@ class MapWalk(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         entry, ahead = self.wanted.entry, self.ahead
-        walking, valid, for_values, row = Signal(), Signal(), Signal(), Signal(POSITION_BITS)
-        token, score, base, slot = Signal(20), Signal.like(entry.score), Signal.like(entry.half.base), Signal(20)
+        walking, valid, for_values, row = Signal(), Signal(), Signal(), Signal(MAP_ROW_BITS)
+        token, score, base, slot = (
+            Signal(TOKEN_BITS),
+            Signal.like(entry.score),
+            Signal.like(entry.half.base),
+            Signal(TOKEN_BITS),
+        )
         # The token behind the present one
-        index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(self.port), Signal(20)
+        index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(self.port), Signal(TOKEN_BITS)
         next_score, next_base = Signal.like(score), Signal.like(base)
         first = [*(s.eq(0) for s in (index, next_port, next_slot, next_score, next_base, for_values)), walking.eq(1)]
         advance, stop, held_back = Signal(), Signal(), Signal()

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
+from hw.widths import PLACE_BITS, POSITION_BITS
 from skipopu.machine.config import Machine
 
 
@@ -19,13 +20,13 @@ class EntryPlaces(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.restart = given(1, "no place is used any more")
-        self.position = given(24, "a chunk's first token, not below that of the chunk before it")
+        self.position = given(POSITION_BITS, "a chunk's first token, not below that of the chunk before it")
         self.find = given(1, "go to that token, level")
         self.found = gives(1, "its port is the present one from the next cycle on")
         self.following = given(1, "go to the following token")
         self.use = given(1, "the place is used")
         self.port = gives(bits_for_index(machine.ports), "port of the present token")
-        self.place = gives(20, "its next place")
+        self.place = gives(PLACE_BITS, "its next place")
         self.used = gives(32, "places used so far, in all ports")
         super().__init__()
 

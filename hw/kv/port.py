@@ -17,6 +17,7 @@ from hw.kv.softmax import SoftmaxStep
 from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
+from hw.widths import POSITION_BITS, TOKEN_BITS
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
@@ -58,7 +59,7 @@ class Lockstep(Bundle):
     """What all ports are told, seen by who tells them."""
 
     def __init__(self, machine: Machine) -> None:
-        self.position = gives(24, "token of slot 0")
+        self.position = gives(POSITION_BITS, "token of slot 0")
         self.kv_step = gives(KvStep(machine), "what all ports do")
         self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
         self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
@@ -73,7 +74,7 @@ class Work(Bundle):
     def __init__(self, machine: Machine) -> None:
         word = bits_for_index(machine.score_entries // QUERY_LANES)
         self.kv_beat = gives(machine.port_bits, "beat of the present entry that the step works on")
-        self.token = gives(20, "the present entry's token")
+        self.token = gives(TOKEN_BITS, "the present entry's token")
         self.score = gives(word, "its first score word")
         self.softmax_score = gives(word, "first score word of the entry whose probabilities are made")
         self.working = gives(1, "the port takes part in the round of keys or values")
@@ -142,7 +143,7 @@ class AttentionPort(Component):
 
         # Scores
         visible = Signal(QUERY_LANES)
-        ahead = Signal(signed(25))
+        ahead = Signal(signed(POSITION_BITS + 1))
         m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
         m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
         at_score = self.score_latency(self.machine)

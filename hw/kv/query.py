@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from hw.arithmetic.pipeline import bits_for_index, registered, tree
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads
+from hw.widths import OFFSET_BITS
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
@@ -32,7 +33,7 @@ class QueryWrites(Bundle):
     def __init__(self, machine: Machine) -> None:
         self.head_slot = gives(bits_for_index(machine.tokens), "slot of the word that is written WRITE cycles later")
         self.head_end = gives(1, "that word is its head's last")
-        self.write_offset = gives(11, "place of the first of ``vector_lanes`` mantissas in their head, elements")
+        self.write_offset = gives(OFFSET_BITS, "place of the first of ``vector_lanes`` mantissas in their head, elements")
         self.write_data = gives(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
         self.write_exponent = gives(8, "their head's exponent")
         self.write_enable = gives(1, "write now")

@@ -9,7 +9,9 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
 from hw.kv.history import Half
 from hw.kv.shapes import Heads, Pool
+from hw.memory.axi import ADDRESS_BITS
 from hw.memory.reader import Run
+from hw.widths import PLACE_BITS, TOKEN_BITS
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.machine.config import QUERY_LANES, Machine
 
@@ -24,7 +26,7 @@ class Entry(data.StructLayout):
     def __init__(self, machine: Machine) -> None:
         super().__init__(
             {
-                "token": 20,
+                "token": TOKEN_BITS,
                 "score": bits_for_index(machine.score_entries // QUERY_LANES),
                 "half": Half(machine),
                 "kept": 1,
@@ -37,7 +39,7 @@ class Wanted(data.StructLayout):
     """An :class:`Entry` and its place in the port's pool."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"place": 20, "entry": Entry(machine)})
+        super().__init__({"place": PLACE_BITS, "entry": Entry(machine)})
 
 
 class EntryRequests(Component):
@@ -65,7 +67,7 @@ class EntryRequests(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        busy, block, entry = Signal(), Signal(40), self.entry
+        busy, block, entry = Signal(), Signal(ADDRESS_BITS), self.entry  # the block in 64-byte units
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
         given_up, asking = Signal(), Signal()
         m.d.comb += [

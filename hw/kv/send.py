@@ -8,7 +8,9 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
 from hw.kv.format import StagedRead, staging_depth
 from hw.kv.shapes import Pool
+from hw.memory.axi import ADDRESS_BITS
 from hw.memory.writer import Writes
+from hw.widths import PLACE_BITS
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.machine.config import Machine
 
@@ -26,7 +28,7 @@ class EntrySender(Component):
         self.written = given(machine.ports, "per port: the write is done, one cycle")
         self.start = given(1, "write the entry, one cycle")
         self.port = given(bits_for_index(machine.ports), "its port; stands until done, as the next three do")
-        self.place = given(20, "its place there, two cycles before start or earlier")
+        self.place = given(PLACE_BITS, "its place there, two cycles before start or earlier")
         self.pool = given(Pool(machine), "where entries lie")
         self.count = given(range(staging_depth(machine) + 1), "its beats")
         self.staged = gives(StagedRead(machine), "reads of it")
@@ -37,7 +39,8 @@ class EntrySender(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        address, sent = Signal(40), Signal(range(staging_depth(self.machine) + 2))
+        # The address is in 64-byte units.
+        address, sent = Signal(ADDRESS_BITS), Signal(range(staging_depth(self.machine) + 2))
         run, beat, waiting = Signal(), Signal(), Signal()
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
         m.d.sync += address.eq(self.pool.base + self.place * self.pool.entry)

@@ -20,6 +20,7 @@ from hw.kv.shapes import HeadShapes, Pool
 from hw.memory.buffer import BufferRead
 from hw.memory.writer import Writes
 from hw.vector.unit import Task
+from hw.widths import PLACE_BITS, TOKEN_BITS
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
 
@@ -46,8 +47,8 @@ class KvWriteUnit(Component):
         self.kv_heads = given(shapes.kv_heads, "heads of K, as many of V")
         self.head_dim = given(shapes.head_dim, "elements of a head")
         self.pool = given(Pool(machine), "where entries lie", "kv_{}")
-        self.kv_slots = given(20, "places per port")
-        self.context = given(20, "tokens of a layer's row of the map")
+        self.kv_slots = given(PLACE_BITS, "places per port")
+        self.context = given(TOKEN_BITS, "tokens of a layer's row of the map")
         self.read = gives(BufferRead(machine), "elements, FP32", "read_{}")
         self.map = gives(MapRead(machine), "reads of the KV map", "map_read_{}")
         self.map_write = gives(MapWrite(machine), "new entries of the KV map", "map_write_{}")

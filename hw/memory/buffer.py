@@ -8,10 +8,9 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Bundle, Component, given, gives
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
-
-ELEMENT_ADDRESS_BITS = 20  # flat element index; wider than any buffer, so that overruns are seen
 
 
 class WordWrite(data.StructLayout):
@@ -20,7 +19,7 @@ class WordWrite(data.StructLayout):
     def __init__(self, machine: Machine) -> None:
         lanes = machine.vector_lanes
         slot = bits_for_index(machine.tokens)
-        super().__init__({"address": ELEMENT_ADDRESS_BITS, "data": 32 * lanes, "enable": lanes, "slot": slot})
+        super().__init__({"address": ELEMENT_BITS, "data": 32 * lanes, "enable": lanes, "slot": slot})
 
 
 def lane_of(machine: Machine, address: Value) -> Value:
@@ -33,7 +32,7 @@ class BufferRead(Bundle):
     """A reader's view of the buffer."""
 
     def __init__(self, machine: Machine) -> None:
-        self.address = gives(ELEMENT_ADDRESS_BITS, "index of any element of the word")
+        self.address = gives(ELEMENT_BITS, "index of any element of the word")
         self.enable = gives(1, "read it")
         self.data = given(32 * machine.vector_lanes, "the whole word, a cycle later, until the next read")
         super().__init__()

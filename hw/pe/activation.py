@@ -7,6 +7,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
+from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -30,8 +31,8 @@ class AlignedMemory(Component):
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(self.words)
         self.write_slot = given(slot, "token slot of the mantissas")
-        self.write_element = given(20, "element index of the first of ``vector_lanes`` mantissas")
-        self.write_offset = given(11, "the same within its group")
+        self.write_element = given(ELEMENT_BITS, "element index of the first of ``vector_lanes`` mantissas")
+        self.write_offset = given(OFFSET_BITS, "the same within its group")
         self.write_data = given(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
         self.write_exponent = given(8, "their group's exponent")
         self.write_enable = given(1, "write now")

@@ -14,6 +14,7 @@ from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
 from hw.pe.tile import Tile
 from hw.pe.tokens import TokenSlots
+from hw.widths import GROUP_BITS
 from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 
@@ -38,7 +39,7 @@ class ArrayUnit(Component):
         self.beats = [given(stream.Signature(machine.port_bits), f"weights of port {p}") for p in range(machine.ports)]
         self.active = given(1, "the instruction runs")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
-        self.group = given(10, "weights per group")
+        self.group = given(GROUP_BITS, "weights per group")
         self.exponent = given(8, "of the activations read, two cycles after their address")
         self.started = gives(1, "a product with weights starts")
         self.saturated = gives(1, "a number was beyond FP32")

@@ -7,6 +7,7 @@ from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Component, given, gives
 from hw.pe.sequencer import Rounds
+from hw.widths import OUTPUT_BITS
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine.config import Machine
 
@@ -37,7 +38,7 @@ class Drain(Component):
         self.turn = gives(range(max(2, self.turns)), "which of the round's ports, counted in ``drain_ports``")
         self.blocks = gives(machine.ports, "ports of the round that have a block, from the turn's first on")
         self.last = gives(1, "the round is the product's last")
-        self.row = gives(20, "even row of the turn's first port")
+        self.row = gives(OUTPUT_BITS, "even row of the turn's first port")
         self.rotary = [gives(9, f"pair of its head, of the turn's port {i}") for i in range(machine.drain_ports)]
         super().__init__()
 
@@ -53,7 +54,7 @@ class Drain(Component):
                 ports_of[self.round.bank].eq(self.round.ports),
                 last_of[self.round.bank].eq(self.round.last),
             ]
-        row = Signal(20)  # first row of the first port's block
+        row = Signal(OUTPUT_BITS)  # first row of the first port's block
         m.d.comb += [
             self.draining.eq(waiting.bit_select(self.bank, 1) & ~self.pause),
             self.blocks.eq(ports_of[self.bank] >> (self.turn << (together.bit_length() - 1))),

@@ -9,16 +9,18 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_val
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, WordWrite, lane_of
+from hw.memory.buffer import BufferRead, WordWrite, lane_of
 from hw.pe.argmax import Argmax
 from hw.pe.drain import PAIRS, Drain
 from hw.pe.finish import ONE, Finish
 from hw.pe.rotary import RotaryMemory, RotaryWrite
 from hw.pe.sequencer import Rounds
 from hw.pe.slice import Slice
+from hw.widths import ELEMENT_BITS, OUTPUT_BITS
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
+from skipopu.numerics.signature import SLOT_SHIFT
 
 
 class EpilogueUnit(Component):
@@ -88,9 +90,9 @@ class EpilogueUnit(Component):
         rows, valids = [], []
         for i in range(together):
             left = Mux(drain.last & ((drain.blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)
-            rows.append((drain.row + BLOCK_ROWS * i)[:20])
+            rows.append((drain.row + BLOCK_ROWS * i)[:OUTPUT_BITS])
             valids += [drain.draining & drain.blocks[i] & (Cat(Const(odd, 1), drain.pair) < left) for odd in range(2)]
-        address = Signal(ELEMENT_ADDRESS_BITS)
+        address = Signal(ELEMENT_BITS)
         m.d.comb += [
             address.eq(self._base(m) + Mux(self._gated, drain.row >> 1, drain.row)),
             self.read.address.eq(address),
@@ -118,10 +120,10 @@ class EpilogueUnit(Component):
         m.submodules.writes = writes = Signature(2 * together)
         m.d.comb += [writes.clear.eq(self.start), self.digest.eq(writes.total)]
         for k, (result, valid, number) in enumerate(zip(results, valid_end, numbers, strict=True)):
-            stored = (address_end + self._offset(k // 2) + k % 2)[:ELEMENT_ADDRESS_BITS]
+            stored = (address_end + self._offset(k // 2) + k % 2)[:ELEMENT_BITS]
             m.d.comb += [
                 writes.valid[k].eq(valid & ~(self._gated & (k % 2))),
-                writes.where[k].eq(Mux(self._stores, stored, number | Cat(Const(0, 20), slot_end))),
+                writes.where[k].eq(Mux(self._stores, stored, number | Cat(Const(0, SLOT_SHIFT), slot_end))),
                 writes.value[k].eq(result),
             ]
         self._complete(m, drain.finished)
@@ -145,8 +147,8 @@ class EpilogueUnit(Component):
     def _base(self, m: Module) -> Value:
         """Buffer address of the slot's vector; all are there ``tokens`` cycles after start, before the first round."""
         tokens = self.machine.tokens
-        base = Array(Signal(ELEMENT_ADDRESS_BITS, name=f"base_{s}") for s in range(tokens))
-        setup, running = Signal(range(tokens + 1), init=tokens), Signal(ELEMENT_ADDRESS_BITS)
+        base = Array(Signal(ELEMENT_BITS, name=f"base_{s}") for s in range(tokens))
+        setup, running = Signal(range(tokens + 1), init=tokens), Signal(ELEMENT_BITS)
         with m.If(self.start):
             m.d.sync += [setup.eq(0), running.eq(self._field("dst") * BUFFER_UNIT)]
         with m.Elif(setup != tokens):

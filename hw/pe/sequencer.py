@@ -9,6 +9,7 @@ from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, two_digits
 from hw.pe.slice import Slice, Step, Take
+from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
 from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
@@ -64,8 +65,8 @@ class Sequencer(Component):
         word = bits_for_index(machine.activation // machine.weight_lanes)
         self.start = given(1, "begin with the instruction")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
-        self.group = given(10, "weights per group")
-        self.inner = given(20, "first element of the activations' inner region")
+        self.group = given(GROUP_BITS, "weights per group")
+        self.inner = given(ELEMENT_BITS, "first element of the activations' inner region")
         self.weights_ready = given(machine.ports, "ports with a beat")
         self.token_count = given(count_shape(machine.tokens), "tokens in the list, at least 1")
         self.slot = given(slot, "slot of the token asked for")
@@ -107,7 +108,7 @@ class Sequencer(Component):
         """Beats into ``pair``, which becomes free when ``popping``; ``taking`` until the last beat."""
         machine, instruction = self.machine, self.instruction.word
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
-        beats_per_group = Signal(10)
+        beats_per_group = Signal(GROUP_BITS)
         first_word = Signal.like(self.activation_word)
         inner_word = self.inner >> (machine.weight_lanes.bit_length() - 1)
         m.d.comb += [
@@ -118,7 +119,8 @@ class Sequencer(Component):
         scale_beats = max(1, 2 * SCALES_PER_WORD // machine.beat_bytes)
 
         # Rounds, groups, rows, beats, members of a pair
-        round_index, group_index, row, beat, second = Signal(12), Signal(10), Signal(3), Signal(10), Signal()
+        walked = Signal(len(rounds)), Signal(len(groups)), Signal(3), Signal(GROUP_BITS), Signal()
+        round_index, group_index, row, beat, second = walked
         scale_index, scale_beat, need_scale = Signal(5), Signal(range(max(2, scale_beats))), Signal()
         word = Signal.like(self.activation_word)  # of the group's first beat
         bank = Signal()

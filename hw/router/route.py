@@ -5,15 +5,18 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 
+from hw.arithmetic.fp32 import order
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import field
 from hw.control.lists import Routed
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead
+from hw.memory.axi import ADDRESS_BITS
+from hw.memory.buffer import BufferRead
 from hw.memory.reader import Run
 from hw.router.score import Score
 from hw.vector.unit import Task
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD
 from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
@@ -58,13 +61,13 @@ class RouteUnit(Component):
         m.submodules.writes = writes = Signature(1)
         m.d.comb += self.task.digest.eq(writes.total)
         slot = Signal(bits_for_index(machine.tokens))
-        base = Signal(ELEMENT_ADDRESS_BITS)
+        base = Signal(ELEMENT_BITS)
         module = Signal()
         bit = [Signal(name="attention_bit"), Signal(name="ffn_bit")]
         trace_byte = Signal(8)
         count = Signal(4)
         beats_left = Signal(2)
-        trace_address = Signal(40)
+        trace_address = Signal(ADDRESS_BITS)
         m.d.comb += trace_address.eq((self.task.instruction.trace_row << ADDRESS_SHIFT) + self.task.instruction.position + slot)
         m.submodules.score = score = Score(machine)
         m.d.comb += [
@@ -179,7 +182,7 @@ class RouteUnit(Component):
     def rules(self, difference: Value, position: Value, traced: Value) -> dict[SkipPolicy, Value]:
         """Each policy's bit for the present slot, as its rule says."""
         rules = {
-            ROUTER: key(difference) >= key(self.dial),
+            ROUTER: order(difference) >= order(self.dial),
             ALWAYS: Const(1, 1),
             NEVER: Const(0, 1),
             TRACE: traced,
@@ -187,8 +190,3 @@ class RouteUnit(Component):
         if missing := set(SKIP_POLICIES) - set(rules):
             raise NotImplementedError(f"no circuit for the skip policies {', '.join(policy.name for policy in missing)}")
         return rules
-
-
-def key(x: Value) -> Value:
-    """Unsigned integer in the order of FP32 numbers, zeros equal."""
-    return Mux(x[:31] == 0, 1 << 31, Mux(x[31], ~x, x | (1 << 31)))[:32]

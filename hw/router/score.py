@@ -6,7 +6,8 @@ from amaranth.hdl import Module, Signal
 
 from hw.arithmetic.fp32 import Add
 from hw.component import Component, given, gives
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, lane_of
+from hw.memory.buffer import lane_of
+from hw.widths import ELEMENT_BITS
 from skipopu.machine.config import Machine
 
 
@@ -21,12 +22,12 @@ class Score(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.start = given(1, "begin, for a cycle; not before done")
-        self.address = given(ELEMENT_ADDRESS_BITS, "element of the high digit, the low one's is the next; stable until done")
+        self.address = given(ELEMENT_BITS, "element of the high digit, the low one's is the next; stable until done")
         self.bias = given(32, "FP32; stable until done")
         self.done = gives(1, "the score is there, for a cycle")
         self.z = gives(32, "the score, with done")
         self.saturated = gives(1, "a sum saturated")
-        self.read_address = gives(ELEMENT_ADDRESS_BITS, "element of the buffer to read")
+        self.read_address = gives(ELEMENT_BITS, "element of the buffer to read")
         self.read_enable = gives(1, "read it now")
         self.read_data = given(32 * machine.vector_lanes, "the word that holds it, a cycle later")
         super().__init__()

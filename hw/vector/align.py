@@ -7,8 +7,9 @@ from amaranth.hdl import Cat, Module, Signal
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.control.issue import field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, WordWrite
+from hw.memory.buffer import BufferRead, WordWrite
 from hw.vector.unit import Task
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import ALIGN, BUFFER_UNIT
 from skipopu.machine.config import Machine
 
@@ -36,7 +37,7 @@ class AlignUnit(Component):
         machine, lanes = self.machine, self.machine.vector_lanes
         word = self.task.instruction.word
         elements = field(word, ALIGN, "elements")
-        slot, base, element = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS), Signal(20)
+        slot, base, element = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_BITS), Signal(ELEMENT_BITS)
         reading = Signal()
         m.d.comb += [
             self.read.address.eq(base + element),

@@ -10,6 +10,7 @@ from hw.component import Component, given, gives
 from hw.memory.buffer import BufferRead
 from hw.vector.groups import Completed, Group
 from hw.vector.rms import InverseRms
+from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
@@ -52,20 +53,20 @@ class Aligner(Component):
         self.target = given(2, "AlignTarget of the running instruction")
         self.mask = given(machine.tokens, "its slots")
         self.completed = given(Completed(machine), "groups to align", "{}")
-        self.padded = given(11, "elements that a group takes in the target")
+        self.padded = given(OFFSET_BITS, "elements that a group takes in the target")
         self.finish = given(1, "level: everything was written")
         self.done = gives(1, "for one cycle: everything is aligned")
         self.clear = gives(1, "with done: the tracker may start again")
         self.digest = gives(32, "with done: signature of what was aligned")
         self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
-        self.inner = given(20, "first element of the inner region")
+        self.inner = given(ELEMENT_BITS, "first element of the inner region")
         self.inverse_size = given(32, "1 / elements of the residual, FP32")
         self.epsilon = given(32, "what is added to the mean square, FP32")
         self.head_slot = gives(slot, "slot of the word that is read: WRITE cycles ahead of its write")
         self.head_end = gives(1, "that word is its group's last")
         self.write_slot = gives(slot, "token slot of the mantissas")
-        self.write_element = gives(20, "element index of the first of ``vector_lanes`` mantissas")
-        self.write_offset = gives(11, "the same within its group")
+        self.write_element = gives(ELEMENT_BITS, "element index of the first of ``vector_lanes`` mantissas")
+        self.write_offset = gives(OFFSET_BITS, "the same within its group")
         self.write_data = gives(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
         self.write_exponent = gives(8, "their group's exponent")
         self.write_enable = gives(1, "write now")
@@ -81,7 +82,7 @@ class Aligner(Component):
         m = Module()
         machine, lanes = self.machine, self.machine.vector_lanes
         layout = Group(machine)
-        present, reading, offset = Signal(layout), Signal(), Signal(11)
+        present, reading, offset = Signal(layout), Signal(), Signal(OFFSET_BITS)
         last = offset + lanes >= self.padded
         m.d.comb += [self.completed.groups.ready.eq(~reading | last), self.busy.eq(reading)]
         with m.If(reading):

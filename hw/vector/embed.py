@@ -10,11 +10,13 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
 from hw.control.issue import field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from hw.memory.axi import ADDRESS_BITS
+from hw.memory.buffer import WordWrite
 from hw.memory.reader import Run
 from hw.pe.rotary import RotaryWrite
 from hw.vector.row import RowReader
 from hw.vector.unit import Task
+from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, EMBED
 from skipopu.machine.config import Machine
 
@@ -50,9 +52,9 @@ class EmbedUnit(Component):
         instruction = self.task.instruction
         word = instruction.word
         beat_shift = (machine.beat_bytes - 1).bit_length()
-        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
-        position, token = Signal(24), Signal(32)
-        token_address, rope_address = Signal(40), Signal(40)
+        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_BITS)
+        position, token = Signal(POSITION_BITS), Signal(32)
+        token_address, rope_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         m.submodules.rows = rows = RowReader(machine)
         m.d.comb += [
             position.eq(instruction.position + slot),
@@ -65,7 +67,7 @@ class EmbedUnit(Component):
             rows.address.eq(instruction.address + token * field(word, EMBED, "row")),
         ]
         # Port 0 gives token ids and rotary rows too, never at once with rows.
-        ask, ask_address, ask_count = Signal(), Signal(40), Signal.like(self.runs[0].payload.count)
+        ask, ask_address, ask_count = Signal(), Signal(ADDRESS_BITS), Signal.like(self.runs[0].payload.count)
         take, starved = Signal(), Signal()
         for p in range(1, machine.ports):
             connect(m, flipped(self.runs[p]), rows.runs[p])
@@ -83,7 +85,7 @@ class EmbedUnit(Component):
             m.d.comb += [runs.payload.beat.eq(ask_address >> beat_shift), runs.payload.count.eq(ask_count)]
         # Rows to the buffer, rotary rows to the array
         rope_index, piece = Signal(9), Signal(range(max(2, machine.port_bits // 32)))
-        address = (base + rows.words.payload.element)[:ELEMENT_ADDRESS_BITS]
+        address = (base + rows.words.payload.element)[:ELEMENT_BITS]
         m.d.comb += [
             self.words.valid.eq(rows.words.valid),
             self.words.payload.address.eq(address),

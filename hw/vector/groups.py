@@ -8,7 +8,9 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, tree
 from hw.component import Bundle, Component, given, gives, level
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, WordWrite
+from hw.memory.buffer import WordWrite
+from hw.widths import ELEMENT_BITS, GROUP_BITS, OFFSET_BITS
+from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import Machine
 
 
@@ -21,10 +23,10 @@ class Group(data.StructLayout):
         super().__init__(
             {
                 "slot": bits_for_index(machine.tokens),
-                "start": ELEMENT_ADDRESS_BITS,
-                "place": 20,
-                "number": 10,
-                "size": 11,
+                "start": ELEMENT_BITS,
+                "place": ELEMENT_BITS,
+                "number": MATMUL.by_name["groups"].width,
+                "size": OFFSET_BITS,
                 "exponent": 8,
             }
         )
@@ -56,8 +58,8 @@ class GroupTracker(Component):
         self.clear = given(1, "a new vector begins in every slot")
         self.write_valid = given(1, "the buffer accepts a write that is to be aligned")
         self.write = given(WordWrite(machine), "that write")
-        self.group = given(10, "elements per group")
-        self.padded = given(11, "elements that a group takes in the target")
+        self.group = given(GROUP_BITS, "elements per group")
+        self.padded = given(OFFSET_BITS, "elements that a group takes in the target")
         self.completed = gives(Completed(machine), "to the aligner", "{}")
         self.pause = gives(1, "writes should stop soon")
         super().__init__()

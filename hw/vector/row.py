@@ -7,18 +7,18 @@ from amaranth.lib import data, stream
 
 from hw.arithmetic.fp32 import half_word_to_fp32
 from hw.component import Component, given, gives
+from hw.memory.axi import ADDRESS_BITS
 from hw.memory.reader import Run
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, EMBED
 from skipopu.machine.config import Machine
-
-ROW_BITS, ELEMENT_BITS = (EMBED.by_name[name].width for name in ("row", "elements"))
 
 
 class RowWord(data.StructLayout):
     """``vector_lanes`` elements of a row. element: index of the first. data: FP32. enable: which of them exist."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"element": 20, "data": 32 * machine.vector_lanes, "enable": machine.vector_lanes})
+        super().__init__({"element": ELEMENT_BITS, "data": 32 * machine.vector_lanes, "enable": machine.vector_lanes})
 
 
 class RowReader(Component):
@@ -31,9 +31,9 @@ class RowReader(Component):
         self.machine = machine
         ports = range(machine.ports)
         self.start = given(1, "for one cycle: a row is wanted")
-        self.address = given(40, "of each port's part, in 64-byte units; stable from the cycle after start")
-        self.row = given(ROW_BITS, "64-byte units of a part")
-        self.elements = given(ELEMENT_BITS, "elements of the row, FP16")
+        self.address = given(ADDRESS_BITS, "of each port's part, in 64-byte units; stable from the cycle after start")
+        self.row = given(EMBED.by_name["row"].width, "64-byte units of a part")
+        self.elements = given(EMBED.by_name["elements"].width, "elements of the row, FP16")
         self.runs = [gives(stream.Signature(Run(machine)), f"runs of beats wanted of port {p}") for p in ports]
         self.beats = [given(stream.Signature(machine.port_bits), f"port {p}'s beats") for p in ports]
         self.words = gives(stream.Signature(RowWord(machine)), "the row's words")
@@ -47,7 +47,7 @@ class RowReader(Component):
         to_beats = ADDRESS_SHIFT - (machine.beat_bytes - 1).bit_length()  # 64-byte units to beats
         part_elements = self.row << 5
         asked_port, port = (Signal(range(max(2, machine.ports)), name=name) for name in ("asked_port", "port"))
-        asked, element, beats_left = Signal(20), Signal(20), Signal(20)
+        asked, element, beats_left = Signal(ELEMENT_BITS), Signal(ELEMENT_BITS), Signal(20)
         piece = Signal(range(max(2, machine.kv_lanes // lanes)))
         asking, taking = Signal(), Signal()
         accepted, beat, valid, take = Signal(), Signal(machine.port_bits), Signal(), Signal()

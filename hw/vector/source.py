@@ -7,6 +7,7 @@ from amaranth.hdl import Const, Module, Mux, Value
 from hw.arithmetic.pipeline import round_to
 from hw.component import Bundle, Component, given, gives
 from hw.memory.buffer import WordWrite
+from hw.widths import GROUP_BITS, OFFSET_BITS
 from skipopu.isa.spec import AlignTarget, Unit
 from skipopu.machine.config import Machine
 
@@ -34,8 +35,8 @@ class AlignSource(Component):
         self.attention = given(Results(machine), "ATTEND", "attention_{}")
         self.embedding = given(Results(machine), "EMBED", "embedding_{}")
         self.scan = given(Results(machine), "ALIGN", "scan_{}")
-        self.group = given(10, "elements per group of weights")
-        self.head_dim = given(10, "elements of a head")
+        self.group = given(GROUP_BITS, "elements per group of weights")
+        self.head_dim = given(GROUP_BITS, "elements of a head")
         self.written_valid = given(1, "the buffer is written")
         self.written_by = given(2, "by which unit")
         self.written = given(WordWrite(machine), "that write")
@@ -46,8 +47,8 @@ class AlignSource(Component):
         self.mask = gives(machine.tokens, "its slots")
         self.finish = gives(1, "level: everything is written")
         self.queries = gives(1, "queries are aligned, in groups of a head; else activations")
-        self.elements = gives(10, "elements per group")
-        self.padded = gives(11, "elements that a group takes in its memory")
+        self.elements = gives(GROUP_BITS, "elements per group")
+        self.padded = gives(OFFSET_BITS, "elements that a group takes in its memory")
         self.write_valid = gives(1, "a word to align")
         self.write = gives(WordWrite(machine), "that word")
         super().__init__()

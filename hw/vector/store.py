@@ -9,10 +9,12 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import field
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS, BufferRead, lane_of
+from hw.memory.axi import ADDRESS_BITS
+from hw.memory.buffer import BufferRead, lane_of
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from hw.vector.unit import Task
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, STORE
 from skipopu.machine.config import Machine
 
@@ -42,10 +44,10 @@ class StoreUnit(Component):
         per_beat = machine.port_bits // 32
         beat_shift = (machine.beat_bytes - 1).bit_length()
         m.submodules.writes = writes = Signature(1)
-        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_ADDRESS_BITS)
-        element, piece = Signal(20), Signal(range(max(2, per_beat)))
+        slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_BITS)
+        element, piece = Signal(ELEMENT_BITS), Signal(range(max(2, per_beat)))
         beat, strobe = Signal(machine.port_bits), Signal(machine.beat_bytes)
-        row_address = Signal(40)
+        row_address = Signal(ADDRESS_BITS)  # 64-byte units
         settle = Signal(3)
         m.d.sync += row_address.eq(
             self.task.instruction.address + (self.task.instruction.position + slot) * field(word, STORE, "row")

@@ -19,7 +19,7 @@ from sim.rtl.options import Options as Options
 from sim.rtl.verilate import Say
 from sim.rtl.window import Window as Window
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted
+from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted, identity
 from skipopu.numerics.profile import fingerprint
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -125,11 +125,12 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
             raise SkipopuError(f"the RTL simulator stopped without a result:\n{tail}")
         result = json.loads(outcome.read_text())
         values: dict[str, int] = result["registers"]
-        for register, known in (("MACHINE", machine.fingerprint), ("NUMERICS", fingerprint(program.numerics))):
-            if result["identity"][register] != int(known[-8:], 16):
-                raise ProgramError(
-                    f"the hardware's {register} register is {result['identity'][register]:08x}; the program needs {known[-8:]}"
-                )
+        for register, known in (
+            ("MACHINE", identity(machine.fingerprint)),
+            ("NUMERICS", identity(fingerprint(program.numerics))),
+        ):
+            if (value := result["identity"][register]) != known:
+                raise ProgramError(f"the hardware's {register} register is {value:08x}; the program needs {known:08x}")
         if not result["stopped"]:
             raise SkipopuError(
                 f"the machine did not stop within {options.cycle_limit} cycles: {values['RETIRED']} instructions dispatched, position"

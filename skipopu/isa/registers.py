@@ -135,6 +135,11 @@ MAGIC = 0x534B4950
 ISA_VERSION = 6
 
 
+def identity(fingerprint: str) -> int:
+    """What the registers MACHINE and NUMERICS hold of a fingerprint."""
+    return int(fingerprint[-8:], 16)
+
+
 def counted(values: Mapping[str, int]) -> dict[str, int]:
     """The 64-bit counters, by name, from the values of all registers."""
     return {name: values[name] | values[f"{name}_HIGH"] << 32 for name in WIDE}

@@ -21,7 +21,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from skipopu import shell
 from skipopu.errors import SkipopuError
-from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING
+from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING, identity
 from skipopu.machine.config import Machine
 from skipopu.numerics.profile import fingerprint
 from skipopu.program.program import Program
@@ -37,8 +37,8 @@ class Behind:
         self.program = program
         self.values = {
             HOST["MAGIC"].address: MAGIC,
-            HOST["MACHINE"].address: int(program.machine.fingerprint[-8:], 16),
-            HOST["NUMERICS"].address: int(fingerprint(program.numerics)[-8:], 16),
+            HOST["MACHINE"].address: identity(program.machine.fingerprint),
+            HOST["NUMERICS"].address: identity(fingerprint(program.numerics)),
         }
         self.memory: dict[int, np.ndarray] = {}  # what the machine sees, by first address
         self.resets = 0

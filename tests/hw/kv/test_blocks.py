@@ -6,7 +6,7 @@ import numpy as np
 from amaranth.sim import SimulatorContext
 
 from hw.kv.blocks import QueryBlocks
-from hw.memory.buffer import ELEMENT_ADDRESS_BITS
+from hw.widths import ELEMENT_BITS
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
 from tests.hw.kv.support import set_heads, simulate
@@ -51,7 +51,7 @@ def test_against_a_list_of_all_queries() -> None:
                 for q, (slot, member, listed) in enumerate(block):
                     if listed:
                         assert seen.slots[q] == slot
-                        result = (address + slot * stride + member * entry.head_dim) % (1 << ELEMENT_ADDRESS_BITS)
+                        result = (address + slot * stride + member * entry.head_dim) % (1 << ELEMENT_BITS)
                         assert ctx.get(dut.results.addresses[k])[q] == result
             await ctx.tick()
             assert ctx.get(dut.entry_words) == entry.kv_heads * len(expected)
