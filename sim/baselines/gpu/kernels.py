@@ -4,11 +4,10 @@ Every kernel reads on the device whether its module is executed, and does nothin
 launches within a CUDA graph, no memory traffic and no host synchronisation.
 """
 
-# Triton's own types know neither launches (constants as they are, num_warps) nor arithmetic on what tl.load gives.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import triton  # pyright: ignore[reportMissingImports] -- comes with PyTorch's CUDA builds only
@@ -23,14 +22,19 @@ TOKENS = 32  # entries that a program looks at together
 EMBED_BLOCK = 1024
 
 
-@triton.jit
+def jit(kernel: Any) -> Any:
+    """A Triton kernel. Its launches, by a grid in brackets, are beyond Triton's own types, which a type checker may not find."""
+    return triton.jit(kernel)
+
+
+@jit
 def _embed(h, embedding, tokens, position, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(tokens + tl.load(position))
     tl.store(h + i, tl.load(embedding + token * HIDDEN + i, mask=i < HIDDEN).to(tl.float32), mask=i < HIDDEN)
 
 
-@triton.jit
+@jit
 def _route(
     h, weight, sums, trace, executed, taken, place, entries, position, layer, CONTEXT, HIDDEN: tl.constexpr, BLOCK: tl.constexpr,
     TRACED: tl.constexpr, REUSE: tl.constexpr,
@@ -50,8 +54,8 @@ def _route(
         first = tl.load(trace + (2 * layer) * CONTEXT + pos).to(tl.int32)
         second = tl.load(trace + (2 * layer + 1) * CONTEXT + pos).to(tl.int32)
     else:
-        first = ((attention >= 0) | (layer == 0)).to(tl.int32)
-        second = (ffn >= 0).to(tl.int32)
+        first = ((attention >= 0) | (layer == 0)).to(tl.int32)  # pyright: ignore[reportOperatorIssue] -- an array
+        second = (ffn >= 0).to(tl.int32)  # pyright: ignore[reportOperatorIssue]
     tl.store(executed + 2 * layer, first)
     tl.store(executed + 2 * layer + 1, second)
     tl.store(taken + 2 * layer, tl.load(taken + 2 * layer) + first)
@@ -63,7 +67,7 @@ def _route(
         tl.store(entries, allocated + first)
 
 
-@triton.jit
+@jit
 def _dot(x, scale, data, scales, row, ROWS, INPUTS: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr, INT4: tl.constexpr,
          GROUP: tl.constexpr, HALF: tl.constexpr, ZERO: tl.constexpr):  # fmt: skip
     """Products of BLOCK rows with the vector ``x`` times ``scale``, GROUPS groups of inputs at a time."""
@@ -93,7 +97,7 @@ def _dot(x, scale, data, scales, row, ROWS, INPUTS: tl.constexpr, BLOCK: tl.cons
     return tl.sum(tl.sum(total, 2), 1) * scale
 
 
-@triton.jit
+@jit
 def _product(
     y, x, data, scales, flag, eps, always, ROWS: tl.constexpr, INPUTS: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr,
     NORM_BLOCK: tl.constexpr, INT4: tl.constexpr, NORM: tl.constexpr, FORM: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr,
@@ -119,7 +123,7 @@ def _product(
         tl.store(y + row, result.to(y.dtype.element_ty), mask=row < ROWS)
 
 
-@triton.jit
+@jit
 def _attend(
     sums, tops, totals, qkv, rope, keys, values, place, position, flag, softmax_scale, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, QUERIES: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr, TOKENS: tl.constexpr, WRITE: tl.constexpr,
@@ -184,7 +188,7 @@ def _attend(
         tl.store(totals + head * SPLITS + split, total, mask=g < QUERIES)
 
 
-@triton.jit
+@jit
 def _combine(mixed, sums, tops, totals, flag, D: tl.constexpr, SPLITS: tl.constexpr):
     if tl.load(flag) != 0:
         head = tl.program_id(0)
@@ -193,7 +197,7 @@ def _combine(mixed, sums, tops, totals, flag, D: tl.constexpr, SPLITS: tl.conste
         weight = tl.exp(top - tl.max(top, 0))
         total = tl.sum(weight * tl.load(totals + head * SPLITS + s), 0)
         parts = tl.load(sums + (head * SPLITS + s)[:, None] * D + d[None, :])
-        tl.store(mixed + head * D + d, (tl.sum(parts * weight[:, None], 0) / total).to(mixed.dtype.element_ty))
+        tl.store(mixed + head * D + d, (tl.sum(parts * weight[:, None], 0) / total).to(mixed.dtype.element_ty))  # pyright: ignore[reportOperatorIssue] -- arrays
 
 
 def embed(w: Weights, s: State) -> None:
