@@ -27,7 +27,8 @@ TOP = "overlay"
 def overlay_verilog(machine: Machine) -> str:
     """The whole design as Verilog text, top module ``overlay``; the same machine gives the same bytes. Remembered.
 
-    What repeats per memory port (``tile``, ``read_port``, ``write_port``) is one module, however many ports there are.
+    What repeats per memory port (``tile``, ``read_port``, ``write_port``) is one module, however many ports there are, and so are
+    units that came out equal: all instances are of the first one's module.
     """
     return _interruptible(lambda: _overlay_parts(machine))
 
@@ -36,7 +37,32 @@ def _overlay_parts(machine: Machine) -> str:
     library = Library()
     parts = [component_verilog(Overlay(machine, library), TOP)]
     parts += [component_verilog(component, name) for name, component in library.modules.items()]
-    return "".join(parts)
+    return equal_modules_once(_START.sub(r"\\$start ", "".join(parts)))
+
+
+# The signal that starts combinational processes in simulation, which Yosys calls otherwise in each module.
+_START = re.compile(r"\\\$auto\$verilog_backend\S+ ")
+_MODULE = re.compile(r"^module (\S+) ?\((.*?)\);\n(.*?)^endmodule\n", re.MULTILINE | re.DOTALL)
+_WIRE = re.compile(r"^  (?:wire|input|output) [^=\n]*;$", re.MULTILINE)
+_INSTANCE = re.compile(r"^  (\\?\S+)(?= +\\?\S+ +\($)", re.MULTILINE)
+
+
+def equal_modules_once(text: str) -> str:
+    """The same design without modules that differ from an earlier one in their name and in the order of ports and wires."""
+    first: dict[tuple[object, ...], str] = {}
+    instead: dict[str, str] = {}
+
+    def kept(match: re.Match[str]) -> str:
+        name, ports, body = match.groups()
+        content = frozenset(ports.split(", ")), frozenset(_WIRE.findall(body)), _WIRE.sub("", body)
+        if (found := first.setdefault(content, name)) == name:
+            return match[0]
+        instead[name] = found
+        return ""
+
+    text = _MODULE.sub(kept, text)
+    # What the modules left out were instances in may be equal now.
+    return equal_modules_once(_INSTANCE.sub(lambda match: f"  {instead.get(match[1], match[1])}", text)) if instead else text
 
 
 def _interruptible(work: Callable[[], str]) -> str:

@@ -254,7 +254,7 @@ class AttentionPort(Component):
 
     def _probability(self, m: Module, score: Value, stored_exponent: Value) -> tuple[Value, int]:
         """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step)."""
-        m.submodules.distance = subtract = Add()
+        m.submodules.subtract = subtract = Add()
         m.d.comb += [subtract.a.eq(self.lockstep.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
         hidden = score[23:31] == 255
         shift = self.lockstep.shared_exponent - stored_exponent  # not negative where visible

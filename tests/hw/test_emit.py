@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.emit import overlay_verilog
+from hw.emit import equal_modules_once, overlay_verilog
 from hw.link.system import SYSTEM, system_verilog
 from hw.report import check_netlist, lint, products_per_cycle
 from hw.shell.shell import shell_verilog
@@ -37,6 +37,23 @@ def test_what_repeats_is_one_module() -> None:
     assert design.instances("overlay", "read_port") == 2
     assert sum(name == "tile" for name in design.modules) == 1
     assert "\\overlay.array_unit" in design.below["overlay"]
+
+
+def test_equal_modules_are_one() -> None:
+    """Modules that differ in names and order of declarations only; and what they are instances in, which is equal then."""
+    below = "module {}({});\n  input a;\n  wire a;\n{}  assign z = {};\nendmodule\n"
+    above = "module {0}(a, z);\n  {1}  inner (\n    .a(a),\n    .z(z)\n  );\nendmodule\n"
+    modules = [
+        below.format("one", "a, z", "  output z;\n  wire z;\n", "a"),
+        below.format("two", "z, a", "  wire z;\n  output z;\n", "a"),
+        below.format("not", "z, a", "  wire z;\n  output z;\n", "~a"),
+    ]
+    text = "".join(
+        [*modules, *(above.format(f"of_{name}", name) for name in ("one", "two", "not")), above.format("top", "of_two")]
+    )
+    design = Design(equal_modules_once(text))
+    assert list(design.modules) == ["one", "not", "of_one", "of_not", "top"]
+    assert [list(design.below[name]) for name in ("of_one", "of_not", "top")] == [["one"], ["not"], ["of_one"]]
 
 
 def test_resources_of_cells() -> None:
