@@ -241,6 +241,23 @@ def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[
     return bias, (policy_of(record["policy_attention"]), policy_of(record["policy_ffn"]))
 
 
+# In port 0, one per layer of an ADJUST; gains and biases follow, FP32, 8 of each in turn.
+ADJUST_RECORD = Record(
+    "adjust record",
+    ADDRESS_UNIT,
+    (
+        Field("inverse_size", 32, "1 / elements of what is normalised, FP32"),
+        Field("epsilon", 32, "what is added to the mean square, FP32"),
+        Field("rope", 28, "address of the rotary table in port 0; rows every Config.ROPE_ROW", "64 bytes"),
+    ),
+)
+
+
+def adjust_size(elements: int) -> int:
+    """Bytes of an adjust record with the gains and biases of ``elements``."""
+    return ADJUST_RECORD.size + ADDRESS_UNIT * -(-elements // BUFFER_UNIT)
+
+
 # One per retired instruction in check mode.
 RING_RECORD = Record(
     "ring record",

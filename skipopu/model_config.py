@@ -65,6 +65,18 @@ REQUIRED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers
 
 
 @dataclass(frozen=True)
+class Rope:
+    """A rotary table: at position p, pair i of a head turns by p * frequencies[i]; cos and sin are multiplied by ``factor``.
+
+    Pairs are (i, i + n) of a head's first 2n elements, n = len(frequencies); the elements behind them are not rotated, nor are any
+    where there are no frequencies.
+    """
+
+    frequencies: tuple[float, ...]
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of a Llama-architecture model; all sizes in elements.
 
@@ -72,6 +84,16 @@ class ModelConfig:
     the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
     ``weight_group`` is the number of weights per scale that the model was trained for. ``byte_level``: ids 0 to 255 are the bytes of
     text, which the checkpoint has to declare (``"byte_level": true``): nothing else tells them from a tokenizer's ids.
+
+    What families differ in, a plain Llama by default:
+
+    ``rope``: rotary tables, one of ``rope_theta`` over whole heads when empty; ``rope_of_layer`` is each layer's table (the first
+    when empty). ``attention_scale`` is what scores q . k are multiplied by (1 / sqrt(head_dim)). ``qk_norm``: RMSNorm of Q and of
+    K before the rotation, over each "head" or the "whole" projection; "" for none. ``pre_norm``: modules read the normalised
+    residual; ``post_norm``: their results are normalised before they are added to it. ``gated``: act(gate) * up, else act(up).
+    ``parallel``: the feed-forward network reads the residual that attention reads. ``biases``: which of q, k, v, o, gate, up, down
+    add one to their products, ``final_bias``: the last norm does. ``windows``: per layer, the tokens that a query sees, itself
+    among them (0: all; empty: no layer has one). ``attention_cap``, ``logit_cap``: c in c * tanh(x / c), 0 for none.
     """
 
     hidden_size: int
@@ -90,6 +112,19 @@ class ModelConfig:
     norm: str = "rms"
     weight_group: int = 128
     byte_level: bool = False
+    rope: tuple[Rope, ...] = ()
+    rope_of_layer: tuple[int, ...] = ()
+    attention_scale: float | None = None
+    qk_norm: str = ""
+    pre_norm: bool = True
+    post_norm: bool = False
+    gated: bool = True
+    parallel: bool = False
+    biases: tuple[str, ...] = ()
+    final_bias: bool = False
+    windows: tuple[int, ...] = ()
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
 
     @property
     def queries_per_kv_head(self) -> int:
