@@ -1,4 +1,4 @@
-"""Activations of gated products: f(gate) * up for the functions of :class:`Activation`."""
+"""Activations: f(gate) * up of gated products, f(x) of ADJUST, for the functions of :class:`Activation`."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def factor(code: Activation, gate: F32, parameter: np.float32) -> F32:
 def gated(code: Activation, gate: F32, up: F32, parameter: np.float32) -> F32:
     """f(gate) * up as (gate * up) * factor, each product rounded to FP32."""
     return fp32.multiply(fp32.multiply(gate, up), factor(code, gate, parameter))
+
+
+def activate(code: Activation, x: F32, parameter: np.float32) -> F32:
+    """f(x) as x * factor, rounded to FP32: gated with 1."""
+    return fp32.multiply(x, factor(code, x, parameter))
