@@ -98,7 +98,10 @@ def _layers(family: Family, value: Value, where: str) -> list[str]:
     given, count = value("layer_types"), value("num_hidden_layers")
     layers = family.layers(value) if given is None else list(given)
     if len(layers) != count:
-        raise CheckpointError(f"{where}: layer_types has {len(layers)} entries; accepted: {count}, one for each layer")
+        key = "no_rope_layers" if given is None else "layer_types"
+        raise CheckpointError(f"{where}: {key} has {len(layers)} entries; accepted: {count}, one for each layer")
+    if "no_rope_layers" in family.reads and len(rotated := rotated_layers(value)) != count:
+        raise CheckpointError(f"{where}: no_rope_layers has {len(rotated)} entries; accepted: {count}, one for each layer")
     windowless = value("sliding_window") is None or ("use_sliding_window" in family.reads and not value("use_sliding_window"))
     if SLIDING in layers and windowless:
         raise CheckpointError(
@@ -132,10 +135,7 @@ def _tables(data: dict[str, Any], family: Family, layers: list[str], head_dim: i
     ropes = [entry.rope for entry in tables.values()]
     of_layer = [kinds.index(kind) if len(kinds) > 1 else 0 for kind in layers]
     if "no_rope_layers" in family.reads:
-        rotated = rotated_layers(value)
-        if len(rotated) != len(layers):
-            raise CheckpointError(f"{where}: no_rope_layers has {len(rotated)} entries; accepted: {len(layers)}, one a layer")
-        of_layer = [table if turns else len(ropes) for table, turns in zip(of_layer, rotated, strict=True)]
+        of_layer = [table if turns else len(ropes) for table, turns in zip(of_layer, rotated_layers(value), strict=True)]
         ropes.append(Rope(()))
     used = sorted(set(of_layer))
     first = next(iter(tables.values()))
