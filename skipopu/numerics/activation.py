@@ -19,6 +19,7 @@ class Activation(IntEnum):
     RELU = 2  # max(x, 0)
     RELU2 = 3  # max(x, 0)^2
     LEAKY_RELU = 4  # x, or a * x where x is negative
+    GELU_TANH = 5  # x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2, on machines with ADJUST
 
 
 # Hugging Face's names: (code, parameter).
@@ -27,6 +28,9 @@ ACTIVATIONS = {
     "swish": (Activation.SWISH, 1.0),
     "quick_gelu": (Activation.SWISH, 1.702),
     "gelu": (Activation.GELU, 0.0),
+    "gelu_pytorch_tanh": (Activation.GELU_TANH, 0.0),
+    "gelu_new": (Activation.GELU_TANH, 0.0),
+    "gelu_fast": (Activation.GELU_TANH, 0.0),
     "relu": (Activation.RELU, 0.0),
     "relu2": (Activation.RELU2, 0.0),
     "leaky_relu": (Activation.LEAKY_RELU, 0.01),
