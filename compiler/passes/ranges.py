@@ -27,19 +27,22 @@ LAYER_TENSORS = {
 }
 LARGEST = float(fp16.LARGEST)
 COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
+VANISHING = 2.0**-25  # what FP16 rounds to 0, and all below
 
 
 def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
     """Sentences about tensors of a folded graph that lose most of their precision, or whose results may saturate.
 
     Raises:
-        CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold.
+        CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold, or that would become zero.
     """
     config, found = checkpoint.config, []
     table = checkpoint.tensors["model.embed_tokens.weight"]
     if (largest := float(np.abs(table).max())) > LARGEST:
         raise CheckpointError(f"tensor model.embed_tokens.weight holds {largest:.3g}; FP16 embeddings reach {LARGEST:g}")
     if 0 < largest < COARSE:
+        if largest <= VANISHING:
+            raise CheckpointError(f"tensor model.embed_tokens.weight becomes zero in FP16: its largest number is {largest:.3g}")
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
     for name, tensor, matrix in _folded(graph, checkpoint):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
@@ -50,6 +53,11 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
                 f"tensor {tensor} holds {largest:.3g} with norm gains folded in; {full} times an FP16 scale reaches {full * LARGEST:.3g}"
             )
         if 0 < largest < least * COARSE:
+            if largest <= least * VANISHING:
+                raise CheckpointError(
+                    f"tensor {tensor} becomes zero, with norm gains folded in its largest number is {largest:.3g}:"
+                    f" FP16 scales end at {least * VANISHING:.2g}"
+                )
             found.append(
                 f"tensor {tensor} loses its precision, with norm gains folded in its largest number is {largest:.3g}: FP16 scales"
                 f" keep four bits or fewer below {least * COARSE:.2g}"
