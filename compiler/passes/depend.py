@@ -3,11 +3,13 @@
 Units work in order and side by side. An operation waits for the last operation of each other unit that writes what it
 reads or overwrites, or reads what it overwrites, unless something its own unit waited for before implies it (vector
 clocks). Only attention needs no token from the write of the same tokens' entries: it waits by itself, before it reads what that
-writes and long before it writes. Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
+writes and long before it writes. Values that share a memory's place are one. Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
 iteration are supplied to the first one by an empty operation at the end of the prologue, and taken up by the epilogue.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from compiler.graph.ops import ALIGNED, Graph, Op, Place, Value
 from skipopu.isa.spec import TokenList, Unit
@@ -24,9 +26,22 @@ def _uses(op: Op) -> tuple[set[Value], set[Value]]:
     return set(op.reads), written
 
 
-def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
+Shared = Mapping[Value, set[Value]]
+
+
+def conflict(one: Op, other: Op, shared: Shared) -> bool:
+    """Whether two operations may not change places; ``shared`` has the values in the same place as a value."""
+    reads, writes = _uses(one)
+    other_reads, other_writes = _uses(other)
+
+    def meets(values: set[Value], others: set[Value]) -> bool:
+        return any(not others.isdisjoint(shared.get(value, {value})) for value in values)
+
+    return meets(writes, other_reads | other_writes) or meets(reads, other_writes)
+
+
+def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
     """Per operation of a straight line: the operations (by unit, as indices) whose tokens it pops."""
-    uses = [_uses(op) for op in ops]
     clocks: list[dict[Unit, int]] = []  # what is complete when the operation starts: last index per unit
     known: dict[Unit, dict[Unit, int]] = {unit: {} for unit in Unit}
     result: list[dict[Unit, int]] = []
@@ -41,9 +56,7 @@ def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
         implied: list[int] = []  # complete when it ends
         for j in range(i - 1, -1, -1):
             other = ops[j]
-            reads, writes = uses[i]
-            conflict = uses[j][1] & (reads | writes) or uses[j][0] & writes
-            if other.unit is op.unit or not conflict or clock.get(other.unit, -1) >= j:
+            if other.unit is op.unit or clock.get(other.unit, -1) >= j or not conflict(op, other, shared):
                 continue
             if (other.kind, op.kind) == ("kvwrite", "attend") and other.tokens is op.tokens:
                 implied.append(j)
@@ -58,42 +71,54 @@ def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
     return result
 
 
-def depend(graph: Graph) -> Graph:
-    """Adds tokens to the operations of ``graph``, and an empty product to the prologue where the loop needs it."""
-    if not _link(graph):
-        graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
-        if not _link(graph):
-            raise AssertionError("the layers' first iteration waits for something that the prologue cannot supply")
-    return graph
+def depend(graph: Graph, shared: Shared) -> Graph:
+    """Adds tokens to the operations of ``graph``, and an empty product before or behind the layers where the loop needs it."""
+    for _ in range(3):
+        if (missing := _link(graph, shared)) is None:
+            return graph
+        if missing is graph.prologue:
+            graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
+        else:
+            graph.epilogue.insert(0, Op("matmul", "end the layers", TokenList.ALL, writes=graph.prologue[0].writes[:1]))
+    raise AssertionError("the layers wait for something that prologue and epilogue cannot supply or take")
 
 
-def _link(graph: Graph) -> bool:
-    """Sets ``pop`` and ``push``; False when the first iteration needs tokens that the other ones do not."""
+def _link(graph: Graph, shared: Shared) -> list[Op] | None:
+    """Sets ``pop`` and ``push``; else the line that needs another operation.
+
+    The prologue does when the first iteration needs tokens that the other ones do not, the epilogue when nothing in it can take
+    the tokens of the last one, or waits for what nothing waits for in the other ones.
+    """
     head, body = len(graph.prologue), len(graph.body)
     line = [*graph.prologue, *graph.body, *graph.body, *graph.epilogue]
     second, tail = head + body, head + 2 * body
-    waits = _waits(line)
+    waits = _waits(line, shared)
     links: set[tuple[int, int]] = set()
     carried: set[tuple[Unit, Unit]] = set()  # tokens that pass from one iteration to the next
     for i in (*range(head), *range(second, len(line))):  # the second copy of the body is the steady state
         for unit, j in waits[i].items():
             if second <= i < tail and j < second:
                 if j < head:
-                    return False
+                    return graph.prologue
                 carried.add((unit, line[i].unit))
             links.add((j, i))
     for i in range(head, second):
         if any(j < head and (line[j].unit, line[i].unit) not in carried for j in waits[i].values()):
-            return False
+            return graph.prologue
+    taken = {(j % body, line[i].unit) for j, i in links if head <= j < tail and i < tail}
+    if any(head <= j < tail <= i and (j % body, line[i].unit) not in taken for j, i in links):
+        return graph.epilogue
+    ends: list[tuple[int, int]] = []
     for unit, waiting in carried:
         supplier = next((j for j in range(head - 1, -1, -1) if line[j].unit is unit), None)
         taker = next((i for i in range(tail, len(line)) if line[i].unit is waiting), None)
-        if supplier is None or taker is None:
-            return False
-        # One token too many goes round the loop: the prologue makes it, the epilogue takes it.
-        line[supplier].push |= 1 << waiting
-        line[taker].pop |= 1 << unit
-    for j, i in links:
+        if supplier is None or any(j == supplier and line[i].unit is waiting for j, i in links):
+            return graph.prologue
+        if taker is None or any(i == taker and j >= tail and line[j].unit is unit for j, i in links):
+            return graph.epilogue
+        ends.append((supplier, taker))
+    # One token too many goes round the loop: the prologue makes it, the epilogue takes it.
+    for j, i in (*links, *ends):
         line[j].push |= 1 << line[i].unit
         line[i].pop |= 1 << line[j].unit
-    return True
+    return None

@@ -53,6 +53,23 @@ class Epilogue(IntEnum):
     NONE = 4  # nothing is stored (argmax only)
 
 
+class Reduce(IntEnum):
+    """What ADJUST divides by the root of its mean square."""
+
+    NONE = 0
+    WHOLE = 1  # the vector
+    HEADS = 2  # each Config.HEAD_DIM elements
+
+
+class Finish(IntEnum):
+    """What ADJUST does last, ``y`` being the number after gain and bias."""
+
+    STORE = 0  # dst = y
+    ROTATE = 1  # the same, pairs (2i, 2i+1) of each head rotated by the record's rotary table
+    ACTIVATE = 2  # dst = activation(y), that of Config.ACTIVATION
+    RESIDUAL = 3  # dst += y
+
+
 class AlignTarget(IntEnum):
     """Where a result goes as aligned integers, beside its FP32 form in the buffer.
 
@@ -185,10 +202,8 @@ EXTEND = Instruction(
     (
         *_HEAD[:1],
         Field("mask", 28, "address of thresholds: input channels below them are left out", "64 bytes"),
-        Field("bias", 28, "address of a vector that is added to the results", "64 bytes"),
         Field("side", 28, "address of a low-rank product's two matrices, whose result is added", "64 bytes"),
         Field("rank", 12, "rows of the first of them"),
-        Field("head_norm", 1, "1: results are divided by their root mean square, head by head"),
     ),
 )
 ROUTE = Instruction(
@@ -233,7 +248,26 @@ STORE = Instruction(
     ),
 )
 
-INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, EXTEND, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)
+ADJUST = Instruction(
+    "ADJUST",
+    16,
+    "vector",
+    "Normalises each listed slot's vector, multiplies it by the gains and adds the biases of the adjust record at its address, then"
+    " rotates it, activates it or adds it to another. A machine without the unit refuses it.",
+    (
+        *_HEAD,
+        *_ADDRESS,
+        *_SOURCE,
+        Field("dst", 16, "buffer address of the results", "8 elements"),
+        Field("dst_stride", 12, "distance between token slots there", "8 elements"),
+        Field("elements", 18, "vector length, a multiple of 8"),
+        Field("reduce", 2, "1/rms: 0 none, 1 of the vector, 2 of each head"),
+        Field("finish", 2, "0 store, 1 rotate, 2 activate, 3 residual"),
+        _ALIGN,
+    ),
+)
+
+INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, ADJUST, EXTEND, MATMUL, ROUTE, KVWRITE, ATTEND, STORE)
 BY_OPCODE = check_opcodes(INSTRUCTIONS)
 BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 OPCODE_BITS = _HEAD[0].width

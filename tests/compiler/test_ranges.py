@@ -55,14 +55,26 @@ def test_routers_beyond_their_scales_are_refused() -> None:
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_what_loses_its_precision_is_told(weights: str) -> None:
     assert compiled({}, weights).source["warnings"] == []
-    (lost,) = compiled({LAYER + "self_attn.o_proj.weight": 1e-9}, weights).source["warnings"]
+    small = {"int4": 1e-5, "int8": 1e-4}[weights]
+    (lost,) = compiled({LAYER + "self_attn.o_proj.weight": small}, weights).source["warnings"]
     assert lost.startswith(f"tensor {LAYER}self_attn.o_proj.weight loses its precision")
-    (lost,) = compiled({"model.embed_tokens.weight": 1e-8}, weights).source["warnings"]
+    (lost,) = compiled({"model.embed_tokens.weight": 1e-7}, weights).source["warnings"]
     assert lost.startswith("tensor model.embed_tokens.weight loses its precision")
     (reach,) = compiled({LAYER + "self_attn.v_proj.weight": 1e5, LAYER + "self_attn.o_proj.weight": 1e-3}, weights).source[
         "warnings"
     ]
     assert reach.startswith(f"products of tensor {LAYER}self_attn.v_proj.weight can reach")
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", LAYER + "self_attn.o_proj.weight", LAYER + "input_layernorm.weight"]
+)
+def test_what_becomes_zero_is_refused(weights: str, name: str) -> None:
+    message = {LAYER + "input_layernorm.weight": LAYER + r"self_attn\..*_proj.weight"}.get(name, name)
+    with pytest.raises(CheckpointError, match=f"tensor {message} becomes zero"):
+        compiled({name: 1e-9}, weights)
+    assert compiled({name: 0}, weights).source["warnings"] == [], "zeros are zeros"
 
 
 def test_tied_heads_are_named_by_their_tensor() -> None:
@@ -71,3 +83,18 @@ def test_tied_heads_are_named_by_their_tensor() -> None:
     checkpoint = dataclasses.replace(checkpoint, tensors=checkpoint.tensors | {"model.norm.weight": gain * np.float32(1e6)})
     with pytest.raises(CheckpointError, match=r"tensor model.embed_tokens.weight holds .* with norm gains folded in"):
         compile_checkpoint(checkpoint, Machine.load("tiny"))
+
+
+def test_keys_and_values_that_may_saturate_are_told_with_norms_and_biases() -> None:
+    def warnings(change: dict[str, object], scales: dict[str, float]) -> list[str]:
+        checkpoint = random_checkpoint(small_config(**change), 2)
+        for name, scale in scales.items():
+            checkpoint.tensors[LAYER + name] = checkpoint.tensors[LAYER + name] * np.float32(scale)
+        return compile_checkpoint(checkpoint, Machine.load("tiny"), context=16).source["warnings"]
+
+    large = {"self_attn.k_proj.weight": 2e4}
+    assert "k_proj" in warnings({}, large)[0]
+    assert warnings({"qk_norm": "head"}, large) == []
+    assert warnings({"pre_norm": False}, large) == []
+    assert "k_proj" in warnings({"qk_norm": "head"}, {"self_attn.k_norm.weight": 3e4})[0]
+    assert "v_proj" in warnings({"biases": ("v",)}, {"self_attn.v_proj.bias": 1e5})[0]
