@@ -9,6 +9,7 @@ from skipopu.isa.registers import Config
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 LARGEST_HEAD = 256  # elements
 LARGEST_GROUP = 512  # weights
@@ -37,7 +38,8 @@ class Range:
 def ranges(machine: Machine) -> dict[Config, Range]:
     """Registers whose value shapes a program: the compiler plans within these, dispatch refuses what lies outside."""
     lanes = machine.weight_lanes
-    return {
+    functions = {Config.ACTIVATION: Range(0, max(Activation))} if machine.adjust else {}
+    return functions | {
         Config.CONTEXT: Range(1, min(LARGEST_CONTEXT, machine.map_entries)),
         Config.HEAD_DIM: Range(max(8, machine.vector_lanes), LARGEST_HEAD, machine.vector_lanes),
         Config.KV_HEADS: Range(1, machine.kv_heads),
@@ -85,6 +87,8 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
+    if ACTIVATIONS[model.hidden_act][0] is Activation.GELU_TANH:
+        need(machine.adjust, "adjust", machine.adjust, f"true, for hidden_act {model.hidden_act}")
     inner = max(model.intermediate_size, model.num_heads * model.head_dim)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
