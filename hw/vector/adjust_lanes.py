@@ -77,8 +77,8 @@ class AdjustLanes(Component):
         m.submodules.partials = partials = Memory(shape=32 * lanes, depth=depth, init=[])
         low, high, write = partials.read_port(), partials.read_port(), partials.write_port()
         halving, place, other, half = Signal(), Signal(range(depth)), Signal(range(depth)), Signal(range(PARTIALS))
-        total, root_saturated = self._halve(m, inverse, halving, place, other, half)
-        flags.append(root_saturated)
+        total, of_root = self._halve(m, inverse, halving, place, other, half)
+        flags += of_root
         ahead = Multiply.LATENCY - 1  # the sums are read a cycle before the squares come
         m.d.comb += [
             low.addr.eq(Mux(halving, place, delay(m, self.round, ahead, "round"))),
@@ -162,8 +162,8 @@ class AdjustLanes(Component):
 
     def _halve(
         self, m: Module, inverse: Signal, halving: Signal, place: Signal, other: Signal, half: Signal
-    ) -> tuple[Signal, Value]:
-        """Adds halves of the partial sums and takes the root: (input of the sum that is left, whether the mean saturated)."""
+    ) -> tuple[Signal, tuple[Value, ...]]:
+        """Adds halves of the partial sums and takes the root: (input of the sum that is left, whether its steps saturated)."""
         lanes = self.lanes
         wait = Signal(range(max(pipeline.SQUARED_IN, pipeline.HALVED, pipeline.NORM) + 1))
         total, left, rooting = Signal(32), Signal(32), Signal()

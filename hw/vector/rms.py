@@ -14,8 +14,8 @@ from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import OUTPUT_BITS, RSQRT
 
 
-def inverse_root(m: Module, total: Value, inverse_size: Value, epsilon: Value, valid: Value) -> tuple[Value, Value]:
-    """1 / sqrt(total * inverse_size + epsilon), NORM cycles later; whether a step saturated, where ``valid`` came in."""
+def inverse_root(m: Module, total: Value, inverse_size: Value, epsilon: Value, valid: Value) -> tuple[Value, tuple[Value, ...]]:
+    """1 / sqrt(total * inverse_size + epsilon), NORM cycles later; whether steps saturated, where ``valid`` came in."""
     m.submodules.mean = mean = Multiply()
     m.submodules.shifted = shifted = Add()
     m.submodules.root = root = Quadratic((RSQRT,))
@@ -35,7 +35,7 @@ def inverse_root(m: Module, total: Value, inverse_size: Value, epsilon: Value, v
         rounded.mantissa.eq(Cat(root.y, Const(0, 1)).as_signed()),
         rounded.exponent.eq(64 - delay(m, half, Quadratic.LATENCY, "half") - OUTPUT_BITS),
     ]
-    return rounded.z, mean.saturated | shifted.saturated
+    return rounded.z, (mean.saturated, shifted.saturated)
 
 
 class InverseRms(Component):
@@ -108,7 +108,7 @@ class InverseRms(Component):
             self.kept.eq(delay_valid(m, self.request, self.LATENCY, "kept")),
             self.kept_slot.eq(delay(m, self.request_slot, self.LATENCY, "kept_slot")),
             self.kept_value.eq(inverse),
-            self.saturated.eq(convert.saturated | add.saturated | saturated),
+            self.saturated.eq(convert.saturated | add.saturated | saturated[0] | saturated[1]),
         ]
         registers = [Signal(32, name=f"inverse_rms_{s}") for s in range(machine.tokens)]
         for s, register in enumerate(registers):

@@ -8,10 +8,10 @@ from collections import deque
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator, SimulatorContext
+from amaranth.sim import SimulatorContext
 
 from hw.vector.adjust import AdjustUnit
-from skipopu.isa.spec import ADJUST, BUFFER_UNIT, AlignTarget, Finish, Reduce
+from skipopu.isa.spec import ADJUST, BUFFER_UNIT, Finish, Reduce
 from skipopu.layout import ADJUST_RECORD, adjust_size
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
@@ -19,7 +19,7 @@ from skipopu.numerics import adjust, fp32
 from skipopu.numerics.activation import Activation, activate
 from skipopu.numerics.signature import signature
 from tests.hw.bench import exercise
-from tests.hw.vector.support import buffer, packed
+from tests.hw.vector.support import buffer
 
 TOKENS, ADDRESS, ROPE, ROPE_ROW, POSITION, PARAMETER = 3, 40, 4, 2, 5, np.float32(1.702)
 MACHINES = {
