@@ -14,7 +14,7 @@ from sim.result import Computed, Retired
 from sim.walk import CONTROL, Fields, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_UNIT, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
+from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
 from skipopu.numerics.fp32 import Saturation
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -23,6 +23,7 @@ name = "functional"
 HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {
     EMBED: vector.embed,
     ALIGN: vector.align,
+    ADJUST: vector.adjust,
     MATMUL: array.matmul,
     ROUTE: vector.route,
     KVWRITE: kv.kvwrite,
