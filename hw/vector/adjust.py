@@ -119,7 +119,7 @@ class AdjustUnit(Component):
             outcome.slot.eq(delay(m, slot, late, "result_slot")),
             self.task.digest.eq(outcome.digest),
         ]
-        m.d.comb += self.task.working.eq(reads | operands.row_taken)
+        m.d.comb += self.task.working.eq(reads)
 
         # What memory is asked for
         rope, asks = Signal(ADDRESS_BITS), Signal()

@@ -36,7 +36,6 @@ class AdjustOperands(Component):
         self.rotary = given(1, "the next beats are a rotary row, which was asked for in this cycle")
         self.head_dim = given(GROUP_BITS, "elements of a head")
         self.row_beats = gives(range(LARGEST_HALF_HEAD + 1), "beats of its rotary row")
-        self.row_taken = gives(1, "one of them is there")
         self.have = gives(1, "there is a word of gains and biases")
         self.used = given(1, "it is used for the last time")
         self.gain = gives(32 * lanes, "gains of the word that was there 2 cycles ago")
@@ -57,11 +56,11 @@ class AdjustOperands(Component):
         moves = self.full & ~self.recording & (~self.have | ends)
         takes = moves | (self.full & self.recording)
         rows = left != 0
+        row_taken = rows & self.beats.valid
         accepted = self.beats.valid & self.beats.ready & ~rows
         m.d.comb += [
             self.full.eq(filled == count),
             self.beats.ready.eq(rows | ~self.full | takes),
-            self.row_taken.eq(rows & self.beats.valid),
             self.row_beats.eq(((self.head_dim >> 1) + (bits // PAIR_BITS - 1)) >> ((bits // PAIR_BITS).bit_length() - 1)),
         ]
         m.d.sync += filled.eq(Mux(takes, 0, filled) + accepted)
@@ -85,14 +84,14 @@ class AdjustOperands(Component):
         write, read = row.write_port(), row.read_port()
         with m.If(self.rotary):
             m.d.sync += [left.eq(self.row_beats), beat.eq(0)]
-        with m.Elif(self.row_taken):
+        with m.Elif(row_taken):
             m.d.sync += [left.eq(left - 1), beat.eq(beat + 1)]
         number = self.turn[lanes.bit_length() - 1 :]  # words of ``lanes`` elements: 32 bits of the row are an element's share
         within = (bits // (32 * lanes)).bit_length() - 1
         m.d.comb += [
             write.addr.eq(beat),
             write.data.eq(self.beats.payload),
-            write.en.eq(self.row_taken),
+            write.en.eq(row_taken),
             read.addr.eq(number >> within),
         ]
         chosen = delay(m, number[:within], 1, "chosen")

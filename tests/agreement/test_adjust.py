@@ -165,7 +165,7 @@ FAULTS = [
     ({"finish": Finish.ROTATE, "elements": 40}, Error.ILLEGAL_INSTRUCTION),
     ({"src": TINY.buffer // BUFFER_UNIT}, Error.BUFFER_RANGE),
     ({"dst": TINY.buffer // BUFFER_UNIT - 1}, Error.BUFFER_RANGE),
-    ({"elements": TINY.buffer + 8}, Error.BUFFER_RANGE),
+    ({"src": TINY.buffer // BUFFER_UNIT - 2}, Error.BUFFER_RANGE),
     ({"address": (1 << 28) - 1}, Error.AXI_READ),
 ]
 
