@@ -62,7 +62,7 @@ class AdjustLanes(Component):
         self.activation = given(3, "function, an Activation")
         self.parameter = given(32, "its parameter, FP32")
         self.reduced = gives(1, "1/rms is there, for a cycle; it stays until the next one")
-        self.results = gives(word, "results")
+        self.results = gives(word, "what the elements became, FP32")
         self.enable = gives(lanes, "which of them there are")
         self.saturated = gives(1, "a step was too large for FP32")
         super().__init__()

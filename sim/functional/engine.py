@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.engine import QUIET, Watch
-from sim.functional import array, kv, vector
+from sim.functional import adjust, array, kv, vector
 from sim.functional.options import Options as Options
 from sim.functional.state import State
 from sim.result import Computed, Retired
@@ -23,7 +23,7 @@ name = "functional"
 HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {
     EMBED: vector.embed,
     ALIGN: vector.align,
-    ADJUST: vector.adjust,
+    ADJUST: adjust.adjust,
     MATMUL: array.matmul,
     ROUTE: vector.route,
     KVWRITE: kv.kvwrite,
