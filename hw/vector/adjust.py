@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
@@ -129,7 +129,7 @@ class AdjustUnit(Component):
         starved = Signal()
         m.d.comb += [self.runs.valid.eq(asks), self.task.waiting.eq((asks & ~self.runs.ready) | starved)]
 
-        def ask(address: Value, beats: Value, then: str) -> None:
+        def ask(address: Value, beats: ValueLike, then: str) -> None:
             m.d.comb += [asks.eq(1), self.runs.payload.beat.eq(address << to_beats), self.runs.payload.count.eq(beats)]
             with m.If(self.runs.ready):
                 m.next = then

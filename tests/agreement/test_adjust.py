@@ -147,9 +147,12 @@ def test_every_reduction_and_finish(stall: int, activation: Activation) -> None:
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize(("hidden", "head_dim"), [(96, 16), (512, 128), (480, 96)])
-def test_timing(hidden: int, head_dim: int) -> None:
-    program, run = adjust_program(hidden=hidden, head_dim=head_dim), Run(tuple(range(1, 8)), 3)
+@pytest.mark.parametrize(
+    ("target", "hidden", "head_dim"), [("tiny", 96, 16), ("tiny", 512, 128), ("tiny", 480, 96), ("u280-slice4", 512, 128)]
+)
+def test_timing(target: str, hidden: int, head_dim: int) -> None:
+    program = adjust_program(hidden=hidden, head_dim=head_dim, machine=Machine.load(target))
+    run = Run(tuple(range(1, 8)), 3)
     expected = functional.run(program, run)
     seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
     assert predicted["READ_BEATS"] == seen["READ_BEATS"]
