@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Const, Module, Mux, Value
 
 from hw.component import Component, given, gives
+from hw.control.issue import field
 from hw.memory.buffer import BufferRead
 from hw.vector.unit import Task
 from skipopu.isa.fields import Instruction
-from skipopu.isa.spec import ADJUST, ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE
+from skipopu.isa.spec import ADJUST, ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE, AlignTarget
 from skipopu.machine.config import Machine
 
-ALIGNING = (EMBED, ALIGN, ADJUST)  # those whose results the aligner aligns: its digest is theirs too
+ALIGNING = (
+    EMBED,
+    ALIGN,
+)  # those whose results the aligner aligns: its digest is theirs too, and that of an ADJUST that says so
 
 
 def units(machine: Machine) -> tuple[Instruction, ...]:
@@ -59,7 +63,9 @@ class VectorSwitch(Component):
                 task.instruction.eq(queue.instruction),
             ]
             with m.If(here):
-                aligned = self.aligned_digest if instruction in ALIGNING else 0
+                aligned: Value = self.aligned_digest if instruction in ALIGNING else Const(0, 32)
+                if instruction is ADJUST:  # beside it, a product's results may be aligned
+                    aligned = Mux(field(queue.instruction.word, ADJUST, "align") != AlignTarget.NONE, self.aligned_digest, 0)
                 m.d.comb += [queue.done.eq(task.done), queue.digest.eq(task.digest + aligned)]
                 with m.If(queue.active):
                     m.d.comb += [queue.working.eq(task.working), queue.waiting.eq(task.waiting)]

@@ -87,8 +87,6 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
-    if ACTIVATIONS[model.hidden_act][0] is Activation.GELU_TANH:
-        need(machine.adjust, "adjust", machine.adjust, f"true, for hidden_act {model.hidden_act}")
     inner = max(model.intermediate_size, model.num_heads * model.head_dim)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
@@ -97,6 +95,8 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
     need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")
     need(model.vocab_size <= LARGEST_VOCABULARY, "vocabulary", model.vocab_size, f"up to {LARGEST_VOCABULARY}")
     need(len(model.eos_token_ids) <= 4, "end-of-sequence ids", len(model.eos_token_ids), "up to 4")
+    if ACTIVATIONS[model.hidden_act][0] is Activation.GELU_TANH:
+        need(machine.adjust, "adjust", machine.adjust, f"true, for hidden_act {model.hidden_act}")
     most = largest_context(machine, model)
     need(
         1 <= context <= most,

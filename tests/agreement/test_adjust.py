@@ -30,6 +30,7 @@ CONTEXT, LAYERS, VOCABULARY = 24, 2, 40
 PLACES = 3  # of vectors of all slots in the buffer
 TINY = Machine.load("tiny")
 TARGETS = {Reduce.NONE: AlignTarget.NONE, Reduce.WHOLE: AlignTarget.RESIDUAL, Reduce.HEADS: AlignTarget.QUERY}
+ALIGNING = 2  # the first of them whose results are aligned
 EVERY = tuple(itertools.product(Reduce, Finish))
 
 
@@ -41,7 +42,10 @@ def adjust_program(
     activation: Activation = Activation.GELU_TANH,
     **changed: int,
 ) -> Program:
-    """An ADJUST for each of ``chosen`` in a loop over layers, each with a record of its own; ``changed``: fields of the first."""
+    """An ADJUST for each of ``chosen`` in a loop over layers, each with a record of its own; ``changed``: fields of the first.
+
+    A product is aligned beside the first ones, which are not.
+    """
     rng = np.random.default_rng(hidden)
     regions: dict[str, Region] = {}
     position = 0
@@ -89,8 +93,13 @@ def adjust_program(
         put(spec.SET, register=register, value=value)
     start = len(words)
     put(spec.CHUNK)
-    put(spec.EMBED, **whole, address=embedded // 64, row=embedding.row_bytes // 64)
+    array, vector = 1 << Unit.ARRAY, 1 << Unit.VECTOR
+    put(spec.EMBED, **whole, address=embedded // 64, row=embedding.row_bytes // 64, push=array)
     put(spec.LOOP, count=LAYERS, advance=len(chosen) * size // 64)
+    shape = spec.matmul_shape(VOCABULARY, machine.ports)
+    product = {"address": head_address // 64, **shape, "groups": head.groups}
+    beside = {"dst": PLACES * apart, "stride": whole["stride"], "align": AlignTarget.INNER}
+    put(spec.MATMUL, **product, **beside, pop=vector, push=vector)
     for number, (reduce, finish) in enumerate(chosen):
         target = AlignTarget.INNER if finish is Finish.ACTIVATE else TARGETS[reduce]
         fields = {
@@ -104,13 +113,14 @@ def adjust_program(
             "reduce": reduce,
             "finish": finish,
             "align": target,
+            "pop": array if number == ALIGNING else 0,
+            "push": array if number == len(chosen) - 1 else 0,
         }
         put(spec.ADJUST, **(fields | ({} if number else changed)))
     put(spec.END)
-    put(spec.ALIGN, **whole, src=0, list=TokenList.LAST, align=AlignTarget.RESIDUAL, push=1 << Unit.ARRAY)
-    shape = spec.matmul_shape(VOCABULARY, machine.ports)
-    product = {"address": head_address // 64, **shape, "groups": head.groups, "epilogue": Epilogue.NONE, "argmax": 1}
-    put(spec.MATMUL, **product, list=TokenList.LAST, pop=1 << Unit.VECTOR)
+    put(spec.MATMUL, pop=vector)
+    put(spec.ALIGN, **whole, src=0, list=TokenList.LAST, align=AlignTarget.RESIDUAL, push=array)
+    put(spec.MATMUL, **product, epilogue=Epilogue.NONE, argmax=1, list=TokenList.LAST, pop=vector)
     put(spec.NEXT, target=start)
     put(spec.HALT)
 

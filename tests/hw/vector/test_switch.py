@@ -29,7 +29,12 @@ def test_one_unit_at_a_time() -> None:
     async def bench(ctx: SimulatorContext) -> None:
         for _ in range(150):
             instruction, active = source.choice([*dut.units, MATMUL]), source.random() < 0.7
-            word = {"word": instruction.encode({}), "sequence": source.getrandbits(32), "count": source.getrandbits(7)}
+            align = source.randrange(4) if instruction is ADJUST else 0
+            word = {
+                "word": instruction.encode({"align": align} if align else {}),
+                "sequence": source.getrandbits(32),
+                "count": source.getrandbits(7),
+            }
             ctx.set(dut.queue.instruction, word)
             ctx.set(dut.queue.active, active)
             inputs = [port for task in dut.tasks for port in (task.done, task.digest, task.working, task.waiting)]
@@ -47,7 +52,7 @@ def test_one_unit_at_a_time() -> None:
             seen = [ctx.get(port) for port in (dut.queue.done, dut.queue.digest, dut.queue.working, dut.queue.waiting)]
             if instruction in dut.units:
                 task = dut.of(instruction)
-                digest = saying(task.digest) + (saying(dut.aligned_digest) if instruction in ALIGNING else 0)
+                digest = saying(task.digest) + (saying(dut.aligned_digest) if align or instruction in ALIGNING else 0)
                 busy = [active and saying(task.working), active and saying(task.waiting)]
                 assert seen == [saying(task.done), digest % (1 << 32), *busy]
                 assert ctx.get(dut.chosen(instruction))
