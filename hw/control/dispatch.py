@@ -11,7 +11,7 @@ from hw.component import Component, given, gives
 from hw.control.configuration import REGISTER_BITS, Configuration, setting
 from hw.control.host import RunRequest, RunState
 from hw.control.issue import Issue, field
-from hw.control.issuer import UNIT_OPCODES, Issuer
+from hw.control.issuer import Issuer, unit_opcodes
 from hw.control.layers import LayerLoop
 from hw.control.lists import Routed, TokenLists
 from hw.control.program import WORD_BITS, ProgramMemory
@@ -138,7 +138,7 @@ class Dispatcher(Component):
                         with m.If(self.units_idle & self.attention_quiet & ~failed):
                             m.d.comb += outcome.finish.eq(1)
                             m.next = "STOPPED"
-                    with m.Case(*[opcode for opcodes in UNIT_OPCODES.values() for opcode in opcodes]):
+                    with m.Case(*[opcode for opcodes in unit_opcodes(self.machine).values() for opcode in opcodes]):
                         m.d.comb += [self.issuer.attempt.eq(1), proceeds.eq(self.issuer.taken)]
                         with m.If(self.issuer.refused):
                             self.fail(m, self.issuer.reason, pc)

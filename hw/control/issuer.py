@@ -17,6 +17,7 @@ from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import ERROR_BITS, Config, Error
 from skipopu.isa.spec import (
+    ADJUST,
     ALIGN,
     ATTEND,
     INSTRUCTIONS,
@@ -30,7 +31,12 @@ from skipopu.isa.spec import (
 )
 from skipopu.machine.config import Machine
 
-UNIT_OPCODES = {unit: [i.opcode for i in INSTRUCTIONS if i.unit == unit.name.lower()] for unit in Unit}
+
+def unit_opcodes(machine: Machine) -> dict[Unit, list[int]]:
+    """Instructions that each unit of ``machine`` executes."""
+    executed = [i for i in INSTRUCTIONS if machine.adjust or i is not ADJUST]
+    return {unit: [i.opcode for i in executed if i.unit == unit.name.lower()] for unit in Unit}
+
 
 assert ALIGN.offsets["list"] == MATMUL.offsets["list"]
 
@@ -111,7 +117,7 @@ class Issuer(Component):
         is_of, ready = Signal(len(Unit)), Cat(queue.ready for queue in self.issue)
         for unit in Unit:
             with m.Switch(opcode):
-                with m.Case(*UNIT_OPCODES[unit]):
+                with m.Case(*unit_opcodes(self.machine)[unit]):
                     m.d.comb += is_of[unit].eq(1)
         m.d.comb += [
             go.eq(self.attempt & ~wait & ~self.refused),

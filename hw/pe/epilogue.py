@@ -171,7 +171,7 @@ class EpilogueUnit(Component):
         results: list[Value] = []
         saturated: list[Value] = []
         for i in range(together):
-            m.submodules[f"finish_{i}"] = finish = Finish()
+            m.submodules[f"finish_{i}"] = finish = Finish(tanh=machine.adjust)
             rotated = (kind == Epilogue.ROPE) & (rows[i] < self._field("aux"))
             m.d.comb += [
                 rotary.pair[i].eq(drain.rotary[i]),

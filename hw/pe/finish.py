@@ -13,7 +13,7 @@ from hw.component import Component, given, gives
 from skipopu.isa.spec import Epilogue
 from skipopu.machine import pipeline
 from skipopu.numerics.activation import Activation
-from skipopu.numerics.tables import NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
+from skipopu.numerics.tables import GELU_TANH, NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
 
 ONE = 0x3F800000
 
@@ -22,12 +22,16 @@ class Finish(Component):
     """Finishes one pair of rows; what all pairs share is stable while results are under way.
 
     Latency: LATENCY cycles. Throughput: a pair per cycle.
+
+    Parameters:
+        tanh: it knows Activation.GELU_TANH.
     """
 
     FACTOR = pipeline.FACTOR  # scaled result to the activation's factor
     LATENCY = pipeline.FINISH
 
-    def __init__(self) -> None:
+    def __init__(self, tanh: bool = False) -> None:
+        self.tanh = tanh
         self.kind = given(3, "an Epilogue")
         self.activation = given(3, "an Activation, of a gated pair")
         self.parameter = given(32, "its parameter, FP32")
@@ -101,7 +105,7 @@ class Finish(Component):
         """What gate * up is multiplied by; see :func:`skipopu.numerics.activation.factor`."""
         swish = self.activation == Activation.SWISH
         argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)
-        m.submodules.table = table = Quadratic((SIGMOID, NORMAL))
+        m.submodules.table = table = Quadratic((SIGMOID, NORMAL, GELU_TANH) if self.tanh else (SIGMOID, NORMAL))
         exponent = argued[23:31]
         top = 127 + SIGMOID.argument_bits - SYMMETRIC_FRACTION_BITS - 1  # largest biased exponent below the tables' end
         argument = Signal(SIGMOID.argument_bits)
@@ -110,7 +114,10 @@ class Finish(Component):
         with m.Else():
             right = Mux(top - exponent > 31, 31, top - exponent)[:5]
             m.d.sync += argument.eq(Mux(exponent == 0, 0, Cat(argued[:23], Const(1, 1)) >> right))
-        m.d.comb += [table.u.eq(argument), table.select.eq(self.activation == Activation.GELU)]
+        which: Value = self.activation == Activation.GELU
+        if self.tanh:
+            which = Mux(self.activation == Activation.GELU_TANH, 2, which)
+        m.d.comb += [table.u.eq(argument), table.select.eq(which)]
         m.submodules.convert = convert = FromInteger(OUTPUT_BITS + 2)
         negative = delay(m, argued[31], 1 + Quadratic.LATENCY, "negative")
         m.d.comb += [

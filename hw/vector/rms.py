@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.fp32 import Add, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
@@ -12,6 +12,30 @@ from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import OUTPUT_BITS, RSQRT
+
+
+def inverse_root(m: Module, total: Value, inverse_size: Value, epsilon: Value, valid: Value) -> tuple[Value, tuple[Value, ...]]:
+    """1 / sqrt(total * inverse_size + epsilon), NORM cycles later; whether steps saturated, where ``valid`` came in."""
+    m.submodules.mean = mean = Multiply()
+    m.submodules.shifted = shifted = Add()
+    m.submodules.root = root = Quadratic((RSQRT,))
+    m.submodules.rounded = rounded = FromInteger(OUTPUT_BITS + 2)
+    odd = ~shifted.z[23]  # biased exponent minus 127 is odd
+    half = Signal(9)
+    m.d.comb += [
+        mean.a.eq(total),
+        mean.b.eq(inverse_size),
+        mean.valid.eq(valid),
+        shifted.a.eq(mean.z),
+        shifted.b.eq(epsilon),
+        shifted.valid.eq(delay_valid(m, valid, Multiply.LATENCY, "averaging")),
+        root.u.eq(Cat(shifted.z[:23], odd)),
+        # floor((e - 127) / 2) = (e - 127 - odd) / 2
+        half.eq((shifted.z[23:31] + (1 - odd)) >> 1),
+        rounded.mantissa.eq(Cat(root.y, Const(0, 1)).as_signed()),
+        rounded.exponent.eq(64 - delay(m, half, Quadratic.LATENCY, "half") - OUTPUT_BITS),
+    ]
+    return rounded.z, (mean.saturated, shifted.saturated)
 
 
 class InverseRms(Component):
@@ -78,28 +102,13 @@ class InverseRms(Component):
                 m.d.sync += total.eq(add.z)
 
         # 1 / sqrt(total / size + epsilon)
-        m.submodules.mean = mean = Multiply()
-        m.submodules.shifted = shifted = Add()
-        m.submodules.root = root = Quadratic((RSQRT,))
-        m.submodules.rounded = rounded = FromInteger(OUTPUT_BITS + 2)
-        odd = ~shifted.z[23]  # biased exponent minus 127 is odd
-        half = Signal(9)
+        total = Array(totals)[self.request_slot]
+        inverse, saturated = inverse_root(m, total, self.inverse_size, self.epsilon, self.request)
         m.d.comb += [
-            mean.a.eq(Array(totals)[self.request_slot]),
-            mean.b.eq(self.inverse_size),
-            mean.valid.eq(self.request),
-            shifted.a.eq(mean.z),
-            shifted.b.eq(self.epsilon),
-            shifted.valid.eq(delay_valid(m, self.request, Multiply.LATENCY, "averaging")),
-            root.u.eq(Cat(shifted.z[:23], odd)),
-            # floor((e - 127) / 2) = (e - 127 - odd) / 2
-            half.eq((shifted.z[23:31] + (1 - odd)) >> 1),
-            rounded.mantissa.eq(Cat(root.y, Const(0, 1)).as_signed()),
-            rounded.exponent.eq(64 - delay(m, half, Quadratic.LATENCY, "half") - OUTPUT_BITS),
             self.kept.eq(delay_valid(m, self.request, self.LATENCY, "kept")),
             self.kept_slot.eq(delay(m, self.request_slot, self.LATENCY, "kept_slot")),
-            self.kept_value.eq(rounded.z),
-            self.saturated.eq(convert.saturated | add.saturated | mean.saturated | shifted.saturated),
+            self.kept_value.eq(inverse),
+            self.saturated.eq(convert.saturated | add.saturated | saturated[0] | saturated[1]),
         ]
         registers = [Signal(32, name=f"inverse_rms_{s}") for s in range(machine.tokens)]
         for s, register in enumerate(registers):

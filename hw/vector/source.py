@@ -35,6 +35,7 @@ class AlignSource(Component):
         self.attention = given(Results(machine), "ATTEND", "attention_{}")
         self.embedding = given(Results(machine), "EMBED", "embedding_{}")
         self.scan = given(Results(machine), "ALIGN", "scan_{}")
+        self.adjusted = given(Results(machine), "ADJUST", "adjusted_{}") if machine.adjust else None
         self.group = given(GROUP_BITS, "elements per group of weights")
         self.head_dim = given(GROUP_BITS, "elements of a head")
         self.written_valid = given(1, "the buffer is written")
@@ -61,6 +62,7 @@ class AlignSource(Component):
             (self.attention, Unit.ATTENTION),
             (self.embedding, Unit.VECTOR),
             (self.scan, Unit.VECTOR),
+            *([] if self.adjusted is None else [(self.adjusted, Unit.VECTOR)]),
         ):
             chosen = results.active & (results.target != AlignTarget.NONE) & ~waiting
             with m.If(chosen):

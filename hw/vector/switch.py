@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Const, Module, Mux, Value
 
 from hw.component import Component, given, gives
+from hw.control.issue import field
 from hw.memory.buffer import BufferRead
 from hw.vector.unit import Task
 from skipopu.isa.fields import Instruction
-from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE
+from skipopu.isa.spec import ADJUST, ALIGN, EMBED, KVWRITE, OPCODE_BITS, ROUTE, STORE, AlignTarget
 from skipopu.machine.config import Machine
 
-UNITS = (EMBED, ALIGN, ROUTE, KVWRITE, STORE)  # instructions of the vector queue, a unit each
-READING = (ALIGN, ROUTE, KVWRITE, STORE)  # those that read the buffer
-ALIGNING = (EMBED, ALIGN)  # those whose results the aligner aligns: its digest is theirs too
+ALIGNING = (
+    EMBED,
+    ALIGN,
+)  # those whose results the aligner aligns: its digest is theirs too, and that of an ADJUST that says so
+
+
+def units(machine: Machine) -> tuple[Instruction, ...]:
+    """Instructions of the vector queue, a unit each."""
+    return (EMBED, ALIGN, ROUTE, KVWRITE, STORE, *([ADJUST] if machine.adjust else []))
 
 
 class VectorSwitch(Component):
@@ -23,30 +30,32 @@ class VectorSwitch(Component):
     """
 
     def __init__(self, machine: Machine) -> None:
+        self.units = units(machine)
+        self.reading = self.units[1:]  # the buffer: all but EMBED
         self.queue = given(Task(machine), "the instruction at its head", "queue_{}")
-        self.tasks = [gives(Task(machine), i.name, f"{i.name.lower()}_{{}}") for i in UNITS]
-        self.readers = [given(BufferRead(machine), i.name, f"{i.name.lower()}_read_{{}}") for i in READING]
+        self.tasks = [gives(Task(machine), i.name, f"{i.name.lower()}_{{}}") for i in self.units]
+        self.readers = [given(BufferRead(machine), i.name, f"{i.name.lower()}_read_{{}}") for i in self.reading]
         self.read = gives(BufferRead(machine), "a port of the buffer", "read_{}")
         self.aligned_digest = given(32, "of what was aligned")
-        self.selected = gives(len(UNITS), "whose instruction stands at the queue's head, in the units' order")
+        self.selected = gives(len(self.units), "whose instruction stands at the queue's head, in the units' order")
         super().__init__()
 
     def of(self, instruction: Instruction) -> Task:
         """The task of ``instruction``'s unit."""
-        return self.tasks[UNITS.index(instruction)]
+        return self.tasks[self.units.index(instruction)]
 
     def chosen(self, instruction: Instruction) -> Value:
         """Whether ``instruction`` stands at the queue's head."""
-        return self.selected[UNITS.index(instruction)]
+        return self.selected[self.units.index(instruction)]
 
     def reader(self, instruction: Instruction) -> BufferRead:
         """The read port of ``instruction``'s unit."""
-        return self.readers[READING.index(instruction)]
+        return self.readers[self.reading.index(instruction)]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         queue, opcode = self.queue, self.queue.instruction.word[:OPCODE_BITS]
-        for k, instruction in enumerate(UNITS):
+        for k, instruction in enumerate(self.units):
             task, here = self.tasks[k], self.selected[k]
             m.d.comb += [
                 here.eq(opcode == instruction.opcode),
@@ -54,11 +63,13 @@ class VectorSwitch(Component):
                 task.instruction.eq(queue.instruction),
             ]
             with m.If(here):
-                aligned = self.aligned_digest if instruction in ALIGNING else 0
+                aligned: Value = self.aligned_digest if instruction in ALIGNING else Const(0, 32)
+                if instruction is ADJUST:  # beside it, a product's results may be aligned
+                    aligned = Mux(field(queue.instruction.word, ADJUST, "align") != AlignTarget.NONE, self.aligned_digest, 0)
                 m.d.comb += [queue.done.eq(task.done), queue.digest.eq(task.digest + aligned)]
                 with m.If(queue.active):
                     m.d.comb += [queue.working.eq(task.working), queue.waiting.eq(task.waiting)]
-            if instruction in READING:
+            if instruction in self.reading:
                 reader = self.reader(instruction)
                 m.d.comb += reader.data.eq(self.read.data)
                 with m.If(here):

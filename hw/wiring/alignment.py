@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib.wiring import connect
 
 from hw.control.issue import field
+from hw.vector.source import Results
 from hw.wiring.units import Units
+from skipopu.isa.fields import Word
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import ALIGN, ATTEND, MATMUL, AlignTarget, Unit
+from skipopu.isa.spec import ADJUST, ALIGN, ATTEND, MATMUL, AlignTarget, Unit
 
 
 def join(m: Module, units: Units) -> None:
@@ -17,11 +19,17 @@ def join(m: Module, units: Units) -> None:
     restarted = aligner.clear | units.dispatch.restart
     connect(m, groups.completed, aligner.completed)
     connect(m, aligner.read, buffer.reads[2])
+    adjusting: list[tuple[Results, Unit, Value, Value, tuple[Word, str]]] = []
+    if units.adjust is not None and source.adjusted is not None:
+        adjust = units.adjust
+        adjusting = [(source.adjusted, Unit.VECTOR, adjust.task.active, adjust.finish, (ADJUST, "align"))]
+        m.d.comb += adjust.aligned.eq(aligner.done)
     for results, unit, active, finish, target in (
         (source.product, Unit.ARRAY, array.active, array.epilogue.finish, (MATMUL, "align")),
         (source.attention, Unit.ATTENTION, attention.active, attention.finish, (ATTEND, "align")),
         (source.embedding, Unit.VECTOR, units.embed.task.active, units.embed.finish, None),
         (source.scan, Unit.VECTOR, units.scan.task.active, units.scan.finish, (ALIGN, "align")),
+        *adjusting,
     ):
         instruction = units.queues[unit].instruction
         m.d.comb += [

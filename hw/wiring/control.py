@@ -10,6 +10,15 @@ from hw.wiring.units import Units
 
 def join(m: Module, units: Units) -> None:
     host, dispatch = units.registers, units.dispatch
+    saturated = (
+        units.array.saturated
+        | units.attention.saturated
+        | units.aligner.saturated
+        | units.route.saturated
+        | units.kv_write.saturated
+    )
+    if units.adjust is not None:
+        saturated |= units.adjust.saturated
     connect(m, host.request, dispatch.request)
     connect(m, dispatch.state, host.state)
     connect(m, dispatch.write_token, units.records.write_token)
@@ -27,13 +36,7 @@ def join(m: Module, units: Units) -> None:
         dispatch.attention_quiet.eq(units.attention.quiet),
         dispatch.units_idle.eq(Cat(queue.idle for queue in units.queues).all() & units.weights.idle & units.records.idle),
         dispatch.ports_quiet.eq(Cat(port.quiet for port in (*units.readers, *units.writers)).all()),
-        dispatch.saturated.eq(
-            units.array.saturated
-            | units.attention.saturated
-            | units.aligner.saturated
-            | units.route.saturated
-            | units.kv_write.saturated
-        ),
+        dispatch.saturated.eq(saturated),
     ]
 
     connect(m, units.dispatch.fetch, units.weights.issue)

@@ -38,6 +38,8 @@ def join(m: Module, units: Units) -> None:
         (failed_read(LOADER), Error.AXI_READ, Mux(dispatch.loading, 0, vector)),
         (failed_read(READ_CLIENTS), Error.AXI_READ, dispatch.pc),  # nobody's
     ]
+    if units.adjust is not None:
+        faults.append((units.adjust.illegal, Error.ILLEGAL_INSTRUCTION, vector))
     faults += [
         (overflow.any(), Error.DEPENDENCE, queue.pc)
         for overflow, queue in zip(units.tokens.overflow, units.queues, strict=True)

@@ -9,7 +9,7 @@ from hw.memory.axi import ATTENTION, LOADER, WEIGHTS
 from hw.memory.share import SharedLoader, SharedWriter
 from hw.memory.writer import CONTROL, VECTOR
 from hw.wiring.units import Units
-from skipopu.isa.spec import EMBED, KVWRITE, ROUTE, STORE
+from skipopu.isa.spec import ADJUST, EMBED, KVWRITE, ROUTE, STORE
 
 
 def join(m: Module, units: Units) -> None:
@@ -33,6 +33,8 @@ def join(m: Module, units: Units) -> None:
         writing = [(units.kv_write.writes[p].runs, units.kv_write.writes[p].beats, writes)]
         if p == 0:
             loading += [(units.route.runs, units.route.beats, routes), (dispatch.runs, dispatch.beats, dispatch.loading)]
+            if units.adjust is not None:
+                loading.append((units.adjust.runs, units.adjust.beats, units.switch.chosen(ADJUST) & ~dispatch.loading))
             writing += [(units.store.runs, units.store.beats, stores)]
             connect(m, records.runs, writer.runs[CONTROL])
             connect(m, records.beats, writer.beats[CONTROL])

@@ -28,6 +28,7 @@ from hw.pe.array import ArrayUnit
 from hw.pe.sharing import Sharing
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
+from hw.vector.adjust import AdjustUnit
 from hw.vector.align import AlignUnit
 from hw.vector.aligner import Aligner
 from hw.vector.embed import EmbedUnit
@@ -67,6 +68,7 @@ class Units:
         self.switch = VectorSwitch(machine)
         self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)
         self.kv_write, self.store = KvWriteUnit(machine), StoreUnit(machine)
+        self.adjust = AdjustUnit(machine) if machine.adjust else None
         self.source, self.groups, self.aligner = AlignSource(machine), GroupTracker(machine), Aligner(machine)
 
     def setting(self, register: Config) -> Value:

@@ -20,6 +20,7 @@ from sim.walk import CONTROL, Fields, Step, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Error
 from skipopu.isa.spec import (
+    ADJUST,
     ALIGN,
     ATTEND,
     CHUNK,
@@ -50,6 +51,7 @@ EMIT = 8  # cycles in which a token is written
 HANDLERS: dict[Instruction, Callable[[State, Fields, int, int], int]] = {
     EMBED: vector.embed,
     ALIGN: vector.align,
+    ADJUST: vector.normalise,
     MATMUL: array.matmul,
     ROUTE: vector.route,
     KVWRITE: vector.kvwrite,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from sim.timing import adjust
 from sim.timing.bus import held, undecided
-from sim.timing.costs import HANDOVER, WRITE_OVERHEAD
+from sim.timing.costs import HANDOVER, SETTLE, WRITE_OVERHEAD
 from sim.timing.state import State
 from sim.walk import Fields
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, Unit
+from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, Finish, Unit
+from skipopu.layout import ADJUST_RECORD
 
 
 def booked(s: State, busy: int, memory: int, cycles: int, read: int = 0, written: int = 0) -> int:
@@ -43,6 +45,20 @@ def align(s: State, f: Fields, slots: int, start: int) -> int:
     busy = s.costs.scan_busy(slots, f["elements"])
     tail = s.aligned(f["align"], slots, f["elements"], busy // slots)
     return booked(s, busy, 0, s.costs.scan(slots, f["elements"]) + tail)
+
+
+def normalise(s: State, f: Fields, slots: int, start: int) -> int:
+    machine, config = s.machine, s.walk.config
+    part = (0, f["elements"], config[Config.HEAD_DIM])[f["reduce"]]
+    twice = f["finish"] in (Finish.ACTIVATE, Finish.RESIDUAL)
+    row = -(-4 * config[Config.HEAD_DIM] // machine.beat_bytes) if f["finish"] == Finish.ROTATE else 0
+    shape = adjust.Shape(f["elements"], part, twice, row)
+    one, record = adjust.slot(machine, shape), ADJUST_RECORD.size // machine.beat_bytes
+    read = s.costs.read + record + held(s, start + s.costs.read)
+    cycles = 2 + read + slots * one.cycles + 2 * (machine.tokens - slots) + 1 + adjust.WRITTEN + SETTLE
+    tail = s.aligned(f["align"], slots, f["elements"], one.cycles)
+    beats = record + slots * (row + adjust.beats(machine, f["elements"]))
+    return booked(s, slots * adjust.busy(machine, shape), read + slots * one.waits, cycles + tail, beats)
 
 
 def route(s: State, f: Fields, slots: int, start: int) -> int:

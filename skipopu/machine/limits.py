@@ -9,6 +9,7 @@ from skipopu.isa.registers import Config
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 LARGEST_HEAD = 256  # elements
 LARGEST_GROUP = 512  # weights
@@ -37,7 +38,8 @@ class Range:
 def ranges(machine: Machine) -> dict[Config, Range]:
     """Registers whose value shapes a program: the compiler plans within these, dispatch refuses what lies outside."""
     lanes = machine.weight_lanes
-    return {
+    functions = {Config.ACTIVATION: Range(0, max(Activation))} if machine.adjust else {}
+    return functions | {
         Config.CONTEXT: Range(1, min(LARGEST_CONTEXT, machine.map_entries)),
         Config.HEAD_DIM: Range(max(8, machine.vector_lanes), LARGEST_HEAD, machine.vector_lanes),
         Config.KV_HEADS: Range(1, machine.kv_heads),
@@ -93,6 +95,8 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
     need(padded <= machine.query, "padded query length", padded, f"up to query, {machine.query}")
     need(model.vocab_size <= LARGEST_VOCABULARY, "vocabulary", model.vocab_size, f"up to {LARGEST_VOCABULARY}")
     need(len(model.eos_token_ids) <= 4, "end-of-sequence ids", len(model.eos_token_ids), "up to 4")
+    if ACTIVATIONS[model.hidden_act][0] is Activation.GELU_TANH:
+        need(machine.adjust, "adjust", machine.adjust, f"true, for hidden_act {model.hidden_act}")
     most = largest_context(machine, model)
     need(
         1 <= context <= most,

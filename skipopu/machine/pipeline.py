@@ -6,6 +6,7 @@ A unit's own length is that of its parts and the registers between them; where a
 from __future__ import annotations
 
 from skipopu.machine.config import Machine
+from skipopu.numerics.adjust import PARTIALS
 
 # Arithmetic: operands to result.
 MULTIPLIER = 2  # the primitive's multiplier and output registers
@@ -31,6 +32,28 @@ WEIGHT = 1 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
 WEIGHED = WEIGHT + 2  # to the cycle in which a step of values may use it
 QUOTIENT = 1 + FROM_INTEGER + QUADRATIC + FROM_INTEGER  # a division's step to 1 / total
 DIVIDE = QUOTIENT + MULTIPLY  # to its word
+
+
+# ADJUST.
+ADJUST = 2 * MULTIPLY + ADD + FINISH  # an element to its result
+SQUARED_IN = MULTIPLY + ADD + 1  # an element to the first cycle in which its partial sum can be read
+HALVED = 1 + ADD  # the last addition of a level of the partial sums to the first of the next
+
+
+def adjust_lanes(machine: Machine) -> int:
+    """Elements per cycle of ADJUST: port 0 brings gains and biases of no more with two bursts under way."""
+    return min(machine.vector_lanes, max(2, machine.port_bits // 128))
+
+
+def adjust_reduce(machine: Machine) -> int:
+    """Cycles from the last word of squares to 1/rms: halves of the partial sums are added until one is left."""
+    lanes = adjust_lanes(machine)
+    return SQUARED_IN + sum(max(1, half // lanes) + HALVED for half in halves()) + NORM
+
+
+def halves() -> tuple[int, ...]:
+    """How many sums each level of :func:`skipopu.numerics.adjust.sum_of_squares` leaves."""
+    return tuple(PARTIALS >> level for level in range(1, PARTIALS.bit_length()))
 
 
 def tree(leaves: int) -> int:

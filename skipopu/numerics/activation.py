@@ -8,7 +8,7 @@ import numpy as np
 
 from skipopu.numerics import fp32
 from skipopu.numerics.fp32 import F32
-from skipopu.numerics.tables import NORMAL, sigmoid, symmetric
+from skipopu.numerics.tables import GELU_TANH, NORMAL, sigmoid, symmetric
 
 
 class Activation(IntEnum):
@@ -44,6 +44,8 @@ def factor(code: Activation, gate: F32, parameter: np.float32) -> F32:
         return sigmoid(fp32.multiply(gate, parameter))
     if code == Activation.GELU:
         return symmetric(NORMAL, gate)
+    if code == Activation.GELU_TANH:
+        return symmetric(GELU_TANH, gate)
     if code == Activation.RELU:
         return np.where(negative, np.float32(0), np.float32(1))
     if code == Activation.RELU2:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.numerics import align, fp16, fp32, half, tables
+from skipopu.numerics import adjust, align, fp16, fp32, half, tables
 from skipopu.numerics.activation import Activation, gated
 from skipopu.numerics.formats import FORMATS
 from skipopu.numerics.fp32 import F32, F64, I64
@@ -124,6 +124,8 @@ def golden(profile: Profile) -> Iterator[NDArray]:
         yield align.inverse_rms(mantissas, exponents, np.float32(1 / 200), np.float32(1e-5))
     positive = np.abs(numbers(-30, 30, 256))
     yield from (tables.exp2_negative(positive), tables.reciprocal(positive), tables.reciprocal_sqrt(positive))
+    yield adjust.inverse_rms(x, np.float32(1 / 200), np.float32(1e-5))
+    yield adjust.affine(x, y, y[::-1])
     for function in Activation:
         yield gated(function, x, y, np.float32(1.702))
     yield np.array(signature(np.arange(800, dtype=np.uint32), x.view(np.uint32).reshape(-1)))

@@ -75,8 +75,16 @@ RSQRT = QuadraticTable("rsqrt", lambda f: 1 / math.sqrt(1 + 2 * f if f < 0.5 els
 SIGMOID = QuadraticTable("sigmoid", lambda f: 1 / (1 + math.exp(-16 * f)), 8, 16, 2.0**-21)
 # The normal distribution's function of |x| in [0, 16).
 NORMAL = QuadraticTable("normal", lambda f: 0.5 * (1 + math.erf(16 * f / math.sqrt(2))), 8, 16, 2.0**-20)
+# What the tanh approximation of GELU multiplies x by, of |x| in [0, 16).
+GELU_TANH = QuadraticTable(
+    "gelu_tanh",
+    lambda f: 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (16 * f + 0.044715 * (16 * f) ** 3))),
+    8,
+    16,
+    2.0**-20,
+)
 
-TABLES = (EXP2, RECIPROCAL, RSQRT, SIGMOID, NORMAL)
+TABLES = (EXP2, RECIPROCAL, RSQRT, SIGMOID, NORMAL, GELU_TANH)
 
 FRACTION_BITS = 24  # of probabilities and of exp2's argument
 
@@ -120,13 +128,13 @@ def reciprocal_sqrt(x: F32) -> F32:
     return fp32.from_integer(RSQRT.evaluate(odd << 23 | fraction), -half - OUTPUT_BITS)
 
 
-SYMMETRIC_FRACTION_BITS = 20  # of the arguments of SIGMOID and NORMAL
+SYMMETRIC_FRACTION_BITS = 20  # of the arguments of SIGMOID, NORMAL and GELU_TANH
 
 
 def symmetric(table: QuadraticTable, x: F32) -> F32:
     """f(x) for a function with f(-x) = 1 - f(x), tabulated over |x| in [0, 16); absolute error of the table + 2^-22.
 
-    The argument is truncated to 2^-20; both functions' slope is at most 0.4.
+    The argument is truncated to 2^-20; no function's slope is more than 0.4.
     """
     exponent, fraction = _split(x)
     mantissa = np.where(exponent > 0, fraction | 1 << 23, 0)

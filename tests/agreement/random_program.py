@@ -8,9 +8,10 @@ import numpy as np
 
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, Config
-from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, TokenList, Unit
-from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
+from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
+from skipopu.layout import ADJUST_RECORD, EmbeddingRows, WeightStream, adjust_size, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation
@@ -64,6 +65,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     places = [k * slots_size for k in range(min(4, machine.buffer // slots_size))]
     router_record = region("router", 64 * LAYERS)
     stored = 0
+    adjusted: list[tuple[int, int]] = []  # records and their elements
     for _ in range(pick(2, 4)):
         source, elements = int(rng.choice(places)), pick(1, hidden)
         listed = int(rng.choice([TokenList.ALL, TokenList.ALL, TokenList.ATTENTION, TokenList.FFN]))
@@ -96,6 +98,24 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             "align": AlignTarget.NONE if epilogue is Epilogue.NONE or pick(0, 1) else 3 - target,
         }
         body.append((spec.MATMUL, fields, Unit.ARRAY))
+        if machine.adjust and pick(0, 1):
+            whole, reduce, finish = pick(1, widest // 8) * 8, Reduce(pick(0, 2)), Finish(pick(0, 3))
+            if reduce is Reduce.HEADS or finish is Finish.ROTATE:
+                whole = pick(1, max(1, widest // head_dim)) * head_dim
+            where = region(f"adjust{len(body)}", adjust_size(whole))
+            adjusted.append((where, whole))
+            fields = {
+                **place,
+                "list": listed,
+                "address": where // 64,
+                "dst": int(rng.choice(places)) // BUFFER_UNIT,
+                "dst_stride": stride // BUFFER_UNIT,
+                "elements": whole,
+                "reduce": reduce,
+                "finish": finish,
+                "align": pick(AlignTarget.NONE, AlignTarget.QUERY),
+            }
+            body.append((spec.ADJUST, fields, Unit.VECTOR))
         if rng.random() < 0.5:
             body.append(
                 (spec.ROUTE, {**place, "list": TokenList.ALL, "address": router_record // 64, "layered": 1}, Unit.VECTOR)
@@ -155,7 +175,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         Config.EOS2: NO_TOKEN,
         Config.EOS3: NO_TOKEN,
         Config.INNER: inner,
-        Config.ACTIVATION: pick(0, len(Activation) - 1),
+        Config.ACTIVATION: pick(0, ranges(machine).get(Config.ACTIVATION, Range(0, Activation.LEAKY_RELU)).most),
         Config.PARAMETER: int(fp32.bits(np.float32(rng.uniform(-2, 2)))),
         Config.SCHEDULE: pick(0, 3),
     }.items():
@@ -182,6 +202,11 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         memory[port][embedded : embedded + len(part)] = part
     rows_of_rope = rng.uniform(-1, 1, regions["rope"].size // 4).astype(np.float32)
     memory[0][rope : rope + regions["rope"].size] = rows_of_rope.view(np.uint8)
+    for address, elements in adjusted:
+        numbers = rng.standard_normal(2 * elements).astype(np.float32).view(np.uint8)
+        sizes = np.array([1 / elements, 1e-5], np.float32).view(np.uint32)
+        record = ADJUST_RECORD.pack(inverse_size=int(sizes[0]), epsilon=int(sizes[1]), rope=rope // 64)
+        memory[0][address : address + len(record) + len(numbers)] = np.concatenate([record, numbers])
     for layer in range(LAYERS):
         bias = (float(rng.standard_normal()), float(rng.standard_normal()))
         record = pack_router_record(bias, (SKIP_POLICIES[pick(0, 2)], SKIP_POLICIES[pick(0, 2)]))

@@ -15,6 +15,7 @@ EXACT = {
     "reciprocal": lambda x: 1 / (1 + x),
     "rsqrt": lambda x: 1 / np.sqrt(np.where(x < 0.5, 1 + 2 * x, 4 * x)),
     "sigmoid": lambda x: 1 / (1 + np.exp(-16 * x)),
+    "gelu_tanh": lambda x: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (16 * x + 0.044715 * (16 * x) ** 3))),
     "normal": lambda x: torch.special.ndtr(torch.from_numpy(16 * x)).numpy(),
 }
 

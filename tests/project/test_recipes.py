@@ -56,7 +56,7 @@ def test_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
     program.instructions.append(word)
     program.notes.append("last: scaled")
     assert re.search(r"42: SCALE list=3 .* ; last: scaled\n$", sk.listing(program))
-    assert "## SCALE (opcode 16, vector)" in doc.markdown()
+    assert "## SCALE (opcode 17, vector)" in doc.markdown()
 
 
 def test_hardware_unit() -> None:

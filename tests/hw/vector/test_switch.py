@@ -6,8 +6,8 @@ import random
 
 from amaranth.sim import SimulatorContext
 
-from hw.vector.switch import ALIGNING, READING, UNITS, VectorSwitch
-from skipopu.isa.spec import ALIGN, EMBED, KVWRITE, MATMUL, ROUTE, STORE
+from hw.vector.switch import ALIGNING, VectorSwitch, units
+from skipopu.isa.spec import ADJUST, ALIGN, EMBED, KVWRITE, MATMUL, ROUTE, STORE
 from skipopu.machine.config import Machine
 from tests.hw.bench import simulation
 
@@ -17,8 +17,9 @@ MACHINE = Machine.load("tiny")
 def test_one_unit_at_a_time() -> None:
     """In the same cycle, and a new instruction in every one; of an instruction of another queue no unit hears."""
     dut, source = VectorSwitch(MACHINE), random.Random(7)
-    assert set(UNITS) == {EMBED, ALIGN, ROUTE, KVWRITE, STORE}
-    assert set(READING) == set(UNITS) - {EMBED}
+    assert set(dut.units) == {EMBED, ALIGN, ROUTE, KVWRITE, STORE, ADJUST}
+    assert set(dut.reading) == set(dut.units) - {EMBED}
+    assert set(units(Machine.load("mono"))) == set(dut.units) - {ADJUST}
 
     said: dict[int, int] = {}
 
@@ -27,8 +28,13 @@ def test_one_unit_at_a_time() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         for _ in range(150):
-            instruction, active = source.choice([*UNITS, MATMUL]), source.random() < 0.7
-            word = {"word": instruction.encode({}), "sequence": source.getrandbits(32), "count": source.getrandbits(7)}
+            instruction, active = source.choice([*dut.units, MATMUL]), source.random() < 0.7
+            align = source.randrange(4) if instruction is ADJUST else 0
+            word = {
+                "word": instruction.encode({"align": align} if align else {}),
+                "sequence": source.getrandbits(32),
+                "count": source.getrandbits(7),
+            }
             ctx.set(dut.queue.instruction, word)
             ctx.set(dut.queue.active, active)
             inputs = [port for task in dut.tasks for port in (task.done, task.digest, task.working, task.waiting)]
@@ -38,22 +44,22 @@ def test_one_unit_at_a_time() -> None:
                 said[id(port)] = source.getrandbits(len(port))
                 ctx.set(port, said[id(port)])
             await ctx.delay(0)
-            assert [ctx.get(task.active) for task in dut.tasks] == [active and one is instruction for one in UNITS]
-            assert ctx.get(dut.selected) == sum(1 << k for k, one in enumerate(UNITS) if one is instruction)
+            assert [ctx.get(task.active) for task in dut.tasks] == [active and one is instruction for one in dut.units]
+            assert ctx.get(dut.selected) == sum(1 << k for k, one in enumerate(dut.units) if one is instruction)
             for task in dut.tasks:
                 assert all(ctx.get(task.instruction)[name] == value for name, value in word.items())
             assert all(ctx.get(reader.data) == saying(dut.read.data) for reader in dut.readers)
             seen = [ctx.get(port) for port in (dut.queue.done, dut.queue.digest, dut.queue.working, dut.queue.waiting)]
-            if instruction in UNITS:
+            if instruction in dut.units:
                 task = dut.of(instruction)
-                digest = saying(task.digest) + (saying(dut.aligned_digest) if instruction in ALIGNING else 0)
+                digest = saying(task.digest) + (saying(dut.aligned_digest) if align or instruction in ALIGNING else 0)
                 busy = [active and saying(task.working), active and saying(task.waiting)]
                 assert seen == [saying(task.done), digest % (1 << 32), *busy]
                 assert ctx.get(dut.chosen(instruction))
             else:
                 assert seen == [0, 0, 0, 0]
             reads = [ctx.get(dut.read.address), ctx.get(dut.read.enable)]
-            if instruction in READING:
+            if instruction in dut.reading:
                 reader = dut.reader(instruction)
                 assert reads == [saying(reader.address), saying(reader.enable)]
             else:
