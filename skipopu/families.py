@@ -127,7 +127,7 @@ class Family:
     ``fields`` are ModelConfig's; ``reads`` are the optional keys that change the model; ``defaults`` stand for absent keys.
     ``layers`` says which layers have a window where no ``layer_types`` does; ``biases`` are of products whatever the keys say,
     ``attention_biases`` where a key asks for them; ``theta`` and ``share`` are the keys of the rotary base and of the
-    rotated part of a head ("" where heads are rotated whole), ``types`` other names of rope types.
+    rotated part of a head ("" where heads are rotated whole), ``types`` and ``activations`` what rope types and activations stand for.
 
     ``centred``: LayerNorm instead of RMSNorm, with ``gains`` or without, with ``norm_biases`` or without; ``one_more``: gains
     are stored less 1.
@@ -143,6 +143,7 @@ class Family:
     share: str = ""
     types: dict[str, str] = field(default_factory=dict)
     two_tables: bool = False
+    activations: dict[str, str] = field(default_factory=dict)
     epsilon: str = "rms_norm_eps"
     centred: bool = False
     gains: bool = True
@@ -240,6 +241,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(
         reads=("attention_bias", "hidden_activation"),
         defaults=_GEMMA | {"hidden_activation": None, "num_key_value_heads": 16},
+        activations={"gelu": "gelu_pytorch_tanh"},  # what the first files say and do not mean
         one_more=True,
     ),
     "gemma2": Family(

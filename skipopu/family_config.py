@@ -69,7 +69,7 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
         "rms_norm_eps": float(value(family.epsilon)) if family.gains else 1e-5,
         "tie_word_embeddings": value("tie_word_embeddings") and not family.centred and embedding == head == 1,
         "eos_token_ids": eos,
-        "hidden_act": value("hidden_activation") or value("hidden_act"),
+        "hidden_act": _activation(family, value, where),
         "weight_group": value("weight_group"),
         "byte_level": bool(value("byte_level")),
         "attention_scale": None if scale is None or scale == head_dim**-0.5 else float(scale),
@@ -83,6 +83,16 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
     window, most = value("sliding_window"), result["max_positions"]
     windows = tuple(window if kind == SLIDING and window < most else 0 for kind in layers)
     return result | {"windows": windows if any(windows) else ()}
+
+
+def _activation(family: Family, value: Value, where: str) -> str:
+    """Of two keys that a family reads, neither may contradict the other."""
+    keys = ("hidden_activation", "hidden_act") if family.activations else ("hidden_activation",)
+    given = {family.activations.get(value(key), value(key)): key for key in keys if value(key) is not None}
+    if len(given) > 1:
+        (one, first), (other, second) = given.items()
+        raise CheckpointError(f"{where}: {first} is {one!r} and {second} is {other!r}; accepted: one activation")
+    return next(iter(given), value("hidden_act"))
 
 
 def end_tokens(given: Any, vocabulary: int, what: str) -> tuple[int, ...]:
@@ -186,9 +196,7 @@ def _table(
         )
     if given["rope_type"] in ("yarn", "longrope", "llama3"):
         key = "original_max_position_embeddings"
-        _settle(given, key, {key}, data, f"{where}: {name}")
-        if (original := value(key)) is not None:
-            given.setdefault(key, original)
+        _settle(given, key, {key}, {key: value(key)}, f"{where}: {name}")
     return table(given, head_dim, value("max_position_embeddings"), f"{where}: {name}")
 
 

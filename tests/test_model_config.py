@@ -86,6 +86,18 @@ CONFIG = small_config()
             {"model_type": "gpt_neox", "rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 1}},
             "factor is 1 and rotary_pct is 0.5",
         ),
+        (
+            {
+                "model_type": "phi3",
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0] * 16,
+                    "long_factor": [1.0] * 16,
+                    "original_max_position_embeddings": 8,
+                },
+            },
+            "original_max_position_embeddings is 8 and original_max_position_embeddings is 4096; accepted: one value",
+        ),
         ({"residual_multiplier": 0.2}, "residual_multiplier is 0.2; accepted: 1 or 1.0 or null"),
         ({"skipopu": {"window": 4}}, "skipopu.window is not known; accepted: rope,"),
         ({"skipopu": {"windows": [4]}}, "skipopu.windows has 1 entries; accepted: 2"),
@@ -132,6 +144,14 @@ def test_any_value_is_taken_or_refused(family: str, changes: dict) -> None:
     with contextlib.suppress(CheckpointError):
         config = ModelConfig.from_dict(CONFIG.to_hf() | {"model_type": family} | changes)
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_hf()))) == config
+
+
+def test_gelu_of_gemma_is_that_by_tanh() -> None:
+    data = CONFIG.to_hf() | {"model_type": "gemma", "hidden_act": "gelu"}
+    assert ModelConfig.from_dict(data).hidden_act == "gelu_pytorch_tanh"
+    assert ModelConfig.from_dict(data | {"hidden_activation": "gelu_pytorch_tanh"}) == ModelConfig.from_dict(data)
+    with pytest.raises(CheckpointError, match="hidden_activation is 'relu' and hidden_act is 'gelu_pytorch_tanh'"):
+        ModelConfig.from_dict(data | {"hidden_activation": "relu"})
 
 
 def test_end_tokens_of_both_files(tmp_path: Path) -> None:
