@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import rows_of
+from compiler.graph.matrix import BLOCK, Matrix
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
+from compiler.passes.quantise import rounded
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BUFFER_UNIT
@@ -179,8 +183,8 @@ class Emitter:
         self.put(spec.NEXT, "emit token, next chunk", target=start)
         self.put(spec.HALT, "done")
 
-    def images(self, kv: KvPolicy) -> list[NDArray[np.uint8]]:
-        """Initial memory of every port."""
+    def images(self, kv: KvPolicy, follow: Follow) -> list[NDArray[np.uint8]]:
+        """Initial memory of every port; weights are computed, rounded and placed some rows at a time."""
         plan, config, machine = self.plan, self.checkpoint.config, self.machine
         memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
 
@@ -192,18 +196,21 @@ class Emitter:
         rows = np.zeros((self.context, round_up(4 * config.head_dim, spec.ADDRESS_UNIT)), np.uint8)
         rows[:, : 4 * config.head_dim] = rope.reshape(self.context, -1).view(np.uint8)
         place(0, plan.regions["rope"].address, rows.reshape(-1))
-        table = fp16.from_fp32(self.checkpoint.tensors["model.embed_tokens.weight"])
-        embedding = EmbeddingRows(config.hidden_size, config.vocab_size, machine.ports)
-        for port, part in enumerate(embedding.pack(table)):
-            place(port, plan.regions["embedding"].address, part)
-        for op in self.graph.ops():
-            if op.weights is None:
-                continue
-            stream = stream_of(op.weights, self.group, machine)
-            for layer, (codes, scales) in enumerate(zip(op.weights.codes, op.weights.scales, strict=True)):
-                address = layer * plan.layer_bytes + plan.weights[op.weights.name]
-                for port, data in enumerate(stream.pack(codes, scales)):
+        address = plan.regions["embedding"].address
+        for rows in Matrix((rows_of(self.checkpoint.tensors, "model.embed_tokens.weight"),)).blocks():
+            embedding = EmbeddingRows(config.hidden_size, len(rows), machine.ports)
+            for port, part in enumerate(embedding.pack(fp16.from_fp32(rows))):
+                place(port, address, part)
+            address += embedding.size
+        every = [(op.weights, layer) for op in self.graph.ops() if op.weights for layer in range(len(op.weights.matrices))]
+        for weights, layer in follow("placing", every):
+            matrix, address = weights.matrices[layer], layer * plan.layer_bytes + plan.weights[weights.name]
+            for rows, part in stream_of(weights, self.group, machine).parts(BLOCK // weights.n):
+                halved = slice(rows.start // 2, rows.stop // 2) if weights.split else rows
+                codes, scales = rounded(weights, matrix[halved].values(), self.group)
+                for port, data in enumerate(part.pack(codes, scales)):
                     place(port, address, data)
+                address += part.size
         routers = self.checkpoint.routers
         for layer in range(self.graph.layers):
             policies = under(kv, ROUTER if routers else ALWAYS, layer)
@@ -222,6 +229,7 @@ def emit(
     kv: KvPolicy,
     schedule: int,
     history: int,
+    follow: Follow = unseen,
 ) -> Program:
     """The finished program; ``schedule`` and ``history`` are the values of these configuration registers."""
     emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
@@ -251,6 +259,6 @@ def emit(
         regions=plan.regions,
         matrices=matrices,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=[] if checkpoint.outline else emitter.images(kv),
+        memory=[] if checkpoint.outline else emitter.images(kv, follow),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from compiler.frontend.tensors import F32, Tensors, rows_of
 from skipopu.accept import MAPPING, TEXT, read_json, shown
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 
-F32 = NDArray[np.float32]
 ROUTERS_FILE = "routers.safetensors"
 ROUTER_NAME = re.compile(r"model\.layers\.(\d+)\.router_")
 ADAPTER_FILE = "adapter_config.json"
@@ -32,7 +35,7 @@ class Router:
 
 @dataclass
 class Checkpoint:
-    """Tensors of a model under Hugging Face's names; routers[layer] is (attention, FFN), or None for a dense model.
+    """Tensors of a model under Hugging Face's names, which may be read when they are asked for; routers[layer] is (attention, FFN), or None for a dense model.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
     its two-layer routers, 0 for linear ones.
@@ -40,32 +43,53 @@ class Checkpoint:
 
     directory: Path
     config: ModelConfig
-    tensors: dict[str, F32]
+    tensors: Mapping[str, F32]
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
     router_hidden: int = 0
 
 
-def _read_safetensors(path: Path) -> dict[str, F32]:
-    """Tensors of floating-point numbers as float32; of others, nothing can be known without their scales."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. It is mapped while it is open or an array of it is alive: what was read of it counts as used memory."""
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            for name in names:
-                if (held := file.get_slice(name).get_dtype()) not in FLOATS:
-                    raise CheckpointError(
-                        f"{path}: tensor {name} holds {held}; accepted: {', '.join(FLOATS)} (quantised checkpoints are not read)"
-                    )
-            return {name: file.get_tensor(name).float().numpy() for name in names}
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
 
 
+def _read_safetensors(paths: list[Path]) -> Tensors:
+    """Tensors of floating-point numbers as finite float32; of others, nothing can be known without their scales."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        with _opened(path) as file:
+            names = list(file.keys())
+            for name in names:
+                held = file.get_slice(name)
+                if (kind := held.get_dtype()) not in FLOATS:
+                    raise CheckpointError(
+                        f"{path}: tensor {name} holds {kind}; accepted: {', '.join(FLOATS)} (quantised checkpoints are not read)"
+                    )
+                shapes[name], path_of[name] = tuple(held.get_shape()), path
+
+    def read(name: str, rows: slice) -> F32:
+        with _opened(path_of[name]) as file:
+            values = (file.get_slice(name)[rows] if shapes[name] else file.get_tensor(name)).float().numpy()
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{path_of[name]}: tensor {name} holds NaN, infinity, or a number beyond FP32")
+        return values
+
+    return Tensors(shapes, read)
+
+
 def _read_routers(path: Path) -> dict[str, F32]:
+    """Whole: routers are small."""
     if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
+        tensors = dict(_read_safetensors([path]))
     else:
         import torch
 
@@ -84,13 +108,18 @@ def _read_routers(path: Path) -> dict[str, F32]:
     return {name[name.find("model.layers.") :]: tensor for name, tensor in tensors.items()}
 
 
-def _take(tensors: dict[str, F32], name: str, shape: tuple[int, ...], where: Path) -> F32:
-    tensor = tensors.get(name)
-    if tensor is None:
+def _require(shapes: Mapping[str, tuple[int, ...]], name: str, shape: tuple[int, ...], where: Path) -> None:
+    """Raises CheckpointError unless a tensor is there in its ``shape``."""
+    found = shapes.get(name)
+    if found is None:
         raise CheckpointError(f"{where}: tensor {name} is missing; a tensor of shape {shape} is needed")
-    if tensor.shape != shape:
-        raise CheckpointError(f"{where}: tensor {name} has shape {tensor.shape}; config.json asks for {shape}")
-    if not np.isfinite(tensor).all():
+    if found != shape:
+        raise CheckpointError(f"{where}: tensor {name} has shape {found}; config.json asks for {shape}")
+
+
+def _take(tensors: dict[str, F32], name: str, shape: tuple[int, ...], where: Path) -> F32:
+    _require({name: tensor.shape for name, tensor in tensors.items()}, name, shape, where)
+    if not np.isfinite(tensor := tensors[name]).all():
         raise CheckpointError(f"{where}: tensor {name} holds NaN, infinity, or a number beyond FP32")
     return tensor
 
@@ -106,19 +135,29 @@ def _files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(set(table.values()))]
 
 
-def _refuse_extra(config: ModelConfig, found: dict[str, F32], known: dict[str, F32], where: Path) -> None:
+def _refuse_extra(config: ModelConfig, found: Tensors, known: Container[str], where: Path) -> None:
     """Raises CheckpointError for a tensor that would change the model and that nothing reads."""
-    for name, tensor in found.items():
+    for name in found:
         if name in known or name.endswith("rotary_emb.inv_freq"):
             continue
         if name == "lm_head.weight" and config.tie_word_embeddings:
-            if np.array_equal(tensor, known["model.embed_tokens.weight"]):
+            if _same(found, name, "model.embed_tokens.weight"):
                 continue
             raise CheckpointError(f"{where}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
         raise CheckpointError(
             f"{where}: tensor {name} is not known; accepted: those of a {config.num_layers}-layer Llama without biases,"
             f" routers in {ROUTERS_FILE}"
         )
+
+
+def _same(tensors: Tensors, first: str, second: str) -> bool:
+    """Whether two tensors are equal."""
+    size = tensors.shapes[first]
+    step = max(1, (1 << 22) // max(1, size[-1])) if size else 1
+    return size == tensors.shapes[second] and all(
+        np.array_equal(tensors.read(second, rows), tensors.read(first, rows))
+        for rows in (slice(row, row + step) for row in range(0, size[0], step))
+    )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -146,46 +185,57 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def centred(config: ModelConfig, tensors: dict[str, F32]) -> tuple[ModelConfig, dict[str, F32]]:
+def centred(config: ModelConfig, tensors: Mapping[str, F32]) -> tuple[ModelConfig, Tensors]:
     """An RMSNorm model that equals a LayerNorm model without parameters.
 
     LayerNorm(h) = RMSNorm(h - mean(h)), and the mean is linear in what is added to the residual stream: taking it out of
     the embedding's rows and out of the columns of O and down leaves a stream without mean. Routers read that stream.
     """
-    result = dict(tensors)
-    head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-    result["lm_head.weight"] = head
-    result["model.embed_tokens.weight"] = without_mean(tensors["model.embed_tokens.weight"], 1)
-    for name, tensor in tensors.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            result[name] = without_mean(tensor, 0)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    source = {head: embedding} if config.tie_word_embeddings else {}
     config = dataclasses.replace(config, norm="rms", tie_word_embeddings=False)
-    ones = {name: np.ones(shape, np.float32) for name, shape in expected_shapes(config).items() if name not in result}
-    return config, result | ones
+    shapes = expected_shapes(config)
+    means: dict[str, NDArray[np.float64]] = {}  # of columns, which take a whole tensor
+
+    def read(name: str, rows: slice) -> F32:
+        if name not in tensors and name not in source:
+            return np.ones(shapes[name], np.float32)[rows]
+        values = rows_of(tensors, source.get(name, name))[rows]
+        if name == embedding:
+            return without(values.mean(1, keepdims=True, dtype=np.float64), values)
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if name not in means:
+                means[name] = tensors[name].mean(0, keepdims=True, dtype=np.float64)
+            return without(means[name], values)
+        return values
+
+    return config, Tensors(shapes, read)
 
 
-def without_mean(tensor: F32, axis: int) -> F32:
-    """``tensor`` less its mean along ``axis``, taken in float64."""
-    return (tensor - tensor.mean(axis, keepdims=True, dtype=np.float64)).astype(np.float32)
+def without(mean: NDArray[np.float64], values: F32) -> F32:
+    """``values`` less their ``mean``, taken in float64."""
+    return (values - mean).astype(np.float32)
 
 
 def load(directory: Path, routers: Path | None = None) -> Checkpoint:
-    """Reads config.json, *.safetensors (sharded or not) and the routers (``routers.safetensors`` unless given).
+    """Reads config.json and the routers (``routers.safetensors`` unless given), and what *.safetensors (sharded or not) hold.
+
+    The tensors' numbers are read when they are asked for.
 
     Raises:
-        CheckpointError: naming the file and tensor.
+        CheckpointError: naming the file and tensor; where numbers are not finite, when they are read.
     """
     directory = Path(directory)
     if (adapter := directory / ADAPTER_FILE).exists():
         raise CheckpointError(f"{adapter}: an adapter's weights are not read; merge it into the model and remove the file")
     config = ModelConfig.load(directory)
     files = _files(directory)
-    found: dict[str, F32] = {}
-    for file in files:
-        found |= _read_safetensors(file)
-    where = files[0]
-    tensors = {name: _take(found, name, shape, where) for name, shape in expected_shapes(config).items()}
-    _refuse_extra(config, found, tensors, where)
+    found, where = _read_safetensors(files), files[0]
+    shapes = expected_shapes(config)
+    for name, shape in shapes.items():
+        _require(found.shapes, name, shape, where)
+    _refuse_extra(config, found, shapes, where)
+    tensors = Tensors(shapes, found.read)
     if config.norm == "layer":
         config, tensors = centred(config, tensors)
     path = routers if routers is not None else directory / ROUTERS_FILE

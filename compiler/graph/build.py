@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.frontend.checkpoint import Checkpoint, Router
+from compiler.frontend.tensors import rows_of
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph, Op, Place, Value, Weights
 from skipopu.isa.spec import Epilogue, TokenList
 from skipopu.policy import KvPolicy
 
 
 def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
-    """Graph with the checkpoint's own float32 weights, rows in the checkpoint's order (see the passes)."""
+    """Graph with the checkpoint's own float32 weights, none of them read, rows in the checkpoint's order (see the passes)."""
     config, tensors = checkpoint.config, checkpoint.tensors
     hidden, ffn = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
 
-    def stacked(*names: str) -> list[np.ndarray]:
-        parts = [[tensors[f"model.layers.{layer}.{name}.weight"] for name in names] for layer in range(config.num_layers)]
-        if checkpoint.outline:
-            return [np.broadcast_to(np.float32(0), (sum(len(p) for p in part), part[0].shape[1])) for part in parts]
-        return [np.concatenate(part) for part in parts]
+    def matrix(*names: str) -> Matrix:
+        return Matrix(tuple(rows_of(tensors, f"{name}.weight") for name in names))
+
+    def stacked(*names: str) -> list[Matrix]:
+        return [matrix(*(f"model.layers.{layer}.{name}" for name in names)) for layer in range(config.num_layers)]
 
     h = Value("residual", Place.BUFFER, hidden)
     x = Value("aligned residual", Place.RESIDUAL, hidden)
@@ -39,13 +41,13 @@ def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
     routers = checkpoint.routers or [(always, always)] * config.num_layers
     stored = kv.stored
     body: list[Op] = []
-    read, weights = x, [np.stack([r.weight for r in both]) for both in routers]
+    read, weights = x, [Matrix((np.stack([r.weight for r in both]),)) for both in routers]
     if width := 2 * checkpoint.router_hidden:
         first, read = Value("router hidden", Place.BUFFER, width), Value("aligned router hidden", Place.INNER, width)
         zero = np.float32(0)
-        layer = Weights("router_hidden", [np.broadcast_to(zero, (width, hidden))] * config.num_layers)
+        layer = Weights("router_hidden", [Matrix((np.broadcast_to(zero, (width, hidden)),))] * config.num_layers)
         body.append(Op("matmul", "routers, hidden layer", every, (x,), (first, read), layer))
-        weights = [np.broadcast_to(zero, (2, width))] * config.num_layers
+        weights = [Matrix((np.broadcast_to(zero, (2, width)),))] * config.num_layers
     body += [
         Op("matmul", "routers", every, (read,), (route,), Weights("router", weights, "split", split=True)),
         Op("route", "routing bits and token lists", every, (route,), (lists,)),
@@ -102,7 +104,7 @@ def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
             Epilogue.RESIDUAL,
         ),
     ]
-    head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+    head = matrix("model.embed_tokens" if config.tie_word_embeddings else "lm_head")
     scores = Value("logits", Place.BUFFER, config.vocab_size)
     tail = every if logits else TokenList.LAST
     epilogue = [

@@ -26,11 +26,9 @@ def fold(graph: Graph, checkpoint: Checkpoint) -> Graph:
         if weights.name in gains:
             for layer, matrix in enumerate(weights.matrices):
                 gain = tensors[f"model.layers.{layer}.{gains[weights.name]}.weight"]
-                with np.errstate(over="ignore"):  # found by the next pass, which knows the tensors
-                    weights.matrices[layer] = matrix * gain
+                weights.matrices[layer] = matrix * gain  # beyond FP32 it is found by the next pass, which knows the tensors
         elif weights.name == "head":
-            with np.errstate(over="ignore"):
-                weights.matrices = [weights.matrices[0] * tensors["model.norm.weight"]]
+            weights.matrices = [weights.matrices[0] * tensors["model.norm.weight"]]
         if weights.name == "q":
             scale = np.float32(attention_scale(config.head_dim))
             weights.matrices = [matrix * scale for matrix in weights.matrices]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import rows_of
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
 from skipopu.numerics import fp16
@@ -22,29 +25,33 @@ LAYER_TENSORS = {
     "down": ("mlp.down_proj",),
     "router": ("router_attention.weight_predictor", "router_mlp.weight_predictor"),
 }
+Examined = tuple[str, str, Matrix]  # product, the tensor's name, its rows with norm gains folded in
 LARGEST = float(fp16.LARGEST)
 COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
 
 
-def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
-    """Sentences about tensors of a folded graph that lose most of their precision, or whose results may saturate.
+def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follow: Follow = unseen) -> list[str]:
+    """Sentences about tensors that lose most of their precision, or whose results may saturate.
+
+    Reads them all, some rows at a time.
 
     Raises:
         CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold.
     """
     config, found = checkpoint.config, []
-    table = checkpoint.tensors["model.embed_tokens.weight"]
-    if (largest := float(np.abs(table).max())) > LARGEST:
+    table = Matrix((rows_of(checkpoint.tensors, "model.embed_tokens.weight"),))
+    if (largest := table.largest()) > LARGEST:
         raise CheckpointError(f"tensor model.embed_tokens.weight holds {largest:.3g}; FP16 embeddings reach {LARGEST:g}")
     if 0 < largest < COARSE:
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
-    for name, tensor, matrix in _folded(graph, checkpoint):
+    for name, tensor, matrix in follow("examining", rows):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
-        full, least = (INT4.full, SPLIT_FULL) if name == "router" else (weights.full, weights.full)
-        largest = float(np.abs(matrix).max())
-        if not largest <= full * LARGEST:  # NaN too
+        least = SPLIT_FULL if name == "router" else weights.full
+        largest = matrix.largest()
+        if not largest <= INT4.largest_weight:  # of every format the least; NaN too
             raise CheckpointError(
-                f"tensor {tensor} holds {largest:.3g} with norm gains folded in; {full} times an FP16 scale reaches {full * LARGEST:.3g}"
+                f"tensor {tensor} holds {largest:.3g} with norm gains folded in; {INT4.full} times an FP16 scale reaches"
+                f" {INT4.largest_weight:.3g}"
             )
         if 0 < largest < least * COARSE:
             found.append(
@@ -53,7 +60,8 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
             )
         if name == "kv":
             # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
-            reach = float(np.linalg.norm(matrix.astype(np.float64), axis=1).max() * np.sqrt(config.hidden_size))
+            longest = max(float(np.linalg.norm(rows.astype(np.float64), axis=1).max()) for rows in matrix.blocks())
+            reach = longest * math.sqrt(config.hidden_size)
             if reach > LARGEST:
                 found.append(
                     f"products of tensor {tensor} can reach {reach:.3g}; keys and values are FP16 and saturate at {LARGEST:g}"
@@ -61,8 +69,8 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
     return found
 
 
-def _folded(graph: Graph, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
-    """(product, tensor's name, its rows) of every product in the checkpoint's order of rows."""
+def to_examine(graph: Graph, checkpoint: Checkpoint) -> Iterator[Examined]:
+    """Every product's tensors, of a folded graph whose rows are in the checkpoint's order."""
     head = "model.embed_tokens.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight"
     for op in graph.ops():
         if op.weights is None:
@@ -73,5 +81,5 @@ def _folded(graph: Graph, checkpoint: Checkpoint) -> Iterator[tuple[str, str, ND
             if tensors is None:
                 yield name, head, matrix
             else:
-                for tensor, part in zip(tensors, np.split(matrix, len(tensors)), strict=True):
+                for tensor, part in zip(tensors, matrix.split(len(tensors)), strict=True):
                     yield name, f"model.layers.{layer}.{tensor}.weight", part
