@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.tensors import rows_of
+from compiler.frontend.tensors import F32, rows_of
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
+from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, SPLIT_FULL, Format
 
@@ -22,6 +23,7 @@ LAYER_TENSORS = {
     "q": ("self_attn.q_proj",),
     "o": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
     "router": ("router_attention.weight_predictor", "router_mlp.weight_predictor"),
 }
@@ -58,15 +60,24 @@ def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follo
                 f"tensor {tensor} loses its precision, with norm gains folded in its largest number is {largest:.3g}: FP16 scales"
                 f" keep four bits or fewer below {least * COARSE:.2g}"
             )
-        if name == "kv":
-            # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
-            longest = max(float(np.linalg.norm(rows.astype(np.float64), axis=1).max()) for rows in matrix.blocks())
-            reach = longest * math.sqrt(config.hidden_size)
-            if reach > LARGEST:
-                found.append(
-                    f"products of tensor {tensor} can reach {reach:.3g}; keys and values are FP16 and saturate at {LARGEST:g}"
-                )
+        if name == "kv" and (reach := _reach(config, checkpoint.tensors, tensor, matrix)) > LARGEST:
+            found.append(
+                f"products of tensor {tensor} can reach {reach:.3g}; keys and values are FP16 and saturate at {LARGEST:g}"
+            )
     return found
+
+
+def _reach(config: ModelConfig, tensors: Mapping[str, F32], name: str, matrix: Matrix) -> float:
+    """What keys, or values, of the product with tensor ``name`` do not exceed; 0 where nothing is known of its input."""
+    bias = tensors[name.replace(".weight", ".bias")] if name.split(".")[-2][0] in config.biases else np.zeros(1)
+    if config.qk_norm and "k_proj" in name:
+        gain = tensors[name.replace("k_proj", "k_norm")]
+        return float(np.abs(gain).max()) * math.sqrt(len(gain))
+    if not config.pre_norm:
+        return 0.0
+    # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
+    lengths = np.concatenate([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in matrix.blocks()])
+    return float((lengths * math.sqrt(config.hidden_size) + np.abs(bias)).max())
 
 
 def to_examine(graph: Graph, checkpoint: Checkpoint) -> Iterator[Examined]:
