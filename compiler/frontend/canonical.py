@@ -121,6 +121,9 @@ class Canonical:
         self.parts = self.names.parts | (
             {"post_attention_layernorm": "input_layernorm"} if self.names.one_norm and config.parallel else {}
         )
+        # transformers calls a head lm_head in memory, whatever the family's files call it.
+        renamed = HEAD in own.shapes and self.names.whole.get("lm_head", "lm_head") + ".weight" not in own.shapes
+        self.whole = self.names.whole | ({"lm_head": "lm_head"} if renamed else {})
         self.shapes = expected_shapes(config)
         self.needed = self._needed()
         self.tensors = Tensors(self.shapes, self._read)
@@ -144,7 +147,7 @@ class Canonical:
         """The checkpoint's own name of a canonical tensor, and the canonical modules that it holds, if several."""
         if (match := _IN_LAYER.fullmatch(name)) is None:
             module, _, kind = name.rpartition(".")
-            return f"{self.names.whole.get(module, module)}.{kind}", ()
+            return f"{self.whole.get(module, module)}.{kind}", ()
         layer, part, kind = match.groups()
         for own, members in self.names.fused.items():
             if part in members:

@@ -79,7 +79,7 @@ def of_directory(directory: Path, ignored: tuple[str, ...]) -> SafeTensors:
         raise CheckpointError(f"{index}: weight_map is {shown(table)}; accepted: a mapping of tensors to files")
     tensors = SafeTensors([directory / name for name in sorted(set(table.values()))], ignored)
     for name, path in tensors.files.items():
-        if (said := table.get(name)) != path.name:
+        if (said := table.get(name)) is None or directory / said != path:
             raise CheckpointError(f"{path}: tensor {name} is in this file; {index.name} names {said or 'none'}")
     for name, file in table.items():
         if name not in tensors.files and not name.endswith(ignored):

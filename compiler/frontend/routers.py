@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.frontend.files import SafeTensors
+from compiler.frontend.files import FLOATS, SafeTensors
 from compiler.frontend.tensors import F32
 from skipopu.accept import MAPPING, shown
 from skipopu.errors import CheckpointError
@@ -51,12 +51,13 @@ def read(path: Path) -> dict[str, F32]:
             raise CheckpointError(f"{path}: no such file") from None
         except Exception as error:
             raise CheckpointError(f"{path}: not a readable PyTorch file of tensors ({' '.join(str(error).split())})") from None
+        kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
         MAPPING.check(loaded, f"{path}: the content", CheckpointError)
         if set(loaded) == {"state_dict"}:
             loaded = MAPPING.check(loaded["state_dict"], f"{path}: entry state_dict", CheckpointError)
         for name, tensor in loaded.items():
-            if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-                raise CheckpointError(f"{path}: entry {name} is {shown(tensor)}; accepted: a tensor of floating-point numbers")
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in kinds:
+                raise CheckpointError(f"{path}: entry {name} is {shown(tensor)}; accepted: a tensor of {', '.join(FLOATS)}")
         tensors = {name: tensor.float().numpy() for name, tensor in loaded.items()}
     # PEFT puts a prefix before the model's own names.
     return {name[max(0, name.find("model.layers.")) :]: tensor for name, tensor in tensors.items()}

@@ -48,15 +48,14 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
         else:
             tensors[name] = (scale * rng.standard_normal(size) / np.sqrt(size[1])).astype(np.float32)
     tensors["model.embed_tokens.weight"] *= 4
-    pairs = None
-    if routers:
-        pairs = []
-        for _ in range(config.num_layers):
-            both = [
-                Router(
-                    (rng.standard_normal(config.hidden_size) / 8).astype(np.float32), float(0.3 + 0.3 * rng.standard_normal())
-                )
-                for _ in range(2)
-            ]
-            pairs.append((both[0], both[1]))
-    return Checkpoint(Path("random"), config, tensors, pairs)
+    return Checkpoint(Path("random"), config, tensors, random_routers(config, rng) if routers else None)
+
+
+def random_routers(config: ModelConfig, rng: np.random.Generator) -> list[tuple[Router, Router]]:
+    """Routers that skip about a third of the modules where elements of the residual stream are of size 1."""
+
+    def router() -> Router:
+        weight = (rng.standard_normal(config.hidden_size) / 8).astype(np.float32)
+        return Router(weight, float(0.3 + 0.3 * rng.standard_normal()))
+
+    return [(router(), router()) for _ in range(config.num_layers)]

@@ -30,6 +30,7 @@ LAYER_TENSORS = {
 Examined = tuple[str, str, Matrix]  # product, the tensor's name, its rows with norm gains folded in
 LARGEST = float(fp16.LARGEST)
 COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
+VANISHING = 2.0**-25  # what FP16 rounds to 0, and all below
 
 
 def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follow: Follow = unseen) -> list[str]:
@@ -38,13 +39,15 @@ def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follo
     Reads them all, some rows at a time.
 
     Raises:
-        CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold.
+        CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold, or that would become zero.
     """
     config, found = checkpoint.config, []
     table = Matrix((rows_of(checkpoint.tensors, "model.embed_tokens.weight"),))
     if (largest := table.largest()) > LARGEST:
         raise CheckpointError(f"tensor model.embed_tokens.weight holds {largest:.3g}; FP16 embeddings reach {LARGEST:g}")
     if 0 < largest < COARSE:
+        if largest <= VANISHING:
+            raise CheckpointError(f"tensor model.embed_tokens.weight becomes zero in FP16: its largest number is {largest:.3g}")
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
     for name, tensor, matrix in follow("examining", rows):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
@@ -56,6 +59,11 @@ def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follo
                 f" {INT4.largest_weight:.3g}"
             )
         if 0 < largest < least * COARSE:
+            if largest <= least * VANISHING:
+                raise CheckpointError(
+                    f"tensor {tensor} becomes zero, with norm gains folded in its largest number is {largest:.3g}:"
+                    f" FP16 scales end at {least * VANISHING:.2g}"
+                )
             found.append(
                 f"tensor {tensor} loses its precision, with norm gains folded in its largest number is {largest:.3g}: FP16 scales"
                 f" keep four bits or fewer below {least * COARSE:.2g}"

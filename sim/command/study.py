@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=STUDIES,
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
-        " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's",
+        " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
+        " families: models of every family on all engines",
     )
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.name != "pe":
         refuse(args, ["--bytes"], "is of the study pe")
+    if args.name == "families":
+        refuse(args, ["--model"], "has no effect on the study families, which makes its models")
     if args.name != "timing":
         refuse(args, ["--log", "--decode"], "is of the study timing")
     elif (args.log is None) != args.decode:
@@ -99,9 +102,16 @@ def timing_study(args: argparse.Namespace, say: Say) -> Report:
     return timing.decode_report() if args.decode else timing.report(args.log, say)
 
 
+def families_study(args: argparse.Namespace, say: Say) -> Report:
+    from sim.studies import families
+
+    return families.report(say)
+
+
 STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "pe": pe_study,
     "fusion": fusion_study,
     "kv": kv_study,
     "timing": timing_study,
+    "families": families_study,
 }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sim.reference.functions import ACTIVATIONS, apply_rope, attention, rms_norm, rope_tables, soft_cap
+from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.policy import KvPolicy, Module
 
@@ -163,9 +164,14 @@ class SkipLlama(nn.Module):
 
         ``routing`` (batch, layers, 2, tokens) replays given bits; ``dense`` executes everything. Otherwise the routers
         decide through ``rule``.
+
+        Raises:
+            CheckpointError: more tokens than the model has positions, beyond which its rotary tables may be others.
         """
         config = self.config
         batch, count = tokens.shape
+        if count > config.max_positions:
+            raise CheckpointError(f"{count} tokens; accepted: up to max_position_embeddings, {config.max_positions}")
         h = self.embed_tokens(tokens)
         tables = [(cos.to(h), sin.to(h)) for cos, sin in rope_tables(config, count)]
         scale = 1 / math.sqrt(config.head_dim) if config.attention_scale is None else config.attention_scale

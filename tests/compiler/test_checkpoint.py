@@ -179,6 +179,10 @@ def test_shards_are_read_where_there_is_no_single_file(directory: Path) -> None:
             "entry model.layers.0.router_mlp",
         ),
         ({3: torch.ones(1)}, "the content is"),
+        (
+            {"model.layers.0.router_mlp.weight_predictor.weight": torch.ones(2, 96).to(torch.float8_e4m3fn)},
+            "entry model.layers.0.router_mlp.* is .*; accepted: a tensor of F64, F32, F16, BF16",
+        ),
         ({"model.layers.7.router_mlp.weight_predictor.bias": torch.ones(2)}, "bias is of a layer beyond the model's 2"),
         (
             {"model.layers.0.router_mlp.weight_predictor.bias": torch.tensor([3e38, -3e38])},

@@ -55,14 +55,26 @@ def test_routers_beyond_their_scales_are_refused() -> None:
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_what_loses_its_precision_is_told(weights: str) -> None:
     assert compiled({}, weights).source["warnings"] == []
-    (lost,) = compiled({LAYER + "self_attn.o_proj.weight": 1e-9}, weights).source["warnings"]
+    small = {"int4": 1e-5, "int8": 1e-4}[weights]
+    (lost,) = compiled({LAYER + "self_attn.o_proj.weight": small}, weights).source["warnings"]
     assert lost.startswith(f"tensor {LAYER}self_attn.o_proj.weight loses its precision")
-    (lost,) = compiled({"model.embed_tokens.weight": 1e-8}, weights).source["warnings"]
+    (lost,) = compiled({"model.embed_tokens.weight": 1e-7}, weights).source["warnings"]
     assert lost.startswith("tensor model.embed_tokens.weight loses its precision")
     (reach,) = compiled({LAYER + "self_attn.v_proj.weight": 1e5, LAYER + "self_attn.o_proj.weight": 1e-3}, weights).source[
         "warnings"
     ]
     assert reach.startswith(f"products of tensor {LAYER}self_attn.v_proj.weight can reach")
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", LAYER + "self_attn.o_proj.weight", LAYER + "input_layernorm.weight"]
+)
+def test_what_becomes_zero_is_refused(weights: str, name: str) -> None:
+    message = {LAYER + "input_layernorm.weight": LAYER + r"self_attn\..*_proj.weight"}.get(name, name)
+    with pytest.raises(CheckpointError, match=f"tensor {message} becomes zero"):
+        compiled({name: 1e-9}, weights)
+    assert compiled({name: 0}, weights).source["warnings"] == [], "zeros are zeros"
 
 
 def test_tied_heads_are_named_by_their_tensor() -> None:
