@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.tensors import rows_of
-from compiler.graph.matrix import BLOCK, Matrix
+from compiler.frontend.tensors import BLOCK, rows_of
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Adjust, Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
 from compiler.passes.quantise import rounded

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Rows
-
-BLOCK = 1 << 22  # elements that are computed at once, 16 MB: small beside any image, long enough for NumPy
+from compiler.frontend.tensors import F32, Rows, blocks
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class Matrix:
 
     def blocks(self) -> Iterator[F32]:
         """:meth:`values` of the first rows, the next ones, and so on."""
-        step = max(1, BLOCK // self.shape[1])
-        for first in range(0, len(self), step):
-            yield self[first : first + step].values()
+        return (self[rows].values() for rows in blocks(self.shape))
 
     def largest(self) -> float:
         """The largest magnitude; NaN where a factor made one."""

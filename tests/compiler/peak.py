@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from compiler.frontend.checkpoint import expected_shapes
+from compiler.frontend.canonical import expected_shapes
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import shape
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compiler.frontend import tensors as frontend
 from compiler.frontend.tensors import Tensors, rows_of
-from compiler.graph import matrix
 from compiler.graph.matrix import Matrix
 
 ARRAYS = {name: np.random.default_rng(n).standard_normal((12, 5)).astype(np.float32) for n, name in enumerate("ab")}
@@ -37,7 +37,7 @@ def test_values_are_an_arrays() -> None:
 
 
 def test_blocks_read_their_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix, "BLOCK", 20)
+    monkeypatch.setattr(frontend, "BLOCK", 20)
     taken: list[int] = []
     blocks = list(lazily(taken).blocks())
     assert taken == [4] * 6
