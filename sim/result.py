@@ -94,7 +94,8 @@ class Counted(Result):
 
 
 def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.float32]:
-    """(positions, vocab) float32 that a program compiled with logits stored in port 0."""
+    """(positions, vocab) float32 that a program compiled with logits stored in port 0, under the model's cap if it has one."""
     region, vocabulary = program.regions["logits"], program.model.vocab_size
     rows = result.memory[0][region.address : region.address + region.size].reshape(program.context, -1)
-    return rows[:positions, : 4 * vocabulary].copy().view(np.float32)
+    logits, cap = rows[:positions, : 4 * vocabulary].copy().view(np.float32), np.float32(program.model.logit_cap)
+    return cap * np.tanh(logits / cap) if cap else logits

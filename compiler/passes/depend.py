@@ -72,16 +72,23 @@ def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
 
 
 def depend(graph: Graph, shared: Shared) -> Graph:
-    """Adds tokens to the operations of ``graph``, and an empty product to the prologue where the loop needs it."""
-    if not _link(graph, shared):
-        graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
-        if not _link(graph, shared):
-            raise AssertionError("the layers' first iteration waits for something that the prologue cannot supply")
-    return graph
+    """Adds tokens to the operations of ``graph``, and an empty product before or behind the layers where the loop needs it."""
+    for _ in range(3):
+        if (missing := _link(graph, shared)) is None:
+            return graph
+        if missing is graph.prologue:
+            graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
+        else:
+            graph.epilogue.insert(0, Op("matmul", "end the layers", TokenList.ALL, writes=graph.prologue[0].writes[:1]))
+    raise AssertionError("the layers wait for something that prologue and epilogue cannot supply or take")
 
 
-def _link(graph: Graph, shared: Shared) -> bool:
-    """Sets ``pop`` and ``push``; False when the first iteration needs tokens that the other ones do not."""
+def _link(graph: Graph, shared: Shared) -> list[Op] | None:
+    """Sets ``pop`` and ``push``; else the line that needs another operation.
+
+    The prologue does when the first iteration needs tokens that the other ones do not, the epilogue when nothing in it can take
+    the tokens of the last one, or waits for what nothing waits for in the other ones.
+    """
     head, body = len(graph.prologue), len(graph.body)
     line = [*graph.prologue, *graph.body, *graph.body, *graph.epilogue]
     second, tail = head + body, head + 2 * body
@@ -92,21 +99,26 @@ def _link(graph: Graph, shared: Shared) -> bool:
         for unit, j in waits[i].items():
             if second <= i < tail and j < second:
                 if j < head:
-                    return False
+                    return graph.prologue
                 carried.add((unit, line[i].unit))
             links.add((j, i))
     for i in range(head, second):
         if any(j < head and (line[j].unit, line[i].unit) not in carried for j in waits[i].values()):
-            return False
+            return graph.prologue
+    taken = {(j % body, line[i].unit) for j, i in links if head <= j < tail and i < tail}
+    if any(head <= j < tail <= i and (j % body, line[i].unit) not in taken for j, i in links):
+        return graph.epilogue
+    ends: list[tuple[int, int]] = []
     for unit, waiting in carried:
         supplier = next((j for j in range(head - 1, -1, -1) if line[j].unit is unit), None)
         taker = next((i for i in range(tail, len(line)) if line[i].unit is waiting), None)
-        if supplier is None or taker is None:
-            return False
-        # One token too many goes round the loop: the prologue makes it, the epilogue takes it.
-        line[supplier].push |= 1 << waiting
-        line[taker].pop |= 1 << unit
-    for j, i in links:
+        if supplier is None or any(j == supplier and line[i].unit is waiting for j, i in links):
+            return graph.prologue
+        if taker is None or any(i == taker and j >= tail and line[j].unit is unit for j, i in links):
+            return graph.epilogue
+        ends.append((supplier, taker))
+    # One token too many goes round the loop: the prologue makes it, the epilogue takes it.
+    for j, i in (*links, *ends):
         line[j].push |= 1 << line[i].unit
         line[i].pop |= 1 << line[j].unit
-    return True
+    return None

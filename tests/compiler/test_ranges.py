@@ -83,3 +83,18 @@ def test_tied_heads_are_named_by_their_tensor() -> None:
     checkpoint = dataclasses.replace(checkpoint, tensors=checkpoint.tensors | {"model.norm.weight": gain * np.float32(1e6)})
     with pytest.raises(CheckpointError, match=r"tensor model.embed_tokens.weight holds .* with norm gains folded in"):
         compile_checkpoint(checkpoint, Machine.load("tiny"))
+
+
+def test_keys_and_values_that_may_saturate_are_told_with_norms_and_biases() -> None:
+    def warnings(change: dict[str, object], scales: dict[str, float]) -> list[str]:
+        checkpoint = random_checkpoint(small_config(**change), 2)
+        for name, scale in scales.items():
+            checkpoint.tensors[LAYER + name] = checkpoint.tensors[LAYER + name] * np.float32(scale)
+        return compile_checkpoint(checkpoint, Machine.load("tiny"), context=16).source["warnings"]
+
+    large = {"self_attn.k_proj.weight": 2e4}
+    assert "k_proj" in warnings({}, large)[0]
+    assert warnings({"qk_norm": "head"}, large) == []
+    assert warnings({"pre_norm": False}, large) == []
+    assert "k_proj" in warnings({"qk_norm": "head"}, {"self_attn.k_norm.weight": 3e4})[0]
+    assert "v_proj" in warnings({"biases": ("v",)}, {"self_attn.v_proj.bias": 1e5})[0]

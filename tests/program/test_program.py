@@ -20,6 +20,7 @@ from skipopu.program.file import HEADER, MAGIC
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from tests.support import ANYTHING, random_checkpoint, small_config
+from tests.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,26 @@ def test_round_trip_is_exact(program: Program, tmp_path: Path) -> None:
     assert again.model == program.model
     assert all((a == b).all() for a, b in zip(again.memory, program.memory, strict=True))
     assert again.save(tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_model_comes_back(name: str, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(small_config(**VARIANTS[name]))
+    path = (program := compile_checkpoint(checkpoint, Machine.load("tiny"), context=16)).save(tmp_path)
+    again = Program.load(path)
+    assert (again.model, again.adjusts) == (program.model, program.adjusts)
+
+
+def test_altered_records_are_named(tmp_path: Path) -> None:
+    program = compile_checkpoint(random_checkpoint(small_config(gated=False, post_norm=True)), Machine.load("tiny"), context=16)
+    for change, message in (
+        (lambda d: d["adjusts"]["o"].pop("order") and None, "adjusts: o: order is missing"),
+        (lambda d: d["adjusts"].update(o=4), "adjusts: o is 4; accepted: a mapping"),
+        (lambda d: d["adjusts"]["o"].update(elements=1 << 20), "adjust record o ends at"),
+        (lambda d: d["matrices"].pop("up") and None, "matrices: gate_up is missing"),
+    ):
+        with pytest.raises(ProgramError, match=message):
+            Program.load(rewritten(program, tmp_path, change))
 
 
 def test_damage_is_named(program: Program, tmp_path: Path) -> None:
