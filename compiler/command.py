@@ -7,6 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from rich.progress import Progress
+
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
@@ -18,6 +20,7 @@ from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
 from skipopu.shipped import NAMES, path_or_shipped
+from skipopu.terminal import console
 
 COMPILE_OPTIONS = (
     "--target",
@@ -79,17 +82,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
-    program = compile_checkpoint(
-        checkpoint,
-        machine,
-        args.kv,
-        logits,
-        args.context,
-        args.group,
-        args.weights,
-        history=args.history,
-        prefetch=args.prefetch,
-    )
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        program = compile_checkpoint(
+            checkpoint,
+            machine,
+            args.kv,
+            logits,
+            args.context,
+            args.group,
+            args.weights,
+            history=args.history,
+            prefetch=args.prefetch,
+            follow=lambda what, items: progress.track(items, description=what),
+        )
     for sentence in program.source["warnings"]:
         print(f"warning: {sentence}", file=sys.stderr)
     return program

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import BLOCK, rows_of
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Adjust, Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
+from compiler.passes.quantise import rounded
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BUFFER_UNIT
@@ -215,8 +219,8 @@ class Emitter:
         row = round_up(4 * self.checkpoint.config.head_dim, spec.ADDRESS_UNIT)
         return self.plan.regions["rope"].address + number * self.context * row
 
-    def images(self, kv: KvPolicy) -> list[NDArray[np.uint8]]:
-        """Initial memory of every port."""
+    def images(self, kv: KvPolicy, follow: Follow) -> list[NDArray[np.uint8]]:
+        """Initial memory of every port; weights are computed, rounded and placed some rows at a time."""
         plan, config, machine = self.plan, self.checkpoint.config, self.machine
         memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
 
@@ -229,21 +233,25 @@ class Emitter:
             turned = rope_rows(rope, config.head_dim, self.context)
             rows[:, : 4 * config.head_dim] = turned.reshape(self.context, -1).view(np.uint8)
             place(0, self.rope_table(number), rows.reshape(-1))
-        table = fp16.from_fp32(self.checkpoint.tensors["model.embed_tokens.weight"])
-        embedding = EmbeddingRows(config.hidden_size, config.vocab_size, machine.ports)
-        for port, part in enumerate(embedding.pack(table)):
-            place(port, plan.regions["embedding"].address, part)
+        address = plan.regions["embedding"].address
+        for block in Matrix((rows_of(self.checkpoint.tensors, "model.embed_tokens.weight"),)).blocks():
+            embedding = EmbeddingRows(config.hidden_size, len(block), machine.ports)
+            for port, part in enumerate(embedding.pack(fp16.from_fp32(block))):
+                place(port, address, part)
+            address += embedding.size
         for op in self.graph.ops():
             if op.adjust is not None:
                 for layer, record in enumerate(self.records(op.adjust)):
                     place(0, layer * plan.layer_bytes + plan.adjusts[op.adjust.name], record)
-            if op.weights is None:
-                continue
-            stream = stream_of(op.weights, self.group, machine)
-            for layer, (codes, scales) in enumerate(zip(op.weights.codes, op.weights.scales, strict=True)):
-                address = layer * plan.layer_bytes + plan.weights[op.weights.name]
-                for port, data in enumerate(stream.pack(codes, scales)):
+        every = [(op.weights, layer) for op in self.graph.ops() if op.weights for layer in range(len(op.weights.matrices))]
+        for weights, layer in follow("placing", every):
+            matrix, address = weights.matrices[layer], layer * plan.layer_bytes + plan.weights[weights.name]
+            for taken, part in stream_of(weights, self.group, machine).parts(BLOCK // weights.n):
+                halved = slice(taken.start // 2, taken.stop // 2) if weights.split else taken
+                codes, scales = rounded(weights, matrix[halved].values(), self.group)
+                for port, data in enumerate(part.pack(codes, scales)):
                     place(port, address, data)
+                address += part.size
         routers = self.checkpoint.routers
         for layer in range(self.graph.layers):
             policies = under(kv, ROUTER if routers else ALWAYS, layer)
@@ -270,6 +278,7 @@ def emit(
     kv: KvPolicy,
     schedule: int,
     history: int,
+    follow: Follow = unseen,
 ) -> Program:
     """The finished program; ``schedule`` and ``history`` are the values of these configuration registers."""
     emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
@@ -308,6 +317,6 @@ def emit(
         matrices=matrices,
         adjusts=adjusts,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=[] if checkpoint.outline else emitter.images(kv),
+        memory=[] if checkpoint.outline else emitter.images(kv, follow),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

@@ -6,6 +6,7 @@ import bisect
 from pathlib import Path
 
 from compiler.emit import emit
+from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.graph.build import build
 from compiler.graph.ops import Graph
@@ -15,7 +16,7 @@ from compiler.passes.fold import fold
 from compiler.passes.order import order
 from compiler.passes.plan import Plan, plan_buffer, plan_memory, sharing
 from compiler.passes.quantise import quantise
-from compiler.passes.ranges import examine
+from compiler.passes.ranges import Examined, examine, to_examine
 from compiler.passes.refuse import refuse
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
@@ -42,6 +43,7 @@ def compile_checkpoint(
     level: Schedule = Schedule.RUN_AHEAD,
     history: int | None = None,
     prefetch: bool = True,
+    follow: Follow = unseen,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
@@ -52,8 +54,10 @@ def compile_checkpoint(
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
     told in the program's ``source["warnings"]``.
 
+    Tensors are read twice, some rows at a time: to be examined, and to be placed in the image. ``follow`` sees both go on.
+
     Raises:
-        CheckpointError: a tensor holds numbers that the machine's formats do not.
+        CheckpointError: a tensor cannot be read or holds numbers that the machine's formats do not.
         ProgramError: the model does not fit the machine, with both numbers.
     """
     if kv not in KV_POLICIES:
@@ -78,17 +82,17 @@ def compile_checkpoint(
     slots = (most if history is None else history // machine.ports) if policy.rereads else 0
     graph = build(checkpoint, policy, logits)
     verify(graph)
-    warnings: list[str] = []
+    examined: list[Examined] = []
 
-    def examined(folded: Graph) -> Graph:
-        warnings.extend(examine(folded, checkpoint, BY_NAME[weights]))
+    def noted(folded: Graph) -> Graph:
+        examined.extend(to_examine(folded, checkpoint))
         return folded
 
     of_weights = (
         lambda g: fold(g, checkpoint),
-        examined,
+        noted,
         lambda g: order(g, checkpoint),
-        lambda g: quantise(g, group, BY_NAME[weights]),
+        lambda g: quantise(g, BY_NAME[weights]),
     )
     for apply in (*(of_weights if not checkpoint.outline else ()), lambda g: schedule(g, level)):
         graph = apply(graph)
@@ -100,7 +104,8 @@ def compile_checkpoint(
     if given is None:
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots)
+    warnings = [] if checkpoint.outline else examine(examined, checkpoint, BY_NAME[weights], follow)
+    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots, follow)
     program.source["warnings"] = warnings
     if len(program.instructions) > machine.instructions:
         raise ProgramError(

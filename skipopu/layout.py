@@ -6,8 +6,9 @@ inside a port, multiples of 64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -79,6 +80,17 @@ class WeightStream:
     def size(self) -> int:
         """Bytes reserved in every port."""
         return round_up(self.port_bytes(0), ADDRESS_UNIT)
+
+    def parts(self, rows: int) -> Iterator[tuple[slice, WeightStream]]:
+        """What can be packed on its own: slices of about ``rows`` rows and their streams, which follow one another in every port.
+
+        Each but the last gives all ports whole words of scales; the last has what remains, less than twice as many rows.
+        """
+        least = BLOCK_ROWS * self.ports * SCALES_PER_WORD // math.gcd(SCALES_PER_WORD, BLOCK_ROWS * self.groups)
+        step = least * max(1, rows // least)
+        for first in range(0, max(self.rows - step, 0) + 1, step):
+            last = first + step if first + 2 * step <= self.rows else self.rows
+            yield slice(first, last), replace(self, rows=last - first)
 
     @property
     def _body(self) -> tuple[int, ...]:

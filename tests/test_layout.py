@@ -31,6 +31,23 @@ def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: in
     assert (again_scale == scale).all()
 
 
+@given(
+    st.integers(1, 700),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.sampled_from(FORMATS),
+    st.integers(0, 300),
+)
+def test_parts_follow_one_another(rows: int, groups: int, ports: int, form: Format, least: int) -> None:
+    rng = np.random.default_rng(rows)
+    q = rng.choice(form.values, (rows, groups, 16)).astype(np.int8)
+    scale = rng.random((rows, groups)).astype(np.float16)
+    stream = WeightStream(rows, groups, 16, ports, 16, form)
+    parts = [part.pack(q[taken], scale[taken]) for taken, part in stream.parts(least)]
+    for port, whole in enumerate(stream.pack(q, scale)):
+        assert np.concatenate([part[port] for part in parts]).tobytes() == whole.tobytes()
+
+
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5))
 def test_embedding(hidden: int, vocabulary: int, ports: int) -> None:
     table = np.random.default_rng(0).standard_normal((vocabulary, hidden)).astype(np.float16)

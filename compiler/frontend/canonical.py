@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Shape, Tensors
+from compiler.frontend.tensors import F32, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
 from skipopu.model_config import ModelConfig
@@ -28,6 +29,7 @@ PARTS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {name: f"mlp.{name
 _IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _PRODUCT = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj\.(weight|bias)")
 EVERY = slice(None)
+F64 = NDArray[np.float64]
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -125,6 +127,7 @@ class Canonical:
         renamed = HEAD in own.shapes and self.names.whole.get("lm_head", "lm_head") + ".weight" not in own.shapes
         self.whole = self.names.whole | ({"lm_head": "lm_head"} if renamed else {})
         self.shapes = expected_shapes(config)
+        self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor
         self.needed = self._needed()
         self.tensors = Tensors(self.shapes, self._read)
 
@@ -160,7 +163,11 @@ class Canonical:
 
     def take(self, own: str, rows: slice | np.ndarray = EVERY) -> F32:
         """Rows of one of the checkpoint's own tensors, which have to be numbers."""
-        tensor = self.own.read(own, rows) if isinstance(rows, slice) else self.own.read(own, EVERY)[rows]
+        if isinstance(rows, slice):
+            tensor = self.own.read(own, rows)
+        else:
+            first, last = int(rows.min()), int(rows.max())
+            tensor = self.own.read(own, slice(first, last + 1))[rows - first]
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{self.where(own)}: tensor {own} holds NaN, infinity, or a number beyond FP32")
         return tensor
@@ -186,7 +193,7 @@ class Canonical:
     def _computed(self, name: str, rows: slice) -> F32:
         if name == EMBEDDING:
             tensor = self._plain(name, rows)
-            return _times(without_mean(tensor, 1) if self.family.centred else tensor, self.embedding)
+            return _times(without(mean(tensor, 1), tensor) if self.family.centred else tensor, self.embedding)
         if name == HEAD:
             return _times(self._plain(EMBEDDING if self.tied else HEAD, rows), self.head)
         if _gain(name):
@@ -199,18 +206,25 @@ class Canonical:
         if product[1] in ("o", "down"):
             if not self.family.centred:
                 return _times(self._plain(name, rows), self.residual)
-            return _times(without_mean(self._plain(name), 0)[rows], self.residual)
+            if name not in self.means:
+                self.means[name] = mean(self._plain(name), 0)
+            return _times(without(self.means[name], self._plain(name, rows)), self.residual)
         if product[2] == "weight" or not self.family.norm_biases:
             return self._plain(name, rows)
         norm = re.sub(r"(self_attn|mlp)\..*", f"{READERS[product[1]]}.bias", name)
-        weight = self._plain(name.removesuffix("bias") + "weight", rows).astype(np.float64)
-        own = self._plain(name, rows) if product[1] in self.biased else 0
-        return (weight @ self.take(self._own(norm)[0]) + own).astype(np.float32)
+        weight, added = name.removesuffix("bias") + "weight", self.take(self._own(norm)[0])
+        parts = [self._plain(weight, part).astype(np.float64) @ added for part in blocks(self.shapes[weight])]
+        own = self._plain(name) if product[1] in self.biased else 0
+        return (np.concatenate(parts) + own).astype(np.float32)[rows]
 
 
-def without_mean(tensor: F32, axis: int) -> F32:
-    """``tensor`` less its mean along ``axis``, taken in float64."""
-    return (tensor - tensor.mean(axis, keepdims=True, dtype=np.float64)).astype(np.float32)
+def mean(tensor: F32, axis: int) -> F64:
+    return tensor.mean(axis, keepdims=True, dtype=np.float64)
+
+
+def without(mean: F64, tensor: F32) -> F32:
+    """``tensor`` less ``mean``, taken in float64."""
+    return (tensor - mean).astype(np.float32)
 
 
 def _times(tensor: F32, factor: float) -> F32:

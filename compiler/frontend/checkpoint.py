@@ -11,7 +11,7 @@ import numpy as np
 from compiler.frontend import files, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.routers import ROUTERS_FILE, Router
-from compiler.frontend.tensors import F32
+from compiler.frontend.tensors import F32, blocks
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
@@ -51,12 +51,15 @@ def _check_names(canonical: Canonical, own: files.SafeTensors, where: Path) -> N
                 f"{file}: tensor {name} is not known; accepted: those of a {canonical.config.num_layers}-layer"
                 f" {canonical.kind} as config.json describes it, routers in {ROUTERS_FILE}"
             )
-        if own.shapes[name] != own.shapes[embedding] or not np.array_equal(own[name], own[embedding]):
+        same = (np.array_equal(own.read(name, rows), own.read(embedding, rows)) for rows in blocks(own.shapes[embedding]))
+        if own.shapes[name] != own.shapes[embedding] or not all(same):
             raise CheckpointError(f"{file}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
 
 
 def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     """Reads config.json, *.safetensors (sharded or not) and the routers (``routers.safetensors`` or ``.pth`` unless given).
+
+    The tensors' numbers are looked at, and read again when they are asked for.
 
     Raises:
         CheckpointError: naming the file and tensor.
@@ -67,9 +70,10 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     data = read_json(directory / "config.json", CheckpointError)
     own = files.of_directory(directory, NAMES.get(data["model_type"], Names()).ignored)
     canonical = Canonical(config, data, own, own.files.__getitem__)
-    _check_names(canonical, own, next(iter(own.open)))
-    for name in canonical.needed:
-        canonical.take(name)
+    _check_names(canonical, own, next(iter(own.files.values()), directory))
+    for name, shape in canonical.needed.items():
+        for rows in blocks(shape):
+            canonical.take(name, rows)
     path = router_file if router_file is not None else routers.beside(directory)
     table = None if path is None else routers.of_model(path, config.num_layers, config.hidden_size)
     return Checkpoint(directory, config, canonical.tensors, table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +29,37 @@ class SafeTensors(Tensors):
 
     def __init__(self, paths: list[Path], ignored: tuple[str, ...] = ()) -> None:
         self.files: dict[str, Path] = {}
-        self.open: dict[Path, Any] = {}
         shapes: dict[str, Shape] = {}
         for path in paths:
-            try:
-                file = self.open[path] = safe_open(path, framework="pt").__enter__()
+            with _opened(path) as file:
                 names = [name for name in file.keys() if not name.endswith(ignored)]  # noqa: SIM118 (no mapping)
-                held = {name: file.get_slice(name) for name in names}
-            except FileNotFoundError:
-                raise CheckpointError(f"{path}: no such file") from None
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-            for name, part in held.items():
-                if (kind := part.get_dtype()) not in FLOATS:
+                held = {name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())) for name in names}
+            for name, (kind, shape) in held.items():
+                if kind not in FLOATS:
                     raise CheckpointError(
                         f"{path}: tensor {name} holds {kind}; accepted: {', '.join(FLOATS)} (quantised checkpoints are not read)"
                     )
                 if name in self.files:
                     raise CheckpointError(f"{path}: tensor {name} is in {self.files[name].name} too; accepted: one of them")
-                self.files[name], shapes[name] = path, tuple(part.get_shape())
+                self.files[name], shapes[name] = path, shape
         super().__init__(shapes, self._tensor)
 
     def _tensor(self, name: str, rows: slice) -> F32:
-        path = self.files[name]
-        try:
-            whole = rows == slice(None)
-            tensor = self.open[path].get_tensor(name) if whole else self.open[path].get_slice(name)[rows]
+        with _opened(self.files[name]) as file:
+            tensor = file.get_tensor(name) if rows == slice(None) else file.get_slice(name)[rows]
             return tensor.float().numpy()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped while it is open or an array of it alive: as long, what was read of it counts as used memory."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def refuse_adapter(directory: Path) -> None:

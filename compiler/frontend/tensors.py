@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
+BLOCK = 1 << 22  # elements that are computed at once, 16 MB: small beside any image, long enough for NumPy
 
 
 class Tensors(Mapping[str, F32]):
@@ -46,6 +48,12 @@ class Rows:
 
     def __getitem__(self, rows: slice) -> F32:
         return self.tensors.read(self.name, rows)
+
+
+def blocks(shape: Shape) -> Iterator[slice]:
+    """Rows of a tensor that are computed at once: the first ones, the next ones, and so on."""
+    step = max(1, BLOCK // max(1, math.prod(shape[1:])))
+    return (slice(first, first + step) for first in range(0, shape[0], step))
 
 
 def rows_of(tensors: Mapping[str, F32], name: str) -> Rows | F32:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.frontend.checkpoint import Checkpoint, Router
+from compiler.frontend.tensors import rows_of
 from compiler.graph.adjust import Adjusted, adjusts
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph, Op, Place, Value, Weights
 from skipopu.isa.spec import Epilogue, Finish, TokenList
 from skipopu.policy import KvPolicy
 
 
 def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
-    """Graph with the checkpoint's own float32 weights, rows in the checkpoint's order (see the passes)."""
+    """Graph with the checkpoint's own float32 weights, none of them read, rows in the checkpoint's order (see the passes)."""
     builder = Builder(checkpoint, kv)
     body = [*builder.routing(), *builder.attention(), *builder.feed_forward()]
     if checkpoint.config.parallel:
@@ -31,13 +33,13 @@ class Builder:
         self.x = Value("aligned residual", Place.RESIDUAL, self.config.hidden_size)
         self.lists = Value("token lists", Place.STATE, 2)
 
-    def stacked(self, *names: str) -> list[np.ndarray]:
-        """Per layer, the tensors' rows under one another."""
-        tensors, layers = self.checkpoint.tensors, range(self.config.num_layers)
-        parts = [[tensors[f"model.layers.{layer}.{name}.weight"] for name in names] for layer in layers]
-        if self.checkpoint.outline:
-            return [np.broadcast_to(np.float32(0), (sum(len(p) for p in part), part[0].shape[1])) for part in parts]
-        return [np.concatenate(part) for part in parts]
+    def matrix(self, *names: str) -> Matrix:
+        """The tensors' rows under one another."""
+        return Matrix(tuple(rows_of(self.checkpoint.tensors, f"{name}.weight") for name in names))
+
+    def stacked(self, *names: str) -> list[Matrix]:
+        """The tensors' rows under one another, per layer."""
+        return [self.matrix(*(f"model.layers.{layer}.{name}" for name in names)) for layer in range(self.config.num_layers)]
 
     def routing(self) -> list[Op]:
         config, every = self.config, TokenList.ALL
@@ -46,16 +48,16 @@ class Builder:
         always = Router(np.zeros(hidden, np.float32), 0.0)
         routers = self.checkpoint.routers or [(always, always)] * layers
         body: list[Op] = []
-        read, weights = self.x, [np.stack([r.weight for r in both]) for both in routers]
+        read, weights = self.x, [Matrix((np.stack([r.weight for r in both]),)) for both in routers]
         if width := 2 * self.checkpoint.router_hidden:
             first, read = (
                 Value("router hidden", Place.BUFFER, width),
                 Value("aligned router hidden", Place.INNER, width),
             )
             zero = np.float32(0)
-            layer = Weights("router_hidden", [np.broadcast_to(zero, (width, hidden))] * layers)
+            layer = Weights("router_hidden", [Matrix((np.broadcast_to(zero, (width, hidden)),))] * layers)
             body.append(Op("matmul", "routers, hidden layer", every, (self.x,), (first, read), layer))
-            weights = [np.broadcast_to(zero, (2, width))] * layers
+            weights = [Matrix((np.broadcast_to(zero, (2, width)),))] * layers
         split = Weights("router", weights, "split", split=True)
         return [
             *body,
@@ -188,7 +190,7 @@ class Builder:
 
     def head(self, logits: bool) -> list[Op]:
         config, read, tail = self.config, self.x, TokenList.ALL if logits else TokenList.LAST
-        name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        matrix = self.matrix("model.embed_tokens" if config.tie_word_embeddings else "lm_head")
         scores = Value("logits", Place.BUFFER, config.vocab_size)
         ops: list[Op] = []
         if config.final_bias:
@@ -212,7 +214,7 @@ class Builder:
                 tail,
                 (read,),
                 (scores,) if logits else (),
-                Weights("head", [self.checkpoint.tensors[name]]),
+                Weights("head", [matrix]),
                 Epilogue.STORE if logits else Epilogue.NONE,
                 norm=not config.final_bias,
                 argmax=True,

@@ -7,12 +7,13 @@ A graph has three straight lines of operations: ``prologue`` (once per chunk), `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.graph.matrix import Matrix
 from skipopu.isa.spec import AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
 from skipopu.numerics.formats import INT4, Format
 
@@ -43,18 +44,15 @@ class Value:
 class Weights:
     """Rows of one matrix product, over the layers (one entry for a product outside the layer loop).
 
-    ``matrices`` (rows, n) float32; ``codes`` (rows, groups, group) int8 with ``scales`` (rows, groups) float16 once
-    quantised. ``order`` names the arrangement of the checkpoint's rows, for readers of the image. ``split``: rows are
-    quantised as pairs (high, low) of INT4 rows. ``format`` of the codes.
+    ``matrices`` are computed where they are placed. ``order`` names the arrangement of the checkpoint's rows, for readers of the
+    image. ``split``: rows are quantised as pairs (high, low) of INT4 rows. ``format`` of the codes.
     """
 
     name: str
-    matrices: list[NDArray[np.float32]]
+    matrices: list[Matrix]
     order: str = "plain"
     split: bool = False
     format: Format = INT4
-    codes: list[NDArray[np.int8]] = field(default_factory=list)
-    scales: list[NDArray[np.float16]] = field(default_factory=list)
 
     @property
     def rows(self) -> int:

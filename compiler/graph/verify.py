@@ -20,7 +20,6 @@ def verify(graph: Graph) -> None:
             assert weights.n == source.elements, f"{where}: {weights.n} inputs against {source.elements} elements"
             layers = graph.layers if op in graph.body else 1
             assert len(weights.matrices) == layers, f"{where}: {len(weights.matrices)} matrices for {layers} layers"
-            assert not weights.codes or len(weights.codes[0]) == weights.rows, f"{where}: codes have other rows"
             if op.writes and op.epilogue is not Epilogue.NONE:
                 produced = weights.rows // (2 if op.epilogue is Epilogue.GATED else 1)
                 stored = sum(v.elements for v in op.writes if v.place is Place.BUFFER)

@@ -34,8 +34,7 @@ def fold(graph: Graph, checkpoint: Checkpoint) -> Graph:
         if op.norm:
             for layer, matrix in enumerate(weights.matrices):
                 name = f"model.layers.{layer}.{gains[weights.name]}.weight" if weights.name in gains else "model.norm.weight"
-                with np.errstate(over="ignore"):  # found by the next pass, which knows the tensors
-                    weights.matrices[layer] = matrix * tensors[name]
+                weights.matrices[layer] = matrix * tensors[name]  # beyond FP32: found by the next pass, which knows the tensors
         if weights.name == "q" and not config.qk_norm:
             weights.matrices = [matrix * scale for matrix in weights.matrices]
     return graph

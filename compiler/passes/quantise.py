@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from compiler.graph.ops import Graph
-from skipopu.errors import CheckpointError
-from skipopu.numerics.formats import INT4, Format, quantise_split
-
-LARGEST = INT4.largest_weight  # of every format the least; the routers' upper digits are INT4, too
+from compiler.frontend.tensors import F32
+from compiler.graph.ops import Graph, Weights
+from skipopu.numerics.formats import Format, quantise_split
 
 
-def quantise(graph: Graph, group: int, weights: Format) -> Graph:
+def quantise(graph: Graph, weights: Format) -> Graph:
+    """Chooses the format of all products but the routers'; :func:`rounded` makes the codes where they are placed."""
     for op in graph.ops():
-        if op.weights is not None:
-            if op.weights.split:
-                rule = quantise_split
-            else:
-                op.weights.format = weights
-                rule = weights.quantise
-            for layer, matrix in enumerate(op.weights.matrices):
-                if (largest := float(np.abs(matrix).max())) > LARGEST:
-                    where = f"weights {op.weights.name}" + (f" of layer {layer}" if len(op.weights.matrices) > 1 else "")
-                    raise CheckpointError(
-                        f"{where}, with norm gains folded in: the largest is {largest:.3g}; an FP16 scale per group reaches {LARGEST:.3g}"
-                    )
-            pairs = [rule(matrix, group) for matrix in op.weights.matrices]
-            op.weights.codes = [q for q, _ in pairs]
-            op.weights.scales = [scale for _, scale in pairs]
+        if op.weights is not None and not op.weights.split:
+            op.weights.format = weights
     return graph
+
+
+def rounded(weights: Weights, rows: F32, group: int) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Codes (rows, groups, group) and scales (rows, groups) of some rows of a matrix; two rows for each that is split."""
+    return quantise_split(rows, group) if weights.split else weights.format.quantise(rows, group)

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import F32, rows_of
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
@@ -25,32 +27,36 @@ LAYER_TENSORS = {
     "down": ("mlp.down_proj",),
     "router": ("router_attention.weight_predictor", "router_mlp.weight_predictor"),
 }
+Examined = tuple[str, str, Matrix]  # product, the tensor's name, its rows with norm gains folded in
 LARGEST = float(fp16.LARGEST)
 COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
 VANISHING = 2.0**-25  # what FP16 rounds to 0, and all below
 
 
-def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
-    """Sentences about tensors of a folded graph that lose most of their precision, or whose results may saturate.
+def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follow: Follow = unseen) -> list[str]:
+    """Sentences about tensors that lose most of their precision, or whose results may saturate.
+
+    Reads them all, some rows at a time.
 
     Raises:
         CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold, or that would become zero.
     """
     config, found = checkpoint.config, []
-    table = checkpoint.tensors["model.embed_tokens.weight"]
-    if (largest := float(np.abs(table).max())) > LARGEST:
+    table = Matrix((rows_of(checkpoint.tensors, "model.embed_tokens.weight"),))
+    if (largest := table.largest()) > LARGEST:
         raise CheckpointError(f"tensor model.embed_tokens.weight holds {largest:.3g}; FP16 embeddings reach {LARGEST:g}")
     if 0 < largest < COARSE:
         if largest <= VANISHING:
             raise CheckpointError(f"tensor model.embed_tokens.weight becomes zero in FP16: its largest number is {largest:.3g}")
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
-    for name, tensor, matrix in _folded(graph, checkpoint):
+    for name, tensor, matrix in follow("examining", rows):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
-        full, least = (INT4.full, SPLIT_FULL) if name == "router" else (weights.full, weights.full)
-        largest = float(np.abs(matrix).max())
-        if not largest <= full * LARGEST:  # NaN too
+        least = SPLIT_FULL if name == "router" else weights.full
+        largest = matrix.largest()
+        if not largest <= INT4.largest_weight:  # of every format the least; NaN too
             raise CheckpointError(
-                f"tensor {tensor} holds {largest:.3g} with norm gains folded in; {full} times an FP16 scale reaches {full * LARGEST:.3g}"
+                f"tensor {tensor} holds {largest:.3g} with norm gains folded in; {INT4.full} times an FP16 scale reaches"
+                f" {INT4.largest_weight:.3g}"
             )
         if 0 < largest < least * COARSE:
             if largest <= least * VANISHING:
@@ -69,7 +75,7 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
     return found
 
 
-def _reach(config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]], name: str, matrix: NDArray[np.float32]) -> float:
+def _reach(config: ModelConfig, tensors: Mapping[str, F32], name: str, matrix: Matrix) -> float:
     """What keys, or values, of the product with tensor ``name`` do not exceed; 0 where nothing is known of its input."""
     bias = tensors[name.replace(".weight", ".bias")] if name.split(".")[-2][0] in config.biases else np.zeros(1)
     if config.qk_norm and "k_proj" in name:
@@ -78,12 +84,12 @@ def _reach(config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]], name
     if not config.pre_norm:
         return 0.0
     # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
-    rows = np.linalg.norm(matrix.astype(np.float64), axis=1) * math.sqrt(config.hidden_size)
-    return float((rows + np.abs(bias)).max())
+    lengths = np.concatenate([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in matrix.blocks()])
+    return float((lengths * math.sqrt(config.hidden_size) + np.abs(bias)).max())
 
 
-def _folded(graph: Graph, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
-    """(product, tensor's name, its rows) of every product in the checkpoint's order of rows."""
+def to_examine(graph: Graph, checkpoint: Checkpoint) -> Iterator[Examined]:
+    """Every product's tensors, of a folded graph whose rows are in the checkpoint's order."""
     head = "model.embed_tokens.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight"
     for op in graph.ops():
         if op.weights is None:
@@ -94,5 +100,5 @@ def _folded(graph: Graph, checkpoint: Checkpoint) -> Iterator[tuple[str, str, ND
             if tensors is None:
                 yield name, head, matrix
             else:
-                for tensor, part in zip(tensors, np.split(matrix, len(tensors)), strict=True):
+                for tensor, part in zip(tensors, matrix.split(len(tensors)), strict=True):
                     yield name, f"model.layers.{layer}.{tensor}.weight", part

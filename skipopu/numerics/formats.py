@@ -112,7 +112,7 @@ def round_groups(weight: F32, group: int, full: int, values: NDArray[np.int16]) 
     wide = scale.astype(np.float32)[..., None]
     ratio = np.divide(grouped, wide, out=np.zeros_like(grouped), where=wide > 0)
     if len(values) == int(values[-1]) - int(values[0]) + 1:
-        return np.clip(np.rint(ratio), values[0], values[-1]).astype(np.int8), scale
+        return np.clip(np.rint(ratio, out=ratio), values[0], values[-1], out=ratio).astype(np.int8), scale
     return values[np.searchsorted((values[1:] + values[:-1]) / 2, ratio)].astype(np.int8), scale
 
 

@@ -1,13 +1,17 @@
-"""Program files: a header, a description in JSON, the memory images; written and read in whole."""
+"""Program files: a header, a description in JSON, the memory images; neither written nor read with a copy of these."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipopu.accept import BOOLEAN, MAPPING, TEXT, Accepted, list_of, one_of, whole
 from skipopu.errors import ProgramError
@@ -99,18 +103,30 @@ def _described(text: bytes, where: str) -> dict[str, Any]:
     return d
 
 
-def write(directory: Path, description: dict[str, Any], image: bytes) -> Path:
-    """Writes ``directory/program.skpu`` and returns its path."""
+def write(directory: Path, description: dict[str, Any], images: list[NDArray[np.uint8]]) -> Path:
+    """Writes ``directory/program.skpu`` and returns its path.
+
+    Raises:
+        ProgramError: it cannot be written, as on a full disk.
+    """
     text = json.dumps(description, sort_keys=True).encode()
-    digest = hashlib.sha256(text + image).digest()
+    digest = hashlib.sha256(text)
+    for image in images:
+        digest.update(image.data)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / FILE_NAME
-    path.write_bytes(HEADER.pack(MAGIC, VERSION, len(text), len(image), digest) + text + image)
+    header = HEADER.pack(MAGIC, VERSION, len(text), sum(image.nbytes for image in images), digest.digest())
+    try:
+        with path.open("wb") as file:
+            for piece in (header, text, *(image.data for image in images)):
+                file.write(piece)
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 
-def read(path: Path) -> tuple[Path, dict[str, Any], bytes]:
-    """(the file, its description, its image) of a file or its directory; the description has every key, each of its type.
+def read(path: Path) -> tuple[Path, dict[str, Any], NDArray[np.uint8]]:
+    """(the file, its description, its images) of a file or its directory; the description has every key, each of its type.
 
     Raises:
         ProgramError: missing, truncated, foreign, corrupt, or of another version.
@@ -119,19 +135,24 @@ def read(path: Path) -> tuple[Path, dict[str, Any], bytes]:
     if path.is_dir():
         path = path / FILE_NAME
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.stat(file.fileno()).st_size
+            head = file.read(HEADER.size)
+            if len(head) < HEADER.size or head[: len(MAGIC)] != MAGIC:
+                raise ProgramError(f"{path}: not a skipopu program (its first bytes are {head[:8]!r}, not {MAGIC!r})")
+            _, version, described, imaged, digest = HEADER.unpack(head)
+            if version != VERSION:
+                raise ProgramError(f"{path}: version {version}; this installation reads version {VERSION}")
+            if size != HEADER.size + described + imaged:
+                raise ProgramError(f"{path}: truncated, {size} bytes instead of {HEADER.size + described + imaged}")
+            text = file.read(described)
+            images = np.fromfile(file, np.uint8)
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file; `skipopu compile` writes one") from None
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
-        raise ProgramError(f"{path}: not a skipopu program (its first bytes are {data[:8]!r}, not {MAGIC!r})")
-    _, version, described, imaged, digest = HEADER.unpack_from(data)
-    if version != VERSION:
-        raise ProgramError(f"{path}: version {version}; this installation reads version {VERSION}")
-    if len(data) != HEADER.size + described + imaged:
-        raise ProgramError(f"{path}: truncated, {len(data)} bytes instead of {HEADER.size + described + imaged}")
-    body = data[HEADER.size :]
-    if hashlib.sha256(body).digest() != digest:
+    known = hashlib.sha256(text)
+    known.update(images.data)
+    if known.digest() != digest:
         raise ProgramError(f"{path}: checksum mismatch; the file was altered after it was written")
-    return path, _described(body[:described], f"{path}: description"), body[described:]
+    return path, _described(text, f"{path}: description"), images

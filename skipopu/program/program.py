@@ -74,7 +74,7 @@ class Program:
         """Writes ``directory/program.skpu`` and returns its path.
 
         Raises:
-            ProgramError: the program has no memory image.
+            ProgramError: the program has no memory image, or the file cannot be written.
         """
         if not self.memory:
             raise ProgramError(f"the program of shape {self.source['checkpoint']} has no weights to write")
@@ -96,7 +96,7 @@ class Program:
             "port_bytes": self.port_bytes,
             "source": self.source,
         }
-        return file.write(Path(directory), description, b"".join(port.tobytes() for port in self.memory))
+        return file.write(Path(directory), description, self.memory)
 
     @staticmethod
     def load(path: str | Path) -> Program:
@@ -106,7 +106,7 @@ class Program:
             ProgramError: missing, truncated, foreign, corrupt, of another version, or with a fingerprint that this
                 installation's machine description or numerics do not reproduce.
         """
-        path, d, body = file.read(Path(path))
+        path, d, images = file.read(Path(path))
         machine = Machine.from_dict(d["machine"], f"{path}: machine")
         if machine.fingerprint != d["machine_fingerprint"]:
             raise ProgramError(
@@ -117,11 +117,10 @@ class Program:
             raise ProgramError(
                 f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}"
             )
-        if len(body) != machine.ports * d["port_bytes"]:
+        if len(images) != machine.ports * d["port_bytes"]:
             raise ProgramError(
-                f"{path}: port_bytes is {d['port_bytes']}; {len(body)} bytes of memory for {machine.ports} ports follow"
+                f"{path}: port_bytes is {d['port_bytes']}; {len(images)} bytes of memory for {machine.ports} ports follow"
             )
-        image = np.frombuffer(body, np.uint8).reshape(machine.ports, d["port_bytes"])
         program = Program(
             machine=machine,
             model=ModelConfig.from_dict(d["model"], f"{path}: model"),
@@ -133,7 +132,7 @@ class Program:
             regions={name: Region(*value) for name, value in d["regions"].items()},
             matrices=d["matrices"],
             router_record=(d["router_record"][0], d["router_record"][1]),
-            memory=[row.copy() for row in image],
+            memory=list(images.reshape(machine.ports, d["port_bytes"])),
             numerics=d["numerics"],
             source=d["source"],
             adjusts=d["adjusts"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import load
 from compiler.frontend.routers import read
 from skipopu.errors import CheckpointError
-from tests.support import random_checkpoint, small_config
+from tests.support import random_checkpoint, said, small_config
 
 CONFIG = small_config()
 SKIPGPT = Path(__file__).parents[3] / "shared" / "data" / "skipgpt" / "router_stage1.pth"
@@ -69,6 +70,28 @@ def test_tensor_errors_name_file_and_tensor(directory: Path, damage: str) -> Non
     save_file(tensors, directory / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"model\.safetensors: tensor {name}"):
         load(directory)
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.fill_(np.nan), "model.safetensors: tensor {} holds NaN, infinity, or a number beyond FP32"),
+        (lambda t: 1e300 * t.double(), "model.safetensors: tensor {} holds NaN, infinity, or a number beyond FP32"),
+        (lambda t: 1e9 * t, "tensor .* holds .*e.*reach"),
+    ],
+)
+def test_bad_numbers_are_found_before_anything_is_written(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str, change: Callable, message: str
+) -> None:
+    path, output = directory / "model.safetensors", directory / "out"
+    tensors = torch_file.load_file(path)
+    tensors[name] = change(tensors[name])
+    torch_file.save_file(tensors, path)
+    code, error = said(["compile", directory, "-o", output], capsysbinary)
+    assert code == 2
+    assert re.search(message.format(re.escape(name)), error)
+    assert not output.exists() or not list(output.iterdir())
 
 
 @pytest.mark.parametrize(
