@@ -207,8 +207,9 @@ class Emitter:
         routers = self.checkpoint.routers
         for layer in range(self.graph.layers):
             policies = under(kv, ROUTER if routers else ALWAYS, layer)
+            windows = [config.window(number % self.graph.layers, self.context) for number in (layer, layer + 1)]
             bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies))
+            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))
         return memory
 
 

@@ -25,6 +25,8 @@ from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
 EXPONENT_BITS = 5  # of FP16
+EARLIEST = -(1 << POSITION_BITS)  # before any token
+EARLIEST_SHAPE = signed(POSITION_BITS + 1)
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
@@ -60,6 +62,8 @@ class Lockstep(Bundle):
 
     def __init__(self, machine: Machine) -> None:
         self.position = gives(POSITION_BITS, "token of slot 0")
+        if machine.window:
+            self.earliest = gives(EARLIEST_SHAPE, "token that its window begins with, before the first one if with none")
         self.kv_step = gives(KvStep(machine), "what all ports do")
         self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
         self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
@@ -145,7 +149,12 @@ class AttentionPort(Component):
         visible = Signal(QUERY_LANES)
         ahead = Signal(signed(POSITION_BITS + 1))
         m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
-        m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
+        seen_of = [ahead <= step.slots[q] for q in range(QUERY_LANES)]
+        if self.machine.window:
+            inside = Signal(signed(POSITION_BITS + 2))
+            m.d.comb += inside.eq(self.work.token - self.lockstep.earliest)
+            seen_of = [earlier & (inside >= step.slots[q]) for q, earlier in enumerate(seen_of)]
+        m.d.comb += visible.eq(Cat(lane & shown for lane, shown in zip(step.lanes, seen_of, strict=True)))
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
         scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
