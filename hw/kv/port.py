@@ -27,6 +27,7 @@ from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 EXPONENT_BITS = 5  # of FP16
 EARLIEST = -(1 << POSITION_BITS)  # before any token
 EARLIEST_SHAPE = signed(POSITION_BITS + 1)
+MOST_REGISTERS = 8  # sums of so many blocks stand in registers, more of them in a memory, which is smaller then
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
@@ -241,12 +242,19 @@ class AttentionPort(Component):
         results, saturated = [], []
         for q in range(QUERY_LANES):
             sum_bits = bits + (shapes.most_head_beats - 1).bit_length()
-            kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(shapes.blocks))
             running = Signal(signed(sum_bits), name=f"running_{q}")
             dot = self.dots[bits * q : bits * (q + 1)].as_signed()
-            m.d.comb += running.eq(dot + Mux(first, 0, kept[which]))
-            with m.If(dotted):
-                m.d.sync += kept[which].eq(running)
+            if shapes.blocks > MOST_REGISTERS:
+                m.submodules[f"kept_{q}"] = memory = Memory(shape=signed(sum_bits), depth=shapes.blocks, init=[])
+                write, read = memory.write_port(), memory.read_port(domain="comb")
+                m.d.comb += [write.addr.eq(which), write.data.eq(running), write.en.eq(dotted), read.addr.eq(which)]
+                before = read.data
+            else:
+                kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(shapes.blocks))
+                before = kept[which]
+                with m.If(dotted):
+                    m.d.sync += kept[which].eq(running)
+            m.d.comb += running.eq(dot + Mux(first, 0, before))
             exponent = Signal(signed(12), name=f"exponent_{q}")
             own = delay(m, self.lockstep.query_exponents[8 * q : 8 * (q + 1)], at_dot - 1, f"query_exponent_{q}")
             m.d.sync += exponent.eq(own + offset - (ALIGNED_BIAS + KV_BIAS))

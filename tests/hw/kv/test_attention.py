@@ -95,12 +95,14 @@ class Bench:
         ("tiny", False, 5, 12, {"ports": 3}),
         ("tiny", True, 14, 1, {"ports": 3}),
         ("tiny", True, 9, 4, {"tokens": 1}),
+        ("tiny", False, 3, 0, {"query_group": 16}),
     ],
 )
 def test_against_the_functional_engine(target: str, stalls: bool, position: int, window: int, changes: dict[str, Any]) -> None:
     machine = dataclasses.replace(Machine.load(target), **changes)
     dut, rng = Attention(machine), np.random.default_rng(0)
-    unit, heads, group, dim = dut.unit, 2, 1 + (not stalls), machine.kv_lanes + machine.vector_lanes
+    unit, heads, dim = dut.unit, 2, machine.kv_lanes + machine.vector_lanes
+    group = changes.get("query_group", 1 + (not stalls))
     bench, entry = Bench(machine, unit, stalls), KvEntry(heads, dim, machine)
     tokens = position + machine.tokens
     slots = np.array([s for s in range(machine.tokens) if s != 1])
