@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.graph.ops import Graph, Op, Place, Value
+from compiler.graph.ops import Adjust, Graph, Op, Place, Value
 from compiler.passes.plan import Plan, kv_slots, stream_of
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BUFFER_UNIT
-from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_router_record, round_up
+from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_adjust_record, pack_router_record, round_up
 from skipopu.machine.config import Machine
-from skipopu.model_config import ModelConfig
+from skipopu.model_config import ModelConfig, Rope
 from skipopu.numerics import fp16, fp32
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
 from skipopu.program.program import Program, address_units, place_instructions
 
 
-def rope_rows(head_dim: int, theta: float, context: int) -> NDArray[np.float32]:
-    """(context, head_dim / 2, 2) FP32 cos and sin, rounded from float64."""
-    half = head_dim // 2
-    angle = np.arange(context)[:, None] * theta ** (-np.arange(half) / half)
-    return np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
+def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:
+    """(context, head_dim / 2, 2) FP32 cos and sin, rounded from float64; 1 and 0 for pairs that are not rotated."""
+    angle = np.arange(context)[:, None] * np.array(table.frequencies, np.float64)
+    rows = np.zeros((context, head_dim // 2, 2))
+    rows[..., 0] = 1
+    rows[:, : angle.shape[1]] = table.factor * np.stack([np.cos(angle), np.sin(angle)], -1)
+    return rows.astype(np.float32)
+
+
+def rope_tables(config: ModelConfig) -> tuple[Rope, ...]:
+    """The model's rotary tables; without any, one of its base over whole heads."""
+    half = config.head_dim // 2
+    return config.rope or (Rope(tuple((config.rope_theta ** (-np.arange(half) / half)).tolist())),)
 
 
 def late_write(config: ModelConfig, machine: Machine) -> int:
@@ -86,6 +95,8 @@ class Emitter:
         elif op.kind == "align":
             source = op.reads[0]
             self.put(spec.ALIGN, note, **common, **self.buffer("src", source), elements=source.elements, align=op.aligns)
+        elif op.kind == "adjust":
+            self.adjust(op, common, layered, note)
         elif op.kind == "matmul":
             self.matmul(op, common, layered, note)
         elif op.kind == "route":
@@ -106,6 +117,26 @@ class Emitter:
             )
         else:
             raise AssertionError(op.kind)
+
+    def adjust(self, op: Op, common: dict[str, int], layered: bool, note: str) -> None:
+        assert op.adjust is not None
+        adjust, first = op.adjust, op.adjust.first // BUFFER_UNIT
+        source, target = self.buffer("src", op.reads[0]), self.buffer("dst", op.writes[0])
+        self.put(
+            spec.ADJUST,
+            note,
+            **common,
+            address=address_units(self.plan.adjusts[adjust.name]),
+            layered=int(layered),
+            src=source["src"] + first,
+            stride=source["stride"],
+            dst=target["dst"] + (first if op.writes[0] == op.reads[0] else 0),
+            dst_stride=target["stride"],
+            elements=adjust.elements,
+            reduce=adjust.reduce,
+            finish=adjust.finish,
+            align=op.aligns,
+        )
 
     def matmul(self, op: Op, common: dict[str, int], layered: bool, note: str) -> None:
         if op.weights is None:
@@ -140,7 +171,7 @@ class Emitter:
             Config.VOCABULARY: config.vocab_size,
             Config.CONTEXT: self.context,
             Config.TOKENS: address_units(regions["tokens"].address),
-            Config.ROPE: address_units(regions["rope"].address),
+            Config.ROPE: address_units(self.rope_table(config.rope_of_layer[0] if config.rope_of_layer else 0)),
             Config.ROPE_ROW: address_units(round_up(4 * config.head_dim, spec.ADDRESS_UNIT)),
             Config.TRACE: address_units(regions["trace"].address),
             Config.TRACE_ROW: address_units(round_up(self.context, spec.ADDRESS_UNIT)),
@@ -179,6 +210,11 @@ class Emitter:
         self.put(spec.NEXT, "emit token, next chunk", target=start)
         self.put(spec.HALT, "done")
 
+    def rope_table(self, number: int) -> int:
+        """Address of a rotary table."""
+        row = round_up(4 * self.checkpoint.config.head_dim, spec.ADDRESS_UNIT)
+        return self.plan.regions["rope"].address + number * self.context * row
+
     def images(self, kv: KvPolicy) -> list[NDArray[np.uint8]]:
         """Initial memory of every port."""
         plan, config, machine = self.plan, self.checkpoint.config, self.machine
@@ -188,15 +224,19 @@ class Emitter:
             memory[port][address : address + len(data)] = data
 
         place_instructions(self.words, memory[0], plan.regions["program"].address)
-        rope = rope_rows(config.head_dim, config.rope_theta, self.context)
         rows = np.zeros((self.context, round_up(4 * config.head_dim, spec.ADDRESS_UNIT)), np.uint8)
-        rows[:, : 4 * config.head_dim] = rope.reshape(self.context, -1).view(np.uint8)
-        place(0, plan.regions["rope"].address, rows.reshape(-1))
+        for number, rope in enumerate(rope_tables(config)):
+            turned = rope_rows(rope, config.head_dim, self.context)
+            rows[:, : 4 * config.head_dim] = turned.reshape(self.context, -1).view(np.uint8)
+            place(0, self.rope_table(number), rows.reshape(-1))
         table = fp16.from_fp32(self.checkpoint.tensors["model.embed_tokens.weight"])
         embedding = EmbeddingRows(config.hidden_size, config.vocab_size, machine.ports)
         for port, part in enumerate(embedding.pack(table)):
             place(port, plan.regions["embedding"].address, part)
         for op in self.graph.ops():
+            if op.adjust is not None:
+                for layer, record in enumerate(self.records(op.adjust)):
+                    place(0, layer * plan.layer_bytes + plan.adjusts[op.adjust.name], record)
             if op.weights is None:
                 continue
             stream = stream_of(op.weights, self.group, machine)
@@ -211,6 +251,14 @@ class Emitter:
             bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
             place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))
         return memory
+
+    def records(self, adjust: Adjust) -> Iterator[NDArray[np.uint8]]:
+        """Of each layer."""
+        config = self.checkpoint.config
+        size = config.head_dim if adjust.reduce is spec.Reduce.HEADS else adjust.elements
+        for layer, (gains, biases) in enumerate(zip(adjust.gains, adjust.biases, strict=True)):
+            rope = self.rope_table(adjust.tables[layer]) if adjust.tables else 0
+            yield pack_adjust_record(gains, biases, 1 / size, config.rms_norm_eps, rope)
 
 
 def emit(
@@ -228,7 +276,15 @@ def emit(
     emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
     emitter.program()
     matrices: dict[str, dict[str, Any]] = {}
+    adjusts: dict[str, dict[str, Any]] = {}
     for op in graph.ops():
+        if (adjust := op.adjust) is not None:
+            adjusts[adjust.name] = {
+                "address": plan.adjusts[adjust.name],
+                "layer_stride": plan.layer_bytes if op in graph.body else 0,
+                "elements": adjust.elements,
+                "order": adjust.order,
+            }
         if op.weights is not None:
             w = op.weights
             matrices[w.name] = {
@@ -251,6 +307,7 @@ def emit(
         notes=emitter.notes,
         regions=plan.regions,
         matrices=matrices,
+        adjusts=adjusts,
         router_record=(plan.router_record, plan.layer_bytes),
         memory=[] if checkpoint.outline else emitter.images(kv),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},

@@ -13,9 +13,10 @@ from compiler.graph.verify import verify
 from compiler.passes.depend import depend
 from compiler.passes.fold import fold
 from compiler.passes.order import order
-from compiler.passes.plan import Plan, plan_buffer, plan_memory
+from compiler.passes.plan import Plan, plan_buffer, plan_memory, sharing
 from compiler.passes.quantise import quantise
 from compiler.passes.ranges import examine
+from compiler.passes.refuse import refuse
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import PREFETCH
@@ -68,6 +69,7 @@ def compile_checkpoint(
     given, context = context, limits.largest_context(machine, config) if context is None else context
     group = config.weight_group if group is None else group
     limits.check(machine, config, context, group)
+    refuse(machine, config, context)
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:
         raise ProgramError(
@@ -88,16 +90,13 @@ def compile_checkpoint(
         lambda g: order(g, checkpoint),
         lambda g: quantise(g, group, BY_NAME[weights]),
     )
-    for apply in (
-        *(of_weights if not checkpoint.outline else ()),
-        lambda g: schedule(g, level),
-        depend,
-    ):
+    for apply in (*(of_weights if not checkpoint.outline else ()), lambda g: schedule(g, level)):
         graph = apply(graph)
         verify(graph)
     register = level.register | (PREFETCH if prefetch and slots else 0)
     plan = Plan()
     plan_buffer(graph, machine, plan)
+    verify(depend(graph, sharing(graph, machine, plan)))
     if given is None:
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)

@@ -1,4 +1,4 @@
-"""Shape of a decoder-only Llama-family model, read from a Hugging Face ``config.json``."""
+"""Shape of a decoder-only model, read from a Hugging Face ``config.json``; its family is no part of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipopu.accept import BOOLEAN, MAPPING, NULL, list_of, number, one_of, read_json, shown, whole
+from skipopu.accept import BOOLEAN, MAPPING, NULL, Accepted, list_of, number, one_of, read_json, whole
 from skipopu.errors import CheckpointError
-from skipopu.numerics.activation import ACTIVATIONS
+from skipopu.families import KEYS, PRODUCTS
+from skipopu.family_config import end_tokens, fields
+from skipopu.rope import Rope as Rope
 
-NORMS = {"llama": "rms", "olmo": "layer"}
+OWN = "skipopu"  # the key of what a Llama's configuration does not say
+_REAL = number(-1e9, 1e9)
+_TABLE = Accepted(
+    "a mapping of frequencies and factor",
+    lambda table: (
+        MAPPING.holds(table)
+        and set(table) == {"frequencies", "factor"}
+        and list_of(_REAL).holds(table["frequencies"])
+        and _REAL.holds(table["factor"])
+    ),
+)
+GENERAL: dict[str, Accepted] = {
+    "rope": list_of(_TABLE),
+    "rope_of_layer": list_of(whole(0, 1024)),
+    "attention_scale": _REAL | NULL,
+    "qk_norm": one_of(["", "head", "whole"]),
+    "pre_norm": BOOLEAN,
+    "post_norm": BOOLEAN,
+    "gated": BOOLEAN,
+    "parallel": BOOLEAN,
+    "biases": list_of(one_of(PRODUCTS)),
+    "final_bias": BOOLEAN,
+    "windows": list_of(whole(0, 1 << 32)),
+    "attention_cap": number(0, 1e9),
+    "logit_cap": number(0, 1e9),
+}
 # Files that a tokenizer leaves in a checkpoint directory.
 TOKENIZERS = (
     "tokenizer.json",
@@ -23,65 +50,14 @@ TOKENIZERS = (
     "merges.txt",
     "spiece.model",
 )
-ROPE = {
-    "rope_type": one_of(["default"]),
-    "type": one_of(["default"]),
-    "rope_theta": number(1, 1e15) | NULL,
-    "partial_rotary_factor": one_of([1, 1.0, None]),
-}
-TOKEN = whole(0, (1 << 32) - 2)
-# Keys of config.json that are looked at; null stands for an absent key where it is accepted.
-KEYS = {
-    "model_type": one_of(NORMS),
-    "hidden_size": whole(1, 1 << 20),
-    "intermediate_size": whole(1, 1 << 20),
-    "num_hidden_layers": whole(1, 1024),
-    "num_attention_heads": whole(1, 4096),
-    "num_key_value_heads": whole(1, 4096) | NULL,
-    "head_dim": whole(1, 4096) | NULL,
-    "vocab_size": whole(1, 1 << 24),
-    "max_position_embeddings": whole(1, 1 << 32),
-    "rms_norm_eps": number(1e-30, 1),
-    "rope_theta": ROPE["rope_theta"],
-    "rope_parameters": MAPPING | NULL,
-    "rope_scaling": MAPPING | NULL,
-    "partial_rotary_factor": ROPE["partial_rotary_factor"],
-    "tie_word_embeddings": BOOLEAN,
-    "byte_level": BOOLEAN,
-    "eos_token_id": TOKEN | list_of(TOKEN) | NULL,
-    "hidden_act": one_of(ACTIVATIONS),
-    "weight_group": whole(1, 1 << 20),
-    # What these would ask for is not there.
-    "attention_bias": one_of([False, None]),
-    "mlp_bias": one_of([False, None]),
-    "sliding_window": NULL,
-    "pretraining_tp": one_of([1, None]),
-    "clip_qkv": NULL,
-    "quantization_config": NULL,
-    "compression_config": NULL,
-    "quantization": NULL,
-}
-REQUIRED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-
-
-@dataclass(frozen=True)
-class Rope:
-    """A rotary table: at position p, pair i of a head turns by p * frequencies[i]; cos and sin are multiplied by ``factor``.
-
-    Pairs are (i, i + n) of a head's first 2n elements, n = len(frequencies); the elements behind them are not rotated, nor are any
-    where there are no frequencies.
-    """
-
-    frequencies: tuple[float, ...]
-    factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a Llama-architecture model; all sizes in elements.
+    """Shape of a decoder whose modules are attention and a feed-forward network; all sizes in elements.
 
     ``rope_theta`` is the base of the rotary frequencies, ``eos_token_ids`` end generation, ``hidden_act`` is the activation of
-    the gated feed-forward network, by its Hugging Face name. ``norm`` is "rms", or "layer" for LayerNorm without parameters.
+    the feed-forward network, by its Hugging Face name.
     ``weight_group`` is the number of weights per scale that the model was trained for. ``byte_level``: ids 0 to 255 are the bytes of
     text, which the checkpoint has to declare (``"byte_level": true``): nothing else tells them from a tokenizer's ids.
 
@@ -109,7 +85,6 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     eos_token_ids: tuple[int, ...] = ()
     hidden_act: str = "silu"
-    norm: str = "rms"
     weight_group: int = 128
     byte_level: bool = False
     rope: tuple[Rope, ...] = ()
@@ -137,60 +112,22 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "config.json") -> ModelConfig:
-        """Reads the Hugging Face keys of a Llama or OLMo configuration.
+        """Reads a Hugging Face configuration of any family in :data:`skipopu.families.FAMILIES`.
 
         Raises:
             CheckpointError: a key is missing, of the wrong type, out of range, or asks for something unsupported.
         """
-        MAPPING.check(data, f"{where}: the content", CheckpointError)
-        if missing := [key for key in REQUIRED if key not in data]:
-            raise CheckpointError(f"{where}: {missing[0]} is missing; accepted: {KEYS[missing[0]].text}")
-        for key, kind in KEYS.items():
-            if key in data:
-                kind.check(data[key], f"{where}: {key}", CheckpointError)
-
-        def value(key: str, default: Any) -> Any:
-            return default if data.get(key) is None else data[key]
-
-        heads, vocabulary = data["num_attention_heads"], data["vocab_size"]
-        kv_heads = value("num_key_value_heads", heads)
-        head_dim = value("head_dim", data["hidden_size"] // heads)
-        if heads % kv_heads:
-            raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-        if head_dim % 2 or not head_dim:
-            raise CheckpointError(f"{where}: head_dim is {head_dim}; accepted: an even number, rotary embedding needs pairs")
-        byte_level = value("byte_level", False)
-        if byte_level and vocabulary < 256:
-            raise CheckpointError(f"{where}: byte_level is true; accepted: false for a vocabulary of {vocabulary}, below 256")
-        given = value("eos_token_id", ())
-        eos = tuple(dict.fromkeys(given if isinstance(given, list | tuple) else (given,)))
-        if beyond := [token for token in eos if token >= vocabulary]:
-            raise CheckpointError(f"{where}: eos_token_id is {beyond[0]}; accepted: ids below vocab_size, {vocabulary}")
-        norm = NORMS[data["model_type"]]
-        return ModelConfig(
-            hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
-            num_layers=data["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            vocab_size=vocabulary,
-            max_positions=value("max_position_embeddings", 2048),
-            rms_norm_eps=float(value("rms_norm_eps", 1e-6)) if norm == "rms" else 1e-5,
-            rope_theta=_rope_theta(data, where),
-            tie_word_embeddings=value("tie_word_embeddings", False),
-            eos_token_ids=eos,
-            hidden_act=value("hidden_act", "silu"),
-            norm=norm,
-            weight_group=value("weight_group", 128),
-            byte_level=byte_level,
-        )
+        result = fields(data, where)
+        if OWN in data:
+            result |= _own(data[OWN], result["num_layers"], f"{where}: {OWN}")
+        return ModelConfig(**result)
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
         """Reads ``directory/config.json`` (or that file itself); raises CheckpointError when it is missing or malformed.
 
-        A tokenizer beside it says what ids are, whatever the file declares.
+        A tokenizer beside it says what ids are, whatever the file declares; the end tokens of a ``generation_config.json`` are
+        end tokens too.
         """
         path = Path(directory)
         path = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
@@ -199,10 +136,17 @@ class ModelConfig:
         config = ModelConfig.from_dict(read_json(path, CheckpointError), str(path))
         if any((path.parent / name).exists() for name in TOKENIZERS):
             config = dataclasses.replace(config, byte_level=False)
+        if path.name == "config.json" and (beside := path.with_name("generation_config.json")).exists():
+            what = f"{beside}: eos_token_id"
+            given = KEYS["eos_token_id"].check(read_json(beside, CheckpointError).get("eos_token_id"), what, CheckpointError)
+            eos = dict.fromkeys((*config.eos_token_ids, *end_tokens(given, config.vocab_size, what)))
+            config = dataclasses.replace(config, eos_token_ids=tuple(eos))
         return config
 
     def to_hf(self) -> dict[str, Any]:
-        """The same shape as a Hugging Face configuration dictionary."""
+        """The same shape as a Hugging Face configuration dictionary: a Llama's, and under a key of its own what is none."""
+        own = {name: getattr(self, name) for name in GENERAL if getattr(self, name) != getattr(ModelConfig, name, None)}
+        own |= {"rope": [dataclasses.asdict(table) for table in self.rope]} if self.rope else {}
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -225,26 +169,23 @@ class ModelConfig:
             "torch_dtype": "float32",
             "weight_group": self.weight_group,
             "byte_level": self.byte_level,
-        }
+        } | ({OWN: own} if own else {})
 
 
-def _rope_theta(data: dict[str, Any], where: str) -> float:
-    """Base of the rotary frequencies, which stands under one of three keys.
-
-    Raises:
-        CheckpointError: any of them asks for scaled frequencies, or they name different bases.
-    """
-    found: dict[float, str] = {}
-    for source in ("rope_theta", "rope_parameters", "rope_scaling"):
-        table = {source: data.get(source)} if source == "rope_theta" else data.get(source) or {}
-        for key, value in table.items():
-            name = source if source == key else f"{source}.{key}"
-            if key not in ROPE:
-                raise CheckpointError(f"{where}: {name} is {shown(value)}; accepted keys: {', '.join(ROPE)}")
-            ROPE[key].check(value, f"{where}: {name}", CheckpointError)
-            if key == "rope_theta" and value is not None:
-                found.setdefault(float(value), name)
-    if len(found) > 1:
-        (one, first), (other, second) = list(found.items())[:2]
-        raise CheckpointError(f"{where}: {first} is {one:g} and {second} is {other:g}; accepted: one base")
-    return next(iter(found), 10000.0)
+def _own(data: Any, layers: int, where: str) -> dict[str, Any]:
+    """Fields that a Hugging Face configuration has no keys for; raises CheckpointError for what is no such field or value."""
+    MAPPING.check(data, where, CheckpointError)
+    for key, given in data.items():
+        if key not in GENERAL:
+            raise CheckpointError(f"{where}.{key} is not known; accepted: {', '.join(GENERAL)}")
+        GENERAL[key].check(given, f"{where}.{key}", CheckpointError)
+    result = {key: tuple(given) if isinstance(given, list | tuple) else given for key, given in data.items()}
+    if "rope" in result:
+        result["rope"] = tuple(Rope(tuple(table["frequencies"]), table["factor"]) for table in result["rope"])
+    tables = max(1, len(result.get("rope", ())))
+    if beyond := [number for number in result.get("rope_of_layer", ()) if number >= tables]:
+        raise CheckpointError(f"{where}.rope_of_layer names table {beyond[0]}; accepted: below {tables}")
+    for key in ("rope_of_layer", "windows"):
+        if len(result.get(key, ())) not in (0, layers):
+            raise CheckpointError(f"{where}.{key} has {len(result[key])} entries; accepted: {layers}, one a layer, or none")
+    return result

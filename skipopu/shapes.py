@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from skipopu.errors import CheckpointError, not_known
@@ -29,9 +28,7 @@ def shape(name: str) -> ModelConfig:
     path = Path(name)
     if not (path.exists() or "/" in name or path.suffix == ".json"):
         raise CheckpointError(not_known("shape", name, SHAPES, ", or a config.json or its directory"))
-    config = ModelConfig.load(path)
-    # What is counted is the same for LayerNorm, which the compiler turns into RMSNorm (see compiler.frontend.checkpoint).
-    return dataclasses.replace(config, norm="rms")
+    return ModelConfig.load(path)
 
 
 def label(name: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.frontend.checkpoint import Checkpoint, Router, expected_shapes
+from compiler.frontend.canonical import expected_shapes
+from compiler.frontend.checkpoint import Checkpoint, Router
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
@@ -40,7 +41,9 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, size in expected_shapes(config).items():
-        if len(size) == 1:
+        if name.endswith(".bias"):
+            tensors[name] = (0.3 * rng.standard_normal(size)).astype(np.float32)
+        elif len(size) == 1:
             tensors[name] = (1 + 0.2 * rng.standard_normal(size)).astype(np.float32)
         else:
             tensors[name] = (scale * rng.standard_normal(size) / np.sqrt(size[1])).astype(np.float32)

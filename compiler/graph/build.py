@@ -1,123 +1,223 @@
-"""Builds the graph of a Llama checkpoint with routers."""
+"""Builds the graph of a checkpoint with routers."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from compiler.frontend.checkpoint import Checkpoint, Router
+from compiler.graph.adjust import Adjusted, adjusts
 from compiler.graph.ops import Graph, Op, Place, Value, Weights
-from skipopu.isa.spec import Epilogue, TokenList
+from skipopu.isa.spec import Epilogue, Finish, TokenList
 from skipopu.policy import KvPolicy
 
 
 def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
     """Graph with the checkpoint's own float32 weights, rows in the checkpoint's order (see the passes)."""
-    config, tensors = checkpoint.config, checkpoint.tensors
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    builder = Builder(checkpoint, kv)
+    body = [*builder.routing(), *builder.attention(), *builder.feed_forward()]
+    if checkpoint.config.parallel:
+        body.append(Op("align", "align the residual", TokenList.ALL, (builder.h,), (builder.x,)))
+    embed = Op("embed", "token embedding, rotary rows", TokenList.ALL, (), (builder.h, builder.x))
+    return Graph([embed], body, builder.head(logits), checkpoint.config.num_layers)
 
-    def stacked(*names: str) -> list[np.ndarray]:
-        parts = [[tensors[f"model.layers.{layer}.{name}.weight"] for name in names] for layer in range(config.num_layers)]
-        if checkpoint.outline:
+
+class Builder:
+    """The parts of a layer, and what follows the last one, as operations."""
+
+    def __init__(self, checkpoint: Checkpoint, kv: KvPolicy) -> None:
+        self.checkpoint, self.config, self.kv = checkpoint, checkpoint.config, kv
+        self.adjusted = Adjusted(checkpoint)
+        self.h = Value("residual", Place.BUFFER, self.config.hidden_size)
+        self.x = Value("aligned residual", Place.RESIDUAL, self.config.hidden_size)
+        self.lists = Value("token lists", Place.STATE, 2)
+
+    def stacked(self, *names: str) -> list[np.ndarray]:
+        """Per layer, the tensors' rows under one another."""
+        tensors, layers = self.checkpoint.tensors, range(self.config.num_layers)
+        parts = [[tensors[f"model.layers.{layer}.{name}.weight"] for name in names] for layer in layers]
+        if self.checkpoint.outline:
             return [np.broadcast_to(np.float32(0), (sum(len(p) for p in part), part[0].shape[1])) for part in parts]
         return [np.concatenate(part) for part in parts]
 
-    h = Value("residual", Place.BUFFER, hidden)
-    x = Value("aligned residual", Place.RESIDUAL, hidden)
-    route = Value("router sums", Place.BUFFER, 4)
-    lists = Value("token lists", Place.STATE, 2)
-    key_value = Value("k, v", Place.BUFFER, 2 * keys)
-    query = Value("q", Place.BUFFER, queries)
-    aligned_query = Value("aligned q", Place.QUERY, queries)
-    entries = Value("kv map", Place.STATE, 1)
-    mixed = Value("attention", Place.BUFFER, queries)
-    aligned_mixed = Value("aligned attention", Place.INNER, queries)
-    fed = Value("gated", Place.BUFFER, ffn)
-    aligned_fed = Value("aligned gated", Place.INNER, ffn)
-    every, attend, feed = TokenList.ALL, TokenList.ATTENTION, TokenList.FFN
-    always = Router(np.zeros(hidden, np.float32), 0.0)
-    routers = checkpoint.routers or [(always, always)] * config.num_layers
-    stored = kv.stored
-    body: list[Op] = []
-    read, weights = x, [np.stack([r.weight for r in both]) for both in routers]
-    if width := 2 * checkpoint.router_hidden:
-        first, read = Value("router hidden", Place.BUFFER, width), Value("aligned router hidden", Place.INNER, width)
-        zero = np.float32(0)
-        layer = Weights("router_hidden", [np.broadcast_to(zero, (width, hidden))] * config.num_layers)
-        body.append(Op("matmul", "routers, hidden layer", every, (x,), (first, read), layer))
-        weights = [np.broadcast_to(zero, (2, width))] * config.num_layers
-    body += [
-        Op("matmul", "routers", every, (read,), (route,), Weights("router", weights, "split", split=True)),
-        Op("route", "routing bits and token lists", every, (route,), (lists,)),
-        Op(
-            "matmul",
-            "self_attn.k_proj, self_attn.v_proj",
-            stored,
-            (x, lists),
-            (key_value,),
-            Weights("kv", stacked("self_attn.k_proj", "self_attn.v_proj"), "kv"),
-            Epilogue.ROPE,
-            norm=True,
-            rope_rows=keys,
-        ),
-        Op(
-            "matmul",
-            "self_attn.q_proj",
-            attend,
-            (x, lists),
-            (query, aligned_query),
-            Weights("q", stacked("self_attn.q_proj"), "rope"),
-            Epilogue.ROPE,
-            norm=True,
-            rope_rows=queries,
-        ),
-        Op("kvwrite", "store K and V entries", stored, (key_value, lists), (entries,)),
-        Op("attend", "attention", attend, (aligned_query, entries, lists), (mixed, aligned_mixed)),
-        Op(
-            "matmul",
-            "self_attn.o_proj + residual",
-            attend,
-            (aligned_mixed, h, lists),
-            (h, x),
-            Weights("o", stacked("self_attn.o_proj"), "heads"),
-            Epilogue.RESIDUAL,
-        ),
-        Op(
-            "matmul",
-            "mlp.gate_proj, mlp.up_proj, activation",
-            feed,
-            (x, lists),
-            (fed, aligned_fed),
-            Weights("gate_up", stacked("mlp.gate_proj", "mlp.up_proj"), "gate_up"),
-            Epilogue.GATED,
-            norm=True,
-        ),
-        Op(
-            "matmul",
-            "mlp.down_proj + residual",
-            feed,
-            (aligned_fed, h, lists),
-            (h, x),
-            Weights("down", stacked("mlp.down_proj")),
-            Epilogue.RESIDUAL,
-        ),
-    ]
-    head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-    scores = Value("logits", Place.BUFFER, config.vocab_size)
-    tail = every if logits else TokenList.LAST
-    epilogue = [
-        Op(
-            "matmul",
-            "lm_head, argmax",
-            tail,
-            (x,),
-            (scores,) if logits else (),
-            Weights("head", [head]),
-            Epilogue.STORE if logits else Epilogue.NONE,
-            norm=True,
-            argmax=True,
-        ),
-    ]
-    if logits:
-        epilogue.append(Op("store", "logits", tail, (scores,)))
-    return Graph([Op("embed", "token embedding, rotary rows", every, (), (h, x))], body, epilogue, config.num_layers)
+    def routing(self) -> list[Op]:
+        config, every = self.config, TokenList.ALL
+        hidden, layers = config.hidden_size, config.num_layers
+        route = Value("router sums", Place.BUFFER, 4)
+        always = Router(np.zeros(hidden, np.float32), 0.0)
+        routers = self.checkpoint.routers or [(always, always)] * layers
+        body: list[Op] = []
+        read, weights = self.x, [np.stack([r.weight for r in both]) for both in routers]
+        if width := 2 * self.checkpoint.router_hidden:
+            first, read = (
+                Value("router hidden", Place.BUFFER, width),
+                Value("aligned router hidden", Place.INNER, width),
+            )
+            zero = np.float32(0)
+            layer = Weights("router_hidden", [np.broadcast_to(zero, (width, hidden))] * layers)
+            body.append(Op("matmul", "routers, hidden layer", every, (self.x,), (first, read), layer))
+            weights = [np.broadcast_to(zero, (2, width))] * layers
+        split = Weights("router", weights, "split", split=True)
+        return [
+            *body,
+            Op("matmul", "routers", every, (read,), (route,), split),
+            Op("route", "routing bits and token lists", every, (route,), (self.lists,)),
+        ]
+
+    def attention(self) -> list[Op]:
+        config, x, lists = self.config, self.x, self.lists
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        key_value = Value("k, v", Place.BUFFER, 2 * keys)
+        query = Value("q", Place.BUFFER, queries)
+        aligned_query = Value("aligned q", Place.QUERY, queries)
+        entries = Value("kv map", Place.STATE, 1)
+        mixed = Value("attention", Place.BUFFER, queries)
+        aligned_mixed = Value("aligned attention", Place.INNER, queries)
+        attend, stored = TokenList.ATTENTION, self.kv.stored
+        turned = {name: not adjusts(config, name) for name in "qk"}  # on the way out of the product
+        ops = [
+            Op(
+                "matmul",
+                "self_attn.k_proj, self_attn.v_proj",
+                stored,
+                (x, lists),
+                (key_value,),
+                Weights("kv", self.stacked("self_attn.k_proj", "self_attn.v_proj"), "kv"),
+                Epilogue.ROPE if turned["k"] else Epilogue.STORE,
+                norm=config.pre_norm,
+                rope_rows=keys if turned["k"] else 0,
+            ),
+            Op(
+                "matmul",
+                "self_attn.q_proj",
+                attend,
+                (x, lists),
+                (query, aligned_query) if turned["q"] else (query,),
+                Weights("q", self.stacked("self_attn.q_proj"), "rope"),
+                Epilogue.ROPE if turned["q"] else Epilogue.STORE,
+                norm=config.pre_norm,
+                rope_rows=queries if turned["q"] else 0,
+            ),
+        ]
+        for name, tokens, value, aligned, elements, order in (
+            ("k", stored, key_value, (), keys, "keys"),
+            ("q", attend, query, (aligned_query,), queries, "rope"),
+        ):
+            if not turned[name]:
+                gain = f"self_attn.{name}_norm.weight" if config.qk_norm else None
+                ops += self.adjusted.ops(
+                    name,
+                    f"{name}: {'norm, ' if gain else ''}rotation",
+                    tokens,
+                    (value, lists),
+                    (value, *aligned),
+                    elements,
+                    bias=f"self_attn.{name}_proj.bias" if name in config.biases else None,
+                    gain=gain,
+                    heads=config.qk_norm == "head",
+                    finish=Finish.ROTATE,
+                    order=order,
+                )
+            if name == "k" and "v" in config.biases:
+                bias = "self_attn.v_proj.bias"
+                ops += self.adjusted.ops("v", "v: bias", stored, (value, lists), (value,), elements, bias, first=keys)
+        return [
+            *ops,
+            Op("kvwrite", "store K and V entries", stored, (key_value, lists), (entries,)),
+            Op("attend", "attention", attend, (aligned_query, entries, lists), (mixed, aligned_mixed)),
+            *self.added("o", "self_attn.o_proj", "attention_post_norm", attend, aligned_mixed),
+        ]
+
+    def feed_forward(self) -> list[Op]:
+        config, x, lists, feed = self.config, self.x, self.lists, TokenList.FFN
+        fed = Value("gated", Place.BUFFER, config.intermediate_size)
+        aligned_fed = Value("aligned gated", Place.INNER, config.intermediate_size)
+        if config.gated:
+            ops = [
+                Op(
+                    "matmul",
+                    "mlp.gate_proj, mlp.up_proj, activation",
+                    feed,
+                    (x, lists),
+                    (fed, aligned_fed),
+                    Weights("gate_up", self.stacked("mlp.gate_proj", "mlp.up_proj"), "gate_up"),
+                    Epilogue.GATED,
+                    norm=config.pre_norm,
+                )
+            ]
+        else:
+            weights = Weights("up", self.stacked("mlp.up_proj"))
+            bias = "mlp.up_proj.bias" if "up" in config.biases else None
+            ops = [
+                Op("matmul", "mlp.up_proj", feed, (x, lists), (fed,), weights, norm=config.pre_norm),
+                *self.adjusted.ops(
+                    "up",
+                    "activation",
+                    feed,
+                    (fed, lists),
+                    (fed, aligned_fed),
+                    config.intermediate_size,
+                    bias,
+                    finish=Finish.ACTIVATE,
+                ),
+            ]
+        return [*ops, *self.added("down", "mlp.down_proj", "mlp_post_norm", feed, aligned_fed)]
+
+    def added(self, name: str, tensor: str, norm: str, tokens: TokenList, source: Value) -> list[Op]:
+        """A product whose results are added to the residual."""
+        config, h = self.config, self.h
+        weights = Weights(name, self.stacked(tensor), "heads" if name == "o" else "plain")
+        aligned = () if config.parallel else (self.x,)  # the whole layer reads one residual
+        if not adjusts(config, name):
+            reads = (source, h, self.lists)
+            return [Op("matmul", f"{tensor} + residual", tokens, reads, (h, *aligned), weights, Epilogue.RESIDUAL)]
+        result = Value(f"{name} results", Place.BUFFER, config.hidden_size)
+        return [
+            Op("matmul", tensor, tokens, (source, self.lists), (result,), weights),
+            *self.adjusted.ops(
+                name,
+                f"{tensor}{': norm' if config.post_norm else ''} + residual",
+                tokens,
+                (result, h, self.lists),
+                (h, *aligned),
+                config.hidden_size,
+                bias=f"{tensor}.bias" if name in config.biases else None,
+                gain=f"{norm}.weight" if config.post_norm else None,
+                finish=Finish.RESIDUAL,
+            ),
+        ]
+
+    def head(self, logits: bool) -> list[Op]:
+        config, read, tail = self.config, self.x, TokenList.ALL if logits else TokenList.LAST
+        name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        scores = Value("logits", Place.BUFFER, config.vocab_size)
+        ops: list[Op] = []
+        if config.final_bias:
+            last = Value("last", Place.BUFFER, config.hidden_size)
+            read = Value("aligned last", Place.INNER, config.hidden_size)
+            ops = self.adjusted.ops(
+                "final",
+                "last norm",
+                tail,
+                (self.h,),
+                (last, read),
+                config.hidden_size,
+                bias="norm.bias",
+                gain="norm.weight",
+                norm_first=True,
+            )
+        ops.append(
+            Op(
+                "matmul",
+                "lm_head, argmax",
+                tail,
+                (read,),
+                (scores,) if logits else (),
+                Weights("head", [self.checkpoint.tensors[name]]),
+                Epilogue.STORE if logits else Epilogue.NONE,
+                norm=not config.final_bias,
+                argmax=True,
+            )
+        )
+        if logits:
+            ops.append(Op("store", "logits", tail, (scores,)))
+        return ops

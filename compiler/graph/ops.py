@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.isa.spec import AlignTarget, Epilogue, TokenList, Unit
+from skipopu.isa.spec import AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
 from skipopu.numerics.formats import INT4, Format
 
 
@@ -66,13 +66,35 @@ class Weights:
 
 
 @dataclass
+class Adjust:
+    """What an ADJUST reads from its records, over the layers (one entry for one outside the layer loop).
+
+    ``gains`` and ``biases`` (elements,) float32, in the checkpoint's order until ``order``, see :mod:`skipopu.row_order`, is applied.
+    ``tables`` is the rotary table of each layer, ``first`` where the elements start in the value that is adjusted.
+    """
+
+    name: str
+    gains: list[NDArray[np.float32]]
+    biases: list[NDArray[np.float32]]
+    reduce: Reduce = Reduce.NONE
+    finish: Finish = Finish.STORE
+    order: str = "plain"
+    tables: tuple[int, ...] = ()
+    first: int = 0
+
+    @property
+    def elements(self) -> int:
+        return len(self.gains[0])
+
+
+@dataclass
 class Op:
     """One operation. ``reads`` and ``writes`` are values; ``tokens`` is the list it works on.
 
     An aligned value among ``writes`` is the aligned form of the FP32 value written before it.
     """
 
-    kind: str  # embed, align, matmul, route, kvwrite, attend, store
+    kind: str  # embed, align, adjust, matmul, route, kvwrite, attend, store
     note: str
     tokens: TokenList
     reads: tuple[Value, ...] = ()
@@ -82,6 +104,7 @@ class Op:
     norm: bool = False
     argmax: bool = False
     rope_rows: int = 0
+    adjust: Adjust | None = None
     pop: int = 0  # dependence tokens, bit = Unit
     push: int = 0
 

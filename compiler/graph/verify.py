@@ -25,3 +25,10 @@ def verify(graph: Graph) -> None:
                 produced = weights.rows // (2 if op.epilogue is Epilogue.GATED else 1)
                 stored = sum(v.elements for v in op.writes if v.place is Place.BUFFER)
                 assert produced == stored, f"{where}: {produced} results for {stored} elements"
+        if op.kind == "adjust":
+            assert op.adjust is not None, f"{where} has no operands"
+            layers = graph.layers if op in graph.body else 1
+            for part in (op.adjust.gains, op.adjust.biases):
+                assert [len(v) for v in part] == [op.adjust.elements] * layers, f"{where}: vectors of other sizes"
+            for value in (op.reads[0], op.writes[0]):
+                assert op.adjust.first + op.adjust.elements <= value.elements, f"{where}: {value.name} is shorter"

@@ -3,11 +3,13 @@
 Units work in order and side by side. An operation waits for the last operation of each other unit that writes what it
 reads or overwrites, or reads what it overwrites, unless something its own unit waited for before implies it (vector
 clocks). Only attention needs no token from the write of the same tokens' entries: it waits by itself, before it reads what that
-writes and long before it writes. Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
+writes and long before it writes. Values that share a memory's place are one. Tokens are counted, so an operation in the layer loop pops the same tokens in every iteration: waits on the previous
 iteration are supplied to the first one by an empty operation at the end of the prologue, and taken up by the epilogue.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from compiler.graph.ops import ALIGNED, Graph, Op, Place, Value
 from skipopu.isa.spec import TokenList, Unit
@@ -24,9 +26,22 @@ def _uses(op: Op) -> tuple[set[Value], set[Value]]:
     return set(op.reads), written
 
 
-def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
+Shared = Mapping[Value, set[Value]]
+
+
+def conflict(one: Op, other: Op, shared: Shared) -> bool:
+    """Whether two operations may not change places; ``shared`` has the values in the same place as a value."""
+    reads, writes = _uses(one)
+    other_reads, other_writes = _uses(other)
+
+    def meets(values: set[Value], others: set[Value]) -> bool:
+        return any(not others.isdisjoint(shared.get(value, {value})) for value in values)
+
+    return meets(writes, other_reads | other_writes) or meets(reads, other_writes)
+
+
+def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
     """Per operation of a straight line: the operations (by unit, as indices) whose tokens it pops."""
-    uses = [_uses(op) for op in ops]
     clocks: list[dict[Unit, int]] = []  # what is complete when the operation starts: last index per unit
     known: dict[Unit, dict[Unit, int]] = {unit: {} for unit in Unit}
     result: list[dict[Unit, int]] = []
@@ -41,9 +56,7 @@ def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
         implied: list[int] = []  # complete when it ends
         for j in range(i - 1, -1, -1):
             other = ops[j]
-            reads, writes = uses[i]
-            conflict = uses[j][1] & (reads | writes) or uses[j][0] & writes
-            if other.unit is op.unit or not conflict or clock.get(other.unit, -1) >= j:
+            if other.unit is op.unit or clock.get(other.unit, -1) >= j or not conflict(op, other, shared):
                 continue
             if (other.kind, op.kind) == ("kvwrite", "attend") and other.tokens is op.tokens:
                 implied.append(j)
@@ -58,21 +71,21 @@ def _waits(ops: list[Op]) -> list[dict[Unit, int]]:
     return result
 
 
-def depend(graph: Graph) -> Graph:
+def depend(graph: Graph, shared: Shared) -> Graph:
     """Adds tokens to the operations of ``graph``, and an empty product to the prologue where the loop needs it."""
-    if not _link(graph):
+    if not _link(graph, shared):
         graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
-        if not _link(graph):
+        if not _link(graph, shared):
             raise AssertionError("the layers' first iteration waits for something that the prologue cannot supply")
     return graph
 
 
-def _link(graph: Graph) -> bool:
+def _link(graph: Graph, shared: Shared) -> bool:
     """Sets ``pop`` and ``push``; False when the first iteration needs tokens that the other ones do not."""
     head, body = len(graph.prologue), len(graph.body)
     line = [*graph.prologue, *graph.body, *graph.body, *graph.epilogue]
     second, tail = head + body, head + 2 * body
-    waits = _waits(line)
+    waits = _waits(line, shared)
     links: set[tuple[int, int]] = set()
     carried: set[tuple[Unit, Unit]] = set()  # tokens that pass from one iteration to the next
     for i in (*range(head), *range(second, len(line))):  # the second copy of the body is the steady state

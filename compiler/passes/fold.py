@@ -8,30 +8,34 @@ import numpy as np
 
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph
+from skipopu.model_config import ModelConfig
 
 
-def attention_scale(head_dim: int) -> float:
-    """Queries carry log2(e) / sqrt(head_dim), so that probabilities are 2^(score - maximum)."""
-    return math.log2(math.e) / math.sqrt(head_dim)
+def attention_scale(config: ModelConfig) -> float:
+    """What queries carry: scores' factor times log2(e), so that probabilities are 2^(score - maximum)."""
+    given = config.attention_scale
+    return math.log2(math.e) / math.sqrt(config.head_dim) if given is None else math.log2(math.e) * given
 
 
 def fold(graph: Graph, checkpoint: Checkpoint) -> Graph:
-    """Every product behind a norm multiplies its columns by the norm's gain; q_proj also by the attention scale."""
+    """Every product behind a norm multiplies its columns by the norm's gain; what queries are last multiplied by, by their scale."""
     tensors, config = checkpoint.tensors, checkpoint.config
-    gains = {"kv": "input_layernorm", "q": "input_layernorm", "gate_up": "post_attention_layernorm"}
+    gains = {"kv": "input_layernorm", "q": "input_layernorm"}
+    gains |= {"gate_up": "post_attention_layernorm", "up": "post_attention_layernorm"}
+    scale = np.float32(attention_scale(config))
     for op in graph.ops():
+        if (adjust := op.adjust) is not None and adjust.name == "q":
+            adjust.biases = [bias * scale for bias in adjust.biases]
+            if config.qk_norm:
+                adjust.gains = [gain * scale for gain in adjust.gains]
         weights = op.weights
         if weights is None:
             continue
-        if weights.name in gains:
+        if op.norm:
             for layer, matrix in enumerate(weights.matrices):
-                gain = tensors[f"model.layers.{layer}.{gains[weights.name]}.weight"]
+                name = f"model.layers.{layer}.{gains[weights.name]}.weight" if weights.name in gains else "model.norm.weight"
                 with np.errstate(over="ignore"):  # found by the next pass, which knows the tensors
-                    weights.matrices[layer] = matrix * gain
-        elif weights.name == "head":
-            with np.errstate(over="ignore"):
-                weights.matrices = [weights.matrices[0] * tensors["model.norm.weight"]]
-        if weights.name == "q":
-            scale = np.float32(attention_scale(config.head_dim))
+                    weights.matrices[layer] = matrix * tensors[name]
+        if weights.name == "q" and not config.qk_norm:
             weights.matrices = [matrix * scale for matrix in weights.matrices]
     return graph

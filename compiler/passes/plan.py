@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
+from skipopu.layout import (
+    RING_RECORD,
+    ROUTER_RECORD,
+    EmbeddingRows,
+    KvEntry,
+    WeightStream,
+    adjust_size,
+    buffer_stride,
+    round_up,
+)
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
@@ -19,12 +28,14 @@ class Plan:
     """Addresses of one program.
 
     ``buffer`` maps value name to its first element. ``regions`` are bytes in every port. ``weights`` maps a matrix name to
-    its address, in layer 0 for the layers' matrices; the other layers follow every ``layer_bytes``.
+    its address, in layer 0 for the layers' matrices; the other layers follow every ``layer_bytes``. So does ``adjusts`` for the
+    records of ADJUST.
     """
 
     buffer: dict[str, int] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
+    adjusts: dict[str, int] = field(default_factory=dict)
     layer_bytes: int = 0
     router_record: int = 0  # address in layer 0
     port_bytes: int = 0
@@ -56,6 +67,22 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
         placed.append((start, end, address, address + size))
 
 
+def sharing(graph: Graph, machine: Machine, plan: Plan) -> dict[Value, set[Value]]:
+    """Of each value that lies in a memory, those that lie in the same place of it, itself among them."""
+    values = {value for op in graph.ops() for value in (*op.reads, *op.writes)}
+
+    def place(value: Value) -> tuple[int, int]:
+        """First element and the one behind the last: vectors in the activation memory and the query memory all start at the same one."""
+        first = plan.buffer.get(value.name, 0)
+        return first, first + machine.tokens * buffer_stride(value.elements)
+
+    def shared(a: Value, b: Value) -> bool:
+        (first, end), (other, behind) = place(a), place(b)
+        return a.place is b.place and first < behind and other < end
+
+    return {a: {b for b in values if a == b or (a.place is not Place.STATE and shared(a, b))} for a in values}
+
+
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
     """Raises ProgramError when a port would stream more at once than it can count."""
     stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
@@ -84,7 +111,7 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     region("tokens", 4 * (context + 1))
     region("trace", model.num_layers * round_up(context, ADDRESS_UNIT))
     region("ring", RING_RECORD.size * machine.trace_records)
-    region("rope", context * round_up(4 * model.head_dim, ADDRESS_UNIT))
+    region("rope", max(1, len(model.rope)) * context * round_up(4 * model.head_dim, ADDRESS_UNIT))
     region("embedding", EmbeddingRows(model.hidden_size, model.vocab_size, machine.ports).size)
     offset = position
     for op in graph.body:
@@ -93,12 +120,18 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
         elif op.weights is not None:
             plan.weights[op.weights.name] = offset
             offset += stream_of(op.weights, group, machine).size
+        elif op.adjust is not None:
+            plan.adjusts[op.adjust.name] = offset
+            offset += adjust_size(op.adjust.elements)
     plan.layer_bytes = offset - position
     region("layers", plan.layer_bytes * graph.layers)
     for op in graph.epilogue:
         if op.weights is not None:
             region("head", stream_of(op.weights, group, machine).size)
             plan.weights[op.weights.name] = plan.regions["head"].address
+        elif op.adjust is not None:
+            region(op.adjust.name, adjust_size(op.adjust.elements))
+            plan.adjusts[op.adjust.name] = plan.regions[op.adjust.name].address
     if logits:
         region("logits", context * round_up(4 * model.vocab_size, ADDRESS_UNIT))
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)

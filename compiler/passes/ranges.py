@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph
 from skipopu.errors import CheckpointError
+from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, SPLIT_FULL, Format
 
@@ -19,6 +21,7 @@ LAYER_TENSORS = {
     "q": ("self_attn.q_proj",),
     "o": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
     "router": ("router_attention.weight_predictor", "router_mlp.weight_predictor"),
 }
@@ -51,14 +54,24 @@ def examine(graph: Graph, checkpoint: Checkpoint, weights: Format) -> list[str]:
                 f"tensor {tensor} loses its precision, with norm gains folded in its largest number is {largest:.3g}: FP16 scales"
                 f" keep four bits or fewer below {least * COARSE:.2g}"
             )
-        if name == "kv":
-            # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
-            reach = float(np.linalg.norm(matrix.astype(np.float64), axis=1).max() * np.sqrt(config.hidden_size))
-            if reach > LARGEST:
-                found.append(
-                    f"products of tensor {tensor} can reach {reach:.3g}; keys and values are FP16 and saturate at {LARGEST:g}"
-                )
+        if name == "kv" and (reach := _reach(config, checkpoint.tensors, tensor, matrix)) > LARGEST:
+            found.append(
+                f"products of tensor {tensor} can reach {reach:.3g}; keys and values are FP16 and saturate at {LARGEST:g}"
+            )
     return found
+
+
+def _reach(config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]], name: str, matrix: NDArray[np.float32]) -> float:
+    """What keys, or values, of the product with tensor ``name`` do not exceed; 0 where nothing is known of its input."""
+    bias = tensors[name.replace(".weight", ".bias")] if name.split(".")[-2][0] in config.biases else np.zeros(1)
+    if config.qk_norm and "k_proj" in name:
+        gain = tensors[name.replace("k_proj", "k_norm")]
+        return float(np.abs(gain).max()) * math.sqrt(len(gain))
+    if not config.pre_norm:
+        return 0.0
+    # |w . x| <= |w| |x|, and a normalised x has sqrt(hidden) at most.
+    rows = np.linalg.norm(matrix.astype(np.float64), axis=1) * math.sqrt(config.hidden_size)
+    return float((rows + np.abs(bias)).max())
 
 
 def _folded(graph: Graph, checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[np.float32]]]:

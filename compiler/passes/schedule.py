@@ -35,16 +35,18 @@ def schedule(graph: Graph, level: Schedule) -> Graph:
         result: list[Op] = []
         for op in ops:
             aligned = next((v for v in op.reads if v.place is Place.RESIDUAL), None)
-            if level < Schedule.REDUCTIONS and aligned is not None:
+            if level < Schedule.REDUCTIONS and aligned is not None and not whole:
                 result.append(align(residual, aligned, op))
-            kept = tuple(v for v in op.writes if v.place not in ALIGNED or op.kind == "embed")
+            kept = tuple(v for v in op.writes if v.place not in ALIGNED or op.kind in ("embed", "align"))
             result.append(replace(op, writes=kept))
             for source, target in zip(op.writes, op.writes[1:], strict=False):
-                if target in kept or (target.place is Place.RESIDUAL and level < Schedule.REDUCTIONS):
+                if target in kept or (target.place is Place.RESIDUAL and level < Schedule.REDUCTIONS and not whole):
                     continue
                 result.append(align(source, target, op))
         return result
 
+    # A layer whose modules read the same residual aligns it itself, at its end: between them it is another one.
+    whole = any(op.kind == "align" for op in graph.body)
     residual = next(v for v in graph.prologue[0].writes if v.place is Place.BUFFER)
     return Graph(split(graph.prologue), split(graph.body), split(graph.epilogue), graph.layers)
 

@@ -11,6 +11,7 @@ from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import Epilogue, matmul_rows
 from skipopu.numerics import align, fp32
 from skipopu.numerics.activation import Activation, gated
+from skipopu.numerics.adjust import rotate
 from skipopu.numerics.formats import BY_CODE
 from skipopu.numerics.signature import index
 
@@ -58,14 +59,8 @@ def epilogue(s: State, f: Fields, slots: NDArray[np.int64], y: NDArray[np.float3
         return
     if kind == Epilogue.ROPE and f["aux"]:
         rotated, half = f["aux"], config[Config.HEAD_DIM] // 2
-        pair = np.arange(rotated // 2) % half
-        cos, sin = s.rope[slots][:, pair, 0], s.rope[slots][:, pair, 1]
-        even, odd = y[:, 0:rotated:2], y[:, 1:rotated:2]
-        y = y.copy()
-        y[:, 0:rotated:2], y[:, 1:rotated:2] = (
-            fp32.add(fp32.multiply(even, cos), -fp32.multiply(odd, sin)),
-            fp32.add(fp32.multiply(odd, cos), fp32.multiply(even, sin)),
-        )
+        row = s.rope[slots][:, np.arange(rotated // 2) % half]
+        y = np.concatenate([rotate(y[:, :rotated], row), y[:, rotated:]], 1)
     elif kind == Epilogue.GATED:
         parameter = np.uint32(config[Config.PARAMETER]).view(np.float32)
         y = gated(Activation(config[Config.ACTIVATION]), y[:, 0::2], y[:, 1::2], parameter)

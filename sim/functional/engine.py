@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.engine import QUIET, Watch
-from sim.functional import array, kv, vector
+from sim.functional import adjust, array, kv, vector
 from sim.functional.options import Options as Options
 from sim.functional.state import State
 from sim.result import Computed, Retired
 from sim.walk import CONTROL, Fields, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_UNIT, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
+from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
 from skipopu.numerics.fp32 import Saturation
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -23,6 +23,7 @@ name = "functional"
 HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {
     EMBED: vector.embed,
     ALIGN: vector.align,
+    ADJUST: adjust.adjust,
     MATMUL: array.matmul,
     ROUTE: vector.route,
     KVWRITE: kv.kvwrite,

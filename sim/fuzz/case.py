@@ -17,7 +17,6 @@ from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
-from skipopu.model_config import NORMS
 from skipopu.numerics.activation import ACTIVATIONS
 
 PROGRAMS = 4  # of a description, which is built once
@@ -157,7 +156,7 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
     if draw.chance(0.06):
         kv_heads, group = draw.of(((1, 16), (8, 1), (3, 5), (16, 1), (2, 7)))
     model: dict[str, Any] = {
-        "model_type": draw.of((*NORMS, "llama")),
+        "model_type": draw.of(("llama", "olmo", "llama")),
         "hidden_size": draw.scaled(3, 200),
         "intermediate_size": draw.scaled(1, 300),
         "num_hidden_layers": draw.scaled(1, 5),

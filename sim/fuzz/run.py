@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.checkpoint import Checkpoint, centred
 from compiler.frontend.shapes import random_checkpoint
 from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
@@ -45,7 +44,7 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     """
     target = Machine.from_dict(dict(machine), "machine description")
     config = ModelConfig.from_dict(program["model"])
-    checkpoint = _checkpoint(config, **program["weights"])
+    checkpoint = random_checkpoint(config, **program["weights"])
     options = dict(program["compile"])
     level = Schedule(options.pop("level", Schedule.RUN_AHEAD))
     result = compile_checkpoint(checkpoint, target, **options, level=level)
@@ -58,14 +57,6 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     checked = Run(**run)
     checked.validate(result)
     return result, checked
-
-
-def _checkpoint(config: ModelConfig, seed: int, scale: float, routers: bool) -> Checkpoint:
-    checkpoint = random_checkpoint(config, seed, routers, scale)
-    if config.norm == "layer":
-        config, tensors = centred(config, checkpoint.tensors)
-        checkpoint = Checkpoint(checkpoint.directory, config, tensors, checkpoint.routers)
-    return checkpoint
 
 
 def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[Line]:

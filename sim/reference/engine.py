@@ -14,7 +14,7 @@ from sim.engine import QUIET, Watch
 from sim.reference.model import Output, SkipLlama, load_hf_state_dict
 from sim.reference.options import Options as Options
 from sim.result import Routed
-from skipopu.layout import EmbeddingRows, router_record
+from skipopu.layout import EmbeddingRows, adjust_operands, router_record
 from skipopu.numerics.formats import dequantise
 from skipopu.policy import ALWAYS, ROUTER, WHOLE_RUN, Decision
 from skipopu.program.program import Program
@@ -30,39 +30,46 @@ def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float
     stream = program.stream(name)
     address = d["address"] + layer * d["layer_stride"]
     rows = dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
+    return _unordered(program, d["order"], rows)
+
+
+def _unordered(program: Program, order: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of the image in the checkpoint's order."""
     ordered = np.empty_like(rows)
-    ordered[permutation(d["order"], program.model, len(rows))] = rows
+    ordered[permutation(order, program.model, len(rows))] = rows
     return ordered
 
 
+def adjusted(program: Program, name: str, layer: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Gains and biases of an ADJUST, (elements,) each, in the checkpoint's order; ones and zeros where there is none."""
+    d = program.adjusts[name]
+    operands = adjust_operands(program.memory[0], d["address"] + layer * d["layer_stride"], d["elements"])
+    gains, biases = (_unordered(program, d["order"], part) for part in operands)
+    return gains, biases
+
+
 def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
-    """The model that the image describes; norms' gains are part of its weights."""
+    """The model that the image describes; gains of norms in front of products are part of its weights."""
     config = program.model
     region = program.regions["embedding"]
     embedding = EmbeddingRows(config.hidden_size, config.vocab_size, program.machine.ports)
     table = embedding.unpack([port[region.address : region.address + embedding.size] for port in program.memory])
     one = np.ones(config.hidden_size, np.float32)
     base: dict[str, NDArray[np.float32]] = {"model.norm.weight": one, "lm_head.weight": dequantised(program, "head")}
+    if config.final_bias:
+        base["model.norm.weight"], base["model.norm.bias"] = adjusted(program, "final")
+    for layer in range(config.num_layers):
+        base |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(program, layer).items()}
     routers: dict[str, NDArray[np.float32]] = {}
     for layer in range(config.num_layers):
-        prefix = f"model.layers.{layer}."
-        base[prefix + "input_layernorm.weight"] = base[prefix + "post_attention_layernorm.weight"] = one
-        base[prefix + "self_attn.q_proj.weight"] = dequantised(program, "q", layer) / np.float32(
-            attention_scale(config.head_dim)
-        )
-        key, value = np.split(dequantised(program, "kv", layer), 2)
-        base[prefix + "self_attn.k_proj.weight"], base[prefix + "self_attn.v_proj.weight"] = key, value
-        base[prefix + "self_attn.o_proj.weight"] = dequantised(program, "o", layer)
-        gate, up = np.split(dequantised(program, "gate_up", layer), 2)
-        base[prefix + "mlp.gate_proj.weight"], base[prefix + "mlp.up_proj.weight"] = gate, up
-        base[prefix + "mlp.down_proj.weight"] = dequantised(program, "down", layer)
         digits = dequantised(program, "router", layer)
         address = program.router_record[0] + layer * program.router_record[1]
         bias, _ = router_record(program.memory[0], address)
         for module, name in enumerate(("attention", "mlp")):
             weight = digits[2 * module] + digits[2 * module + 1]
-            routers[f"{prefix}router_{name}.weight_predictor.weight"] = np.stack([weight, 0 * weight])
-            routers[f"{prefix}router_{name}.weight_predictor.bias"] = np.array([bias[module], 0], np.float32)
+            prefix = f"model.layers.{layer}.router_{name}.weight_predictor"
+            routers[f"{prefix}.weight"] = np.stack([weight, 0 * weight])
+            routers[f"{prefix}.bias"] = np.array([bias[module], 0], np.float32)
     # The head is quantised, the embedding is not: they are never tied here.
     untied = type(config)(**{**config.__dict__, "tie_word_embeddings": False})
     model = SkipLlama(untied).to(dtype)
@@ -72,6 +79,37 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
     )
     model.round_kv = True
     return model.requires_grad_(False)
+
+
+def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
+    """One layer's tensors but for its routers'."""
+    config, one = program.model, np.ones(program.model.hidden_size, np.float32)
+    scale = np.float32(attention_scale(config))
+    tensors: dict[str, NDArray[np.float32]] = {}
+    if config.pre_norm:
+        tensors["input_layernorm.weight"] = tensors["post_attention_layernorm.weight"] = one
+    key, value = np.split(dequantised(program, "kv", layer), 2)
+    products = {"q": dequantised(program, "q", layer), "k": key, "v": value, "o": dequantised(program, "o", layer)}
+    if config.gated:
+        products["gate"], products["up"] = np.split(dequantised(program, "gate_up", layer), 2)
+    else:
+        products["up"] = dequantised(program, "up", layer)
+    products["down"] = dequantised(program, "down", layer)
+    gains = dict.fromkeys("qk", "self_attn.{}_norm") if config.qk_norm else {}
+    gains |= {"o": "attention_post_norm", "down": "mlp_post_norm"} if config.post_norm else {}
+    for name, matrix in products.items():
+        place = f"{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj"
+        own = scale if name == "q" else np.float32(1)
+        tensors[f"{place}.weight"] = matrix / (own if name not in gains else np.float32(1))
+        if name in config.biases:
+            before = name in gains  # of the norm, which has an ADJUST of its own
+            _, bias = adjusted(program, f"{name}_bias" if before else name, layer)
+            tensors[f"{place}.bias"] = bias / (own if not before else np.float32(1))
+        if name in gains:
+            gain, _ = adjusted(program, name, layer)
+            size = config.head_dim if config.qk_norm == "head" and name in "qk" else len(gain)
+            tensors[f"{gains[name].format(name)}.weight"] = gain[:size] / own
+    return tensors
 
 
 def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:

@@ -1,4 +1,4 @@
-"""PyTorch reference of a Llama decoder with per-token dynamic skipping.
+"""PyTorch reference of a decoder with per-token dynamic skipping, in the general form of :class:`ModelConfig`.
 
 Routing (per layer l, token t): both routers read h[l][t], the residual stream entering the layer, before any norm.
 ``logits = W h + b`` with two classes, 0 = execute and 1 = skip; a module runs when ``logits[0] >= logits[1]``.
@@ -12,22 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sim.reference.functions import ACTIVATIONS, apply_rope, attention, rms_norm, rope_tables, soft_cap
 from skipopu.model_config import ModelConfig
 from skipopu.policy import KvPolicy, Module
-
-# Hugging Face's names, as in config.json.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "swish": F.silu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),
-    "leaky_relu": F.leaky_relu,
-}
 
 # Decides one module's gate from its router difference: (difference (batch, tokens), layer, module) -> (batch, tokens).
 # Values are 0 or 1; training passes a differentiable one.
@@ -49,24 +38,6 @@ class Output:
     differences: Tensor
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * gain
-
-
-def rope_tables(config: ModelConfig, tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (tokens, head_dim / 2), computed in float64 (Hugging Face's frequencies)."""
-    half = config.head_dim // 2
-    frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] * frequency
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates (batch, heads, tokens, head_dim) by the half-split convention."""
-    low, high = x.chunk(2, -1)
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
-
-
 class Router(nn.Module):
     """A linear SkipGPT router: (d) -> 2 logits, execute and skip."""
 
@@ -80,19 +51,42 @@ class Router(nn.Module):
         return x @ (weight[0] - weight[1]) + (bias[0] - bias[1])
 
 
+PROJECTIONS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
+    name: f"mlp.{name}_proj" for name in ("gate", "up", "down")
+}
+GAINS = (
+    *("input_layernorm", "post_attention_layernorm", "attention_post_norm", "mlp_post_norm"),
+    *("self_attn.q_norm", "self_attn.k_norm"),
+)
+
+
 class Layer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, ffn = config.hidden_size, config.intermediate_size
-        self.input_layernorm = nn.Parameter(torch.ones(hidden))
-        self.post_attention_layernorm = nn.Parameter(torch.ones(hidden))
-        self.q_proj = nn.Linear(hidden, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(hidden, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(hidden, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, hidden, bias=False)
-        self.gate_proj = nn.Linear(hidden, ffn, bias=False)
-        self.up_proj = nn.Linear(hidden, ffn, bias=False)
-        self.down_proj = nn.Linear(ffn, hidden, bias=False)
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+
+        def gain(size: int, there: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.ones(size)) if there else None
+
+        def linear(name: str, n: int, m: int) -> nn.Linear:
+            return nn.Linear(n, m, bias=name in config.biases)
+
+        self.input_layernorm = gain(hidden, config.pre_norm)
+        self.post_attention_layernorm = gain(hidden, config.pre_norm)
+        self.attention_post_norm = gain(hidden, config.post_norm)
+        self.mlp_post_norm = gain(hidden, config.post_norm)
+        whole = config.qk_norm == "whole"
+        self.q_norm = gain(queries if whole else config.head_dim, config.qk_norm != "")
+        self.k_norm = gain(keys if whole else config.head_dim, config.qk_norm != "")
+        self.q_proj = linear("q", hidden, queries)
+        self.k_proj = linear("k", hidden, keys)
+        self.v_proj = linear("v", hidden, keys)
+        self.o_proj = linear("o", queries, hidden)
+        if config.gated:
+            self.gate_proj = linear("gate", hidden, ffn)
+        self.up_proj = linear("up", hidden, ffn)
+        self.down_proj = linear("down", ffn, hidden)
         self.router_attention = Router(hidden)
         self.router_mlp = Router(hidden)
 
@@ -104,7 +98,7 @@ def execute_when_positive(difference: Tensor, layer: int, module: int) -> Tensor
 
 
 class SkipLlama(nn.Module):
-    """Llama with routers. Dtype and device follow the parameters.
+    """A decoder with routers. Dtype and device follow the parameters.
 
     ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product; the error analysis
     uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
@@ -116,6 +110,7 @@ class SkipLlama(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.Parameter(torch.ones(config.hidden_size))
+        self.norm_bias = nn.Parameter(torch.zeros(config.hidden_size)) if config.final_bias else None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -123,9 +118,10 @@ class SkipLlama(nn.Module):
         self.disturb: Callable[[str, Tensor], Tensor] | None = None
         self.quantise: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def _product(self, name: str, x: Tensor, weight: Tensor, gain: Tensor | None = None, eps: float = 0.0) -> Tensor:
+    def _product(self, name: str, x: Tensor, linear: nn.Linear, gain: Tensor | None = None) -> Tensor:
         """x (..., n) times weight (m, n), behind an RMSNorm when ``gain`` is given; the gain is part of the weight."""
         # Squares beyond FP32 would make the scale zero, and nobody would see it.
+        eps, weight = self.config.rms_norm_eps, linear.weight
         scale = torch.rsqrt(x.double().square().mean(-1, keepdim=True) + eps).to(x.dtype) if gain is not None else None
         if self.quantise is not None:
             weight = self.quantise(weight, gain if gain is not None else torch.ones_like(weight[0]))
@@ -134,7 +130,26 @@ class SkipLlama(nn.Module):
         if self.disturb is not None:
             x = self.disturb(name, x)
         y = x @ weight.T
-        return y if scale is None else y * scale
+        y = y if scale is None else y * scale
+        return y if linear.bias is None else y + linear.bias
+
+    def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps)
+
+    def _heads(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """(batch, tokens, heads * head_dim) to (batch, heads, tokens, head_dim), normalised over what the gain is of."""
+        x = self._norm(x, gain) if self.config.qk_norm == "whole" else x
+        x = x.view(*x.shape[:2], -1, self.config.head_dim).transpose(1, 2)
+        return self._norm(x, gain) if self.config.qk_norm == "head" else x
+
+    def _feed_forward(self, index: int, layer: Layer, h: Tensor) -> Tensor:
+        activation, gain = ACTIVATIONS[self.config.hidden_act], layer.post_attention_layernorm
+        up = self._product(f"layers.{index}.up", h, layer.up_proj, gain)
+        if self.config.gated:
+            inner = activation(self._product(f"layers.{index}.gate", h, layer.gate_proj, gain)) * up
+        else:
+            inner = activation(up)
+        return self._norm(self._product(f"layers.{index}.down", inner, layer.down_proj), layer.mlp_post_norm)
 
     def forward(
         self,
@@ -152,7 +167,8 @@ class SkipLlama(nn.Module):
         config = self.config
         batch, count = tokens.shape
         h = self.embed_tokens(tokens)
-        cos, sin = (table.to(h) for table in rope_tables(config, count))
+        tables = [(cos.to(h), sin.to(h)) for cos, sin in rope_tables(config, count)]
+        scale = 1 / math.sqrt(config.head_dim) if config.attention_scale is None else config.attention_scale
         gates: list[Tensor] = []
         differences: list[Tensor] = []
         held = True  # by FP16, every key and value
@@ -175,15 +191,14 @@ class SkipLlama(nn.Module):
             gates += both
             attend, feed = both
             # Attention
-            heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
-            gain, eps = layer.input_layernorm, config.rms_norm_eps
+            gain, repeat = layer.input_layernorm, config.num_heads // config.num_kv_heads
             q, k, v = (
-                self._product(f"layers.{index}.{name}", h, projection.weight, gain, eps)
-                .view(batch, count, -1, dim)
-                .transpose(1, 2)
+                self._product(f"layers.{index}.{name}", h, projection, gain)
                 for name, projection in (("q", layer.q_proj), ("k", layer.k_proj), ("v", layer.v_proj))
             )
-            q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+            cos, sin = tables[config.rope_of_layer[index] if config.rope_of_layer else 0]
+            q, k = (apply_rope(self._heads(x, g), cos, sin) for x, g in ((q, layer.q_norm), (k, layer.k_norm)))
+            v = v.view(batch, count, -1, config.head_dim).transpose(1, 2)
             if self.round_kv:
                 k, v = k.half().to(h.dtype), v.half().to(h.dtype)
                 held = held and bool(k.isfinite().all() and v.isfinite().all())
@@ -191,23 +206,20 @@ class SkipLlama(nn.Module):
             k, v = k_eff, v_eff = kv.visible(executed, k, k_eff), kv.visible(executed, v, v_eff)
             if self.disturb is not None:
                 q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
-            repeat = heads // kv_heads
-            mixed = F.scaled_dot_product_attention(
-                q,
-                k.repeat_interleave(repeat, 1),
-                v.repeat_interleave(repeat, 1),
-                is_causal=True,
-                scale=1 / math.sqrt(dim),
+            window = config.windows[index] if config.windows else 0
+            mixed = attention(
+                q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), scale, window, config.attention_cap
             )
-            mixed = mixed.transpose(1, 2).reshape(batch, count, heads * dim)
-            h = h + attend[..., None] * self._product(f"layers.{index}.o", mixed, layer.o_proj.weight)
-            # Feed-forward
-            gain = layer.post_attention_layernorm
-            gate = self._product(f"layers.{index}.gate", h, layer.gate_proj.weight, gain, eps)
-            up = self._product(f"layers.{index}.up", h, layer.up_proj.weight, gain, eps)
-            down = self._product(f"layers.{index}.down", ACTIVATIONS[config.hidden_act](gate) * up, layer.down_proj.weight)
-            h = h + feed[..., None] * down
-        logits = self._product("lm_head", h, self.lm_head.weight, self.norm, config.rms_norm_eps)
+            mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
+            mixed = self._norm(self._product(f"layers.{index}.o", mixed, layer.o_proj), layer.attention_post_norm)
+            read = h
+            h = h + attend[..., None] * mixed
+            h = h + feed[..., None] * self._feed_forward(index, layer, read if config.parallel else h)
+        if self.norm_bias is None:
+            logits = self._product("lm_head", h, self.lm_head, self.norm)
+        else:
+            logits = self._product("lm_head", self._norm(h, self.norm) + self.norm_bias, self.lm_head)
+        logits = soft_cap(logits, config.logit_cap)
         if not held:
             logits = logits + torch.nan  # attention may hide infinite keys, and NaN too
         shape = (batch, config.num_layers, 2, count)
@@ -215,23 +227,27 @@ class SkipLlama(nn.Module):
 
 
 def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(base tensors, router tensors) under Hugging Face's and SkipGPT's names."""
+    """(base tensors, router tensors) under the canonical names (:mod:`compiler.frontend.canonical`) and SkipGPT's."""
     base: dict[str, Tensor] = {
         "model.embed_tokens.weight": model.embed_tokens.weight,
         "model.norm.weight": model.norm,
     }
     if not model.config.tie_word_embeddings:
         base["lm_head.weight"] = model.lm_head.weight
+    if model.norm_bias is not None:
+        base["model.norm.bias"] = model.norm_bias
     routers: dict[str, Tensor] = {}
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
         prefix = f"model.layers.{index}."
-        for name, parent in (("q", "self_attn"), ("k", "self_attn"), ("v", "self_attn"), ("o", "self_attn")):
-            base[f"{prefix}{parent}.{name}_proj.weight"] = getattr(layer, f"{name}_proj").weight
-        for name in ("gate", "up", "down"):
-            base[f"{prefix}mlp.{name}_proj.weight"] = getattr(layer, f"{name}_proj").weight
-        base[f"{prefix}input_layernorm.weight"] = layer.input_layernorm
-        base[f"{prefix}post_attention_layernorm.weight"] = layer.post_attention_layernorm
+        for name, place in PROJECTIONS.items():
+            if (linear := getattr(layer, f"{name}_proj", None)) is not None:
+                base[f"{prefix}{place}.weight"] = linear.weight
+                if linear.bias is not None:
+                    base[f"{prefix}{place}.bias"] = linear.bias
+        for name in GAINS:
+            if (gain := getattr(layer, name.removeprefix("self_attn."))) is not None:
+                base[f"{prefix}{name}.weight"] = gain
         for name in ("attention", "mlp"):
             router = getattr(layer, f"router_{name}").weight_predictor
             routers[f"{prefix}router_{name}.weight_predictor.weight"] = router.weight
@@ -243,7 +259,7 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 def load_hf_state_dict(model: SkipLlama, base: dict[str, Tensor], routers: dict[str, Tensor]) -> SkipLlama:
-    """Fills ``model`` from tensors under Hugging Face's and SkipGPT's names; missing routers always execute."""
+    """Fills ``model`` from tensors under the names of :func:`hf_state_dict`; missing routers always execute."""
     own_base, own_routers = hf_state_dict(model)
     with torch.no_grad():
         for own, given in ((own_base, base), (own_routers, routers)):

@@ -51,6 +51,7 @@ class Machine:
         weights_in_flight: weight beats per port asked for that did not come yet, at most; 0: as many as the FIFO holds. Enough of
             them cover the memory's latency; more delay the keys that are asked for behind them.
         history: beats of K and V per port that the KV history buffer holds; 0 is none.
+        adjust: the unit that executes ADJUST exists, and what comes with it (Activation.GELU_TANH).
         burst: longest AXI read burst, beats.
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         window: a layer's queries may see their last tokens only; the others' entries are not read.
@@ -79,6 +80,7 @@ class Machine:
     kv_fifo: int = 64
     weights_in_flight: int = 0
     history: int = 0
+    adjust: bool = False
     burst: int = 16
     write_burst: int = 0
     window: bool = False

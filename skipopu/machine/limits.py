@@ -85,14 +85,7 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
-    windows = [window for layer in range(model.num_layers) if (window := model.window(layer, context))]
-    if windows and not machine.window:
-        raise ProgramError(
-            f"machine {machine.name}: a layer's window is {min(windows)} tokens of a context of {context}, and the machine has no"
-            f" windows; accepted: a context up to {min(windows)}"
-        )
-    need(not model.attention_cap, "attention_cap", model.attention_cap, "0, it has no unit for it")
-    inner = max(model.intermediate_size, model.num_heads * model.head_dim)
+    inner = max(model.intermediate_size, model.num_heads * model.head_dim, model.hidden_size if model.final_bias else 0)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)

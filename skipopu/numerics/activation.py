@@ -1,4 +1,4 @@
-"""Activations of gated products: f(gate) * up for the functions of :class:`Activation`."""
+"""Activations: f(gate) * up of gated products, f(x) of ADJUST, for the functions of :class:`Activation`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Activation(IntEnum):
     RELU = 2  # max(x, 0)
     RELU2 = 3  # max(x, 0)^2
     LEAKY_RELU = 4  # x, or a * x where x is negative
+    GELU_TANH = 5  # x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2, on machines with ADJUST
 
 
 # Hugging Face's names: (code, parameter).
@@ -27,6 +28,9 @@ ACTIVATIONS = {
     "swish": (Activation.SWISH, 1.0),
     "quick_gelu": (Activation.SWISH, 1.702),
     "gelu": (Activation.GELU, 0.0),
+    "gelu_pytorch_tanh": (Activation.GELU_TANH, 0.0),
+    "gelu_new": (Activation.GELU_TANH, 0.0),
+    "gelu_fast": (Activation.GELU_TANH, 0.0),
     "relu": (Activation.RELU, 0.0),
     "relu2": (Activation.RELU2, 0.0),
     "leaky_relu": (Activation.LEAKY_RELU, 0.01),
@@ -50,3 +54,8 @@ def factor(code: Activation, gate: F32, parameter: np.float32) -> F32:
 def gated(code: Activation, gate: F32, up: F32, parameter: np.float32) -> F32:
     """f(gate) * up as (gate * up) * factor, each product rounded to FP32."""
     return fp32.multiply(fp32.multiply(gate, up), factor(code, gate, parameter))
+
+
+def activate(code: Activation, x: F32, parameter: np.float32) -> F32:
+    """f(x) as x * factor, rounded to FP32: gated with 1."""
+    return fp32.multiply(x, factor(code, x, parameter))

@@ -34,3 +34,13 @@ def inverse_rms(x: F32, inverse_size: np.float32, epsilon: np.float32) -> F32:
 def affine(x: F32, gain: F32, bias: F32) -> F32:
     """x * gain + bias, both rounded to FP32."""
     return fp32.add(fp32.multiply(x, gain), bias)
+
+
+def rotate(x: F32, row: F32) -> F32:
+    """Pairs (2i, 2i+1) of (..., n) turned by (..., n / 2, 2) cos and sin; each product and each sum is rounded to FP32."""
+    even, odd, cos, sin = x[..., 0::2], x[..., 1::2], row[..., 0], row[..., 1]
+    turned = (
+        fp32.add(fp32.multiply(even, cos), -fp32.multiply(odd, sin)),
+        fp32.add(fp32.multiply(odd, cos), fp32.multiply(even, sin)),
+    )
+    return np.stack(turned, -1).reshape(x.shape)

@@ -17,7 +17,7 @@ from skipopu.row_order import ORDERS
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
-VERSION = 4
+VERSION = 5
 HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 _COUNT = whole(0, (1 << 40) - 1)
@@ -25,7 +25,7 @@ _PAIR = Accepted("a list of two counts", lambda value: list_of(_COUNT).holds(val
 _WORD = Accepted(
     "a word of 32 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{32}", value))
 )
-# Keys of a program file's description, of a matrix in it, and of its source.
+# Keys of a program file's description, of a matrix and of an adjust record in it, and of its source.
 _KEYS = {
     "machine": MAPPING,
     "machine_fingerprint": TEXT,
@@ -39,6 +39,7 @@ _KEYS = {
     "notes": list_of(TEXT),
     "regions": MAPPING,
     "matrices": MAPPING,
+    "adjusts": MAPPING,
     "router_record": _PAIR,
     "port_bytes": whole(1, 1 << 40),
     "source": MAPPING,
@@ -53,9 +54,15 @@ _MATRIX = {
     "format": one_of(list(formats.BY_NAME)),
     "order": one_of(ORDERS),
 }
+_ADJUST = {
+    "address": _COUNT,
+    "layer_stride": _COUNT,
+    "elements": whole(1, 1 << 24),
+    "order": one_of(ORDERS),
+}
 _SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
 _REGIONS = ("program", "tokens", "trace", "ring", "rope", "embedding", "layers", "head", "kv")
-_MATRICES = ("router", "kv", "q", "o", "gate_up", "down", "head")
+_MATRICES = ("router", "kv", "q", "o", "down", "head")  # and up or gate_up
 
 
 def _require(data: dict[str, Any], kinds: dict[str, Accepted], where: str) -> None:
@@ -77,10 +84,14 @@ def _described(text: bytes, where: str) -> dict[str, Any]:
     _require(d["source"], _SOURCE, f"{where}: source")
     _require(d["regions"], dict.fromkeys(_REGIONS, _PAIR), f"{where}: regions")
     _require(d["regions"], dict.fromkeys(d["regions"], _PAIR), f"{where}: regions")
-    _require(d["matrices"], dict.fromkeys(_MATRICES, MAPPING), f"{where}: matrices")
+    inner = "up" if "up" in d["matrices"] else "gate_up"
+    _require(d["matrices"], dict.fromkeys((*_MATRICES, inner), MAPPING), f"{where}: matrices")
     for name, matrix in d["matrices"].items():
         MAPPING.check(matrix, f"{where}: matrices: {name}", ProgramError)
         _require(matrix, _MATRIX, f"{where}: matrices: {name}")
+    for name, adjust in d["adjusts"].items():
+        MAPPING.check(adjust, f"{where}: adjusts: {name}", ProgramError)
+        _require(adjust, _ADJUST, f"{where}: adjusts: {name}")
     if len(d["notes"]) != len(d["instructions"]):
         raise ProgramError(
             f"{where}: notes are {len(d['notes'])}; accepted: one for each of {len(d['instructions'])} instructions"

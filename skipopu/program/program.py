@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream
+from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream, adjust_size
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats
@@ -36,10 +36,11 @@ class Program:
         machine: the target it was compiled for.
         instructions: 128-bit words; also stored in port 0 at region ``program``.
         notes: one line per instruction, naming layer and tensor.
-        regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, head, logits,
+        regions: memory map, the same in every port: program, tokens, trace, ring, rope, embedding, layers, final, head, logits,
             kv (some may be missing).
         matrices: weight streams by name: address, layer_stride, rows, n, groups, group, ``format`` by name, and ``order``,
             which says how the checkpoint's rows lie in the stream.
+        adjusts: operands of ADJUST by name: address of the records in port 0, layer_stride, elements, and ``order``, as of matrices.
         router_record: (address, stride) of the layers' router records in port 0.
         model: shape of the model; ``kv`` policy; ``context`` planned tokens.
         memory: initial image per port, (bytes,) uint8, all of one size.
@@ -58,6 +59,7 @@ class Program:
     memory: list[NDArray[np.uint8]]
     numerics: str = "exact18"
     source: dict[str, Any] = field(default_factory=dict)
+    adjusts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ring_records(self) -> int:
@@ -89,6 +91,7 @@ class Program:
             "notes": self.notes,
             "regions": {name: [r.address, r.size] for name, r in self.regions.items()},
             "matrices": self.matrices,
+            "adjusts": self.adjusts,
             "router_record": list(self.router_record),
             "port_bytes": self.port_bytes,
             "source": self.source,
@@ -133,6 +136,7 @@ class Program:
             memory=[row.copy() for row in image],
             numerics=d["numerics"],
             source=d["source"],
+            adjusts=d["adjusts"],
         )
         program._check_map(str(path))
         return program
@@ -165,6 +169,9 @@ class Program:
                 )
             last = (layers - 1) * d["layer_stride"] if name != "head" else 0
             inside(f"matrix {name}", d["address"] + last, self.stream(name).size, end)
+        for name, d in self.adjusts.items():
+            last = (layers - 1) * d["layer_stride"]
+            inside(f"adjust record {name}", d["address"] + last, adjust_size(d["elements"]), end)
 
     def stream(self, name: str) -> WeightStream:
         """How the ports hold matrix ``name``."""

@@ -13,8 +13,9 @@ import torch
 from safetensors import torch as torch_file
 from safetensors.numpy import save_file
 
-from compiler.frontend.checkpoint import expected_shapes, load
-from sim.reference.model import SkipLlama, load_hf_state_dict
+from compiler.frontend.canonical import expected_shapes
+from compiler.frontend.checkpoint import load
+from compiler.frontend.routers import read
 from skipopu.errors import CheckpointError
 from tests.support import random_checkpoint, small_config
 
@@ -85,7 +86,7 @@ def test_tensor_errors_name_file_and_tensor(directory: Path, damage: str) -> Non
         (
             "self_attn.q_proj.bias",
             lambda t: torch.ones(128),
-            "q_proj.bias is not known; accepted: those of a 2-layer Llama without biases",
+            "q_proj.bias is not known; accepted: those of a 2-layer llama as config.json describes it",
         ),
         (
             "router_mlp.weight_predictor.weight",
@@ -147,7 +148,9 @@ def test_shards_are_read_where_there_is_no_single_file(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {"a": torch.ones(1)}}, "entry state_dict is "),
+        ({"state_dict": {"a": torch.ones(1)}}, "tensor a is not known; accepted: weights and biases of linear routers"),
+        ({"state_dict": 3}, "entry state_dict is 3"),
+        ({"model.embed_tokens.weight": torch.ones(1)}, "tensor model.embed_tokens.weight is not known"),
         ([torch.ones(1)], "the content is "),
         (
             {"model.layers.0.router_mlp.weight_predictor.weight": torch.ones(2, 96, dtype=torch.int8)},
@@ -187,39 +190,58 @@ def test_files_that_are_not_checkpoints(directory: Path) -> None:
 
 @pytest.mark.skipif(not SKIPGPT.exists(), reason="published SkipGPT routers are not at hand")
 def test_published_skipgpt_routers_have_the_expected_keys(tmp_path: Path) -> None:
-    from compiler.frontend.checkpoint import _read_routers
-
-    table = _read_routers(SKIPGPT)
+    table = read(SKIPGPT)
     assert table["model.layers.31.router_mlp.weight_predictor.weight"].shape == (2, 4096)
     assert len(table) == 128
     assert len(expected_shapes(CONFIG)) == 3 + 2 * 9
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_layer_norm_becomes_rms_norm(tmp_path: Path, tied: bool) -> None:
-    """OLMo's logits by transformers against the converted model's by the reference."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(5)
-    config = transformers.OlmoConfig(
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=70,
-        max_position_embeddings=32,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    theirs = transformers.OlmoForCausalLM(config).eval()
-    theirs.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
-    assert loaded.config.norm == "rms"
-    ours = SkipLlama(loaded.config)
-    load_hf_state_dict(ours, {name: torch.from_numpy(t) for name, t in loaded.tensors.items()}, {})
-    tokens = torch.randint(0, 70, (1, 12))
-    with torch.no_grad():
-        expected, seen = theirs(tokens).logits, ours(tokens, dense=True).logits
-    # Both are FP32; the order of sums differs: 2^-24 times a few hundred terms of the logits' size.
-    assert (expected - seen).abs().max() < 2.0**-24 * 300 * expected.abs().max()
+def test_routers_beside_the_model(directory: Path) -> None:
+    """A PyTorch file, wrapped or not, is read like safetensors; of two nobody can say which is meant."""
+    table = {name: torch.from_numpy(tensor) for name, tensor in routers(2, CONFIG.hidden_size).items()}
+    for content in (table, {"state_dict": table}):
+        torch.save(content, directory / "routers.pth")
+        found = load(directory).routers
+        assert found is not None
+        assert found[1][1].bias == -0.5
+    torch_file.save_file(table, directory / "routers.safetensors")
+    with pytest.raises(CheckpointError, match=r"routers.safetensors: routers.pth is beside it; accepted: one file"):
+        load(directory)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_any_file_of_an_adapter_is_refused(directory: Path, name: str) -> None:
+    (directory / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"{name}: an adapter's weights are not read"):
+        load(directory)
+
+
+def test_files_and_index_agree_about_every_tensor(directory: Path) -> None:
+    tensors = random_checkpoint(CONFIG).tensors
+    head = {"lm_head.weight": tensors["lm_head.weight"]}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in head}
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": dict.fromkeys(rest, "a.safetensors") | {"lm_head.weight": "b.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(rest, directory / "a.safetensors")
+    save_file(head, directory / "b.safetensors")
+    load(directory)
+    for first, second, message in (
+        (rest | head, head, "b.safetensors: tensor lm_head.weight is in a.safetensors too"),
+        (rest | {"x": head["lm_head.weight"]}, head, "a.safetensors: tensor x is in this file; .*index.json names none"),
+        (rest | head, {}, "a.safetensors: tensor lm_head.weight is in this file; .*index.json names b.safetensors"),
+        (rest, {}, "b.safetensors: tensor lm_head.weight is missing; .*index.json names this file"),
+    ):
+        save_file(first, directory / "a.safetensors")
+        save_file(second, directory / "b.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            load(directory)
+
+
+def test_a_whole_file_comes_before_an_index(directory: Path) -> None:
+    """As transformers has it."""
+    before = load(directory).tensors["model.norm.weight"]
+    save_file(random_checkpoint(CONFIG, 9).tensors, directory / "old.safetensors")
+    index = {"weight_map": dict.fromkeys(random_checkpoint(CONFIG).tensors, "old.safetensors")}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert (load(directory).tensors["model.norm.weight"] == before).all()

@@ -1,0 +1,41 @@
+"""Models that a machine's instructions do not execute."""
+
+from __future__ import annotations
+
+from compiler.graph.adjust import reasons
+from skipopu.errors import ProgramError
+from skipopu.isa.spec import BUFFER_UNIT
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+
+
+def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
+    """Raises ProgramError naming the model's field, its value and what is accepted."""
+
+    def need(condition: bool, field: str, value: object, accepted: str) -> None:
+        if not condition:
+            raise ProgramError(f"the model's {field} is {value}; accepted: {accepted}")
+
+    asked = reasons(model)
+    if asked and not machine.adjust:
+        raise ProgramError(
+            f"machine {machine.name}: adjust is {machine.adjust}; accepted: true, for the model's {' and '.join(asked)}"
+        )
+    gated = [name for name in ("gate", "up") if name in model.biases and model.gated]
+    need(not gated, "biases", ", ".join(model.biases), "of gate and up only up, without a gate")
+    pairs = sorted({len(table.frequencies) for table in model.rope} - {0})
+    need(len(pairs) < 2, "rotated pairs per head", pairs, "the same number in every rotary table that rotates any")
+    need(not pairs or 2 * pairs[0] <= model.head_dim, "rotated pairs per head", pairs, f"up to {model.head_dim // 2}")
+    lengths = {"hidden_size": model.hidden_size, "intermediate_size": model.intermediate_size}
+    lengths["head_dim * num_key_value_heads"] = model.head_dim * model.num_kv_heads
+    for name, elements in lengths.items():
+        need(
+            not asked or elements % BUFFER_UNIT == 0, name, elements, f"a multiple of {BUFFER_UNIT}, for {' and '.join(asked)}"
+        )
+    shortest = min((window for window in model.windows if window), default=context)
+    if shortest < context and not machine.window:
+        raise ProgramError(
+            f"machine {machine.name}: window is {machine.window}, a layer's is {shortest} tokens and the context {context}; accepted:"
+            f" a context up to {shortest}"
+        )
+    need(not model.attention_cap, "attention_cap", model.attention_cap, "0, no cap")

@@ -1,0 +1,199 @@
+"""The fields of a model from its family's declaration and its ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skipopu.accept import MAPPING, shown
+from skipopu.errors import CheckpointError
+from skipopu.families import FAMILIES, FULL, KEYS, OPTIONAL, PRODUCTS, REQUIRED, SLIDING, Family, Value, rotated_layers
+from skipopu.rope import Found, Rope, checked, table
+
+
+def family_of(data: dict[str, Any], where: str) -> Family:
+    """The family that ``data`` names, after every key has been looked at.
+
+    Raises:
+        CheckpointError: a key is missing, of the wrong type, out of range, or asks for something unsupported.
+    """
+    MAPPING.check(data, f"{where}: the content", CheckpointError)
+    if missing := [key for key in REQUIRED if key not in data]:
+        raise CheckpointError(f"{where}: {missing[0]} is missing; accepted: {KEYS[missing[0]].text}")
+    for key, kind in KEYS.items():
+        if key in data:
+            kind.check(data[key], f"{where}: {key}", CheckpointError)
+    family = FAMILIES[data["model_type"]]
+    for key, (read, off) in OPTIONAL.items():
+        if key in data:
+            accepted = read if key in family.reads else off
+            accepted.check(data[key], f"{where}: {key}", CheckpointError)
+    return family
+
+
+def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of ModelConfig for a ``config.json``'s ``data``.
+
+    Raises:
+        CheckpointError: as of :func:`family_of`, or keys that contradict each other.
+    """
+    family = family_of(data, where)
+    value = family.value(data)
+    hidden, heads, vocabulary = data["hidden_size"], data["num_attention_heads"], data["vocab_size"]
+    kv_heads = value("num_key_value_heads") or heads
+    head_dim = value("head_dim") or hidden // heads
+    if heads % kv_heads:
+        raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    if head_dim % 2 or not head_dim:
+        raise CheckpointError(f"{where}: head_dim is {head_dim}; accepted: an even number, rotary embedding needs pairs")
+    if value("byte_level") and vocabulary < 256:
+        raise CheckpointError(f"{where}: byte_level is true; accepted: false for a vocabulary of {vocabulary}, below 256")
+    given = value("eos_token_id")
+    eos = end_tokens(given, vocabulary, f"{where}: eos_token_id")
+    scale = value("attention_multiplier") if "attention_multiplier" in family.reads else None
+    if "query_pre_attn_scalar" in family.reads:
+        scale = value("query_pre_attn_scalar") ** -0.5
+    embedding, head, _ = family.multipliers(value)
+    layers = _layers(family, value, where)
+    biases = family.own_biases(value)
+    if family.norm_biases:  # they become biases of the products behind the norms
+        biases |= {"q", "k", "v", "up"} | ({"gate"} if family.fields.get("gated", True) else set())
+    result: dict[str, Any] = {
+        **family.fields,
+        "hidden_size": hidden,
+        "intermediate_size": data["intermediate_size"],
+        "num_layers": data["num_hidden_layers"],
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": vocabulary,
+        "rms_norm_eps": float(value(family.epsilon)) if family.gains else 1e-5,
+        "tie_word_embeddings": value("tie_word_embeddings") and not family.centred and embedding == head == 1,
+        "eos_token_ids": eos,
+        "hidden_act": value("hidden_activation") or value("hidden_act"),
+        "weight_group": value("weight_group"),
+        "byte_level": bool(value("byte_level")),
+        "attention_scale": None if scale is None or scale == head_dim**-0.5 else float(scale),
+        "biases": tuple(name for name in PRODUCTS if name in biases),
+        "final_bias": family.norm_biases,
+        "parallel": bool(value("use_parallel_residual")),
+        "attention_cap": float(value("attn_logit_softcapping") or 0),
+        "logit_cap": float(value("final_logit_softcapping") or 0),
+        **_tables(data, family, layers, head_dim, where),
+    }
+    window, most = value("sliding_window"), result["max_positions"]
+    windows = tuple(window if kind == SLIDING and window < most else 0 for kind in layers)
+    return result | {"windows": windows if any(windows) else ()}
+
+
+def end_tokens(given: Any, vocabulary: int, what: str) -> tuple[int, ...]:
+    """Ids that end generation, each once; raises CheckpointError, naming ``what``, for one beyond the vocabulary."""
+    eos = tuple(dict.fromkeys(given if isinstance(given, list | tuple) else () if given is None else (given,)))
+    if beyond := [token for token in eos if token >= vocabulary]:
+        raise CheckpointError(f"{what} is {beyond[0]}; accepted: ids below vocab_size, {vocabulary}")
+    return eos
+
+
+def _layers(family: Family, value: Value, where: str) -> list[str]:
+    """The attention of each layer, full or in a window."""
+    given, count = value("layer_types"), value("num_hidden_layers")
+    layers = family.layers(value) if given is None else list(given)
+    if len(layers) != count:
+        key = "no_rope_layers" if given is None else "layer_types"
+        raise CheckpointError(f"{where}: {key} has {len(layers)} entries; accepted: {count}, one for each layer")
+    if "no_rope_layers" in family.reads and len(rotated := rotated_layers(value)) != count:
+        raise CheckpointError(f"{where}: no_rope_layers has {len(rotated)} entries; accepted: {count}, one for each layer")
+    windowless = value("sliding_window") is None or ("use_sliding_window" in family.reads and not value("use_sliding_window"))
+    if SLIDING in layers and windowless:
+        raise CheckpointError(
+            f"{where}: layer_types asks for {SLIDING} and sliding_window for none; accepted: a window for them"
+        )
+    return layers
+
+
+def _tables(data: dict[str, Any], family: Family, layers: list[str], head_dim: int, where: str) -> dict[str, Any]:
+    """The fields about positions: rope_theta, rope, rope_of_layer and max_positions."""
+    value = family.value(data)
+    parameters, scaling = data.get("rope_parameters") or {}, data.get("rope_scaling") or {}
+    nested = FULL in parameters or SLIDING in parameters
+    if nested and ("layer_types" not in family.reads or set(parameters) - {FULL, SLIDING}):
+        raise CheckpointError(f"{where}: rope_parameters is {shown(parameters)}; accepted: the keys of one table")
+    if parameters and family.two_tables and not nested:
+        raise CheckpointError(f"{where}: rope_parameters is {shown(parameters)}; accepted: a table under {FULL} and {SLIDING}")
+    if scaling and nested:
+        raise CheckpointError(f"{where}: rope_scaling stands beside rope_parameters; accepted: one of them")
+
+    def found(kind: str) -> Found:
+        own, name = parameters, "rope_parameters"
+        if nested:
+            own, name = parameters.get(kind) or {}, f"rope_parameters.{kind}"
+            MAPPING.check(own, f"{where}: {name}", CheckpointError)
+        local = family.two_tables and kind == SLIDING
+        return _table(data, family, own, name, {} if local else scaling, local, head_dim, where)
+
+    kinds = sorted(set(layers)) if nested or family.two_tables else [FULL]
+    tables = {kind: found(kind) for kind in kinds}
+    ropes = [entry.rope for entry in tables.values()]
+    of_layer = [kinds.index(kind) if len(kinds) > 1 else 0 for kind in layers]
+    if "no_rope_layers" in family.reads:
+        of_layer = [table if turns else len(ropes) for table, turns in zip(of_layer, rotated_layers(value), strict=True)]
+        ropes.append(Rope(()))
+    used = sorted(set(of_layer))
+    first = next(iter(tables.values()))
+    plain = len(used) == 1 and ropes[used[0]] is first.rope and first.plain
+    return {
+        "rope_theta": first.theta,
+        "rope": () if plain else tuple(ropes[number] for number in used),
+        "rope_of_layer": tuple(used.index(number) for number in of_layer) if len(used) > 1 else (),
+        "max_positions": min(entry.positions for entry in tables.values()),
+    }
+
+
+def _table(
+    data: dict[str, Any],
+    family: Family,
+    parameters: dict[str, Any],
+    name: str,
+    scaling: dict[str, Any],
+    local: bool,
+    head_dim: int,
+    where: str,
+) -> Found:
+    """One rotary table from its own keys, those of rope_scaling, and those at the top level."""
+    value = family.value(data)
+
+    def renamed(table: dict[str, Any]) -> dict[str, Any]:
+        return {k: family.types.get(v, v) if k in ("rope_type", "type") and isinstance(v, str) else v for k, v in table.items()}
+
+    given = checked(renamed(parameters), f"{where}: {name}")
+    if scaling:
+        other = checked(renamed(scaling), f"{where}: rope_scaling")
+        if parameters and {"rope_theta": other.get("rope_theta"), **given} != {"rope_theta": given.get("rope_theta"), **other}:
+            raise CheckpointError(
+                f"{where}: rope_scaling is {shown(scaling)} and {name} is {shown(parameters)}; accepted: one of them, or the same"
+            )
+        given = given | other
+        name = "rope_scaling"
+    theta = "rope_local_base_freq" if local else family.theta
+    _settle(given, "rope_theta", {theta} if family.two_tables else {theta, "rope_theta"}, data, f"{where}: {name}")
+    default = 10000.0 if local else family.defaults.get(family.theta, 10000.0)
+    given.setdefault("rope_theta", default)
+    shares = {"partial_rotary_factor", family.share or "partial_rotary_factor"}
+    _settle(given, "partial_rotary_factor", shares, data, f"{where}: {name}")
+    given.setdefault("partial_rotary_factor", family.defaults.get(family.share, 1))
+    if not family.share and given["partial_rotary_factor"] != 1:
+        raise CheckpointError(
+            f"{where}: partial_rotary_factor is {given['partial_rotary_factor']:g}; accepted: 1 for {data['model_type']}"
+        )
+    if given["rope_type"] in ("yarn", "longrope", "llama3"):
+        key = "original_max_position_embeddings"
+        _settle(given, key, {key}, data, f"{where}: {name}")
+        if (original := value(key)) is not None:
+            given.setdefault(key, original)
+    return table(given, head_dim, value("max_position_embeddings"), f"{where}: {name}")
+
+
+def _settle(given: dict[str, Any], key: str, names: set[str], data: dict[str, Any], what: str) -> None:
+    """Takes ``key`` from the top level, where it has one of ``names``; raises CheckpointError for two different values."""
+    for name in sorted(names):
+        if (top := data.get(name)) is not None and given.setdefault(key, top) != top:
+            raise CheckpointError(f"{what}.{key} is {given[key]:g} and {name} is {top:g}; accepted: one value")
