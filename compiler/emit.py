@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +18,24 @@ from compiler.passes.plan import Plan, kv_slots, stream_of
 from compiler.passes.quantise import rounded
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
-from skipopu.isa.spec import BUFFER_UNIT
-from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, pack_adjust_record, pack_router_record, round_up
+from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
+from skipopu.layout import (
+    SCALES_PER_WORD,
+    EmbeddingRows,
+    KvEntry,
+    buffer_stride,
+    pack_adjust_record,
+    pack_router_record,
+    round_up,
+)
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig, Rope
 from skipopu.numerics import fp16, fp32
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
 from skipopu.program.program import Program, address_units, place_instructions
+
+MOST_ROUNDS = (1 << spec.MATMUL.by_name["rounds"].width) - SCALES_PER_WORD // BLOCK_ROWS
 
 
 def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:
@@ -149,23 +160,32 @@ class Emitter:
         weights = op.weights
         target = next((v for v in op.writes if v.place is Place.BUFFER), None)
         fields = self.buffer("dst", target) if target is not None else {}
-        self.put(
-            spec.MATMUL,
-            note,
-            **common,
-            **fields,
-            address=address_units(self.plan.weights[weights.name]),
-            layered=int(layered),
-            **spec.matmul_shape(weights.rows, self.machine.ports),
-            groups=-(-weights.n // self.group),
-            format=weights.format.code,
-            epilogue=op.epilogue,
-            norm=int(op.norm),
-            argmax=int(op.argmax),
-            aux=op.rope_rows,
-            source=int(op.reads[0].place is Place.INNER),
-            align=op.aligns,
-        )
+        stream = stream_of(weights, self.group, self.machine)
+        # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
+        unit = self.machine.ports * SCALES_PER_WORD
+        parts = -(-weights.rows // (self.machine.ports * BLOCK_ROWS * MOST_ROUNDS)) if op.argmax else 1
+        most = round_up(-(-weights.rows // parts), unit)
+        for first in range(0, weights.rows, most):
+            rows = min(most, weights.rows - first)
+            before = dataclasses.replace(stream, rows=first).port_bytes(0)
+            own = common | {"pop": 0 if first else op.pop, "push": op.push if first + rows == weights.rows else 0}
+            own |= {"dst": fields["dst"] + first // BUFFER_UNIT} if fields else {}
+            self.put(
+                spec.MATMUL,
+                note,
+                **fields | own,
+                address=address_units(self.plan.weights[weights.name] + before),
+                layered=int(layered),
+                **spec.matmul_shape(rows, self.machine.ports),
+                groups=-(-weights.n // self.group),
+                format=weights.format.code,
+                epilogue=op.epilogue,
+                norm=int(op.norm),
+                argmax=int(op.argmax),
+                aux=first // BLOCK_ROWS if op.argmax else op.rope_rows,
+                source=int(op.reads[0].place is Place.INNER),
+                align=op.aligns,
+            )
 
     def program(self) -> None:
         config, regions = self.checkpoint.config, self.plan.regions
@@ -255,8 +275,9 @@ class Emitter:
         routers = self.checkpoint.routers
         for layer in range(self.graph.layers):
             policies = under(kv, ROUTER if routers else ALWAYS, layer)
+            windows = [config.window(number % self.graph.layers, self.context) for number in (layer, layer + 1)]
             bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies))
+            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))
         return memory
 
     def records(self, adjust: Adjust) -> Iterator[NDArray[np.uint8]]:

@@ -13,6 +13,7 @@ from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
 from compiler.passes.depend import depend
 from compiler.passes.fold import fold
+from compiler.passes.heads import widen
 from compiler.passes.order import order
 from compiler.passes.plan import Plan, plan_buffer, plan_memory, sharing
 from compiler.passes.quantise import quantise
@@ -67,6 +68,7 @@ def compile_checkpoint(
         raise ProgramError(f"weight format is {weights!r}; accepted: {', '.join(WEIGHT_FORMATS)}")
     if checkpoint.outline and weights != "int4":
         raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
+    checkpoint = widen(checkpoint, machine)
     config = checkpoint.config
     if context is not None and context < 1:
         raise ProgramError(f"context is {context}; a positive number of tokens is needed")

@@ -133,6 +133,8 @@ class Declared:
                 delattr(unit, name)
         made = [made for name in self.ports for own, port in numbered(name, self.ports[name]) for made in port.members(own)]
         self.members = {name: member for name, member, _ in made}
+        if clashing := [name for k, (name, _, _) in enumerate(made) if name in {other for other, _, _ in made[:k]}]:
+            raise TypeError(f"{type(unit).__name__}: two ports are named {clashing[0]}")
         self.meanings = {name: meaning for name, _, meaning in made}
 
     def attach(self, unit: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipopu.isa.spec import KVWRITE
+from skipopu.layout import ROUTER_RECORD
 from skipopu.machine.config import LARGEST_BUFFER, LARGEST_MAP
 from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_GROUP, LARGEST_HEAD, LARGEST_VOCABULARY
 
@@ -17,6 +18,7 @@ OUTPUT_BITS = 20  # row of a product's outputs: as many as the vocabulary
 
 assert LARGEST_CONTEXT < 1 << TOKEN_BITS
 assert TOKEN_BITS <= POSITION_BITS == KVWRITE.by_name["late"].width
+assert {ROUTER_RECORD.by_name[name].width for name in ("window", "window_next")} == {POSITION_BITS}
 assert LARGEST_MAP < 1 << PLACE_BITS
 assert PLACE_BITS <= MAP_ROW_BITS
 assert max(LARGEST_GROUP, LARGEST_HEAD) < 1 << GROUP_BITS

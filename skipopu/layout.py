@@ -236,16 +236,18 @@ ROUTER_RECORD = Record(
         Field("bias_ffn", 32, "added to the feed-forward router's product"),
         Field("policy_attention", POLICY_BITS, "who decides about attention"),
         Field("policy_ffn", POLICY_BITS, "who decides about the feed-forward network"),
+        Field("window", 24, "tokens that a query of the layer sees, itself among them; 0: all"),
+        Field("window_next", 24, "that of the layer behind it, of the first behind the last"),
     ),
 )
 ROUTER_RECORD_READ = 1 << (-(-ROUTER_RECORD.used_bits // 8) - 1).bit_length()  # bytes that ROUTE reads
 
 
-def pack_router_record(bias: Sequence[float], policies: Sequence[SkipPolicy]) -> U8:
-    """A layer's router record from the FP32 biases and policies of attention and FFN."""
+def pack_router_record(bias: Sequence[float], policies: Sequence[SkipPolicy], windows: Sequence[int] = (0, 0)) -> U8:
+    """A layer's router record from the FP32 biases and policies of attention and FFN, the windows of it and of the next layer."""
     attention, ffn = np.array(bias, np.float32).view(np.uint32).tolist()
     codes = {f"policy_{module.name.lower()}": policies[module].code for module in Module}
-    return ROUTER_RECORD.pack(bias_attention=attention, bias_ffn=ffn, **codes)
+    return ROUTER_RECORD.pack(bias_attention=attention, bias_ffn=ffn, window=windows[0], window_next=windows[1], **codes)
 
 
 def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[SkipPolicy, SkipPolicy]]:
@@ -253,6 +255,12 @@ def router_record(memory: U8, address: int) -> tuple[NDArray[np.float32], tuple[
     record = ROUTER_RECORD.unpack(memory, address)
     bias = np.array([record["bias_attention"], record["bias_ffn"]], np.uint32).view(np.float32)
     return bias, (policy_of(record["policy_attention"]), policy_of(record["policy_ffn"]))
+
+
+def router_windows(memory: U8, address: int) -> tuple[int, int]:
+    """The windows in the record at ``address``: of its layer and of the next."""
+    record = ROUTER_RECORD.unpack(memory, address)
+    return record["window"], record["window_next"]
 
 
 # In port 0, one per layer of an ADJUST; gains and biases follow, FP32, 8 of each in turn.

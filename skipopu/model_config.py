@@ -105,6 +105,11 @@ class ModelConfig:
     def queries_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
 
+    def window(self, layer: int, context: int) -> int:
+        """Tokens that a query of ``layer`` sees in a context of so many; 0 where it sees all of them."""
+        window = self.windows[layer] if self.windows else 0
+        return window if window < context else 0
+
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "config.json") -> ModelConfig:
         """Reads a Hugging Face configuration of any family in :data:`skipopu.families.FAMILIES`.

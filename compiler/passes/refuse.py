@@ -32,7 +32,10 @@ def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
         need(
             not asked or elements % BUFFER_UNIT == 0, name, elements, f"a multiple of {BUFFER_UNIT}, for {' and '.join(asked)}"
         )
-    # What attention's units do not do yet.
     shortest = min((window for window in model.windows if window), default=context)
-    need(shortest >= context, "shortest window", shortest, f"the context of {context} tokens or more, or none")
+    if shortest < context and not machine.window:
+        raise ProgramError(
+            f"machine {machine.name}: window is {machine.window}, a layer's is {shortest} tokens and the context {context}; accepted:"
+            f" a context up to {shortest}"
+        )
     need(not model.attention_cap, "attention_cap", model.attention_cap, "0, no cap")

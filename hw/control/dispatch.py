@@ -19,7 +19,7 @@ from hw.control.record import TokenWrite
 from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
-from hw.widths import MAP_ROW_BITS
+from hw.widths import MAP_ROW_BITS, POSITION_BITS
 from skipopu.isa.registers import ERROR_BITS, Config, Error
 from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
 from skipopu.machine.config import Machine
@@ -63,6 +63,8 @@ class Dispatcher(Component):
         self.running = gives(1, "a run is under way, or memory owes it answers")
         self.stop = gives(1, "an error halts the machine")
         self.ports_quiet = given(1, "memory owes no answer")
+        if machine.window:
+            self.window = given(POSITION_BITS, "tokens that a query of the layer sees, by the last decision; 0: all")
         super().__init__()
         self.words = ProgramMemory(machine)
         self.configuration = Configuration(machine)
@@ -234,3 +236,5 @@ class Dispatcher(Component):
             self.pc.eq(pc),
             self.write_token.address.eq(tokens_address),
         ]
+        if self.machine.window:
+            m.d.comb += issuer.window.eq(self.window)

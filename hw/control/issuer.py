@@ -13,7 +13,7 @@ from hw.control.layers import Layer
 from hw.control.weights import WeightRequest
 from hw.pe.formats import known, two_digits
 from hw.pe.sequencer import is_short
-from hw.widths import ELEMENT_BITS, GROUP_BITS
+from hw.widths import ELEMENT_BITS, GROUP_BITS, POSITION_BITS
 from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import ERROR_BITS, Config, Error
 from skipopu.isa.spec import (
@@ -70,6 +70,8 @@ class Issuer(Component):
         self.wait_route = gives(1, "it waits for a routing decision")
         self.row_end = gives(1, "the layer's attention is handed over")
         self.retired = gives(32, "instructions handed over so far")
+        if machine.window:
+            self.window = given(POSITION_BITS, "tokens that a query of the layer sees, by its last decision; 0: all")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -98,6 +100,8 @@ class Issuer(Component):
             request.short.eq(is_short(word)),
             request.two_digits.eq(two_digits(field(word, MATMUL, "format"))),
         ]
+        if self.machine.window:
+            m.d.comb += issue.window.eq(self.window)
         # One decision at a time: a second ROUTE would clear the first one's mark too early.
         listed = field(word, MATMUL, "list")
         routed = (listed == TokenList.ATTENTION) | (listed == TokenList.FFN)

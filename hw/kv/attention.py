@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from amaranth.hdl import Cat, Module, Mux, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
@@ -18,7 +18,7 @@ from hw.kv.fetch import KvFetch, Loader
 from hw.kv.heads import HeadSizes
 from hw.kv.map import Layer, MapRead, MapWalk
 from hw.kv.phases import Phases
-from hw.kv.port import AttentionPort
+from hw.kv.port import EARLIEST, EARLIEST_SHAPE, AttentionPort
 from hw.kv.query import QueryMemory, QueryWrites
 from hw.kv.reduce import Reduction
 from hw.kv.shapes import HeadShapes, Pool
@@ -92,6 +92,7 @@ class AttentionUnit(Component):
         self.reduction, self.divide = Reduction(machine, library), Divide(machine)
         self.fetches = [library.use("kv_fetch", lambda: KvFetch(machine), f"fetch_{p}") for p in ports]
         self.tiles = tiles
+        self.earliest = Signal(EARLIEST_SHAPE)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -161,6 +162,9 @@ class AttentionUnit(Component):
         """The entries' walk over the map, the phases' walks over all ports; whether entries of the phase will be asked for."""
         entries, walk, softmax, reduction = self.entries, self.walk, self.softmax, self.reduction
         phases, values, position = self.phases, self.phases.phase.values, self.instruction.position
+        if self.machine.window:
+            m.d.comb += entries.window.eq(self.instruction.window)
+            m.d.sync += self.earliest.eq(Mux(self.instruction.window == 0, EARLIEST, position + 1 - self.instruction.window))
         connect(m, flipped(self.layer), entries.layer)
         connect(m, flipped(self.map), entries.map)
         connect(m, walk.round, reduction.round)
@@ -229,6 +233,8 @@ class AttentionUnit(Component):
             port.lockstep.shared_exponent.eq(reduction.reduced.exponent),
             reduction.products[p].eq(tile.slice.products),
         ]
+        if self.machine.window:
+            m.d.comb += port.lockstep.earliest.eq(self.earliest)
 
 
 def total(flags: Sequence[Value]) -> Value:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
+from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Bundle, Component, given, gives
+from hw.kv.first import FirstToken
 from hw.kv.phases import Phase
 from hw.kv.request import Wanted
 from hw.kv.shapes import Heads, HeadShapes
@@ -40,18 +42,20 @@ class Layer(Bundle):
         self.next_row = gives(MAP_ROW_BITS, "its row of the map, with row_start")
         self.known = gives(POSITION_BITS, "tokens that it maps")
         self.row_end = gives(1, "its instruction was dispatched")
+        if machine.window:
+            self.next_window = gives(POSITION_BITS, "with row_start, and 3 cycles before: tokens that a query sees, 0: all")
         super().__init__()
 
 
 class MapWalk(Component):
     """Asks the ports for entries: all tokens' keys, then all their values; between instructions, what the next layer will read.
 
-    Tokens go round the ports. An entry that its port does not take is read from the map again.
+    Tokens go round the ports, in a layer with a window from the first one that a query sees. An entry that its port does not take is read from the map again.
     Ahead of an instruction, from the start of its layer until it is dispatched, rounds of the ports are asked for with steps between
     them, so that hits and misses alternate later; a round's values follow its keys. Entries of the instruction's own tokens wait
     until they are written.
 
-    Latency: 2 cycles from ``start`` to the first entry. Throughput: an entry per cycle.
+    Latency: 2 cycles from ``start`` to the first entry; ``window`` stands 3 cycles before. Throughput: an entry per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -78,6 +82,8 @@ class MapWalk(Component):
         self.values_requested = gives(1, "all values were asked for")
         self.blocked = gives(1, "the port does not take its entry")
         self.ahead = gives(1, "the walk is ahead of its instruction")
+        if machine.window:
+            self.window = given(POSITION_BITS, "tokens that a query of the instruction sees, 0: all")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -94,6 +100,32 @@ class MapWalk(Component):
         index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(self.port), Signal(TOKEN_BITS)
         next_score, next_base = Signal.like(score), Signal.like(base)
         first = [*(s.eq(0) for s in (index, next_port, next_slot, next_score, next_base, for_values)), walking.eq(1)]
+        first_ahead, some_ahead = first, self.layer.known != 0
+        if self.machine.window:
+            own, later = FirstToken(self.machine), FirstToken(self.machine)
+            m.submodules.first, m.submodules.first_ahead = own, later
+            connect(m, flipped(self.heads), own.heads, later.heads)
+            m.d.comb += [
+                own.position.eq(self.own),
+                own.window.eq(self.window),
+                later.position.eq(self.layer.known),
+                later.window.eq(self.layer.next_window),
+            ]
+            some_ahead &= self.layer.next_window != 1
+            rounds = [Signal.like(s, name=f"{s.name}_ahead") for s in (index, next_slot, next_base)]
+            with m.If(self.layer.row_start):
+                m.d.sync += [
+                    kept.eq(value)
+                    for kept, value in zip(rounds, (later.first.round, later.first.slot, later.first.base), strict=True)
+                ]
+            first_ahead = [*first, *(s.eq(kept) for s, kept in zip((index, next_slot, next_base), rounds, strict=True))]
+            first = [
+                *first,
+                index.eq(own.first.token),
+                next_port.eq(own.first.port),
+                next_slot.eq(own.first.slot),
+                next_base.eq(own.first.base),
+            ]
         advance, stop, held_back = Signal(), Signal(), Signal()
         walked = ~walking & ~valid
         m.d.comb += [
@@ -155,9 +187,9 @@ class MapWalk(Component):
         with m.If(ahead & (stop | ~self.idle)):
             m.d.sync += [ahead.eq(0), walking.eq(0), valid.eq(0)]
         with m.Elif(self.idle & due & self.layer.may_prefetch):
-            m.d.sync += [*first, due.eq(0), ahead.eq(1)]
+            m.d.sync += [*first_ahead, due.eq(0), ahead.eq(1)]
         with m.If(self.layer.row_start):
-            m.d.sync += [due.eq((self.layer.history != 0) & (self.layer.known != 0)), row.eq(self.layer.next_row)]
+            m.d.sync += [due.eq((self.layer.history != 0) & some_ahead), row.eq(self.layer.next_row)]
         with m.Elif(self.layer.row_end | self.restart):
             m.d.sync += due.eq(0)
         return m

@@ -25,6 +25,9 @@ from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
 EXPONENT_BITS = 5  # of FP16
+EARLIEST = -(1 << POSITION_BITS)  # before any token
+EARLIEST_SHAPE = signed(POSITION_BITS + 1)
+MOST_REGISTERS = 8  # sums of so many blocks stand in registers, more of them in a memory, which is smaller then
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
 
 
@@ -60,6 +63,8 @@ class Lockstep(Bundle):
 
     def __init__(self, machine: Machine) -> None:
         self.position = gives(POSITION_BITS, "token of slot 0")
+        if machine.window:
+            self.earliest = gives(EARLIEST_SHAPE, "token that its window begins with, before the first one if with none")
         self.kv_step = gives(KvStep(machine), "what all ports do")
         self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
         self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
@@ -145,7 +150,12 @@ class AttentionPort(Component):
         visible = Signal(QUERY_LANES)
         ahead = Signal(signed(POSITION_BITS + 1))
         m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
-        m.d.comb += visible.eq(Cat(lane & (ahead <= step.slots[q]) for q, lane in enumerate(step.lanes)))
+        seen_of = [ahead <= step.slots[q] for q in range(QUERY_LANES)]
+        if self.machine.window:
+            inside = Signal(signed(POSITION_BITS + 2))
+            m.d.comb += inside.eq(self.work.token - self.lockstep.earliest)
+            seen_of = [earlier & (inside >= step.slots[q]) for q, earlier in enumerate(seen_of)]
+        m.d.comb += visible.eq(Cat(lane & shown for lane, shown in zip(step.lanes, seen_of, strict=True)))
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
         scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
@@ -232,12 +242,19 @@ class AttentionPort(Component):
         results, saturated = [], []
         for q in range(QUERY_LANES):
             sum_bits = bits + (shapes.most_head_beats - 1).bit_length()
-            kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(shapes.blocks))
             running = Signal(signed(sum_bits), name=f"running_{q}")
             dot = self.dots[bits * q : bits * (q + 1)].as_signed()
-            m.d.comb += running.eq(dot + Mux(first, 0, kept[which]))
-            with m.If(dotted):
-                m.d.sync += kept[which].eq(running)
+            if shapes.blocks > MOST_REGISTERS:
+                m.submodules[f"kept_{q}"] = memory = Memory(shape=signed(sum_bits), depth=shapes.blocks, init=[])
+                write, read = memory.write_port(), memory.read_port(domain="comb")
+                m.d.comb += [write.addr.eq(which), write.data.eq(running), write.en.eq(dotted), read.addr.eq(which)]
+                before = read.data
+            else:
+                kept = Array(Signal(signed(sum_bits), name=f"kept_{q}_{b}", reset_less=True) for b in range(shapes.blocks))
+                before = kept[which]
+                with m.If(dotted):
+                    m.d.sync += kept[which].eq(running)
+            m.d.comb += running.eq(dot + Mux(first, 0, before))
             exponent = Signal(signed(12), name=f"exponent_{q}")
             own = delay(m, self.lockstep.query_exponents[8 * q : 8 * (q + 1)], at_dot - 1, f"query_exponent_{q}")
             m.d.sync += exponent.eq(own + offset - (ALIGNED_BIAS + KV_BIAS))

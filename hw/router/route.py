@@ -16,7 +16,7 @@ from hw.memory.buffer import BufferRead
 from hw.memory.reader import Run
 from hw.router.score import Score
 from hw.vector.unit import Task
-from hw.widths import ELEMENT_BITS
+from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD
 from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
@@ -44,6 +44,9 @@ class RouteUnit(Component):
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
         self.saturated = gives(1, "a sum saturated")
         self.routed = gives(Routed(machine), "the decision, from done on", "{}")
+        if machine.window:
+            self.window = gives(POSITION_BITS, "tokens that a query of the layer sees, 0: all; from done to the next record")
+            self.window_next = gives(POSITION_BITS, "that of the next layer")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -56,6 +59,9 @@ class RouteUnit(Component):
         biases, policies = (
             [field(record, ROUTER_RECORD, f"{name}_{k.name.lower()}") for k in LayerModule] for name in ("bias", "policy")
         )
+        if machine.window:
+            for name in ("window", "window_next"):
+                m.d.comb += getattr(self, name).eq(field(record, ROUTER_RECORD, name))
         reading = [policy.code for policy in SKIP_POLICIES if policy.reads_trace]
         traced = Cat(policy == code for policy in policies for code in reading).any()
         m.submodules.writes = writes = Signature(1)

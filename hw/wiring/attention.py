@@ -39,5 +39,7 @@ def join(m: Module, units: Units) -> None:
         units.unwritten.before.eq(queue.instruction.entries),
         attention.unwritten.eq(units.unwritten.unwritten),
     ]
+    if units.machine.window:
+        m.d.comb += [dispatch.window.eq(units.route.window), attention.layer.next_window.eq(units.route.window_next)]
     for unit in (attention, units.kv_write):
         m.d.comb += [unit.pool.base.eq(setting(Config.KV_BASE)), unit.pool.entry.eq(setting(Config.KV_ENTRY))]

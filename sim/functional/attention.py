@@ -21,13 +21,14 @@ def attend(
     value: F64,
     value_exponent: I64,
     visible: NDArray[np.int64],
+    behind: NDArray[np.int64] | int = 0,
 ) -> F32:
     """Attention of several slots over the mapped entries.
 
     Args:
         query: (slots, kv_heads, queries, dim) aligned, its exponents (slots, kv_heads, queries).
         key, value: (tokens, kv_heads, dim) aligned, their exponent fields (tokens, kv_heads).
-        visible: (slots,) number of leading tokens each slot sees.
+        visible: (slots,) number of leading tokens each slot sees, but for the first ``behind`` (slots,) of them.
 
     Returns:
         (slots, kv_heads, queries, dim) float32.
@@ -35,7 +36,8 @@ def attend(
     exact = query @ key.transpose(1, 2, 0)  # (slots, kv_heads, queries, tokens)
     exponent = query_exponent[..., None] - align.ALIGNED_BIAS + (key_exponent.T - KV_BIAS)[None, :, None, :]
     score = fp32.narrow(np.ldexp(exact, exponent))
-    seen = np.arange(len(key)) < visible[:, None]  # (slots, tokens)
+    token = np.arange(len(key))
+    seen = (token < visible[:, None]) & (token >= np.reshape(behind, (-1, 1)))  # (slots, tokens)
     hidden = None if seen.all() else ~seen[:, None, None, :]
     shown = score if hidden is None else np.where(hidden, np.float32(-np.inf), score)
     maximum = shown.max(-1, keepdims=True)

@@ -59,7 +59,9 @@ def attend(s: State, f: Fields) -> None:
         return
     heads, group, dim = c[Config.KV_HEADS], c[Config.QUERY_GROUP], c[Config.HEAD_DIM]
     visible = s.walk.position + slots + 1
-    number = pool.map[s.walk.layer, : visible[-1]]
+    behind = np.maximum(visible - s.window, 0) if s.window else np.zeros_like(visible)
+    first = int(behind[0])
+    number = pool.map[s.walk.layer, first : visible[-1]]
     fields = pool.fields[number]
     mixed = attention(
         s.query.mantissas[slots].reshape(len(slots), heads, group, dim),
@@ -68,7 +70,8 @@ def attend(s: State, f: Fields) -> None:
         fields[..., 0],
         pool.values[number],
         fields[..., 1],
-        visible,
+        visible - first,
+        behind - first,
     )
     where = s.vectors(f["dst"], f["stride"], slots, heads * group * dim)
     s.buffer[where] = mixed.reshape(len(slots), -1)

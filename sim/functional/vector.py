@@ -8,7 +8,7 @@ from sim.functional.state import State
 from sim.walk import Fields
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
-from skipopu.layout import ROUTER_RECORD, router_record
+from skipopu.layout import ROUTER_RECORD, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
 from skipopu.policy import Decision
@@ -43,7 +43,9 @@ def align(s: State, f: Fields) -> None:
 def route(s: State, f: Fields) -> None:
     slots, walk = s.slots(f), s.walk
     where = s.vectors(f["src"], f["stride"], slots, 4)
-    bias, policies = router_record(s.read(0, s.address(f), ROUTER_RECORD.size), 0)
+    record = s.read(0, s.address(f), ROUTER_RECORD.size)
+    bias, policies = router_record(record, 0)
+    s.window = router_windows(record, 0)[0] if s.machine.window else 0
     sums = s.buffer[where].reshape(-1, 2, 2)
     z = fp32.add(fp32.add(sums[..., 0], sums[..., 1]), bias)
     traced = np.zeros(walk.count, np.uint8)

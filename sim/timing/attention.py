@@ -39,7 +39,7 @@ def quiet(s: State) -> int:
 def missing(s: State) -> bool:
     """Whether more has to be fetched ahead of the present layer than there was room for ahead of the one before."""
     walk = s.walk
-    return s.history.missing(walk.layer, walk.position, walk.config[Config.HISTORY]) > s.room
+    return s.history.missing(walk.layer, walk.position, walk.config[Config.HISTORY], s.first(walk.layer)) > s.room
 
 
 def fetch_ahead(s: State, since: int) -> NDArray[np.int64]:
@@ -48,7 +48,7 @@ def fetch_ahead(s: State, since: int) -> NDArray[np.int64]:
     time = int((last.route_done + REQUEST + s.costs.read - since) * s.machine.memory.rate)
     beats = np.maximum(time - undecided(s, 0), 0)
     s.room = int(beats[0])
-    begun, coming = s.history.fetch_ahead(walk.layer, walk.position, walk.config[Config.HISTORY], beats)
+    begun, coming = s.history.fetch_ahead(walk.layer, walk.position, walk.config[Config.HISTORY], beats, s.first(walk.layer))
     s.counters["READ_BEATS"] += begun
     s.counters["AHEAD_BEATS"] += begun
     return coming
@@ -62,18 +62,19 @@ def read_history(s: State, listed: list[int], coming: NDArray[np.int64]) -> Atte
     if not listed:
         return None
     walk, entry, ports = s.walk, s.entry, s.machine.ports
-    last = walk.position + listed[-1] + 1
-    hits, misses = s.history.attend(walk.layer, last, walk.config[Config.HISTORY])
+    first, last = s.first(walk.layer), walk.position + listed[-1] + 1
+    tokens = last - first
+    hits, misses = s.history.attend(walk.layer, last, walk.config[Config.HISTORY], first)
     key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
     key_hits, value_hits = hits.sum(1).tolist()
     kept = key_hits * key_run + value_hits * value_run
-    s.counters["READ_BEATS"] += last * entry.beats - kept
+    s.counters["READ_BEATS"] += tokens * entry.beats - kept
     s.counters["HISTORY_BEATS"] += kept
     keys = misses[0] * key_run + coming
     if s.late(s.kvwrites):
         keys[port_of(last - 1, ports)] += s.costs.kvwrite_bus(entry)
-    fewest = int(hits[0].min()) if last >= ports else 0
-    key = (tuple(listed), -(-last // ports), min(last, ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
+    fewest = int(hits[0].min()) if tokens >= ports else 0
+    key = (tuple(listed), -(-tokens // ports), min(tokens, ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
     if key not in s.parts:
         queries, dim = walk.config[Config.QUERY_GROUP], walk.config[Config.HEAD_DIM]
         s.parts[key] = s.costs.attend(*key, entry, queries, dim, s.serial)

@@ -38,35 +38,43 @@ class History:
         self.token = np.arange(rounds * ports).reshape(rounds, 1, ports)
         self.runs = np.array([[entry.key_beats], [entry.beats - entry.key_beats]])
 
-    def attend(self, layer: int, tokens: int, slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(hits, misses), each (2, ports), when the first ``tokens`` are read with ``slots`` per port; what is read is kept."""
+    def attend(self, layer: int, tokens: int, slots: int, first: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(hits, misses), each (2, ports), when tokens ``first`` to ``tokens`` - 1 are read; what is read is kept.
+
+        ``slots`` rounds of the ports have a place in the buffer.
+        """
         ports = self.ports
-        rounds = min(-(-tokens // ports), slots)
-        held, valid, there = self.held[:rounds], self.valid[layer, :rounds], self.token[:rounds] < tokens
+        part = slice(first // ports, min(-(-tokens // ports), slots))
+        held, valid = self.held[part], self.valid[layer, part]
+        there = (self.token[part] >= first) & (self.token[part] < tokens)
         hits = ((held == valid) & there).sum(0)
         np.copyto(held, valid, where=there)
-        return hits, (tokens + ports - 1 - self.token[0]) // ports - hits
+        before, read = ((end + ports - 1 - self.token[0]) // ports for end in (first, tokens))
+        return hits, read - before - hits
 
-    def missing(self, layer: int, tokens: int, slots: int) -> int:
+    def missing(self, layer: int, tokens: int, slots: int, first: int = 0) -> int:
         """Beats that the first port has to fetch ahead of ``layer``, if there is time."""
-        last = min(-(-tokens // self.ports), slots)
-        missing = self.held[:last:AHEAD_STEP, :, 0] != self.valid[layer, :last:AHEAD_STEP, :, 0]
+        part = slice(first // self.ports, min(-(-tokens // self.ports), slots) if first < tokens else 0, AHEAD_STEP)
+        missing = self.held[part, :, 0] != self.valid[layer, part, :, 0]
         return int(missing.sum(0) @ self.runs[:, 0])
 
-    def fetch_ahead(self, layer: int, tokens: int, slots: int, beats: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-        """Keeps what ``layer`` will read of the first ``tokens``, while each port has time for ``beats`` (ports,).
+    def fetch_ahead(
+        self, layer: int, tokens: int, slots: int, beats: NDArray[np.int64], first: int = 0
+    ) -> tuple[int, NDArray[np.int64]]:
+        """Keeps what ``layer`` will read from ``first``'s round on, below ``tokens``, while each port has time for ``beats`` (ports,).
 
         Returns (beats of all that was begun, (ports,) of those the beats that are still to come). Ports are asked in turn, in every
         AHEAD_STEPth round, for values behind keys, and each takes two halves of entries ahead of its reads: one that has nothing to
         read runs ahead of the others by no more.
         """
-        longest = int(beats.max())
-        last = min(-(-tokens // self.ports), slots, AHEAD_STEP * (4 + 2 * longest // int(self.runs.sum())))
-        rounds = -(-last // AHEAD_STEP)
+        longest, start = int(beats.max()), first // self.ports
+        last = min(-(-tokens // self.ports), slots, start + AHEAD_STEP * (4 + 2 * longest // int(self.runs.sum())))
+        rounds = -(-(last - start) // AHEAD_STEP) if first < tokens else 0
         if rounds <= 0 or longest <= 0:
             return 0, np.zeros(self.ports, np.int64)
-        held, valid = self.held[:last:AHEAD_STEP], self.valid[layer, :last:AHEAD_STEP]
-        missing = (held != valid) & (self.token[:last:AHEAD_STEP] < tokens)
+        part = slice(start, last, AHEAD_STEP)
+        held, valid = self.held[part], self.valid[layer, part]
+        missing = (held != valid) & (self.token[part] < tokens)
         cost = (missing * self.runs).reshape(2 * rounds, self.ports)  # halves of rounds in their order
         before = cost.cumsum(0) - cost
         cost[before >= beats] = 0

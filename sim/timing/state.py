@@ -15,7 +15,7 @@ from sim.timing.times import Times
 from sim.walk import Fields, Walk
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
-from skipopu.layout import KvEntry, port_of, round_up, router_record
+from skipopu.layout import KvEntry, port_of, round_up, router_record, router_windows
 from skipopu.policy import ROUTER, WHOLE_RUN, SkipPolicy, under
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
@@ -99,6 +99,14 @@ class State:
             return ROUTER, ROUTER
         address, stride = self.program.router_record
         return router_record(self.program.memory[0], address + layer * stride)[1]
+
+    def first(self, layer: int) -> int:
+        """The first token that the chunk's queries see in ``layer``."""
+        window = self.program.model.window(layer, self.program.context)
+        if self.program.memory and self.machine.window:
+            address, stride = self.program.router_record
+            window = router_windows(self.program.memory[0], address + layer * stride)[0]
+        return max(0, self.walk.position + 1 - window) if window else 0
 
     def span(self, track: str, start: int, end: int) -> None:
         """Keeps a bar of the timeline for the present instruction when one is wanted."""

@@ -32,7 +32,7 @@ def embed(s: State, f: Fields, slots: int, start: int) -> int:
     cycles = costs.embed(slots, f["elements"], f["row"], half)
     busy = costs.embed_busy(slots, f["elements"], half)
     # The first layer's entries are fetched ahead meanwhile.
-    ahead = s.history.missing(0, s.walk.position, config[Config.HISTORY]) if s.prefetch else 0
+    ahead = s.history.missing(0, s.walk.position, config[Config.HISTORY], s.first(0)) if s.prefetch else 0
     reads = min(3 * slots, ahead // max(1, int(costs.read * machine.memory.rate)))
     # The first row waits for the weights that are asked for behind the first token.
     behind = 0 if s.on_demand else min(int(undecided(s, 0)[0]), costs.in_flight) / machine.memory.rate

@@ -54,6 +54,7 @@ class Machine:
         adjust: the unit that executes ADJUST exists, and what comes with it (Activation.GELU_TANH).
         burst: longest AXI read burst, beats.
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
+        window: a layer's queries may see their last tokens only; the others' entries are not read.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
@@ -82,6 +83,7 @@ class Machine:
     adjust: bool = False
     burst: int = 16
     write_burst: int = 0
+    window: bool = False
     multiplier: str = "27x18"
     instructions: int = 64
     memory_bytes: int = 0
@@ -229,9 +231,7 @@ class Machine:
         data = dataclasses.asdict(self)
         for name in ("name", "clock_mhz", "memory", "memory_bytes", "trace_records"):
             del data[name]
-        if not self.adjust:
-            del data["adjust"]
-        return data
+        return {name: value for name, value in data.items() if value is not False}  # a unit that is not there leaves no trace
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skipopu.accept import one_of
 from skipopu.errors import ProgramError
-from skipopu.layout import pack_router_record, router_record
+from skipopu.layout import pack_router_record, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.policy import TRACE, WHOLE_RUN, under
 from skipopu.program.program import Program, address_units
@@ -93,6 +93,6 @@ class Run:
             for layer in range(program.model.num_layers):
                 address = first + layer * stride
                 bias, _ = router_record(memory[0], address)
-                record = pack_router_record(bias.tolist(), under(program.kv, policy, layer))
+                record = pack_router_record(bias.tolist(), under(program.kv, policy, layer), router_windows(memory[0], address))
                 memory[0][address : address + len(record)] = record
         return memory

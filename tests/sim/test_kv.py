@@ -59,9 +59,10 @@ def test_history_of_the_timing_engine(seed: int, slots: int) -> None:
     history, held = History(program, routing, ENTRY), {}
     for _ in range(12):
         layer, tokens = int(rng.integers(LAYERS)), int(rng.integers(1, CONTEXT))
-        hits, misses = history.attend(layer, tokens, slots)
+        first = int(rng.integers(tokens)) if rng.random() < 0.5 else 0
+        hits, misses = history.attend(layer, tokens, slots, first)
         expected = np.zeros((2, 3), int)
-        for t in range(tokens):
+        for t in range(first, tokens):
             last = max(k for k in range(layer + 1) if routing[k, 0, t])
             expected[int(held.get(t) != last), t % 3] += 1
             if t // 3 < slots:
@@ -78,12 +79,13 @@ def test_filled_ahead(seed: int, slots: int, most: int) -> None:
     layer, tokens, beats = int(rng.integers(LAYERS)), int(rng.integers(1, CONTEXT)), rng.integers(0, most + 1, 3)
     for each in (history, fresh):
         each.attend(max(layer - 1, 0), 1 + seed % (CONTEXT - 1), slots)
-    begun, coming = history.fetch_ahead(layer, tokens, slots, beats)
+    first = int(rng.integers(tokens)) // 3 * 3 if rng.random() < 0.5 else 0
+    begun, coming = history.fetch_ahead(layer, tokens, slots, beats, first)
     # A port begins what it has time for, and at most finishes it late.
     assert (coming <= np.where(beats > 0, ENTRY.key_beats - 1, 0)).all()
     assert begun <= (beats + coming).sum()
-    hits, misses = history.attend(layer, tokens, slots)
-    hits_before, misses_before = fresh.attend(layer, tokens, slots)
+    hits, misses = history.attend(layer, tokens, slots, first)
+    hits_before, misses_before = fresh.attend(layer, tokens, slots, first)
     assert ((hits - hits_before) * history.runs).sum() == begun == ((misses_before - misses) * history.runs).sum()
 
 

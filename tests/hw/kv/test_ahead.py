@@ -20,10 +20,11 @@ def test_slots_that_come_in_rising_order() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         nonlocal early, late
-        for _ in range(15):  # layers, of which the next may begin while this one's entries are on their way
+        for _ in range(40):  # layers, of which the next may begin while this one's entries are on their way
             coming: deque[tuple[int, int]] = deque()
-            layers = [[(slot, values) for slot in range(SLOTS) for values in (0, 1)] for _ in range(int(rng.integers(1, 3)))]
-            asked = [half[: int(rng.integers(2, 2 * SLOTS))] for half in layers]
+            starts = rng.integers(0, 3, int(rng.integers(1, 3)))  # of the layers' windows
+            layers = [[(slot, values) for slot in range(first, SLOTS) for values in (0, 1)] for first in starts]
+            asked = [half[: int(rng.choice((2, rng.integers(2, 2 * SLOTS))))] for half in layers]
             queue = deque(half for layer in asked for half in layer)
             pending: tuple[int, int] | None = None
             while queue or coming or pending:

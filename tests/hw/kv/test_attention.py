@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,11 +85,24 @@ class Bench:
             ctx.set(loader.beats.payload, self.fifo[port][0] if self.fifo[port] else 0)
 
 
-@pytest.mark.parametrize(("target", "stalls"), [("mono", False), ("tiny", True)])
-def test_against_the_functional_engine(target: str, stalls: bool) -> None:
-    machine = Machine.load(target)
+@pytest.mark.parametrize(
+    ("target", "stalls", "position", "window", "changes"),
+    [
+        ("mono", False, 3, 0, {}),
+        ("tiny", True, 3, 0, {}),
+        ("tiny", True, 16, 8, {}),
+        ("tiny", False, 13, 3, {}),
+        ("tiny", False, 5, 12, {"ports": 3}),
+        ("tiny", True, 14, 1, {"ports": 3}),
+        ("tiny", True, 9, 4, {"tokens": 1}),
+        ("tiny", False, 3, 0, {"query_group": 16}),
+    ],
+)
+def test_against_the_functional_engine(target: str, stalls: bool, position: int, window: int, changes: dict[str, Any]) -> None:
+    machine = dataclasses.replace(Machine.load(target), **changes)
     dut, rng = Attention(machine), np.random.default_rng(0)
-    unit, heads, group, dim, position = dut.unit, 2, 1 + (not stalls), machine.kv_lanes + machine.vector_lanes, 3
+    unit, heads, dim = dut.unit, 2, machine.kv_lanes + machine.vector_lanes
+    group = changes.get("query_group", 1 + (not stalls))
     bench, entry = Bench(machine, unit, stalls), KvEntry(heads, dim, machine)
     tokens = position + machine.tokens
     slots = np.array([s for s in range(machine.tokens) if s != 1])
@@ -116,6 +131,7 @@ def test_against_the_functional_engine(target: str, stalls: bool) -> None:
         aligned[1],
         fields[..., 1],
         position + slots + 1,
+        np.maximum(position + slots + 1 - window, 0) if window else 0,
     ).reshape(len(slots), -1)
     stride = buffer_stride(heads * group * dim) // BUFFER_UNIT
 
@@ -156,6 +172,7 @@ def test_against_the_functional_engine(target: str, stalls: bool) -> None:
             "mask": sum(1 << int(s) for s in slots),
             "position": position,
             "map_row": MAP_ROW,
+            **({"window": window} if machine.window else {}),
         }
         ctx.set(unit.instruction, issue)
         for again in range(2 if machine.history else 1):  # the second time the history buffer holds what it can
@@ -176,7 +193,8 @@ def test_against_the_functional_engine(target: str, stalls: bool) -> None:
                 seen[row] = [bench.words.pop(first + k) for k in range(seen.shape[1])]
             assert not bench.words
             assert (seen == fp32.bits(expected)).all()
-            assert bench.hits == (tokens * entry.beats if again else 0)
+            read = tokens - (max(0, position + 1 - window) if window else 0)
+            assert bench.hits == (read * entry.beats if again else 0)
             assert not ctx.get(unit.saturated)
 
     simulate(dut, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,21 +15,21 @@ from skipopu.layout import KvEntry
 from skipopu.machine.config import AHEAD_STEP, Machine
 from tests.hw.kv.support import set_heads, simulate
 
-MACHINE = Machine.load("trio")
+MACHINE = dataclasses.replace(Machine.load("trio"), window=True)
 PORTS, ENTRY = MACHINE.ports, KvEntry(2, 8, MACHINE)
 ENTRY_WORDS, HISTORY, ROW = 5, 4, 100
 KV_WORDS = ENTRY.kv_heads * ENTRY.head_beats
 PLACES = np.random.default_rng(1).integers(0, 1 << 20, MACHINE.map_entries)
 
 
-def wanted(token: int, values: int, ahead: int) -> dict[str, Any]:
+def wanted(token: int, values: int, ahead: int, first: int) -> dict[str, Any]:
     slot = token // PORTS
     return {
         "port": token % PORTS,
         "place": PLACES[ROW + token],
         "token": token,
         # Nothing is scored ahead.
-        "score": slot * ENTRY_WORDS if not ahead else None,
+        "score": (slot - first // PORTS) * ENTRY_WORDS if not ahead else None,
         "slot": slot % (1 << 3) if slot < HISTORY else None,
         "base": slot * 2 * KV_WORDS if slot < HISTORY else None,
         "values": values,
@@ -37,9 +38,9 @@ def wanted(token: int, values: int, ahead: int) -> dict[str, Any]:
     }
 
 
-def ahead_of(known: int) -> Iterator[tuple[int, int]]:
-    """(token, values) in rounds with steps between them, as far as entries are kept."""
-    for start in range(0, min(known, HISTORY * PORTS), AHEAD_STEP * PORTS):
+def ahead_of(known: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """(token, values) in rounds with steps between them, from ``first``'s on, as far as entries are kept."""
+    for start in range(first // PORTS * PORTS, min(known, HISTORY * PORTS), AHEAD_STEP * PORTS):
         for values in (0, 1):
             for token in range(start, min(start + PORTS, known)):
                 yield token, values
@@ -59,7 +60,7 @@ class Bench:
         ctx.set(self.dut.map.data, {"place": int(PLACES[address])})
         ctx.set(self.dut.taken, 0)
 
-    async def expect(self, ctx: SimulatorContext, token: int, values: int, ahead: int) -> int:
+    async def expect(self, ctx: SimulatorContext, token: int, values: int, ahead: int, first: int = 0) -> int:
         """The next entry is this one; returns the cycle in which it was taken."""
         dut = self.dut
         for _ in range(60):
@@ -77,7 +78,7 @@ class Bench:
                     "values": half.values,
                     **{name: entry.entry[name] for name in ("token", "score", "kept", "ahead")},
                 }
-                expected = wanted(token, values, ahead)
+                expected = wanted(token, values, ahead, first)
                 assert seen == {name: seen[name] if value is None else value for name, value in expected.items()}
                 if take:
                     await self.tick(ctx)
@@ -106,8 +107,12 @@ def test_keys_then_values(stalls: bool, serial: bool) -> None:
     async def run(ctx: SimulatorContext) -> None:
         await prepare(ctx, dut)
         ctx.set(dut.serial, serial)
-        for last in (6, 0, 7):
-            ctx.set(dut.last, last)
+        for last, window in ((6, 0), (0, 0), (7, 0), (7, 3), (20, 6), (20, 30), (9, 1)):
+            first = max(0, last + 1 - window) if window else 0
+            for port, value in ((dut.last, last), (dut.own, last), (dut.window, window)):
+                ctx.set(port, value)
+            for _ in range(3):
+                await bench.tick(ctx)
             ctx.set(dut.start, 1)
             await bench.tick(ctx)
             started = bench.cycle - 1
@@ -120,10 +125,10 @@ def test_keys_then_values(stalls: bool, serial: bool) -> None:
                         await bench.tick(ctx)
                     ctx.set(dut.phase.keys, 0)
                     ctx.set(dut.phase.values, 1)
-                for token in range(last + 1):
-                    taken = await bench.expect(ctx, token, values, 0)
+                for token in range(first, last + 1):
+                    taken = await bench.expect(ctx, token, values, 0, first)
                     if not stalls and not values:
-                        assert taken == started + 2 + token
+                        assert taken == started + 2 + token - first
                 assert ctx.get(dut.keys_requested)
                 assert ctx.get(dut.values_requested) == values
             ctx.set(dut.phase.keys, 0)
@@ -158,14 +163,18 @@ def test_own_entries_wait_until_they_are_written() -> None:
     simulate(dut, run)
 
 
-@pytest.mark.parametrize("known", [1, 5, 30])
-def test_ahead_of_an_instruction(known: int) -> None:
+@pytest.mark.parametrize(("known", "window"), [(1, 0), (5, 0), (30, 0), (11, 6), (7, 40), (11, 2), (30, 9)])
+def test_ahead_of_an_instruction(known: int, window: int) -> None:
     dut = MapWalk(MACHINE)
     bench = Bench(dut, True)
 
     async def run(ctx: SimulatorContext) -> None:
         await prepare(ctx, dut)
+        first = max(0, known + 1 - window) if window else 0
         ctx.set(dut.layer.known, known)
+        ctx.set(dut.layer.next_window, window)
+        for _ in range(3):
+            await bench.tick(ctx)
         ctx.set(dut.layer.row_start, 1)
         await bench.tick(ctx)
         ctx.set(dut.layer.row_start, 0)
@@ -174,13 +183,24 @@ def test_ahead_of_an_instruction(known: int) -> None:
             assert not ctx.get(dut.ahead)
             await bench.tick(ctx)
         ctx.set(dut.layer.may_prefetch, 1)
-        for token, values in ahead_of(known):
+        ctx.set(dut.layer.next_window, 1)  # another layer's: it was asked for with row_start
+        for token, values in ahead_of(known, first):
             await bench.expect(ctx, token, values, 1)
         for _ in range(8):
             assert not ctx.get(dut.asking)
             await bench.tick(ctx)
         assert not ctx.get(dut.ahead)
+        # Nothing is known that the one query of a window sees.
+        ctx.set(dut.layer.row_start, 1)
+        await bench.tick(ctx)
+        ctx.set(dut.layer.row_start, 0)
+        for _ in range(8):
+            assert not ctx.get(dut.ahead)
+            await bench.tick(ctx)
         # The instruction comes while the walk goes on.
+        ctx.set(dut.layer.next_window, 0)
+        for _ in range(3):
+            await bench.tick(ctx)
         ctx.set(dut.layer.row_start, 1)
         await bench.tick(ctx)
         ctx.set(dut.layer.row_start, 0)

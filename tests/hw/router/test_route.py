@@ -27,6 +27,7 @@ POLICIES = [
     (policy.ROUTER, policy.TRACE),
     (UNKNOWN, policy.ALWAYS),
 ]
+WINDOW, NEXT_WINDOW = 0x123456, 0xABCDEF
 RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
 
 
@@ -39,7 +40,7 @@ def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None
     bias = source.standard_normal(2).astype(np.float32)
     mask = int(source.integers(1, 1 << count))
     memory = np.zeros(1024, np.uint8)
-    record = pack_router_record((float(bias[0]), float(bias[1])), policies)
+    record = pack_router_record((float(bias[0]), float(bias[1])), policies, (WINDOW, NEXT_WINDOW))
     memory[64 * RECORD : 64 * RECORD + len(record)] = record
     memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
 
@@ -81,6 +82,8 @@ def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None
         ctx.set(dut.active, 0)
         assert seen == digest
         assert [ctx.get(dut.routed.attention), ctx.get(dut.routed.ffn)] == expected
+        if machine.window:
+            assert [ctx.get(dut.window), ctx.get(dut.window_next)] == [WINDOW, NEXT_WINDOW]
 
     async def beside(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         """The buffer, and memory behind port 0's loader."""

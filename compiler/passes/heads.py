@@ -1,0 +1,56 @@
+"""Heads of whole words: zeros behind each head's elements, where a machine's vector unit takes more of them at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from compiler.emit import rope_tables
+from compiler.frontend.canonical import expected_shapes
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import F32, Tensors, rows_of
+from skipopu.isa.registers import Config
+from skipopu.layout import round_up
+from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
+
+WIDENED = tuple(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in ("weight", "bias"))
+
+
+def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
+    """The same model with ``machine``'s least head size that holds its heads; the checkpoint itself where that is its own.
+
+    Zeros of Q and K add nothing to a score, those of V meet zeros of O. The rotary tables' pairs and the scale of scores stay. Norms of
+    heads, whose means would count the zeros, keep their size.
+    """
+    config, least = checkpoint.config, ranges(machine)[Config.HEAD_DIM].least
+    size = round_up(max(config.head_dim, least), ranges(machine)[Config.HEAD_DIM].step)
+    if size == config.head_dim or config.qk_norm:
+        return checkpoint
+    scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+    wider = dataclasses.replace(config, head_dim=size, rope=rope_tables(config), attention_scale=scale)
+    shapes = expected_shapes(wider)
+    if checkpoint.outline:
+        return dataclasses.replace(
+            checkpoint, config=wider, tensors={name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+        )
+    head = config.head_dim
+
+    def read(name: str, rows: slice) -> F32:
+        own = rows_of(checkpoint.tensors, name)
+        if name.endswith(WIDENED):
+            number, element = np.divmod(np.arange(shapes[name][0])[rows], size)
+            result = np.zeros((len(number), *shapes[name][1:]), np.float32)
+            if (there := element < head).any():
+                source = (number * head + element)[there]
+                result[there] = own[source[0] : source[-1] + 1]
+            return result
+        part = own[rows]
+        if not name.endswith("self_attn.o_proj.weight"):
+            return part
+        result = np.zeros((len(part), config.num_heads, size), np.float32)
+        result[..., :head] = part.reshape(len(part), -1, head)
+        return result.reshape(len(part), -1)
+
+    return dataclasses.replace(checkpoint, config=wider, tensors=Tensors(shapes, read))
