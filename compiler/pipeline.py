@@ -25,6 +25,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
+from skipopu.text import carried
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
 WEIGHT_FORMATS = tuple(BY_NAME)
@@ -103,6 +104,8 @@ def compile_checkpoint(
     plan_memory(graph, machine, config, context, logits, group, plan)
     program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots)
     program.source["warnings"] = warnings
+    if not checkpoint.outline and (files := carried(checkpoint.directory)):
+        program.source["text"] = files
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

@@ -135,6 +135,6 @@ def main(args: argparse.Namespace) -> int:
     out.print(check_table(program, result))
     say_outcome(result)
     if args.json:
-        outputs = outputs_of(program, result.functional.tokens, result.functional.saturated)
+        outputs = outputs_of(program, options.prompt, result.functional.tokens, result.functional.saturated)
         write_json(args.json, "check", inputs_of(args, program, options), records_of(program, result), outputs)
     return 0 if result.ok else 1
