@@ -132,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
             Record("executed_share", found.executed_share, "ratio", "simulated", source, **keys),
             Record("wall_s", round(seconds, 2), "s", "measured", source, **keys),
         ]
-        inputs = inputs_of(args, program)
+        inputs = inputs_of(args, program) | ({} if passage.sizes is None else {"bytes": int(passage.sizes.sum())})
         if args.tokens is not None:
             del inputs["text"]
         outputs = {"predicted_tokens": found.tokens, "predicted_bytes": found.bytes, "saturated": overflow}
