@@ -183,7 +183,7 @@ class Vocabulary:
                     f" {'none' if known is None else known}"
                 )
         self.template = files.get(TEMPLATE, self._default(config.get("chat_template")))
-        # As in transformers: a flag that is set, to whatever, replaces what tokenizer.json puts around a text.
+        # A flag that is set, to whatever, replaces what tokenizer.json puts around a text, as in transformers' LlamaTokenizerFast.
         flags = {end: config.get(f"add_{end}_token") for end in ("bos", "eos")}
         self.around: list[list[int]] | None = None
         if any(isinstance(flag, bool) for flag in flags.values()):

@@ -86,8 +86,10 @@ def test_streams_of_broken_bytes_end(kind: str, tmp_path: Path) -> None:
     euro = known.encode("€")[-3:]
     stream = Stream(known)
     shown = "".join(stream.add([number]) for number in (*euro, euro[1], *euro, euro[0]))
-    assert shown == "€\ufffd€"
-    assert stream.end() == "\ufffd"
+    if kind == "llama_like":  # a run of bytes is a text or it is none
+        assert (shown, stream.end()) == ("€", "\ufffd" * 5)
+    else:
+        assert (shown, stream.end()) == ("€\ufffd€", "\ufffd")
 
 
 def test_spaces_between_words_survive_where_decoders_drop_the_first(tmp_path: Path) -> None:
@@ -123,15 +125,19 @@ def test_the_same_ids_as_transformers(tmp_path: Path) -> None:
         "eos_token": "<|end|>",
         "chat_template": template,
     }
-    for number, changes in enumerate(({}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True})):
-        directory = tmp_path / str(number)
+    for kind, make in KINDS.items():
+        directory = tmp_path / kind
         directory.mkdir()
-        known = text(directory, byte_level(), config | changes)
+        if kind == "llama_like":
+            config |= {"bos_token": "<s>", "eos_token": "</s>"}
+        known = text(directory, make(), config)
+        (directory / "config.json").write_text('{"model_type": "llama"}')
         theirs = AutoTokenizer.from_pretrained(directory)
         assert known.encode(SAMPLE) == tuple(theirs(SAMPLE)["input_ids"])
-        said = theirs.apply_chat_template([{"role": "user", "content": " abc "}], add_generation_prompt=True, tokenize=False)
-        assert known.decode(known.chat(" abc ")) == said.replace("<|begin|>", "") == "[user] abc\n>"
-        assert known.chat(" abc ").count(259) == 1
+        asked = [{"role": "user", "content": " abc "}]
+        said = theirs.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        assert known.chat(" abc ") == tuple(theirs(said, add_special_tokens=False)["input_ids"])
+        assert known.decode(known.chat(" abc ")) == "[user] abc\n>"
 
 
 def test_chat_templates(tmp_path: Path) -> None:
