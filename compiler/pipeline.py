@@ -28,6 +28,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
+from skipopu.text import carried
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
 WEIGHT_FORMATS = tuple(BY_NAME)
@@ -109,6 +110,8 @@ def compile_checkpoint(
     warnings = [] if checkpoint.outline else examine(examined, checkpoint, BY_NAME[weights], follow)
     program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots, follow)
     program.source["warnings"] = warnings
+    if not checkpoint.outline and (files := carried(checkpoint.directory)):
+        program.source["text"] = files
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

@@ -14,36 +14,31 @@ from sim import engines
 from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
 from skipopu.errors import ProgramError, not_known
-from skipopu.model_config import TOKENIZERS
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
+from skipopu.text import NoText
 
 Prompt = str | bytes | Sequence[int]
 Skip = float | str | Path | None
 Trace = NDArray[np.bool_] | Path | str | None
 
 
-def text_ids(program: Program, text: str | bytes, instead: str = "give token ids instead, with --tokens") -> tuple[int, ...]:
-    """Token ids of a byte-level model's text: its bytes, whatever they are.
+def text_ids(
+    program: Program, text: str | bytes, instead: str = "give token ids instead, with --tokens", chat: bool = False
+) -> tuple[int, ...]:
+    """Token ids of a model's text, by its tokenizer or byte by byte; ``chat`` puts it into the checkpoint's template.
 
     Raises:
-        ProgramError: the ids of the model are not bytes.
+        ProgramError: the model takes no text, or not this one.
     """
-    if not program.model.byte_level:
-        raise ProgramError(
-            f"model {program.source['checkpoint']} does not take text: its config.json does not declare"
-            f' "byte_level": true, or a tokenizer ({TOKENIZERS[0]}, ...) lies beside it; {instead}'
-        )
-    if isinstance(text, bytes):
-        return tuple(text)
     try:
-        return tuple(text.encode(errors="surrogateescape"))
-    except UnicodeEncodeError as error:
-        raise ProgramError(f"the prompt {text!r} is no text ({error.reason})") from None
+        return program.text.chat(text) if chat and isinstance(text, str) else program.text.encode(text)
+    except NoText as error:
+        raise NoText(f"{error}; {instead}") from None
 
 
 def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
-    """Token ids of a prompt: of text or bytes for a byte-level model, or the ids themselves.
+    """Token ids of a prompt: of text or bytes, or the ids themselves.
 
     Raises:
         ProgramError: the program has no weights, the model takes no text, or ``prompt`` is only a number of tokens.

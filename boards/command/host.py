@@ -14,7 +14,7 @@ from boards.host.device import Device
 from boards.host.line import Line, LinkError
 from boards.host.transport import SerialTransport, Transport
 from sim.command.common import (
-    Text,
+    Typed,
     add_model_arguments,
     add_run_arguments,
     console,
@@ -105,12 +105,12 @@ def load(device: Device, program: Program) -> None:
 
 def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Counted, list[Record], bool]:
     """One prompt: its result, its figures, whether the functional engine agrees."""
-    text = Text(program)
+    text = Typed(program)
     text.prompt(options)
     begin = time.perf_counter()
     result = device.run(program, options, text, args.seconds)
     seconds = time.perf_counter() - begin
-    print()
+    text.end()
     cycles = result.counters["CYCLES"]
     rate = len(result.tokens) / (cycles / (program.machine.clock_mhz * 1e6)) if cycles else 0.0
     console.print(
@@ -142,8 +142,9 @@ def main(args: argparse.Namespace) -> int:
     if args.interactive:
         refuse(args, ["--prompt", "--tokens"], "has no effect: --interactive reads prompts from standard input")
     program = load_program(args)
+    prompt: tuple[int, ...] = ()
     if not args.interactive:
-        run_of(args, program)  # what cannot run is said before anything is loaded
+        prompt = run_of(args, program).prompt  # what cannot run is said before anything is loaded
     transport, serial_line = open_transport(args, program)
     records: list[Record] = []
     tokens: list[int] = []
@@ -180,5 +181,5 @@ def main(args: argparse.Namespace) -> int:
         if serial_line is not None:
             serial_line.line.port.close()
     if args.json:
-        write_json(args.json, "host", inputs_of(args, program), records, outputs_of(program, tokens, saturated))
+        write_json(args.json, "host", inputs_of(args, program), records, outputs_of(program, prompt, tokens, saturated))
     return code

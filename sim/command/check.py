@@ -21,6 +21,7 @@ from sim.command.common import (
     warn,
 )
 from sim.command.counters import counter_records
+from sim.result import Result
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 
@@ -31,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_run_arguments(parser, PROMPT, 16)
     parser.add_argument("--no-rtl", action="store_true", help="leave the RTL simulation out")
+
+
+def saturation(result: Result) -> str:
+    """What the table adds to an engine's result whose numbers left their range."""
+    return ", saturated" if result.saturated else ""
 
 
 def check_table(program: Program, result: Check) -> Table:
@@ -56,7 +62,8 @@ def check_table(program: Program, result: Check) -> Table:
         "",
         "",
     )
-    table.add_row("functional", f"{len(expected)} new", "", f"executed share {result.functional.executed_share:.3f}", "", "")
+    share = f"executed share {result.functional.executed_share:.3f}{saturation(result.functional)}"
+    table.add_row("functional", f"{len(expected)} new", "", share, "", "")
     counters = result.timing.counters
     error = result.cycle_error
     table.add_row(
@@ -73,7 +80,7 @@ def check_table(program: Program, result: Check) -> Table:
             "rtl",
             tokens(result.rtl.tokens),
             "functional",
-            f"{result.differing_bits} differing bits",
+            f"{result.differing_bits} differing bits{saturation(result.rtl)}",
             f"{counters['CYCLES']:,}",
             f"{counters['READ_BEATS'] * beat:,}",
         )
@@ -109,6 +116,12 @@ def records_of(program: Program, result: Check) -> list[Record]:
         Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
         *counter_records(program, result.timing.counters, "timing"),
     ]
+    engines: dict[str, Result | None] = {"reference": result.reference, "functional": result.functional, "rtl": result.rtl}
+    records += [
+        Record("saturated", int(seen.saturated), "bool", "simulated", source, engine=name, **keys)
+        for name, seen in engines.items()
+        if seen is not None
+    ]
     if result.rtl is not None:
         records += [
             Record("differing_bits", result.differing_bits, "bit", "simulated", source, engine="rtl", **keys),
@@ -135,6 +148,6 @@ def main(args: argparse.Namespace) -> int:
     out.print(check_table(program, result))
     say_outcome(result)
     if args.json:
-        outputs = outputs_of(program, result.functional.tokens, result.functional.saturated)
+        outputs = outputs_of(program, options.prompt, result.functional.tokens, result.functional.saturated)
         write_json(args.json, "check", inputs_of(args, program, options), records_of(program, result), outputs)
     return 0 if result.ok else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from skipopu.program.run import Run
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console as console
 from skipopu.terminal import out as out
+from skipopu.text import NoText, Stream, Text, continuation
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -47,8 +48,11 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", po
 
 def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int) -> None:
     asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--prompt", default=prompt, metavar="TEXT", help=f"prompt of a byte-level model; default {prompt!r}")
+    asked.add_argument("--prompt", default=prompt, metavar="TEXT", help=f"prompt as text; default {prompt!r}")
     asked.add_argument("--tokens", metavar="IDS", help="prompt as comma-separated token ids instead of text")
+    parser.add_argument(
+        "--chat", action="store_true", help="put the prompt into the checkpoint's chat template, as one user's message"
+    )
     parser.add_argument("--max-new", type=natural, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
     parser.add_argument(
         "--dial",
@@ -77,9 +81,10 @@ def load_program(args: argparse.Namespace, logits: bool = False, chunk: int | No
 
 
 def prompt_of(args: argparse.Namespace, program: Program) -> tuple[int, ...]:
-    """Token ids of the prompt: bytes for a byte-level model, else ``--tokens``."""
+    """Token ids of the prompt, of text or of ``--tokens``."""
     if args.tokens is None:
-        return asked.text_ids(program, args.prompt)
+        return asked.text_ids(program, args.prompt, chat=args.chat)
+    refuse(args, ["--chat"], "is of --prompt; token ids are taken as they are")
     try:
         return tuple(int(part) for part in args.tokens.split(","))
     except ValueError:
@@ -136,10 +141,23 @@ def inputs_of(args: argparse.Namespace, program: Program | None = None, options:
     return inputs
 
 
-def outputs_of(program: Program, tokens: list[int], saturated: bool) -> dict[str, Any]:
-    """Generated tokens, their text where they are bytes, and whether numbers saturated."""
-    text = {"text": bytes(tokens).decode(errors="replace")} if program.model.byte_level and max(tokens, default=0) < 256 else {}
-    return {"tokens": tokens, **text, "saturated": saturated}
+def text_if_known(program: Program) -> Text | None:
+    """A program's text; None where it has none, a warning if that is a fault of its tokenizer."""
+    try:
+        return program.text
+    except NoText:
+        return None
+    except ProgramError as error:
+        warn(f"no text: {error}")
+        return None
+
+
+def outputs_of(program: Program, prompt: Sequence[int], tokens: list[int], saturated: bool) -> dict[str, Any]:
+    """Generated tokens, their text behind the prompt where it is known, and whether numbers saturated."""
+    known = text_if_known(program)
+    if program.model.byte_level and max(tokens, default=0) > 255:
+        known = None
+    return {"tokens": tokens, **({"text": continuation(known, prompt, tokens)} if known else {}), "saturated": saturated}
 
 
 def warn(text: str) -> None:
@@ -156,21 +174,33 @@ class Phases(Watch):
         self.show(phase)
 
 
-class Text(Watch):
-    """Streams tokens of a byte-level model as text, of others as ids, of those whose ids are not known yet as dots."""
+class Typed(Watch):
+    """Streams tokens as text, of models without any as ids."""
 
     def __init__(self, program: Program) -> None:
-        self.byte_level = program.model.byte_level
+        self.byte_level = program.model.byte_level  # their bytes are written as they are
+        known = None if self.byte_level else text_if_known(program)
+        self.stream = None if known is None else Stream(known)
 
     def prompt(self, run: Run) -> None:
-        for token in run.prompt:
-            self.token(token)
+        self._write(run.prompt)
 
     def token(self, token: int | None) -> None:
-        if token is None:
-            sys.stdout.write(".")
-        elif self.byte_level and token < 256:
-            sys.stdout.buffer.write(bytes([token]))
+        if token is not None:
+            self._write([token])
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        print("" if self.stream is None else self.stream.end())
+
+    def _write(self, tokens: Sequence[int]) -> None:
+        if self.stream is not None:
+            sys.stdout.write(self.stream.add(tokens))
         else:
-            sys.stdout.write(f"{token} ")
+            for token in tokens:
+                if self.byte_level and token < 256:
+                    sys.stdout.buffer.write(bytes([token]))
+                else:
+                    sys.stdout.write(f"{token} ")
+                sys.stdout.flush()
         sys.stdout.flush()

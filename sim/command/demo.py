@@ -19,6 +19,7 @@ from skipopu.errors import CheckpointError
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import MODELS, path_or_shipped
+from skipopu.text import continuation
 
 SHIPPED = "pybyte-1m"
 PROMPT = "def read(self, size=-1):\n"
@@ -44,12 +45,12 @@ def main(args: argparse.Namespace) -> int:
         f"Compiled {args.model.name} for {program.machine.name}: {len(program.instructions)} instructions,"
         f" {len(program.memory[0]):,} bytes in each of {program.machine.ports} ports."
     )
-    prompt = text_ids(program, PROMPT, "the demo needs a byte-level model")
+    prompt = text_ids(program, PROMPT, "the demo needs text")
     start = time.perf_counter()
     sample = functional.run(program, Run(prompt, SAMPLE_TOKENS))
     rate = (len(sample.tokens) + len(prompt)) / (time.perf_counter() - start)
     out.rule(f"functional engine, {rate:.0f} tokens/s, {sample.executed_share:.0%} of modules executed")
-    print(PROMPT + bytes(sample.tokens).decode(errors="replace"), flush=True)
+    print(PROMPT + continuation(program.text, prompt, sample.tokens), flush=True)
     out.rule()
     options = Run(prompt, NEW_TOKENS)
     with console.status("check") as status:
@@ -100,5 +101,5 @@ def main(args: argparse.Namespace) -> int:
         )
     if args.json:
         records.append(Record("wall_s", round(seconds, 1), "s", "measured", "skipopu demo", target=program.machine.name))
-        write_json(args.json, "demo", inputs_of(args), records, outputs_of(program, sample.tokens, sample.saturated))
+        write_json(args.json, "demo", inputs_of(args), records, outputs_of(program, prompt, sample.tokens, sample.saturated))
     return 0 if result.ok else 1

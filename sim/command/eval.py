@@ -3,70 +3,138 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import re
 import time
+from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress
 
-from sim.asked import text_ids
-from sim.command.common import add_model_arguments, console, inputs_of, load_program, warn
-from sim.evaluation import CHUNK, evaluate
+from sim.command.common import add_model_arguments, console, inputs_of, is_compiled, load_program, warn
+from sim.evaluation import CHUNK, evaluate, windows_of
 from sim.result import SATURATED
+from skipopu.accept import shown
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
+from skipopu.model_config import ModelConfig
+from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
+from skipopu.text import NoText, Passage, carried, text_of
+
+IDS = "one or more token ids: a .npy of integers (n,), or text, a JSON list or numbers with spaces or commas between them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--text",
-        type=path_or_shipped,
-        default=HELD_OUT,
-        metavar="FILE",
-        help="text to predict, byte by byte; default the shipped sample",
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--text", type=path_or_shipped, default=HELD_OUT, metavar="FILE", help="text to predict; default the shipped sample"
+    )
+    given.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="token ids to predict instead: .npy, a JSON list, or numbers"
     )
     parser.add_argument("--engine", choices=("functional", "reference"), default="functional", help="default functional")
     parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="each window starts cold; default 256")
     parser.add_argument("--always", action="store_true", help="execute every module")
 
 
-def main(args: argparse.Namespace) -> int:
+def read_ids(path: Path, vocabulary: int) -> np.ndarray:
+    """Token ids (n,) of a file, int64.
+
+    Raises:
+        ProgramError: it holds something else, or an id that is not below ``vocabulary``.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".npy":
+            ids = np.load(path, allow_pickle=False)
+        elif (text := data.decode()).lstrip().startswith("["):
+            ids = np.array(json.loads(text))
+        else:
+            ids = np.array([int(part) for part in re.split(r"[\s,]+", text) if part])
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, OverflowError, EOFError, RecursionError) as error:
+        raise ProgramError(f"{path}: cannot be read ({' '.join(str(error).split())}); accepted: {IDS}") from None
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise ProgramError(f"{path}: it holds {ids.dtype} of shape {ids.shape}; accepted: {IDS}")
+    if (beyond := ids[(ids < 0) | (ids >= vocabulary)]).size:
+        raise ProgramError(
+            f"{path}: it holds {shown(int(beyond[0]))}; accepted: ids below the model's vocab_size, {vocabulary}"
+        )
+    return ids.astype(np.int64)
+
+
+def passage_of(args: argparse.Namespace, program: Program | None) -> Passage:
+    """What is to be predicted; looked at before anything is compiled."""
+    config = program.model if program is not None else ModelConfig.load(args.model)
+    if args.tokens is not None:
+        ids = read_ids(args.tokens, config.vocab_size)
+        return Passage(ids, np.ones(len(ids), np.int64) if config.byte_level and ids.max() < 256 else None)
     try:
         data = args.text.read_bytes()
     except OSError as error:
         raise ProgramError(f"{args.text}: cannot be read ({error.strerror})") from None
-    program = load_program(args, logits=True, chunk=CHUNK)
-    text_ids(program, "", "bits per byte need a byte-level model")
+    try:
+        text = program.text if program is not None else text_of(config, carried(args.model), args.model.name)
+        return text.passage(data)
+    except NoText as error:
+        raise NoText(f"{error}; give token ids instead, with --tokens") from None
+
+
+def main(args: argparse.Namespace) -> int:
+    program = load_program(args) if is_compiled(args.model) else None
+    passage = passage_of(args, program)
+    if program is None:
+        if args.context is None:
+            args.context = min(args.window, ModelConfig.load(args.model).max_positions)
+        with console.status("compiling"):
+            program = load_program(args, chunk=CHUNK)
+    window = min(args.window, program.context)
+    total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
     saturated: list[bool] = []
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"{args.engine} engine", total=len(data))
-        value, share = evaluate(
+        task = progress.add_task(f"{args.engine} engine", total=total)
+        found = evaluate(
             program,
-            data,
+            passage,
             args.engine,
-            min(args.window, program.context),
+            window,
             args.always,
             on_result=lambda result: saturated.append(result.saturated),
             say=lambda done: progress.update(task, completed=done),
         )
     seconds = time.perf_counter() - begin
+    bits = found.bits_per_byte
     print(
-        f"{value:.4f} bits per byte over {len(data)} bytes, executed share {share:.3f}, {args.engine} engine, kv {program.kv},"
-        f" {len(data) / seconds:.0f} tokens/s"
+        f"{found.nats_per_token:.4f} nats per token over {found.tokens} tokens, "
+        + (f"{bits:.4f} bits per byte over {found.bytes} bytes, " if bits is not None else "")
+        + f"executed share {found.executed_share:.3f}, {args.engine} engine, kv {program.kv}, {total / seconds:.0f} tokens/s"
     )
-    overflow = any(saturated) or not math.isfinite(value)
+    finite = math.isfinite(found.nats)
+    overflow = any(saturated) or not finite
     if overflow:
         warn(SATURATED)
     if args.json:
         keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
-        source = f"skipopu eval, {args.text.name}"
+        source = f"skipopu eval, {(args.tokens or args.text).name}"
         records = [
-            Record("bits_per_byte", value, "bit/byte", "simulated", source, **keys),
-            Record("executed_share", share, "ratio", "simulated", source, **keys),
+            Record("nats_per_token", found.nats_per_token if finite else None, "nat/token", "simulated", source, **keys),
+            *(
+                [Record("bits_per_byte", bits if finite else None, "bit/byte", "simulated", source, **keys)]
+                if bits is not None
+                else []
+            ),
+            Record("executed_share", found.executed_share, "ratio", "simulated", source, **keys),
             Record("wall_s", round(seconds, 2), "s", "measured", source, **keys),
         ]
-        write_json(args.json, "eval", inputs_of(args, program) | {"bytes": len(data)}, records, {"saturated": overflow})
-    return 0
+        inputs = inputs_of(args, program) | ({} if passage.sizes is None else {"bytes": int(passage.sizes.sum())})
+        if args.tokens is not None:
+            del inputs["text"]
+        outputs = {"predicted_tokens": found.tokens, "predicted_bytes": found.bytes, "saturated": overflow}
+        write_json(args.json, "eval", inputs, records, outputs)
+    return 0 if finite else 1

@@ -14,7 +14,7 @@ from compiler.command import SHAPE_HELP, compile_as
 from compiler.frontend.shapes import outline
 from sim.asked import run_without_weights
 from sim.command.common import (
-    Text,
+    Typed,
     add_model_arguments,
     add_run_arguments,
     check_routing,
@@ -26,6 +26,7 @@ from sim.command.common import (
     warn,
 )
 from sim.command.counters import counter_records, profile_table, tell_time
+from sim.engine import Watch
 from sim.engines import ENGINES, Known, engine, knows, options
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
@@ -68,13 +69,15 @@ def listed(names: Sequence[str], word: str) -> str:
     return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-class Bar(Text):
+class Bar(Watch):
     """How far a run is whose text comes in the end."""
 
-    def __init__(self, program: Program, progress: Progress, total: int) -> None:
-        super().__init__(program)
+    def __init__(self, progress: Progress, total: int) -> None:
         self.progress, self.total = progress, total
         self.task = progress.add_task("", total=None)
+
+    def token(self, token: int | None) -> None:
+        self.progress.update(self.task, advance=1, total=self.total)
 
     def positions(self, done: int) -> None:
         self.progress.update(self.task, completed=done, total=self.total)
@@ -115,16 +118,17 @@ def main(args: argparse.Namespace) -> int:
         chosen = replace(chosen, routed=routed)
     streams = knows(args.engine, "text")
     progress = Progress(console=console, transient=True)
-    watch = Text(program) if streams else Bar(program, progress, len(run.prompt) + run.max_new)
-    if streams:
+    watch = Typed(program) if streams else Bar(progress, len(run.prompt) + run.max_new)
+    if isinstance(watch, Typed):
         watch.prompt(run)
     begin = time.perf_counter()
     with nullcontext() if streams else progress:
         result = engine(args.engine).run(program, run, chosen, watch)
     seconds = result.seconds or time.perf_counter() - begin
-    print()
-    if args.engine == "rtl" and result.tokens:
-        print(outputs_of(program, result.tokens, result.saturated).get("text", result.tokens))
+    if isinstance(watch, Typed):
+        watch.end()
+    elif args.engine == "rtl" and result.tokens:
+        print(outputs_of(program, run.prompt, result.tokens, result.saturated).get("text", result.tokens))
     if args.save_trace is not None and result.routing is not None:
         save_trace(args.save_trace, result.routing)
     if args.shape is None:
@@ -147,6 +151,6 @@ def main(args: argparse.Namespace) -> int:
         inputs = inputs_of(args, program, run if args.shape is None else None)
         if args.shape is not None:
             inputs = {k: v for k, v in inputs.items() if k not in ("prompt", "dial")}
-        outputs = outputs_of(program, result.tokens, result.saturated) if args.shape is None else None
+        outputs = outputs_of(program, run.prompt, result.tokens, result.saturated) if args.shape is None else None
         write_json(args.json, "run", inputs, records, outputs)
     return 0

@@ -19,6 +19,7 @@ from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.run import Run
+from skipopu.text import NoText, carried, text_of
 
 SHAPE_SKIP = "0.25"  # of a shape for which nothing else is asked
 
@@ -33,22 +34,24 @@ def routers_decide(
     routers: Path | None,
     remark: Callable[[str], None],
 ) -> NDArray[np.bool_]:
-    """bool (layers, 2, prompt + new): what a byte-level checkpoint does on the first bytes of a text, by the functional engine."""
+    """bool (layers, 2, prompt + new): what a checkpoint does on the first tokens of a text, by the functional engine."""
     try:
-        data = text.read_bytes()[:prompt]
+        data = text.read_bytes()
     except OSError as error:
         raise ProgramError(
             f"{text}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
         ) from None
-    if len(data) < prompt:
-        raise ProgramError(f"{text} has {len(data)} bytes; --context {prompt}+{new} needs a prompt of {prompt}")
     checkpoint = load(model, routers)
-    if not checkpoint.config.byte_level:
-        raise ProgramError(f"{model}: not a byte-level model, so text says no tokens; use --skip or --skip-trace")
+    try:
+        ids = text_of(checkpoint.config, carried(model), model.name).encode(data)
+    except NoText as error:
+        raise NoText(f"{error}; use --skip or --skip-trace") from None
+    if len(ids) < prompt:
+        raise ProgramError(f"{text} has {len(ids)} tokens; --context {prompt}+{new} needs a prompt of {prompt}")
     group = min(128, max(machine.weight_lanes, 32))
     program = compile_checkpoint(checkpoint, machine, kv, context=prompt + new, group=group)
     remark("The checkpoint's routers decide (functional engine).")
-    result = functional.run(program, Run(tuple(data), new))
+    result = functional.run(program, Run(ids[:prompt], new))
     if len(result.tokens) < new:
         remark(f"The model ended its text after {len(result.tokens)} tokens; the rest is routed like its last token.")
     missing = prompt + new - result.routing.shape[2]

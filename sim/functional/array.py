@@ -15,6 +15,8 @@ from skipopu.numerics.adjust import rotate
 from skipopu.numerics.formats import BY_CODE
 from skipopu.numerics.signature import index
 
+AT_ONCE = 1 << 24  # partial sums held at a time, float64
+
 
 def matmul(s: State, f: Fields) -> None:
     slots, rows = s.slots(f), matmul_rows(f, s.machine.ports)
@@ -31,15 +33,20 @@ def matmul(s: State, f: Fields) -> None:
     weights = s.weights.get(*key)
     x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
     exponents = s.activation.exponents[slots, first : first + groups]
-    if s.profile.half is None:
-        power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
-        parts = fp32.narrow((x @ weights) * power)
-    else:
-        codes, scales = s.weights.codes[key]
-        parts = [s.profile.group_products(x[g], exponents[:, g], codes[:, g], scales[:, g]) for g in range(groups)]
-    y = parts[0]
-    for g in range(1, groups):
-        y = fp32.add(y, parts[g])
+    power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
+    y = np.empty((len(slots), rows), np.float32)
+    step = max(1, AT_ONCE // (groups * len(slots)))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        if s.profile.half is None:
+            parts = fp32.narrow((x @ weights[..., part]) * power)
+        else:
+            codes, scales = s.weights.codes[key][0][part], s.weights.codes[key][1][part]
+            parts = [s.profile.group_products(x[g], exponents[:, g], codes[:, g], scales[:, g]) for g in range(groups)]
+        total = parts[0]
+        for g in range(1, groups):
+            total = fp32.add(total, parts[g])
+        y[:, part] = total
     if f["norm"]:
         y = fp32.multiply(y, s.inverse_rms[slots, None])
     epilogue(s, f, slots, y)
@@ -49,6 +56,8 @@ def epilogue(s: State, f: Fields, slots: NDArray[np.int64], y: NDArray[np.float3
     """What becomes of results (slots, rows)."""
     kind, rows, config = f["epilogue"], y.shape[1], s.walk.config
     first_row = f["aux"] * 8 if f["argmax"] else 0
+    if f["argmax"] and s.scores is not None:
+        s.scores(s.walk.position + slots, first_row, y)
     if f["argmax"] and s.walk.count - 1 in slots:
         scores = y[-1]
         best = int(scores.argmax())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim import engine
 from sim.functional.weights import WeightCache
@@ -16,7 +20,10 @@ class Options(engine.Options):
     Attributes:
         weights: of the same program; spares decoding them again when it is run many times.
         profile: replaces the arithmetic of the program's own profile, for studies.
+        scores: gets the head's results, of part after part of the vocabulary: positions (n,), the first id of the part,
+            and (n, ids) float32.
     """
 
     weights: WeightCache | None = None
     profile: Profile = PROFILES[EXACT18]
+    scores: Callable[[NDArray[np.int64], int, NDArray[np.float32]], None] | None = None

@@ -154,7 +154,7 @@ def recorded(program: Program, text: bytes) -> Real:
 def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
     """All variants, on the first ``size`` bytes of the model's held-out text."""
     text = (model / "heldout.txt").read_bytes()[:size]
-    program = compile_checkpoint(load(model), Machine.load("tiny").with_chunk(CHUNK), logits=True)
+    program = compile_checkpoint(load(model), Machine.load("tiny").with_chunk(CHUNK))
     real = recorded(program, text[: program.context])
     rows = []
     for profile in PROFILES.values():
@@ -163,7 +163,8 @@ def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
         say(f"{profile.name}: errors")
         errors = errors_of(profile, real)
         say(f"{profile.name}: bits per byte")
-        bits, _ = evaluate(program, text, "functional", 256, False, profile)
+        bits = evaluate(program, program.text.passage(text), "functional", 256, False, profile).bits_per_byte
+        assert bits is not None
         rows.append(Row(profile, depth, levels, integers, halves, errors, bits))
     return rows
 

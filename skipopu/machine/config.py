@@ -21,6 +21,7 @@ QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
 ENTRIES_AHEAD = 8  # keys or values of entries that a port is asked for before they are used, at most
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
+MOST_PORTS = 64
 LARGEST_BUFFER = 1 << 19  # elements
 LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
@@ -100,7 +101,7 @@ class Machine:
         def power_of_two(value: int) -> bool:
             return value > 0 and value & value - 1 == 0
 
-        need(1 <= self.ports <= 64, "ports", "1..64")
+        need(1 <= self.ports <= MOST_PORTS, "ports", f"1..{MOST_PORTS}")
         need(power_of_two(self.port_bits) and 64 <= self.port_bits <= 512, "port_bits", "a power of two from 64 to 512")
         need(1 <= self.tokens <= 64, "tokens", "1..64")
         need(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.accept import MAPPING, Accepted
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream, adjust_size
@@ -18,6 +19,7 @@ from skipopu.numerics import formats
 from skipopu.numerics.profile import fingerprint
 from skipopu.policy import KvPolicy
 from skipopu.program import file
+from skipopu.text import Text, text_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Program:
     numerics: str = "exact18"
     source: dict[str, Any] = field(default_factory=dict)
     adjusts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> Text:
+        """Text of the model: ``encode``, ``decode``, ``chat``.
+
+        Raises:
+            ProgramError: its ids are not known to be bytes and it has no tokenizer.json, or one that does not fit.
+        """
+        files = self.source.get("text", {})
+        Accepted(
+            "a mapping of files to text", lambda v: MAPPING.holds(v) and all(isinstance(t, str) for t in v.values())
+        ).check(files, f"program of {self.source['checkpoint']}: source: text", ProgramError)
+        return text_of(self.model, files, self.source["checkpoint"])
 
     @property
     def ring_records(self) -> int:

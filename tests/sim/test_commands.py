@@ -89,19 +89,25 @@ def test_check_passes_and_fails_by_exit_code(model: Path, tmp_path: Path, monkey
     assert cli.main(arguments) == 1
 
 
-def test_text_needs_ids_that_are_bytes(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    (model / "tokenizer.json").write_text("{}")
-    for command in (["run", model], ["check", model, "--no-rtl"], ["demo", "--model", model]):
-        code, error = said(command, capsysbinary)
-        assert code == 2
-        assert '"byte_level": true' in error
-    assert said(["run", model, "--tokens", "1,2", "--max-new", "1"], capsysbinary)[0] == 0
-    (model / "tokenizer.json").unlink()
+def test_text_needs_bytes_or_a_tokenizer(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    commands = (["run", model], ["check", model, "--no-rtl"], ["demo", "--model", model], ["eval", model])
+    for name, sentence in (("tokenizer.json", "model/tokenizer.json: not a tokenizer"), ("tokenizer.model", "save_pretrained")):
+        (model / name).write_text("{}")
+        for command in commands:
+            code, error = said(command, capsysbinary)
+            assert code == 2
+            assert sentence in error
+        assert said(["run", model, "--tokens", "1,2", "--max-new", "1"], capsysbinary)[0] == 0
+        assert said(["run", model, "--tokens", "1,2", "--chat"], capsysbinary)[0] == 2
+        (model / name).unlink()
+    assert "no chat template" in said(["run", model, "--chat"], capsysbinary)[1]
     assert said(["run", model, "--prompt", "\udcff\udcfe", "--max-new", "1"], capsysbinary)[0] == 0, "any bytes are"
     config = json.loads((model / "config.json").read_text())
     del config["byte_level"]
     (model / "config.json").write_text(json.dumps(config))
-    assert said(["run", model], capsysbinary)[0] == 2
+    code, error = said(["run", model], capsysbinary)
+    assert code == 2
+    assert '"byte_level": true' in error
 
 
 def test_traces_are_bool_under_their_own_name(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
