@@ -53,8 +53,8 @@ _machine = target  # where a parameter has its name
 def checkpoint(path: str | Path, routers: str | Path | None = None) -> Checkpoint:
     """Reads a Hugging Face directory (config.json, safetensors) and its SkipGPT routers, or a shipped model by name.
 
-    ``tensors`` of the result are float32 under Hugging Face's names; ``routers`` is a file, by default ``routers.safetensors``
-    of the directory.
+    ``tensors`` of the result are float32 under Llama's names, whatever the model's family (docs/families.md); ``routers`` is a file,
+    by default ``routers.safetensors`` (or ``.pth``) of the directory.
 
     Raises:
         CheckpointError: a file or tensor that is missing, misshapen or not supported.

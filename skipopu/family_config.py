@@ -88,11 +88,11 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
 def _activation(family: Family, value: Value, where: str) -> str:
     """Of two keys that a family reads, neither may contradict the other."""
     keys = ("hidden_activation", "hidden_act") if family.activations else ("hidden_activation",)
-    given = {family.activations.get(value(key), value(key)): key for key in keys if value(key) is not None}
+    given: dict[str, str] = {family.activations.get(value(key), value(key)): key for key in keys if value(key) is not None}
     if len(given) > 1:
         (one, first), (other, second) = given.items()
         raise CheckpointError(f"{where}: {first} is {one!r} and {second} is {other!r}; accepted: one activation")
-    return next(iter(given), value("hidden_act"))
+    return next(iter(given)) if given else value("hidden_act")
 
 
 def end_tokens(given: Any, vocabulary: int, what: str) -> tuple[int, ...]:
