@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.fuzz.draw import Draw
+from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
+from skipopu.model_config import OWN
 from skipopu.numerics.activation import ACTIVATIONS
 
 PROGRAMS = 4  # of a description, which is built once
@@ -68,11 +70,16 @@ def case(seed: int, long: bool = False) -> Case:
     for _ in range(1, PROGRAMS):
         other = {"memory": memory_behind(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
         programs.append(_program(draw, machine | other, other, long))
+    other_draw = Draw(seed + (1 << 32))
+    machine["adjust"] = other_draw.chance(0.5)
+    for program in programs:
+        if other_draw.chance(0.5):
+            vary(other_draw, program["model"], machine["adjust"])
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
     aligned = [
-        round_up(m["hidden_size"], g) + round_up(max(m["intermediate_size"], q), g)
+        round_up(m["hidden_size"], g) + round_up(max(m["intermediate_size"], q, m["hidden_size"] if OWN in m else 0), g)
         for m, g, (q, _) in zip(models, groups, widths, strict=True)
     ]
     padded = [m["num_attention_heads"] * round_up(m["head_dim"], kv_lanes) for m in models]
@@ -83,7 +90,7 @@ def case(seed: int, long: bool = False) -> Case:
         QUERY_LANES * b * m["num_key_value_heads"] * -(-c // ports) for b, m, c in zip(blocks, models, contexts, strict=True)
     ]
     buffered = [
-        buffer_stride(m["hidden_size"])
+        buffer_stride(m["hidden_size"]) * (2 if machine["adjust"] and OWN in m else 1)
         + max(
             buffer_stride(q) + buffer_stride(k),
             buffer_stride(m["intermediate_size"]),

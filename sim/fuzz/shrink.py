@@ -10,6 +10,7 @@ from sim.fuzz.case import from_dict
 from sim.fuzz.run import Line, attempt
 from skipopu.errors import ConfigError, SkipopuError
 from skipopu.machine.config import Machine, describe
+from skipopu.model_config import OWN
 
 BASE = "mono"
 PLAIN: dict[str, dict[str, Any]] = {
@@ -30,6 +31,7 @@ PLAIN: dict[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
         "hidden_act": "silu",
+        OWN: {},
     },
 }
 Path = tuple[str, ...]
