@@ -231,7 +231,7 @@ ATTEND = Instruction(
     "ATTEND",
     13,
     "attention",
-    "Attention of the listed slots' queries over all mapped entries up to their own position.",
+    "Attention of the listed slots' queries over all mapped entries up to their own position, in a layer with a window the last of them.",
     (*_HEAD, *_TARGET, _ALIGN),
 )
 STORE = Instruction(

@@ -117,7 +117,7 @@ def test_unknown_target_lists_the_known_ones() -> None:
         ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: 1 to 4"),
         ({}, {"context": 100}, "context is 100; accepted: 1 to 64"),
         ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 from 32 to 512"),
-        ({"head_dim": 18}, {}, "head_dim is 18; accepted: a multiple of 4 from 8 to 256"),
+        ({"head_dim": 300}, {}, "head_dim is 300; accepted: a multiple of 4 from 8 to 256"),
         ({"vocab_size": 4000}, {"logits": True}, "machine tiny has buffer 8192"),
     ],
 )
