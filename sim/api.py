@@ -152,7 +152,7 @@ def run(
     """Runs a program on one engine, greedily, batch 1.
 
     Args:
-        prompt: text or bytes for a byte-level model, or token ids; for the program of a shape, how many tokens.
+        prompt: text or bytes (see ``program.text``), or token ids; for the program of a shape, how many tokens.
         max_new: tokens to generate; 0 evaluates the prompt only.
         engine: "functional" (every bit of the machine), "reference" (PyTorch), "timing" (cycles) or "rtl" (Verilator).
         skip: random routing instead of the routers: the share of modules to skip, 0 (everything executes) to 1, or

@@ -21,7 +21,7 @@ COMMANDS = {
     "demo": ("sim.command.demo", "the shipped model on all four engines, cross-checked, with and without skipping"),
     "compile": ("compiler.command", "a checkpoint directory to program, memory image, listing and report"),
     "run": ("sim.command.run", "one engine: streams text, prints tokens and cycles"),
-    "eval": ("sim.command.eval", "bits per byte of a text"),
+    "eval": ("sim.command.eval", "loss of a text: nats per token, bits per byte"),
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),
     "compare": ("sim.command.compare", "a model on a machine against GPUs and FPGAs on the same work; Markdown, HTML, records"),
     "sweep": ("sim.command.sweep", "many machines and workloads on all cores; CSV, Parquet, Pareto plot"),

@@ -200,3 +200,9 @@ def test_a_passage_counts_every_byte_once(kind: str, tmp_path: Path) -> None:
     assert passage.sizes.sum() == len(SAMPLE.encode())
     assert (passage.sizes >= 0).all()
     assert passage.ids.dtype == np.int64
+
+
+def test_a_tokens_bytes_are_those_up_to_the_next(tmp_path: Path) -> None:
+    passage = text(tmp_path, byte_level()).passage("abc€ ab".encode())
+    assert passage.sizes is not None
+    assert passage.sizes.tolist() == [3, 0, 0, 3, 3], "of a character in parts, with the last of them"
