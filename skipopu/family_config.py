@@ -88,7 +88,10 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
 def _activation(family: Family, value: Value, where: str) -> str:
     """Of two keys that a family reads, neither may contradict the other."""
     keys = ("hidden_activation", "hidden_act") if family.activations else ("hidden_activation",)
-    given: dict[str, str] = {family.activations.get(value(key), value(key)): key for key in keys if value(key) is not None}
+    given: dict[str, str] = {}  # activation: key
+    for key in keys:
+        if (name := value(key)) is not None:
+            given[family.activations.get(str(name), str(name))] = key
     if len(given) > 1:
         (one, first), (other, second) = given.items()
         raise CheckpointError(f"{where}: {first} is {one!r} and {second} is {other!r}; accepted: one activation")
