@@ -70,12 +70,11 @@ def slot(machine: Machine, shape: Shape) -> Slot:
     moved = ended = 0
     total = left = beats(machine, shape.elements)
     for block in range(total // per_block):
-        while len(come) < per_block:
-            come += bring(left, asked)
-            left -= min(left, machine.burst)
-        for ready in come[:per_block]:
-            takes.append(max(ready, takes[-1] + 1 if takes else 0, moved))
-        come = come[per_block:]
+        for _ in range(per_block):
+            if not come:
+                come = bring(left, asked)
+                left -= len(come)
+            takes.append(max(come.pop(0), takes[-1] + 1 if takes else 0, moved))
         moved = max(takes[-1] + 1, ended)
         waits += max(0, moved + 1 - now)
         now = max(now, moved + 1)
