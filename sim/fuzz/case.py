@@ -19,7 +19,7 @@ from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
-from skipopu.numerics.activation import ACTIVATIONS
+from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
@@ -71,10 +71,10 @@ def case(seed: int, long: bool = False) -> Case:
         other = {"memory": memory_behind(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
         programs.append(_program(draw, machine | other, other, long))
     other_draw = Draw(seed + (1 << 32))
-    machine["adjust"] = other_draw.chance(0.5)
+    machine |= {"adjust": other_draw.chance(0.5), "window": other_draw.chance(0.5)}
     for program in programs:
         if other_draw.chance(0.5):
-            vary(other_draw, program["model"], machine["adjust"])
+            vary(other_draw, program["model"], machine["adjust"], machine["window"])
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -175,7 +175,7 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
         "rms_norm_eps": draw.of((1e-5, 1e-6, 1e-2)),
         "rope_theta": draw.of((10000.0, 500000.0, 100.0)),
         "tie_word_embeddings": draw.chance(0.3),
-        "hidden_act": draw.of(list(ACTIVATIONS)),
+        "hidden_act": draw.of([name for name, (code, _) in ACTIVATIONS.items() if code is not Activation.GELU_TANH]),
         "weight_group": 128,
     }
     prompt = draw.scaled(1, 24) if draw.chance(0.85) else draw.scaled(25, 200)

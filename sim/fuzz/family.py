@@ -10,8 +10,8 @@ from skipopu.layout import round_up
 from skipopu.model_config import OWN
 
 
-def vary(draw: Draw, model: dict[str, Any], adjust: bool) -> None:
-    """Gives ``model``, a config.json, fields that a Llama's has no keys for; without ``adjust`` those that need no ADJUST."""
+def vary(draw: Draw, model: dict[str, Any], adjust: bool, window: bool) -> None:
+    """Gives ``model``, a config.json, fields that a Llama's has no keys for; those that the machine has what it takes for."""
     pairs, layers = model["head_dim"] // 2, model["num_hidden_layers"]
     pairs = draw.between(1, pairs) if draw.chance(0.4) else pairs
     own: dict[str, Any] = {}
@@ -21,7 +21,11 @@ def vary(draw: Draw, model: dict[str, Any], adjust: bool) -> None:
         ("attention_scale", draw.of((0.05, 0.3))),
         ("rope", [_table(draw, pairs)]),
     ]
+    if window:
+        choices.append(("windows", [draw.of((0, draw.between(1, 24))) for _ in range(layers)]))
     if adjust:
+        if draw.chance(0.2):
+            model["hidden_act"] = "gelu_pytorch_tanh"
         gated = draw.chance(0.5)
         some = [name for name in ("q", "k", "v", "o", "down", *(() if gated else ("up",))) if draw.chance(0.5)]
         choices += [
