@@ -81,7 +81,7 @@ def test_windows_save_cycles_and_reads() -> None:
 
 
 def test_what_a_machine_without_windows_refuses() -> None:
-    for name in ("mono", "trio", "ulx3s", "u280-slice4"):
+    for name in ("mono", "trio", "ulx3s"):
         assert not Machine.load(name).window
     lacking = dataclasses.replace(TINY, window=False)
     assert "window" not in lacking.hardware_parameters
