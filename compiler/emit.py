@@ -1,56 +1,29 @@
-"""Turns a planned graph into instructions, notes and memory images."""
+"""Turns a planned graph into instructions and notes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.tensors import BLOCK, rows_of
-from compiler.graph.matrix import Matrix
-from compiler.graph.ops import Adjust, Graph, Op, Place, Value
+from compiler.graph.ops import Graph, Op, Place, Value
+from compiler.image import images, rope_address
 from compiler.passes.plan import Plan, kv_slots, stream_of
-from compiler.passes.quantise import rounded
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
-from skipopu.layout import (
-    SCALES_PER_WORD,
-    EmbeddingRows,
-    KvEntry,
-    buffer_stride,
-    pack_adjust_record,
-    pack_router_record,
-    round_up,
-)
+from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_stride, round_up
 from skipopu.machine.config import Machine
-from skipopu.model_config import ModelConfig, Rope
-from skipopu.numerics import fp16, fp32
+from skipopu.model_config import ModelConfig
+from skipopu.numerics import fp32
 from skipopu.numerics.activation import ACTIVATIONS
-from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
-from skipopu.program.program import Program, address_units, place_instructions
+from skipopu.policy import KvPolicy
+from skipopu.program.program import Program, address_units
 
 MOST_ROUNDS = (1 << spec.MATMUL.by_name["rounds"].width) - SCALES_PER_WORD // BLOCK_ROWS
-
-
-def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:
-    """(context, head_dim / 2, 2) FP32 cos and sin, rounded from float64; 1 and 0 for pairs that are not rotated."""
-    angle = np.arange(context)[:, None] * np.array(table.frequencies, np.float64)
-    rows = np.zeros((context, head_dim // 2, 2))
-    rows[..., 0] = 1
-    rows[:, : angle.shape[1]] = table.factor * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return rows.astype(np.float32)
-
-
-def rope_tables(config: ModelConfig) -> tuple[Rope, ...]:
-    """The model's rotary tables; without any, one of its base over whole heads."""
-    half = config.head_dim // 2
-    return config.rope or (Rope(tuple((config.rope_theta ** (-np.arange(half) / half)).tolist())),)
 
 
 def late_write(config: ModelConfig, machine: Machine) -> int:
@@ -59,12 +32,6 @@ def late_write(config: ModelConfig, machine: Machine) -> int:
     bursts = -(-entry.beats // machine.longest_write)
     write = entry.beats + (bursts + 1) * (2 * memory.turnaround + memory.latency)
     return machine.ports * -(-write // entry.key_beats)
-
-
-def flushed(bias: tuple[float, float]) -> tuple[float, float]:
-    """Router biases as FP32 without subnormals, which the machine has not; their signs stay, as everywhere."""
-    attention, ffn = fp32.narrow(np.array(bias, np.float64))
-    return float(attention), float(ffn)
 
 
 class Emitter:
@@ -195,7 +162,9 @@ class Emitter:
             Config.VOCABULARY: config.vocab_size,
             Config.CONTEXT: self.context,
             Config.TOKENS: address_units(regions["tokens"].address),
-            Config.ROPE: address_units(self.rope_table(config.rope_of_layer[0] if config.rope_of_layer else 0)),
+            Config.ROPE: address_units(
+                rope_address(self.plan, config, self.context, config.rope_of_layer[0] if config.rope_of_layer else 0)
+            ),
             Config.ROPE_ROW: address_units(round_up(4 * config.head_dim, spec.ADDRESS_UNIT)),
             Config.TRACE: address_units(regions["trace"].address),
             Config.TRACE_ROW: address_units(round_up(self.context, spec.ADDRESS_UNIT)),
@@ -233,60 +202,6 @@ class Emitter:
             self.op(op, False, "head")
         self.put(spec.NEXT, "emit token, next chunk", target=start)
         self.put(spec.HALT, "done")
-
-    def rope_table(self, number: int) -> int:
-        """Address of a rotary table."""
-        row = round_up(4 * self.checkpoint.config.head_dim, spec.ADDRESS_UNIT)
-        return self.plan.regions["rope"].address + number * self.context * row
-
-    def images(self, kv: KvPolicy, follow: Follow) -> list[NDArray[np.uint8]]:
-        """Initial memory of every port; weights are computed, rounded and placed some rows at a time."""
-        plan, config, machine = self.plan, self.checkpoint.config, self.machine
-        memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
-
-        def place(port: int, address: int, data: NDArray[np.uint8]) -> None:
-            memory[port][address : address + len(data)] = data
-
-        place_instructions(self.words, memory[0], plan.regions["program"].address)
-        rows = np.zeros((self.context, round_up(4 * config.head_dim, spec.ADDRESS_UNIT)), np.uint8)
-        for number, rope in enumerate(rope_tables(config)):
-            turned = rope_rows(rope, config.head_dim, self.context)
-            rows[:, : 4 * config.head_dim] = turned.reshape(self.context, -1).view(np.uint8)
-            place(0, self.rope_table(number), rows.reshape(-1))
-        address = plan.regions["embedding"].address
-        for block in Matrix((rows_of(self.checkpoint.tensors, "model.embed_tokens.weight"),)).blocks():
-            embedding = EmbeddingRows(config.hidden_size, len(block), machine.ports)
-            for port, part in enumerate(embedding.pack(fp16.from_fp32(block))):
-                place(port, address, part)
-            address += embedding.size
-        for op in self.graph.ops():
-            if op.adjust is not None:
-                for layer, record in enumerate(self.records(op.adjust)):
-                    place(0, layer * plan.layer_bytes + plan.adjusts[op.adjust.name], record)
-        every = [(op.weights, layer) for op in self.graph.ops() if op.weights for layer in range(len(op.weights.matrices))]
-        for weights, layer in follow("placing", every):
-            matrix, address = weights.matrices[layer], layer * plan.layer_bytes + plan.weights[weights.name]
-            for taken, part in stream_of(weights, self.group, machine).parts(BLOCK // weights.n):
-                halved = slice(taken.start // 2, taken.stop // 2) if weights.split else taken
-                codes, scales = rounded(weights, matrix[halved].values(), self.group)
-                for port, data in enumerate(part.pack(codes, scales)):
-                    place(port, address, data)
-                address += part.size
-        routers = self.checkpoint.routers
-        for layer in range(self.graph.layers):
-            policies = under(kv, ROUTER if routers else ALWAYS, layer)
-            windows = [config.window(number % self.graph.layers, self.context) for number in (layer, layer + 1)]
-            bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-            place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))
-        return memory
-
-    def records(self, adjust: Adjust) -> Iterator[NDArray[np.uint8]]:
-        """Of each layer."""
-        config = self.checkpoint.config
-        size = config.head_dim if adjust.reduce is spec.Reduce.HEADS else adjust.elements
-        for layer, (gains, biases) in enumerate(zip(adjust.gains, adjust.biases, strict=True)):
-            rope = self.rope_table(adjust.tables[layer]) if adjust.tables else 0
-            yield pack_adjust_record(gains, biases, 1 / size, config.rms_norm_eps, rope)
 
 
 def emit(
@@ -338,6 +253,8 @@ def emit(
         matrices=matrices,
         adjusts=adjusts,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=[] if checkpoint.outline else emitter.images(kv, follow),
+        memory=[]
+        if checkpoint.outline
+        else images(graph, plan, checkpoint, machine, context, group, kv, emitter.words, follow),
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

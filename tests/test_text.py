@@ -11,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from skipopu.errors import ProgramError
-from skipopu.text import NoText, Stream, Text, carried, continuation, text_of
+from skipopu.text import NoText, Text, carried, text_of
+from skipopu.text_stream import Stream, continuation
 from tests.support import small_config
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from compiler.emit import rope_tables
 from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import F32, Tensors, rows_of
+from compiler.image import rope_tables
 from skipopu.isa.registers import Config
 from skipopu.layout import round_up
 from skipopu.machine.config import Machine

@@ -5,18 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from compiler.graph.ops import Graph, Place, Value, Weights
+from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import (
-    RING_RECORD,
-    ROUTER_RECORD,
-    EmbeddingRows,
-    KvEntry,
-    WeightStream,
-    adjust_size,
-    buffer_stride,
-    round_up,
-)
+from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig

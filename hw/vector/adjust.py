@@ -18,8 +18,8 @@ from hw.vector.adjust_operands import AdjustOperands
 from hw.vector.adjust_results import AdjustResults
 from hw.vector.unit import Task
 from hw.widths import ELEMENT_BITS, GROUP_BITS
+from skipopu.adjust_record import ADJUST_RECORD
 from skipopu.isa.spec import ADDRESS_SHIFT, ADJUST, BUFFER_UNIT, AlignTarget, Finish, Reduce
-from skipopu.layout import ADJUST_RECORD
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.adjust import PARTIALS

@@ -10,8 +10,8 @@ from hw.arithmetic.pipeline import delay
 from hw.component import Component, given, gives
 from hw.pe.rotary import LARGEST_HALF_HEAD
 from hw.widths import GROUP_BITS
+from skipopu.adjust_record import ADJUST_RECORD
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT
-from skipopu.layout import ADJUST_RECORD
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 

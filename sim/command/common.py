@@ -20,7 +20,8 @@ from skipopu.program.run import Run
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console as console
 from skipopu.terminal import out as out
-from skipopu.text import NoText, Stream, Text, continuation
+from skipopu.text import NoText, Text
+from skipopu.text_stream import Stream, continuation
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:

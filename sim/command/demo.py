@@ -19,7 +19,7 @@ from skipopu.errors import CheckpointError
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import MODELS, path_or_shipped
-from skipopu.text import continuation
+from skipopu.text_stream import continuation
 
 SHIPPED = "pybyte-1m"
 PROMPT = "def read(self, size=-1):\n"

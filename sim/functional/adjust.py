@@ -6,9 +6,9 @@ import numpy as np
 
 from sim.functional.state import State
 from sim.walk import Fields
+from skipopu.adjust_record import ADJUST_RECORD, adjust_operands, adjust_size
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, Finish, Reduce
-from skipopu.layout import ADJUST_RECORD, adjust_operands, adjust_size
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation, activate
 from skipopu.numerics.adjust import affine, inverse_rms, rotate

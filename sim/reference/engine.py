@@ -14,7 +14,8 @@ from sim.engine import QUIET, Watch
 from sim.reference.model import Output, SkipLlama, load_hf_state_dict
 from sim.reference.options import Options as Options
 from sim.result import Routed
-from skipopu.layout import EmbeddingRows, adjust_operands, router_record
+from skipopu.adjust_record import adjust_operands
+from skipopu.layout import EmbeddingRows, router_record
 from skipopu.numerics.formats import dequantise
 from skipopu.policy import ALWAYS, ROUTER, WHOLE_RUN, Decision
 from skipopu.program.program import Program

@@ -7,9 +7,9 @@ from sim.timing.bus import held, undecided
 from sim.timing.costs import HANDOVER, SETTLE, WRITE_OVERHEAD
 from sim.timing.state import State
 from sim.walk import Fields
+from skipopu.adjust_record import ADJUST_RECORD
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, Finish, Unit
-from skipopu.layout import ADJUST_RECORD
 
 
 def booked(s: State, busy: int, memory: int, cycles: int, read: int = 0, written: int = 0) -> int:

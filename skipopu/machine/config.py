@@ -292,8 +292,7 @@ def _names() -> list[str]:
 
 def _described(path: Path) -> dict[str, Any]:
     """The mapping that a file describes, with its base's values where it has none."""
-    data = read_yaml(path, ConfigError)
-    if "base" not in data:
+    if "base" not in (data := read_yaml(path, ConfigError)):
         return data
     base = one_of(name for name in _names() if TARGETS / f"{name}.yaml" != path).check(
         data.pop("base"), f"{path}: base", ConfigError

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipopu.accept import MAPPING, Accepted
+from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream, adjust_size
+from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats

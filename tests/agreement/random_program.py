@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 
+from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, Config
 from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
-from skipopu.layout import ADJUST_RECORD, EmbeddingRows, WeightStream, adjust_size, buffer_stride, pack_router_record, round_up
+from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig

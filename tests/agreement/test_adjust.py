@@ -10,11 +10,12 @@ import pytest
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
+from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.errors import MachineHalt
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, Config, Error
 from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
-from skipopu.layout import ADJUST_RECORD, EmbeddingRows, WeightStream, adjust_size, buffer_stride, round_up
+from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32

@@ -11,10 +11,10 @@ from compiler.frontend.shapes import outline
 from compiler.passes.fold import attention_scale
 from compiler.pipeline import compile_checkpoint
 from sim.walk import decode
+from skipopu.adjust_record import ADJUST_RECORD, adjust_operands
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, SET, Finish, Reduce
-from skipopu.layout import ADJUST_RECORD, adjust_operands
 from skipopu.machine.config import Machine
 from skipopu.model_config import Rope
 from skipopu.program.program import Program

@@ -12,10 +12,10 @@ from sim.functional.adjust import adjust
 from sim.functional.options import Options
 from sim.functional.state import State
 from sim.walk import Walk
+from skipopu.adjust_record import pack_adjust_record
 from skipopu.errors import MachineHalt
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADJUST, Finish, Reduce
-from skipopu.layout import pack_adjust_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.adjust import inverse_rms, rotate, sum_of_squares

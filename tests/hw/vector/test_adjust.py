@@ -11,8 +11,8 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.vector.adjust import AdjustUnit
+from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.isa.spec import ADJUST, BUFFER_UNIT, Finish, Reduce
-from skipopu.layout import ADJUST_RECORD, adjust_size
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics import adjust, fp32
