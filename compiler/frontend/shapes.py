@@ -40,7 +40,7 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
     """A checkpoint of Gaussian weights; routers that skip about a third of the modules."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, size in expected_shapes(config).items():
+    for name, size in sorted(expected_shapes(config).items(), key=lambda item: -len(item[1])):  # matrices first
         if name.endswith(".bias"):
             tensors[name] = (0.3 * rng.standard_normal(size)).astype(np.float32)
         elif len(size) == 1:
