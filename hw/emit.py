@@ -37,7 +37,7 @@ def _overlay_parts(machine: Machine) -> str:
     library = Library()
     parts = [component_verilog(Overlay(machine, library), TOP)]
     parts += [component_verilog(component, name) for name, component in library.modules.items()]
-    return equal_modules_once(_START.sub(r"\\$start ", "".join(parts)))
+    return equal_modules_once("".join(parts))
 
 
 # The signal that starts combinational processes in simulation, which Yosys calls otherwise in each module.
@@ -54,7 +54,7 @@ def equal_modules_once(text: str) -> str:
 
     def kept(match: re.Match[str]) -> str:
         name, ports, body = match.groups()
-        content = frozenset(ports.split(", ")), frozenset(_WIRE.findall(body)), _WIRE.sub("", body)
+        content = frozenset(ports.split(", ")), frozenset(_WIRE.findall(body)), _START.sub("start", _WIRE.sub("", body))
         if (found := first.setdefault(content, name)) == name:
             return match[0]
         instead[name] = found
