@@ -10,6 +10,7 @@ iteration are supplied to the first one by an empty operation at the end of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from compiler.graph.ops import ALIGNED, Graph, Op, Place, Value
 from skipopu.isa.spec import TokenList, Unit
@@ -18,26 +19,34 @@ from skipopu.isa.spec import TokenList, Unit
 ALIGNER = Value("aligner", Place.STATE, 1)
 
 
-def _uses(op: Op) -> tuple[set[Value], set[Value]]:
-    """(read, written) by ``op``, the aligner included."""
-    written = set(op.writes)
-    if any(v.place in ALIGNED for v in op.writes):
-        written.add(ALIGNER)
-    return set(op.reads), written
-
-
 Shared = Mapping[Value, set[Value]]
 
 
-def conflict(one: Op, other: Op, shared: Shared) -> bool:
-    """Whether two operations may not change places; ``shared`` has the values in the same place as a value."""
-    reads, writes = _uses(one)
-    other_reads, other_writes = _uses(other)
+class Access(NamedTuple):
+    """The values that an operation reads and writes, the aligner included, and those in the same places."""
 
-    def meets(values: set[Value], others: set[Value]) -> bool:
-        return any(not others.isdisjoint(shared.get(value, {value})) for value in values)
+    reads: set[Value]
+    writes: set[Value]
+    near_reads: set[Value]
+    near_writes: set[Value]
 
-    return meets(writes, other_reads | other_writes) or meets(reads, other_writes)
+
+def accesses(op: Op, shared: Shared) -> Access:
+    """What ``op`` uses; ``shared`` has the values in the same place as a value."""
+    reads, writes = set(op.reads), set(op.writes)
+    if any(v.place in ALIGNED for v in op.writes):
+        writes.add(ALIGNER)
+    near_reads, near_writes = ({near for v in values for near in shared.get(v, {v})} for values in (reads, writes))
+    return Access(reads, writes, near_reads, near_writes)
+
+
+def conflict(one: Access, other: Access) -> bool:
+    """Whether two operations may not change places."""
+    return not (
+        one.near_writes.isdisjoint(other.reads)
+        and one.near_writes.isdisjoint(other.writes)
+        and one.near_reads.isdisjoint(other.writes)
+    )
 
 
 def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
@@ -45,6 +54,7 @@ def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
     clocks: list[dict[Unit, int]] = []  # what is complete when the operation starts: last index per unit
     known: dict[Unit, dict[Unit, int]] = {unit: {} for unit in Unit}
     result: list[dict[Unit, int]] = []
+    used = [accesses(op, shared) for op in ops]
 
     def complete(clock: dict[Unit, int], j: int) -> None:
         for unit, last in (*clocks[j].items(), (ops[j].unit, j)):
@@ -56,7 +66,7 @@ def _waits(ops: list[Op], shared: Shared) -> list[dict[Unit, int]]:
         implied: list[int] = []  # complete when it ends
         for j in range(i - 1, -1, -1):
             other = ops[j]
-            if other.unit is op.unit or clock.get(other.unit, -1) >= j or not conflict(op, other, shared):
+            if other.unit is op.unit or clock.get(other.unit, -1) >= j or not conflict(used[i], used[j]):
                 continue
             if (other.kind, op.kind) == ("kvwrite", "attend") and other.tokens is op.tokens:
                 implied.append(j)

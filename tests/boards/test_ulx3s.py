@@ -112,6 +112,7 @@ def test_faults_and_reset(board: SerialTransport) -> None:
     assert device.run(program, run).tokens == functional.run(program, run).tokens
 
 
+@pytest.mark.slow
 def test_project_is_the_same_every_time_and_names_no_place() -> None:
     first, second = project(MACHINE), project(MACHINE)
     assert first == second
@@ -128,6 +129,7 @@ def test_a_clock_that_is_not_met_leaves_no_bitstream(tmp_path: Path, monkeypatch
     (made / "report.json").write_text('{"fmax": {"clk": {"achieved": 24.9, "constraint": 25}}, "utilization": {}}')
     for name in ("top.bit", "top.svf"):
         (made / name).touch()
+    monkeypatch.setattr(flow, "project", lambda machine, seed: {})
     monkeypatch.setattr(flow, "synthesise", lambda files, say: made)
     monkeypatch.setattr(flow, "_cached", lambda kind, files, make: made)
     with pytest.raises(SkipopuError, match=r"timing is not met: 24.90 MHz of 25"):

@@ -10,7 +10,7 @@ import pytest
 from compiler.frontend.shapes import outline
 from compiler.graph.build import build
 from compiler.graph.ops import Graph, Op, Value
-from compiler.passes.depend import conflict, depend
+from compiler.passes.depend import accesses, conflict, depend
 from compiler.passes.plan import Plan, plan_buffer, sharing
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.isa.spec import Unit
@@ -59,9 +59,10 @@ def run(graph: Graph, shared: Shared, order: tuple[Unit, ...]) -> None:
         done.append(i)
     assert not any(tokens.values()), f"tokens are left: {tokens}"
     position = {i: k for k, i in enumerate(done)}
+    used = [accesses(op, shared) for op in line]
     for i, op in enumerate(line):
         for j in range(i):
-            if conflict(op, line[j], shared):
+            if conflict(used[i], used[j]):
                 assert position[j] < position[i], f"{op.note} before {line[j].note}"
 
 

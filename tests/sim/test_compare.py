@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     dense, some = part("0"), part("0.25")
     by = {kv: {ratio: part(str(ratio), kv) for ratio in (0.0, 0.5)} for kv in ("reuse", "dense")}
     paper = {
-        name: evaluate(Point(Machine.load("u280-paper"), Workload(name, 128, 8, "0.25"))) for name in comparison.PAPER_MODELS
+        name: evaluate(Point(Machine.load("u280-paper"), Workload(name, 32, 4, "0.25"))) for name in comparison.PAPER_MODELS
     }
     pairs = {4: (part("0", prompt=4, new=2), part("0.25", prompt=4, new=2)), 8: (dense, some)}
     long = part("0", prompt=4, new=60), part("0.25", prompt=4, new=60)

@@ -14,16 +14,17 @@ from skipopu.shapes import SHAPES
 U280 = Machine.load("u280")
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("skip", ["0", "0.25"])
+@pytest.mark.parametrize(
+    ("name", "skip"), [*((name, "0") for name in SHAPES), ("llama-3.2-1b", "0.25"), ("mistral-7b", "0.25")]
+)
 def test_nothing_is_above_the_cap(name: str, skip: str) -> None:
-    part = estimate(U280, Workload(name, 96, 24, skip))
+    part = estimate(U280, Workload(name, 40, 12, skip))
     assert 0.9 < part.share_of_cap < 1
     assert part.efficiency < 0.92
     assert part.tokens_per_s < part.roof
     # Physical bytes are the formula's, but for what machine and formula treat differently: below 2 %.
     skipped = 1 - (part.attention + part.ffn) / 2
-    assert abs(part.bytes_per_token / workload_bytes(part.config, 108, "int4", skipped) - 1) < (0.02 if skip == "0" else 0.06)
+    assert abs(part.bytes_per_token / workload_bytes(part.config, 46, "int4", skipped) - 1) < (0.02 if skip == "0" else 0.06)
 
 
 def test_bytes_of_two_layer_routers() -> None:

@@ -39,7 +39,7 @@ def both_ways(program: Program, prompt: int, new: int, routing: np.ndarray) -> N
     assert len(fast.at_token) == new
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     target=st.sampled_from(["tiny", "mono", "trio", "u280-slice4", "u280"]),
