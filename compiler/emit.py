@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
-from compiler.image import images, rope_address
+from compiler.image import rope_address
 from compiler.passes.plan import Plan, kv_slots, stream_of
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
@@ -214,9 +213,8 @@ def emit(
     kv: KvPolicy,
     schedule: int,
     history: int,
-    follow: Follow = unseen,
 ) -> Program:
-    """The finished program; ``schedule`` and ``history`` are the values of these configuration registers."""
+    """The program without what its memory holds; ``schedule`` and ``history`` are the values of these configuration registers."""
     emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
     emitter.program()
     matrices: dict[str, dict[str, Any]] = {}
@@ -253,8 +251,6 @@ def emit(
         matrices=matrices,
         adjusts=adjusts,
         router_record=(plan.router_record, plan.layer_bytes),
-        memory=[]
-        if checkpoint.outline
-        else images(graph, plan, checkpoint, machine, context, group, kv, emitter.words, follow),
+        memory=[],
         source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
     )

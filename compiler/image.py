@@ -17,11 +17,10 @@ from compiler.passes.quantise import rounded
 from skipopu.adjust_record import pack_adjust_record
 from skipopu.isa.spec import ADDRESS_UNIT, Reduce
 from skipopu.layout import EmbeddingRows, pack_router_record, round_up
-from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig, Rope
 from skipopu.numerics import fp16, fp32
-from skipopu.policy import ALWAYS, ROUTER, KvPolicy, under
-from skipopu.program.program import place_instructions
+from skipopu.policy import ALWAYS, ROUTER, under
+from skipopu.program.program import Program, place_instructions
 
 
 def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:
@@ -51,24 +50,17 @@ def rope_address(plan: Plan, config: ModelConfig, context: int, number: int) -> 
 
 
 def images(
-    graph: Graph,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    machine: Machine,
-    context: int,
-    group: int,
-    kv: KvPolicy,
-    words: list[int],
-    follow: Follow,
+    program: Program, graph: Graph, plan: Plan, checkpoint: Checkpoint, group: int, follow: Follow
 ) -> list[NDArray[np.uint8]]:
     """Initial memory of every port; weights are computed, rounded and placed some rows at a time."""
+    machine, context = program.machine, program.context
     config = checkpoint.config
     memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
 
     def place(port: int, address: int, data: NDArray[np.uint8]) -> None:
         memory[port][address : address + len(data)] = data
 
-    place_instructions(words, memory[0], plan.regions["program"].address)
+    place_instructions(program.instructions, memory[0], plan.regions["program"].address)
     rows = np.zeros((context, round_up(4 * config.head_dim, ADDRESS_UNIT)), np.uint8)
     for number, rope in enumerate(rope_tables(config)):
         turned = rope_rows(rope, config.head_dim, context)
@@ -95,7 +87,7 @@ def images(
             address += part.size
     routers = checkpoint.routers
     for layer in range(graph.layers):
-        policies = under(kv, ROUTER if routers else ALWAYS, layer)
+        policies = under(program.kv, ROUTER if routers else ALWAYS, layer)
         windows = [config.window(number % graph.layers, context) for number in (layer, layer + 1)]
         bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
         place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))

@@ -11,6 +11,7 @@ from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.graph.build import build
 from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
+from compiler.image import images
 from compiler.passes.depend import depend
 from compiler.passes.fold import fold
 from compiler.passes.heads import widen
@@ -108,14 +109,16 @@ def compile_checkpoint(
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
     warnings = [] if checkpoint.outline else examine(examined, checkpoint, BY_NAME[weights], follow)
-    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots, follow)
-    program.source["warnings"] = warnings
-    if not checkpoint.outline and (files := carried(checkpoint.directory)):
-        program.source["text"] = files
+    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots)
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"
         )
+    program.source["warnings"] = warnings
+    if not checkpoint.outline:
+        program.memory = images(program, graph, plan, checkpoint, group, follow)
+        if files := carried(checkpoint.directory):
+            program.source["text"] = files
     return program
 
 

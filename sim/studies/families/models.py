@@ -130,7 +130,7 @@ def model(name: str, seed: int = 0) -> nn.Module:
 def save(name: str, directory: Path, seed: int = 0) -> nn.Module:
     """Writes config.json and model.safetensors; returns the model."""
     result = model(name, seed)
-    result.save_pretrained(directory)  # type: ignore[operator]
+    result.save_pretrained(directory)  # pyright: ignore[reportCallIssue]
     return result
 
 
