@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.frontend import files, routers
+from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.routers import ROUTERS_FILE, Router
 from compiler.frontend.tensors import F32, blocks
@@ -22,7 +22,7 @@ class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones.
+    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read.
     """
 
     directory: Path
@@ -31,6 +31,7 @@ class Checkpoint:
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
     router_hidden: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 def _check_names(canonical: Canonical, own: files.SafeTensors, where: Path) -> None:
@@ -44,8 +45,8 @@ def _check_names(canonical: Canonical, own: files.SafeTensors, where: Path) -> N
             )
     head, embedding = canonical.own_name(HEAD), canonical.own_name(EMBEDDING)
     for name, file in own.files.items():
-        if name in canonical.needed:
-            continue
+        if name in canonical.needed or (own.packed and name.endswith(".bias") and not own[name].any()):
+            continue  # AutoGPTQ writes biases of zeros where a model has none
         if name != head or not canonical.tied:
             raise CheckpointError(
                 f"{file}: tensor {name} is not known; accepted: those of a {canonical.config.num_layers}-layer"
@@ -68,7 +69,12 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     files.refuse_adapter(directory)
     config = ModelConfig.load(directory)
     data = read_json(directory / "config.json", CheckpointError)
-    own = files.of_directory(directory, NAMES.get(data["model_type"], Names()).ignored)
+    ignored, unpack, remarks = NAMES.get(data["model_type"], Names()).ignored, files.plain, ()
+    if (packing := data.get("quantization_config")) is not None:
+        where = f"{directory / 'config.json'}: quantization_config"
+        ignored, unpack = (*ignored, *quantised.ASIDE), quantised.unpack(packing, where)
+        remarks = quantised.remarks(packing, where)
+    own = files.of_directory(directory, ignored, unpack)
     canonical = Canonical(config, data, own, own.files.__getitem__)
     _check_names(canonical, own, next(iter(own.files.values()), directory))
     for name, shape in canonical.needed.items():
@@ -76,4 +82,4 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
             canonical.take(name, rows)
     path = router_file if router_file is not None else routers.beside(directory)
     table = None if path is None else routers.of_model(path, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, table)
+    return Checkpoint(directory, config, canonical.tensors, table, remarks=remarks)
