@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
+from compiler.frontend.quantised.gguf import GgufTensors
 from compiler.frontend.routers import ROUTERS_FILE, Router
 from compiler.frontend.tensors import F32, blocks
+from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
+from skipopu.gguf_file import SUFFIX
 from skipopu.model_config import ModelConfig
 
 
@@ -34,7 +38,7 @@ class Checkpoint:
     remarks: tuple[str, ...] = ()
 
 
-def _check_names(canonical: Canonical, own: files.SafeTensors, where: Path) -> None:
+def _check_names(canonical: Canonical, own: files.SafeTensors | GgufTensors, where: Path) -> None:
     """Raises CheckpointError for a tensor that is missing or misshapen, or that would change the model and that nothing reads."""
     for name, shape in canonical.needed.items():
         if name not in own.shapes:
@@ -57,8 +61,23 @@ def _check_names(canonical: Canonical, own: files.SafeTensors, where: Path) -> N
             raise CheckpointError(f"{file}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
 
 
+def _stored(directory: Path) -> tuple[dict[str, Any], files.SafeTensors | GgufTensors, tuple[str, ...]]:
+    """What config.json says, the checkpoint's own tensors, and remarks about them."""
+    if directory.suffix == SUFFIX:
+        file = gguf_file.read(directory)
+        return file.config, GgufTensors(file), ()
+    data = read_json(directory / "config.json", CheckpointError)
+    ignored = NAMES.get(data["model_type"], Names()).ignored
+    if (packing := data.get("quantization_config")) is None:
+        return data, files.of_directory(directory, ignored), ()
+    where = f"{directory / 'config.json'}: quantization_config"
+    own = files.of_directory(directory, (*ignored, *quantised.ASIDE), quantised.unpack(packing, where))
+    return data, own, quantised.remarks(packing, where)
+
+
 def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
-    """Reads config.json, *.safetensors (sharded or not) and the routers (``routers.safetensors`` or ``.pth`` unless given).
+    """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers (``routers.safetensors`` or ``.pth``
+    unless given).
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -68,13 +87,7 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     directory = Path(directory)
     files.refuse_adapter(directory)
     config = ModelConfig.load(directory)
-    data = read_json(directory / "config.json", CheckpointError)
-    ignored, unpack, remarks = NAMES.get(data["model_type"], Names()).ignored, files.plain, ()
-    if (packing := data.get("quantization_config")) is not None:
-        where = f"{directory / 'config.json'}: quantization_config"
-        ignored, unpack = (*ignored, *quantised.ASIDE), quantised.unpack(packing, where)
-        remarks = quantised.remarks(packing, where)
-    own = files.of_directory(directory, ignored, unpack)
+    data, own, remarks = _stored(directory)
     canonical = Canonical(config, data, own, own.files.__getitem__)
     _check_names(canonical, own, next(iter(own.files.values()), directory))
     for name, shape in canonical.needed.items():
