@@ -55,7 +55,11 @@ class Stored:
         found = self.shapes[name]
         if shape is None:
             return
-        if len(found) != len(shape) or any(asked not in (None, size) for asked, size in zip(shape, found, strict=True)):
+        if (
+            0 in found
+            or len(found) != len(shape)
+            or any(asked not in (None, size) for asked, size in zip(shape, found, strict=True))
+        ):
             text = ", ".join("any" if size is None else str(size) for size in shape)
             raise CheckpointError(f"{where} has shape {found}; {by} and config.json ask for ({text})")
 

@@ -75,7 +75,7 @@ def _checked(scheme: dict[str, Any], what: str) -> tuple[list[str], dict[str, An
     for pattern in targets:
         try:
             re.compile(pattern.removeprefix("re:"))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{what}.targets holds {pattern!r}, which is no pattern ({error})") from None
     return targets, given
 
@@ -99,7 +99,7 @@ def _block(stored: Stored, name: str, shape: Shape, weights: dict[str, Any]) -> 
     rows, n = shape
     if weights["strategy"] == "group":
         return 1, divides(stored, name, n, weights["group_size"])
-    return {"tensor": (rows, n), "channel": (1, n), "block": tuple(weights.get("block") or (128, 128))}[weights["strategy"]]
+    return {"tensor": (rows, n), "channel": (1, n), "block": tuple(weights.get("block", ()))}[weights["strategy"]]
 
 
 def _made(

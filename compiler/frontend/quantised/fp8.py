@@ -12,12 +12,12 @@ from skipopu.errors import CheckpointError
 
 FP8 = "F8_E4M3"
 SIZE = whole(1, 1 << 20)
-BLOCK = Accepted("two block sizes", lambda value: list_of(SIZE).holds(value) and len(value) == 2) | NULL
+BLOCK = Accepted("two block sizes", lambda value: list_of(SIZE).holds(value) and len(value) == 2)
 
 
 def matrices(stored: Stored, config: Mapping[str, Any], where: str) -> dict[str, Packed]:
     one_of(["e4m3", "float8_e4m3fn"]).check(config.get("fmt", "e4m3"), f"{where}.fmt", CheckpointError)
-    block = BLOCK.check(config.get("weight_block_size"), f"{where}.weight_block_size", CheckpointError)
+    block = (BLOCK | NULL).check(config.get("weight_block_size"), f"{where}.weight_block_size", CheckpointError)
     found = {}
     for name, kind in stored.kinds.items():
         if kind != FP8:

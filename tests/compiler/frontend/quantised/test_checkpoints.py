@@ -72,7 +72,7 @@ def test_every_canonical_tensor_is_the_same(tmp_path: Path, family: str, method:
     integers = 0
     for name, tensor in packed.tensors.items():
         assert np.array_equal(tensor, plain.tensors[name]), name
-        rows = slice(3, 9)
+        rows = slice(3, 23)  # of several heads
         assert np.array_equal(packed.tensors.read(name, rows), tensor[rows])
         codes = packed.tensors.codes(name, rows)
         assert plain.tensors.codes(name, rows) is None
