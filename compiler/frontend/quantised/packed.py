@@ -46,18 +46,27 @@ def grouped(
 ) -> Packed:
     """The matrix whose rows ``rows_of(first, end)`` gives; scales of ``group`` neighbouring columns, or those in ``order`` (n,)."""
     column = np.arange(shape[1]) // group if order is None else order
+    whole = order is None and shape[1] % group == 0
+
+    def with_each(operation: np.ufunc, numbers: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
+        """``operation`` of numbers (rows, n) and what the table (rows, groups) has for their columns."""
+        if whole:  # several times as fast
+            by_group = numbers.reshape(len(numbers), shape[1] // group, group)
+            return operation(by_group, table[..., None]).reshape(numbers.shape)
+        return operation(numbers, table[:, column])
 
     def less_zeros(rows: slice) -> tuple[NDArray[Any], F32]:
         first, end, step = rows.indices(shape[0])
         assert step == 1
         found = rows_of(first, max(first, end))
-        numbers = found.numbers if found.numbers.dtype == np.float32 else found.numbers.astype(np.int16)
-        return (numbers if found.zeros is None else numbers - found.zeros.astype(numbers.dtype)[:, column]), found.scales
+        numbers = found.numbers if found.numbers.dtype == np.float32 else found.numbers.astype(np.int16, copy=False)
+        if found.zeros is not None:
+            numbers = with_each(np.subtract, numbers, found.zeros.astype(numbers.dtype))
+        return numbers, found.scales
 
     def read(rows: slice) -> F32:
-        numbers, scales = less_zeros(rows)
         with np.errstate(over="ignore", invalid="ignore"):  # found by the frontend, which names the tensor
-            return numbers * scales[:, column]
+            return with_each(np.multiply, *less_zeros(rows))
 
     def codes(rows: slice) -> Codes | str:
         if order is not None:
