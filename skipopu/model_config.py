@@ -35,6 +35,7 @@ GENERAL: dict[str, Accepted] = {
     "gated": BOOLEAN,
     "parallel": BOOLEAN,
     "biases": list_of(one_of(PRODUCTS)),
+    "ffn_norm_bias": BOOLEAN,
     "final_bias": BOOLEAN,
     "windows": list_of(whole(0, 1 << 32)),
     "attention_cap": number(0, 1e9),
@@ -68,8 +69,9 @@ class ModelConfig:
     K before the rotation, over each "head" or the "whole" projection; "" for none. ``pre_norm``: modules read the normalised
     residual; ``post_norm``: their results are normalised before they are added to it. ``gated``: act(gate) * up, else act(up).
     ``parallel``: the feed-forward network reads the residual that attention reads. ``biases``: which of q, k, v, o, gate, up, down
-    add one to their products, ``final_bias``: the last norm does. ``windows``: per layer, the tokens that a query sees, itself
-    among them (0: all; empty: no layer has one). ``attention_cap``, ``logit_cap``: c in c * tanh(x / c), 0 for none.
+    add one to their products, ``ffn_norm_bias``: the norm in front of the feed-forward network does, ``final_bias``: the last
+    norm does. ``windows``: per layer, the tokens that a query sees, itself among them (0: all; empty: no layer has one).
+    ``attention_cap``, ``logit_cap``: c in c * tanh(x / c), 0 for none.
     """
 
     hidden_size: int
@@ -96,6 +98,7 @@ class ModelConfig:
     gated: bool = True
     parallel: bool = False
     biases: tuple[str, ...] = ()
+    ffn_norm_bias: bool = False
     final_bias: bool = False
     windows: tuple[int, ...] = ()
     attention_cap: float = 0.0
@@ -120,6 +123,10 @@ class ModelConfig:
         result = fields(data, where)
         if OWN in data:
             result |= _own(data[OWN], result["num_layers"], f"{where}: {OWN}")
+            if result["ffn_norm_bias"] and not result.get("pre_norm", True):
+                raise CheckpointError(
+                    f"{where}: {OWN}.ffn_norm_bias is true and pre_norm false; accepted: a bias of a norm that there is"
+                )
         return ModelConfig(**result)
 
     @staticmethod

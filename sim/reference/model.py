@@ -75,6 +75,7 @@ class Layer(nn.Module):
 
         self.input_layernorm = gain(hidden, config.pre_norm)
         self.post_attention_layernorm = gain(hidden, config.pre_norm)
+        self.post_attention_layernorm_bias = nn.Parameter(torch.zeros(hidden)) if config.ffn_norm_bias else None
         self.attention_post_norm = gain(hidden, config.post_norm)
         self.mlp_post_norm = gain(hidden, config.post_norm)
         whole = config.qk_norm == "whole"
@@ -145,6 +146,8 @@ class SkipLlama(nn.Module):
 
     def _feed_forward(self, index: int, layer: Layer, h: Tensor) -> Tensor:
         activation, gain = ACTIVATIONS[self.config.hidden_act], layer.post_attention_layernorm
+        if layer.post_attention_layernorm_bias is not None:
+            h, gain = self._norm(h, gain) + layer.post_attention_layernorm_bias, None
         up = self._product(f"layers.{index}.up", h, layer.up_proj, gain)
         if self.config.gated:
             inner = activation(self._product(f"layers.{index}.gate", h, layer.gate_proj, gain)) * up
@@ -254,6 +257,8 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
         for name in GAINS:
             if (gain := getattr(layer, name.removeprefix("self_attn."))) is not None:
                 base[f"{prefix}{name}.weight"] = gain
+        if layer.post_attention_layernorm_bias is not None:
+            base[f"{prefix}post_attention_layernorm.bias"] = layer.post_attention_layernorm_bias
         for name in ("attention", "mlp"):
             router = getattr(layer, f"router_{name}").weight_predictor
             routers[f"{prefix}router_{name}.weight_predictor.weight"] = router.weight
