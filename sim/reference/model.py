@@ -135,14 +135,16 @@ class SkipLlama(nn.Module):
         y = y if scale is None else y * scale
         return y if linear.bias is None else y + linear.bias
 
-    def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps)
+    def _norm(self, x: Tensor, gain: Tensor | None, padded: float = 1.0) -> Tensor:
+        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps, padded)
 
     def _heads(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """(batch, tokens, heads * head_dim) to (batch, heads, tokens, head_dim), normalised over what the gain is of."""
-        x = self._norm(x, gain) if self.config.qk_norm == "whole" else x
-        x = x.view(*x.shape[:2], -1, self.config.head_dim).transpose(1, 2)
-        return self._norm(x, gain) if self.config.qk_norm == "head" else x
+        dim = self.config.head_dim
+        padded = dim / (self.config.counted_head_dim or dim)
+        x = self._norm(x, gain, padded) if self.config.qk_norm == "whole" else x
+        x = x.view(*x.shape[:2], -1, dim).transpose(1, 2)
+        return self._norm(x, gain, padded) if self.config.qk_norm == "head" else x
 
     def _feed_forward(self, index: int, layer: Layer, h: Tensor) -> Tensor:
         activation, gain = ACTIVATIONS[self.config.hidden_act], layer.post_attention_layernorm
