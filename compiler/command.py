@@ -41,7 +41,10 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
     parser.add_argument(
-        "--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint"
+        "--routers",
+        type=Path,
+        metavar="FILE",
+        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
     )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(

@@ -97,6 +97,8 @@ def images(
 def _records(adjust: Adjust, plan: Plan, config: ModelConfig, context: int) -> Iterator[NDArray[np.uint8]]:
     """Of each layer."""
     size = config.head_dim if adjust.reduce is Reduce.HEADS else adjust.elements
+    if adjust.name in ("k", "q") and config.counted_head_dim:
+        size = size // config.head_dim * config.counted_head_dim
     for layer, (gains, biases) in enumerate(zip(adjust.gains, adjust.biases, strict=True)):
         rope = rope_address(plan, config, context, adjust.tables[layer]) if adjust.tables else 0
         yield pack_adjust_record(gains, biases, 1 / size, config.rms_norm_eps, rope)

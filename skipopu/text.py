@@ -182,14 +182,10 @@ class Vocabulary:
                     f" {'none' if known is None else known}"
                 )
         self.template = files.get(TEMPLATE, self._default(config.get("chat_template")))
-        # A flag that is set, to whatever, replaces what tokenizer.json puts around a text, as in transformers' LlamaTokenizerFast.
-        flags = {end: config.get(f"add_{end}_token") for end in ("bos", "eos")}
-        self.around: list[list[int]] | None = None
-        if any(isinstance(flag, bool) for flag in flags.values()):
-            self.around = [
-                [self._id(f"{end}_token")] if flag is True and f"{end}_token" in self.special else []
-                for end, flag in flags.items()
-            ]
+        # As transformers 5.24 has it: beside a tokenizer.json add_bos_token and add_eos_token are not read (PreTrainedTokenizerBase),
+        # and one class takes away what that puts around a text.
+        bare = str(config.get("tokenizer_class")).removesuffix("Fast") == "GPTNeoXTokenizer"
+        self.around: list[list[int]] | None = [[], []] if bare else None
 
     @staticmethod
     def _default(template: Any) -> str | None:
@@ -197,15 +193,6 @@ class Vocabulary:
             named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default")
         return template if isinstance(template, str) else None
-
-    def _id(self, name: str) -> int:
-        token = self.special[name]
-        number = self.tokenizer.token_to_id(token)
-        if number is None:
-            raise ProgramError(
-                f"{self.model}/{CONFIG}: {name} is {token!r}; accepted: a token of {TOKENIZER}, which has none such"
-            )
-        return number
 
     def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         if beyond := [number for number in ids if number >= self.size]:

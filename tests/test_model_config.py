@@ -100,6 +100,11 @@ CONFIG = small_config()
         ),
         ({"residual_multiplier": 0.2}, "residual_multiplier is 0.2; accepted: 1 or 1.0 or null"),
         ({"skipopu": {"window": 4}}, "skipopu.window is not known; accepted: rope,"),
+        (
+            {"skipopu": {"ffn_norm_bias": True, "pre_norm": False}},
+            "ffn_norm_bias is true and pre_norm false; accepted: a bias of",
+        ),
+        ({"skipopu": {"counted_head_dim": 33}}, "counted_head_dim is 33; accepted: up to head_dim, 32"),
         ({"skipopu": {"windows": [4]}}, "skipopu.windows has 1 entries; accepted: 2"),
         ({"skipopu": {"rope_of_layer": [0, 1]}}, "skipopu.rope_of_layer names table 1; accepted: below 1"),
         ({"skipopu": {"rope": [{"frequencies": [1.0]}]}}, "skipopu.rope is .*; accepted: a list .of a mapping of frequencies"),

@@ -2,7 +2,8 @@
 
 LayerNorm(h) = RMSNorm(h - mean(h)) * gain + bias, and the mean is linear in what is added to the residual stream: taking it out
 of the embedding's rows and out of the columns of O and down (and of their biases) leaves a stream without mean, which routers
-read too. The bias is part of the products that read it: W (x + b) = W x + W b.
+read too. The bias is part of the products that read it: W (x + b) = W x + W b; not in front of a gate, whose products are combined
+before anything is added: there it stays the norm's.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes[HEAD] = (config.vocab_size, hidden)
     if config.final_bias:
         shapes["model.norm.bias"] = (hidden,)
+    norm_biases = ["post_attention_layernorm"] if config.ffn_norm_bias else []
     for layer in range(config.num_layers):
         prefix = f"model.layers.{layer}."
         shapes |= {f"{prefix}{PARTS[name]}.weight": size for name, size in sizes.items()}
         shapes |= {f"{prefix}{PARTS[name]}.bias": sizes[name][:1] for name in config.biases}
         shapes |= {f"{prefix}{name}.weight": (size,) for name, size in gains.items()}
+        shapes |= {f"{prefix}{name}.bias": (hidden,) for name in norm_biases}
     return shapes
 
 

@@ -22,7 +22,12 @@ def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
             f"machine {machine.name}: adjust is {machine.adjust}; accepted: true, for the model's {' and '.join(asked)}"
         )
     gated = [name for name in ("gate", "up") if name in model.biases and model.gated]
-    need(not gated, "biases", ", ".join(model.biases), "of gate and up only up, without a gate")
+    need(
+        not gated,
+        "biases",
+        ", ".join(model.biases),
+        "no bias of gate or up (mlp_bias) where a gate is: the two are combined on their way out of the product, before any is added",
+    )
     pairs = sorted({len(table.frequencies) for table in model.rope} - {0})
     need(len(pairs) < 2, "rotated pairs per head", pairs, "the same number in every rotary table that rotates any")
     need(not pairs or 2 * pairs[0] <= model.head_dim, "rotated pairs per head", pairs, f"up to {model.head_dim // 2}")

@@ -89,6 +89,9 @@ def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
     tensors: dict[str, NDArray[np.float32]] = {}
     if config.pre_norm:
         tensors["input_layernorm.weight"] = tensors["post_attention_layernorm.weight"] = one
+    if config.ffn_norm_bias:
+        norm = "post_attention_layernorm"
+        tensors[f"{norm}.weight"], tensors[f"{norm}.bias"] = adjusted(program, "ffn_norm", layer)
     key, value = np.split(dequantised(program, "kv", layer), 2)
     products = {"q": dequantised(program, "q", layer), "k": key, "v": value, "o": dequantised(program, "o", layer)}
     if config.gated:

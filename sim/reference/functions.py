@@ -27,8 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * gain
+def rms_norm(x: Tensor, gain: Tensor, eps: float, padded: float = 1.0) -> Tensor:
+    """``padded``: how many times as long x is as without its zeros, which the mean leaves out."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) * padded + eps) * gain
 
 
 def rope_tables(config: ModelConfig, tokens: int) -> list[tuple[Tensor, Tensor]]:

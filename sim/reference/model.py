@@ -75,6 +75,7 @@ class Layer(nn.Module):
 
         self.input_layernorm = gain(hidden, config.pre_norm)
         self.post_attention_layernorm = gain(hidden, config.pre_norm)
+        self.post_attention_layernorm_bias = nn.Parameter(torch.zeros(hidden)) if config.ffn_norm_bias else None
         self.attention_post_norm = gain(hidden, config.post_norm)
         self.mlp_post_norm = gain(hidden, config.post_norm)
         whole = config.qk_norm == "whole"
@@ -134,17 +135,21 @@ class SkipLlama(nn.Module):
         y = y if scale is None else y * scale
         return y if linear.bias is None else y + linear.bias
 
-    def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps)
+    def _norm(self, x: Tensor, gain: Tensor | None, padded: float = 1.0) -> Tensor:
+        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps, padded)
 
     def _heads(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """(batch, tokens, heads * head_dim) to (batch, heads, tokens, head_dim), normalised over what the gain is of."""
-        x = self._norm(x, gain) if self.config.qk_norm == "whole" else x
-        x = x.view(*x.shape[:2], -1, self.config.head_dim).transpose(1, 2)
-        return self._norm(x, gain) if self.config.qk_norm == "head" else x
+        dim = self.config.head_dim
+        padded = dim / (self.config.counted_head_dim or dim)
+        x = self._norm(x, gain, padded) if self.config.qk_norm == "whole" else x
+        x = x.view(*x.shape[:2], -1, dim).transpose(1, 2)
+        return self._norm(x, gain, padded) if self.config.qk_norm == "head" else x
 
     def _feed_forward(self, index: int, layer: Layer, h: Tensor) -> Tensor:
         activation, gain = ACTIVATIONS[self.config.hidden_act], layer.post_attention_layernorm
+        if layer.post_attention_layernorm_bias is not None:
+            h, gain = self._norm(h, gain) + layer.post_attention_layernorm_bias, None
         up = self._product(f"layers.{index}.up", h, layer.up_proj, gain)
         if self.config.gated:
             inner = activation(self._product(f"layers.{index}.gate", h, layer.gate_proj, gain)) * up
@@ -254,6 +259,8 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
         for name in GAINS:
             if (gain := getattr(layer, name.removeprefix("self_attn."))) is not None:
                 base[f"{prefix}{name}.weight"] = gain
+        if layer.post_attention_layernorm_bias is not None:
+            base[f"{prefix}post_attention_layernorm.bias"] = layer.post_attention_layernorm_bias
         for name in ("attention", "mlp"):
             router = getattr(layer, f"router_{name}").weight_predictor
             routers[f"{prefix}router_{name}.weight_predictor.weight"] = router.weight

@@ -114,7 +114,7 @@ def test_the_one_table_in_use_is_the_chunks() -> None:
         (
             "tiny",
             {"biases": ("gate", "up")},
-            "the model's biases is gate, up; accepted: of gate and up only up, without a gate",
+            r"the model's biases is gate, up; accepted: no bias of gate or up \(mlp_bias\) where a gate is",
         ),
         (
             "tiny",
