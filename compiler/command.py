@@ -14,8 +14,7 @@ from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.spec import MATMUL, matmul_shape
-from skipopu.machine.config import MOST_PORTS, Machine
+from skipopu.machine.config import Machine
 from skipopu.program.listing import listing
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
@@ -107,17 +106,12 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say.
 
-    ``chunk`` replaces the target's tokens per chunk, buffers growing with it, memory without a limit and as many ports as the
-    vocabulary needs: no machine that is built, with the same results.
+    ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built, with
+    the same results.
     """
     machine, checkpoint = Machine.load(args.target), load(args.model, args.routers)
     if chunk is not None:
         machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
-        counted = 1 << MATMUL.by_name["rounds"].width
-        while (
-            matmul_shape(checkpoint.config.vocab_size, machine.ports)["rounds"] >= counted and machine.ports <= MOST_PORTS // 2
-        ):
-            machine = dataclasses.replace(machine, ports=2 * machine.ports)
     return compile_as(args, checkpoint, machine, logits)
 
 

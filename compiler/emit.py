@@ -11,11 +11,13 @@ from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.image import rope_address
 from compiler.passes.plan import Plan, kv_slots, stream_of
+from skipopu.errors import ProgramError
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
 from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_stride, round_up
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import ACTIVATIONS
@@ -129,7 +131,13 @@ class Emitter:
         stream = stream_of(weights, self.group, self.machine)
         # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
         unit = self.machine.ports * SCALES_PER_WORD
-        parts = -(-weights.rows // (self.machine.ports * BLOCK_ROWS * MOST_ROUNDS)) if op.argmax else 1
+        beats = stream.port_bytes(0) // self.machine.beat_bytes
+        parts = max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * MOST_ROUNDS)), -(-beats // LARGEST_RUN))
+        if parts > 1 and not op.argmax:
+            raise ProgramError(
+                f"machine {self.machine.name}: {weights.name} has {weights.rows} rows and takes {beats} beats of a port; accepted: up to"
+                f" {self.machine.ports * BLOCK_ROWS * MOST_ROUNDS} and {LARGEST_RUN}"
+            )
         most = round_up(-(-weights.rows // parts), unit)
         for first in range(0, weights.rows, most):
             rows = min(most, weights.rows - first)

@@ -57,7 +57,7 @@ def compile_checkpoint(
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
     told in the program's ``source["warnings"]``.
 
-    Tensors are read twice, some rows at a time: to be examined, and to be placed in the image. ``follow`` sees both go on.
+    Tensors are read some rows at a time, once to be examined and once to be placed in the image (K and V twice). ``follow`` sees both go on.
 
     Raises:
         CheckpointError: a tensor cannot be read or holds numbers that the machine's formats do not.

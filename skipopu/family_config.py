@@ -17,6 +17,8 @@ def family_of(data: dict[str, Any], where: str) -> Family:
         CheckpointError: a key is missing, of the wrong type, out of range, or asks for something unsupported.
     """
     MAPPING.check(data, f"{where}: the content", CheckpointError)
+    if "model_type" in data:  # of another family's keys nothing is known
+        KEYS["model_type"].check(data["model_type"], f"{where}: model_type", CheckpointError)
     if missing := [key for key in REQUIRED if key not in data]:
         raise CheckpointError(f"{where}: {missing[0]} is missing; accepted: {KEYS[missing[0]].text}")
     for key, kind in KEYS.items():

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skipopu.accept import BOOLEAN, MAPPING, NULL, Accepted, list_of, number, one_of, read_json, whole
 from skipopu.errors import CheckpointError
 from skipopu.families import KEYS, PRODUCTS
@@ -28,7 +30,7 @@ _TABLE = Accepted(
 GENERAL: dict[str, Accepted] = {
     "rope": list_of(_TABLE),
     "rope_of_layer": list_of(whole(0, 1024)),
-    "attention_scale": _REAL | NULL,
+    "attention_scale": number(1e-9, 1e9) | NULL,
     "qk_norm": one_of(["", "head", "whole"]),
     "counted_head_dim": whole(0, 4096),
     "pre_norm": BOOLEAN,
@@ -106,6 +108,12 @@ class ModelConfig:
     windows: tuple[int, ...] = ()
     attention_cap: float = 0.0
     logit_cap: float = 0.0
+
+    @property
+    def rope_tables(self) -> tuple[Rope, ...]:
+        """The rotary tables; without any, one of ``rope_theta`` over whole heads."""
+        half = self.head_dim // 2
+        return self.rope or (Rope(tuple((self.rope_theta ** (-np.arange(half) / half)).tolist())),)
 
     @property
     def queries_per_kv_head(self) -> int:

@@ -222,12 +222,10 @@ class Vocabulary:
         """One user's message in the checkpoint's chat template, ready to be answered."""
         if self.template is None:
             raise ProgramError(f"model {self.model} has no chat template: neither {TEMPLATE} nor chat_template in {CONFIG}")
+        environment, messages = _environment(), [{"role": "user", "content": message}]
+        given: dict[str, Any] = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
-            return (
-                _environment()
-                .from_string(self.template)
-                .render(messages=[{"role": "user", "content": message}], add_generation_prompt=True, **self.special)
-            )
+            return environment.from_string(self.template).render(**given, **self.special)
         except Exception as error:  # a template runs code of its own
             raise ProgramError(f"{self.model}: its chat template fails ({' '.join(str(error).split())})") from None
 
@@ -259,13 +257,24 @@ def _environment() -> Any:
     import datetime
 
     from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %} marks what a model said, for training: its body stands."""
+
+        tags = {"generation"}  # noqa: RUF012 (as the class above has it)
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     environment.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False, **how})

@@ -80,6 +80,8 @@ CONFIG = small_config()
         ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1 entries; accepted: 2"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; accepted: null"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"model_type": "granite", "attention_multiplier": 0}, "attention_multiplier is 0; accepted: a number from 1e-09"),
+        ({"skipopu": {"attention_scale": -0.1}}, "attention_scale is -0.1; accepted: a number from 1e-09"),
         ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm is True; accepted: False or null"),
         ({"model_type": "stablelm", "partial_rotary_factor": 0.1}, "3 of 32 elements of a head are rotated; accepted: an even"),
         (
@@ -196,3 +198,8 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes) -> None
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.json: (not valid JSON|the content is)"):
         ModelConfig.load(tmp_path)
+
+
+def test_the_family_is_asked_first() -> None:
+    with pytest.raises(CheckpointError, match="model_type is 'gemma3'; accepted"):
+        ModelConfig.from_dict({"model_type": "gemma3", "text_config": {}})

@@ -130,7 +130,7 @@ def test_first_and_last_tokens_are_the_tokenizers(flags: dict[str, Any], tmp_pat
 def test_the_same_ids_as_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    template = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}\n{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    template = "{{ bos_token }}{% if tools is not none or documents is not none %}!{% endif %}{% for m in messages %}[{{ m['role'] }}] {% generation %}{{ m['content'] | trim }}\n{% endgeneration %}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|begin|>",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from compiler.frontend.tensors import F32, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
-from skipopu.model_config import ModelConfig
+from skipopu.model_config import OWN, ModelConfig
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 READERS = {"q": "input_layernorm", "k": "input_layernorm", "v": "input_layernorm"} | dict.fromkeys(
@@ -121,7 +121,7 @@ class Canonical:
         self.family, self.names = FAMILIES[self.kind], NAMES.get(self.kind, Names())
         value = self.family.value(dict(data))
         self.tied = bool(value("tie_word_embeddings"))
-        self.biased = self.family.own_biases(value)
+        self.biased = self.family.own_biases(value) | set(data.get(OWN, {}).get("biases", ()))
         self.embedding, self.head, self.residual = self.family.multipliers(value)
         self.parts = self.names.parts | (
             {"post_attention_layernorm": "input_layernorm"} if self.names.one_norm and config.parallel else {}
@@ -130,7 +130,8 @@ class Canonical:
         renamed = HEAD in own.shapes and self.names.whole.get("lm_head", "lm_head") + ".weight" not in own.shapes
         self.whole = self.names.whole | ({"lm_head": "lm_head"} if renamed else {})
         self.shapes = expected_shapes(config)
-        self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor
+        self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor, as do
+        self.folded: dict[str, F32] = {}  # biases that hold a norm's
         self.needed = self._needed()
         self.tensors = Tensors(self.shapes, self._read)
 
@@ -214,11 +215,17 @@ class Canonical:
             return _times(without(self.means[name], self._plain(name, rows)), self.residual)
         if product[2] == "weight" or not self.family.norm_biases:
             return self._plain(name, rows)
-        norm = re.sub(r"(self_attn|mlp)\..*", f"{READERS[product[1]]}.bias", name)
+        if name not in self.folded:
+            self.folded[name] = self._with_norms(name, product[1])
+        return self.folded[name][rows]
+
+    def _with_norms(self, name: str, product: str) -> F32:
+        """A product's bias and what its weights make of the bias of the norm in front of it."""
+        norm = re.sub(r"(self_attn|mlp)\..*", f"{READERS[product]}.bias", name)
         weight, added = name.removesuffix("bias") + "weight", self.take(self._own(norm)[0])
         parts = [self._plain(weight, part).astype(np.float64) @ added for part in blocks(self.shapes[weight])]
-        own = self._plain(name) if product[1] in self.biased else 0
-        return (np.concatenate(parts) + own).astype(np.float32)[rows]
+        own = self._plain(name) if product in self.biased else 0
+        return (np.concatenate(parts) + own).astype(np.float32)
 
 
 def mean(tensor: F32, axis: int) -> F64:

@@ -10,7 +10,6 @@ from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import F32, Tensors, rows_of
 from compiler.graph.adjust import reasons
-from compiler.image import rope_tables
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import round_up
@@ -35,9 +34,7 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
         return checkpoint
     scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
     counted = (config.counted_head_dim or config.head_dim) if config.qk_norm else 0
-    wider = dataclasses.replace(
-        config, head_dim=size, rope=rope_tables(config), attention_scale=scale, counted_head_dim=counted
-    )
+    wider = dataclasses.replace(config, head_dim=size, rope=config.rope_tables, attention_scale=scale, counted_head_dim=counted)
     shapes = expected_shapes(wider)
     if checkpoint.outline:
         return dataclasses.replace(

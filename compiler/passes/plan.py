@@ -10,7 +10,6 @@ from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
-from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region
 
@@ -76,13 +75,7 @@ def sharing(graph: Graph, machine: Machine, plan: Plan) -> dict[Value, set[Value
 
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
-    """Raises ProgramError when a port would stream more at once than it can count."""
-    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
-    if (beats := stream.port_bytes(0) // machine.beat_bytes) > LARGEST_RUN:
-        raise ProgramError(
-            f"machine {machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
-        )
-    return stream
+    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:

@@ -47,9 +47,7 @@ def vary(draw: Draw, model: dict[str, Any], adjust: bool, window: bool) -> None:
     own |= {name: value for name, value in choices if name not in own and draw.chance(0.4)}
     if not own.get("pre_norm", True):
         own.pop("ffn_norm_bias", None)
-    if not own.get("gated", True):
-        own.setdefault("biases", [])
-    elif "biases" in own:
+    if own.get("gated", True) and "biases" in own:
         own["biases"] = [name for name in own["biases"] if name != "up"]
     model[OWN] = own
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipopu.model_config import ModelConfig
-from skipopu.rope import Rope
 
 # Hugging Face's names, as in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,8 +33,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float, padded: float = 1.0) -> Tensor
 
 def rope_tables(config: ModelConfig, tokens: int) -> list[tuple[Tensor, Tensor]]:
     """cos and sin of each table of the model, each (tokens, rotated pairs of a head) float64."""
-    half = config.head_dim // 2
-    tables = config.rope or (Rope(tuple(config.rope_theta ** (-pair / half) for pair in range(half))),)
+    tables = config.rope_tables
     position = torch.arange(tokens, dtype=torch.float64)[:, None]
     angles = [position * torch.tensor(table.frequencies, dtype=torch.float64) for table in tables]
     return [(angle.cos() * table.factor, angle.sin() * table.factor) for angle, table in zip(angles, tables, strict=True)]

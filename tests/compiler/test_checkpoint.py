@@ -313,3 +313,14 @@ def test_a_whole_file_comes_before_an_index(directory: Path) -> None:
     index = {"weight_map": dict.fromkeys(random_checkpoint(CONFIG).tensors, "old.safetensors")}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     assert (load(directory).tensors["model.norm.weight"] == before).all()
+
+
+def test_its_own_form_is_read_back_with_biases(tmp_path: Path) -> None:
+    """What ``to_hf`` writes loads, tensors and all."""
+    checkpoint = random_checkpoint(small_config(biases=("q",)), 1)
+    (tmp_path / "config.json").write_text(json.dumps(checkpoint.config.to_hf()))
+    save_file(dict(checkpoint.tensors), tmp_path / "model.safetensors")
+    loaded = load(tmp_path)
+    assert loaded.config == checkpoint.config
+    name = "model.layers.1.self_attn.q_proj.bias"
+    assert (loaded.tensors[name] == checkpoint.tensors[name]).all()
