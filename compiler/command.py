@@ -6,15 +6,17 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
+from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.machine.config import Machine
+from skipopu.machine.config import Machine, target_names
 from skipopu.program.listing import listing
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
@@ -83,17 +85,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "write the report there too")
 
 
+def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, **options: Any) -> Program:
+    """As :func:`compile_checkpoint`; where nobody asked for a target, a refusal names those that take the model.
+
+    Raises:
+        ProgramError: the model does not fit ``machine``.
+    """
+    try:
+        return compile_checkpoint(checkpoint, machine, **options)
+    except ProgramError as error:
+        if "--target" in args.given:
+            raise
+        shape, asked = (
+            outline(str(checkpoint.directory), config=checkpoint.config),
+            {**options, "weights": "int4", "follow": unseen},
+        )
+        others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
+        if not others:
+            raise
+        raise ProgramError(f"{error}; the model fits --target {' or '.join(others)}") from None
+
+
+def _takes(shape: Checkpoint, machine: Machine, options: dict[str, Any]) -> bool:
+    try:
+        compile_checkpoint(shape, machine, **options)
+    except ProgramError:
+        return False
+    return True
+
+
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        program = compile_checkpoint(
+        program = compiled(
+            args,
             checkpoint,
             machine,
-            args.kv,
-            logits,
-            args.context,
-            args.group,
-            args.weights,
+            kv=args.kv,
+            logits=logits,
+            context=args.context,
+            group=args.group,
+            weights=args.weights,
             history=args.history,
             prefetch=args.prefetch,
             follow=lambda what, items: progress.track(items, description=what),

@@ -10,7 +10,7 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.image import rope_address
-from compiler.passes.plan import Plan, kv_slots, stream_of
+from compiler.passes.plan import MOST_ROUNDS, Plan, kv_slots, stream_of
 from skipopu.errors import ProgramError
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
@@ -23,8 +23,6 @@ from skipopu.numerics import fp32
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program, address_units
-
-MOST_ROUNDS = (1 << spec.MATMUL.by_name["rounds"].width) - SCALES_PER_WORD // BLOCK_ROWS
 
 
 def late_write(config: ModelConfig, machine: Machine) -> int:
@@ -132,11 +130,13 @@ class Emitter:
         # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
         unit = self.machine.ports * SCALES_PER_WORD
         beats = stream.port_bytes(0) // self.machine.beat_bytes
-        parts = max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * MOST_ROUNDS)), -(-beats // LARGEST_RUN))
-        if parts > 1 and not op.argmax:
+        rounds = MOST_ROUNDS - MOST_ROUNDS % (SCALES_PER_WORD // BLOCK_ROWS)
+        parts = (
+            max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * rounds)), -(-beats // LARGEST_RUN)) if op.argmax else 1
+        )
+        if parts == 1 and beats > LARGEST_RUN:
             raise ProgramError(
-                f"machine {self.machine.name}: {weights.name} has {weights.rows} rows and takes {beats} beats of a port; accepted: up to"
-                f" {self.machine.ports * BLOCK_ROWS * MOST_ROUNDS} and {LARGEST_RUN}"
+                f"machine {self.machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
             )
         most = round_up(-(-weights.rows // parts), unit)
         for first in range(0, weights.rows, most):

@@ -278,15 +278,16 @@ def describe(target: str | Path) -> dict[str, Any]:
     """
     path = Path(target)
     if path.suffix not in (".yaml", ".yml"):
-        if str(target) not in _names():
+        if str(target) not in target_names():
             raise ConfigError(
-                f"target {str(target)!r} is not known; accepted: {', '.join(_names())}, or the path of a .yaml file"
+                f"target {str(target)!r} is not known; accepted: {', '.join(target_names())}, or the path of a .yaml file"
             )
         path = TARGETS / f"{target}.yaml"
     return _described(path)
 
 
-def _names() -> list[str]:
+def target_names() -> list[str]:
+    """Of the shipped targets."""
     return sorted(p.stem for p in TARGETS.glob("*.yaml"))
 
 
@@ -294,7 +295,7 @@ def _described(path: Path) -> dict[str, Any]:
     """The mapping that a file describes, with its base's values where it has none."""
     if "base" not in (data := read_yaml(path, ConfigError)):
         return data
-    base = one_of(name for name in _names() if TARGETS / f"{name}.yaml" != path).check(
+    base = one_of(name for name in target_names() if TARGETS / f"{name}.yaml" != path).check(
         data.pop("base"), f"{path}: base", ConfigError
     )
     return _described(TARGETS / f"{base}.yaml") | {"name": path.stem} | data
