@@ -18,7 +18,7 @@ from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
 from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_stride, round_up
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics import fp32
+from skipopu.numerics import fp32, soft_cap
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program, address_units
@@ -187,6 +187,8 @@ class Emitter:
             Config.SCHEDULE: self.schedule,
             Config.HISTORY: self.history,
         }
+        if config.attention_cap:
+            constants[Config.SOFT_CAP] = int(fp32.bits(soft_cap.factor(config.attention_cap)))
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
         start = len(self.words)

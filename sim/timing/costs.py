@@ -196,6 +196,7 @@ class Costs:
         queries: int,
         head_dim: int,
         serial: bool,
+        capped: bool,
     ) -> Attention:
         """``listed`` slots, ``rounds`` of one entry in each of ``ports``, ``queries`` query heads per KV head.
 
@@ -214,7 +215,7 @@ class Costs:
         read = self.read_all(ports)
         covered = min(read + 1, hits * key_round)
         keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + read + 1
-        fill = mine + WEIGHED
+        fill = mine + WEIGHED + pipeline.SOFT_CAP * capped
         value_pace = entry_pace(m, ports, entry.beats, value_run, 0, mine, value_steps + 1)
         # They are asked for right behind the keys.
         fetched = value_pace.until(missed + reads[1] / value_run) - value_pace.until(missed)
