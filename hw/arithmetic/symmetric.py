@@ -15,9 +15,9 @@ from skipopu.numerics.tables import OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BIT
 LATENCY = pipeline.SYMMETRIC
 
 
-def symmetric(m: Module, argued: Value, tables: Sequence[QuadraticTable], which: ValueLike) -> Value:
-    """FP32 of table ``which`` at FP32 ``argued``, ``LATENCY`` cycles later; a value per cycle."""
-    m.submodules.table = table = Quadratic(tables)
+def symmetric(m: Module, argued: Value, tables: Sequence[QuadraticTable], which: ValueLike, block: bool = False) -> Value:
+    """FP32 of table ``which`` at FP32 ``argued``, ``LATENCY`` cycles later; a value per cycle. ``block``: tables in block RAM."""
+    m.submodules.table = table = Quadratic(tables, block)
     exponent = argued[23:31]
     top = 127 + SIGMOID.argument_bits - SYMMETRIC_FRACTION_BITS - 1  # largest biased exponent below the tables' end
     argument = Signal(SIGMOID.argument_bits)

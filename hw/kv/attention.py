@@ -175,7 +175,7 @@ class AttentionUnit(Component):
     def _cap(self, m: Module) -> None:
         """The softmax step that the ports weigh by, and what goes with it: behind the cap of scores if there is one."""
         softmax, reduction, capping = self.softmax, self.reduction, self.capping
-        m.submodules.soft_cap = cap = SoftCap()
+        m.submodules.soft_cap = cap = SoftCap(self.machine)
         m.d.sync += capping.eq(self.soft_cap != 0)
         m.d.comb += [
             cap.score.eq(reduction.maximum),
@@ -265,11 +265,8 @@ class AttentionUnit(Component):
         if self.machine.window:
             m.d.comb += port.lockstep.earliest.eq(self.earliest)
         if self.machine.soft_cap:
-            m.d.comb += [
-                port.lockstep.weight_step.eq(reduction.weighed.step),
-                port.lockstep.capping.eq(self.capping),
-                port.lockstep.soft_cap.eq(self.soft_cap),
-            ]
+            step = reduction.weighed.step
+            m.d.comb += port.lockstep.capped.eq(Cat(step.lane, step.number, step.parity, self.capping, self.soft_cap))
 
 
 def total(flags: Sequence[Value]) -> Value:

@@ -59,6 +59,13 @@ def from_key(key: Value) -> Value:
     return Mux(key[31], key ^ (1 << 31), ~key)[:32]
 
 
+class CappedStep(data.StructLayout):
+    """The softmax step whose capped scores are there, as far as ports ask; capping: scores are capped, level, by ``factor``."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"lane": 2, "number": bits_for_index(query_depth(machine)), "parity": 1, "capping": 1, "factor": 32})
+
+
 class Lockstep(Bundle):
     """What all ports are told, seen by who tells them."""
 
@@ -70,10 +77,9 @@ class Lockstep(Bundle):
         self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
         self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
         if machine.soft_cap:
-            self.weight_step = gives(SoftmaxStep(machine), "the same, once its scores are capped; at once without a cap")
-            self.capping = gives(1, "scores are capped, level")
-            self.soft_cap = gives(32, "by which factor")
-        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it; capped, after weight_step")
+            # One wire: with its fields' names for every port the Verilog would be a fiftieth longer.
+            self.capped = gives(CappedStep(machine).size, "a CappedStep; at once without a cap")
+        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it; capped, after that step")
         self.shared_exponent = gives(EXPONENT_BITS, "largest exponent of V that it sees, with that")
         super().__init__()
 
@@ -108,8 +114,8 @@ class AttentionPort(Component):
     Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
 
     Latency: ``score_latency`` cycles from a head's last step to its scores, ``WEIGHT_LATENCY`` from a softmax step to its weight,
-    ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of each where scores are capped, 2 from a step to ``element`` and ``probability``. Throughput: a step of either
-    kind per cycle.
+    ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of both where scores are capped, 2 from a step to
+    ``element`` and ``probability``. Throughput: a step of either kind per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -185,13 +191,14 @@ class AttentionPort(Component):
         score, weighing = read.data.word_select(lane, 32), self.work.weighing & softmax.work
         hidden = score[23:31] == 255
         if self.machine.soft_cap:
-            m.submodules.soft_cap = cap = SoftCap()
-            m.d.comb += [cap.score.eq(score), cap.factor.eq(self.lockstep.soft_cap)]
-            capping = self.lockstep.capping
+            step_capped = data.View(CappedStep(self.machine), self.lockstep.capped)
+            m.submodules.soft_cap = cap = SoftCap(self.machine)
+            m.d.comb += [cap.score.eq(score), cap.factor.eq(step_capped.factor)]
+            capping = step_capped.capping
             score, hidden = Mux(capping, cap.capped, score), behind(m, capping, hidden, "capped_hidden")
             softmax_exponent = behind(m, capping, softmax_exponent, "capped_exponent")
             weighing = behind(m, capping, weighing, "capped_weighing", valid=True)
-            softmax = self.lockstep.weight_step
+            softmax = step_capped
             lane = delay(m, softmax.lane, 1, "weight_lane")
         scaled, at_scaled = self._probability(m, score, hidden, softmax_exponent, weighing)
         rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])

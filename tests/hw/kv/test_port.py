@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.kv.port import HIDDEN, AttentionPort
+from hw.kv.port import HIDDEN, AttentionPort, CappedStep
 from hw.kv.soft_cap import SoftCap
 from hw.pe.slice import Slice
 from skipopu.layout import KvEntry
@@ -47,13 +47,17 @@ def test_an_entry(token: int, cap: float) -> None:
     seen = (token - POSITION <= slots) & np.array([[m >> q & 1 for q in range(QUERY_LANES)] for m in lanes], bool)
     dot_bits = Slice.dot_bits(MACHINE)
     factor = soft_cap.factor(cap)
+
+    def capped(lane: int, number: int, parity: int) -> int:
+        fields = {"lane": lane, "number": number, "parity": parity, "capping": cap > 0, "factor": int(fp32.bits(factor))}
+        return CappedStep(MACHINE).const(fields).as_bits()
+
     for port, value in (
         (work.token, token),
         (work.score, SCORE),
         (work.softmax_score, SCORE),
         (lockstep.position, POSITION),
-        (lockstep.capping, cap > 0),
-        (lockstep.soft_cap, int(fp32.bits(factor))),
+        (lockstep.capped, capped(0, 0, 0)),
     ):
         plan.set(0, port, value)
     for port in (dut.phase.keys, work.working):
@@ -115,7 +119,7 @@ def test_an_entry(token: int, cap: float) -> None:
                     what = {"work": 1, "lane": q, "number": h * BLOCKS + k, "number_first": h * BLOCKS, "parity": parity}
                     plan.pulse(cycle, softmax, what, {})
                     begun = cycle + late
-                    plan.pulse(begun, lockstep.weight_step, what, {})
+                    plan.pulse(begun, lockstep.capped, capped(q, h * BLOCKS + k, parity), capped(0, 0, 0))
                     plan.set(begun + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
                     plan.set(begun + 1, lockstep.shared_exponent, shared)
                     plan.expect(begun + AttentionPort.WEIGHT_LATENCY, dut.scores.weight, int(probabilities[h, k, q]), "weight")
