@@ -19,7 +19,7 @@ from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_strid
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
-from skipopu.numerics import fp32
+from skipopu.numerics import fp32, soft_cap
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program, address_units
@@ -194,6 +194,8 @@ class Emitter:
             Config.SCHEDULE: self.schedule,
             Config.HISTORY: self.history,
         }
+        if config.attention_cap:
+            constants[Config.SOFT_CAP] = int(fp32.bits(soft_cap.factor(config.attention_cap)))
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
         start = len(self.words)

@@ -20,6 +20,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "one of two tables": {"rope": (_table(0), _table(16, 500.0, 1.2)), "rope_of_layer": (1, 1)},
     "scale of scores": {"attention_scale": 0.07},
     "cap of logits": {"logit_cap": 3.0},
+    "cap of scores": {"attention_cap": 0.7, "attention_scale": 0.4},
 }
 # What needs ADJUST, and which of its records there are.
 ADJUSTED: dict[str, tuple[dict[str, Any], str]] = {

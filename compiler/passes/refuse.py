@@ -7,6 +7,7 @@ from skipopu.errors import ProgramError
 from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import soft_cap
 
 
 def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
@@ -43,4 +44,10 @@ def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
             f"machine {machine.name}: window is {machine.window}, a layer's is {shortest} tokens and the context {context}; accepted:"
             f" a context up to {shortest}"
         )
-    need(not model.attention_cap, "attention_cap", model.attention_cap, "0, no cap")
+    cap = model.attention_cap
+    if cap and not machine.soft_cap:
+        raise ProgramError(
+            f"machine {machine.name}: soft_cap is {machine.soft_cap}; accepted: true, for the model's attention_cap {cap}"
+        )
+    accepted = f"0, no cap, or {soft_cap.LEAST:g} to {soft_cap.LARGEST:g}"
+    need(not cap or soft_cap.LEAST <= cap <= soft_cap.LARGEST, "attention_cap", cap, accepted)

@@ -51,11 +51,24 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int = 0, cap: float = 0.0) -> Tensor:
-    """Causal attention of (batch, heads, tokens, head_dim); ``window``: the latest tokens that a query sees, 0 for all."""
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    window: int = 0,
+    cap: float = 0.0,
+    disturb: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Causal attention of (batch, heads, tokens, head_dim).
+
+    ``window``: the latest tokens that a query sees, 0 for all; ``disturb``: changes capped scores.
+    """
     if not window and not cap:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     hidden = q.new_ones(q.shape[-2], q.shape[-2], dtype=torch.bool)
     seen = hidden.tril() & ~hidden.tril(-window) if window else hidden.tril()
     scores = soft_cap(q @ k.transpose(-1, -2) * scale, cap)
+    if cap and disturb is not None:
+        scores = disturb(scores)
     return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v

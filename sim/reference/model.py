@@ -7,6 +7,7 @@ Layer 0's attention always runs under ``reuse``. See :mod:`sim.reference.engine`
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,8 +103,8 @@ def execute_when_positive(difference: Tensor, layer: int, module: int) -> Tensor
 class SkipLlama(nn.Module):
     """A decoder with routers. Dtype and device follow the parameters.
 
-    ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product; the error analysis
-    uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
+    ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product and on capped scores; the error
+    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -219,7 +220,13 @@ class SkipLlama(nn.Module):
                 q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
             window = config.windows[index] if config.windows else 0
             mixed = attention(
-                q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), scale, window, config.attention_cap
+                q,
+                k.repeat_interleave(repeat, 1),
+                v.repeat_interleave(repeat, 1),
+                scale,
+                window,
+                config.attention_cap,
+                self.disturb and functools.partial(self.disturb, f"layers.{index}.score"),
             )
             mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
             mixed = self._norm(self._product(f"layers.{index}.o", mixed, layer.o_proj), layer.attention_post_norm)

@@ -56,6 +56,7 @@ class Machine:
         burst: longest AXI read burst, beats.
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         window: a layer's queries may see their last tokens only; the others' entries are not read.
+        soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
@@ -85,6 +86,7 @@ class Machine:
     burst: int = 16
     write_burst: int = 0
     window: bool = False
+    soft_cap: bool = False
     multiplier: str = "27x18"
     instructions: int = 64
     memory_bytes: int = 0
