@@ -6,16 +6,17 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
+from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.isa.spec import MATMUL, matmul_shape
-from skipopu.machine.config import MOST_PORTS, Machine
+from skipopu.machine.config import Machine, target_names
 from skipopu.program.listing import listing
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
@@ -41,7 +42,10 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
     parser.add_argument(
-        "--routers", type=Path, metavar="FILE", help="router weights; default routers.safetensors of the checkpoint"
+        "--routers",
+        type=Path,
+        metavar="FILE",
+        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
     )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
@@ -86,17 +90,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "write the report there too")
 
 
+def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, **options: Any) -> Program:
+    """As :func:`compile_checkpoint`; where nobody asked for a target, a refusal names those that take the model.
+
+    Raises:
+        ProgramError: the model does not fit ``machine``.
+    """
+    try:
+        return compile_checkpoint(checkpoint, machine, **options)
+    except ProgramError as error:
+        if "--target" in args.given:
+            raise
+        shape, asked = (
+            outline(str(checkpoint.directory), config=checkpoint.config),
+            {**options, "weights": "int4", "follow": unseen},
+        )
+        others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
+        if not others:
+            raise
+        raise ProgramError(f"{error}; the model fits --target {' or '.join(others)}") from None
+
+
+def _takes(shape: Checkpoint, machine: Machine, options: dict[str, Any]) -> bool:
+    try:
+        compile_checkpoint(shape, machine, **options)
+    except ProgramError:
+        return False
+    return True
+
+
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        program = compile_checkpoint(
+        program = compiled(
+            args,
             checkpoint,
             machine,
-            args.kv,
-            logits,
-            args.context,
-            args.group,
-            args.weights,
+            kv=args.kv,
+            logits=logits,
+            context=args.context,
+            group=args.group,
+            weights=args.weights,
             history=args.history,
             prefetch=args.prefetch,
             follow=lambda what, items: progress.track(items, description=what),
@@ -109,17 +143,12 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say.
 
-    ``chunk`` replaces the target's tokens per chunk, buffers growing with it, memory without a limit and as many ports as the
-    vocabulary needs: no machine that is built, with the same results.
+    ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built, with
+    the same results.
     """
     machine, checkpoint = Machine.load(args.target), load(args.model, args.routers)
     if chunk is not None:
         machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
-        counted = 1 << MATMUL.by_name["rounds"].width
-        while (
-            matmul_shape(checkpoint.config.vocab_size, machine.ports)["rounds"] >= counted and machine.ports <= MOST_PORTS // 2
-        ):
-            machine = dataclasses.replace(machine, ports=2 * machine.ports)
     return compile_as(args, checkpoint, machine, logits)
 
 

@@ -10,19 +10,19 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.image import rope_address
-from compiler.passes.plan import Plan, kv_slots, stream_of
+from compiler.passes.plan import MOST_ROUNDS, Plan, kv_slots, stream_of
+from skipopu.errors import ProgramError
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
 from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_stride, round_up
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
-from skipopu.numerics import fp32
+from skipopu.numerics import fp32, soft_cap
 from skipopu.numerics.activation import ACTIVATIONS
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program, address_units
-
-MOST_ROUNDS = (1 << spec.MATMUL.by_name["rounds"].width) - SCALES_PER_WORD // BLOCK_ROWS
 
 
 def late_write(config: ModelConfig, machine: Machine) -> int:
@@ -129,7 +129,15 @@ class Emitter:
         stream = stream_of(weights, self.group, self.machine)
         # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
         unit = self.machine.ports * SCALES_PER_WORD
-        parts = -(-weights.rows // (self.machine.ports * BLOCK_ROWS * MOST_ROUNDS)) if op.argmax else 1
+        beats = stream.port_bytes(0) // self.machine.beat_bytes
+        rounds = MOST_ROUNDS - MOST_ROUNDS % (SCALES_PER_WORD // BLOCK_ROWS)
+        parts = (
+            max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * rounds)), -(-beats // LARGEST_RUN)) if op.argmax else 1
+        )
+        if parts == 1 and beats > LARGEST_RUN:
+            raise ProgramError(
+                f"machine {self.machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
+            )
         most = round_up(-(-weights.rows // parts), unit)
         for first in range(0, weights.rows, most):
             rows = min(most, weights.rows - first)
@@ -186,6 +194,8 @@ class Emitter:
             Config.SCHEDULE: self.schedule,
             Config.HISTORY: self.history,
         }
+        if config.attention_cap:
+            constants[Config.SOFT_CAP] = int(fp32.bits(soft_cap.factor(config.attention_cap)))
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
         start = len(self.words)

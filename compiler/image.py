@@ -32,12 +32,6 @@ def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:
     return rows.astype(np.float32)
 
 
-def rope_tables(config: ModelConfig) -> tuple[Rope, ...]:
-    """The model's rotary tables; without any, one of its base over whole heads."""
-    half = config.head_dim // 2
-    return config.rope or (Rope(tuple((config.rope_theta ** (-np.arange(half) / half)).tolist())),)
-
-
 def flushed(bias: tuple[float, float]) -> tuple[float, float]:
     """Router biases as FP32 without subnormals, which the machine has not; their signs stay, as everywhere."""
     attention, ffn = fp32.narrow(np.array(bias, np.float64))
@@ -62,7 +56,7 @@ def images(
 
     place_instructions(program.instructions, memory[0], plan.regions["program"].address)
     rows = np.zeros((context, round_up(4 * config.head_dim, ADDRESS_UNIT)), np.uint8)
-    for number, rope in enumerate(rope_tables(config)):
+    for number, rope in enumerate(config.rope_tables):
         turned = rope_rows(rope, config.head_dim, context)
         rows[:, : 4 * config.head_dim] = turned.reshape(context, -1).view(np.uint8)
         place(0, rope_address(plan, config, context, number), rows.reshape(-1))
@@ -99,6 +93,8 @@ def images(
 def _records(adjust: Adjust, plan: Plan, config: ModelConfig, context: int) -> Iterator[NDArray[np.uint8]]:
     """Of each layer."""
     size = config.head_dim if adjust.reduce is Reduce.HEADS else adjust.elements
+    if adjust.name in ("k", "q") and config.counted_head_dim:
+        size = size // config.head_dim * config.counted_head_dim
     for layer, (gains, biases) in enumerate(zip(adjust.gains, adjust.biases, strict=True)):
         rope = rope_address(plan, config, context, adjust.tables[layer]) if adjust.tables else 0
         yield pack_adjust_record(gains, biases, 1 / size, config.rms_norm_eps, rope)

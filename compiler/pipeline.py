@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from pathlib import Path
 
 from compiler.emit import emit
 from compiler.follow import Follow, unseen
-from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.build import build
 from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
@@ -57,7 +56,7 @@ def compile_checkpoint(
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
     told in the program's ``source["warnings"]``.
 
-    Tensors are read twice, some rows at a time: to be examined, and to be placed in the image. ``follow`` sees both go on.
+    Tensors are read some rows at a time, once to be examined and once to be placed in the image (K and V twice). ``follow`` sees both go on.
 
     Raises:
         CheckpointError: a tensor cannot be read or holds numbers that the machine's formats do not.
@@ -135,22 +134,3 @@ def fitting_context(graph: Graph, machine: Machine, config: ModelConfig, most: i
     if fits(most):
         return most
     return bisect.bisect_left(range(1, most), True, key=lambda context: not fits(context)) or most
-
-
-def compile_directory(
-    directory: Path,
-    target: str,
-    routers: Path | None = None,
-    kv: str = "reuse",
-    logits: bool = False,
-    context: int | None = None,
-    group: int | None = None,
-    weights: str = "int4",
-    history: int | None = None,
-    prefetch: bool = True,
-) -> Program:
-    """:func:`compile_checkpoint` of a checkpoint directory for a target by name or file."""
-    machine = Machine.load(target)
-    return compile_checkpoint(
-        load(directory, routers), machine, kv, logits, context, group, weights, history=history, prefetch=prefetch
-    )

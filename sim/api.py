@@ -54,7 +54,7 @@ def checkpoint(path: str | Path, routers: str | Path | None = None) -> Checkpoin
     """Reads a Hugging Face directory (config.json, safetensors) and its SkipGPT routers, or a shipped model by name.
 
     ``tensors`` of the result are float32 under Llama's names, whatever the model's family (docs/families.md); ``routers`` is a file,
-    by default ``routers.safetensors`` (or ``.pth``) of the directory.
+    by default they are among the model's tensors or in ``routers.safetensors`` (or ``.pth``) of the directory.
 
     Raises:
         CheckpointError: a file or tensor that is missing, misshapen or not supported.

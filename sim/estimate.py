@@ -199,7 +199,7 @@ def of_result(program: Program, workload: Workload, result: Timed) -> Estimate:
 def layer_weights(config: ModelConfig) -> int:
     """Weights of one layer's matrices."""
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    return config.hidden_size * (2 * queries + 2 * keys + (3 if config.gated else 2) * config.intermediate_size)
 
 
 def kv_bytes(config: ModelConfig) -> int:
@@ -210,10 +210,11 @@ def kv_bytes(config: ModelConfig) -> int:
 def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: float = 0.0) -> float:
     """Bytes of one decoded token by the formula that papers use: nothing is read twice, nothing is padded.
 
-    Layers' weights and FP16 keys and values of ``context`` tokens, each less the skipped share, and the head.
+    Layers' weights and FP16 keys and values of the ``context`` tokens, or of those in a layer's window, each less the skipped share, and
+    the head.
     """
-    entries = config.num_layers * kv_bytes(config) * context * (1 - skipped)
-    return weight_bytes(config, WEIGHT_BITS[weights], None, skipped) + entries
+    seen = sum(config.window(layer, context) or context for layer in range(config.num_layers))
+    return weight_bytes(config, WEIGHT_BITS[weights], None, skipped) + kv_bytes(config) * seen * (1 - skipped)
 
 
 def weight_bytes(config: ModelConfig, bits: float, head_bits: float | None = None, skipped: float = 0.0) -> float:
@@ -228,6 +229,8 @@ def weight_bytes(config: ModelConfig, bits: float, head_bits: float | None = Non
 
 def prefill_products(config: ModelConfig, tokens: int) -> tuple[int, int]:
     """(weight products of the layers and the last token's head, attention products) of a dense prefill."""
-    causal = tokens * (tokens + 1) // 2 * 2 * config.num_heads * config.head_dim
+    windows = [config.window(layer, tokens) or tokens for layer in range(config.num_layers)]
+    # Token t sees min(t, window) tokens.
+    seen = sum(window * (window + 1) // 2 + (tokens - window) * window for window in windows)
     head = config.hidden_size * config.vocab_size
-    return config.num_layers * layer_weights(config) * tokens + head, config.num_layers * causal
+    return config.num_layers * layer_weights(config) * tokens + head, 2 * config.num_heads * config.head_dim * seen

@@ -15,7 +15,7 @@ from sim.engine import Watch
 from sim.functional import engine as functional
 from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
-from sim.result import Computed
+from sim.result import Computed, capped
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import TokenList, instruction_of
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
@@ -32,17 +32,18 @@ class Loss:
 
     Attributes:
         targets: ids (n,) of positions 0 to n - 1.
+        cap: of logits, which are added without it; 0 for none.
     """
 
-    def __init__(self, targets: NDArray[np.int64], vocabulary: int) -> None:
-        self.targets, self.vocabulary = targets, vocabulary
+    def __init__(self, targets: NDArray[np.int64], vocabulary: int, cap: float = 0.0) -> None:
+        self.targets, self.vocabulary, self.cap = targets, vocabulary, cap
         self.top = np.full(len(targets), -np.inf)
         self.total, self.own = np.zeros(len(targets)), np.full(len(targets), np.nan)
 
     def add(self, positions: NDArray[np.int64], first: int, logits: NDArray[np.float32]) -> None:
         """Logits (positions, ids) of the ids from ``first`` on; positions without a target do not count."""
         kept = positions < len(self.targets)
-        where, part = positions[kept], logits[kept, : self.vocabulary - first].astype(np.float64)
+        where, part = positions[kept], capped(logits[kept, : self.vocabulary - first], self.cap).astype(np.float64)
         if not part.size:
             return
         top = np.maximum(self.top[where], part.max(-1))
@@ -135,7 +136,7 @@ def evaluate(
     for part in windows_of(passage, window):
         ids = np.concatenate([head, passage.ids[part]])
         run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
-        loss = Loss(ids[1:], program.model.vocab_size)
+        loss = Loss(ids[1:], program.model.vocab_size, 0.0 if model else program.model.logit_cap)
         if model is None:
             options = functional.Options(weights, profile, loss.add)
             result = functional.run(every, run, options, Progress(say, read))

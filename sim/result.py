@@ -97,5 +97,9 @@ def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.
     """(positions, vocab) float32 that a program compiled with logits stored in port 0, under the model's cap if it has one."""
     region, vocabulary = program.regions["logits"], program.model.vocab_size
     rows = result.memory[0][region.address : region.address + region.size].reshape(program.context, -1)
-    logits, cap = rows[:positions, : 4 * vocabulary].copy().view(np.float32), np.float32(program.model.logit_cap)
-    return cap * np.tanh(logits / cap) if cap else logits
+    return capped(rows[:positions, : 4 * vocabulary].copy().view(np.float32), program.model.logit_cap)
+
+
+def capped(logits: NDArray[np.float32], cap: float) -> NDArray[np.float32]:
+    """The head's results under the model's ``cap`` if that is not 0: the machine needs no more than their order."""
+    return np.float32(cap) * np.tanh(logits / np.float32(cap)) if cap else logits

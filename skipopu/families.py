@@ -82,7 +82,7 @@ OPTIONAL: dict[str, tuple[Accepted, Accepted]] = {
     "attn_logit_softcapping": (_CAP, NULL),
     "final_logit_softcapping": (_CAP, NULL),
     "query_pre_attn_scalar": (number(1e-6, 1e9), NULL),
-    "attention_multiplier": (_REAL, _ONE),
+    "attention_multiplier": (number(1e-9, 1e9), _ONE),
     "embedding_multiplier": (_REAL, _ONE),
     "residual_multiplier": (_REAL, _ONE),
     "logits_scaling": (number(1e-9, 1e9), _ONE),
@@ -139,7 +139,7 @@ class Family:
     """What the models of a family have in common.
 
     ``fields`` are ModelConfig's; ``reads`` are the optional keys that change the model; ``defaults`` stand for absent keys.
-    ``layers`` says which layers have a window where no ``layer_types`` does; ``biases`` are of products whatever the keys say,
+    ``two_tables``: windows have a rotary table of their own; ``epsilon`` is the key of the norms' epsilon; ``layers`` says which layers have a window where no ``layer_types`` does; ``biases`` are of products whatever the keys say,
     ``attention_biases`` where a key asks for them; ``theta`` and ``share`` are the keys of the rotary base and of the
     rotated part of a head ("" where heads are rotated whole), ``types`` and ``activations`` what rope types and activations stand for.
 

@@ -30,6 +30,8 @@ def family_of(data: dict[str, Any], where: str) -> Family:
         CheckpointError: a key is missing, of the wrong type, out of range, or asks for something unsupported.
     """
     MAPPING.check(data, f"{where}: the content", CheckpointError)
+    if "model_type" in data:  # of another family's keys nothing is known
+        KEYS["model_type"].check(data["model_type"], f"{where}: model_type", CheckpointError)
     if missing := [key for key in REQUIRED if key not in data]:
         raise CheckpointError(f"{where}: {missing[0]} is missing; accepted: {KEYS[missing[0]].text}")
     for key, kind in KEYS.items():
@@ -71,8 +73,9 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
     embedding, head, _ = family.multipliers(value)
     layers = _layers(family, value, where)
     biases = family.own_biases(value)
-    if family.norm_biases:  # they become biases of the products behind the norms
-        biases |= {"q", "k", "v", "up"} | ({"gate"} if family.fields.get("gated", True) else set())
+    gated = family.fields.get("gated", True)
+    if family.norm_biases:  # they become biases of the products behind the norms, where these are not gated
+        biases |= {"q", "k", "v"} | (set() if gated else {"up"})
     result: dict[str, Any] = {
         **family.fields,
         "hidden_size": hidden,
@@ -92,6 +95,7 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
         "byte_level": bool(value("byte_level")),
         "attention_scale": None if scale is None or scale == head_dim**-0.5 else float(scale),
         "biases": tuple(name for name in PRODUCTS if name in biases),
+        "ffn_norm_bias": family.norm_biases and gated,
         "final_bias": family.norm_biases,
         "parallel": bool(value("use_parallel_residual")),
         "attention_cap": float(value("attn_logit_softcapping") or 0),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skipopu import gguf_file
 from skipopu.accept import BOOLEAN, MAPPING, NULL, Accepted, list_of, number, one_of, read_json, whole
 from skipopu.errors import CheckpointError
@@ -29,13 +31,15 @@ _TABLE = Accepted(
 GENERAL: dict[str, Accepted] = {
     "rope": list_of(_TABLE),
     "rope_of_layer": list_of(whole(0, 1024)),
-    "attention_scale": _REAL | NULL,
+    "attention_scale": number(1e-9, 1e9) | NULL,
     "qk_norm": one_of(["", "head", "whole"]),
+    "counted_head_dim": whole(0, 4096),
     "pre_norm": BOOLEAN,
     "post_norm": BOOLEAN,
     "gated": BOOLEAN,
     "parallel": BOOLEAN,
     "biases": list_of(one_of(PRODUCTS)),
+    "ffn_norm_bias": BOOLEAN,
     "final_bias": BOOLEAN,
     "windows": list_of(whole(0, 1 << 32)),
     "attention_cap": number(0, 1e9),
@@ -66,11 +70,13 @@ class ModelConfig:
 
     ``rope``: rotary tables, one of ``rope_theta`` over whole heads when empty; ``rope_of_layer`` is each layer's table (the first
     when empty). ``attention_scale`` is what scores q . k are multiplied by (1 / sqrt(head_dim)). ``qk_norm``: RMSNorm of Q and of
-    K before the rotation, over each "head" or the "whole" projection; "" for none. ``pre_norm``: modules read the normalised
+    K before the rotation, over each "head" or the "whole" projection; "" for none;
+    ``counted_head_dim``: elements of a head in their means, others being padding (0: all). ``pre_norm``: modules read the normalised
     residual; ``post_norm``: their results are normalised before they are added to it. ``gated``: act(gate) * up, else act(up).
     ``parallel``: the feed-forward network reads the residual that attention reads. ``biases``: which of q, k, v, o, gate, up, down
-    add one to their products, ``final_bias``: the last norm does. ``windows``: per layer, the tokens that a query sees, itself
-    among them (0: all; empty: no layer has one). ``attention_cap``, ``logit_cap``: c in c * tanh(x / c), 0 for none.
+    add one to their products, ``ffn_norm_bias``: the norm in front of the feed-forward network does, ``final_bias``: the last
+    norm does. ``windows``: per layer, the tokens that a query sees, itself among them (0: all; empty: no layer has one).
+    ``attention_cap``, ``logit_cap``: c in c * tanh(x / c), 0 for none.
     """
 
     hidden_size: int
@@ -92,15 +98,23 @@ class ModelConfig:
     rope_of_layer: tuple[int, ...] = ()
     attention_scale: float | None = None
     qk_norm: str = ""
+    counted_head_dim: int = 0
     pre_norm: bool = True
     post_norm: bool = False
     gated: bool = True
     parallel: bool = False
     biases: tuple[str, ...] = ()
+    ffn_norm_bias: bool = False
     final_bias: bool = False
     windows: tuple[int, ...] = ()
     attention_cap: float = 0.0
     logit_cap: float = 0.0
+
+    @property
+    def rope_tables(self) -> tuple[Rope, ...]:
+        """The rotary tables; without any, one of ``rope_theta`` over whole heads."""
+        half = self.head_dim // 2
+        return self.rope or (Rope(tuple((self.rope_theta ** (-np.arange(half) / half)).tolist())),)
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -121,6 +135,14 @@ class ModelConfig:
         result = fields(data, where)
         if OWN in data:
             result |= _own(data[OWN], result["num_layers"], f"{where}: {OWN}")
+            if (counted := result.get("counted_head_dim", 0)) > result["head_dim"]:
+                raise CheckpointError(
+                    f"{where}: {OWN}.counted_head_dim is {counted}; accepted: up to head_dim, {result['head_dim']}"
+                )
+            if result["ffn_norm_bias"] and not result.get("pre_norm", True):
+                raise CheckpointError(
+                    f"{where}: {OWN}.ffn_norm_bias is true and pre_norm false; accepted: a bias of a norm that there is"
+                )
         return ModelConfig(**result)
 
     @staticmethod

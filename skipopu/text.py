@@ -182,14 +182,10 @@ class Vocabulary:
                     f" {'none' if known is None else known}"
                 )
         self.template = files.get(TEMPLATE, self._default(config.get("chat_template")))
-        # A flag that is set, to whatever, replaces what tokenizer.json puts around a text, as in transformers' LlamaTokenizerFast.
-        flags = {end: config.get(f"add_{end}_token") for end in ("bos", "eos")}
-        self.around: list[list[int]] | None = None
-        if any(isinstance(flag, bool) for flag in flags.values()):
-            self.around = [
-                [self._id(f"{end}_token")] if flag is True and f"{end}_token" in self.special else []
-                for end, flag in flags.items()
-            ]
+        # As transformers 5.24 has it: beside a tokenizer.json add_bos_token and add_eos_token are not read (PreTrainedTokenizerBase),
+        # and one class takes away what that puts around a text.
+        bare = str(config.get("tokenizer_class")).removesuffix("Fast") == "GPTNeoXTokenizer"
+        self.around: list[list[int]] | None = [[], []] if bare else None
 
     @staticmethod
     def _default(template: Any) -> str | None:
@@ -197,15 +193,6 @@ class Vocabulary:
             named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default")
         return template if isinstance(template, str) else None
-
-    def _id(self, name: str) -> int:
-        token = self.special[name]
-        number = self.tokenizer.token_to_id(token)
-        if number is None:
-            raise ProgramError(
-                f"{self.model}/{CONFIG}: {name} is {token!r}; accepted: a token of {TOKENIZER}, which has none such"
-            )
-        return number
 
     def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         if beyond := [number for number in ids if number >= self.size]:
@@ -235,12 +222,10 @@ class Vocabulary:
         """One user's message in the checkpoint's chat template, ready to be answered."""
         if self.template is None:
             raise ProgramError(f"model {self.model} has no chat template: neither {TEMPLATE} nor chat_template in {CONFIG}")
+        environment, messages = _environment(), [{"role": "user", "content": message}]
+        given: dict[str, Any] = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
-            return (
-                _environment()
-                .from_string(self.template)
-                .render(messages=[{"role": "user", "content": message}], add_generation_prompt=True, **self.special)
-            )
+            return environment.from_string(self.template).render(**given, **self.special)
         except Exception as error:  # a template runs code of its own
             raise ProgramError(f"{self.model}: its chat template fails ({' '.join(str(error).split())})") from None
 
@@ -272,13 +257,24 @@ def _environment() -> Any:
     import datetime
 
     from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %} marks what a model said, for training: its body stands."""
+
+        tags = {"generation"}  # noqa: RUF012 (as the class above has it)
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     environment.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False, **how})

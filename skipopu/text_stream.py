@@ -10,7 +10,7 @@ BROKEN = "\ufffd"  # what decoders give for bytes that are no character, or not 
 
 
 class Stream:
-    """Text of ids that come one by one: never half a character, and together what :meth:`Text.decode` gives of all."""
+    """Text of ids that come one by one: never half a character, and together what :meth:`Text.decode` gives of all of a valid text."""
 
     def __init__(self, text: Text) -> None:
         self.text = text

@@ -85,6 +85,8 @@ CONFIG = small_config()
         ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1 entries; accepted: 2"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; accepted: null"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"model_type": "granite", "attention_multiplier": 0}, "attention_multiplier is 0; accepted: a number from 1e-09"),
+        ({"skipopu": {"attention_scale": -0.1}}, "attention_scale is -0.1; accepted: a number from 1e-09"),
         ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm is True; accepted: False or null"),
         ({"model_type": "stablelm", "partial_rotary_factor": 0.1}, "3 of 32 elements of a head are rotated; accepted: an even"),
         (
@@ -105,6 +107,11 @@ CONFIG = small_config()
         ),
         ({"residual_multiplier": 0.2}, "residual_multiplier is 0.2; accepted: 1 or 1.0 or null"),
         ({"skipopu": {"window": 4}}, "skipopu.window is not known; accepted: rope,"),
+        (
+            {"skipopu": {"ffn_norm_bias": True, "pre_norm": False}},
+            "ffn_norm_bias is true and pre_norm false; accepted: a bias of",
+        ),
+        ({"skipopu": {"counted_head_dim": 33}}, "counted_head_dim is 33; accepted: up to head_dim, 32"),
         ({"skipopu": {"windows": [4]}}, "skipopu.windows has 1 entries; accepted: 2"),
         ({"skipopu": {"rope_of_layer": [0, 1]}}, "skipopu.rope_of_layer names table 1; accepted: below 1"),
         ({"skipopu": {"rope": [{"frequencies": [1.0]}]}}, "skipopu.rope is .*; accepted: a list .of a mapping of frequencies"),
@@ -196,3 +203,8 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes) -> None
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.json: (not valid JSON|the content is)"):
         ModelConfig.load(tmp_path)
+
+
+def test_the_family_is_asked_first() -> None:
+    with pytest.raises(CheckpointError, match="model_type is 'gemma3'; accepted"):
+        ModelConfig.from_dict({"model_type": "gemma3", "text_config": {}})

@@ -20,6 +20,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "one of two tables": {"rope": (_table(0), _table(16, 500.0, 1.2)), "rope_of_layer": (1, 1)},
     "scale of scores": {"attention_scale": 0.07},
     "cap of logits": {"logit_cap": 3.0},
+    "cap of scores": {"attention_cap": 0.7, "attention_scale": 0.4},
 }
 # What needs ADJUST, and which of its records there are.
 ADJUSTED: dict[str, tuple[dict[str, Any], str]] = {
@@ -49,6 +50,12 @@ ADJUSTED: dict[str, tuple[dict[str, Any], str]] = {
     "partial rotation of norms": ({"rope": (_table(4, factor=1.2),), "qk_norm": "head"}, "k q"),
     "two tables": ({"rope": (_table(16), _table(16, 1e6, 1.1)), "rope_of_layer": (0, 1)}, "k q"),
     "a layer without rotation": ({"rope": (_table(16), _table(0)), "rope_of_layer": (0, 1), "biases": ("k",)}, "k q"),
+    "bias of the norm before a gate": ({"ffn_norm_bias": True}, "ffn_norm"),
+    "bias of the norm before a gate, parallel": ({"ffn_norm_bias": True, "parallel": True}, "ffn_norm"),
+    "bias of the norm before no gate": (
+        {"ffn_norm_bias": True, "gated": False, "hidden_act": "gelu", "biases": ("up", "down"), "post_norm": True},
+        "o ffn_norm up down_bias down",
+    ),
     "bias of the last norm": ({"final_bias": True}, "final"),
 }
 VARIANTS = PLAIN | {name: change for name, (change, _) in ADJUSTED.items()}

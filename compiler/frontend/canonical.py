@@ -2,7 +2,8 @@
 
 LayerNorm(h) = RMSNorm(h - mean(h)) * gain + bias, and the mean is linear in what is added to the residual stream: taking it out
 of the embedding's rows and out of the columns of O and down (and of their biases) leaves a stream without mean, which routers
-read too. The bias is part of the products that read it: W (x + b) = W x + W b.
+read too. The bias is part of the products that read it: W (x + b) = W x + W b; not in front of a gate, whose products are combined
+before anything is added: there it stays the norm's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from compiler.frontend.tensors import F32, Codes, Held, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
-from skipopu.model_config import ModelConfig
+from skipopu.model_config import OWN, ModelConfig
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 READERS = {"q": "input_layernorm", "k": "input_layernorm", "v": "input_layernorm"} | dict.fromkeys(
@@ -52,11 +53,13 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes[HEAD] = (config.vocab_size, hidden)
     if config.final_bias:
         shapes["model.norm.bias"] = (hidden,)
+    norm_biases = ["post_attention_layernorm"] if config.ffn_norm_bias else []
     for layer in range(config.num_layers):
         prefix = f"model.layers.{layer}."
         shapes |= {f"{prefix}{PARTS[name]}.weight": size for name, size in sizes.items()}
         shapes |= {f"{prefix}{PARTS[name]}.bias": sizes[name][:1] for name in config.biases}
         shapes |= {f"{prefix}{name}.weight": (size,) for name, size in gains.items()}
+        shapes |= {f"{prefix}{name}.bias": (hidden,) for name in norm_biases}
     return shapes
 
 
@@ -118,7 +121,7 @@ class Canonical:
         self.family, self.names = FAMILIES[self.kind], NAMES.get(self.kind, Names())
         value = self.family.value(dict(data))
         self.tied = bool(value("tie_word_embeddings"))
-        self.biased = self.family.own_biases(value)
+        self.biased = self.family.own_biases(value) | set(data.get(OWN, {}).get("biases", ()))
         self.embedding, self.head, self.residual = self.family.multipliers(value)
         self.parts = self.names.parts | (
             {"post_attention_layernorm": "input_layernorm"} if self.names.one_norm and config.parallel else {}
@@ -127,7 +130,8 @@ class Canonical:
         renamed = HEAD in own.shapes and self.names.whole.get("lm_head", "lm_head") + ".weight" not in own.shapes
         self.whole = self.names.whole | ({"lm_head": "lm_head"} if renamed else {})
         self.shapes = expected_shapes(config)
-        self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor
+        self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor, as do
+        self.folded: dict[str, F32] = {}  # biases that hold a norm's
         self.needed = self._needed()
         self.tensors = Tensors(self.shapes, self._read, self._codes)
 
@@ -224,11 +228,17 @@ class Canonical:
             return _times(without(self.means[name], self._plain(name, rows)), self.residual)
         if product[2] == "weight" or not self.family.norm_biases:
             return self._plain(name, rows)
-        norm = re.sub(r"(self_attn|mlp)\..*", f"{READERS[product[1]]}.bias", name)
+        if name not in self.folded:
+            self.folded[name] = self._with_norms(name, product[1])
+        return self.folded[name][rows]
+
+    def _with_norms(self, name: str, product: str) -> F32:
+        """A product's bias and what its weights make of the bias of the norm in front of it."""
+        norm = re.sub(r"(self_attn|mlp)\..*", f"{READERS[product]}.bias", name)
         weight, added = name.removesuffix("bias") + "weight", self.take(self._own(norm)[0])
         parts = [self._plain(weight, part).astype(np.float64) @ added for part in blocks(self.shapes[weight])]
-        own = self._plain(name) if product[1] in self.biased else 0
-        return (np.concatenate(parts) + own).astype(np.float32)[rows]
+        own = self._plain(name) if product in self.biased else 0
+        return (np.concatenate(parts) + own).astype(np.float32)
 
 
 def _around(rows: slice | np.ndarray) -> tuple[slice, slice | np.ndarray]:

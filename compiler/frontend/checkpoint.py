@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.quantised.gguf import GgufTensors
-from compiler.frontend.routers import ROUTERS_FILE, Router
-from compiler.frontend.tensors import F32, blocks
+from compiler.frontend.routers import Router
+from compiler.frontend.tensors import F32, FileTensors, blocks
 from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
@@ -38,8 +38,11 @@ class Checkpoint:
     remarks: tuple[str, ...] = ()
 
 
-def _check_names(canonical: Canonical, own: files.SafeTensors | GgufTensors, where: Path) -> None:
-    """Raises CheckpointError for a tensor that is missing or misshapen, or that would change the model and that nothing reads."""
+def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
+    """Raises CheckpointError for a tensor that is missing or misshapen, or that would change the model and that nothing reads.
+
+    ``others`` are tensors that are no part of the form.
+    """
     for name, shape in canonical.needed.items():
         if name not in own.shapes:
             raise CheckpointError(f"{where}: tensor {name} is missing; a tensor of shape {shape} is needed")
@@ -49,19 +52,21 @@ def _check_names(canonical: Canonical, own: files.SafeTensors | GgufTensors, whe
             )
     head, embedding = canonical.own_name(HEAD), canonical.own_name(EMBEDDING)
     for name, file in own.files.items():
-        if name in canonical.needed or (own.packed and name.endswith(".bias") and not own[name].any()):
+        if name in canonical.needed or name in others:
+            continue
+        if own.packed and name.endswith(".bias") and not own[name].any():
             continue  # AutoGPTQ writes biases of zeros where a model has none
         if name != head or not canonical.tied:
             raise CheckpointError(
                 f"{file}: tensor {name} is not known; accepted: those of a {canonical.config.num_layers}-layer"
-                f" {canonical.kind} as config.json describes it, routers in {ROUTERS_FILE}"
+                f" {canonical.kind} as config.json describes it, and of its routers"
             )
         same = (np.array_equal(own.read(name, rows), own.read(embedding, rows)) for rows in blocks(own.shapes[embedding]))
         if own.shapes[name] != own.shapes[embedding] or not all(same):
             raise CheckpointError(f"{file}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
 
 
-def _stored(directory: Path) -> tuple[dict[str, Any], files.SafeTensors | GgufTensors, tuple[str, ...]]:
+def _stored(directory: Path) -> tuple[dict[str, Any], FileTensors, tuple[str, ...]]:
     """What config.json says, the checkpoint's own tensors, and remarks about them."""
     if directory.suffix == SUFFIX:
         file = gguf_file.read(directory)
@@ -76,8 +81,8 @@ def _stored(directory: Path) -> tuple[dict[str, Any], files.SafeTensors | GgufTe
 
 
 def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
-    """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers (``routers.safetensors`` or ``.pth``
-    unless given).
+    """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers, which are among these or in
+    ``routers.safetensors`` or ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -89,10 +94,10 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     config = ModelConfig.load(directory)
     data, own, remarks = _stored(directory)
     canonical = Canonical(config, data, own, own.files.__getitem__)
-    _check_names(canonical, own, next(iter(own.files.values()), directory))
+    held = routers.inside(own)
+    _check_names(canonical, own, held.values(), next(iter(own.files.values()), directory))
     for name, shape in canonical.needed.items():
         for rows in blocks(shape):
             canonical.take(name, rows)
-    path = router_file if router_file is not None else routers.beside(directory)
-    table = None if path is None else routers.of_model(path, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, table, remarks=remarks)
+    found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks)

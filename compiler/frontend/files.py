@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compiler.frontend.quantised.packed import Packed
 from compiler.frontend.stored import FLOATS, Stored
-from compiler.frontend.tensors import F32, Held, Tensors
+from compiler.frontend.tensors import F32, FileTensors, Held
 from skipopu.accept import MAPPING, TEXT, read_json, shown
 from skipopu.errors import CheckpointError
 
@@ -21,7 +21,7 @@ def plain(stored: Stored) -> dict[str, Packed]:
     return {}
 
 
-class SafeTensors(Tensors):
+class SafeTensors(FileTensors):
     """Tensors of floating-point numbers in safetensors files, read as float32; ``files`` has the file of each.
 
     ``unpack`` says which tensors are made of others, and which. Of numbers that it does not know nothing can be known without their

@@ -1,21 +1,25 @@
-"""SkipGPT's linear routers, from safetensors or a PyTorch file."""
+"""SkipGPT's linear routers, from a file of their own, safetensors or PyTorch, or from among the model's tensors."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from compiler.frontend.files import FLOATS, SafeTensors
-from compiler.frontend.tensors import F32
+from compiler.frontend.tensors import F32, FileTensors
 from skipopu.accept import MAPPING, shown
 from skipopu.errors import CheckpointError
 
 ROUTERS_FILE = "routers.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+LAYERS = "model.layers."  # PEFT puts a prefix before the model's own names
+_OF_ROUTER = re.compile(r"model\.layers\.\d+\.router_(?:attention|mlp)\..*")
 _NAME = re.compile(r"model\.layers\.(\d+)\.router_(?:attention|mlp)\.weight_predictor\.(?:weight|bias)")
+Where = Callable[[str], Path]  # the file of a tensor
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,35 @@ def beside(directory: Path) -> Path | None:
     return found[0] if found else None
 
 
+def _named(names: Iterable[str], where: Where) -> dict[str, str]:
+    """What tensors are called here, and there; raises CheckpointError for two of one name."""
+    result: dict[str, str] = {}
+    for name in names:
+        own = name[max(0, name.find(LAYERS)) :]
+        if own in result:
+            raise CheckpointError(
+                f"{where(name)}: tensors {result[own]} and {name} are the same router's; accepted: one of them"
+            )
+        result[own] = name
+    return result
+
+
+def inside(own: FileTensors) -> dict[str, str]:
+    """Tensors of routers among a model's: their names without a prefix, and those that they have there.
+
+    Raises:
+        CheckpointError: one is there twice.
+    """
+    return _named(
+        (name for name in own.files if _OF_ROUTER.fullmatch(name[max(0, name.find(LAYERS)) :])), own.files.__getitem__
+    )
+
+
 def read(path: Path) -> dict[str, F32]:
     """Tensors of a router file under the model's names.
 
     Raises:
-        CheckpointError: an unreadable file, or an entry that is no tensor of floating-point numbers.
+        CheckpointError: an unreadable file, an entry that is no tensor of floating-point numbers, or one that is there twice.
     """
     if path.suffix == ".safetensors":
         tensors = dict(SafeTensors([path]))
@@ -59,26 +87,26 @@ def read(path: Path) -> dict[str, F32]:
             if not isinstance(tensor, torch.Tensor) or tensor.dtype not in kinds:
                 raise CheckpointError(f"{path}: entry {name} is {shown(tensor)}; accepted: a tensor of {', '.join(FLOATS)}")
         tensors = {name: tensor.float().numpy() for name, tensor in loaded.items()}
-    # PEFT puts a prefix before the model's own names.
-    return {name[max(0, name.find("model.layers.")) :]: tensor for name, tensor in tensors.items()}
+    return {name: tensors[own] for name, own in _named(tensors, lambda name: path).items()}
 
 
-def of_model(path: Path, layers: int, hidden: int) -> list[tuple[Router, Router]]:
-    """The routers of attention and of the feed-forward network, for each layer.
+def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -> list[tuple[Router, Router]]:
+    """The routers of attention and of the feed-forward network, for each layer; without any bias, their biases are 0.
 
     Raises:
-        CheckpointError: as of :func:`read`, or a tensor that is missing, misshapen, not finite, or of no such router.
+        CheckpointError: a tensor that is missing, misshapen, not finite, or of no such router.
     """
-    table = read(path)
     for name in table:
         if "hidden_layer" in name:
-            raise CheckpointError(f"{path}: tensor {name} belongs to a two-layer router; linear routers are supported")
+            raise CheckpointError(f"{where(name)}: tensor {name} belongs to a two-layer router; linear routers are supported")
         if (match := _NAME.fullmatch(name)) is None:
-            raise CheckpointError(f"{path}: tensor {name} is not known; accepted: weights and biases of linear routers")
+            raise CheckpointError(f"{where(name)}: tensor {name} is not known; accepted: weights and biases of linear routers")
         if int(match[1]) >= layers:
-            raise CheckpointError(f"{path}: tensor {name} is of a layer beyond the model's {layers}")
+            raise CheckpointError(f"{where(name)}: tensor {name} is of a layer beyond the model's {layers}")
+    biased = any(name.endswith("bias") for name in table)
 
     def take(name: str, shape: tuple[int, ...]) -> F32:
+        path = where(name)
         if (tensor := table.get(name)) is None:
             raise CheckpointError(f"{path}: tensor {name} is missing; a tensor of shape {shape} is needed")
         if tensor.shape != shape:
@@ -93,6 +121,29 @@ def of_model(path: Path, layers: int, hidden: int) -> list[tuple[Router, Router]
 
     def router(layer: int, module: str) -> Router:
         prefix = f"model.layers.{layer}.router_{module}.weight_predictor."
-        return Router(take(prefix + "weight", (2, hidden)), float(take(prefix + "bias", (2,))))
+        return Router(take(prefix + "weight", (2, hidden)), float(take(prefix + "bias", (2,))) if biased else 0.0)
 
     return [(router(layer, "attention"), router(layer, "mlp")) for layer in range(layers)]
+
+
+def of_checkpoint(
+    directory: Path, own: FileTensors, held: dict[str, str], given: Path | None, layers: int, hidden: int
+) -> list[tuple[Router, Router]] | None:
+    """The routers of file ``given``; else those ``held`` among a checkpoint's ``own`` tensors, or in a file beside these; else None.
+
+    Raises:
+        CheckpointError: as of :func:`of_model`, :func:`read` and :func:`beside`, or there are both.
+    """
+    path = beside(directory) if given is None else given
+    if path is None and not held:
+        return None
+    first = next(iter(held.values()), "")
+    if path is None:
+        tensors = {name: own[there] for name, there in held.items()}
+        return of_model(tensors, lambda name: own.files[held.get(name, first)], layers, hidden)
+    if held and given is None:
+        raise CheckpointError(
+            f"{own.files[first]}: tensor {first} is a router's, and {path.name} is beside it; accepted: routers in one of them,"
+            " or --routers FILE"
+        )
+    return of_model(read(path), lambda name: path, layers, hidden)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +72,13 @@ class Tensors(Mapping[str, F32]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+class FileTensors(Tensors):
+    """Tensors of files: ``files`` has the file of each, ``packed`` those that are quantised."""
+
+    files: dict[str, Path]
+    packed: dict[str, Any]
 
 
 @dataclass(frozen=True)

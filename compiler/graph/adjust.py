@@ -34,10 +34,14 @@ def reasons(config: ModelConfig) -> list[str]:
         "qk_norm": config.qk_norm,
         "post_norm": config.post_norm,
         "gated": config.gated,
+        "ffn_norm_bias": config.ffn_norm_bias,
         "final_bias": config.final_bias,
         "rope_of_layer": list(config.rope_of_layer),
     }
-    asks = (config.biases, config.qk_norm, config.post_norm, not config.gated, config.final_bias, rotates_apart(config))
+    asks = (
+        *(config.biases, config.qk_norm, config.post_norm, not config.gated),
+        *(config.ffn_norm_bias, config.final_bias, rotates_apart(config)),
+    )
     return [f"{name} {value}" for (name, value), asked in zip(fields.items(), asks, strict=True) if asked]
 
 
@@ -69,13 +73,14 @@ class Adjusted:
         order: str = "plain",
         first: int = 0,
         norm_first: bool = False,
+        layered: bool = True,
     ) -> list[Op]:
         """ADJUSTs of ``reads[0]`` into ``writes[0]``: the bias is added, the norm taken, then ``finish``.
 
         ``bias`` and ``gain`` are tensors' names, None for none; ``heads``: the norm is over each head; ``norm_first``: the norm's own
-        bias. A bias in front of a norm is added in place by an ADJUST before.
+        bias. A bias in front of a norm is added in place by an ADJUST before. Not ``layered``: outside the layer loop.
         """
-        layered, before = not norm_first, []
+        before: list[Op] = []
         reduce = Reduce.NONE if gain is None else Reduce.HEADS if heads else Reduce.WHOLE
         ones, zeros = (self.vectors(None, elements, value, layered) for value in (1, 0))
         biases = zeros if bias is None else self.vectors(bias, elements, 0, layered)

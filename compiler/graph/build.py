@@ -31,6 +31,9 @@ class Builder:
         self.adjusted = Adjusted(checkpoint)
         self.h = Value("residual", Place.BUFFER, self.config.hidden_size)
         self.x = Value("aligned residual", Place.RESIDUAL, self.config.hidden_size)
+        self.feed = Value("normalised residual", Place.BUFFER, self.config.hidden_size)
+        # In the place of the aligned residual, until the network's results are added.
+        self.aligned_feed = Value("aligned normalised residual", Place.RESIDUAL, self.config.hidden_size)
         self.lists = Value("token lists", Place.STATE, 2)
 
     def matrix(self, *names: str) -> Matrix:
@@ -126,11 +129,29 @@ class Builder:
             *ops,
             Op("kvwrite", "store K and V entries", stored, (key_value, lists), (entries,)),
             Op("attend", "attention", attend, (aligned_query, entries, lists), (mixed, aligned_mixed)),
+            *(self.normed_feed() if config.parallel else []),  # of the residual that attention reads too
             *self.added("o", "self_attn.o_proj", "attention_post_norm", attend, aligned_mixed),
         ]
 
+    def normed_feed(self) -> list[Op]:
+        """The norm in front of the feed-forward network, where it has a bias; no other token's aligned residual is written over."""
+        if not self.config.ffn_norm_bias:
+            return []
+        name, reads = "post_attention_layernorm", (self.h, self.lists)
+        return self.normed("ffn_norm", "norm of the FFN", TokenList.FFN, reads, (self.feed, self.aligned_feed), name)
+
+    def normed(
+        self, name: str, note: str, tokens: TokenList, reads: tuple[Value, ...], writes: tuple[Value, ...], norm: str
+    ) -> list[Op]:
+        """A norm with a bias of its own, not part of a product."""
+        elements, bias, gain = self.config.hidden_size, f"{norm}.bias", f"{norm}.weight"
+        return self.adjusted.ops(
+            name, note, tokens, reads, writes, elements, bias, gain, norm_first=True, layered=self.lists in reads
+        )
+
     def feed_forward(self) -> list[Op]:
-        config, x, lists, feed = self.config, self.x, self.lists, TokenList.FFN
+        config, lists, feed = self.config, self.lists, TokenList.FFN
+        x, norm = (self.aligned_feed, False) if config.ffn_norm_bias else (self.x, config.pre_norm)
         fed = Value("gated", Place.BUFFER, config.intermediate_size)
         aligned_fed = Value("aligned gated", Place.INNER, config.intermediate_size)
         if config.gated:
@@ -143,14 +164,14 @@ class Builder:
                     (fed, aligned_fed),
                     Weights("gate_up", self.stacked("mlp.gate_proj", "mlp.up_proj"), "gate_up"),
                     Epilogue.GATED,
-                    norm=config.pre_norm,
+                    norm=norm,
                 )
             ]
         else:
             weights = Weights("up", self.stacked("mlp.up_proj"))
             bias = "mlp.up_proj.bias" if "up" in config.biases else None
             ops = [
-                Op("matmul", "mlp.up_proj", feed, (x, lists), (fed,), weights, norm=config.pre_norm),
+                Op("matmul", "mlp.up_proj", feed, (x, lists), (fed,), weights, norm=norm),
                 *self.adjusted.ops(
                     "up",
                     "activation",
@@ -162,7 +183,8 @@ class Builder:
                     finish=Finish.ACTIVATE,
                 ),
             ]
-        return [*ops, *self.added("down", "mlp.down_proj", "mlp_post_norm", feed, aligned_fed)]
+        before = [] if config.parallel else self.normed_feed()
+        return [*before, *ops, *self.added("down", "mlp.down_proj", "mlp_post_norm", feed, aligned_fed)]
 
     def added(self, name: str, tensor: str, norm: str, tokens: TokenList, source: Value) -> list[Op]:
         """A product whose results are added to the residual."""
@@ -196,17 +218,7 @@ class Builder:
         if config.final_bias:
             last = Value("last", Place.BUFFER, config.hidden_size)
             read = Value("aligned last", Place.INNER, config.hidden_size)
-            ops = self.adjusted.ops(
-                "final",
-                "last norm",
-                tail,
-                (self.h,),
-                (last, read),
-                config.hidden_size,
-                bias="norm.bias",
-                gain="norm.weight",
-                norm_first=True,
-            )
+            ops = self.normed("final", "last norm", tail, (self.h,), (last, read), "norm")
         ops.append(
             Op(
                 "matmul",

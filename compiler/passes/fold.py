@@ -9,12 +9,14 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import soft_cap
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """What queries carry: scores' factor times log2(e), so that probabilities are 2^(score - maximum)."""
+    """What queries carry: scores' factor times log2(e), so that probabilities are 2^(score - maximum); with a cap, what it takes."""
     given = config.attention_scale
-    return math.log2(math.e) / math.sqrt(config.head_dim) if given is None else math.log2(math.e) * given
+    power = soft_cap.argument(config.attention_cap) if config.attention_cap else math.log2(math.e)
+    return power / math.sqrt(config.head_dim) if given is None else power * given
 
 
 def fold(graph: Graph, checkpoint: Checkpoint) -> Graph:

@@ -9,27 +9,32 @@ import numpy as np
 from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import F32, Codes, Held, Rows, Tensors, rows_of
-from compiler.image import rope_tables
+from compiler.graph.adjust import reasons
 from skipopu.isa.registers import Config
+from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
 
 WIDENED = tuple(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in ("weight", "bias"))
+WIDENED += ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 
 
 def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
     """The same model with ``machine``'s least head size that holds its heads; the checkpoint itself where that is its own.
 
-    Zeros of Q and K add nothing to a score, those of V meet zeros of O. The rotary tables' pairs and the scale of scores stay. Norms of
-    heads, whose means would count the zeros, keep their size.
+    Zeros of Q and K add nothing to a score, nor to a sum of squares, those of V meet zeros of O. The rotary tables' pairs, the scale of
+    scores and what norms' sums are divided by stay.
     """
-    config, least = checkpoint.config, ranges(machine)[Config.HEAD_DIM].least
-    size = round_up(max(config.head_dim, least), ranges(machine)[Config.HEAD_DIM].step)
-    if size == config.head_dim or config.qk_norm:
+    config, allowed = checkpoint.config, ranges(machine)[Config.HEAD_DIM]
+    size = round_up(max(config.head_dim, allowed.least), allowed.step)
+    while reasons(config) and size * config.num_kv_heads % BUFFER_UNIT:  # as an ADJUST counts
+        size += allowed.step
+    if size == config.head_dim:
         return checkpoint
     scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-    wider = dataclasses.replace(config, head_dim=size, rope=rope_tables(config), attention_scale=scale)
+    counted = (config.counted_head_dim or config.head_dim) if config.qk_norm else 0
+    wider = dataclasses.replace(config, head_dim=size, rope=config.rope_tables, attention_scale=scale, counted_head_dim=counted)
     shapes = expected_shapes(wider)
     if checkpoint.outline:
         return dataclasses.replace(

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, MATMUL, WORD_BYTES
 from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
-from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region
+
+MOST_ROUNDS = (1 << MATMUL.by_name["rounds"].width) - 1
+_STEP = buffer_stride(1)
+LONGEST = ((1 << MATMUL.by_name["stride"].width) - 1) * BUFFER_UNIT // _STEP * _STEP  # elements of a value, for each token
+FIELDS = {"logits": "vocab_size", "gated": "intermediate_size"}
 
 
 @dataclass
@@ -34,11 +38,27 @@ class Plan:
 
 
 def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
-    """First fit by lifetime. The residual lives throughout; every other value within the straight line that uses it."""
+    """First fit by lifetime. The residual lives throughout; every other value within the straight line that uses it.
+
+    Raises:
+        ProgramError: a value is longer than instructions say, or does not fit; a product has more rows than one instruction computes.
+    """
     spans: dict[str, tuple[int, int, Value]] = {}
     for time, op in enumerate(graph.ops()):
+        # Those whose results go through argmax are split.
+        if op.weights is not None and not op.argmax and op.weights.rows > (most := MOST_ROUNDS * machine.ports * BLOCK_ROWS):
+            raise ProgramError(
+                f"machine {machine.name}: product {op.weights.name} ({op.note}) has {op.weights.rows} rows; accepted: up to {most}"
+                f" with ports {machine.ports}"
+            )
         for value in (*op.reads, *op.writes):
             if value.place is Place.BUFFER:
+                if buffer_stride(value.elements) > LONGEST:
+                    field = f", the model's {FIELDS[value.name]}," if value.name in FIELDS else ""
+                    raise ProgramError(
+                        f"machine {machine.name}: value {value.name!r}{field} has {value.elements} elements a token; accepted: up to"
+                        f" {LONGEST}"
+                    )
                 start, _, _ = spans.get(value.name, (time, time, value))
                 spans[value.name] = (start, time, value)
     placed: list[tuple[int, int, int, int]] = []  # start time, end time, first, last + 1
@@ -76,13 +96,7 @@ def sharing(graph: Graph, machine: Machine, plan: Plan) -> dict[Value, set[Value
 
 
 def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
-    """Raises ProgramError when a port would stream more at once than it can count."""
-    stream = WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
-    if (beats := stream.port_bytes(0) // machine.beat_bytes) > LARGEST_RUN:
-        raise ProgramError(
-            f"machine {machine.name}: {weights.name} takes {beats} beats of a port; accepted: up to {LARGEST_RUN}"
-        )
-    return stream
+    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:

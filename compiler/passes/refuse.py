@@ -7,6 +7,7 @@ from skipopu.errors import ProgramError
 from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import soft_cap
 
 
 def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
@@ -22,7 +23,12 @@ def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
             f"machine {machine.name}: adjust is {machine.adjust}; accepted: true, for the model's {' and '.join(asked)}"
         )
     gated = [name for name in ("gate", "up") if name in model.biases and model.gated]
-    need(not gated, "biases", ", ".join(model.biases), "of gate and up only up, without a gate")
+    need(
+        not gated,
+        "biases",
+        ", ".join(model.biases),
+        "no bias of gate or up (mlp_bias) where a gate is: the two are combined on their way out of the product, before any is added",
+    )
     pairs = sorted({len(table.frequencies) for table in model.rope} - {0})
     need(len(pairs) < 2, "rotated pairs per head", pairs, "the same number in every rotary table that rotates any")
     need(not pairs or 2 * pairs[0] <= model.head_dim, "rotated pairs per head", pairs, f"up to {model.head_dim // 2}")
@@ -38,4 +44,10 @@ def refuse(machine: Machine, model: ModelConfig, context: int) -> None:
             f"machine {machine.name}: window is {machine.window}, a layer's is {shortest} tokens and the context {context}; accepted:"
             f" a context up to {shortest}"
         )
-    need(not model.attention_cap, "attention_cap", model.attention_cap, "0, no cap")
+    cap = model.attention_cap
+    if cap and not machine.soft_cap:
+        raise ProgramError(
+            f"machine {machine.name}: soft_cap is {machine.soft_cap}; accepted: true, for the model's attention_cap {cap}"
+        )
+    accepted = f"0, no cap, or {soft_cap.LEAST:g} to {soft_cap.LARGEST:g}"
+    need(not cap or soft_cap.LEAST <= cap <= soft_cap.LARGEST, "attention_cap", cap, accepted)

@@ -36,7 +36,7 @@ def schedule(graph: Graph, level: Schedule) -> Graph:
         for op in ops:
             aligned = next((v for v in op.reads if v.place is Place.RESIDUAL), None)
             if level < Schedule.REDUCTIONS and aligned is not None and not whole:
-                result.append(align(residual, aligned, op))
+                result.append(align(sources[aligned], aligned, op))
             kept = tuple(v for v in op.writes if v.place not in ALIGNED or op.kind in ("embed", "align"))
             result.append(replace(op, writes=kept))
             for source, target in zip(op.writes, op.writes[1:], strict=False):
@@ -47,7 +47,7 @@ def schedule(graph: Graph, level: Schedule) -> Graph:
 
     # A layer whose modules read the same residual aligns it itself, at its end: between them it is another one.
     whole = any(op.kind == "align" for op in graph.body)
-    residual = next(v for v in graph.prologue[0].writes if v.place is Place.BUFFER)
+    sources = {aligned: source for op in graph.ops() for source, aligned in zip(op.writes, op.writes[1:], strict=False)}
     return Graph(split(graph.prologue), split(graph.body), split(graph.epilogue), graph.layers)
 
 

@@ -21,12 +21,16 @@ class Quadratic(Component):
     """y = table(u).
 
     Latency: 4 cycles. Throughput: a value per cycle.
+
+    Parameters:
+        tables: what ``select`` chooses from.
+        block: they lie in block RAM, whatever their size.
     """
 
     LATENCY = pipeline.QUADRATIC
 
-    def __init__(self, tables: Sequence[QuadraticTable]) -> None:
-        self.tables = tuple(tables)
+    def __init__(self, tables: Sequence[QuadraticTable], block: bool = False) -> None:
+        self.tables, self.block = tuple(tables), block
         self.select = given(bits_for_index(len(tables)), "index of the table")
         self.u = given(max(t.argument_bits for t in tables), "argument, as wide as the widest table's")
         self.y = gives(OUTPUT_BITS + 1, f"the table's value in units of 2^-{OUTPUT_BITS}")
@@ -40,7 +44,9 @@ class Quadratic(Component):
             sum((value & (1 << w) - 1) << sum(widths[:i]) for i, (value, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        m.submodules.rom = rom = Memory(shape=sum(widths), depth=len(rows), init=packed)
+        m.submodules.rom = rom = Memory(
+            shape=sum(widths), depth=len(rows), init=packed, attrs={"ram_style": "block"} if self.block else {}
+        )
         port = rom.read_port()
         offset_bits = max(t.offset_bits for t in self.tables)
         x = Signal(offset_bits)

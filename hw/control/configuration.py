@@ -18,8 +18,20 @@ def setting(config: Value, register: Config) -> Value:
     return config[REGISTER_BITS * register : REGISTER_BITS * (register + 1)]
 
 
+def registers_of(machine: Machine) -> list[Config]:
+    """A machine's registers, in their order."""
+    return [register for register in Config if machine.soft_cap or register is not Config.SOFT_CAP]
+
+
+def config_bits(machine: Machine) -> int:
+    """Width of all of a machine's registers side by side."""
+    return REGISTER_BITS * len(registers_of(machine))
+
+
 class Configuration(Component):
     """Registers that SET writes. What a machine cannot execute is written, but said; what is no register is written nowhere.
+
+    What programs without a cap do not write is cleared when a run starts.
 
     Latency: 1 cycle from a write to ``config``, none to ``illegal``. Throughput: a write per cycle.
     """
@@ -30,16 +42,18 @@ class Configuration(Component):
         self.register = given(SET.by_name["register"].width, "number of the register")
         self.value = given(REGISTER_BITS, "its new value")
         self.illegal = gives(1, "the machine cannot execute that value; whether written or not")
-        self.config = gives(REGISTER_BITS * len(Config), "all registers, in their order")
+        if machine.soft_cap:
+            self.restart = given(1, "a run starts, for a cycle")
+        self.config = gives(config_bits(machine), "all registers, in their order")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         legal = ranges(self.machine)
-        registers = [Signal(REGISTER_BITS, name=register.name.lower()) for register in Config]
-        m.d.comb += self.config.eq(Cat(registers))
+        registers = {r: Signal(REGISTER_BITS, name=r.name.lower()) for r in registers_of(self.machine)}
+        m.d.comb += self.config.eq(Cat(registers.values()))
         with m.Switch(self.register):
-            for register in Config:
+            for register in registers:
                 with m.Case(register):
                     with m.If(self.write):
                         m.d.sync += registers[register].eq(self.value)
@@ -47,4 +61,7 @@ class Configuration(Component):
                         allowed = legal[register]
                         steps = self.value[: allowed.step.bit_length() - 1]
                         m.d.comb += self.illegal.eq((self.value < allowed.least) | (self.value > allowed.most) | (steps != 0))
+        if self.machine.soft_cap:
+            with m.If(self.restart):
+                m.d.sync += registers[Config.SOFT_CAP].eq(0)
         return m

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
-from hw.control.configuration import REGISTER_BITS, Configuration, setting
+from hw.control.configuration import Configuration, config_bits, setting
 from hw.control.host import RunRequest, RunState
 from hw.control.issue import Issue, field
 from hw.control.issuer import Issuer, unit_opcodes
@@ -49,7 +49,7 @@ class Dispatcher(Component):
         self.chunk = gives(1, "a chunk starts, for a cycle")
         self.last_slot = gives(count_shape(machine.tokens), "slot of its last token")
         self.restart = gives(1, "a run starts, for a cycle")
-        self.config = gives(REGISTER_BITS * len(Config), "configuration registers, 32 bits each")
+        self.config = gives(config_bits(machine), "configuration registers, 32 bits each")
         self.saturated = given(1, "a unit saturated a number")
         self.fault = given(1, "a unit's error")
         self.fault_code = given(ERROR_BITS, "which it is")
@@ -69,7 +69,7 @@ class Dispatcher(Component):
         self.words = ProgramMemory(machine)
         self.configuration = Configuration(machine)
         self.lists = TokenLists(machine)
-        self.layers = LayerLoop()
+        self.layers = LayerLoop(machine)
         self.outcome = RunStatus()
         self.issuer = Issuer(machine)
 
@@ -238,3 +238,5 @@ class Dispatcher(Component):
         ]
         if self.machine.window:
             m.d.comb += issuer.window.eq(self.window)
+        if self.machine.soft_cap:
+            m.d.comb += configuration.restart.eq(self.restart)

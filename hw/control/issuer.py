@@ -7,7 +7,7 @@ from amaranth.lib import stream
 
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
-from hw.control.configuration import REGISTER_BITS, setting
+from hw.control.configuration import config_bits, setting
 from hw.control.issue import ENTRY_BITS, Issue, field
 from hw.control.layers import Layer
 from hw.control.weights import WeightRequest
@@ -60,7 +60,7 @@ class Issuer(Component):
         self.position = given(32, "of slot 0")
         self.count = given(count_shape(machine.tokens), "slots of the chunk")
         self.layer = given(Layer(), "where the present layer has its own", "layer_{}")
-        self.config = given(REGISTER_BITS * len(Config), "configuration registers")
+        self.config = given(config_bits(machine), "configuration registers")
         self.route_done = given(1, "a routing decision is known, for a cycle")
         self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
         self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")

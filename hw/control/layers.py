@@ -5,10 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Module, Signal
 
 from hw.component import Bundle, Component, given, gives
-from hw.control.configuration import REGISTER_BITS, setting
+from hw.control.configuration import config_bits, setting
 from hw.widths import MAP_ROW_BITS
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import LOOP
+from skipopu.machine.config import Machine
 
 
 class Layer(Bundle):
@@ -28,13 +29,13 @@ class LayerLoop(Component):
     Latency: 1 cycle from ``begin`` or ``end`` to the layer, none to the row. Throughput: a layer per cycle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.restart = given(1, "a run starts, for a cycle")
         self.begin = given(1, "LOOP is executed, for a cycle")
         self.count = given(LOOP.by_name["count"].width, "its layers")
         self.advance = given(LOOP.by_name["advance"].width, "what the base grows by, 64-byte units")
         self.end = given(1, "END is executed, for a cycle")
-        self.config = given(REGISTER_BITS * len(Config), "configuration registers")
+        self.config = given(config_bits(machine), "configuration registers")
         self.again = gives(1, "with end: there is another layer")
         self.layer = gives(Layer(), "where the present layer has its own", "layer_{}")
         self.row_start = gives(1, "a layer begins, for a cycle")

@@ -18,10 +18,11 @@ from hw.kv.fetch import KvFetch, Loader
 from hw.kv.heads import HeadSizes
 from hw.kv.map import Layer, MapRead, MapWalk
 from hw.kv.phases import Phases
-from hw.kv.port import EARLIEST, EARLIEST_SHAPE, AttentionPort
+from hw.kv.port import EARLIEST, EARLIEST_SHAPE, EXPONENT_BITS, AttentionPort
 from hw.kv.query import QueryMemory, QueryWrites
 from hw.kv.reduce import Reduction
 from hw.kv.shapes import HeadShapes, Pool
+from hw.kv.soft_cap import SoftCap, behind
 from hw.kv.softmax import SoftmaxWalk
 from hw.kv.walk import KvWalk
 from hw.library import Library
@@ -59,6 +60,8 @@ class AttentionUnit(Component):
         self.writes = given(QueryWrites(machine), "aligned queries", "{}")
         self.clear_queries = given(1, "every slot's queries start with their first head")
         self.loaders = [gives(Loader(machine), f"port {p}'s loader", f"{{}}_{p}") for p in ports]
+        if machine.soft_cap:
+            self.soft_cap = given(32, "factor of the scores' soft cap, FP32, 0: none; stable while an instruction runs")
         self.active = given(1, "the instruction runs, level")
         self.instruction = given(Issue(machine), "the ATTEND")
         self.done = gives(1, "it is done, one cycle")
@@ -93,9 +96,18 @@ class AttentionUnit(Component):
         self.fetches = [library.use("kv_fetch", lambda: KvFetch(machine), f"fetch_{p}") for p in ports]
         self.tiles = tiles
         self.earliest = Signal(EARLIEST_SHAPE)
+        # What the ports' probabilities are made of
+        self.maximum, self.shared_exponent, self.head_weighed = (
+            self.reduction.maximum,
+            self.reduction.reduced.exponent,
+            self.softmax.head_weighed,
+        )
+        if machine.soft_cap:
+            self.capping, self.head_weighed = Signal(), Signal()
+            self.maximum, self.shared_exponent = Signal(32), Signal(EXPONENT_BITS)
 
     def elaborate(self, platform: object) -> Module:
-        m = Module()
+        m, machine = Module(), self.machine
         walk, softmax, divide, phase = self.walk, self.softmax, self.divide, self.phases.phase
         for name in ("phases", "sizes", "queries", "blocks", "entries", "walk", "softmax", "reduction", "divide"):
             m.submodules[name] = getattr(self, name)
@@ -111,8 +123,10 @@ class AttentionUnit(Component):
             self.sizes.head_dim.eq(self.head_dim),
         ]
         self._list(m)
+        if machine.soft_cap:
+            self._cap(m)
         more = self._walk(m)
-        for p in range(self.machine.ports):
+        for p in range(machine.ports):
             self._port(m, p)
 
         connect(m, divide.reduced, self.reduction.reduced)
@@ -158,6 +172,21 @@ class AttentionUnit(Component):
             self.phases.listed.eq(blocks.done),
         ]
 
+    def _cap(self, m: Module) -> None:
+        """The softmax step that the ports weigh by, and what goes with it: behind the cap of scores if there is one."""
+        softmax, reduction, capping = self.softmax, self.reduction, self.capping
+        m.submodules.soft_cap = cap = SoftCap(self.machine)
+        m.d.sync += capping.eq(self.soft_cap != 0)
+        m.d.comb += [
+            cap.score.eq(reduction.maximum),
+            cap.factor.eq(self.soft_cap),
+            self.maximum.eq(Mux(capping, cap.capped, reduction.maximum)),
+            self.shared_exponent.eq(behind(m, capping, reduction.reduced.exponent, "capped_exponent")),
+            self.head_weighed.eq(behind(m, capping, softmax.head_weighed, "capped_head", valid=True)),
+            reduction.weighed.first.eq(behind(m, capping, softmax.round.first, "capped_first")),
+            reduction.weighed.step.eq(behind(m, capping, softmax.round.step.as_value(), "capped_step", valid=True)),
+        ]
+
     def _walk(self, m: Module) -> Value:
         """The entries' walk over the map, the phases' walks over all ports; whether entries of the phase will be asked for."""
         entries, walk, softmax, reduction = self.entries, self.walk, self.softmax, self.reduction
@@ -191,7 +220,7 @@ class AttentionUnit(Component):
             walk.weighed.eq(softmax.weighed),
             softmax.values.eq(values),
             softmax.serial.eq(self.serial),
-            softmax.written.eq(delay_valid(m, softmax.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
+            softmax.written.eq(delay_valid(m, self.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
             softmax.head_end.eq(walk.head_end & values),
             softmax.round_end.eq(walk.round_end & values),
             phases.keys_done.eq(entries.keys_requested & over),
@@ -229,12 +258,15 @@ class AttentionUnit(Component):
             port.lockstep.kv_step.eq(walk.round.step),
             port.lockstep.softmax_step.eq(softmax.round.step),
             port.lockstep.query_exponents.eq(self.queries.exponents),
-            port.lockstep.maximum.eq(reduction.maximum),
-            port.lockstep.shared_exponent.eq(reduction.reduced.exponent),
+            port.lockstep.maximum.eq(self.maximum),
+            port.lockstep.shared_exponent.eq(self.shared_exponent),
             reduction.products[p].eq(tile.slice.products),
         ]
         if self.machine.window:
             m.d.comb += port.lockstep.earliest.eq(self.earliest)
+        if self.machine.soft_cap:
+            step = reduction.weighed.step
+            m.d.comb += port.lockstep.capped.eq(Cat(step.lane, step.number, step.parity, self.capping, self.soft_cap))
 
 
 def total(flags: Sequence[Value]) -> Value:

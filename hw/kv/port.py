@@ -13,6 +13,7 @@ from hw.component import Bundle, Component, given, gives
 from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
+from hw.kv.soft_cap import SoftCap, behind
 from hw.kv.softmax import SoftmaxStep
 from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
@@ -58,6 +59,13 @@ def from_key(key: Value) -> Value:
     return Mux(key[31], key ^ (1 << 31), ~key)[:32]
 
 
+class CappedStep(data.StructLayout):
+    """The softmax step whose capped scores are there, as far as ports ask; capping: scores are capped, level, by ``factor``."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"lane": 2, "number": bits_for_index(query_depth(machine)), "parity": 1, "capping": 1, "factor": 32})
+
+
 class Lockstep(Bundle):
     """What all ports are told, seen by who tells them."""
 
@@ -68,7 +76,10 @@ class Lockstep(Bundle):
         self.kv_step = gives(KvStep(machine), "what all ports do")
         self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
         self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
-        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it")
+        if machine.soft_cap:
+            # One wire: with its fields' names for every port the Verilog would be a fiftieth longer.
+            self.capped = gives(CappedStep(machine).size, "a CappedStep; at once without a cap")
+        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it; capped, after that step")
         self.shared_exponent = gives(EXPONENT_BITS, "largest exponent of V that it sees, with that")
         super().__init__()
 
@@ -103,8 +114,8 @@ class AttentionPort(Component):
     Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
 
     Latency: ``score_latency`` cycles from a head's last step to its scores, ``WEIGHT_LATENCY`` from a softmax step to its weight,
-    ``WRITTEN`` to the step of values that may use it, 2 from a step to ``element`` and ``probability``. Throughput: a step of either
-    kind per cycle.
+    ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of both where scores are capped, 2 from a step to
+    ``element`` and ``probability``. Throughput: a step of either kind per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -177,11 +188,23 @@ class AttentionPort(Component):
 
         # Probabilities of two rounds
         lane = delay(m, softmax.lane, 1, "softmax_lane")
-        scaled, at_scaled = self._probability(m, read.data.word_select(lane, 32), softmax_exponent)
+        score, weighing = read.data.word_select(lane, 32), self.work.weighing & softmax.work
+        hidden = score[23:31] == 255
+        if self.machine.soft_cap:
+            step_capped = data.View(CappedStep(self.machine), self.lockstep.capped)
+            m.submodules.soft_cap = cap = SoftCap(self.machine)
+            m.d.comb += [cap.score.eq(score), cap.factor.eq(step_capped.factor)]
+            capping = step_capped.capping
+            score, hidden = Mux(capping, cap.capped, score), behind(m, capping, hidden, "capped_hidden")
+            softmax_exponent = behind(m, capping, softmax_exponent, "capped_exponent")
+            weighing = behind(m, capping, weighing, "capped_weighing", valid=True)
+            softmax = step_capped
+            lane = delay(m, softmax.lane, 1, "weight_lane")
+        scaled, at_scaled = self._probability(m, score, hidden, softmax_exponent, weighing)
         rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])
         m.submodules.probabilities = rounds
         put, take = rounds.write_port(granularity=1), rounds.read_port()
-        replaced = delay_valid(m, self.work.weighing & softmax.work, at_scaled, "replaced")
+        replaced = delay_valid(m, weighing, at_scaled, "replaced")
         written_lane = Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane")
         m.d.comb += [
             put.addr.eq(delay(m, Cat(softmax.parity, softmax.number), at_scaled, "probability_index")),
@@ -269,11 +292,15 @@ class AttentionPort(Component):
         m.d.comb += self.score_saturated.eq(Cat(saturated).any())
         return results
 
-    def _probability(self, m: Module, score: Value, stored_exponent: Value) -> tuple[Value, int]:
-        """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step)."""
+    def _probability(
+        self, m: Module, score: Value, hidden: Value, stored_exponent: Value, weighing: Value
+    ) -> tuple[Value, int]:
+        """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step).
+
+        ``weighing`` comes with the step, the others a cycle later.
+        """
         m.submodules.subtract = subtract = Add()
         m.d.comb += [subtract.a.eq(self.lockstep.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
-        hidden = score[23:31] == 255
         shift = self.lockstep.shared_exponent - stored_exponent  # not negative where visible
         distance = subtract.z
         exponent, mantissa = distance[23:31], Cat(distance[:23], Const(1, 1))
@@ -287,7 +314,7 @@ class AttentionPort(Component):
         at_exp2 = 1 + Add.LATENCY + 1 + Quadratic.LATENCY
         whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY, "whole")
         gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 1, "hidden")
-        gone |= ~delay_valid(m, self.work.weighing & self.lockstep.softmax_step.work, at_exp2, "weighed")
+        gone |= ~delay_valid(m, weighing, at_exp2, "weighed")
         drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
         # Half up: the bit below the last kept one is added.
         kept = Cat(Const(0, 1), exp2.y) >> Mux(drop > 32, 32, drop)[:6]

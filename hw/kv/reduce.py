@@ -69,6 +69,8 @@ class Reduction(Component):
         self.phase = given(Phase(), "what attention is at", "{}")
         self.round = given(Round(machine), "what the ports do")
         self.softmax = given(SoftmaxRound(machine), "the probabilities that they make")
+        if machine.soft_cap:
+            self.weighed = given(SoftmaxRound(machine), "the same, once its scores are capped")
         self.reduced = given(ReducedRead(machine), "reads of sums", "{}")
         self.maximum = gives(32, "largest score of the last cycle's softmax step, or of the query to read; FP32")
         self.settled = gives(1, "everything given is in")
@@ -127,7 +129,9 @@ class Reduction(Component):
         return at
 
     def _totals(self, m: Module) -> int:
-        step = self.softmax.step
+        """Sums of probabilities; the cycles until they are in. Capped ones come later, and are in before their values are."""
+        softmax = self.weighed if self.machine.soft_cap else self.softmax
+        step = softmax.step
         weight, depth = adder_tree(m, [port.weight for port in self.scores], "weight")
         at = AttentionPort.WEIGHT_LATENCY + depth
         memory = Memory(shape=TOTAL_BITS, depth=QUERY_LANES * query_depth(self.machine), init=[])
@@ -136,7 +140,7 @@ class Reduction(Component):
         m.d.comb += [
             old.addr.eq(delay(m, Cat(step.lane, step.number), at, "total_address")),
             write.addr.eq(old.addr),
-            write.data.eq(weight + Mux(delay(m, self.softmax.first, at, "total_first"), 0, old.data)),
+            write.data.eq(weight + Mux(delay(m, softmax.first, at, "total_first"), 0, old.data)),
             write.en.eq(delay_valid(m, step.work, at, "total_valid")),
             read.addr.eq(Cat(self.reduced.read_lane, self.reduced.read_number)),
             self.reduced.total.eq(read.data),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
-from hw.arithmetic.fp32 import Add, FromInteger, Multiply
+from hw.arithmetic.fp32 import Add, Multiply
 from hw.arithmetic.pipeline import delay, delay_valid
-from hw.arithmetic.quadratic import Quadratic
+from hw.arithmetic.symmetric import symmetric
 from hw.component import Component, given, gives
 from skipopu.isa.spec import Epilogue
 from skipopu.machine import pipeline
 from skipopu.numerics.activation import Activation
-from skipopu.numerics.tables import GELU_TANH, NORMAL, OUTPUT_BITS, SIGMOID, SYMMETRIC_FRACTION_BITS
+from skipopu.numerics.tables import GELU_TANH, NORMAL, SIGMOID
 
 ONE = 0x3F800000
 
@@ -105,26 +105,10 @@ class Finish(Component):
         """What gate * up is multiplied by; see :func:`skipopu.numerics.activation.factor`."""
         swish = self.activation == Activation.SWISH
         argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)
-        m.submodules.table = table = Quadratic((SIGMOID, NORMAL, GELU_TANH) if self.tanh else (SIGMOID, NORMAL))
-        exponent = argued[23:31]
-        top = 127 + SIGMOID.argument_bits - SYMMETRIC_FRACTION_BITS - 1  # largest biased exponent below the tables' end
-        argument = Signal(SIGMOID.argument_bits)
-        with m.If(exponent > top):
-            m.d.sync += argument.eq((1 << SIGMOID.argument_bits) - 1)
-        with m.Else():
-            right = Mux(top - exponent > 31, 31, top - exponent)[:5]
-            m.d.sync += argument.eq(Mux(exponent == 0, 0, Cat(argued[:23], Const(1, 1)) >> right))
         which: Value = self.activation == Activation.GELU
         if self.tanh:
             which = Mux(self.activation == Activation.GELU_TANH, 2, which)
-        m.d.comb += [table.u.eq(argument), table.select.eq(which)]
-        m.submodules.convert = convert = FromInteger(OUTPUT_BITS + 2)
-        negative = delay(m, argued[31], 1 + Quadratic.LATENCY, "negative")
-        m.d.comb += [
-            convert.mantissa.eq(Mux(negative, (1 << OUTPUT_BITS) - table.y, table.y)),
-            convert.exponent.eq(-OUTPUT_BITS),
-        ]
-        smooth = convert.z
+        smooth = symmetric(m, argued, (SIGMOID, NORMAL, GELU_TANH) if self.tanh else (SIGMOID, NORMAL), which)
         gate = delay(m, gate, self.FACTOR, "gate")
         factor = Signal(32)
         with m.Switch(self.activation):

@@ -41,5 +41,7 @@ def join(m: Module, units: Units) -> None:
     ]
     if units.machine.window:
         m.d.comb += [dispatch.window.eq(units.route.window), attention.layer.next_window.eq(units.route.window_next)]
+    if units.machine.soft_cap:
+        m.d.comb += attention.soft_cap.eq(setting(Config.SOFT_CAP))
     for unit in (attention, units.kv_write):
         m.d.comb += [unit.pool.base.eq(setting(Config.KV_BASE)), unit.pool.entry.eq(setting(Config.KV_ENTRY))]

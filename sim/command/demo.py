@@ -7,7 +7,8 @@ import time
 
 from rich.table import Table
 
-from compiler.pipeline import compile_directory
+from compiler.command import compiled
+from compiler.frontend.checkpoint import load
 from sim.asked import text_ids
 from sim.check import check
 from sim.command.check import check_table, records_of, say_outcome
@@ -16,6 +17,7 @@ from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json
 from skipopu.errors import CheckpointError
+from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import MODELS, path_or_shipped
@@ -40,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     if not args.model.is_dir():
         raise CheckpointError(f"{args.model}: no such checkpoint directory")
-    program = compile_directory(args.model, args.target, kv=args.kv)
+    program = compiled(args, load(args.model), Machine.load(args.target), kv=args.kv)
     out.print(
         f"Compiled {args.model.name} for {program.machine.name}: {len(program.instructions)} instructions,"
         f" {len(program.memory[0]):,} bytes in each of {program.machine.ports} ports."

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from skipopu.numerics import align, fp32
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.fp32 import F32, F64, I64
+from skipopu.numerics.soft_cap import capped
 from skipopu.numerics.tables import exp2_negative, reciprocal, shift_half_up
 
 EXACT_TOKENS = 2048  # p' (25 bits) x v (18 bits) summed over this many tokens is exact in float64
@@ -22,6 +23,7 @@ def attend(
     value_exponent: I64,
     visible: NDArray[np.int64],
     behind: NDArray[np.int64] | int = 0,
+    cap: np.float32 | None = None,
 ) -> F32:
     """Attention of several slots over the mapped entries.
 
@@ -29,6 +31,7 @@ def attend(
         query: (slots, kv_heads, queries, dim) aligned, its exponents (slots, kv_heads, queries).
         key, value: (tokens, kv_heads, dim) aligned, their exponent fields (tokens, kv_heads).
         visible: (slots,) number of leading tokens each slot sees, but for the first ``behind`` (slots,) of them.
+        cap: factor of the scores' soft cap, see :mod:`skipopu.numerics.soft_cap`.
 
     Returns:
         (slots, kv_heads, queries, dim) float32.
@@ -41,6 +44,8 @@ def attend(
     hidden = None if seen.all() else ~seen[:, None, None, :]
     shown = score if hidden is None else np.where(hidden, np.float32(-np.inf), score)
     maximum = shown.max(-1, keepdims=True)
+    if cap:
+        score, maximum = capped(score, cap), capped(maximum, cap)
     p = exp2_negative(fp32.add(maximum, -score))
     fields = value_exponent.T[None]  # (1, kv_heads, tokens)
     if hidden is not None:

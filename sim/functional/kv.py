@@ -72,6 +72,7 @@ def attend(s: State, f: Fields) -> None:
         fields[..., 1],
         visible - first,
         behind - first,
+        np.uint32(c[Config.SOFT_CAP]).view(np.float32) if s.machine.soft_cap else None,
     )
     where = s.vectors(f["dst"], f["stride"], slots, heads * group * dim)
     s.buffer[where] = mixed.reshape(len(slots), -1)

@@ -75,6 +75,11 @@ def case(seed: int, long: bool = False) -> Case:
     for program in programs:
         if other_draw.chance(0.5):
             vary(other_draw, program["model"], machine["adjust"], machine["window"])
+    cap_draw = Draw(seed + (2 << 32))
+    caps = cap_draw.chance(0.3)
+    for program in programs if caps else ():
+        if cap_draw.chance(0.6):
+            program["model"][OWN] = program["model"].get(OWN, {}) | {"attention_cap": cap_draw.of((0.5, 5.0, 50.0, 1000.0))}
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -113,6 +118,7 @@ def case(seed: int, long: bool = False) -> Case:
     for program in programs:
         if draw.chance(ODD / PROGRAMS):
             spoil_program(draw, program)
+    machine["soft_cap"] = caps
     return Case(seed, machine, tuple(programs), long)
 
 

@@ -42,10 +42,12 @@ def vary(draw: Draw, model: dict[str, Any], adjust: bool, window: bool) -> None:
             }
         for size in ("hidden_size", "intermediate_size", "head_dim"):
             model[size] = round_up(model[size], BUFFER_UNIT)
+    if adjust:
+        choices.append(("ffn_norm_bias", True))
     own |= {name: value for name, value in choices if name not in own and draw.chance(0.4)}
-    if not own.get("gated", True):
-        own.setdefault("biases", [])
-    elif "biases" in own:
+    if not own.get("pre_norm", True):
+        own.pop("ffn_norm_bias", None)
+    if own.get("gated", True) and "biases" in own:
         own["biases"] = [name for name in own["biases"] if name != "up"]
     model[OWN] = own
 

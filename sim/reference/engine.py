@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from sim.reference.options import Options as Options
 from sim.result import Routed
 from skipopu.adjust_record import adjust_operands
 from skipopu.layout import EmbeddingRows, router_record
+from skipopu.model_config import ModelConfig
+from skipopu.numerics import soft_cap
 from skipopu.numerics.formats import dequantise
 from skipopu.policy import ALWAYS, ROUTER, WHOLE_RUN, Decision
 from skipopu.program.program import Program
@@ -89,6 +92,9 @@ def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
     tensors: dict[str, NDArray[np.float32]] = {}
     if config.pre_norm:
         tensors["input_layernorm.weight"] = tensors["post_attention_layernorm.weight"] = one
+    if config.ffn_norm_bias:
+        norm = "post_attention_layernorm"
+        tensors[f"{norm}.weight"], tensors[f"{norm}.bias"] = adjusted(program, "ffn_norm", layer)
     key, value = np.split(dequantised(program, "kv", layer), 2)
     products = {"q": dequantised(program, "q", layer), "k": key, "v": value, "o": dequantised(program, "o", layer)}
     if config.gated:
@@ -160,7 +166,7 @@ class Agreement:
     every deciding position must agree. The bounds (one for the logits, one for
     each layer's two routers; ``routing_bound`` is the largest of those) are four times the largest deviation that the
     alignment error causes: the reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
-    input of every product. All other roundings of the machine (FP32, tables, probabilities) are at least 8 times smaller.
+    input of every product, and with errors as large as the machine's on capped scores. All other roundings of the machine (FP32, tables, probabilities) are at least 8 times smaller.
     """
 
     routing_bound: float
@@ -192,9 +198,12 @@ DISTURBED_RUNS = 4
 SAFETY = 4.0
 
 
-def _alignment_noise(group: int, head_dim: int, generator: torch.Generator):
+def _noise(group: int, config: ModelConfig, generator: torch.Generator) -> Callable[[str, Tensor], Tensor]:
     def disturb(name: str, x: Tensor) -> Tensor:
-        size = head_dim if name.endswith(("query", "key", "value")) else group
+        if name.endswith("score"):
+            most = 2 * config.attention_cap * soft_cap.ERROR
+            return x + most * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1)
+        size = config.head_dim if name.endswith(("query", "key", "value")) else group
         n = x.shape[-1]
         padded = torch.nn.functional.pad(x, (0, -n % size)).unflatten(-1, (-1, size))
         _, exponent = torch.frexp(padded.abs().amax(-1, keepdim=True))
@@ -228,7 +237,7 @@ def agreement(
     logit_error, route_error = torch.zeros(()), torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
-        model.disturb = _alignment_noise(program.matrices["head"]["group"], program.model.head_dim, generator)
+        model.disturb = _noise(program.matrices["head"]["group"], program.model, generator)
         noisy = forward(program, model, inputs, options, replay)
         logit_error = torch.maximum(logit_error, (noisy.logits - out.logits).abs().amax())
         route_error = torch.maximum(route_error, (noisy.differences - out.differences).abs().amax((0, 3)))

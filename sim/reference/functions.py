@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipopu.model_config import ModelConfig
-from skipopu.rope import Rope
 
 # Hugging Face's names, as in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -27,14 +26,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * gain
+def rms_norm(x: Tensor, gain: Tensor, eps: float, padded: float = 1.0) -> Tensor:
+    """``padded``: how many times as long x is as without its zeros, which the mean leaves out."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) * padded + eps) * gain
 
 
 def rope_tables(config: ModelConfig, tokens: int) -> list[tuple[Tensor, Tensor]]:
     """cos and sin of each table of the model, each (tokens, rotated pairs of a head) float64."""
-    half = config.head_dim // 2
-    tables = config.rope or (Rope(tuple(config.rope_theta ** (-pair / half) for pair in range(half))),)
+    tables = config.rope_tables
     position = torch.arange(tokens, dtype=torch.float64)[:, None]
     angles = [position * torch.tensor(table.frequencies, dtype=torch.float64) for table in tables]
     return [(angle.cos() * table.factor, angle.sin() * table.factor) for angle, table in zip(angles, tables, strict=True)]
@@ -52,11 +51,24 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int = 0, cap: float = 0.0) -> Tensor:
-    """Causal attention of (batch, heads, tokens, head_dim); ``window``: the latest tokens that a query sees, 0 for all."""
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    window: int = 0,
+    cap: float = 0.0,
+    disturb: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Causal attention of (batch, heads, tokens, head_dim).
+
+    ``window``: the latest tokens that a query sees, 0 for all; ``disturb``: changes capped scores.
+    """
     if not window and not cap:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     hidden = q.new_ones(q.shape[-2], q.shape[-2], dtype=torch.bool)
     seen = hidden.tril() & ~hidden.tril(-window) if window else hidden.tril()
     scores = soft_cap(q @ k.transpose(-1, -2) * scale, cap)
+    if cap and disturb is not None:
+        scores = disturb(scores)
     return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v

@@ -7,6 +7,7 @@ Layer 0's attention always runs under ``reuse``. See :mod:`sim.reference.engine`
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Layer(nn.Module):
 
         self.input_layernorm = gain(hidden, config.pre_norm)
         self.post_attention_layernorm = gain(hidden, config.pre_norm)
+        self.post_attention_layernorm_bias = nn.Parameter(torch.zeros(hidden)) if config.ffn_norm_bias else None
         self.attention_post_norm = gain(hidden, config.post_norm)
         self.mlp_post_norm = gain(hidden, config.post_norm)
         whole = config.qk_norm == "whole"
@@ -101,8 +103,8 @@ def execute_when_positive(difference: Tensor, layer: int, module: int) -> Tensor
 class SkipLlama(nn.Module):
     """A decoder with routers. Dtype and device follow the parameters.
 
-    ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product; the error analysis
-    uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
+    ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product and on capped scores; the error
+    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -134,17 +136,21 @@ class SkipLlama(nn.Module):
         y = y if scale is None else y * scale
         return y if linear.bias is None else y + linear.bias
 
-    def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps)
+    def _norm(self, x: Tensor, gain: Tensor | None, padded: float = 1.0) -> Tensor:
+        return x if gain is None else rms_norm(x, gain, self.config.rms_norm_eps, padded)
 
     def _heads(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """(batch, tokens, heads * head_dim) to (batch, heads, tokens, head_dim), normalised over what the gain is of."""
-        x = self._norm(x, gain) if self.config.qk_norm == "whole" else x
-        x = x.view(*x.shape[:2], -1, self.config.head_dim).transpose(1, 2)
-        return self._norm(x, gain) if self.config.qk_norm == "head" else x
+        dim = self.config.head_dim
+        padded = dim / (self.config.counted_head_dim or dim)
+        x = self._norm(x, gain, padded) if self.config.qk_norm == "whole" else x
+        x = x.view(*x.shape[:2], -1, dim).transpose(1, 2)
+        return self._norm(x, gain, padded) if self.config.qk_norm == "head" else x
 
     def _feed_forward(self, index: int, layer: Layer, h: Tensor) -> Tensor:
         activation, gain = ACTIVATIONS[self.config.hidden_act], layer.post_attention_layernorm
+        if layer.post_attention_layernorm_bias is not None:
+            h, gain = self._norm(h, gain) + layer.post_attention_layernorm_bias, None
         up = self._product(f"layers.{index}.up", h, layer.up_proj, gain)
         if self.config.gated:
             inner = activation(self._product(f"layers.{index}.gate", h, layer.gate_proj, gain)) * up
@@ -214,7 +220,13 @@ class SkipLlama(nn.Module):
                 q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
             window = config.windows[index] if config.windows else 0
             mixed = attention(
-                q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1), scale, window, config.attention_cap
+                q,
+                k.repeat_interleave(repeat, 1),
+                v.repeat_interleave(repeat, 1),
+                scale,
+                window,
+                config.attention_cap,
+                self.disturb and functools.partial(self.disturb, f"layers.{index}.score"),
             )
             mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
             mixed = self._norm(self._product(f"layers.{index}.o", mixed, layer.o_proj), layer.attention_post_norm)
@@ -254,6 +266,8 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
         for name in GAINS:
             if (gain := getattr(layer, name.removeprefix("self_attn."))) is not None:
                 base[f"{prefix}{name}.weight"] = gain
+        if layer.post_attention_layernorm_bias is not None:
+            base[f"{prefix}post_attention_layernorm.bias"] = layer.post_attention_layernorm_bias
         for name in ("attention", "mlp"):
             router = getattr(layer, f"router_{name}").weight_predictor
             routers[f"{prefix}router_{name}.weight_predictor.weight"] = router.weight

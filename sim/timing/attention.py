@@ -77,5 +77,5 @@ def read_history(s: State, listed: list[int], coming: NDArray[np.int64]) -> Atte
     key = (tuple(listed), -(-tokens // ports), min(tokens, ports), (int(keys.max()), int(misses[1].max()) * value_run), fewest)
     if key not in s.parts:
         queries, dim = walk.config[Config.QUERY_GROUP], walk.config[Config.HEAD_DIM]
-        s.parts[key] = s.costs.attend(*key, entry, queries, dim, s.serial)
+        s.parts[key] = s.costs.attend(*key, entry, queries, dim, s.serial, s.capped)
     return s.parts[key]

@@ -196,6 +196,7 @@ class Costs:
         queries: int,
         head_dim: int,
         serial: bool,
+        capped: bool,
     ) -> Attention:
         """``listed`` slots, ``rounds`` of one entry in each of ``ports``, ``queries`` query heads per KV head.
 
@@ -215,24 +216,29 @@ class Costs:
         covered = min(read + 1, hits * key_round)
         keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + read + 1
         fill = mine + WEIGHED
+        late = pipeline.SOFT_CAP * capped
         value_pace = entry_pace(m, ports, entry.beats, value_run, 0, mine, value_steps + 1)
         # They are asked for right behind the keys.
         fetched = value_pace.until(missed + reads[1] / value_run) - value_pace.until(missed)
-        ahead = 0.0
+        weighing = 0  # cycles beyond the steps in which values wait for the rounds' probabilities
         if serial:
-            fill += 2
+            fill += 2 + late
             values = int(max(rounds * (value_steps + fill), fetched)) + read - SERIAL_REQUEST
             divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
+            # Two rounds' probabilities are under way at most; what a cap adds delays the first, and every other one behind the second.
+            ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
+            period = max(value_steps + 1, ahead)
+            capping = (rounds - 1) // 2 * max(0, fill + late + value_steps + 2 - 2 * period)
+            fill += late
             # Values come while the keys' pipeline drains and the first probabilities are made.
             early = min(self.attention_drain + fill, m.kv_fifo / value_run * value_pace.period)
-            # Two rounds' probabilities are under way at most.
-            ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            values = fill + int(max(rounds * max(value_steps + 1, ahead), fetched - early))
+            values = fill + int(max(rounds * period + capping, fetched - early))
+            weighing = max(0, int(rounds * (ahead - value_steps - 1))) + int(capping)
             divisions = heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (key_steps + value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
-        filling = fill * rounds if serial else fill + max(0, int(rounds * (ahead - value_steps - 1)))
+        filling = fill * rounds if serial else fill + weighing
         memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
         own_rounds = -(-(listed[-1] + 1) // m.ports)
         own = max(own_rounds * key_round, int(key_pace.until(own_rounds)))

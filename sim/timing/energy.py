@@ -94,7 +94,7 @@ class Part:
 
 
 def estimate(machine: Machine, counters: dict[str, int]) -> list[Part]:
-    """Joules of a run (or of a difference of two runs' counters), by event."""
+    """Joules of a run (or of a difference of two runs' counters), by event; a cycle of ADJUST counts as one of the whole vector unit."""
     memory = MEMORY.get(machine.memory.device, OTHER_MEMORY)
     static, why = STATIC.get(machine.memory.device, OTHER_STATIC)
     beat = 8 * machine.beat_bytes

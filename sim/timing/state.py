@@ -65,6 +65,10 @@ class State:
     def serial(self) -> bool:
         return bool(self.walk.config[Config.SCHEDULE] & SERIAL_ATTENTION)
 
+    @property
+    def capped(self) -> bool:
+        return self.machine.soft_cap and bool(self.walk.config[Config.SOFT_CAP])
+
     def book(self, unit: str, busy: int, cycles: int, **stalls: int) -> None:
         """Counts an instruction of ``unit`` that takes ``cycles``: ``busy`` ones, stalls by cause, the rest is its edge."""
         self.counters[f"{unit}_BUSY"] += busy

@@ -35,6 +35,7 @@ class Config(IntEnum):
     PARAMETER = 22  # its FP32 parameter
     SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION (parts of the dataflow taken apart, for comparison), PREFETCH (entries of KV)
     HISTORY = 24  # tokens per port whose entries the KV history buffer keeps; 0 is off
+    SOFT_CAP = 25  # FP32 factor of skipopu.numerics.soft_cap; 0 is none, as when a run starts; of machines with soft_cap
 
 
 NO_TOKEN = 0xFFFF_FFFF

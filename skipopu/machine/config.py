@@ -56,6 +56,7 @@ class Machine:
         burst: longest AXI read burst, beats.
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         window: a layer's queries may see their last tokens only; the others' entries are not read.
+        soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
@@ -85,6 +86,7 @@ class Machine:
     burst: int = 16
     write_burst: int = 0
     window: bool = False
+    soft_cap: bool = False
     multiplier: str = "27x18"
     instructions: int = 64
     memory_bytes: int = 0
@@ -278,15 +280,16 @@ def describe(target: str | Path) -> dict[str, Any]:
     """
     path = Path(target)
     if path.suffix not in (".yaml", ".yml"):
-        if str(target) not in _names():
+        if str(target) not in target_names():
             raise ConfigError(
-                f"target {str(target)!r} is not known; accepted: {', '.join(_names())}, or the path of a .yaml file"
+                f"target {str(target)!r} is not known; accepted: {', '.join(target_names())}, or the path of a .yaml file"
             )
         path = TARGETS / f"{target}.yaml"
     return _described(path)
 
 
-def _names() -> list[str]:
+def target_names() -> list[str]:
+    """Of the shipped targets."""
     return sorted(p.stem for p in TARGETS.glob("*.yaml"))
 
 
@@ -294,7 +297,7 @@ def _described(path: Path) -> dict[str, Any]:
     """The mapping that a file describes, with its base's values where it has none."""
     if "base" not in (data := read_yaml(path, ConfigError)):
         return data
-    base = one_of(name for name in _names() if TARGETS / f"{name}.yaml" != path).check(
+    base = one_of(name for name in target_names() if TARGETS / f"{name}.yaml" != path).check(
         data.pop("base"), f"{path}: base", ConfigError
     )
     return _described(TARGETS / f"{base}.yaml") | {"name": path.stem} | data

@@ -9,6 +9,7 @@ from skipopu.isa.registers import Config
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
+from skipopu.numerics import fp32, soft_cap
 from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 LARGEST_HEAD = 256  # elements
@@ -38,8 +39,12 @@ class Range:
 def ranges(machine: Machine) -> dict[Config, Range]:
     """Registers whose value shapes a program: the compiler plans within these, dispatch refuses what lies outside."""
     lanes = machine.weight_lanes
-    functions = {Config.ACTIVATION: Range(0, max(Activation))} if machine.adjust else {}
-    return functions | {
+    units: dict[Config, Range] = {}
+    if machine.adjust:
+        units[Config.ACTIVATION] = Range(0, max(Activation))
+    if machine.soft_cap:  # patterns of positive numbers stand in their order
+        units[Config.SOFT_CAP] = Range(0, int(fp32.bits(soft_cap.factor(soft_cap.LARGEST))))
+    return units | {
         Config.CONTEXT: Range(1, min(LARGEST_CONTEXT, machine.map_entries)),
         Config.HEAD_DIM: Range(max(8, machine.vector_lanes), LARGEST_HEAD, machine.vector_lanes),
         Config.KV_HEADS: Range(1, machine.kv_heads),

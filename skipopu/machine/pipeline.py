@@ -14,11 +14,12 @@ MULTIPLY = 2  # FP32
 ADD = 3  # FP32
 FROM_INTEGER = 3  # an integer and an exponent to FP32
 QUADRATIC = 4  # a table's segment to its polynomial
+SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - f(x) of it
 SIGNATURE = 3  # a write to its instruction's signature
 
 # The array.
 PRODUCT = 2 + 1 + MULTIPLIER  # a step to its products: memory, bus and operand registers, multiplier
-FACTOR = MULTIPLY + 1 + QUADRATIC + FROM_INTEGER  # a scaled result to its activation's factor
+FACTOR = MULTIPLY + SYMMETRIC  # a scaled result to its activation's factor
 FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the result
 EPILOGUE = 2 + FINISH  # an accumulator's address to the result
 
@@ -30,6 +31,7 @@ NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a slot's square sum to its 1
 # Attention.
 WEIGHT = 1 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
 WEIGHED = WEIGHT + 2  # to the cycle in which a step of values may use it
+SOFT_CAP = SYMMETRIC + MULTIPLY  # a score to the capped one: what a program with a cap adds to both
 QUOTIENT = 1 + FROM_INTEGER + QUADRATIC + FROM_INTEGER  # a division's step to 1 / total
 DIVIDE = QUOTIENT + MULTIPLY  # to its word
 

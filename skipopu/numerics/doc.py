@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
-from skipopu.numerics import adjust, align, formats, fp16, fp32, half, packing, profile, signature, tables
+from skipopu.numerics import adjust, align, formats, fp16, fp32, half, packing, profile, signature, soft_cap, tables
 from skipopu.report import Table
 
 
@@ -37,6 +37,10 @@ def markdown() -> str:
             ],
         ).markdown,
         "",
+        "## Soft caps",
+        "",
+        inspect.cleandoc(soft_cap.__doc__ or ""),
+        "",
         "## Weight formats",
         "",
         inspect.cleandoc(formats.__doc__ or ""),
@@ -47,7 +51,7 @@ def markdown() -> str:
         "",
     ]
     rows = []
-    for module in (fp32, fp16, align, adjust, tables, formats, packing, half, signature):
+    for module in (fp32, fp16, align, adjust, tables, soft_cap, formats, packing, half, signature):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 text = " ".join((inspect.getdoc(function) or "").split())

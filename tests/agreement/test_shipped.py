@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.pipeline import compile_directory
+from compiler.frontend.checkpoint import load
+from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits, first_difference
 from sim.evaluation import evaluate
 from sim.functional import engine as functional
 from sim.reference import engine as reference
 from sim.result import logits_of
 from sim.rtl import engine as rtl
+from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 
 PROMPTS, LENGTH, NEW = 32, 32, 32
@@ -28,7 +30,7 @@ def held_out_prompts(directory: Path) -> list[tuple[int, ...]]:
 @pytest.mark.studies
 @pytest.mark.parametrize("kv", ["dense", "reuse"])
 def test_reference_agreement(shipped: Path, kv: str) -> None:
-    program = compile_directory(shipped, "tiny", kv=kv, logits=True)
+    program = compile_checkpoint(load(shipped), Machine.load("tiny"), kv=kv, logits=True)
     sequences, routing, logits, equal = [], [], [], 0
     by_length: dict[int, list[int]] = {}
     for number, prompt in enumerate(held_out_prompts(shipped)):
@@ -71,7 +73,7 @@ def test_reference_agreement(shipped: Path, kv: str) -> None:
     [pytest.param("reuse", 3, marks=pytest.mark.agreement), pytest.param("dense", 17, marks=pytest.mark.rtl)],
 )
 def test_held_out_prompts_in_rtl(shipped: Path, kv: str, number: int) -> None:
-    program = compile_directory(shipped, "tiny", kv=kv)
+    program = compile_checkpoint(load(shipped), Machine.load("tiny"), kv=kv)
     run = Run(held_out_prompts(shipped)[number], NEW, check=True)
     expected, seen = functional.run(program, run), rtl.run(program, run)
     assert first_difference(program, expected.trace, seen.trace) is None
@@ -81,7 +83,7 @@ def test_held_out_prompts_in_rtl(shipped: Path, kv: str, number: int) -> None:
 
 @pytest.mark.studies
 def test_bits_per_byte_of_functional_and_reference(shipped: Path) -> None:
-    program = compile_directory(shipped, "tiny", kv="reuse")
+    program = compile_checkpoint(load(shipped), Machine.load("tiny"), kv="reuse")
     passage = program.text.passage((shipped / "heldout.txt").read_bytes()[:8192])
     machine, exact = (evaluate(program, passage, engine, 256, False) for engine in ("functional", "reference"))
     assert abs(machine.nats / exact.nats - 1) < 1e-3

@@ -12,7 +12,8 @@ from boards.host.line import Line
 from boards.host.transport import SerialTransport
 from boards.open import flow
 from boards.open.flow import build, project, synthesise
-from compiler.pipeline import compile_checkpoint, compile_directory
+from compiler.frontend.checkpoint import load
+from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.ulx3s.build import simulate_netlist, simulate_project
 from sim.ulx3s.port import SimulatedPort
@@ -47,7 +48,7 @@ def board() -> Iterator[SerialTransport]:
 @pytest.mark.rtl
 def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     """Load, prompt, tokens as they come, and all of memory behind it."""
-    program = compile_directory(MODEL, "ulx3s")
+    program = compile_checkpoint(load(MODEL), MACHINE)
     device, told, followed = Device(board), [0], Followed()
     device.load(program, lambda count: told.append(count))
     run = Run(tuple(b"def read("), 16, check=True)

@@ -57,6 +57,46 @@ def test_peft_prefix_is_understood(directory: Path) -> None:
     assert load(directory, directory / "other.safetensors").routers is not None
 
 
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_routers_among_the_models_tensors(directory: Path, prefix: str) -> None:
+    """As in a fine-tuned model that was converted whole; a file beside it contradicts them, one that is named comes before them."""
+    model, beside = directory / "model.safetensors", directory / "routers.safetensors"
+    table = routers(2, CONFIG.hidden_size)
+    own = random_checkpoint(CONFIG).tensors
+    save_file({**own, **{prefix + name: tensor for name, tensor in table.items()}}, model)
+    loaded = load(directory)
+    assert loaded.routers is not None
+    assert (loaded.routers[1][1].weight == 1).all()
+    assert loaded.routers[1][1].bias == -0.5
+    assert set(loaded.tensors) == set(own)
+    save_file({name: 3 * tensor for name, tensor in table.items()}, beside)
+    with pytest.raises(
+        CheckpointError, match=rf"model.safetensors: tensor {prefix}model.layers.0.router_.* is a router's, and routers.saf"
+    ):
+        load(directory)
+    found = load(directory, beside).routers
+    assert found is not None
+    assert found[1][1].bias == -1.5
+    beside.unlink()
+    save_file({**own, **table, "x." + (name := next(iter(table))): table[name]}, model)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensors .*router.* and .*router.* are the same router's"):
+        load(directory)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_routers_without_any_bias_have_none(directory: Path, inside: bool) -> None:
+    table = {name: tensor for name, tensor in routers(2, CONFIG.hidden_size).items() if name.endswith("weight")}
+    place, own = ("model", random_checkpoint(CONFIG).tensors) if inside else ("routers", {})
+    save_file({**own, **table}, directory / f"{place}.safetensors")
+    found = load(directory).routers
+    assert found is not None
+    assert [router.bias for both in found for router in both] == [0.0] * 4
+    bias = {"model.layers.1.router_mlp.weight_predictor.bias": np.ones(2, np.float32)}
+    save_file({**own, **table, **bias}, directory / f"{place}.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{place}.safetensors: tensor model.layers.0.router_attention.*bias is missing"):
+        load(directory)
+
+
 @pytest.mark.parametrize("damage", ["missing", "shape", "nan"])
 def test_tensor_errors_name_file_and_tensor(directory: Path, damage: str) -> None:
     tensors = random_checkpoint(CONFIG).tensors
@@ -114,8 +154,9 @@ def test_bad_numbers_are_found_before_anything_is_written(
         (
             "router_mlp.weight_predictor.weight",
             lambda t: torch.ones(2, 96),
-            "router_mlp.weight_predictor.weight is not known; .* routers in",
+            "model.safetensors: tensor model.layers.0.router_attention.weight_predictor.weight is missing",
         ),
+        ("router_mlp.gate.weight", lambda t: torch.ones(2, 96), "router_mlp.gate.weight is not known; accepted: weights and"),
         ("self_attn.q_proj.lora_A.default.weight", lambda t: torch.ones(2, 96), "lora_A.default.weight is not known"),
         ("mlp.up_proj.weight", lambda t: 1e300 * t.double(), "up_proj.weight holds NaN, infinity, or a number beyond FP32"),
         ("self_attn.rotary_emb.inv_freq", lambda t: torch.ones(16), None),
@@ -272,3 +313,14 @@ def test_a_whole_file_comes_before_an_index(directory: Path) -> None:
     index = {"weight_map": dict.fromkeys(random_checkpoint(CONFIG).tensors, "old.safetensors")}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     assert (load(directory).tensors["model.norm.weight"] == before).all()
+
+
+def test_its_own_form_is_read_back_with_biases(tmp_path: Path) -> None:
+    """What ``to_hf`` writes loads, tensors and all."""
+    checkpoint = random_checkpoint(small_config(biases=("q",)), 1)
+    (tmp_path / "config.json").write_text(json.dumps(checkpoint.config.to_hf()))
+    save_file(dict(checkpoint.tensors), tmp_path / "model.safetensors")
+    loaded = load(tmp_path)
+    assert loaded.config == checkpoint.config
+    name = "model.layers.1.self_attn.q_proj.bias"
+    assert (loaded.tensors[name] == checkpoint.tensors[name]).all()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from compiler.frontend.shapes import outline
 from compiler.frontend.tensors import Tensors
@@ -15,7 +16,8 @@ from compiler.passes.heads import widen
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.reference import engine as reference
-from skipopu.errors import ProgramError
+from sim.reference.model import SkipLlama, load_hf_state_dict
+from sim.result import logits_of
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Program
@@ -43,7 +45,7 @@ def test_padded_heads_compute_the_same(changes: dict[str, object], tmp_path: Pat
 
 
 def test_tensors_are_the_checkpoints_and_zeros() -> None:
-    checkpoint = random_checkpoint(small_config(head_dim=20, biases=("k",)), 1)
+    checkpoint = random_checkpoint(small_config(head_dim=20, biases=("k",), qk_norm="whole"), 1)
     wide = widen(checkpoint, WIDE)
     assert isinstance(wide.tensors, Tensors)
     assert set(wide.tensors) == set(checkpoint.tensors)
@@ -56,9 +58,29 @@ def test_tensors_are_the_checkpoints_and_zeros() -> None:
     assert widen(checkpoint, TINY) is checkpoint
 
 
-def test_norms_of_heads_keep_their_size() -> None:
-    with pytest.raises(ProgramError, match="head_dim is 20; accepted: a multiple of 16"):
-        compile_checkpoint(random_checkpoint(small_config(head_dim=20, qk_norm="head"), 1), WIDE, context=40)
+@pytest.mark.parametrize("norm", ["head", "whole"])
+def test_norms_of_padded_heads_leave_the_padding_out(norm: str) -> None:
+    """Functional engine and reference on the image, and the checkpoint's own numbers, as far as eight bits carry."""
+    config = small_config(head_dim=20, num_kv_heads=4, weight_group=64, qk_norm=norm, rms_norm_eps=0.1, biases=("k",))
+    checkpoint = random_checkpoint(config, 1, routers=False)
+    program = compile_checkpoint(checkpoint, WIDE, logits=True, context=10, weights="int8")
+    assert (program.model.head_dim, program.model.counted_head_dim) == (32, 20)
+    run = Run(tuple(range(1, 8)), 1)
+    seen = logits_of(program, functional.run(program, run), 7)
+    theirs = reference.run(program, run)
+    assert theirs.tokens == [int(seen[-1].argmax())]
+    model = load_hf_state_dict(SkipLlama(config), {n: torch.from_numpy(t) for n, t in checkpoint.tensors.items()}, {})
+    with torch.no_grad():
+        own = model(torch.tensor([run.prompt]), dense=True).logits[0].numpy()
+        image = reference.model_of(program)(torch.tensor([run.prompt]), dense=True).logits[0].numpy()
+    assert np.linalg.norm(image - own) < 0.04 * np.linalg.norm(own)
+    assert np.linalg.norm(seen - image) < 1e-3 * np.linalg.norm(image)
+
+
+def test_heads_are_padded_to_what_an_adjust_counts() -> None:
+    config = small_config(head_dim=20, num_kv_heads=1, qk_norm="head")
+    assert compile_checkpoint(random_checkpoint(config, 1), TINY, context=16).model.head_dim == 24
+    assert compile_checkpoint(outline("shape", config=config), TINY, context=16).model.head_dim == 24
 
 
 def shape(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocabulary: int, dim: int = 128) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -32,6 +33,29 @@ def test_what_fits_at_no_context_is_refused() -> None:
     small = dataclasses.replace(Machine.load("tiny"), memory_bytes=8192)
     with pytest.raises(ProgramError, match="machine tiny has 8192"):
         compile_checkpoint(random_checkpoint(small_config()), small)
+
+
+@pytest.mark.parametrize(
+    ("ports", "change", "message"),
+    [
+        (1, {"intermediate_size": 16400}, "product gate_up .*has 32800 rows; accepted: up to 32760 with ports 1"),
+        (2, {"intermediate_size": 40000}, "product gate_up .*has 80000 rows; accepted: up to 65520 with ports 2"),
+        (
+            4,
+            {"intermediate_size": 40000},
+            "value 'gated', the model's intermediate_size, has 40000 elements a token; accepted: up to 32736",
+        ),
+        (2, {"vocab_size": 65536}, "value 'logits', the model's vocab_size, has 65536 elements a token; accepted: up to 32736"),
+        (4, {"intermediate_size": 32736, "vocab_size": 32736}, ""),
+        (2, {"intermediate_size": 32736, "vocab_size": 32736}, ""),
+    ],
+)
+def test_what_no_instruction_counts_is_named(ports: int, change: dict[str, int], message: str) -> None:
+    """By the model's field and both numbers, where no buffer is too small for it."""
+    machine = dataclasses.replace(Machine.load("tiny"), ports=ports, tokens=4, buffer=1 << 19, activation=1 << 16)
+    checkpoint = outline("shape", config=small_config(**change))
+    with pytest.raises(ProgramError, match=f"machine tiny: {message}") if message else contextlib.nullcontext():
+        compile_checkpoint(checkpoint, machine, logits=True, context=16)
 
 
 def test_memory_is_no_part_of_the_processor() -> None:

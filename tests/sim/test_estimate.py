@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from compiler.frontend.shapes import outline
-from sim.estimate import Workload, estimate, workload_bytes
+from sim.estimate import Workload, estimate, kv_bytes, layer_weights, prefill_products, workload_bytes
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.machine.config import Machine
 from skipopu.shapes import SHAPES
+from tests.support import small_config
 
 U280 = Machine.load("u280")
 
@@ -35,6 +38,17 @@ def test_bytes_of_two_layer_routers() -> None:
     assert two.tokens_per_s < linear.tokens_per_s
     with pytest.raises(CheckpointError, match="routers are 'three'; accepted: linear, two-layer"):
         outline("llama-3.2-1b", "three")
+
+
+def test_formulas_of_other_families() -> None:
+    plain = small_config(max_positions=100)
+    ungated = dataclasses.replace(plain, gated=False)
+    assert layer_weights(plain) - layer_weights(ungated) == plain.hidden_size * plain.intermediate_size
+    narrow = dataclasses.replace(plain, windows=(8, 0))
+    entry = kv_bytes(plain)
+    assert workload_bytes(plain, 50, "int4") - workload_bytes(narrow, 50, "int4") == pytest.approx(42 * entry)
+    pairs = 2 * plain.num_heads * plain.head_dim
+    assert prefill_products(plain, 50)[1] - prefill_products(narrow, 50)[1] == pairs * sum(max(0, t - 8) for t in range(1, 51))
 
 
 def test_the_paper_s_bytes() -> None:

@@ -54,6 +54,16 @@ def test_the_loss_is_that_of_stored_logits() -> None:
     assert exact.nats == pytest.approx(found.nats, rel=1e-3)
 
 
+def test_a_cap_of_logits_counts() -> None:
+    """The machine has no need of it, a loss has."""
+    config = small_config(logit_cap=0.05)
+    program = compile_checkpoint(random_checkpoint(config, 1), Machine.load("tiny"), context=24)
+    found, exact = (evaluate(program, Passage(IDS, None), engine, 24, False).nats for engine in ("functional", "reference"))
+    assert found == pytest.approx(exact, rel=1e-4)
+    plain = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("tiny"), context=24)
+    assert abs(evaluate(plain, Passage(IDS, None), "functional", 24, False).nats / exact - 1) > 1e-3
+
+
 def test_windows_start_with_the_head_of_a_text() -> None:
     program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("tiny"), context=24)
     sizes = np.arange(21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sim.baselines.gpu.weights import Weights, quantise, random_weights
 from sim.routing import independent
 from skipopu.errors import ProgramError
 from skipopu.model_config import ModelConfig
+from tests.support import small_config
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(128, 256, 3, 4, 2, 32, 96, 64)
@@ -78,6 +80,12 @@ def test_int4() -> None:
     assert matrix.scales is not None
     step = matrix.scales.float().repeat_interleave(128, 1)
     assert ((matrix.plain(torch.float32) - values.float()).abs() <= 0.51 * step).all()
+
+
+def test_models_that_are_not_what_is_measured_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(small_config(hidden_act="relu").to_hf()))
+    with pytest.raises(ProgramError, match="hidden_act is 'relu'; accepted: 'silu', of a plain Llama"):
+        main(["--shape", str(tmp_path / "config.json"), "--device", "cpu"])
 
 
 def test_the_command_writes_records_that_the_comparison_reads(tmp_path: Path) -> None:

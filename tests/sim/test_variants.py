@@ -45,7 +45,15 @@ def test_engines_agree_on_what_the_checkpoint_holds(name: str, kv: str) -> None:
     assert np.linalg.norm(logits - own) < 0.04 * np.linalg.norm(own)
 
 
-@pytest.mark.parametrize("name", ["biases in front of norms", "parallel, biases"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "biases in front of norms",
+        "parallel, biases",
+        "bias of the norm before a gate",
+        "bias of the norm before a gate, parallel",
+    ],
+)
 def test_no_result_depends_on_chunk_or_schedule(name: str) -> None:
     """Not even where the residual is aligned by passes of their own."""
     config = small_config(**VARIANTS[name])

@@ -88,5 +88,3 @@ def test_what_a_machine_without_windows_refuses() -> None:
     with pytest.raises(ProgramError, match="machine tiny: window is False, a layer's is 5 tokens and the context 40; accepted"):
         compiled(machine=lacking)
     compiled((40, 99, 0, 41), machine=lacking)
-    with pytest.raises(ProgramError, match=r"attention_cap is 30.0; accepted: 0"):
-        compile_checkpoint(random_checkpoint(small_config(attention_cap=30.0), 1), TINY, context=CONTEXT)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.quantised.packed import Grouped, Packed, grouped
-from compiler.frontend.tensors import F32, Held, Shape, Tensors
+from compiler.frontend.tensors import F32, FileTensors, Held, Shape
 from skipopu.errors import CheckpointError
 from skipopu.gguf_file import BLOCKS, FREQUENCIES, TYPES, GgufFile
 
@@ -38,7 +38,7 @@ _BYTES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"
 _FIELDS = {"Q4_0": 16, "Q8_0": 32}  # bytes of a block behind its scale
 
 
-class GgufTensors(Tensors):
+class GgufTensors(FileTensors):
     """A file's tensors under transformers' names; ``files`` has the file of each.
 
     Raises:
@@ -46,7 +46,7 @@ class GgufTensors(Tensors):
     """
 
     def __init__(self, file: GgufFile) -> None:
-        self.file, self.held, self.packed = file, {}, {}
+        self.file, self.held = file, {}
         for name, held in file.tensors.items():
             if name == FREQUENCIES:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import platform
 import re
 import sys
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     device = device_of(args.device, args.shape)
     config = SMALL if args.shape == "small" else shape(args.shape)
+    refuse(config, args.shape)
     prompt, new = context(args.context or ("16+32" if args.shape == "small" else "128+1024"))
     total = prompt + new
     trace = (
@@ -167,6 +169,17 @@ def device_of(name: str | None, shape_name: str) -> torch.device:
     if device.type not in ("cuda", "cpu") or (device.type == "cuda" and not found):
         raise ProgramError(f"--device is {name!r}; PyTorch finds here: {'cuda, ' if found else ''}cpu")
     return device
+
+
+def refuse(config: ModelConfig, name: str) -> None:
+    """Raises ProgramError for a model that is no plain Llama, which is all that is measured."""
+    measured = ("rope_theta", "tie_word_embeddings", "rms_norm_eps", "eos_token_ids", "weight_group", "byte_level")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.default is not dataclasses.MISSING and value != field.default and field.name not in measured:
+            raise ProgramError(
+                f"{name}: {field.name} is {value!r}; accepted: {field.default!r}, of a plain Llama, which is measured"
+            )
 
 
 def file_name(text: str) -> str:

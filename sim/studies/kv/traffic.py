@@ -90,7 +90,16 @@ def traffic(
             misses = int((all_of - held).max())
             beats = misses * entry.key_beats, misses * (entry.beats - entry.key_beats)
             part = costs.attend(
-                [0], int(all_of.max()), min(t + 1, ports), beats, int(held.min()), entry, queries, model.head_dim, False
+                [0],
+                int(all_of.max()),
+                min(t + 1, ports),
+                beats,
+                int(held.min()),
+                entry,
+                queries,
+                model.head_dim,
+                serial=False,
+                capped=bool(model.attention_cap),
             )
             reads, hits = reads + t + 1, hits + int(hit.sum())
             busy, whole = busy + part.busy + part.memory, whole + part.cycles

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 from amaranth.sim import SimulatorContext
 
-from hw.control.configuration import Configuration
+from hw.control.configuration import Configuration, registers_of
 from skipopu.isa.registers import Config
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
@@ -29,11 +30,21 @@ def test_registers_and_their_ranges() -> None:
             write = stalls is None or stalls.random() < 0.7
             ctx.set(dut.register, register)
             ctx.set(dut.value, value)
+            restart = not source.randrange(8)
             ctx.set(dut.write, write)
+            ctx.set(dut.restart, restart)
             assert ctx.get(dut.illegal) == (register in legal and value not in legal[Config(register)]), (register, value)
             await ctx.tick()
             if write and register in held:
                 held[Config(register)] = value
+            if restart:
+                held[Config.SOFT_CAP] = 0
             assert ctx.get(dut.config) == sum(value << 32 * register for register, value in held.items())
 
     exercise(dut, {}, {}, drive=drive, seeds=range(1))
+
+
+def test_a_machine_without_soft_caps_has_no_register_for_them() -> None:
+    plain = dataclasses.replace(TINY, soft_cap=False)
+    assert registers_of(plain) == list(Config)[:-1] == registers_of(TINY)[:-1]
+    assert len(Configuration(plain).config) == 32 * len(registers_of(plain))

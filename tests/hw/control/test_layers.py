@@ -8,11 +8,12 @@ from amaranth.sim import SimulatorContext
 
 from hw.control.layers import LayerLoop
 from skipopu.isa.registers import Config
+from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 
 
 def test_the_loop() -> None:
-    dut = LayerLoop()
+    dut = LayerLoop(Machine.load("mono"))
     layer = dut.layer
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:

@@ -19,7 +19,7 @@ from sim.functional.attention import attend
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT
 from skipopu.layout import KvEntry, buffer_stride
 from skipopu.machine.config import Machine
-from skipopu.numerics import align, fp16, fp32
+from skipopu.numerics import align, fp16, fp32, soft_cap
 from tests.hw.kv.support import BuiltLibrary, joined, simulate
 from tests.hw.kv.test_format import packed
 
@@ -86,20 +86,25 @@ class Bench:
 
 
 @pytest.mark.parametrize(
-    ("target", "stalls", "position", "window", "changes"),
+    ("target", "stalls", "position", "window", "changes", "cap"),
     [
-        ("mono", False, 3, 0, {}),
-        ("tiny", True, 3, 0, {}),
-        ("tiny", True, 16, 8, {}),
-        ("tiny", False, 13, 3, {}),
-        ("tiny", False, 5, 12, {"ports": 3}),
-        ("tiny", True, 14, 1, {"ports": 3}),
-        ("tiny", True, 9, 4, {"tokens": 1}),
-        ("tiny", False, 3, 0, {"query_group": 16}),
+        ("mono", False, 3, 0, {}, 0),
+        ("tiny", True, 3, 0, {}, 0),
+        ("tiny", True, 16, 8, {}, 0),
+        ("tiny", True, 16, 8, {}, 3),
+        ("tiny", False, 13, 3, {}, 0),
+        ("tiny", False, 5, 12, {"ports": 3}, 0),
+        ("tiny", False, 5, 12, {"ports": 3}, 0.5),
+        ("tiny", True, 14, 1, {"ports": 3}, 0),
+        ("tiny", True, 9, 4, {"tokens": 1}, 0),
+        ("tiny", False, 3, 0, {"query_group": 16}, 0),
     ],
 )
-def test_against_the_functional_engine(target: str, stalls: bool, position: int, window: int, changes: dict[str, Any]) -> None:
+def test_against_the_functional_engine(
+    target: str, stalls: bool, position: int, window: int, changes: dict[str, Any], cap: float
+) -> None:
     machine = dataclasses.replace(Machine.load(target), **changes)
+    factor = soft_cap.factor(cap)
     dut, rng = Attention(machine), np.random.default_rng(0)
     unit, heads, dim = dut.unit, 2, machine.kv_lanes + machine.vector_lanes
     group = changes.get("query_group", 1 + (not stalls))
@@ -132,6 +137,7 @@ def test_against_the_functional_engine(target: str, stalls: bool, position: int,
         fields[..., 1],
         position + slots + 1,
         np.maximum(position + slots + 1 - window, 0) if window else 0,
+        factor,
     ).reshape(len(slots), -1)
     stride = buffer_stride(heads * group * dim) // BUFFER_UNIT
 
@@ -161,6 +167,7 @@ def test_against_the_functional_engine(target: str, stalls: bool, position: int,
             (unit.pool.entry, entry.size // 64),
             (unit.layer.history, machine.history_slots),
             (unit.restart, 1),
+            *([(unit.soft_cap, int(fp32.bits(factor)))] if machine.soft_cap else []),
         ):
             ctx.set(port, value)
         await ctx.tick()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.kv.port import HIDDEN, AttentionPort
+from hw.kv.port import HIDDEN, AttentionPort, CappedStep
+from hw.kv.soft_cap import SoftCap
 from hw.pe.slice import Slice
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
-from skipopu.numerics import fp16, fp32
+from skipopu.numerics import fp16, fp32, soft_cap
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import exp2_negative, shift_half_up
 from tests.hw.kv.support import Schedule, joined, simulate
@@ -26,8 +27,9 @@ def order_key(score: np.float32) -> int:
     return bits ^ 0xFFFFFFFF if bits >> 31 else bits | 1 << 31
 
 
+@pytest.mark.parametrize("cap", [0.0, 4.0])
 @pytest.mark.parametrize("token", [3, 6])
-def test_an_entry(token: int) -> None:
+def test_an_entry(token: int, cap: float) -> None:
     """Token 6 is seen by slots from 1 on."""
     dut, rng, plan = AttentionPort(MACHINE), np.random.default_rng(token), Schedule()
     step, softmax, work, lockstep = dut.lockstep.kv_step, dut.lockstep.softmax_step, dut.work, dut.lockstep
@@ -44,7 +46,19 @@ def test_an_entry(token: int) -> None:
     scores = fp32.narrow(np.ldexp(exact.astype(np.float64), exponent))
     seen = (token - POSITION <= slots) & np.array([[m >> q & 1 for q in range(QUERY_LANES)] for m in lanes], bool)
     dot_bits = Slice.dot_bits(MACHINE)
-    for port, value in ((work.token, token), (work.score, SCORE), (work.softmax_score, SCORE), (lockstep.position, POSITION)):
+    factor = soft_cap.factor(cap)
+
+    def capped(lane: int, number: int, parity: int) -> int:
+        fields = {"lane": lane, "number": number, "parity": parity, "capping": cap > 0, "factor": int(fp32.bits(factor))}
+        return CappedStep(MACHINE).const(fields).as_bits()
+
+    for port, value in (
+        (work.token, token),
+        (work.score, SCORE),
+        (work.softmax_score, SCORE),
+        (lockstep.position, POSITION),
+        (lockstep.capped, capped(0, 0, 0)),
+    ):
         plan.set(0, port, value)
     for port in (dut.phase.keys, work.working):
         plan.set(0, port, 1)
@@ -90,7 +104,10 @@ def test_an_entry(token: int) -> None:
     plan.set(cycle, work.weighing, 1)
     maximum = fp32.add(scores, rng.uniform(0, 3, shape).astype(np.float32))  # some other token's score
     shared = int(fields[:, 1].max())
+    if cap:
+        maximum, scores = soft_cap.capped(maximum, factor), soft_cap.capped(scores, factor)
     probabilities = np.where(seen, exp2_negative(fp32.add(maximum, -scores)), 0)
+    late = SoftCap.LATENCY if cap else 0
     scaled = shift_half_up(probabilities, (shared - fields[:, 1])[:, None, None])
     written: dict[tuple[int, int, int], int] = {}
     for parity in (1, 0):
@@ -101,11 +118,12 @@ def test_an_entry(token: int) -> None:
                         continue
                     what = {"work": 1, "lane": q, "number": h * BLOCKS + k, "number_first": h * BLOCKS, "parity": parity}
                     plan.pulse(cycle, softmax, what, {})
-                    plan.set(cycle + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
-                    plan.set(cycle + 1, lockstep.shared_exponent, shared)
-                    at = cycle + AttentionPort.WEIGHT_LATENCY
-                    plan.expect(at, dut.scores.weight, int(probabilities[h, k, q]), "weight")
-                    written[h, k, q] = cycle + AttentionPort.WRITTEN
+                    begun = cycle + late
+                    plan.pulse(begun, lockstep.capped, capped(q, h * BLOCKS + k, parity), capped(0, 0, 0))
+                    plan.set(begun + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
+                    plan.set(begun + 1, lockstep.shared_exponent, shared)
+                    plan.expect(begun + AttentionPort.WEIGHT_LATENCY, dut.scores.weight, int(probabilities[h, k, q]), "weight")
+                    written[h, k, q] = begun + AttentionPort.WRITTEN
                     cycle += 1
     cycle = max(cycle, min(written.values()))
     for h in range(ENTRY.kv_heads):
