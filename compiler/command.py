@@ -51,7 +51,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=positive, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
     )
-    parser.add_argument("--group", type=positive, metavar="N", help="weights per scale; default the model's weight_group")
+    parser.add_argument(
+        "--group",
+        type=positive,
+        metavar="N",
+        help="weights per scale; default the model's weight_group, or the group of a quantised file",
+    )
     parser.add_argument(
         "--history",
         type=natural,

@@ -13,7 +13,7 @@ from compiler.frontend.tensors import BLOCK, rows_of
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Adjust, Graph
 from compiler.passes.plan import Plan, stream_of
-from compiler.passes.quantise import rounded
+from compiler.passes.quantise import Placed, again, rounded
 from skipopu.adjust_record import pack_adjust_record
 from skipopu.isa.spec import ADDRESS_UNIT, Reduce
 from skipopu.layout import EmbeddingRows, pack_router_record, round_up
@@ -71,14 +71,16 @@ def images(
             for layer, record in enumerate(_records(op.adjust, plan, config, context)):
                 place(0, layer * plan.layer_bytes + plan.adjusts[op.adjust.name], record)
     every = [(op.weights, layer) for op in graph.ops() if op.weights for layer in range(len(op.weights.matrices))]
+    placed: Placed = {}
     for weights, layer in follow("placing", every):
         matrix, address = weights.matrices[layer], layer * plan.layer_bytes + plan.weights[weights.name]
         for taken, part in stream_of(weights, group, machine).parts(BLOCK // weights.n):
             halved = slice(taken.start // 2, taken.stop // 2) if weights.split else taken
-            codes, scales = rounded(weights, matrix[halved].values(), group)
+            codes, scales = rounded(weights, matrix[halved], group, placed)
             for port, data in enumerate(part.pack(codes, scales)):
                 place(port, address, data)
             address += part.size
+    program.source["warnings"] += again(placed)
     routers = checkpoint.routers
     for layer in range(graph.layers):
         policies = under(program.kv, ROUTER if routers else ALWAYS, layer)

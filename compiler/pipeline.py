@@ -113,7 +113,7 @@ def compile_checkpoint(
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"
         )
-    program.source["warnings"] = warnings
+    program.source["warnings"] = [*checkpoint.remarks, *warnings]
     if not checkpoint.outline:
         program.memory = images(program, graph, plan, checkpoint, group, follow)
         if files := carried(checkpoint.directory):

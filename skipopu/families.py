@@ -20,6 +20,7 @@ PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 TOKEN = whole(0, (1 << 32) - 2)
 _SIZE, _EPSILON, _REAL = whole(1, 1 << 20), number(1e-30, 1), number(-1e9, 1e9)
 _CAP = number(1e-3, 1e9) | NULL
+_GROUP = whole(1, 1 << 20)
 _FLAG = BOOLEAN | NULL
 _OFF = one_of([False, None])
 _ONE = one_of([1, 1.0, None])
@@ -46,7 +47,7 @@ KEYS: dict[str, Accepted] = {
     "tie_word_embeddings": BOOLEAN,
     "byte_level": BOOLEAN,
     "eos_token_id": TOKEN | list_of(TOKEN) | NULL,
-    "weight_group": whole(1, 1 << 20),
+    "weight_group": _GROUP,
     "rms_norm_eps": _EPSILON,
     "layer_norm_eps": _EPSILON,
     "hidden_act": _ACTIVATION,
@@ -56,10 +57,12 @@ KEYS: dict[str, Accepted] = {
     "qk_layernorm": _OFF,
     "use_mrope": _OFF,
     "use_bidirectional_attention": _OFF,
-    "quantization_config": NULL,
+    "quantization_config": MAPPING | NULL,
     "compression_config": NULL,
     "quantization": NULL,
 }
+# Values of quantization_config.quant_method.
+QUANTISED = ("awq", "compressed-tensors", "fp8", "gptq")
 REQUIRED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # Keys that some families read, and what they may be where they are not read.
 OPTIONAL: dict[str, tuple[Accepted, Accepted]] = {
@@ -118,6 +121,17 @@ def rotated_layers(value: Value) -> list[int]:
 def _unrotated_in_window(value: Value) -> list[str]:
     on = value("use_sliding_window") and value("sliding_window") is not None
     return [SLIDING if on and not rotated else FULL for rotated in rotated_layers(value)]
+
+
+def quantised_group(config: dict[str, Any]) -> int | None:
+    """Columns that share a scale by a ``quantization_config``; None where it does not say one number."""
+    groups = config.get("config_groups")
+    given = [config.get("group_size", config.get("q_group_size"))]
+    if isinstance(groups, dict):
+        weights = [scheme.get("weights") for scheme in groups.values() if MAPPING.holds(scheme)]
+        given = [part.get("group_size") for part in weights if MAPPING.holds(part)]
+    sizes = {size for size in given if _GROUP.holds(size)}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipopu.accept import MAPPING, shown
+from skipopu.accept import MAPPING, one_of, shown
 from skipopu.errors import CheckpointError
-from skipopu.families import FAMILIES, FULL, KEYS, OPTIONAL, PRODUCTS, REQUIRED, SLIDING, Family, Value, rotated_layers
+from skipopu.families import (
+    FAMILIES,
+    FULL,
+    KEYS,
+    OPTIONAL,
+    PRODUCTS,
+    QUANTISED,
+    REQUIRED,
+    SLIDING,
+    Family,
+    Value,
+    quantised_group,
+    rotated_layers,
+)
 from skipopu.rope import Found, Rope, checked, table
 
 
@@ -24,6 +37,9 @@ def family_of(data: dict[str, Any], where: str) -> Family:
     for key, kind in KEYS.items():
         if key in data:
             kind.check(data[key], f"{where}: {key}", CheckpointError)
+    if (quantised := data.get("quantization_config")) is not None:
+        what = f"{where}: quantization_config.quant_method"
+        one_of(QUANTISED).check(quantised.get("quant_method"), what, CheckpointError)
     family = FAMILIES[data["model_type"]]
     for key, (read, off) in OPTIONAL.items():
         if key in data:
@@ -73,7 +89,9 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
         "tie_word_embeddings": value("tie_word_embeddings") and not family.centred and embedding == head == 1,
         "eos_token_ids": eos,
         "hidden_act": _activation(family, value, where),
-        "weight_group": value("weight_group"),
+        "weight_group": data.get("weight_group")
+        or quantised_group(data.get("quantization_config") or {})
+        or value("weight_group"),
         "byte_level": bool(value("byte_level")),
         "attention_scale": None if scale is None or scale == head_dim**-0.5 else float(scale),
         "biases": tuple(name for name in PRODUCTS if name in biases),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from skipopu import gguf_file
 from skipopu.accept import BOOLEAN, MAPPING, NULL, Accepted, list_of, number, one_of, read_json, whole
 from skipopu.errors import CheckpointError
 from skipopu.families import KEYS, PRODUCTS
@@ -146,12 +147,14 @@ class ModelConfig:
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
-        """Reads ``directory/config.json`` (or that file itself); raises CheckpointError when it is missing or malformed.
+        """Reads ``directory/config.json`` (or that file itself, or a GGUF file); raises CheckpointError when it is missing or malformed.
 
         A tokenizer beside it says what ids are, whatever the file declares; the end tokens of a ``generation_config.json`` are
         end tokens too.
         """
         path = Path(directory)
+        if path.suffix == gguf_file.SUFFIX:
+            return ModelConfig.from_dict(gguf_file.read(path).config, str(path))
         path = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
         if not os.path.exists(path):
             raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors")

@@ -44,7 +44,12 @@ CONFIG = small_config()
         ({"eos_token_id": [2, True]}, r"eos_token_id is \[2, True\]; accepted"),
         ({"eos_token_id": ["2"]}, r"eos_token_id is \['2'\]; accepted"),
         ({"eos_token_id": [2, 70]}, "eos_token_id is 70; accepted: ids below vocab_size, 70"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config is {'quant_method': 'awq'}; accepted: null"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "quantization_config.quant_method is 'bitsandbytes'; accepted: 'awq' or 'compressed-tensors' or",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.quant_method is None; accepted: 'awq'"),
+        ({"quantization_config": [4]}, r"quantization_config is \[4\]; accepted: a mapping of names or null"),
         ({"rope_scaling": [4]}, r"rope_scaling is \[4\]; accepted: a mapping of names or null"),
         (
             {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2}},

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Shape, Tensors, blocks
+from compiler.frontend.tensors import F32, Codes, Held, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
 from skipopu.model_config import OWN, ModelConfig
@@ -133,7 +133,7 @@ class Canonical:
         self.means: dict[str, F64] = {}  # of columns: each takes the whole tensor, as do
         self.folded: dict[str, F32] = {}  # biases that hold a norm's
         self.needed = self._needed()
-        self.tensors = Tensors(self.shapes, self._read)
+        self.tensors = Tensors(self.shapes, self._read, self._codes)
 
     def _needed(self) -> dict[str, Shape]:
         needed: dict[str, Shape] = {}
@@ -167,28 +167,41 @@ class Canonical:
 
     def take(self, own: str, rows: slice | np.ndarray = EVERY) -> F32:
         """Rows of one of the checkpoint's own tensors, which have to be numbers."""
-        if isinstance(rows, slice):
-            tensor = self.own.read(own, rows)
-        else:
-            first, last = int(rows.min()), int(rows.max())
-            tensor = self.own.read(own, slice(first, last + 1))[rows - first]
+        around, within = _around(rows)
+        tensor = self.own.read(own, around)[within]
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{self.where(own)}: tensor {own} holds NaN, infinity, or a number beyond FP32")
         return tensor
 
-    def _plain(self, name: str, rows: slice = EVERY) -> F32:
-        """Rows of a canonical tensor as the checkpoint has them."""
+    def _place(self, name: str, rows: slice) -> tuple[str, slice | np.ndarray]:
+        """The checkpoint's own tensor that holds rows of a canonical one, and its rows."""
         own, members = self._own(name)
         if not members:
-            return self.take(own, rows)
+            return own, rows
         sizes = [self.shapes[_sibling(name, member)][0] for member in members]
         place = [_sibling(name, member) for member in members].index(name)
         if self.names.by_head:
             every = np.arange(sum(sizes)).reshape(-1, len(members), self.config.head_dim)[:, place].reshape(-1)
-            return self.take(own, every[rows])
+            return own, every[rows]
         start, stop, step = rows.indices(sizes[place])
         before = sum(sizes[:place])
-        return self.take(own, slice(before + start, before + stop, step))
+        return own, slice(before + start, before + stop, step)
+
+    def _plain(self, name: str, rows: slice = EVERY) -> F32:
+        """Rows of a canonical tensor as the checkpoint has them."""
+        return self.take(*self._place(name, rows))
+
+    def _codes(self, name: str, rows: slice) -> Held:
+        """Rows of a canonical matrix as the checkpoint's own integers, where it is one of its own times a number."""
+        own, wanted = self._place(EMBEDDING if name == HEAD and self.tied else name, rows)
+        around, within = _around(wanted)
+        if not isinstance(found := self.own.codes(own, around), Codes):
+            return found
+        product = _PRODUCT.fullmatch(name)
+        result = product is not None and product[1] in ("o", "down")
+        if self.family.centred and (result or name == EMBEDDING):
+            return "the mean over their rows, or columns, is taken off"
+        return found[within] * (self.head if name == HEAD else self.residual if result else 1.0)
 
     def _read(self, name: str, rows: slice) -> F32:
         with np.errstate(over="ignore"):  # found by the compiler, which says what the formats hold
@@ -226,6 +239,14 @@ class Canonical:
         parts = [self._plain(weight, part).astype(np.float64) @ added for part in blocks(self.shapes[weight])]
         own = self._plain(name) if product in self.biased else 0
         return (np.concatenate(parts) + own).astype(np.float32)
+
+
+def _around(rows: slice | np.ndarray) -> tuple[slice, slice | np.ndarray]:
+    """A slice that has all of ``rows``, and these in it."""
+    if isinstance(rows, slice):
+        return rows, EVERY
+    first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
+    return slice(first, last + 1), rows - first
 
 
 def mean(tensor: F32, axis: int) -> F64:

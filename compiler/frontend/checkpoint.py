@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from compiler.frontend import files, routers
+from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
+from compiler.frontend.quantised.gguf import GgufTensors
 from compiler.frontend.routers import Router
-from compiler.frontend.tensors import F32, blocks
+from compiler.frontend.tensors import F32, FileTensors, blocks
+from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
+from skipopu.gguf_file import SUFFIX
 from skipopu.model_config import ModelConfig
 
 
@@ -22,7 +26,7 @@ class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones.
+    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read.
     """
 
     directory: Path
@@ -31,9 +35,10 @@ class Checkpoint:
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
     router_hidden: int = 0
+    remarks: tuple[str, ...] = ()
 
 
-def _check_names(canonical: Canonical, own: files.SafeTensors, others: Collection[str], where: Path) -> None:
+def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
     """Raises CheckpointError for a tensor that is missing or misshapen, or that would change the model and that nothing reads.
 
     ``others`` are tensors that are no part of the form.
@@ -49,6 +54,8 @@ def _check_names(canonical: Canonical, own: files.SafeTensors, others: Collectio
     for name, file in own.files.items():
         if name in canonical.needed or name in others:
             continue
+        if own.packed and name.endswith(".bias") and not own[name].any():
+            continue  # AutoGPTQ writes biases of zeros where a model has none
         if name != head or not canonical.tied:
             raise CheckpointError(
                 f"{file}: tensor {name} is not known; accepted: those of a {canonical.config.num_layers}-layer"
@@ -59,9 +66,23 @@ def _check_names(canonical: Canonical, own: files.SafeTensors, others: Collectio
             raise CheckpointError(f"{file}: tensor {name} differs from the embedding; config.json says tie_word_embeddings")
 
 
+def _stored(directory: Path) -> tuple[dict[str, Any], FileTensors, tuple[str, ...]]:
+    """What config.json says, the checkpoint's own tensors, and remarks about them."""
+    if directory.suffix == SUFFIX:
+        file = gguf_file.read(directory)
+        return file.config, GgufTensors(file), ()
+    data = read_json(directory / "config.json", CheckpointError)
+    ignored = NAMES.get(data["model_type"], Names()).ignored
+    if (packing := data.get("quantization_config")) is None:
+        return data, files.of_directory(directory, ignored), ()
+    where = f"{directory / 'config.json'}: quantization_config"
+    own = files.of_directory(directory, (*ignored, *quantised.ASIDE), quantised.unpack(packing, where))
+    return data, own, quantised.remarks(packing, where)
+
+
 def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
-    """Reads config.json, *.safetensors (sharded or not) and the routers, which are among these or in ``routers.safetensors`` or
-    ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
+    """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers, which are among these or in
+    ``routers.safetensors`` or ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -71,8 +92,7 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
     directory = Path(directory)
     files.refuse_adapter(directory)
     config = ModelConfig.load(directory)
-    data = read_json(directory / "config.json", CheckpointError)
-    own = files.of_directory(directory, NAMES.get(data["model_type"], Names()).ignored)
+    data, own, remarks = _stored(directory)
     canonical = Canonical(config, data, own, own.files.__getitem__)
     held = routers.inside(own)
     _check_names(canonical, own, held.values(), next(iter(own.files.values()), directory))
@@ -80,4 +100,4 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
         for rows in blocks(shape):
             canonical.take(name, rows)
     found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, found)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks)

@@ -2,64 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from compiler.frontend.tensors import F32, Shape, Tensors
+from compiler.frontend.quantised.packed import Packed
+from compiler.frontend.stored import FLOATS, Stored
+from compiler.frontend.tensors import F32, FileTensors, Held
 from skipopu.accept import MAPPING, TEXT, read_json, shown
 from skipopu.errors import CheckpointError
 
-FLOATS = ("F64", "F32", "F16", "BF16")
 ADAPTERS = ("adapter_config.json", "adapter_model.*")
 INDEX = "model.safetensors.index.json"
+Unpack = Callable[[Stored], dict[str, Packed]]
 
 
-class SafeTensors(Tensors):
+def plain(stored: Stored) -> dict[str, Packed]:
+    """Of files that are not quantised."""
+    return {}
+
+
+class SafeTensors(FileTensors):
     """Tensors of floating-point numbers in safetensors files, read as float32; ``files`` has the file of each.
 
-    Of other numbers nothing can be known without their scales: they are refused unless their names end with ``ignored``.
+    ``unpack`` says which tensors are made of others, and which. Of numbers that it does not know nothing can be known without their
+    scales: they are refused unless their names end with ``ignored``.
 
     Raises:
         CheckpointError: naming the file, and the tensor that two files hold or that holds no floating-point numbers.
     """
 
-    def __init__(self, paths: list[Path], ignored: tuple[str, ...] = ()) -> None:
-        self.files: dict[str, Path] = {}
-        shapes: dict[str, Shape] = {}
-        for path in paths:
-            with _opened(path) as file:
-                names = [name for name in file.keys() if not name.endswith(ignored)]  # noqa: SIM118 (no mapping)
-                held = {name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())) for name in names}
-            for name, (kind, shape) in held.items():
-                if kind not in FLOATS:
-                    raise CheckpointError(
-                        f"{path}: tensor {name} holds {kind}; accepted: {', '.join(FLOATS)} (quantised checkpoints are not read)"
-                    )
-                if name in self.files:
-                    raise CheckpointError(f"{path}: tensor {name} is in {self.files[name].name} too; accepted: one of them")
-                self.files[name], shapes[name] = path, shape
-        super().__init__(shapes, self._tensor)
+    def __init__(self, paths: list[Path], ignored: tuple[str, ...] = (), unpack: Unpack = plain) -> None:
+        self.stored = stored = Stored(paths, ignored)
+        self.packed = unpack(stored)
+        used = {name for packed in self.packed.values() for name in packed.tensors}
+        for name in filter(lambda name: name not in used, stored.files):
+            if stored.kinds[name] not in FLOATS:
+                raise CheckpointError(
+                    f"{stored.files[name]}: tensor {name} holds {stored.kinds[name]}; accepted: {', '.join(FLOATS)}, or what"
+                    " quantization_config of config.json describes"
+                )
+            if name in self.packed:
+                by = self.packed[name].tensors[0]
+                raise CheckpointError(f"{stored.files[name]}: tensor {name} is beside {by}; accepted: one of them")
+        whole = {name: stored.shapes[name] for name in stored.files if name not in used}
+        super().__init__(whole | {name: packed.shape for name, packed in self.packed.items()}, self._tensor, self._codes)
+        self.files = {name: stored.files[name if name in whole else self.packed[name].tensors[0]] for name in self.shapes}
 
     def _tensor(self, name: str, rows: slice) -> F32:
-        with _opened(self.files[name]) as file:
-            tensor = file.get_tensor(name) if rows == slice(None) else file.get_slice(name)[rows]
-            return tensor.float().numpy()
+        return self.packed[name].read(rows) if name in self.packed else self.stored.take(name, rows)
 
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, mapped while it is open or an array of it alive: as long, what was read of it counts as used memory."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+    def _codes(self, name: str, rows: slice) -> Held:
+        return self.packed[name].codes(rows) if name in self.packed else None
 
 
 def refuse_adapter(directory: Path) -> None:
@@ -69,7 +62,7 @@ def refuse_adapter(directory: Path) -> None:
             raise CheckpointError(f"{adapter}: an adapter's weights are not read; merge it into the model and remove the file")
 
 
-def of_directory(directory: Path, ignored: tuple[str, ...]) -> SafeTensors:
+def of_directory(directory: Path, ignored: tuple[str, ...], unpack: Unpack = plain) -> SafeTensors:
     """The tensors of model.safetensors, or else of the shards that an index names.
 
     Raises:
@@ -77,15 +70,15 @@ def of_directory(directory: Path, ignored: tuple[str, ...]) -> SafeTensors:
     """
     single, index = directory / "model.safetensors", directory / INDEX
     if single.exists() or not index.exists():
-        return SafeTensors([single], ignored)
+        return SafeTensors([single], ignored, unpack)
     table = read_json(index, CheckpointError).get("weight_map")
     if not MAPPING.holds(table) or not table or not all(map(TEXT.holds, table.values())):
         raise CheckpointError(f"{index}: weight_map is {shown(table)}; accepted: a mapping of tensors to files")
-    tensors = SafeTensors([directory / name for name in sorted(set(table.values()))], ignored)
-    for name, path in tensors.files.items():
+    tensors = SafeTensors([directory / name for name in sorted(set(table.values()))], ignored, unpack)
+    for name, path in tensors.stored.files.items():
         if (said := table.get(name)) is None or directory / said != path:
             raise CheckpointError(f"{path}: tensor {name} is in this file; {index.name} names {said or 'none'}")
     for name, file in table.items():
-        if name not in tensors.files and not name.endswith(ignored):
+        if name not in tensors.stored.files and not name.endswith(ignored):
             raise CheckpointError(f"{directory / file}: tensor {name} is missing; {index.name} names this file")
     return tensors

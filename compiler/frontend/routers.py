@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from compiler.frontend.files import FLOATS, SafeTensors
-from compiler.frontend.tensors import F32
+from compiler.frontend.tensors import F32, FileTensors
 from skipopu.accept import MAPPING, shown
 from skipopu.errors import CheckpointError
 
@@ -51,7 +51,7 @@ def _named(names: Iterable[str], where: Where) -> dict[str, str]:
     return result
 
 
-def inside(own: SafeTensors) -> dict[str, str]:
+def inside(own: FileTensors) -> dict[str, str]:
     """Tensors of routers among a model's: their names without a prefix, and those that they have there.
 
     Raises:
@@ -127,7 +127,7 @@ def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -
 
 
 def of_checkpoint(
-    directory: Path, own: SafeTensors, held: dict[str, str], given: Path | None, layers: int, hidden: int
+    directory: Path, own: FileTensors, held: dict[str, str], given: Path | None, layers: int, hidden: int
 ) -> list[tuple[Router, Router]] | None:
     """The routers of file ``given``; else those ``held`` among a checkpoint's ``own`` tensors, or in a file beside these; else None.
 

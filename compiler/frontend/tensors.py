@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +16,51 @@ Shape = tuple[int, ...]
 BLOCK = 1 << 22  # elements that are computed at once, 16 MB: small beside any image, long enough for NumPy
 
 
+@dataclass(frozen=True)
+class Codes:
+    """Rows of a matrix as a quantised file holds them: each integer stands for itself times the scale of its columns.
+
+    Attributes: integers (rows, n), zero points taken off; scales (rows, groups), each of ``group`` columns, the last perhaps of fewer.
+    """
+
+    integers: NDArray[np.int16]
+    scales: F32
+    group: int
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Codes:
+        return Codes(self.integers[rows], self.scales[rows], self.group)
+
+    def __mul__(self, factor: float) -> Codes:
+        with np.errstate(over="ignore"):
+            return Codes(self.integers, self.scales * np.float32(factor), self.group)
+
+    def scales_of(self, group: int) -> F32 | None:
+        """Scales (rows, groups) of ``group`` columns each; None where such columns have several."""
+        n = self.integers.shape[1]
+        first = np.arange(0, n, group)
+        last = np.minimum(first + group, n) - 1
+        return self.scales[:, first // self.group] if (first // self.group == last // self.group).all() else None
+
+
+# What quantised files hold: rows as integers, why they are none, or None where the file is not quantised.
+Held = Codes | str | None
+
+
+def _none(name: str, rows: slice) -> Held:
+    return None
+
+
 class Tensors(Mapping[str, F32]):
     """Float32 tensors that are not kept: each access reads anew, of rows only these.
 
-    ``shapes`` has every tensor's shape, which costs no read. ``read(name, rows)`` gives a slice of rows, ``slice(None)`` all.
+    ``shapes`` has every tensor's shape, which costs no read. ``read(name, rows)`` gives a slice of rows, ``slice(None)`` all;
+    ``codes(name, rows)`` gives them as the file's integers.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape], read: Callable[[str, slice], F32]) -> None:
-        self.shapes, self.read = shapes, read
+    def __init__(
+        self, shapes: Mapping[str, Shape], read: Callable[[str, slice], F32], codes: Callable[[str, slice], Held] = _none
+    ) -> None:
+        self.shapes, self.read, self.codes = shapes, read, codes
 
     def __getitem__(self, name: str) -> F32:
         if name not in self.shapes:
@@ -33,6 +72,13 @@ class Tensors(Mapping[str, F32]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+class FileTensors(Tensors):
+    """Tensors of files: ``files`` has the file of each, ``packed`` those that are quantised."""
+
+    files: dict[str, Path]
+    packed: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +94,9 @@ class Rows:
 
     def __getitem__(self, rows: slice) -> F32:
         return self.tensors.read(self.name, rows)
+
+    def codes(self, rows: slice) -> Held:
+        return self.tensors.codes(self.name, rows)
 
 
 def blocks(shape: Shape) -> Iterator[slice]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Rows, blocks
+from compiler.frontend.tensors import F32, Codes, Rows, blocks
+
+GAINS = "norm gains multiply their columns"
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,36 @@ class Matrix:
 
     def values(self) -> F32:
         """(rows, n) float32; infinite where a product is beyond it."""
-        order = np.arange(len(self)) if self.order is None else self.order
         result = np.empty(self.shape, np.float32)
+        for part, here, around, within in self._reads():
+            result[here] = part[around][within]
+        with np.errstate(over="ignore"):
+            for factor in self.factors:
+                result *= factor
+        return result
+
+    def _reads(self) -> Iterator[tuple[Rows | F32, NDArray[np.int64], slice, NDArray[np.int64]]]:
+        """Of each part that has rows here: where they stand, a slice of the part around them, and which of its rows they are."""
+        order = np.arange(len(self)) if self.order is None else self.order
         first = 0
         for part in self.parts:
             here = np.flatnonzero((order >= first) & (order < first + part.shape[0]))
             if len(here):
                 wanted = order[here] - first
                 low = int(wanted.min())
-                result[here] = part[low : int(wanted.max()) + 1][wanted - low]
+                yield part, here, slice(low, int(wanted.max()) + 1), wanted - low
             first += part.shape[0]
-        with np.errstate(over="ignore"):
-            for factor in self.factors:
-                result *= factor
-        return result
+
+    def codes(self) -> Iterator[tuple[str, NDArray[np.int64], Codes | str]]:
+        """Of each part that a file holds quantised: its name, where its rows stand, and these as integers, or why they are none."""
+        factor = 1.0
+        for one in self.factors:
+            factor = factor * float(np.min(one)) if np.min(one) == np.max(one) else np.nan
+        for part, here, around, within in self._reads():
+            if isinstance(part, Rows) and (found := part.codes(around)) is not None:
+                if isinstance(found, Codes):
+                    found = found[within] * factor if np.isfinite(factor) else GAINS
+                yield part.name, here, found
 
     def blocks(self) -> Iterator[F32]:
         """:meth:`values` of the first rows, the next ones, and so on."""

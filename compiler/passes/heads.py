@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.tensors import F32, Tensors, rows_of
+from compiler.frontend.tensors import F32, Codes, Held, Rows, Tensors, rows_of
 from compiler.graph.adjust import reasons
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import BUFFER_UNIT
@@ -58,4 +58,11 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
         result[..., :head] = part.reshape(len(part), -1, head)
         return result.reshape(len(part), -1)
 
-    return dataclasses.replace(checkpoint, config=wider, tensors=Tensors(shapes, read))
+    def codes(name: str, rows: slice) -> Held:
+        own = rows_of(checkpoint.tensors, name)
+        if not isinstance(own, Rows) or not name.endswith((*WIDENED, "self_attn.o_proj.weight")):
+            return own.codes(rows) if isinstance(own, Rows) else None
+        found = own.codes(slice(0, 1))
+        return f"their heads are of {size} elements, not of {head}" if isinstance(found, Codes) else found
+
+    return dataclasses.replace(checkpoint, config=wider, tensors=Tensors(shapes, read, codes))

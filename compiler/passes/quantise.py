@@ -1,11 +1,12 @@
-"""Rounds weights to groups of the chosen format, to nearest; routers to two INT4 digits."""
+"""Rounds weights to groups of the chosen format, to nearest, where their file holds no such integers; routers to two INT4 digits."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32
+from compiler.frontend.tensors import Codes
+from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph, Weights
 from skipopu.numerics.formats import Format, quantise_split
 
@@ -18,6 +19,60 @@ def quantise(graph: Graph, weights: Format) -> Graph:
     return graph
 
 
-def rounded(weights: Weights, rows: F32, group: int) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Codes (rows, groups, group) and scales (rows, groups) of some rows of a matrix; two rows for each that is split."""
-    return quantise_split(rows, group) if weights.split else weights.format.quantise(rows, group)
+# Quantised matrices by name: why rows of them were rounded again, "" where all were placed as their files' own integers.
+Placed = dict[str, str]
+
+
+def rounded(weights: Weights, matrix: Matrix, group: int, placed: Placed) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Codes (rows, groups, group) and scales (rows, groups) of some rows of a matrix; two rows for each that is split.
+
+    Rows that their file holds as integers of the format, with a scale for each group, are these; all others are rounded.
+    """
+    if weights.split:
+        return quantise_split(matrix.values(), group)
+    form, (rows, n) = weights.format, matrix.shape
+    groups = -(-n // group)
+    result, scales = np.zeros((rows, groups * group), np.int8), np.zeros((rows, groups), np.float16)
+    left = np.ones(rows, bool)
+    for name, here, codes in matrix.codes():
+        found = codes if isinstance(codes, str) else _own(codes, form, group)
+        if not isinstance(found, str):
+            there, integers, own = found
+            result[here[there], :n], scales[here[there]] = integers, own
+            left[here[there]] = False
+            found = "" if there.all() else f"their integers, less zero points, are beyond {form.name}"
+        placed[name] = placed.get(name) or found
+    result = result.reshape(rows, groups, group)
+    if left.all():
+        return form.quantise(matrix.values(), group)
+    if left.any():
+        result[left], scales[left] = form.quantise(matrix[np.flatnonzero(left)].values(), group)
+    return result, scales
+
+
+def _own(codes: Codes, form: Format, group: int) -> tuple[NDArray[np.bool_], NDArray[np.int16], NDArray[np.float16]] | str:
+    """Which rows the format holds as they are, their integers (rows, n) and scales (rows, groups); or why none."""
+    given = codes.scales_of(group)
+    if given is None:
+        return f"their scales are of {codes.group} columns, the program's of {group}"
+    with np.errstate(over="ignore"):
+        scales = np.abs(given).astype(np.float16)
+    integers = codes.integers
+    if (given < 0).any():  # the machine's scales have no sign
+        signs = np.where(given < 0, -1, 1).astype(np.int16)
+        integers = integers * np.repeat(signs, group, 1)[:, : integers.shape[1]]
+    there = np.all(np.isin(integers, form.values), axis=1) & np.all(np.isfinite(scales), axis=1)
+    return there, integers[there], scales[there]
+
+
+def again(placed: Placed) -> list[str]:
+    """A sentence about quantised matrices that were rounded again, if any were."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in placed.items():
+        reasons.setdefault(reason, []).append(name)
+    reasons.pop("", None)
+    if not reasons:
+        return []
+    parts = [f"{len(names)} as {reason} ({names[0]}{', ...' if names[1:] else ''})" for reason, names in reasons.items()]
+    count = sum(map(len, reasons.values()))
+    return [f"{count} of {len(placed)} quantised matrices are rounded again: {'; '.join(parts)}"]
