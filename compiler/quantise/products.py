@@ -1,0 +1,48 @@
+"""A model's products as the machine multiplies: which tensors they are, what they read, norm gains part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from compiler.frontend.canonical import EMBEDDING, HEAD, PARTS, READERS
+from compiler.frontend.tensors import F32
+from skipopu.model_config import ModelConfig
+
+# Products with one input, of the same tokens.
+READ = {"q": "q", "k": "kv", "v": "kv", "o": "o", "gate": "up", "up": "up", "down": "down", "head": "head"}
+
+
+def tensor_of(product: str, layer: int) -> str:
+    """The canonical name of a product's weights; ``layer`` is nothing to the head."""
+    return HEAD if product == "head" else f"model.layers.{layer}.{PARTS[product]}.weight"
+
+
+def has(config: ModelConfig, product: str) -> bool:
+    return config.gated or product != "gate"
+
+
+def gain_of(config: ModelConfig, tensors: Mapping[str, F32], product: str, layer: int) -> str | None:
+    """The canonical name of the gain that the product's weights take in, if any."""
+    if product == "head":
+        return None if config.final_bias else "model.norm.weight"
+    if product not in READERS or not config.pre_norm:
+        return None
+    norm = f"model.layers.{layer}.{READERS[product]}"
+    return None if f"{norm}.bias" in tensors else f"{norm}.weight"
+
+
+def folded(config: ModelConfig, tensors: Mapping[str, F32]) -> dict[str, F32]:
+    """All canonical tensors, a head of its own among them; gains in front of products are 1, the products' weights times them."""
+    result = {name: np.array(tensor) for name, tensor in tensors.items()}
+    result.setdefault(HEAD, result[EMBEDDING].copy())
+    gains: set[str] = set()
+    every = [(product, layer) for layer in range(config.num_layers) for product in PARTS]
+    for product, layer in [*every, ("head", 0)]:
+        if has(config, product) and (gain := gain_of(config, tensors, product, layer)) is not None:
+            result[tensor_of(product, layer)] *= result[gain]
+            gains.add(gain)
+    for gain in gains:
+        result[gain] = np.ones_like(result[gain])
+    return result
