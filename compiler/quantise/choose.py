@@ -49,7 +49,9 @@ def choose(weight: F32, moments: F64, group: int, format: Format, method: str) -
     for ratio in () if method == "rtn" else (1.0, *RATIOS):
         tried = scales_of(original, group, format, ratio)
         steps = per_weight(tried, group)
-        found = nearest(original, steps, format.full) if factored is None else compensated(original, steps, format.full, factored)
+        found = (
+            nearest(original, steps, format.full) if factored is None else compensated(original, steps, format.full, factored)
+        )
         error = objective(found * steps - original, energy)
         largest = np.abs(found.reshape(rows, -1, group)).max(-1)
         better = (error < best) & ((largest == format.full) | (tried == 0)).all(1)

@@ -24,7 +24,8 @@ def damped(moments: F64) -> F64:
 def factor(moments: F64) -> tuple[NDArray[np.int64], F64]:
     """The order of the columns (n,), and the upper Cholesky factor (n, n) of the inverse of X^T X in that order."""
     order = np.argsort(-moments.diagonal(), kind="stable")
-    return order, np.linalg.cholesky(np.linalg.inv(damped(moments)[np.ix_(order, order)])).T
+    inverse = np.linalg.inv(damped(moments)[np.ix_(order, order)])
+    return order, np.linalg.cholesky(inverse).T.astype(np.float64)
 
 
 def compensated(weight: F64, steps: F64, full: int, factored: tuple[NDArray[np.int64], F64]) -> NDArray[np.int8]:

@@ -19,8 +19,14 @@ def tensor_of(product: str, layer: int) -> str:
     return HEAD if product == "head" else f"model.layers.{layer}.{PARTS[product]}.weight"
 
 
-def has(config: ModelConfig, product: str) -> bool:
-    return config.gated or product != "gate"
+def in_layer(config: ModelConfig) -> list[str]:
+    """The products of a layer."""
+    return [product for product in PARTS if config.gated or product != "gate"]
+
+
+def products(config: ModelConfig) -> list[tuple[str, int]]:
+    """Every product with its layer, the head behind them."""
+    return [*((product, layer) for layer in range(config.num_layers) for product in in_layer(config)), ("head", 0)]
 
 
 def gain_of(config: ModelConfig, tensors: Mapping[str, F32], product: str, layer: int) -> str | None:
@@ -38,9 +44,8 @@ def folded(config: ModelConfig, tensors: Mapping[str, F32]) -> dict[str, F32]:
     result = {name: np.array(tensor) for name, tensor in tensors.items()}
     result.setdefault(HEAD, result[EMBEDDING].copy())
     gains: set[str] = set()
-    every = [(product, layer) for layer in range(config.num_layers) for product in PARTS]
-    for product, layer in [*every, ("head", 0)]:
-        if has(config, product) and (gain := gain_of(config, tensors, product, layer)) is not None:
+    for product, layer in products(config):
+        if (gain := gain_of(config, tensors, product, layer)) is not None:
             result[tensor_of(product, layer)] *= result[gain]
             gains.add(gain)
     for gain in gains:

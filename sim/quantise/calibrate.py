@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compiler.follow import Follow, unseen
-from compiler.frontend.canonical import PARTS
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import F32
 from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.choose import Choice, choose
 from compiler.quantise.nearest import Rounded
-from compiler.quantise.products import READ, folded, has, tensor_of
+from compiler.quantise.products import READ, folded, in_layer, tensor_of
 from sim.quantise.observe import Observed
 from sim.reference.model import SkipLlama, Stream, load_hf_state_dict
 from skipopu.model_config import ModelConfig
@@ -141,15 +140,12 @@ class Calibration:
         if "awq" in self.asked.method and self.config.gated:
             factors = share_inner(self.tensors, index, moments["down"], self.asked.group, self.asked.format("down"))
             moments["down"] /= np.outer(factors, factors)
-        for product in PARTS:
-            if has(self.config, product):
-                self.choose(product, index, moments[READ[product]])
+        for product in in_layer(self.config):
+            self.choose(product, index, moments[READ[product]])
         return [self.layer(index)(stream) for stream in streams]
 
 
-def quantise(
-    checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, follow: Follow = unseen
-) -> Quantised:
+def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, follow: Follow = unseen) -> Quantised:
     """Quantises all products of ``checkpoint`` on ``windows`` (samples, tokens) of ids; ``follow`` sees the layers go by.
 
     Raises:

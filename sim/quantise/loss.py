@@ -10,8 +10,9 @@ import torch
 
 from compiler.frontend.canonical import EMBEDDING
 from compiler.frontend.tensors import F32
+from compiler.quantise.products import products, tensor_of
 from sim.evaluation import Evaluation, Loss, windows_of
-from sim.quantise.calibrate import BATCH, fill
+from sim.quantise.calibrate import BATCH, Asked, fill
 from sim.reference.model import SkipLlama
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
@@ -60,3 +61,13 @@ def _batches(parts: list[slice]) -> Iterator[list[slice]]:
     for _, same in itertools.groupby(parts, lambda part: part.stop - part.start):
         alike = list(same)
         yield from (alike[first : first + BATCH] for first in range(0, len(alike), BATCH))
+
+
+def to_nearest(config: ModelConfig, tensors: dict[str, F32], asked: Asked) -> dict[str, F32]:
+    """Canonical ``tensors``, folded, with every product rounded to nearest."""
+    result = dict(tensors)
+    for product, layer in products(config):
+        name, format = tensor_of(product, layer), asked.format(product)
+        weight = tensors[name]
+        result[name] = dequantise(*format.quantise(weight, asked.group), weight.shape[1])
+    return result

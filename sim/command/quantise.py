@@ -1,0 +1,191 @@
+"""``skipopu quantise``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from compiler.frontend import routers as router_files
+from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.pipeline import KV_POLICIES
+from compiler.quantise.choose import METHODS
+from compiler.quantise.products import folded
+from compiler.quantise.write import WEIGHTS, Writer
+from sim.command.common import inputs_of, warn
+from sim.evaluation import Evaluation
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors, untied
+from sim.quantise.loss import loss_of, model_of, to_nearest
+from skipopu.arguments import add_json, add_seed, integer, output_directory, positive
+from skipopu.errors import ProgramError
+from skipopu.numerics.formats import INT8, Format
+from skipopu.policy import KvPolicy
+from skipopu.report import Cell, Keys, Record, Table, shown, write_json
+from skipopu.shipped import NAMES, path_or_shipped
+from skipopu.terminal import console, show
+from skipopu.text import Passage, Text, carried, text_of
+
+PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
+
+
+def products(text: str) -> tuple[str, ...]:
+    """Names of products with commas between them."""
+    names = tuple(text.split(","))
+    if wrong := [name for name in names if name not in PRODUCTS]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no product; accepted: some of {','.join(PRODUCTS)}")
+    return names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=path_or_shipped, help=f"checkpoint directory, or a shipped model: {', '.join(NAMES)}")
+    parser.add_argument("-o", "--output", type=output_directory, required=True, help="directory for the quantised checkpoint")
+    parser.add_argument("--method", choices=METHODS, default="gptq", help="default gptq; rtn: round to nearest")
+    parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="text to calibrate on; default the source of Python's standard library"
+    )
+    parser.add_argument("--samples", type=positive, default=128, metavar="N", help="windows of it; default 128")
+    parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="default 256")
+    add_seed(parser, "of the windows' places")
+    parser.add_argument("--group", type=positive, metavar="N", help="weights per scale; default the model's weight_group")
+    parser.add_argument(
+        "--int8", type=products, default=(), metavar="PRODUCTS", help=f"in 8 bits: some of {','.join(PRODUCTS)}"
+    )
+    parser.add_argument("--plain", action="store_true", help="write the values in FP32, not the integers")
+    parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
+    parser.add_argument("--always", action="store_true", help="execute every module")
+    parser.add_argument("--text", type=path_or_shipped, metavar="FILE", help="measure losses on this text")
+    add_json(parser)
+
+
+def passage_of(path: Path, text: Text) -> Passage:
+    try:
+        return text.passage(path.read_bytes())
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def library(text: Text) -> Passage:
+    """The library's source but for the files that the shipped models' held-out sample is of."""
+    from models.train import corpus
+
+    return text.passage(corpus()[0].replace(b"\0", b"\n"))
+
+
+def drawn(passage: Passage, samples: int, window: int, seed: int, what: object) -> NDArray[np.int64]:
+    """(samples, window) ids from random places of a text, behind what comes before any.
+
+    Raises:
+        ProgramError: it is shorter than one window.
+    """
+    own = window - len(passage.head)
+    if len(passage.ids) < own or own < 1:
+        raise ProgramError(f"{what}: it has {len(passage.ids)} tokens; a window of {window} is needed, or a smaller --window")
+    places = np.random.default_rng(seed).integers(0, len(passage.ids) - own + 1, samples)
+    head = np.broadcast_to(np.array(passage.head, np.int64), (samples, len(passage.head)))
+    return np.concatenate([head, passage.ids[places[:, None] + np.arange(own)]], 1)
+
+
+def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
+    """Of the checkpoint as it is, rounded to nearest, and quantised."""
+    config, routers = untied(checkpoint.config), router_tensors(checkpoint)
+    original = folded(config, checkpoint.tensors)
+    dense = asked.dense or checkpoint.routers is None
+    models = {
+        "as it is": lambda: model_of(config, original, routers),
+        "to nearest": lambda: model_of(config, to_nearest(config, original, asked), routers, asked.group),
+        asked.method: lambda: model_of(config, found.tensors, routers, asked.group),
+    }
+    return {name: loss_of(model(), passage, window, asked.kv, dense) for name, model in models.items()}
+
+
+def main(args: argparse.Namespace) -> int:
+    begin = time.perf_counter()
+    if args.output.resolve() == args.model.resolve():
+        raise ProgramError(f"--output is {args.output}, the checkpoint itself; another directory is needed")
+    if args.text is not None and args.calibration is not None and args.text.resolve() == args.calibration.resolve():
+        raise ProgramError(f"--text is {args.text}, the calibration text; losses on it say nothing: give another text")
+    checkpoint = load(args.model, args.routers)
+    config = checkpoint.config
+    group = config.weight_group if args.group is None else args.group
+    window = min(args.window, config.max_positions)
+    formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
+    asked = Asked(group, args.method, formats, KvPolicy(args.kv), args.always)
+    writer = Writer(checkpoint, untied(config), group, formats, args.plain)
+    text = text_of(config, carried(args.model), args.model.name)
+    measured = None if args.text is None else passage_of(args.text, text)
+    calibration = library(text) if args.calibration is None else passage_of(args.calibration, text)
+    windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
+    if args.calibration is None:
+        console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        found = quantise(checkpoint, windows, asked, lambda what, items: progress.track(items, description=what))
+    with console.status("measuring"):
+        results = {} if measured is None else losses(checkpoint, found, asked, measured, window)
+    routers = args.routers or router_files.beside(args.model)
+    size = writer.write(args.output, found.tensors, found.rounded, routers)
+    tables, records = report(found, results, asked, args)
+    for table in tables:
+        show(table)
+    seconds = time.perf_counter() - begin
+    print(f"{args.output / WEIGHTS}: {size} bytes of codes and scales, {largest(found)}, {seconds:.0f} s")
+    if results and results[asked.method].nats > results["to nearest"].nats:
+        warn(f"rounding to nearest loses less than {asked.method}, as where training rounded already; --method rtn keeps it")
+    if args.json:
+        records.append(Record("weight_bytes", size, "byte", "derived", "skipopu quantise", model=args.model.name))
+        records.append(Record("wall_s", round(seconds, 2), "s", "measured", "skipopu quantise", model=args.model.name))
+        write_json(args.json, "quantise", inputs_of(args) | {"group": group, "window": window}, records)
+    return 0 if all(math.isfinite(result.nats) for result in results.values()) else 1
+
+
+def report(
+    found: Quantised, results: dict[str, Evaluation], asked: Asked, args: argparse.Namespace
+) -> tuple[list[Table], list[Record]]:
+    """Tables of losses and of each tensor's error, and their records; ranges are records alone."""
+    keys: Keys = {"engine": "reference", "model": args.model.name, "kv": "all executed" if asked.dense else str(asked.kv)}
+    source = "skipopu quantise"
+    tables: list[Table] = []
+    rows: list[list[Cell]] = []
+    for name, result in results.items():
+        own: Keys = keys | {"system": name}
+        text = f"{source}, {args.text.name}"
+        nats = Record("nats_per_token", result.nats_per_token, "nat/token", "simulated", text, **own)
+        bits = [Record("bits_per_byte", result.bits_per_byte, "bit/byte", "simulated", text, **own)] if result.bytes else []
+        share = Record("executed_share", result.executed_share, "ratio", "simulated", text, **own)
+        rows.append([name, shown("{:.4f}", nats), shown("{:.4f}", bits[0]) if bits else "-", shown("{:.3f}", share)])
+    if rows:
+        title = f"Loss on {args.text.name}, reference engine, kv {asked.kv}"
+        tables.append(Table(title, ("weights", "nats/token", "bits/byte", "executed share"), rows))
+    rows = []
+    for name, choice in found.choices.items():
+        own = keys | {"context": name}
+        errors = [
+            Record("output_error", value, "ratio", "simulated", source, **(own | {"system": system}))
+            for system, value in (("to nearest", choice.nearest), (asked.method, choice.chosen))
+        ]
+        size = Record("tensor_bytes", choice.rounded.bytes, "byte", "derived", source, **own)
+        cells = [shown("{:.4f}", error) for error in errors]
+        rows.append([name.removesuffix(".weight"), choice.rounded.format.name, *cells, shown("{:,}", size)])
+    columns = ("tensor", "format", "to nearest", asked.method, "bytes")
+    tables.append(Table("Error of results on the calibration text, relative, root mean square", columns, rows))
+    ranges = [
+        Record(f"largest_{kind}", most, "1", "simulated", source, **(keys | {"context": _place(layer)}))
+        for (kind, layer), most in found.largest.items()
+    ]
+    return tables, [record for table in tables for record in table.records] + ranges
+
+
+def largest(found: Quantised) -> str:
+    """The largest numbers of each kind in a few words."""
+    kinds = dict.fromkeys(kind for kind, _ in found.largest)
+    most = {kind: max(value for (its, _), value in found.largest.items() if its == kind) for kind in kinds}
+    return ", ".join(f"{kind}s up to {value:.4g}" for kind, value in most.items()) + " (FP16 keys and values: 65504)"
+
+
+def _place(layer: int) -> str:
+    return "output" if layer < 0 else f"layer {layer}"
