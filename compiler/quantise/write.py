@@ -145,7 +145,11 @@ class Writer:
 
     def description(self, bits: Mapping[str, int]) -> dict[str, Any]:
         """config.json."""
-        data = self.config.to_hf() if self.canonical.family.centred else dict(self.data)
+        data = dict(self.data)
+        if self.canonical.family.centred:  # which of a Llama's biases there are, its own key says
+            biases = set(self.config.biases)
+            has = {"attention_bias": bool(biases & set("qkvo")), "mlp_bias": bool(biases & {"gate", "up", "down"})}
+            data = self.config.to_hf() | has
         data |= {"tie_word_embeddings": False, "weight_group": self.group}
         data |= {key: 1.0 for key in ("residual_multiplier", "logits_scaling") if key in data}  # part of the products
         if self.plain:

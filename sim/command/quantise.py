@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="write the values in FP32, not the integers")
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument("--always", action="store_true", help="execute every module")
-    parser.add_argument("--text", type=path_or_shipped, metavar="FILE", help="measure losses on this text")
+    parser.add_argument("--text", type=path_or_shipped, metavar="FILE", help="measure losses on this text; default the windows")
     add_json(parser)
 
 
@@ -91,6 +91,11 @@ def drawn(passage: Passage, samples: int, window: int, seed: int, what: object) 
     return np.concatenate([head, passage.ids[places[:, None] + np.arange(own)]], 1)
 
 
+def seen(windows: NDArray[np.int64], calibration: Passage) -> Passage:
+    """The windows as a text to predict."""
+    return Passage(windows[:, len(calibration.head) :].reshape(-1), None, calibration.head)
+
+
 def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
     """Of the checkpoint as it is, rounded to nearest, and quantised."""
     config, routers = untied(checkpoint.config), router_tensors(checkpoint)
@@ -118,15 +123,15 @@ def main(args: argparse.Namespace) -> int:
     asked = Asked(group, args.method, formats, KvPolicy(args.kv), args.always)
     writer = Writer(checkpoint, untied(config), group, formats, args.plain)
     text = text_of(config, carried(args.model), args.model.name)
-    measured = None if args.text is None else passage_of(args.text, text)
     calibration = library(text) if args.calibration is None else passage_of(args.calibration, text)
     windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
+    measured = passage_of(args.text, text) if args.text else seen(windows, calibration)
     if args.calibration is None:
         console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         found = quantise(checkpoint, windows, asked, lambda what, items: progress.track(items, description=what))
     with console.status("measuring"):
-        results = {} if measured is None else losses(checkpoint, found, asked, measured, window)
+        results = losses(checkpoint, found, asked, measured, window)
     routers = args.routers or router_files.beside(args.model)
     size = writer.write(args.output, found.tensors, found.rounded, routers)
     tables, records = report(found, results, asked, args)
@@ -134,8 +139,8 @@ def main(args: argparse.Namespace) -> int:
         show(table)
     seconds = time.perf_counter() - begin
     print(f"{args.output / WEIGHTS}: {size} bytes of codes and scales, {largest(found)}, {seconds:.0f} s")
-    if results and results[asked.method].nats > results["to nearest"].nats:
-        warn(f"rounding to nearest loses less than {asked.method}, as where training rounded already; --method rtn keeps it")
+    if asked.method != "rtn" and results[asked.method].nats > results["to nearest"].nats:
+        warn(f"rounding to nearest loses less than {asked.method}: was the model trained with it? --method rtn keeps it")
     if args.json:
         records.append(Record("weight_bytes", size, "byte", "derived", "skipopu quantise", model=args.model.name))
         records.append(Record("wall_s", round(seconds, 2), "s", "measured", "skipopu quantise", model=args.model.name))
@@ -151,16 +156,19 @@ def report(
     source = "skipopu quantise"
     tables: list[Table] = []
     rows: list[list[Cell]] = []
+    text = args.text.name if args.text else "the calibration text itself"
     for name, result in results.items():
         own: Keys = keys | {"system": name}
-        text = f"{source}, {args.text.name}"
-        nats = Record("nats_per_token", result.nats_per_token, "nat/token", "simulated", text, **own)
-        bits = [Record("bits_per_byte", result.bits_per_byte, "bit/byte", "simulated", text, **own)] if result.bytes else []
-        share = Record("executed_share", result.executed_share, "ratio", "simulated", text, **own)
+        nats = Record("nats_per_token", result.nats_per_token, "nat/token", "simulated", f"{source}, {text}", **own)
+        bits = (
+            [Record("bits_per_byte", result.bits_per_byte, "bit/byte", "simulated", f"{source}, {text}", **own)]
+            if result.bytes
+            else []
+        )
+        share = Record("executed_share", result.executed_share, "ratio", "simulated", f"{source}, {text}", **own)
         rows.append([name, shown("{:.4f}", nats), shown("{:.4f}", bits[0]) if bits else "-", shown("{:.3f}", share)])
-    if rows:
-        title = f"Loss on {args.text.name}, reference engine, kv {asked.kv}"
-        tables.append(Table(title, ("weights", "nats/token", "bits/byte", "executed share"), rows))
+    columns = ("weights", "nats/token", "bits/byte", "executed share")
+    tables.append(Table(f"Loss of {text}, reference engine, kv {keys['kv']}", columns, rows))
     rows = []
     for name, choice in found.choices.items():
         own = keys | {"context": name}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compiler.quantise.products import READ
-from sim.reference.model import SkipLlama, execute_when_positive
+from sim.reference.model import SkipLlama, Stream, execute_when_positive
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
@@ -37,6 +39,10 @@ class Observed(SkipLlama):
         self.executing: dict[int, Tensor] = {}
         self.disturb = self._see
 
+    def advance(self, *args: Any, **options: Any) -> tuple[Stream, list[Tensor], list[Tensor]]:
+        self.executing.clear()  # a module that nobody decides about executes
+        return super().advance(*args, **options)
+
     def decide(self, difference: Tensor, layer: int, module: int) -> Tensor:
         """The machine's rule; what it decides is what counts."""
         gate = execute_when_positive(difference, layer, module)
@@ -45,8 +51,6 @@ class Observed(SkipLlama):
 
     def _see(self, name: str, x: Tensor) -> Tensor:
         _, _, place = name.rpartition(".")
-        if place == "router":
-            self.executing.clear()  # until it is decided
         if place != "query" and x.numel():
             kind = place if place in LARGEST else "activation"
             layer = -1 if place == "lm_head" else int(name.split(".")[1])
