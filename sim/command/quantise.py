@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console, show
 from skipopu.text import Passage, Text, carried, text_of
 
+BEST, BEST_METHOD = "best", "gptq"
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
 
 
@@ -44,7 +46,12 @@ def products(text: str) -> tuple[str, ...]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=path_or_shipped, help=f"checkpoint directory, or a shipped model: {', '.join(NAMES)}")
     parser.add_argument("-o", "--output", type=output_directory, required=True, help="directory for the quantised checkpoint")
-    parser.add_argument("--method", choices=METHODS, default="gptq", help="default gptq; rtn: round to nearest")
+    parser.add_argument(
+        "--method",
+        choices=(BEST, *METHODS),
+        default=BEST,
+        help="rtn: round to nearest; default best: gptq, or rtn where it loses less on the calibration text",
+    )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="text to calibrate on; default the source of Python's standard library"
@@ -104,9 +111,14 @@ def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Pass
     models = {
         "as it is": lambda: model_of(config, original, routers),
         "to nearest": lambda: model_of(config, to_nearest(config, original, asked), routers, asked.group),
-        asked.method: lambda: model_of(config, found.tensors, routers, asked.group),
     }
+    if asked.method != "rtn":
+        models[asked.method] = lambda: model_of(config, found.tensors, routers, asked.group)
     return {name: loss_of(model(), passage, window, asked.kv, dense) for name, model in models.items()}
+
+
+def rounding_is_better(results: dict[str, Evaluation], asked: Asked) -> bool:
+    return asked.method != "rtn" and results[asked.method].nats > results["to nearest"].nats
 
 
 def main(args: argparse.Namespace) -> int:
@@ -120,18 +132,31 @@ def main(args: argparse.Namespace) -> int:
     group = config.weight_group if args.group is None else args.group
     window = min(args.window, config.max_positions)
     formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
-    asked = Asked(group, args.method, formats, KvPolicy(args.kv), args.always)
+    asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)
     writer = Writer(checkpoint, untied(config), group, formats, args.plain)
     text = text_of(config, carried(args.model), args.model.name)
     calibration = library(text) if args.calibration is None else passage_of(args.calibration, text)
     windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
-    measured = passage_of(args.text, text) if args.text else seen(windows, calibration)
+    measured = passage_of(args.text, text) if args.text else None
     if args.calibration is None:
         console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        found = quantise(checkpoint, windows, asked, lambda what, items: progress.track(items, description=what))
+
+    def quantised(asked: Asked) -> Quantised:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            return quantise(checkpoint, windows, asked, lambda what, items: progress.track(items, description=what))
+
+    found = quantised(asked)
     with console.status("measuring"):
-        results = losses(checkpoint, found, asked, measured, window)
+        own = seen(windows, calibration)
+        results = losses(checkpoint, found, asked, own, window) if args.method == BEST or measured is None else {}
+    if args.method == BEST and rounding_is_better(results, asked):
+        console.print("Rounding to nearest loses less on the calibration text, as where training rounded too: it is taken.")
+        asked = dataclasses.replace(asked, method="rtn")
+        found = quantised(asked)
+        results.pop(BEST_METHOD)
+    if measured is not None:
+        with console.status("measuring"):
+            results = losses(checkpoint, found, asked, measured, window)
     routers = args.routers or router_files.beside(args.model)
     size = writer.write(args.output, found.tensors, found.rounded, routers)
     tables, records = report(found, results, asked, args)
@@ -139,12 +164,14 @@ def main(args: argparse.Namespace) -> int:
         show(table)
     seconds = time.perf_counter() - begin
     print(f"{args.output / WEIGHTS}: {size} bytes of codes and scales, {largest(found)}, {seconds:.0f} s")
-    if asked.method != "rtn" and results[asked.method].nats > results["to nearest"].nats:
+    if rounding_is_better(results, asked):
         warn(f"rounding to nearest loses less than {asked.method}: was the model trained with it? --method rtn keeps it")
     if args.json:
         records.append(Record("weight_bytes", size, "byte", "derived", "skipopu quantise", model=args.model.name))
         records.append(Record("wall_s", round(seconds, 2), "s", "measured", "skipopu quantise", model=args.model.name))
-        write_json(args.json, "quantise", inputs_of(args) | {"group": group, "window": window}, records)
+        write_json(
+            args.json, "quantise", inputs_of(args) | {"group": group, "window": window}, records, {"method": asked.method}
+        )
     return 0 if all(math.isfinite(result.nats) for result in results.values()) else 1
 
 
@@ -169,17 +196,17 @@ def report(
         rows.append([name, shown("{:.4f}", nats), shown("{:.4f}", bits[0]) if bits else "-", shown("{:.3f}", share)])
     columns = ("weights", "nats/token", "bits/byte", "executed share")
     tables.append(Table(f"Loss of {text}, reference engine, kv {keys['kv']}", columns, rows))
-    rows = []
+    rows, of = [], asked.method if asked.method != "rtn" else "to nearest"
     for name, choice in found.choices.items():
         own = keys | {"context": name}
         errors = [
             Record("output_error", value, "ratio", "simulated", source, **(own | {"system": system}))
-            for system, value in (("to nearest", choice.nearest), (asked.method, choice.chosen))
+            for system, value in {"to nearest": choice.nearest, of: choice.chosen}.items()
         ]
         size = Record("tensor_bytes", choice.rounded.bytes, "byte", "derived", source, **own)
         cells = [shown("{:.4f}", error) for error in errors]
         rows.append([name.removesuffix(".weight"), choice.rounded.format.name, *cells, shown("{:,}", size)])
-    columns = ("tensor", "format", "to nearest", asked.method, "bytes")
+    columns = ("tensor", "format", *dict.fromkeys(("to nearest", of)), "bytes")
     tables.append(Table("Error of results on the calibration text, relative, root mean square", columns, rows))
     ranges = [
         Record(f"largest_{kind}", most, "1", "simulated", source, **(keys | {"context": _place(layer)}))

@@ -15,7 +15,8 @@ from compiler.frontend.routers import Router
 from compiler.pipeline import compile_checkpoint
 from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.products import folded
-from sim.evaluation import evaluate
+from sim.command import quantise as command
+from sim.evaluation import Evaluation, evaluate
 from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors, untied
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from skipopu.errors import CheckpointError
@@ -111,8 +112,9 @@ def test_the_command(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFi
     asked = ["--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__, "--int8", "head,down"]
     files = []
     for place in ("a", "b"):
-        command = ["quantise", model, "-o", tmp_path / place, *asked, "--text", text, "--json", tmp_path / "figures.json"]
-        assert said(command, capsysbinary)[0] == 0
+        options = ["--method", "gptq", "--text", text, "--json", tmp_path / "figures.json"]
+        given = ["quantise", model, "-o", tmp_path / place, *asked, *options]
+        assert said(given, capsysbinary)[0] == 0
         files.append({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()})
     assert files[0] == files[1], "the same bytes"
     assert set(files[0]) == {"config.json", "model.safetensors"}
@@ -124,8 +126,28 @@ def test_the_command(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFi
     tensors = load_file(tmp_path / "a" / "model.safetensors")
     assert tensors["lm_head.weight_packed"].shape == (256, 96 // 4)
     assert tensors["lm_head.weight_scale"].dtype == np.float16
-    assert said(["quantise", model, "-o", tmp_path / "c", *asked, "--seed", 1], capsysbinary)[0] == 0
+    given = ["quantise", model, "-o", tmp_path / "c", *asked, "--method", "gptq", "--seed", 1]
+    assert said(given, capsysbinary)[0] == 0
     assert (tmp_path / "c" / "model.safetensors").read_bytes() != files[0]["model.safetensors"]
+
+
+@pytest.mark.parametrize(("nats", "method"), [(3.0, "gptq"), (5.0, "rtn")])
+def test_the_method_that_loses_less_is_taken(
+    nats: float,
+    method: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    found = {name: Evaluation(value, 1, 1, 1.0) for name, value in (("as it is", 1), ("to nearest", 4.0), ("gptq", nats))}
+    monkeypatch.setattr(command, "losses", lambda *given: dict(found))
+    asked = ["quantise", model, "--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__]
+    assert said([*asked, "-o", tmp_path / "chosen", "--json", tmp_path / "figures.json"], capsysbinary)[0] == 0
+    assert said([*asked, "-o", tmp_path / "asked", "--method", method], capsysbinary)[0] == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["outputs"] == {"method": method}
+    files = [(tmp_path / place / "model.safetensors").read_bytes() for place in ("chosen", "asked")]
+    assert files[0] == files[1]
 
 
 def test_nothing_is_written_when_something_is_wrong(
