@@ -19,17 +19,19 @@ from compiler.quantise.choose import METHODS
 from compiler.quantise.products import folded
 from compiler.quantise.write import WEIGHTS, Writer
 from sim.command.common import inputs_of, warn
+from sim.command.eval import read_ids
 from sim.evaluation import Evaluation
 from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors, untied
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from skipopu.arguments import add_json, add_seed, integer, output_directory, positive
 from skipopu.errors import ProgramError
+from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT8, Format
 from skipopu.policy import KvPolicy
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console, show
-from skipopu.text import Passage, Text, carried, text_of
+from skipopu.text import Passage, carried, text_of
 
 BEST, BEST_METHOD = "best", "gptq"
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
@@ -54,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="text to calibrate on; default the source of Python's standard library"
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="text to calibrate on, or ids (.npy); default the source of Python's standard library",
     )
     parser.add_argument("--samples", type=positive, default=128, metavar="N", help="windows of it; default 128")
     parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="default 256")
@@ -70,18 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def passage_of(path: Path, text: Text) -> Passage:
+def passage_of(path: Path | None, config: ModelConfig, model: Path) -> Passage:
+    """A text, or ids of a .npy; without a path the source of Python's library, but for the files of the shipped held-out sample."""
+    if path is not None and path.suffix == ".npy":
+        return Passage(read_ids(path, config.vocab_size), None)
+    text = text_of(config, carried(model), model.name)
+    if path is None:
+        from models.train import corpus
+
+        data = corpus()[0]  # zeros end files for models of bytes
+        return text.passage(data if config.byte_level else data.replace(b"\0", b"\n"))
     try:
         return text.passage(path.read_bytes())
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def library(text: Text) -> Passage:
-    """The library's source but for the files that the shipped models' held-out sample is of."""
-    from models.train import corpus
-
-    return text.passage(corpus()[0].replace(b"\0", b"\n"))
 
 
 def drawn(passage: Passage, samples: int, window: int, seed: int, what: object) -> NDArray[np.int64]:
@@ -134,10 +141,9 @@ def main(args: argparse.Namespace) -> int:
     formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
     asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)
     writer = Writer(checkpoint, untied(config), group, formats, args.plain)
-    text = text_of(config, carried(args.model), args.model.name)
-    calibration = library(text) if args.calibration is None else passage_of(args.calibration, text)
+    calibration = passage_of(args.calibration, config, args.model)
     windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
-    measured = passage_of(args.text, text) if args.text else None
+    measured = passage_of(args.text, config, args.model) if args.text else None
     if args.calibration is None:
         console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
 
