@@ -80,6 +80,8 @@ class Writer:
         where = checkpoint.directory
         self.checkpoint, self.config, self.group, self.plain = checkpoint, config, group, plain
         self.data = read_json(where / "config.json", CheckpointError)
+        if "quantization_config" in self.data:
+            raise CheckpointError(f"{where}: config.json has quantization_config; accepted: weights that are not quantised yet")
         self.own = files.of_directory(where, NAMES.get(self.data["model_type"], Names()).ignored)
         self.canonical = Canonical(checkpoint.config, self.data, self.own, self.own.files.__getitem__)
         inputs = {

@@ -137,6 +137,8 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = load(args.model, args.routers)
     config = checkpoint.config
     group = config.weight_group if args.group is None else args.group
+    if "gate" in args.int8 and not config.gated:
+        raise ProgramError(f"--int8 names gate, which {args.model} has not; accepted: some of {','.join(PRODUCTS)}")
     window = min(args.window, config.max_positions)
     formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
     asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)

@@ -85,6 +85,10 @@ def test_what_the_format_does_not_hold_is_refused(model: Path) -> None:
     checkpoint = load(model)
     with pytest.raises(CheckpointError, match="intermediate_size is 200, no multiple of 16 weights per scale"):
         Writer(checkpoint, untied(checkpoint.config), 16, {}, plain=False)
+    data = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(data | {"quantization_config": {}}))
+    with pytest.raises(CheckpointError, match="accepted: weights that are not quantised yet"):
+        Writer(checkpoint, untied(checkpoint.config), GROUP, {}, plain=False)
 
 
 def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
