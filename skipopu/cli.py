@@ -20,6 +20,10 @@ from skipopu.errors import SkipopuError, not_known
 COMMANDS = {
     "demo": ("sim.command.demo", "the shipped model on all four engines, cross-checked, with and without skipping"),
     "compile": ("compiler.command", "a checkpoint directory to program, memory image, listing and report"),
+    "quantise": (
+        "sim.command.quantise",
+        "a checkpoint's weights to INT4 or INT8, calibrated on text with skipping switched on",
+    ),
     "run": ("sim.command.run", "one engine: streams text, prints tokens and cycles"),
     "eval": ("sim.command.eval", "loss of a text: nats per token, bits per byte"),
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),

@@ -40,6 +40,24 @@ class Output:
     differences: Tensor
 
 
+@dataclass
+class Stream:
+    """Tokens between two layers.
+
+    Attributes:
+        h: (batch, tokens, hidden), the residual.
+        tables: cos and sin of every rotary table.
+        k, v: what queries of the layer before saw, (batch, heads, tokens, head_dim).
+        held: by FP16, every key and value.
+    """
+
+    h: Tensor
+    tables: list[tuple[Tensor, Tensor]]
+    k: Tensor | None = None
+    v: Tensor | None = None
+    held: bool = True
+
+
 class Router(nn.Module):
     """A linear SkipGPT router: (d) -> 2 logits, execute and skip."""
 
@@ -158,6 +176,90 @@ class SkipLlama(nn.Module):
             inner = activation(up)
         return self._norm(self._product(f"layers.{index}.down", inner, layer.down_proj), layer.mlp_post_norm)
 
+    def begin(self, tokens: Tensor) -> Stream:
+        """(batch, tokens) ids on their way into the first layer.
+
+        Raises:
+            CheckpointError: more tokens than the model has positions, beyond which its rotary tables may be others.
+        """
+        count = tokens.shape[1]
+        if count > self.config.max_positions:
+            raise CheckpointError(f"{count} tokens; accepted: up to max_position_embeddings, {self.config.max_positions}")
+        h = self.embed_tokens(tokens)
+        return Stream(h, [(cos.to(h), sin.to(h)) for cos, sin in rope_tables(self.config, count)])
+
+    def advance(
+        self,
+        index: int,
+        stream: Stream,
+        kv: KvPolicy = KvPolicy.REUSE,
+        routing: Tensor | None = None,
+        rule: GateRule = execute_when_positive,
+        dense: bool = False,
+    ) -> tuple[Stream, list[Tensor], list[Tensor]]:
+        """What leaves layer ``index``, and its two modules' gates and differences, each (batch, tokens); see :meth:`forward`."""
+        config, h = self.config, stream.h
+        batch, count = h.shape[:2]
+        scale = 1 / math.sqrt(config.head_dim) if config.attention_scale is None else config.attention_scale
+        layer = self.layers[index]
+        assert isinstance(layer, Layer)
+        gates: list[Tensor] = []
+        differences: list[Tensor] = []
+        for module, router in ((Module.ATTENTION, layer.router_attention), (Module.FFN, layer.router_mlp)):
+            routed_input = self.disturb(f"layers.{index}.router", h) if self.disturb is not None else h
+            difference = router(routed_input)
+            differences.append(difference)
+            if dense or kv.forced(index, module):
+                gates.append(h.new_ones(batch, count))
+            elif routing is not None:
+                gates.append(routing[:, index, module].to(h.dtype))
+            else:
+                gates.append(rule(difference, index, module))
+        attend, feed = gates
+        # Attention
+        gain, repeat = layer.input_layernorm, config.num_heads // config.num_kv_heads
+        q, k, v = (
+            self._product(f"layers.{index}.{name}", h, projection, gain)
+            for name, projection in (("q", layer.q_proj), ("k", layer.k_proj), ("v", layer.v_proj))
+        )
+        cos, sin = stream.tables[config.rope_of_layer[index] if config.rope_of_layer else 0]
+        q, k = (apply_rope(self._heads(x, g), cos, sin) for x, g in ((q, layer.q_norm), (k, layer.k_norm)))
+        v = v.view(batch, count, -1, config.head_dim).transpose(1, 2)
+        held = stream.held
+        if self.round_kv:
+            k, v = k.half().to(h.dtype), v.half().to(h.dtype)
+            held = held and bool(k.isfinite().all() and v.isfinite().all())
+        executed = attend[:, None, :, None]
+        k, v = k_eff, v_eff = kv.visible(executed, k, stream.k), kv.visible(executed, v, stream.v)
+        if self.disturb is not None:
+            q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
+        window = config.windows[index] if config.windows else 0
+        mixed = attention(
+            q,
+            k.repeat_interleave(repeat, 1),
+            v.repeat_interleave(repeat, 1),
+            scale,
+            window,
+            config.attention_cap,
+            self.disturb and functools.partial(self.disturb, f"layers.{index}.score"),
+        )
+        mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
+        mixed = self._norm(self._product(f"layers.{index}.o", mixed, layer.o_proj), layer.attention_post_norm)
+        read = h
+        h = h + attend[..., None] * mixed
+        h = h + feed[..., None] * self._feed_forward(index, layer, read if config.parallel else h)
+        return Stream(h, stream.tables, k_eff, v_eff, held), gates, differences
+
+    def finish(self, stream: Stream) -> Tensor:
+        """(batch, tokens, vocab) logits of what left the last layer."""
+        h = stream.h
+        if self.norm_bias is None:
+            logits = self._product("lm_head", h, self.lm_head, self.norm)
+        else:
+            logits = self._product("lm_head", self._norm(h, self.norm) + self.norm_bias, self.lm_head)
+        logits = soft_cap(logits, self.config.logit_cap)
+        return logits if stream.held else logits + torch.nan  # attention may hide infinite keys, and NaN too
+
     def forward(
         self,
         tokens: Tensor,
@@ -172,75 +274,17 @@ class SkipLlama(nn.Module):
         decide through ``rule``.
 
         Raises:
-            CheckpointError: more tokens than the model has positions, beyond which its rotary tables may be others.
+            CheckpointError: as of :meth:`begin`.
         """
-        config = self.config
-        batch, count = tokens.shape
-        if count > config.max_positions:
-            raise CheckpointError(f"{count} tokens; accepted: up to max_position_embeddings, {config.max_positions}")
-        h = self.embed_tokens(tokens)
-        tables = [(cos.to(h), sin.to(h)) for cos, sin in rope_tables(config, count)]
-        scale = 1 / math.sqrt(config.head_dim) if config.attention_scale is None else config.attention_scale
+        stream = self.begin(tokens)
         gates: list[Tensor] = []
         differences: list[Tensor] = []
-        held = True  # by FP16, every key and value
-        k_eff: Tensor | None = None
-        v_eff: Tensor | None = None
-        ones = h.new_ones(batch, count)
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            both: list[Tensor] = []
-            for module, router in ((Module.ATTENTION, layer.router_attention), (Module.FFN, layer.router_mlp)):
-                routed_input = self.disturb(f"layers.{index}.router", h) if self.disturb is not None else h
-                difference = router(routed_input)
-                differences.append(difference)
-                if dense or kv.forced(index, module):
-                    both.append(ones)
-                elif routing is not None:
-                    both.append(routing[:, index, module].to(h.dtype))
-                else:
-                    both.append(rule(difference, index, module))
-            gates += both
-            attend, feed = both
-            # Attention
-            gain, repeat = layer.input_layernorm, config.num_heads // config.num_kv_heads
-            q, k, v = (
-                self._product(f"layers.{index}.{name}", h, projection, gain)
-                for name, projection in (("q", layer.q_proj), ("k", layer.k_proj), ("v", layer.v_proj))
-            )
-            cos, sin = tables[config.rope_of_layer[index] if config.rope_of_layer else 0]
-            q, k = (apply_rope(self._heads(x, g), cos, sin) for x, g in ((q, layer.q_norm), (k, layer.k_norm)))
-            v = v.view(batch, count, -1, config.head_dim).transpose(1, 2)
-            if self.round_kv:
-                k, v = k.half().to(h.dtype), v.half().to(h.dtype)
-                held = held and bool(k.isfinite().all() and v.isfinite().all())
-            executed = attend[:, None, :, None]
-            k, v = k_eff, v_eff = kv.visible(executed, k, k_eff), kv.visible(executed, v, v_eff)
-            if self.disturb is not None:
-                q, k, v = (self.disturb(f"layers.{index}.{n}", x) for n, x in (("query", q), ("key", k), ("value", v)))
-            window = config.windows[index] if config.windows else 0
-            mixed = attention(
-                q,
-                k.repeat_interleave(repeat, 1),
-                v.repeat_interleave(repeat, 1),
-                scale,
-                window,
-                config.attention_cap,
-                self.disturb and functools.partial(self.disturb, f"layers.{index}.score"),
-            )
-            mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
-            mixed = self._norm(self._product(f"layers.{index}.o", mixed, layer.o_proj), layer.attention_post_norm)
-            read = h
-            h = h + attend[..., None] * mixed
-            h = h + feed[..., None] * self._feed_forward(index, layer, read if config.parallel else h)
-        if self.norm_bias is None:
-            logits = self._product("lm_head", h, self.lm_head, self.norm)
-        else:
-            logits = self._product("lm_head", self._norm(h, self.norm) + self.norm_bias, self.lm_head)
-        logits = soft_cap(logits, config.logit_cap)
-        if not held:
-            logits = logits + torch.nan  # attention may hide infinite keys, and NaN too
-        shape = (batch, config.num_layers, 2, count)
+        for index in range(len(self.layers)):
+            stream, own_gates, own_differences = self.advance(index, stream, kv, routing, rule, dense)
+            gates += own_gates
+            differences += own_differences
+        logits = self.finish(stream)
+        shape = (len(tokens), self.config.num_layers, 2, tokens.shape[1])
         return Output(logits, torch.stack(gates, 1).view(shape), torch.stack(differences, 1).view(shape))
 
 

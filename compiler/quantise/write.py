@@ -1,0 +1,159 @@
+"""A quantised checkpoint as a Hugging Face directory: the integers in compressed-tensors' format, or their values.
+
+It has the family's own names, so that other programs load it. Families whose norms take means (LayerNorm) are written in the
+canonical form, whose products are the quantised ones: a Llama with the key ``skipopu`` in its config.json, which this compiler reads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from compiler.frontend import files
+from compiler.frontend.canonical import NAMES, PARTS, Canonical, Names
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import F32
+from compiler.quantise.nearest import Rounded
+from compiler.quantise.products import tensor_of
+from skipopu.accept import read_json
+from skipopu.errors import CheckpointError
+from skipopu.model_config import TOKENIZERS, ModelConfig
+from skipopu.numerics.formats import F16, I8, INT4, Format
+from skipopu.text import READ
+
+WEIGHTS = "model.safetensors"
+COPIED = tuple(dict.fromkeys((*READ, *TOKENIZERS, "generation_config.json")))
+
+
+def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
+    """(rows, n) integers as compressed-tensors packs them: plus 2^(bits - 1), the first in the lowest bits of a row's first word."""
+    per_word = 32 // bits
+    wide = np.pad((codes.astype(np.int16) + (1 << bits - 1)).astype(np.uint32), ((0, 0), (0, -codes.shape[1] % per_word)))
+    shifted = wide.reshape(len(codes), -1, per_word) << np.arange(0, 32, bits, dtype=np.uint32)
+    return np.bitwise_or.reduce(shifted, -1).view(np.int32)
+
+
+def settings(formats: Mapping[str, int], group: int) -> dict[str, Any]:
+    """``quantization_config`` of modules' names, each with the bits of its codes."""
+
+    def of(bits: int, targets: list[str]) -> dict[str, Any]:
+        weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+        return {"targets": targets, "weights": weights | {"dynamic": False}, "input_activations": None}
+
+    kinds = sorted(set(formats.values()))
+    targets = {
+        bits: sorted({f"re:.*{name.rpartition('.')[2]}$" for name, its in formats.items() if its == bits}) for bits in kinds
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            f"group_{k}": of(bits, targets[bits] if len(kinds) > 1 else ["Linear"]) for k, bits in enumerate(kinds)
+        },
+        "ignore": [],
+    }
+
+
+def _stored(path: Path, name: str) -> torch.Tensor:
+    """A tensor in its own type."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
+
+
+class Writer:
+    """Writes a directory; what cannot be written is refused when this is made, before anything is."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, group: int, formats: Mapping[str, Format], plain: bool
+    ) -> None:
+        """``config`` of the quantised model, whose head is its own; ``formats`` of products that are not INT4."""
+        where = checkpoint.directory
+        self.checkpoint, self.config, self.group, self.plain = checkpoint, config, group, plain
+        self.data = read_json(where / "config.json", CheckpointError)
+        if "quantization_config" in self.data:
+            raise CheckpointError(f"{where}: config.json has quantization_config; accepted: weights that are not quantised yet")
+        self.own = files.of_directory(where, NAMES.get(self.data["model_type"], Names()).ignored)
+        self.canonical = Canonical(checkpoint.config, self.data, self.own, self.own.files.__getitem__)
+        inputs = {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_attention_heads * head_dim": config.num_heads * config.head_dim,
+        }
+        for what, size in inputs.items() if not plain else ():
+            if size % group:
+                raise CheckpointError(
+                    f"{where}: {what} is {size}, no multiple of {group} weights per scale, which compressed-tensors asks for; give"
+                    " another --group, or --plain"
+                )
+        held: dict[str, Format] = {}
+        for product in PARTS:
+            name, format = self.name(tensor_of(product, 0)), formats.get(product, INT4)
+            if held.setdefault(name, format) is not format:
+                raise CheckpointError(
+                    f"{where}: {product} is part of tensor {name}, whose other rows are {held[name].name}; accepted: one format"
+                )
+
+    def name(self, canonical: str) -> str:
+        """What the written file calls a canonical tensor, or the one that holds it."""
+        return canonical if self.canonical.family.centred else self.canonical.own_name(canonical)
+
+    def write(self, output: Path, tensors: Mapping[str, F32], rounded: Mapping[str, Rounded], routers: Path | None) -> int:
+        """Writes the model of canonical ``tensors`` and rounded products, copies the rest; returns the bytes of codes and scales."""
+        codes: dict[str, list[Rounded]] = {}
+        for name in tensors:
+            if name in rounded:
+                codes.setdefault(self.name(name), []).append(rounded[name])
+        result = self.others(tensors, codes)
+        for name, parts in codes.items():
+            if self.plain:
+                result[name] = torch.from_numpy(np.concatenate([part.values for part in parts]))
+                continue
+            integers: I8 = np.concatenate([part.codes.reshape(len(part.codes), -1)[:, : part.n] for part in parts])
+            scales: F16 = np.concatenate([part.scales for part in parts])
+            module = name.removesuffix("weight")
+            result[f"{module}weight_packed"] = torch.from_numpy(packed(integers, parts[0].format.bits))
+            result[f"{module}weight_scale"] = torch.from_numpy(scales)
+            result[f"{module}weight_shape"] = torch.tensor(integers.shape)
+        output.mkdir(parents=True, exist_ok=True)
+        save_file(result, output / WEIGHTS, metadata={"format": "pt"})
+        bits = {name.removesuffix(".weight"): parts[0].format.bits for name, parts in codes.items()}
+        (output / "config.json").write_text(json.dumps(self.description(bits), indent=2) + "\n")
+        for path in [self.checkpoint.directory / name for name in COPIED] + ([routers] if routers else []):
+            if path.exists():
+                shutil.copyfile(path, output / (path.name if path != routers else f"routers{path.suffix}"))
+        return sum(part.bytes for parts in codes.values() for part in parts)
+
+    def others(self, tensors: Mapping[str, F32], codes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Tensors that are no product's: as the checkpoint has them, where they did not change."""
+        if self.canonical.family.centred:
+            return {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name not in codes}
+        kept = [name for name in self.canonical.needed if name not in codes]
+        result = {name: _stored(self.own.files[name], name) for name in kept}
+        for name, tensor in tensors.items():
+            if tensor.ndim == 1 and not np.array_equal(tensor, self.checkpoint.tensors[name]):
+                more = self.canonical.family.one_more and name.endswith("norm.weight")
+                result[self.name(name)] = torch.from_numpy(tensor - np.float32(more))
+        return result
+
+    def description(self, bits: Mapping[str, int]) -> dict[str, Any]:
+        """config.json."""
+        data = dict(self.data)
+        if self.canonical.family.centred:  # which of a Llama's biases there are, its own key says
+            biases = set(self.config.biases)
+            has = {"attention_bias": bool(biases & set("qkvo")), "mlp_bias": bool(biases & {"gate", "up", "down"})}
+            data = self.config.to_hf() | has
+        data |= {"tie_word_embeddings": False, "weight_group": self.group}
+        data |= {key: 1.0 for key in ("residual_multiplier", "logits_scaling") if key in data}  # part of the products
+        if self.plain:
+            return data | {"torch_dtype": "float32"}
+        return data | {"quantization_config": settings(bits, self.group)}

@@ -1,0 +1,162 @@
+"""Layer by layer: what a layer reads is seen with the layers in front of it quantised already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compiler.follow import Follow, unseen
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.tensors import F32
+from compiler.quantise.awq import share_inner, share_values
+from compiler.quantise.choose import Choice, choose
+from compiler.quantise.nearest import Rounded
+from compiler.quantise.products import READ, folded, in_layer, tensor_of
+from sim.quantise.observe import Observed
+from sim.reference.model import SkipLlama, Stream, load_hf_state_dict
+from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import INT4, Format
+from skipopu.numerics.fp32 import F64
+from skipopu.policy import KvPolicy
+
+BATCH = 16  # windows at a time
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, formats of products that are not INT4.
+
+    ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention.
+    """
+
+    group: int
+    method: str = "gptq"
+    formats: dict[str, Format] = field(default_factory=dict)
+    kv: KvPolicy = KvPolicy.REUSE
+    dense: bool = False
+
+    def format(self, product: str) -> Format:
+        return self.formats.get(product, INT4)
+
+
+@dataclass
+class Quantised:
+    """A quantised model.
+
+    Attributes:
+        tensors: canonical ones, gains folded, factors moved, products rounded.
+        choices: of each product's tensor.
+        largest: as of :class:`sim.quantise.observe.Observed`.
+    """
+
+    config: ModelConfig
+    tensors: dict[str, F32]
+    choices: dict[str, Choice]
+    largest: dict[tuple[str, int], float]
+
+    @property
+    def rounded(self) -> dict[str, Rounded]:
+        return {name: choice.rounded for name, choice in self.choices.items()}
+
+
+def untied(config: ModelConfig) -> ModelConfig:
+    """The same model with a head of its own: it is quantised, the embedding is not."""
+    return type(config)(**{**config.__dict__, "tie_word_embeddings": False})
+
+
+def router_tensors(checkpoint: Checkpoint) -> dict[str, F32]:
+    """Routers of a checkpoint as a reference model takes them."""
+    tensors: dict[str, F32] = {}
+    for layer, both in enumerate(checkpoint.routers or ()):
+        for name, router in zip(("attention", "mlp"), both, strict=True):
+            prefix = f"model.layers.{layer}.router_{name}.weight_predictor"
+            tensors[f"{prefix}.weight"] = np.stack([router.weight, 0 * router.weight])
+            tensors[f"{prefix}.bias"] = np.array([router.bias, 0], np.float32)
+    return tensors
+
+
+def fill(model: SkipLlama, tensors: dict[str, F32], routers: dict[str, F32]) -> None:
+    base, own = ({name: torch.from_numpy(t) for name, t in part.items()} for part in (tensors, routers))
+    load_hf_state_dict(model, base, own)
+    model.requires_grad_(False)
+
+
+class Calibration:
+    """Windows of tokens on their way through a model that is quantised in front of them."""
+
+    def __init__(self, checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked) -> None:
+        """``windows`` (samples, tokens) ids."""
+        self.config, self.asked = untied(checkpoint.config), asked
+        self.tensors, self.routers = folded(self.config, checkpoint.tensors), router_tensors(checkpoint)
+        self.dense = asked.dense or checkpoint.routers is None
+        self.model = Observed(self.config, asked.kv)
+        fill(self.model, self.tensors, self.routers)
+        self.batches = torch.from_numpy(windows).split(BATCH)
+        self.choices: dict[str, Choice] = {}
+
+    def begin(self) -> list[Stream]:
+        return [self.model.begin(batch) for batch in self.batches]
+
+    def see(self, wanted: Sequence[str], step: Callable[[Stream], Stream | Tensor], streams: list[Stream]) -> dict[str, F64]:
+        """Moments of ``wanted`` inputs while ``step`` is done to all streams."""
+        self.model.wanted, self.model.moments = set(wanted), {}
+        for stream in streams:
+            step(stream)
+        self.model.wanted = set()
+        return self.model.moments
+
+    def layer(self, index: int) -> Callable[[Stream], Stream]:
+        asked = self.asked
+        return lambda s: self.model.advance(index, s, asked.kv, rule=self.model.decide, dense=self.dense)[0]
+
+    def put(self, product: str, layer: int) -> None:
+        """Shows the model a product's present weights."""
+        linear = self.model.lm_head if product == "head" else getattr(self.model.layers[layer], f"{product}_proj")
+        linear.weight.copy_(torch.from_numpy(self.tensors[tensor_of(product, layer)]))
+
+    def share_values(self) -> None:
+        """Moves factors between O and V, by what the model does as it is."""
+        streams, moments = self.begin(), []
+        for index in range(self.config.num_layers):
+            moments.append(self.see(["o"], self.layer(index), streams)["o"])
+            streams = [self.layer(index)(stream) for stream in streams]
+        share_values(self.config, self.tensors, moments, self.asked.group, self.asked.format("o"))
+        fill(self.model, self.tensors, self.routers)
+
+    def choose(self, product: str, layer: int, moments: F64) -> None:
+        name = tensor_of(product, layer)
+        choice = choose(self.tensors[name], moments, self.asked.group, self.asked.format(product), self.asked.method)
+        self.choices[name], self.tensors[name] = choice, choice.rounded.values
+        self.put(product, layer)
+
+    def quantise_layer(self, index: int, streams: list[Stream]) -> list[Stream]:
+        """What leaves the layer once its products are quantised."""
+        moments = self.see([read for read in READ.values() if read != "head"], self.layer(index), streams)
+        if "awq" in self.asked.method and self.config.gated:
+            factors = share_inner(self.tensors, index, moments["down"], self.asked.group, self.asked.format("down"))
+            moments["down"] /= np.outer(factors, factors)
+        for product in in_layer(self.config):
+            self.choose(product, index, moments[READ[product]])
+        return [self.layer(index)(stream) for stream in streams]
+
+
+def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, follow: Follow = unseen) -> Quantised:
+    """Quantises all products of ``checkpoint`` on ``windows`` (samples, tokens) of ids; ``follow`` sees the layers go by.
+
+    Raises:
+        CheckpointError: numbers leave the machine's formats, with the layer.
+    """
+    calibration = Calibration(checkpoint, windows, asked)
+    if "awq" in asked.method:
+        calibration.share_values()
+    streams = calibration.begin()
+    for index in follow("quantising", range(checkpoint.config.num_layers)):
+        streams = calibration.quantise_layer(index, streams)
+    calibration.choose("head", 0, calibration.see(["head"], calibration.model.finish, streams)["head"])
+    calibration.model.check()
+    return Quantised(calibration.config, calibration.tensors, calibration.choices, calibration.model.largest)

@@ -1,0 +1,101 @@
+"""Written directories: how integers are packed, and that every family's tensors are read back as they were meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from compiler.frontend.checkpoint import load
+from compiler.quantise.write import Writer, packed
+from sim.quantise.calibrate import Asked, Quantised, quantise, untied
+from sim.reference.model import SkipLlama, load_hf_state_dict
+from skipopu.errors import CheckpointError
+from skipopu.numerics.formats import INT8, dequantise
+
+GROUP = 8
+WINDOWS = np.random.default_rng(0).integers(0, 96, (2, 12))
+
+
+def test_words_hold_the_first_integers_lowest() -> None:
+    assert packed(np.array([[-8, -7, 0, 1, 2, 3, 4, 7, 5]], np.int8), 4).view(np.uint32).tolist() == [[0xFCBA9810, 0xD]]
+    assert packed(np.array([[-127, 0, 127]], np.int8), 8).view(np.uint32).tolist() == [[0xFF8001]]
+
+
+def written(source: Path, output: Path, asked: Asked, plain: bool) -> Quantised:
+    checkpoint = load(source)
+    writer = Writer(checkpoint, untied(checkpoint.config), asked.group, asked.formats, plain)
+    found = quantise(checkpoint, WINDOWS, asked)
+    writer.write(output, found.tensors, found.rounded, None)
+    return found
+
+
+def families() -> list[str]:
+    from sim.studies.families.models import MODELS
+
+    return list(MODELS)
+
+
+@pytest.mark.parametrize("name", families())
+def test_families_are_read_back(name: str, tmp_path: Path) -> None:
+    """Exactly by this compiler, and by transformers where the family's own form is written."""
+    transformers = pytest.importorskip("transformers")
+    from sim.studies.families.models import logits, save
+
+    save(name, tmp_path / "own")
+    found = written(tmp_path / "own", tmp_path / "plain", Asked(GROUP, "awq"), plain=True)
+    again = load(tmp_path / "plain")
+    assert again.config.weight_group == GROUP
+    assert set(again.tensors) == set(found.tensors)
+    for key, tensor in found.tensors.items():
+        assert np.array_equal(again.tensors[key], tensor), key
+    if "skipopu" not in json.loads((tmp_path / "plain" / "config.json").read_text()):
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
+        model = SkipLlama(again.config)
+        load_hf_state_dict(model, {n: torch.from_numpy(t) for n, t in again.tensors.items()}, {}).requires_grad_(False)
+        expected = logits(theirs, torch.from_numpy(WINDOWS))
+        ours = model(torch.from_numpy(WINDOWS), dense=True).logits
+        assert (ours - expected).abs().max() < 2.0**-24 * 500 * expected.abs().max()
+
+
+def test_integers_are_those_chosen(model: Path, tmp_path: Path) -> None:
+    found = written(model, tmp_path / "out", Asked(GROUP, "gptq", {"down": INT8, "head": INT8}), plain=False)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    for name in found.rounded:
+        module = name.removesuffix("weight")
+        words = tensors[f"{module}weight_packed"].view(np.uint32)
+        bits = 8 if "down" in name or "head" in name else 4
+        fields = words[..., None] >> np.arange(0, 32, bits, dtype=np.uint32) & (1 << bits) - 1
+        rows, n = tensors[f"{module}weight_shape"]
+        codes = (fields.reshape(rows, -1)[:, :n].astype(np.int16) - (1 << bits - 1)).astype(np.int8)
+        values = dequantise(codes.reshape(rows, -1, GROUP), tensors[f"{module}weight_scale"], n)
+        assert np.array_equal(values, found.tensors[name]), name
+    groups = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["config_groups"]
+    assert {tuple(group["targets"]): group["weights"]["num_bits"] for group in groups.values()} == {
+        tuple(f"re:.*{name}_proj$" for name in ("gate", "k", "o", "q", "up", "v")): 4,
+        ("re:.*down_proj$", "re:.*lm_head$"): 8,
+    }
+
+
+def test_what_the_format_does_not_hold_is_refused(model: Path) -> None:
+    checkpoint = load(model)
+    with pytest.raises(CheckpointError, match="intermediate_size is 200, no multiple of 16 weights per scale"):
+        Writer(checkpoint, untied(checkpoint.config), 16, {}, plain=False)
+    data = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(data | {"quantization_config": {}}))
+    with pytest.raises(CheckpointError, match="accepted: weights that are not quantised yet"):
+        Writer(checkpoint, untied(checkpoint.config), GROUP, {}, plain=False)
+
+
+def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from sim.studies.families.models import save
+
+    save("phi3", tmp_path)
+    checkpoint = load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"up is part of tensor .*gate_up_proj.weight, whose other rows are int4"):
+        Writer(checkpoint, untied(checkpoint.config), GROUP, {"up": INT8}, plain=True)

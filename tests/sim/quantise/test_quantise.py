@@ -1,0 +1,226 @@
+"""The command and what it rests on: what is counted, factors that change no function, losses that are the engines'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.routers import Router
+from compiler.pipeline import compile_checkpoint
+from compiler.quantise.awq import share_inner, share_values
+from compiler.quantise.products import folded
+from sim.command import quantise as command
+from sim.evaluation import Evaluation, evaluate
+from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors, untied
+from sim.quantise.loss import loss_of, model_of, to_nearest
+from skipopu.errors import CheckpointError
+from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4
+from skipopu.policy import KvPolicy
+from skipopu.text import Bytes, Passage
+from tests.support import random_checkpoint, said, small_config
+from tests.variants import VARIANTS
+
+IDS = np.random.default_rng(3).integers(0, 70, (3, 24))
+
+
+@pytest.mark.parametrize("kv", KvPolicy)
+def test_moments_are_of_the_tokens_that_execute(kv: KvPolicy) -> None:
+    """As a sum over single tokens whose gate is open; keys and values of the others are counted where they are computed."""
+    checkpoint = random_checkpoint(small_config(), 3)
+    calibration = Calibration(checkpoint, IDS, Asked(128, kv=kv))
+    model, (stream,) = calibration.model, calibration.begin()
+    stream = calibration.layer(0)(stream)
+    moments = calibration.see(["q", "kv", "up"], calibration.layer(1), [stream])
+    after, (attend, feed), _ = model.advance(1, stream, kv, rule=model.decide)
+    assert 0 < attend.mean() < 1
+    inputs = stream.h.double().numpy()
+    inputs /= np.sqrt((inputs**2).mean(-1, keepdims=True) + checkpoint.config.rms_norm_eps)
+    for name, gate in (("q", attend), ("kv", attend if kv is KvPolicy.REUSE else torch.ones_like(attend))):
+        expected = sum(np.outer(x, x) for x, open in zip(inputs.reshape(-1, 96), gate.reshape(-1), strict=True) if open)
+        assert np.allclose(moments[name], expected, rtol=1e-5), name
+    assert moments["up"].trace() == pytest.approx(96 * float(feed.sum()), rel=1e-4), "normalised, of the tokens that are fed"
+    assert after.h.shape == stream.h.shape
+
+
+@pytest.mark.parametrize("kv", KvPolicy)
+@pytest.mark.parametrize("variant", ["plain", "bias of v", "no gate, biases", "parallel, biases"])
+def test_factors_change_no_function(kv: KvPolicy, variant: str) -> None:
+    """Values that later layers reuse among them: under both policies."""
+    checkpoint = random_checkpoint(small_config(num_layers=3, **VARIANTS[variant]), 3)
+    config, routers, rng = checkpoint.config, router_tensors(checkpoint), np.random.default_rng(0)
+    before = folded(config, checkpoint.tensors)
+    after = {name: tensor.copy() for name, tensor in before.items()}
+
+    def moments(n: int) -> np.ndarray:
+        inputs = rng.standard_normal((9, n)) * np.exp(2 * rng.standard_normal(n))
+        return inputs.T @ inputs
+
+    share_values(config, after, [moments(128) for _ in range(3)], 128, INT4)
+    assert (
+        np.abs(after["model.layers.1.self_attn.v_proj.weight"] / before["model.layers.1.self_attn.v_proj.weight"] - 1).max()
+        > 0.5
+    )
+    if config.gated:
+        factors = share_inner(after, 1, moments(200), 128, INT4)
+        assert factors.max() / factors.min() > 2
+    original, same, moved = (
+        model_of(config, tensors, routers)(torch.from_numpy(IDS), kv=kv).logits
+        for tensors in (dict(checkpoint.tensors), before, after)
+    )
+    assert (same - original).abs().max() < 1e-4
+    assert (moved - original).abs().max() < 1e-4
+
+
+def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
+    """Of a written directory that is compiled: the plain values are the codes that were measured."""
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config.to_hf()))
+    save_file(random_checkpoint(config, 5).tensors, source / "model.safetensors")
+    save_file(router_tensors(random_checkpoint(config, 5)), source / "routers.safetensors")
+    checkpoint, asked = load(source), Asked(128, "gptq+awq")
+    found = quantise(checkpoint, IDS, asked)
+    passage = Bytes("").passage(Path(__file__).read_bytes()[:300])
+    routers = router_tensors(checkpoint)
+    original = folded(untied(config), checkpoint.tensors)
+    for tensors in (found.tensors, to_nearest(config, original, asked)):
+        ours = loss_of(model_of(untied(config), tensors, routers, 128), passage, 64, KvPolicy.REUSE, False)
+        program = compile_checkpoint(Checkpoint(source, config, tensors, checkpoint.routers), Machine.load("tiny"), context=64)
+        theirs = evaluate(program, passage, "reference", 64, False)
+        # The compiler's scales of Q have the factor of the scores in them: 2^-11 of a scale.
+        assert ours.nats == pytest.approx(theirs.nats, rel=1e-3)
+        assert (ours.tokens, ours.bytes, ours.executed_share) == (
+            theirs.tokens,
+            theirs.bytes,
+            pytest.approx(theirs.executed_share, abs=0.01),
+        )
+    with_head = Passage(passage.ids, passage.sizes, (7, 8))
+    assert loss_of(model_of(untied(config), found.tensors, routers, 128), with_head, 64, KvPolicy.REUSE, False).tokens == 300
+
+
+def test_the_command(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(Path(__file__).read_bytes()[:500])
+    asked = ["--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__, "--int8", "head,down"]
+    files = []
+    for place in ("a", "b"):
+        options = ["--method", "gptq", "--text", text, "--json", tmp_path / "figures.json"]
+        given = ["quantise", model, "-o", tmp_path / place, *asked, *options]
+        assert said(given, capsysbinary)[0] == 0
+        files.append({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()})
+    assert files[0] == files[1], "the same bytes"
+    assert set(files[0]) == {"config.json", "model.safetensors"}
+    records = json.loads((tmp_path / "figures.json").read_text())["records"]
+    assert {r["system"] for r in records if r["name"] == "bits_per_byte"} == {"as it is", "to nearest", "gptq"}
+    errors = {(r["context"], r["system"]): r["value"] for r in records if r["name"] == "output_error"}
+    assert len(errors) == 2 * (2 * 7 + 1)
+    assert all(value <= errors[name, "to nearest"] for (name, _), value in errors.items())
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    assert tensors["lm_head.weight_packed"].shape == (256, 96 // 4)
+    assert tensors["lm_head.weight_scale"].dtype == np.float16
+    given = ["quantise", model, "-o", tmp_path / "c", *asked, "--method", "gptq", "--seed", 1]
+    assert said(given, capsysbinary)[0] == 0
+    assert (tmp_path / "c" / "model.safetensors").read_bytes() != files[0]["model.safetensors"]
+
+
+@pytest.mark.parametrize(("nats", "method"), [(3.0, "gptq"), (5.0, "rtn")])
+def test_the_method_that_loses_less_is_taken(
+    nats: float,
+    method: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    found = {name: Evaluation(value, 1, 1, 1.0) for name, value in (("as it is", 1), ("to nearest", 4.0), ("gptq", nats))}
+    monkeypatch.setattr(command, "losses", lambda *given: dict(found))
+    asked = ["quantise", model, "--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__]
+    assert said([*asked, "-o", tmp_path / "chosen", "--json", tmp_path / "figures.json"], capsysbinary)[0] == 0
+    assert said([*asked, "-o", tmp_path / "asked", "--method", method], capsysbinary)[0] == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["outputs"] == {"method": method}
+    files = [(tmp_path / place / "model.safetensors").read_bytes() for place in ("chosen", "asked")]
+    assert files[0] == files[1]
+
+
+def test_nothing_is_written_when_something_is_wrong(
+    model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    out, short = tmp_path / "out", tmp_path / "short"
+    short.write_text("short")
+    for options, sentence in (
+        (["--calibration", short, "--plain"], "short: it has 5 tokens; a window of 64 is needed"),
+        (["--calibration", tmp_path / "none", "--plain"], "none: cannot be read (No such file or directory)"),
+        (["--calibration", __file__], "hidden_size is 96, no multiple of 128 weights per scale"),
+        (["--calibration", __file__, "--text", __file__, "--plain"], ", the calibration text; losses on it say nothing"),
+        (["--int8", "head,bias"], "'bias' is no product; accepted: some of q,k,v,o,gate,up,down,head"),
+    ):
+        code, error = said(["quantise", model, "-o", out, *options], capsysbinary)
+        assert code == 2
+        assert sentence in error
+        assert not out.exists()
+    assert "another directory is needed" in said(["quantise", model, "-o", model], capsysbinary)[1]
+
+
+@pytest.mark.parametrize("name", ["k_proj", "v_proj"])
+def test_keys_and_values_beyond_fp16_are_refused(name: str) -> None:
+    checkpoint = random_checkpoint(small_config(), 2)
+    checkpoint.tensors[f"model.layers.1.self_attn.{name}.weight"] *= np.float32(1e5)
+    with pytest.raises(CheckpointError, match=rf"layer 1: {'key' if name[0] == 'k' else 'value'}s .*; FP16"):
+        quantise(checkpoint, IDS, Asked(128, "rtn"))
+
+
+def turned(checkpoint: Checkpoint) -> Checkpoint:
+    """The same function, its residual stream and its values in another basis: weights that were never trained for rounding."""
+    config, rng = checkpoint.config, np.random.default_rng(0)
+    stream, head = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (config.hidden_size, config.head_dim))
+    tensors = {name: tensor.astype(np.float64) for name, tensor in folded(config, checkpoint.tensors).items()}
+    for name in tensors:
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
+            tensors[name] = tensors[name] @ stream
+        if "embed" in name or "lm_head" in name:
+            tensors[name] = tensors[name] @ stream
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors[name] = stream.T @ tensors[name]
+        if name.endswith("v_proj.weight"):
+            tensors[name] = np.einsum("de,hdn->hen", head, tensors[name].reshape(config.num_kv_heads, config.head_dim, -1))
+            tensors[name] = tensors[name].reshape(-1, config.hidden_size)
+        if name.endswith("o_proj.weight"):
+            tensors[name] = (tensors[name].reshape(-1, config.num_heads, config.head_dim) @ head).reshape(
+                config.hidden_size, -1
+            )
+    assert checkpoint.routers is not None
+    routers = [
+        tuple(Router((router.weight @ stream).astype(np.float32), router.bias) for router in both)
+        for both in checkpoint.routers
+    ]
+    plain = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return Checkpoint(checkpoint.directory, config, plain, routers)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.slow
+def test_gptq_more_than_halves_what_rounding_costs(shipped: Path) -> None:
+    """The shipped model was trained with rounding, so that rounding costs it nothing; in another basis it does."""
+    from models.train import corpus
+
+    checkpoint = turned(load(shipped))
+    config, routers = checkpoint.config, router_tensors(checkpoint)
+    text = np.frombuffer(corpus()[0], np.uint8).astype(np.int64)
+    places = np.random.default_rng(0).integers(0, len(text) - 256, 64)
+    asked = Asked(config.weight_group, "gptq")
+    found = quantise(checkpoint, text[places[:, None] + np.arange(256)], asked)
+    original = folded(config, checkpoint.tensors)
+    passage = Bytes("").passage((shipped / "heldout.txt").read_bytes()[:32768])
+    bits = []
+    for tensors, group in ((original, 0), (to_nearest(config, original, asked), 128), (found.tensors, 128)):
+        bits.append(loss_of(model_of(config, tensors, routers, group), passage, 256, KvPolicy.REUSE, False).bits_per_byte)
+    as_it_is, to_nearest_, ours = bits
+    assert to_nearest_ - as_it_is > 0.03
+    assert ours - as_it_is < 0.5 * (to_nearest_ - as_it_is)
