@@ -61,6 +61,7 @@ def test_attention_is_the_formula(cap: float, spread: float) -> None:
         assert np.abs(other - expected).max() > 100 * bound, "the cap changes nothing here"
 
 
+@pytest.mark.slow
 def test_the_bounds_know_the_largest_caps_error() -> None:
     """Scores are off by more than alignment moves them."""
     program, run = compiled(soft_cap.LARGEST), Run(tuple(range(1, 12)), 2)

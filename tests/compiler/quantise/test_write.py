@@ -41,6 +41,7 @@ def families() -> list[str]:
 
 
 @pytest.mark.parametrize("name", families())
+@pytest.mark.slow
 def test_families_are_read_back(name: str, tmp_path: Path) -> None:
     """Exactly by this compiler, and by transformers where the family's own form is written."""
     transformers = pytest.importorskip("transformers")

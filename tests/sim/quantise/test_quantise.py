@@ -51,6 +51,7 @@ def test_moments_are_of_the_tokens_that_execute(kv: KvPolicy) -> None:
 
 @pytest.mark.parametrize("kv", KvPolicy)
 @pytest.mark.parametrize("variant", ["plain", "bias of v", "no gate, biases", "parallel, biases"])
+@pytest.mark.slow
 def test_factors_change_no_function(kv: KvPolicy, variant: str) -> None:
     """Values that later layers reuse among them: under both policies."""
     checkpoint = random_checkpoint(small_config(num_layers=3, **VARIANTS[variant]), 3)
@@ -78,6 +79,7 @@ def test_factors_change_no_function(kv: KvPolicy, variant: str) -> None:
     assert (moved - original).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
     """Of a written directory that is compiled: the plain values are the codes that were measured."""
     config = small_config(head_dim=16, vocab_size=256, byte_level=True)
@@ -106,6 +108,7 @@ def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
     assert loss_of(model_of(untied(config), found.tensors, routers, 128), with_head, 64, KvPolicy.REUSE, False).tokens == 300
 
 
+@pytest.mark.slow
 def test_the_command(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     text = tmp_path / "text"
     text.write_bytes(Path(__file__).read_bytes()[:500])
@@ -132,6 +135,7 @@ def test_the_command(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("nats", "method"), [(3.0, "gptq"), (5.0, "rtn")])
+@pytest.mark.slow
 def test_the_method_that_loses_less_is_taken(
     nats: float,
     method: str,
