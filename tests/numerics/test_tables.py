@@ -20,6 +20,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", tables.TABLES, ids=lambda t: t.name)
 def test_error_bound_holds_everywhere(table: tables.QuadraticTable) -> None:
     size, step = 1 << table.argument_bits, 1 << 21

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -99,6 +100,8 @@ def test_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(board.DESCRIPTIONS, tmp_path / "descriptions")
     monkeypatch.setattr(board, "DESCRIPTIONS", tmp_path / "descriptions")
     (tmp_path / "descriptions" / "kr260.yaml").write_text(description)
+    resources = json.loads((board.COMMITTED / "kv260.json").read_text())["inputs"]
+    monkeypatch.setattr(board, "structure_of", lambda machine: resources["structure"])  # ten seconds; another test's
     monkeypatch.setattr(project, "shell_verilog", lambda machine, gearbox: "module")  # seconds; any machine's
     assert "kr260" in board.names()
     assert cli.main(["build", "--board", "kr260", "-o", str(tmp_path / "kr260")]) == 0

@@ -23,6 +23,7 @@ from skipopu.shapes import shape
 from tests.sim.measured import MEASURED
 from tests.support import small_config
 
+pytestmark = pytest.mark.studies
 DOCS = Path(__file__).parents[2] / "docs" / "comparison"
 
 

@@ -17,6 +17,7 @@ from tests.support import small_config
 U280 = Machine.load("u280")
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize(
     ("name", "skip"), [*((name, "0") for name in SHAPES), ("llama-3.2-1b", "0.25"), ("mistral-7b", "0.25")]
 )

@@ -22,6 +22,7 @@ from tests.variants import VARIANTS
 PROMPT = tuple(range(3, 14))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kv"), [*((n, "reuse") for n in VARIANTS), *((n, "dense") for n in [*VARIANTS][1::4])])
 def test_engines_agree_on_what_the_checkpoint_holds(name: str, kv: str) -> None:
     """Within the derived bounds on the image's weights; on the checkpoint's own, as far as eight bits carry."""

@@ -57,6 +57,7 @@ def quantised(directory: Path, method: str) -> tuple[Path, Path]:
     return write(directory, plain, {}), write(directory, packed, {"quantization_config": {"quant_method": method} | config})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method"),
     [("phi3", method) for method in WAYS]
