@@ -16,7 +16,8 @@ from compiler.frontend.shapes import outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
-from skipopu.machine.config import Machine, target_names
+from skipopu.machine.config import Machine
+from skipopu.machine.files import target_names
 from skipopu.program.listing import listing
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json

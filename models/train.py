@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sim.reference.model import GateRule, SkipLlama, hf_state_dict
+from sim.reference.model import GateRule, SkipLlama
+from sim.reference.state import hf_state_dict
 from skipopu.model_config import ModelConfig
 from skipopu.policy import KvPolicy, Module
 

@@ -23,7 +23,8 @@ from sim.routing import ratios
 from sim.timing import energy
 from skipopu.cache import digest_of
 from skipopu.errors import SkipopuError
-from skipopu.machine.config import Machine, describe
+from skipopu.machine.config import Machine
+from skipopu.machine.files import describe
 from skipopu.shapes import label, shape
 
 RESULTS = "results.jsonl"

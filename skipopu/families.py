@@ -20,7 +20,7 @@ PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 TOKEN = whole(0, (1 << 32) - 2)
 _SIZE, _EPSILON, _REAL = whole(1, 1 << 20), number(1e-30, 1), number(-1e9, 1e9)
 _CAP = number(1e-3, 1e9) | NULL
-_GROUP = whole(1, 1 << 20)
+GROUP = whole(1, 1 << 20)
 _FLAG = BOOLEAN | NULL
 _OFF = one_of([False, None])
 _ONE = one_of([1, 1.0, None])
@@ -47,7 +47,7 @@ KEYS: dict[str, Accepted] = {
     "tie_word_embeddings": BOOLEAN,
     "byte_level": BOOLEAN,
     "eos_token_id": TOKEN | list_of(TOKEN) | NULL,
-    "weight_group": _GROUP,
+    "weight_group": GROUP,
     "rms_norm_eps": _EPSILON,
     "layer_norm_eps": _EPSILON,
     "hidden_act": _ACTIVATION,
@@ -123,23 +123,13 @@ def _unrotated_in_window(value: Value) -> list[str]:
     return [SLIDING if on and not rotated else FULL for rotated in rotated_layers(value)]
 
 
-def quantised_group(config: dict[str, Any]) -> int | None:
-    """Columns that share a scale by a ``quantization_config``; None where it does not say one number."""
-    groups = config.get("config_groups")
-    given = [config.get("group_size", config.get("q_group_size"))]
-    if isinstance(groups, dict):
-        weights = [scheme.get("weights") for scheme in groups.values() if MAPPING.holds(scheme)]
-        given = [part.get("group_size") for part in weights if MAPPING.holds(part)]
-    sizes = {size for size in given if _GROUP.holds(size)}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
 @dataclass(frozen=True)
 class Family:
     """What the models of a family have in common.
 
     ``fields`` are ModelConfig's; ``reads`` are the optional keys that change the model; ``defaults`` stand for absent keys.
-    ``two_tables``: windows have a rotary table of their own; ``epsilon`` is the key of the norms' epsilon; ``layers`` says which layers have a window where no ``layer_types`` does; ``biases`` are of products whatever the keys say,
+    ``two_tables``: windows have a rotary table of their own; ``epsilon`` is the key of the norms' epsilon; ``layers`` says which layers
+    have a window where no ``layer_types`` does; ``biases`` are of products whatever the keys say,
     ``attention_biases`` where a key asks for them; ``theta`` and ``share`` are the keys of the rotary base and of the
     rotated part of a head ("" where heads are rotated whole), ``types`` and ``activations`` what rope types and activations stand for.
 

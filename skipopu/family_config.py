@@ -9,6 +9,7 @@ from skipopu.errors import CheckpointError
 from skipopu.families import (
     FAMILIES,
     FULL,
+    GROUP,
     KEYS,
     OPTIONAL,
     PRODUCTS,
@@ -17,7 +18,6 @@ from skipopu.families import (
     SLIDING,
     Family,
     Value,
-    quantised_group,
     rotated_layers,
 )
 from skipopu.rope import Found, Rope, checked, table
@@ -230,3 +230,14 @@ def _settle(given: dict[str, Any], key: str, names: set[str], data: dict[str, An
     for name in sorted(names):
         if (top := data.get(name)) is not None and given.setdefault(key, top) != top:
             raise CheckpointError(f"{what}.{key} is {given[key]:g} and {name} is {top:g}; accepted: one value")
+
+
+def quantised_group(config: dict[str, Any]) -> int | None:
+    """Columns that share a scale by a ``quantization_config``; None where it does not say one number."""
+    groups = config.get("config_groups")
+    given = [config.get("group_size", config.get("q_group_size"))]
+    if isinstance(groups, dict):
+        weights = [scheme.get("weights") for scheme in groups.values() if MAPPING.holds(scheme)]
+        given = [part.get("group_size") for part in weights if MAPPING.holds(part)]
+    sizes = {size for size in given if GROUP.holds(size)}
+    return sizes.pop() if len(sizes) == 1 else None

@@ -7,13 +7,14 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Bundle, Component, given, gives
+from hw.kv.numbers import align_half, order_key
 from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
-from hw.kv.soft_cap import SoftCap, behind
+from hw.kv.soft_cap import CappedStep, SoftCap, behind
 from hw.kv.softmax import SoftmaxStep
 from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
@@ -30,40 +31,6 @@ EARLIEST = -(1 << POSITION_BITS)  # before any token
 EARLIEST_SHAPE = signed(POSITION_BITS + 1)
 MOST_REGISTERS = 8  # sums of so many blocks stand in registers, more of them in a memory, which is smaller then
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
-
-
-def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
-    """Mantissa of an FP16 pattern under a shared exponent field, nearest even: signed 18 bits, combinational."""
-    own = Mux(half[10:15] == 0, 1, half[10:15])
-    distance = Signal(5, name=f"{name}_distance")
-    m.d.comb += distance.eq(exponent - own)
-    wide = Signal(17 + 19, name=f"{name}_wide")
-    reach = Mux(distance > 19, 19, distance)[:5]
-    # 11-bit mantissa with six zeros below, over 2^distance
-    m.d.comb += wide.eq(Cat(Const(0, 19 + 6), half[:10], half[10:15] != 0) >> reach)
-    kept, guard, sticky = wide[19:], wide[18], wide[:18].any()
-    magnitude = Signal(17, name=f"{name}_magnitude")
-    m.d.comb += magnitude.eq(kept + (guard & (sticky | kept[0])))
-    result = Signal(signed(ALIGNED_BITS), name=f"{name}_aligned")
-    m.d.comb += result.eq(negate_if(half[15], magnitude))
-    return result
-
-
-def order_key(x: Value) -> Value:
-    """Unsigned integer in the order of FP32 numbers; 0 is below every finite number."""
-    return Mux(x[31], ~x, x | (1 << 31))[:32]
-
-
-def from_key(key: Value) -> Value:
-    """The inverse of :func:`order_key`."""
-    return Mux(key[31], key ^ (1 << 31), ~key)[:32]
-
-
-class CappedStep(data.StructLayout):
-    """The softmax step whose capped scores are there, as far as ports ask; capping: scores are capped, level, by ``factor``."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__({"lane": 2, "number": bits_for_index(query_depth(machine)), "parity": 1, "capping": 1, "factor": 32})
 
 
 class Lockstep(Bundle):

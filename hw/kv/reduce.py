@@ -9,8 +9,9 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, pipelined_tree
 from hw.component import Bundle, Component, given, gives
+from hw.kv.numbers import from_key
 from hw.kv.phases import Phase
-from hw.kv.port import EXPONENT_BITS, AttentionPort, Scores, from_key
+from hw.kv.port import EXPONENT_BITS, AttentionPort, Scores
 from hw.kv.port_sum import PortSum
 from hw.kv.query import query_depth
 from hw.kv.softmax import SoftmaxRound

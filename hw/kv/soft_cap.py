@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Value
+from amaranth.lib import data
 
 from hw.arithmetic import symmetric
 from hw.arithmetic.fp32 import Multiply
-from hw.arithmetic.pipeline import delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
+from hw.kv.query import query_depth
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.tables import SIGMOID
@@ -49,3 +51,10 @@ def behind(m: Module, capping: Value, value: Value, name: str, valid: bool = Fal
     ``valid``: it counts by itself, so that a reset clears it.
     """
     return Mux(capping, (delay_valid if valid else delay)(m, value, SoftCap.LATENCY, name), value)
+
+
+class CappedStep(data.StructLayout):
+    """The softmax step whose capped scores are there, as far as ports ask; capping: scores are capped, level, by ``factor``."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"lane": 2, "number": bits_for_index(query_depth(machine)), "parity": 1, "capping": 1, "factor": 32})

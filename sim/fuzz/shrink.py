@@ -9,7 +9,8 @@ from typing import Any
 from sim.fuzz.case import from_dict
 from sim.fuzz.run import Line, attempt
 from skipopu.errors import ConfigError, SkipopuError
-from skipopu.machine.config import Machine, describe
+from skipopu.machine.config import Machine
+from skipopu.machine.files import describe
 from skipopu.model_config import OWN
 
 BASE = "mono"

@@ -18,7 +18,8 @@ from compiler.quantise.choose import Choice, choose
 from compiler.quantise.nearest import Rounded
 from compiler.quantise.products import READ, folded, in_layer, tensor_of
 from sim.quantise.observe import Observed
-from sim.reference.model import SkipLlama, Stream, load_hf_state_dict
+from sim.reference.model import SkipLlama, Stream
+from sim.reference.state import load_hf_state_dict
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT4, Format
 from skipopu.numerics.fp32 import F64

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from compiler.passes.fold import attention_scale
 from sim.engine import QUIET, Watch
-from sim.reference.model import Output, SkipLlama, load_hf_state_dict
+from sim.reference.model import Output, SkipLlama
 from sim.reference.options import Options as Options
+from sim.reference.state import load_hf_state_dict
 from sim.result import Routed
 from skipopu.adjust_record import adjust_operands
 from skipopu.layout import EmbeddingRows, router_record

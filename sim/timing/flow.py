@@ -98,6 +98,7 @@ def flow(
     pairs, in_round, stalled, before, drained = shape.pairs, 0, 0, FIRST, FIRST  # pairs left; ends of the latest drains
     window = 0 if keep else shape.window(machine)
     marks: list[tuple[int, int, int]] = []  # at ends of windows: the last step, how long its beat was there, stalls
+    undisturbed = max((end for windows in blocked for _, end in windows), default=due)  # nothing repeats before
     while left:
         size = min(left, burst, page)
         ready = [reader.bring(size, due, takes, windows) for reader, windows in zip(readers, blocked, strict=True)]
@@ -125,7 +126,7 @@ def flow(
                 if in_round == shape.per_round:
                     in_round = 0
                     before, drained = drained, max(pop + shape.flight, drained) + (shape.drain if pairs else shape.last_drain)
-                if window and not (shape.pairs - pairs) % window:
+                if window and pop >= undisturbed and not (shape.pairs - pairs) % window:
                     marks.append((pop, take - at - READABLE, stalled))
             takes.append(take)
         if len(marks) >= 3:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipopu.accept import one_of, read_yaml
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
+from skipopu.machine.files import describe
 from skipopu.machine.memory import DRAMS, MemoryTiming, memory_timing, typed
 from skipopu.numerics.profile import EXECUTED
 
@@ -27,7 +27,6 @@ LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
-TARGETS = Path(__file__).parent / "targets"
 
 
 @dataclass(frozen=True)
@@ -270,34 +269,3 @@ class Machine:
         A description may name another one as ``base`` (a shipped target) and give what differs from it.
         """
         return Machine.from_dict(describe(target), str(target))
-
-
-def describe(target: str | Path) -> dict[str, Any]:
-    """What a shipped target or a YAML file says, its base's values included, before any of it is looked at.
-
-    Raises:
-        ConfigError: there is no such target, or the file holds no mapping.
-    """
-    path = Path(target)
-    if path.suffix not in (".yaml", ".yml"):
-        if str(target) not in target_names():
-            raise ConfigError(
-                f"target {str(target)!r} is not known; accepted: {', '.join(target_names())}, or the path of a .yaml file"
-            )
-        path = TARGETS / f"{target}.yaml"
-    return _described(path)
-
-
-def target_names() -> list[str]:
-    """Of the shipped targets."""
-    return sorted(p.stem for p in TARGETS.glob("*.yaml"))
-
-
-def _described(path: Path) -> dict[str, Any]:
-    """The mapping that a file describes, with its base's values where it has none."""
-    if "base" not in (data := read_yaml(path, ConfigError)):
-        return data
-    base = one_of(name for name in target_names() if TARGETS / f"{name}.yaml" != path).check(
-        data.pop("base"), f"{path}: base", ConfigError
-    )
-    return _described(TARGETS / f"{base}.yaml") | {"name": path.stem} | data

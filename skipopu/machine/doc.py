@@ -6,7 +6,8 @@ import dataclasses
 import inspect
 import re
 
-from skipopu.machine.config import TARGETS, Machine
+from skipopu.machine.config import Machine
+from skipopu.machine.files import TARGETS
 from skipopu.report import Table
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from compiler.frontend.checkpoint import load
 from compiler.frontend.shapes import outline
 from compiler.frontend.tensors import Tensors
-from sim.reference.model import SkipLlama, load_hf_state_dict
+from sim.reference.model import SkipLlama
+from sim.reference.state import load_hf_state_dict
 from sim.studies.families.models import MODELS, logits, save
 from skipopu.policy import KvPolicy
 

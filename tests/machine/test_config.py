@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ConfigError, ProgramError
-from skipopu.machine.config import TARGETS, Machine, describe
+from skipopu.machine.config import Machine
+from skipopu.machine.files import TARGETS, describe
 from skipopu.machine.memory import MemoryTiming
 from tests.support import ANYTHING, random_checkpoint, small_config
 

@@ -16,7 +16,8 @@ from sim.fuzz.run import attempt, compiled, cycle_error, is_fault, replay
 from sim.fuzz.shrink import shrink
 from skipopu import cli
 from skipopu.errors import SkipopuError
-from skipopu.machine.config import Machine, describe
+from skipopu.machine.config import Machine
+from skipopu.machine.files import describe
 from skipopu.machine.memory import MemoryTiming
 
 SEEDS = range(200)

@@ -11,7 +11,8 @@ import torch
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.reference import engine as reference
-from sim.reference.model import ACTIVATIONS, SkipLlama, load_hf_state_dict, rms_norm
+from sim.reference.model import ACTIVATIONS, SkipLlama, rms_norm
+from sim.reference.state import load_hf_state_dict
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import activation

@@ -12,7 +12,8 @@ from compiler.passes.schedule import Schedule
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.reference import engine as reference
-from sim.reference.model import SkipLlama, load_hf_state_dict
+from sim.reference.model import SkipLlama
+from sim.reference.state import load_hf_state_dict
 from sim.result import logits_of
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run

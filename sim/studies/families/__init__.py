@@ -15,7 +15,8 @@ from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import random_routers
 from compiler.pipeline import compile_checkpoint
 from sim.check import Check, check
-from sim.reference.model import SkipLlama, load_hf_state_dict
+from sim.reference.model import SkipLlama
+from sim.reference.state import load_hf_state_dict
 from sim.studies.families.models import MODELS, logits, save
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from compiler.frontend.checkpoint import load
 from compiler.quantise.write import Writer, packed
 from sim.quantise.calibrate import Asked, Quantised, quantise, untied
-from sim.reference.model import SkipLlama, load_hf_state_dict
+from sim.reference.model import SkipLlama
+from sim.reference.state import load_hf_state_dict
 from skipopu.errors import CheckpointError
 from skipopu.numerics.formats import INT8, dequantise
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.kv.port import HIDDEN, AttentionPort, CappedStep
-from hw.kv.soft_cap import SoftCap
+from hw.kv.port import HIDDEN, AttentionPort
+from hw.kv.soft_cap import CappedStep, SoftCap
 from hw.pe.slice import Slice
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine

@@ -113,3 +113,18 @@ def test_a_long_stream_is_its_beginning_and_repetition(target: str, slots: int) 
         for takes in (None, [])  # every beat, when times of all of them are asked for
     ]
     assert abs(ends[0] / ends[1] - 1) < 0.002
+
+
+@pytest.mark.parametrize("gap", [0, 40, 62, 90])
+@pytest.mark.parametrize("rate", [0.714, 1.0])
+def test_what_other_traffic_does_is_not_repeated(rate: float, gap: int) -> None:
+    """Two equal stretches of written entries are no rhythm of the stream."""
+    tiny = Machine.load("tiny")
+    machine = replace(tiny, weight_fifo=29, weights_in_flight=21, burst=7, memory=MemoryTiming(latency=21, outstanding=4))
+    shape = Shape(2, 432, 32, 8, 8, 472, 21, 8, 8, 1)
+    first = [(256 + 8 * k, 264 + 8 * k) for k in range(37)]
+    windows = (*first, *((start + 296 + gap, end + 296 + gap) for start, end in first))
+    ends = [
+        flow(machine, shape, [Reader(machine, rate, NOTHING)], NOTHING, 0, 85, (windows,), takes).end for takes in (None, [])
+    ]
+    assert abs(ends[0] / ends[1] - 1) < 0.01

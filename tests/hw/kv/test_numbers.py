@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from amaranth.hdl import signed
 
-from hw.kv.port import align_half
+from hw.kv.numbers import align_half
 from skipopu.numerics import fp16
 from tests.hw.arithmetic.operands import RNG, function, halves
 
