@@ -6,6 +6,7 @@ import numpy as np
 from amaranth.sim import SimulatorContext
 
 from hw.kv.port import AttentionPort
+from hw.kv.soft_cap import CappedStep
 from hw.pe.dot import WEIGHTED_BITS
 from hw.pe.slice import Slice
 from hw.pe.tile import Tile
@@ -109,6 +110,7 @@ def test_attention() -> None:
     cycle = at + 3
     for q in range(QUERY_LANES):
         plan.pulse(cycle + q, softmax, {"work": 1, "lane": q}, {})
+        plan.pulse(cycle + q, port.lockstep.capped, CappedStep(MACHINE).const({"lane": q}).as_bits(), 0)
         plan.set(cycle + q + 1, port.lockstep.maximum, int(fp32.bits(maximum[q])))
         plan.set(cycle + q + 1, port.lockstep.shared_exponent, int(fields[0, 1]))
     cycle += AttentionPort.WRITTEN + QUERY_LANES
