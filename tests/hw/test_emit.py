@@ -132,7 +132,7 @@ def test_u280_keeps_its_resources() -> None:
     tile = Design(overlay_verilog(machine)).synthesise("tile", "ultrascale+")
     products = products_per_cycle(machine)
     assert tile.lut * machine.ports / products <= 80
-    assert tile.dsp <= machine.weight_lanes + 8
+    assert tile.dsp <= machine.weight_lanes + 12  # tables, probabilities and soft caps of attention
     assert tile.lut * machine.ports == pytest.approx(committed["tile.lut"], rel=0.01), "run the report again"
     assert committed["lut"] / products <= 125
     assert committed["lut"] <= 0.75 * U280_LUTS
