@@ -30,7 +30,7 @@ class Stored:
         self.kinds: dict[str, str] = {}
         self.shapes: dict[str, Shape] = {}
         for path in paths:
-            with _opened(path) as file:
+            with opened(path) as file:
                 names = [name for name in file.keys() if not name.endswith(ignored)]  # noqa: SIM118 (no mapping)
                 held = {name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())) for name in names}
             for name, (kind, shape) in held.items():
@@ -40,7 +40,7 @@ class Stored:
 
     def take(self, name: str, *index: slice) -> NDArray[Any]:
         """A tensor, or a part of it: integers as they are, floating-point numbers as float32."""
-        with _opened(self.files[name]) as file:
+        with opened(self.files[name]) as file:
             whole = all(part == slice(None) for part in index)
             tensor = file.get_tensor(name) if whole else file.get_slice(name)[index]
             return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
@@ -65,7 +65,7 @@ class Stored:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """A safetensors file, mapped while it is open or an array of it alive: as long, what was read of it counts as used memory."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from compiler.frontend import files
 from compiler.frontend.canonical import NAMES, PARTS, Canonical, Names
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.stored import opened
 from compiler.frontend.tensors import F32
 from compiler.quantise.nearest import Rounded
 from compiler.quantise.products import tensor_of
@@ -66,7 +66,7 @@ def settings(formats: Mapping[str, int], group: int) -> dict[str, Any]:
 
 def _stored(path: Path, name: str) -> torch.Tensor:
     """A tensor in its own type."""
-    with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
         return file.get_tensor(name)
 
 
