@@ -117,6 +117,11 @@ class ModelConfig:
         return self.rope or (Rope(tuple((self.rope_theta ** (-np.arange(half) / half)).tolist())),)
 
     @property
+    def untied(self) -> ModelConfig:
+        """The same model with a head of its own, which is quantised where the embedding is not."""
+        return dataclasses.replace(self, tie_word_embeddings=False)
+
+    @property
     def queries_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
 

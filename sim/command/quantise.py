@@ -21,7 +21,7 @@ from compiler.quantise.write import WEIGHTS, Writer
 from sim.command.common import inputs_of, warn
 from sim.command.eval import read_ids
 from sim.evaluation import Evaluation
-from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors, untied
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from skipopu.arguments import add_json, add_seed, integer, output_directory, positive
 from skipopu.errors import ProgramError
@@ -112,7 +112,7 @@ def seen(windows: NDArray[np.int64], calibration: Passage) -> Passage:
 
 def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
     """Of the checkpoint as it is, rounded to nearest, and quantised."""
-    config, routers = untied(checkpoint.config), router_tensors(checkpoint)
+    config, routers = checkpoint.config.untied, router_tensors(checkpoint)
     original = folded(config, checkpoint.tensors)
     dense = asked.dense or checkpoint.routers is None
     models = {
@@ -142,7 +142,7 @@ def main(args: argparse.Namespace) -> int:
     window = min(args.window, config.max_positions)
     formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
     asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)
-    writer = Writer(checkpoint, untied(config), group, formats, args.plain)
+    writer = Writer(checkpoint, config.untied, group, formats, args.plain)
     calibration = passage_of(args.calibration, config, args.model)
     windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
     measured = passage_of(args.text, config, args.model) if args.text else None

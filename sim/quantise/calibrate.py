@@ -65,11 +65,6 @@ class Quantised:
         return {name: choice.rounded for name, choice in self.choices.items()}
 
 
-def untied(config: ModelConfig) -> ModelConfig:
-    """The same model with a head of its own: it is quantised, the embedding is not."""
-    return type(config)(**{**config.__dict__, "tie_word_embeddings": False})
-
-
 def router_tensors(checkpoint: Checkpoint) -> dict[str, F32]:
     """Routers of a checkpoint as a reference model takes them."""
     tensors: dict[str, F32] = {}
@@ -92,7 +87,7 @@ class Calibration:
 
     def __init__(self, checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked) -> None:
         """``windows`` (samples, tokens) ids."""
-        self.config, self.asked = untied(checkpoint.config), asked
+        self.config, self.asked = checkpoint.config.untied, asked
         self.tensors, self.routers = folded(self.config, checkpoint.tensors), router_tensors(checkpoint)
         self.dense = asked.dense or checkpoint.routers is None
         self.model = Observed(self.config, asked.kv)

@@ -76,8 +76,7 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
             routers[f"{prefix}.weight"] = np.stack([weight, 0 * weight])
             routers[f"{prefix}.bias"] = np.array([bias[module], 0], np.float32)
     # The head is quantised, the embedding is not: they are never tied here.
-    untied = type(config)(**{**config.__dict__, "tie_word_embeddings": False})
-    model = SkipLlama(untied).to(dtype)
+    model = SkipLlama(config.untied).to(dtype)
     base["model.embed_tokens.weight"] = table.astype(np.float32)
     load_hf_state_dict(
         model, {n: torch.from_numpy(t) for n, t in base.items()}, {n: torch.from_numpy(t) for n, t in routers.items()}

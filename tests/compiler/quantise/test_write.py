@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from compiler.frontend.checkpoint import load
 from compiler.quantise.write import Writer, packed
-from sim.quantise.calibrate import Asked, Quantised, quantise, untied
+from sim.quantise.calibrate import Asked, Quantised, quantise
 from sim.reference.model import SkipLlama
 from sim.reference.state import load_hf_state_dict
 from skipopu.errors import CheckpointError
@@ -29,7 +29,7 @@ def test_words_hold_the_first_integers_lowest() -> None:
 
 def written(source: Path, output: Path, asked: Asked, plain: bool) -> Quantised:
     checkpoint = load(source)
-    writer = Writer(checkpoint, untied(checkpoint.config), asked.group, asked.formats, plain)
+    writer = Writer(checkpoint, checkpoint.config.untied, asked.group, asked.formats, plain)
     found = quantise(checkpoint, WINDOWS, asked)
     writer.write(output, found.tensors, found.rounded, None)
     return found
@@ -86,11 +86,11 @@ def test_integers_are_those_chosen(model: Path, tmp_path: Path) -> None:
 def test_what_the_format_does_not_hold_is_refused(model: Path) -> None:
     checkpoint = load(model)
     with pytest.raises(CheckpointError, match="intermediate_size is 200, no multiple of 16 weights per scale"):
-        Writer(checkpoint, untied(checkpoint.config), 16, {}, plain=False)
+        Writer(checkpoint, checkpoint.config.untied, 16, {}, plain=False)
     data = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(data | {"quantization_config": {}}))
     with pytest.raises(CheckpointError, match="accepted: weights that are not quantised yet"):
-        Writer(checkpoint, untied(checkpoint.config), GROUP, {}, plain=False)
+        Writer(checkpoint, checkpoint.config.untied, GROUP, {}, plain=False)
 
 
 def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
@@ -100,4 +100,4 @@ def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
     save("phi3", tmp_path)
     checkpoint = load(tmp_path)
     with pytest.raises(CheckpointError, match=r"up is part of tensor .*gate_up_proj.weight, whose other rows are int4"):
-        Writer(checkpoint, untied(checkpoint.config), GROUP, {"up": INT8}, plain=True)
+        Writer(checkpoint, checkpoint.config.untied, GROUP, {"up": INT8}, plain=True)

@@ -17,7 +17,7 @@ from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.products import folded
 from sim.command import quantise as command
 from sim.evaluation import Evaluation, evaluate
-from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors, untied
+from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from skipopu.errors import CheckpointError
 from skipopu.machine.config import Machine
@@ -92,9 +92,9 @@ def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
     found = quantise(checkpoint, IDS, asked)
     passage = Bytes("").passage(Path(__file__).read_bytes()[:300])
     routers = router_tensors(checkpoint)
-    original = folded(untied(config), checkpoint.tensors)
+    original = folded(config.untied, checkpoint.tensors)
     for tensors in (found.tensors, to_nearest(config, original, asked)):
-        ours = loss_of(model_of(untied(config), tensors, routers, 128), passage, 64, KvPolicy.REUSE, False)
+        ours = loss_of(model_of(config.untied, tensors, routers, 128), passage, 64, KvPolicy.REUSE, False)
         program = compile_checkpoint(Checkpoint(source, config, tensors, checkpoint.routers), Machine.load("tiny"), context=64)
         theirs = evaluate(program, passage, "reference", 64, False)
         # The compiler's scales of Q have the factor of the scores in them: 2^-11 of a scale.
@@ -105,7 +105,7 @@ def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
             pytest.approx(theirs.executed_share, abs=0.01),
         )
     with_head = Passage(passage.ids, passage.sizes, (7, 8))
-    assert loss_of(model_of(untied(config), found.tensors, routers, 128), with_head, 64, KvPolicy.REUSE, False).tokens == 300
+    assert loss_of(model_of(config.untied, found.tensors, routers, 128), with_head, 64, KvPolicy.REUSE, False).tokens == 300
 
 
 @pytest.mark.slow
