@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,21 @@ def late_write(config: ModelConfig, machine: Machine) -> int:
     return machine.ports * -(-write // entry.key_beats)
 
 
+@dataclass
 class Emitter:
-    def __init__(
-        self,
-        graph: Graph,
-        plan: Plan,
-        checkpoint: Checkpoint,
-        machine: Machine,
-        context: int,
-        group: int,
-        schedule: int,
-        history: int,
-    ) -> None:
-        self.graph, self.plan, self.checkpoint, self.machine = graph, plan, checkpoint, machine
-        self.context, self.group, self.schedule, self.history = context, group, schedule, history
-        self.words: list[int] = []
-        self.notes: list[str] = []
+    """Instructions of a planned graph; ``schedule`` and ``history`` are the values of these configuration registers."""
+
+    graph: Graph
+    plan: Plan
+    checkpoint: Checkpoint
+    machine: Machine
+    context: int
+    group: int
+    kv: KvPolicy
+    schedule: int
+    history: int
+    words: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def put(self, instruction: spec.Instruction, note: str, **values: int) -> None:
         self.words.append(instruction.encode(values))
@@ -161,7 +161,7 @@ class Emitter:
                 align=op.aligns,
             )
 
-    def program(self) -> None:
+    def instructions(self) -> None:
         config, regions = self.checkpoint.config, self.plan.regions
         entry = KvEntry(config.num_kv_heads, config.head_dim, self.machine)
         eos = [*config.eos_token_ids, *[NO_TOKEN] * 4][:4]
@@ -212,55 +212,43 @@ class Emitter:
         self.put(spec.NEXT, "emit token, next chunk", target=start)
         self.put(spec.HALT, "done")
 
-
-def emit(
-    graph: Graph,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    machine: Machine,
-    context: int,
-    group: int,
-    kv: KvPolicy,
-    schedule: int,
-    history: int,
-) -> Program:
-    """The program without what its memory holds; ``schedule`` and ``history`` are the values of these configuration registers."""
-    emitter = Emitter(graph, plan, checkpoint, machine, context, group, schedule, history)
-    emitter.program()
-    matrices: dict[str, dict[str, Any]] = {}
-    adjusts: dict[str, dict[str, Any]] = {}
-    for op in graph.ops():
-        if (adjust := op.adjust) is not None:
-            adjusts[adjust.name] = {
-                "address": plan.adjusts[adjust.name],
-                "layer_stride": plan.layer_bytes if op in graph.body else 0,
-                "elements": adjust.elements,
-                "order": adjust.order,
-            }
-        if op.weights is not None:
-            w = op.weights
-            matrices[w.name] = {
-                "address": plan.weights[w.name],
-                "layer_stride": plan.layer_bytes if op in graph.body else 0,
-                "rows": w.rows,
-                "n": w.n,
-                "groups": -(-w.n // group),
-                "group": group,
-                "format": w.format.name,
-                "order": w.order,
-            }
-    return Program(
-        machine=machine,
-        model=checkpoint.config,
-        kv=kv,
-        context=context,
-        logits=any(op.kind == "store" for op in graph.epilogue),
-        instructions=emitter.words,
-        notes=emitter.notes,
-        regions=plan.regions,
-        matrices=matrices,
-        adjusts=adjusts,
-        router_record=(plan.router_record, plan.layer_bytes),
-        memory=[],
-        source={"checkpoint": checkpoint.directory.name, "routers": checkpoint.routers is not None},
-    )
+    def program(self) -> Program:
+        """The program without what its memory holds."""
+        self.instructions()
+        matrices: dict[str, dict[str, Any]] = {}
+        adjusts: dict[str, dict[str, Any]] = {}
+        for op in self.graph.ops():
+            if (adjust := op.adjust) is not None:
+                adjusts[adjust.name] = {
+                    "address": self.plan.adjusts[adjust.name],
+                    "layer_stride": self.plan.layer_bytes if op in self.graph.body else 0,
+                    "elements": adjust.elements,
+                    "order": adjust.order,
+                }
+            if op.weights is not None:
+                w = op.weights
+                matrices[w.name] = {
+                    "address": self.plan.weights[w.name],
+                    "layer_stride": self.plan.layer_bytes if op in self.graph.body else 0,
+                    "rows": w.rows,
+                    "n": w.n,
+                    "groups": -(-w.n // self.group),
+                    "group": self.group,
+                    "format": w.format.name,
+                    "order": w.order,
+                }
+        return Program(
+            machine=self.machine,
+            model=self.checkpoint.config,
+            kv=self.kv,
+            context=self.context,
+            logits=any(op.kind == "store" for op in self.graph.epilogue),
+            instructions=self.words,
+            notes=self.notes,
+            regions=self.plan.regions,
+            matrices=matrices,
+            adjusts=adjusts,
+            router_record=(self.plan.router_record, self.plan.layer_bytes),
+            memory=[],
+            source={"checkpoint": self.checkpoint.directory.name, "routers": self.checkpoint.routers is not None},
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 
-from compiler.emit import emit
+from compiler.emit import Emitter
 from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.build import build
@@ -108,7 +108,7 @@ def compile_checkpoint(
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
     warnings = [] if checkpoint.outline else examine(examined, checkpoint, BY_NAME[weights], follow)
-    program = emit(graph, plan, checkpoint, machine, context, group, policy, register, slots)
+    program = Emitter(graph, plan, checkpoint, machine, context, group, policy, register, slots).program()
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"
