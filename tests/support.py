@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from compiler.frontend.shapes import random_checkpoint as random_checkpoint
 from sim.engine import Watch
 from skipopu import cli
+from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
+from skipopu.program.program import Region
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.integers(-4, 300) | st.floats() | st.text(max_size=8)
 # What a JSON or YAML file may hold anywhere.
@@ -77,3 +79,17 @@ def said(arguments: list[object], capsysbinary: pytest.CaptureFixture[bytes]) ->
     error = capsysbinary.readouterr().err.decode()
     assert code != 2 or error.count("\n") == 1, error
     return code, error
+
+
+class Regions(dict[str, Region]):
+    """A memory map that grows."""
+
+    def place(self, name: str, size: int) -> int:
+        """The address of a new region behind the others."""
+        first = self.end
+        self[name] = Region(first, round_up(size, 64))
+        return first
+
+    @property
+    def end(self) -> int:
+        return max((region.address + region.size for region in self.values()), default=0)

@@ -18,8 +18,9 @@ from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation
 from skipopu.numerics.formats import FORMATS
 from skipopu.policy import SKIP_POLICIES, KvPolicy
-from skipopu.program.program import Program, Region, place_instructions
+from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
+from tests.support import Regions
 
 CONTEXT = 24
 LAYERS = 2
@@ -37,15 +38,8 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     widest = min(inner, 320)
     hidden, head_dim = pick(9, widest), max(16, machine.vector_lanes) * pick(1, 2)
     model = ModelConfig(hidden, 1, LAYERS, 1, 1, head_dim, pick(5, 90), CONTEXT)
-    regions: dict[str, Region] = {}
-    position = 0
-
-    def region(name: str, size: int) -> int:
-        nonlocal position
-        regions[name] = Region(position, round_up(size, 64))
-        position += regions[name].size
-        return regions[name].address
-
+    regions = Regions()
+    region = regions.place
     region("program", 16 * machine.instructions)
     tokens = region("tokens", 4 * (CONTEXT + 1))
     region("ring", 16 * 4096)
@@ -194,7 +188,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     put(spec.NEXT, target=start)
     put(spec.HALT)
 
-    memory = [np.zeros(position, np.uint8) for _ in range(machine.ports)]
+    memory = [np.zeros(regions.end, np.uint8) for _ in range(machine.ports)]
     for address, streams in placed:
         for port, data in enumerate(streams):
             memory[port][address : address + len(data)] = data

@@ -21,9 +21,10 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation
 from skipopu.policy import KvPolicy
-from skipopu.program.program import Program, Region, place_instructions
+from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
 from tests.agreement.test_rtl import agree
+from tests.support import Regions
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,15 +49,8 @@ def adjust_program(
     A product is aligned beside the first ones, which are not.
     """
     rng = np.random.default_rng(hidden)
-    regions: dict[str, Region] = {}
-    position = 0
-
-    def region(name: str, size: int) -> int:
-        nonlocal position
-        regions[name] = Region(position, round_up(size, 64))
-        position += regions[name].size
-        return regions[name].address
-
+    regions = Regions()
+    region = regions.place
     model = ModelConfig(hidden, 1, LAYERS, 1, 1, head_dim, VOCABULARY, CONTEXT)
     group = machine.weight_lanes
     row = round_up(4 * head_dim, 64)
@@ -125,7 +119,7 @@ def adjust_program(
     put(spec.NEXT, target=start)
     put(spec.HALT)
 
-    memory = [np.zeros(position, np.uint8) for _ in range(machine.ports)]
+    memory = [np.zeros(regions.end, np.uint8) for _ in range(machine.ports)]
     codes = rng.integers(-8, 8, (VOCABULARY, head.groups, group)).astype(np.int8)
     for port, data in enumerate(head.pack(codes, rng.random((VOCABULARY, head.groups)).astype(np.float16))):
         memory[port][head_address : head_address + len(data)] = data
