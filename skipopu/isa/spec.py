@@ -83,9 +83,9 @@ class AlignTarget(IntEnum):
     QUERY = 3  # query memory, groups of head_dim
 
 
-def block_rows(rows: int) -> int:
-    """Rows of a block in the weight stream of a matrix with ``rows`` outputs."""
-    return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS
+def block_rows(rows: int, pieces: int = 1) -> int:
+    """Rows of a block in the weight stream of a matrix with ``rows`` outputs, ``pieces`` of whose groups stand in a beat."""
+    return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS and pieces == 1 else BLOCK_ROWS
 
 
 def matmul_rows(fields: dict[str, int], ports: int) -> int:
