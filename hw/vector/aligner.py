@@ -87,10 +87,10 @@ class Aligner(Component):
         layout = Group(machine)
         present, reading, offset = Signal(layout), Signal(), Signal(OFFSET_BITS)
         last = ended = offset + lanes >= self.padded
-        within: Value = reading
+        busy: Value = reading
         if machine.short_groups:  # a slot's square sums follow one another no sooner than they are added
             hurried = (self.target == AlignTarget.RESIDUAL) & (offset < Add.LATENCY * lanes)
-            last, within = ended & ~hurried, reading & (offset < self.padded)
+            last, busy = ended & ~hurried, reading & (offset < self.padded)
         m.d.comb += [self.completed.groups.ready.eq(~reading | last), self.busy.eq(reading)]
         with m.If(reading):
             m.d.sync += offset.eq(offset + lanes)
@@ -102,7 +102,7 @@ class Aligner(Component):
             self.read.address.eq(present.start + offset),
             self.read.enable.eq(reading & (offset < present.size)),
             self.head_slot.eq(present.slot),
-            self.head_end.eq(reading & last),
+            self.head_end.eq(busy & ended),
         ]
 
         # 1: data, masked and registered; 2: aligned, registered; 3: written and squared
@@ -112,7 +112,7 @@ class Aligner(Component):
             values.append(registered(m, Mux(inside, self.read.data[32 * k : 32 * k + 32], 0), f"value_{k}"))
         exponent = delay(m, present.exponent, 2, "exponent")
         aligned = [registered(m, align_lane(m, v, exponent, f"lane_{k}"), f"aligned_{k}") for k, v in enumerate(values)]
-        valid = delay_valid(m, within, self.WRITE, "valid")
+        valid = delay_valid(m, busy, self.WRITE, "valid")
         slot, written_exponent = delay(m, present.slot, self.WRITE, "slot"), delay(m, exponent, 1, "written_exponent")
         within, first = delay(m, offset, self.WRITE, "within"), delay(m, offset == 0, self.WRITE, "first")
         element, number = (
@@ -136,7 +136,7 @@ class Aligner(Component):
             rms.exponent.eq(written_exponent),
             rms.slot.eq(slot),
             rms.first.eq(first),
-            rms.last.eq(delay_valid(m, within & ended, self.WRITE, "last")),
+            rms.last.eq(delay_valid(m, busy & ended, self.WRITE, "last")),
             rms.inverse_size.eq(self.inverse_size),
             rms.epsilon.eq(self.epsilon),
             self.inverse_rms.eq(rms.inverse_rms),

@@ -85,7 +85,24 @@ def test_random_models(target: str, seed: int) -> None:
 @pytest.mark.parametrize("routing", ["program", "always"])
 def test_timing_predicts_cycles_stalls_and_bytes(target: str, routing: str) -> None:
     program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load(target), context=40)
-    run = Run(tuple(range(1, 14)), 6, routing=routing)
+    predicts(program, Run(tuple(range(1, 14)), 6, routing=routing))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(
+    ("weights", "group"), [("int4", 8), ("int4z", 16), ("int8", 8), ("int8", 16), ("int4z", 32), ("fp4", 64)]
+)
+def test_formats_and_short_groups(weights: str, group: int) -> None:
+    """Same bits, and cycles as predicted, one token at a time and four."""
+    program = compile_checkpoint(
+        random_checkpoint(small_config(), 1), Machine.load("tiny"), context=24, group=group, weights=weights
+    )
+    agree(program, Run((5, 3, 8), 2, check=True), rtl.Memory(stall=60, seed=group))
+    predicts(program, Run(tuple(range(1, 14)), 6))
+
+
+def predicts(program: Program, run: Run) -> None:
+    """Asserts that the timing engine counts what the simulation does."""
     expected = functional.run(program, run)
     seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
     assert predicted["READ_BEATS"] == seen["READ_BEATS"]
