@@ -194,8 +194,11 @@ class Slice(Component):
             m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32, depth=self.depth, init=[])
             m.submodules[f"add_{name}"] = add = Add()
             first = delay(m, step.first_group, at_result, f"{name}_first")
-            write = memory.write_port()
-            read, drain = memory.read_port(transparent_for=(write,) if machine.short_groups else ()), memory.read_port()
+            if machine.short_groups:
+                write = memory.write_port()
+                read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
+            else:
+                write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
             m.d.comb += [
                 read.addr.eq(delay(m, address, at_result - 1, f"{name}_read_address")),
                 add.a.eq(read.data),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
@@ -87,15 +87,19 @@ class EmbedUnit(Component):
             m.d.comb += [runs.payload.beat.eq(ask_address >> beat_shift), runs.payload.count.eq(ask_count)]
         # Rows to the buffer, rotary rows to the array
         rope_index, piece = Signal(9), Signal(range(max(2, machine.port_bits // 32)))
-        free = ~self.pause if machine.short_groups else Const(1)
+        valid, ready = rows.words.valid, self.words.ready
+        if machine.short_groups:
+            shown = Signal()  # what is shown stays
+            m.d.sync += shown.eq(self.words.valid & ~self.words.ready)
+            valid, ready = valid & (~self.pause | shown), ready & (~self.pause | shown)
         address = (base + rows.words.payload.element)[:ELEMENT_BITS]
         m.d.comb += [
-            self.words.valid.eq(rows.words.valid & free if machine.short_groups else rows.words.valid),
+            self.words.valid.eq(valid),
             self.words.payload.address.eq(address),
             self.words.payload.data.eq(rows.words.payload.data),
             self.words.payload.enable.eq(rows.words.payload.enable),
             self.words.payload.slot.eq(slot),
-            rows.words.ready.eq(self.words.ready & free if machine.short_groups else self.words.ready),
+            rows.words.ready.eq(ready),
             self.rotary.slot.eq(slot),
             self.rotary.word.eq(rope_index),
             self.rotary.data.eq(beats.payload.word_select(piece, 32)),

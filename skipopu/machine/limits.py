@@ -35,7 +35,8 @@ class Range:
 
     def __str__(self) -> str:
         steps = f"a multiple of {self.step} from " if self.step > 1 else ""
-        return "".join(f"{value}, " for value in self.also) + f"{steps}{self.least} to {self.most}"
+        also = f"{', '.join(map(str, self.also))} or " if self.also else ""
+        return f"{also}{steps}{self.least} to {self.most}"
 
 
 def ranges(machine: Machine) -> dict[Config, Range]:
