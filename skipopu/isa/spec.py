@@ -22,7 +22,9 @@ ADDRESS_UNIT = 64  # bytes per address count
 ADDRESS_SHIFT = (ADDRESS_UNIT - 1).bit_length()
 BUFFER_UNIT = 8  # FP32 elements per buffer address count
 BLOCK_ROWS = 8  # outputs of one port that share an accumulator rotation
-SHORT_BLOCK_ROWS = 6  # of a matrix that has no more, groups whole beats: accumulators are still updated no sooner than every 6 cycles
+SHORT_BLOCK_ROWS = (
+    6  # of a matrix that has no more, groups whole beats: accumulators are still updated no sooner than every 6 cycles
+)
 WORD_BYTES = 16  # of an instruction in memory
 
 
