@@ -28,6 +28,7 @@ from skipopu.terminal import console
 COMPILE_OPTIONS = (
     "--target",
     "--routers",
+    "--lora",
     "--kv",
     "--context",
     "--group",
@@ -39,6 +40,13 @@ COMPILE_OPTIONS = (
 SHAPE_HELP = f"{', '.join(SHAPES)}, or a config.json or its directory"
 
 
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a checkpoint."""
+    parser.add_argument(
+        "--lora", type=Path, metavar="DIR", help="a PEFT adapter (LoRA, DoRA) to merge into the model's weights"
+    )
+
+
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
@@ -48,6 +56,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
     )
+    add_lora(parser)
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
         "--context", type=positive, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
@@ -147,7 +156,7 @@ def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = Non
     ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built, with
     the same results.
     """
-    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers)
+    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers, args.lora)
     if chunk is not None:
         machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
     return compile_as(args, checkpoint, machine, logits)
@@ -169,7 +178,7 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
-        refuse(args, ["--routers"], "has no effect on --shape, whose routers have no weights either")
+        refuse(args, ["--routers", "--lora"], "has no effect on --shape, which has no weights")
         machine = Machine.load(args.target)
         program = compile_as(args, outline(args.shape), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -180,6 +189,7 @@ def main(args: argparse.Namespace) -> int:
     (args.output / "listing.txt").write_text(listing(program))
     inputs = {
         "model": args.model if args.shape is None else args.shape,
+        "lora": args.lora,
         "target": args.target,
         "kv": args.kv,
         "context": program.context,

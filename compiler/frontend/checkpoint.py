@@ -11,6 +11,7 @@ import numpy as np
 
 from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
+from compiler.frontend.lora import Merged
 from compiler.frontend.quantised.gguf import GgufTensors
 from compiler.frontend.routers import Router
 from compiler.frontend.tensors import F32, FileTensors, blocks
@@ -26,7 +27,8 @@ class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read.
+    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read. ``own`` are the tensors that the canonical
+    ones are made of, where these come from files.
     """
 
     directory: Path
@@ -36,6 +38,7 @@ class Checkpoint:
     outline: bool = False
     router_hidden: int = 0
     remarks: tuple[str, ...] = ()
+    own: FileTensors | None = None
 
 
 def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
@@ -80,9 +83,11 @@ def _stored(directory: Path) -> tuple[dict[str, Any], FileTensors, tuple[str, ..
     return data, own, quantised.remarks(packing, where)
 
 
-def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
+def load(directory: Path, router_file: Path | None = None, lora: Path | None = None) -> Checkpoint:
     """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers, which are among these or in
     ``routers.safetensors`` or ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
+
+    ``lora`` is the directory of an adapter that is merged into them; it may bring routers, as if they were among the model's tensors.
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -90,14 +95,20 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
         CheckpointError: naming the file and tensor.
     """
     directory = Path(directory)
-    files.refuse_adapter(directory)
+    if lora is None or lora.resolve() != directory.resolve():
+        files.refuse_adapter(directory)
     config = ModelConfig.load(directory)
     data, own, remarks = _stored(directory)
+    if lora is not None:
+        own = Merged(own, lora, NAMES.get(data["model_type"], Names()).whole)
+        remarks += own.remarks(directory, data)
     canonical = Canonical(config, data, own, own.files.__getitem__)
+    if isinstance(own, Merged) and canonical.tied:
+        own.check_tied(canonical.own_name(EMBEDDING), canonical.own_name(HEAD))
     held = routers.inside(own)
     _check_names(canonical, own, held.values(), next(iter(own.files.values()), directory))
     for name, shape in canonical.needed.items():
         for rows in blocks(shape):
             canonical.take(name, rows)
     found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks, own=own)

@@ -17,7 +17,7 @@ from skipopu.errors import CheckpointError
 ROUTERS_FILE = "routers.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 LAYERS = "model.layers."  # PEFT puts a prefix before the model's own names
-_OF_ROUTER = re.compile(r"model\.layers\.\d+\.router_(?:attention|mlp)\..*")
+OF_ROUTER = re.compile(r"model\.layers\.\d+\.router_(?:attention|mlp)\..*")
 _NAME = re.compile(r"model\.layers\.(\d+)\.router_(?:attention|mlp)\.weight_predictor\.(?:weight|bias)")
 Where = Callable[[str], Path]  # the file of a tensor
 
@@ -57,9 +57,7 @@ def inside(own: FileTensors) -> dict[str, str]:
     Raises:
         CheckpointError: one is there twice.
     """
-    return _named(
-        (name for name in own.files if _OF_ROUTER.fullmatch(name[max(0, name.find(LAYERS)) :])), own.files.__getitem__
-    )
+    return _named((name for name in own.files if OF_ROUTER.fullmatch(name[max(0, name.find(LAYERS)) :])), own.files.__getitem__)
 
 
 def read(path: Path) -> dict[str, F32]:

@@ -94,6 +94,7 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     refuse(
         args, ["--dial", "--routers", "--policy"], "has no effect on --shape, which has no routers; use --skip or --skip-trace"
     )
+    refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
     check_routing(args)
     checkpoint = outline(args.shape)
     args.context = args.prompt_length + args.max_new if args.context is None else args.context
