@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.shapes import outline
+from compiler.frontend.shapes import LINEAR, ROUTERS, TWO_LAYER, outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
@@ -54,7 +54,8 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--routers",
         type=Path,
         metavar="FILE",
-        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
+        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors;"
+        f" with --shape their kind: {' or '.join(ROUTERS)}, default {LINEAR}",
     )
     add_lora(parser)
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
@@ -112,7 +113,7 @@ def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine,
         if "--target" in args.given:
             raise
         shape, asked = (
-            outline(str(checkpoint.directory), config=checkpoint.config),
+            outline(str(checkpoint.directory), TWO_LAYER if checkpoint.router_width else LINEAR, checkpoint.config),
             {**options, "weights": "int4", "follow": unseen},
         )
         others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
@@ -150,6 +151,11 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
     return program
 
 
+def outline_of(args: argparse.Namespace) -> Checkpoint:
+    """The architecture of ``--shape``, with the kind of routers that ``--routers`` says."""
+    return outline(args.shape, LINEAR if args.routers is None else str(args.routers))
+
+
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say.
 
@@ -178,9 +184,9 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
-        refuse(args, ["--routers", "--lora"], "has no effect on --shape, which has no weights")
+        refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
         machine = Machine.load(args.target)
-        program = compile_as(args, outline(args.shape), machine, args.logits)
+        program = compile_as(args, outline_of(args), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
         path = args.output / "listing.txt"
     else:

@@ -67,8 +67,10 @@ def checkpoint(path: str | Path, routers: str | Path | None = None, lora: str | 
     return load(path_or_shipped(str(path)), *(None if given is None else Path(given) for given in (routers, lora)))
 
 
-def shape(name: str | Path) -> Checkpoint:
+def shape(name: str | Path, routers: str = "linear") -> Checkpoint:
     """A known architecture, or that of a config.json, without weights: to compile and to time, not to run.
+
+    ``routers`` are "linear" or "two-layer".
 
     Raises:
         CheckpointError: it is not known.
@@ -76,7 +78,7 @@ def shape(name: str | Path) -> Checkpoint:
     >>> sk.shape("llama-2-7b").config.num_layers
     32
     """
-    return outline(str(name))
+    return outline(str(name), routers)
 
 
 def compile(

@@ -13,12 +13,14 @@ from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.lora import Merged
 from compiler.frontend.quantised.gguf import GgufTensors
-from compiler.frontend.routers import Router
+from compiler.frontend.routers import MODULES, Router
 from compiler.frontend.tensors import F32, FileTensors, blocks
 from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.gguf_file import SUFFIX
+from skipopu.isa.spec import BUFFER_UNIT
+from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
 
 
@@ -26,9 +28,8 @@ from skipopu.model_config import ModelConfig
 class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
-    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read. ``own`` are the tensors that the canonical
-    ones are made of, where these come from files.
+    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``remarks`` are warnings about what was read. ``own`` are the
+    tensors that the canonical ones are made of, where these come from files.
     """
 
     directory: Path
@@ -36,9 +37,14 @@ class Checkpoint:
     tensors: Mapping[str, F32]
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
-    router_hidden: int = 0
     remarks: tuple[str, ...] = ()
     own: FileTensors | None = None
+
+    @property
+    def router_width(self) -> int:
+        """Elements between the two layers of its routers, of both modules; 0 for linear ones."""
+        hidden = self.routers[0][0].hidden if self.routers else None
+        return 0 if hidden is None else len(MODULES) * round_up(hidden.width, BUFFER_UNIT // len(MODULES))
 
 
 def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
@@ -110,5 +116,5 @@ def load(directory: Path, router_file: Path | None = None, lora: Path | None = N
     for name, shape in canonical.needed.items():
         for rows in blocks(shape):
             canonical.take(name, rows)
-    found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks, own=own)
+    found, more = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, own=own)
