@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.shapes import outline
+from compiler.frontend.shapes import LINEAR, ROUTERS, TWO_LAYER, outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
@@ -28,6 +28,7 @@ from skipopu.terminal import console
 COMPILE_OPTIONS = (
     "--target",
     "--routers",
+    "--lora",
     "--kv",
     "--context",
     "--group",
@@ -39,6 +40,13 @@ COMPILE_OPTIONS = (
 SHAPE_HELP = f"{', '.join(SHAPES)}, or a config.json or its directory"
 
 
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a checkpoint."""
+    parser.add_argument(
+        "--lora", type=Path, metavar="DIR", help="a PEFT adapter (LoRA, DoRA) to merge into the model's weights"
+    )
+
+
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
@@ -46,8 +54,10 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--routers",
         type=Path,
         metavar="FILE",
-        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
+        help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors;"
+        f" with --shape their kind: {' or '.join(ROUTERS)}, default {LINEAR}",
     )
+    add_lora(parser)
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
         "--context", type=positive, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
@@ -107,7 +117,7 @@ def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine,
         if "--target" in args.given:
             raise
         shape, asked = (
-            outline(str(checkpoint.directory), config=checkpoint.config),
+            outline(str(checkpoint.directory), TWO_LAYER if checkpoint.router_width else LINEAR, checkpoint.config),
             {**options, "weights": "int4", "follow": unseen},
         )
         others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
@@ -145,13 +155,18 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
     return program
 
 
+def outline_of(args: argparse.Namespace) -> Checkpoint:
+    """The architecture of ``--shape``, with the kind of routers that ``--routers`` says."""
+    return outline(args.shape, LINEAR if args.routers is None else str(args.routers))
+
+
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:
     """Compiles ``args.model`` as the options say.
 
     ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built, with
     the same results.
     """
-    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers)
+    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers, args.lora)
     if chunk is not None:
         machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
     return compile_as(args, checkpoint, machine, logits)
@@ -173,9 +188,9 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
-        refuse(args, ["--routers"], "has no effect on --shape, whose routers have no weights either")
+        refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
         machine = Machine.load(args.target)
-        program = compile_as(args, outline(args.shape), machine, args.logits)
+        program = compile_as(args, outline_of(args), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
         path = args.output / "listing.txt"
     else:
@@ -184,6 +199,7 @@ def main(args: argparse.Namespace) -> int:
     (args.output / "listing.txt").write_text(listing(program))
     inputs = {
         "model": args.model if args.shape is None else args.shape,
+        "lora": args.lora,
         "target": args.target,
         "kv": args.kv,
         "context": program.context,

@@ -117,6 +117,7 @@ class Emitter:
             reduce=adjust.reduce,
             finish=adjust.finish,
             align=op.aligns,
+            relu=int(adjust.relu),
         )
 
     def matmul(self, op: Op, common: dict[str, int], layered: bool, note: str) -> None:

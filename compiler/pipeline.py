@@ -78,8 +78,8 @@ def compile_checkpoint(
         raise ProgramError(f"context is {context}; a positive number of tokens is needed")
     given, context = context, limits.largest_context(machine, config) if context is None else context
     group = config.weight_group if group is None else group
-    limits.check(machine, config, context, group)
-    refuse(machine, config, context)
+    limits.check(machine, config, context, group, checkpoint.router_width)
+    refuse(machine, config, context, checkpoint.router_width > 0)
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:
         raise ProgramError(

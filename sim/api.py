@@ -50,11 +50,12 @@ def target(name: Target) -> Machine:
 _machine = target  # where a parameter has its name
 
 
-def checkpoint(path: str | Path, routers: str | Path | None = None) -> Checkpoint:
+def checkpoint(path: str | Path, routers: str | Path | None = None, lora: str | Path | None = None) -> Checkpoint:
     """Reads a Hugging Face directory (config.json, safetensors) and its SkipGPT routers, or a shipped model by name.
 
     ``tensors`` of the result are float32 under Llama's names, whatever the model's family (docs/families.md); ``routers`` is a file,
-    by default they are among the model's tensors or in ``routers.safetensors`` (or ``.pth``) of the directory.
+    by default they are among the model's tensors or in ``routers.safetensors`` (or ``.pth``) of the directory. ``lora`` is the directory
+    of a PEFT adapter (LoRA, DoRA), which is merged into them.
 
     Raises:
         CheckpointError: a file or tensor that is missing, misshapen or not supported.
@@ -63,11 +64,13 @@ def checkpoint(path: str | Path, routers: str | Path | None = None) -> Checkpoin
     >>> model.tensors["model.embed_tokens.weight"].shape  # (vocabulary, hidden)
     (256, 96)
     """
-    return load(path_or_shipped(str(path)), None if routers is None else Path(routers))
+    return load(path_or_shipped(str(path)), *(None if given is None else Path(given) for given in (routers, lora)))
 
 
-def shape(name: str | Path) -> Checkpoint:
+def shape(name: str | Path, routers: str = "linear") -> Checkpoint:
     """A known architecture, or that of a config.json, without weights: to compile and to time, not to run.
+
+    ``routers`` are "linear" or "two-layer".
 
     Raises:
         CheckpointError: it is not known.
@@ -75,7 +78,7 @@ def shape(name: str | Path) -> Checkpoint:
     >>> sk.shape("llama-2-7b").config.num_layers
     32
     """
-    return outline(str(name))
+    return outline(str(name), routers)
 
 
 def compile(
@@ -89,6 +92,7 @@ def compile(
     logits: bool = False,
     history: int | None = None,
     prefetch: bool = True,
+    lora: str | Path | None = None,
 ) -> Program:
     """Compiles a checkpoint (or its directory, or a shipped model or known shape by name) for a machine.
 
@@ -99,6 +103,7 @@ def compile(
             the machine has it. ``group``: how many share a scale, default what the model says.
         logits: the program stores the logits of every position, see :func:`sim.result.logits_of`.
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
+        lora: an adapter for the model's directory, as of :func:`checkpoint`.
 
     Returns:
         The program; its ``save(directory)`` writes what ``Program.load`` reads. What the formats hold badly is a warning.
@@ -111,8 +116,10 @@ def compile(
     >>> program.memory[0].dtype, len(program.memory)  # a port's bytes, ports
     (dtype('uint8'), 1)
     """
+    if lora is not None and (isinstance(model, Checkpoint) or str(model) in SHAPES):
+        raise ProgramError(f"lora is {str(lora)!r}, and the model no directory; accepted: sk.checkpoint(directory, lora=...)")
     if not isinstance(model, Checkpoint):
-        model = shape(model) if str(model) in SHAPES else checkpoint(model)
+        model = shape(model) if str(model) in SHAPES else checkpoint(model, lora=lora)
     program = compile_checkpoint(
         model, _machine(target), kv, logits, context, group, weights, history=history, prefetch=prefetch
     )
@@ -234,6 +241,7 @@ def compare(
     trace: Trace = None,
     seed: int = 0,
     routers: Path | None = None,
+    lora: Path | None = None,
     text: Path | None = None,
     measured: Sequence[Path] = (),
     workers: int | None = None,
@@ -257,7 +265,7 @@ def compare(
     from sim.compare.subject import compare_model
 
     subject = str(model) if str(model) in SHAPES else path_or_shipped(str(model))
-    asked: dict[str, Any] = {"skip": skip, "trace": trace, "seed": seed, "routers": routers, "text": text}
+    asked: dict[str, Any] = {"skip": skip, "trace": trace, "seed": seed, "routers": routers, "lora": lora, "text": text}
     return compare_model(subject, _machine(target), prompt, max_new, kv=kv, **asked, measured=measured, workers=workers)
 
 

@@ -11,13 +11,16 @@ import numpy as np
 
 from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
+from compiler.frontend.lora import Merged
 from compiler.frontend.quantised.gguf import GgufTensors
-from compiler.frontend.routers import Router
+from compiler.frontend.routers import MODULES, Router
 from compiler.frontend.tensors import F32, FileTensors, blocks
 from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.gguf_file import SUFFIX
+from skipopu.isa.spec import BUFFER_UNIT
+from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
 
 
@@ -25,9 +28,9 @@ from skipopu.model_config import ModelConfig
 class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
-    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read. ``zero_points``: its matrices are stored
-    as integers of 4 bits with zero points.
+    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``remarks`` are warnings about what was read. ``zero_points``: its
+    matrices are stored as integers of 4 bits with zero points. ``own`` are the tensors that the canonical ones are made of, where these
+    come from files.
     """
 
     directory: Path
@@ -35,9 +38,15 @@ class Checkpoint:
     tensors: Mapping[str, F32]
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
-    router_hidden: int = 0
     remarks: tuple[str, ...] = ()
     zero_points: bool = False
+    own: FileTensors | None = None
+
+    @property
+    def router_width(self) -> int:
+        """Elements between the two layers of its routers, of both modules; 0 for linear ones."""
+        hidden = self.routers[0][0].hidden if self.routers else None
+        return 0 if hidden is None else len(MODULES) * round_up(hidden.width, BUFFER_UNIT // len(MODULES))
 
 
 def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
@@ -82,9 +91,11 @@ def _stored(directory: Path) -> tuple[dict[str, Any], FileTensors, tuple[str, ..
     return data, own, quantised.remarks(packing, where)
 
 
-def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
+def load(directory: Path, router_file: Path | None = None, lora: Path | None = None) -> Checkpoint:
     """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers, which are among these or in
     ``routers.safetensors`` or ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
+
+    ``lora`` is the directory of an adapter that is merged into them; it may bring routers, as if they were among the model's tensors.
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -92,15 +103,21 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
         CheckpointError: naming the file and tensor.
     """
     directory = Path(directory)
-    files.refuse_adapter(directory)
+    if lora is None or lora.resolve() != directory.resolve():
+        files.refuse_adapter(directory)
     config = ModelConfig.load(directory)
     data, own, remarks = _stored(directory)
+    if lora is not None:
+        own = Merged(own, lora, NAMES.get(data["model_type"], Names()).whole)
+        remarks += own.remarks(directory, data)
     canonical = Canonical(config, data, own, own.files.__getitem__)
+    if isinstance(own, Merged) and canonical.tied:
+        own.check_tied(canonical.own_name(EMBEDDING), canonical.own_name(HEAD))
     held = routers.inside(own)
     _check_names(canonical, own, held.values(), next(iter(own.files.values()), directory))
     for name, shape in canonical.needed.items():
         for rows in blocks(shape):
             canonical.take(name, rows)
-    found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
+    found, more = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
     zero_points = quantised.zero_points(data.get("quantization_config") or {})
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks, zero_points=zero_points)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, zero_points=zero_points, own=own)

@@ -59,7 +59,9 @@ def refuse_adapter(directory: Path) -> None:
     """Raises CheckpointError where weights of an adapter are beside the model's, or alone."""
     for pattern in ADAPTERS:
         for adapter in sorted(directory.glob(pattern)):
-            raise CheckpointError(f"{adapter}: an adapter's weights are not read; merge it into the model and remove the file")
+            raise CheckpointError(
+                f"{adapter}: an adapter's weights are read by --lora {directory} alone; say so, or remove the file"
+            )
 
 
 def of_directory(directory: Path, ignored: tuple[str, ...], unpack: Unpack = plain) -> SafeTensors:

@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from compiler.frontend.canonical import expected_shapes
-from compiler.frontend.checkpoint import Checkpoint, Router
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.routers import Hidden, Router
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
 
-ROUTERS = ("linear", "two-layer")
+LINEAR, TWO_LAYER = ROUTERS = ("linear", "two-layer")
 
 
-def outline(name: str, routers: str = "linear", config: ModelConfig | None = None) -> Checkpoint:
+def outline(name: str, routers: str = LINEAR, config: ModelConfig | None = None) -> Checkpoint:
     """A checkpoint whose tensors are one zero each, seen in their full shape: of ``config``, or of the known shape ``name``.
 
-    ``routers`` is "linear" (hidden -> 2), or "two-layer" (hidden -> hidden / 4 -> 2). The machine has neither the biases nor
-    the ReLU between the two layers, which would be part of the first one's drain and take no cycle: such a program can be
-    counted, but does not compute what those routers would.
+    ``routers`` is "linear" (hidden -> 2), or "two-layer" (hidden -> hidden / 4 -> 2).
 
     Raises:
         CheckpointError: the shape, or the kind of routers, is not known.
@@ -30,14 +29,16 @@ def outline(name: str, routers: str = "linear", config: ModelConfig | None = Non
     config = shape(name) if config is None else config
     zero = np.float32(0)
     tensors = {key: np.broadcast_to(zero, shape) for key, shape in expected_shapes(config).items()}
-    router = Router(np.broadcast_to(zero, (config.hidden_size,)), 0.0)
-    hidden = config.hidden_size // 4 if routers == "two-layer" else 0
-    layers = [(router, router)] * config.num_layers
-    return Checkpoint(Path(label(name)), config, tensors, layers, outline=True, router_hidden=hidden)
+    width, inner = config.hidden_size, None
+    if routers == TWO_LAYER:
+        width = max(1, width // 4)
+        inner = Hidden(np.broadcast_to(zero, (width, config.hidden_size)), np.broadcast_to(zero, (width,)))
+    router = Router(np.broadcast_to(zero, (width,)), 0.0, inner)
+    return Checkpoint(Path(label(name)), config, tensors, [(router, router)] * config.num_layers, outline=True)
 
 
-def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, scale: float = 1.0) -> Checkpoint:
-    """A checkpoint of Gaussian weights; routers that skip about a third of the modules."""
+def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool | str = True, scale: float = 1.0) -> Checkpoint:
+    """A checkpoint of Gaussian weights; routers, of a kind of :data:`ROUTERS`, that skip about a third of the modules."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, size in sorted(expected_shapes(config).items(), key=lambda item: -len(item[1])):  # matrices first
@@ -48,13 +49,18 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool = True, 
         else:
             tensors[name] = (scale * rng.standard_normal(size) / np.sqrt(size[1])).astype(np.float32)
     tensors["model.embed_tokens.weight"] *= 4
-    return Checkpoint(Path("random"), config, tensors, random_routers(config, rng) if routers else None)
+    return Checkpoint(Path("random"), config, tensors, random_routers(config, rng, routers == TWO_LAYER) if routers else None)
 
 
-def random_routers(config: ModelConfig, rng: np.random.Generator) -> list[tuple[Router, Router]]:
+def random_routers(config: ModelConfig, rng: np.random.Generator, two: bool = False) -> list[tuple[Router, Router]]:
     """Routers that skip about a third of the modules where elements of the residual stream are of size 1."""
 
     def router() -> Router:
+        if two:
+            width = max(1, config.hidden_size // 4)
+            weight = (rng.standard_normal((width, config.hidden_size)) / np.sqrt(config.hidden_size)).astype(np.float32)
+            bias, last = (rng.standard_normal((2, width)) / 2).astype(np.float32)
+            return Router(last, float(0.3 - 0.4 * last.sum()), Hidden(weight, bias))
         weight = (rng.standard_normal(config.hidden_size) / 8).astype(np.float32)
         return Router(weight, float(0.3 + 0.3 * rng.standard_normal()))
 

@@ -75,10 +75,14 @@ class Tensors(Mapping[str, F32]):
 
 
 class FileTensors(Tensors):
-    """Tensors of files: ``files`` has the file of each, ``packed`` those that are quantised."""
+    """Tensors of files: ``files`` has the file of each, ``packed`` those that are quantised.
+
+    ``merged`` names those that are not as the files have them.
+    """
 
     files: dict[str, Path]
     packed: dict[str, Any]
+    merged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.frontend.checkpoint import Checkpoint, Router
-from compiler.frontend.tensors import rows_of
+from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.routers import Router
+from compiler.frontend.tensors import F32, rows_of
 from compiler.graph.adjust import Adjusted, adjusts
 from compiler.graph.matrix import Matrix
-from compiler.graph.ops import Graph, Op, Place, Value, Weights
+from compiler.graph.ops import Adjust, Graph, Op, Place, Value, Weights
 from skipopu.isa.spec import Epilogue, Finish, TokenList
 from skipopu.policy import KvPolicy
 
@@ -51,22 +52,33 @@ class Builder:
         always = Router(np.zeros(hidden, np.float32), 0.0)
         routers = self.checkpoint.routers or [(always, always)] * layers
         body: list[Op] = []
-        read, weights = self.x, [Matrix((np.stack([r.weight for r in both]),)) for both in routers]
-        if width := 2 * self.checkpoint.router_hidden:
-            first, read = (
-                Value("router hidden", Place.BUFFER, width),
-                Value("aligned router hidden", Place.INNER, width),
-            )
-            zero = np.float32(0)
-            layer = Weights("router_hidden", [Matrix((np.broadcast_to(zero, (width, hidden)),))] * layers)
-            body.append(Op("matmul", "routers, hidden layer", every, (self.x,), (first, read), layer))
-            weights = [Matrix((np.broadcast_to(zero, (2, width)),))] * layers
-        split = Weights("router", weights, "split", split=True)
+        read, weights = self.x, [np.stack([r.weight for r in both]) for both in routers]
+        if width := self.checkpoint.router_width:
+            body, read = self.router_hidden(routers, width)
+            weights = [_beside(both, width) for both in routers]
+        split = Weights("router", [Matrix((rows,)) for rows in weights], "split", split=True)
         return [
             *body,
             Op("matmul", "routers", every, (read,), (route,), split),
             Op("route", "routing bits and token lists", every, (route,), (self.lists,)),
         ]
+
+    def router_hidden(self, routers: list[tuple[Router, Router]], width: int) -> tuple[list[Op], Value]:
+        """The first layers of both routers under one another, each with rows of zeros to half of ``width``; what they give."""
+        layers, hidden = [[r.hidden for r in both if r.hidden is not None] for both in routers], self.config.hidden_size
+        value, aligned = Value("router hidden", Place.BUFFER, width), Value("aligned router hidden", Place.INNER, width)
+        matrices, biases = [], []
+        for both in layers:
+            rest = width // 2 - both[0].width
+            zeros = np.zeros((rest, hidden), np.float32)
+            matrices.append(Matrix(tuple(part for layer in both for part in (layer.weight, zeros)[: 1 + (rest > 0)])))
+            biases.append(np.concatenate([np.pad(layer.bias, (0, rest)) for layer in both]))
+        ones = [np.ones(width, np.float32)] * len(layers)
+        relu = Adjust("router_hidden", ones, biases, relu=True)
+        return [
+            Op("matmul", "routers, hidden layer", TokenList.ALL, (self.x,), (value,), Weights("router_hidden", matrices)),
+            Op("adjust", "routers: bias, ReLU", TokenList.ALL, (value,), (value, aligned), adjust=relu),
+        ], aligned
 
     def attention(self) -> list[Op]:
         config, x, lists = self.config, self.x, self.lists
@@ -235,3 +247,12 @@ class Builder:
         if logits:
             ops.append(Op("store", "logits", tail, (scores,)))
         return ops
+
+
+def _beside(both: tuple[Router, Router], width: int) -> F32:
+    """(2, width): the second layers of two routers, each behind its own half of the first ones' results."""
+    result = np.zeros((2, width), np.float32)
+    for module, router in enumerate(both):
+        first = module * width // 2
+        result[module, first : first + len(router.weight)] = router.weight
+    return result

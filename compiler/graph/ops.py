@@ -68,7 +68,8 @@ class Adjust:
     """What an ADJUST reads from its records, over the layers (one entry for one outside the layer loop).
 
     ``gains`` and ``biases`` (elements,) float32, in the checkpoint's order until ``order``, see :mod:`skipopu.row_order`, is applied.
-    ``tables`` is the rotary table of each layer, ``first`` where the elements start in the value that is adjusted.
+    ``tables`` is the rotary table of each layer, ``first`` where the elements start in the value that is adjusted. ``relu``: behind
+    gain and bias, negative numbers are 0.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Adjust:
     order: str = "plain"
     tables: tuple[int, ...] = ()
     first: int = 0
+    relu: bool = False
 
     @property
     def elements(self) -> int:

@@ -25,6 +25,7 @@ LAYER_TENSORS = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "up": ("mlp.up_proj",),
     "down": ("mlp.down_proj",),
+    "router_hidden": ("router_attention.hidden_layer", "router_mlp.hidden_layer"),
     "router": ("router_attention.weight_predictor", "router_mlp.weight_predictor"),
 }
 Examined = tuple[str, str, Matrix]  # product, the tensor's name, its rows with norm gains folded in

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from compiler.frontend import files
-from compiler.frontend.canonical import NAMES, PARTS, Canonical, Names
+from compiler.frontend.canonical import PARTS, Canonical
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.routers import inside
 from compiler.frontend.stored import opened
 from compiler.frontend.tensors import F32
 from compiler.quantise.nearest import Rounded
@@ -64,12 +64,6 @@ def settings(formats: Mapping[str, int], group: int) -> dict[str, Any]:
     }
 
 
-def _stored(path: Path, name: str) -> torch.Tensor:
-    """A tensor in its own type."""
-    with opened(path) as file:
-        return file.get_tensor(name)
-
-
 class Writer:
     """Writes a directory; what cannot be written is refused when this is made, before anything is."""
 
@@ -82,7 +76,8 @@ class Writer:
         self.data = read_json(where / "config.json", CheckpointError)
         if "quantization_config" in self.data:
             raise CheckpointError(f"{where}: config.json has quantization_config; accepted: weights that are not quantised yet")
-        self.own = files.of_directory(where, NAMES.get(self.data["model_type"], Names()).ignored)
+        assert checkpoint.own is not None, "a checkpoint that was read from files"
+        self.own = checkpoint.own
         self.canonical = Canonical(checkpoint.config, self.data, self.own, self.own.files.__getitem__)
         inputs = {
             "hidden_size": config.hidden_size,
@@ -114,6 +109,8 @@ class Writer:
             if name in rounded:
                 codes.setdefault(self.name(name), []).append(rounded[name])
         result = self.others(tensors, codes)
+        if routers is None:
+            result |= {name: self.stored(own) for name, own in inside(self.own).items()}
         for name, parts in codes.items():
             if self.plain:
                 result[name] = torch.from_numpy(np.concatenate([part.values for part in parts]))
@@ -133,12 +130,19 @@ class Writer:
                 shutil.copyfile(path, output / (path.name if path != routers else f"routers{path.suffix}"))
         return sum(part.bytes for parts in codes.values() for part in parts)
 
+    def stored(self, name: str) -> torch.Tensor:
+        """One of the checkpoint's own tensors, in its own type where no adapter changed it."""
+        if name in self.own.merged:
+            return torch.from_numpy(self.own[name])
+        with opened(self.own.files[name]) as file:
+            return file.get_tensor(name)
+
     def others(self, tensors: Mapping[str, F32], codes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Tensors that are no product's: as the checkpoint has them, where they did not change."""
         if self.canonical.family.centred:
             return {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name not in codes}
         kept = [name for name in self.canonical.needed if name not in codes]
-        result = {name: _stored(self.own.files[name], name) for name in kept}
+        result = {name: self.stored(name) for name in kept}
         for name, tensor in tensors.items():
             if tensor.ndim == 1 and not np.array_equal(tensor, self.checkpoint.tensors[name]):
                 more = self.canonical.family.one_more and name.endswith("norm.weight")

@@ -96,6 +96,7 @@ class AdjustUnit(Component):
             unit.valid.eq(delay_valid(m, gives_words, 2, "valid")),
             unit.odd.eq(delay(m, second, 2, "odd")),
             unit.finish.eq(finish),
+            unit.relu.eq(fields["relu"]),
             unit.normal.eq(reduce != Reduce.NONE),
             unit.inverse_size.eq(field(record, ADJUST_RECORD, "inverse_size")),
             unit.epsilon.eq(field(record, ADJUST_RECORD, "epsilon")),

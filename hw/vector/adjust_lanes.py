@@ -56,6 +56,7 @@ class AdjustLanes(Component):
         self.old = given(word, "what they are added to")
         self.odd = given(1, "the odd lanes are activated, not the even ones")
         self.finish = given(2, "what is done with them, a spec.Finish; stable like all that follows")
+        self.relu = given(1, "behind gain and bias, negative ones are 0")
         self.normal = given(1, "they are multiplied by 1/rms")
         self.inverse_size = given(32, "1 / elements of what is normalised, FP32")
         self.epsilon = given(32, "what is added to the mean square, FP32")
@@ -120,7 +121,7 @@ class AdjustLanes(Component):
             write.en.eq(delay_valid(m, squared | halved, Add.LATENCY, "write")),
             total.eq(sums[0]),
         ]
-        self._finish(m, sums, flags)
+        self._finish(m, [Mux(self.relu & y[31], 0, y) for y in sums], flags)
         m.d.comb += self.saturated.eq(Cat(flags).any())
         return m
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import Progress
 
-from compiler.command import SHAPE_HELP
+from compiler.command import SHAPE_HELP, add_lora
 from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
 from sim.compare.report import report
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv", choices=("dense", "reuse"), default="reuse", help="KV of tokens that skip attention; default reuse"
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
+    add_lora(parser)
     add_routing_arguments(parser, f"; default {SHAPE_SKIP} for a shape")
     parser.add_argument(
         "--text",
@@ -54,9 +55,11 @@ def main(args: argparse.Namespace) -> int:
         raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
     prompt, new = parse_context(args.context)
     if args.shape is not None:
-        refuse(args, ["--routers", "--text"], "has no effect on --shape, which has no routers to decide")
+        refuse(args, ["--routers", "--lora", "--text"], "has no effect on --shape, which has no routers to decide")
     elif args.skip is not None or args.skip_trace is not None:
-        refuse(args, ["--routers", "--text"], "has no effect: --skip and --skip-trace replace what routers decide on it")
+        refuse(
+            args, ["--routers", "--lora", "--text"], "has no effect: --skip and --skip-trace replace what routers decide on it"
+        )
     if args.skip_trace is not None or (args.shape is None and args.skip is None):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
@@ -73,6 +76,7 @@ def main(args: argparse.Namespace) -> int:
             trace=args.skip_trace,
             seed=args.seed,
             routers=args.routers,
+            lora=args.lora,
             text=args.text,
             measured=args.measured,
             workers=args.jobs,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from compiler.command import add_lora
 from compiler.frontend import routers as router_files
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.pipeline import KV_POLICIES
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rtn: round to nearest; default best: gptq, or rtn where it loses less on the calibration text",
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
+    add_lora(parser)
     parser.add_argument(
         "--calibration",
         type=Path,
@@ -134,7 +136,7 @@ def main(args: argparse.Namespace) -> int:
         raise ProgramError(f"--output is {args.output}, the checkpoint itself; another directory is needed")
     if args.text is not None and args.calibration is not None and args.text.resolve() == args.calibration.resolve():
         raise ProgramError(f"--text is {args.text}, the calibration text; losses on it say nothing: give another text")
-    checkpoint = load(args.model, args.routers)
+    checkpoint = load(args.model, args.routers, args.lora)
     config = checkpoint.config
     group = config.weight_group if args.group is None else args.group
     if "gate" in args.int8 and not config.gated:

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 from rich.progress import Progress
 
-from compiler.command import SHAPE_HELP, compile_as
-from compiler.frontend.shapes import outline
+from compiler.command import SHAPE_HELP, compile_as, outline_of
 from sim.asked import run_without_weights
 from sim.command.common import (
     Typed,
@@ -91,11 +90,10 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     if args.engine != "timing":
         raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
     refuse(args, ["--prompt", "--tokens"], "has no effect on --shape, where tokens are only counted; use --prompt-length")
-    refuse(
-        args, ["--dial", "--routers", "--policy"], "has no effect on --shape, which has no routers; use --skip or --skip-trace"
-    )
+    refuse(args, ["--dial", "--policy"], "has no effect on --shape, whose routers have no weights; use --skip or --skip-trace")
+    refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
     check_routing(args)
-    checkpoint = outline(args.shape)
+    checkpoint = outline_of(args)
     args.context = args.prompt_length + args.max_new if args.context is None else args.context
     program = compile_as(args, checkpoint, Machine.load(args.target), False)
     routing = {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}

@@ -32,6 +32,7 @@ def routers_decide(
     prompt: int,
     new: int,
     routers: Path | None,
+    lora: Path | None,
     remark: Callable[[str], None],
 ) -> NDArray[np.bool_]:
     """bool (layers, 2, prompt + new): what a checkpoint does on the first tokens of a text, by the functional engine."""
@@ -41,7 +42,7 @@ def routers_decide(
         raise ProgramError(
             f"{text}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
         ) from None
-    checkpoint = load(model, routers)
+    checkpoint = load(model, routers, lora)
     try:
         ids = text_of(checkpoint.config, carried(model), model.name).encode(data)
     except NoText as error:
@@ -69,6 +70,7 @@ def compare_model(
     trace: Trace = None,
     seed: int = 0,
     routers: Path | None = None,
+    lora: Path | None = None,
     text: Path | None = None,
     measured: Sequence[Path] = (),
     workers: int | None = None,
@@ -85,7 +87,7 @@ def compare_model(
     if isinstance(model, Path):
         config = ModelConfig.load(model)
         if routing is None and skip is None:
-            routing = routers_decide(model, text or model / "heldout.txt", machine, kv, prompt, new, routers, remark)
+            routing = routers_decide(model, text or model / "heldout.txt", machine, kv, prompt, new, routers, lora, remark)
     name = model.absolute().name if isinstance(model, Path) else model
     asked = "trace" if routing is not None else SHAPE_SKIP if skip is None else str(skip)
     workload = Workload(name, prompt, new, asked, kv, seed)

@@ -11,7 +11,7 @@ from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, Finish, Reduce
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation, activate
-from skipopu.numerics.adjust import affine, inverse_rms, rotate
+from skipopu.numerics.adjust import affine, inverse_rms, relu, rotate
 from skipopu.numerics.fp32 import F32, I64
 
 
@@ -35,6 +35,7 @@ def adjust(s: State, f: Fields) -> None:
         parts = y.reshape(len(slots), -1, dim if f["reduce"] == Reduce.HEADS else elements)
         y = fp32.multiply(parts, inverse_rms(parts, size, epsilon)[..., None]).reshape(y.shape)
     y = affine(y, *adjust_operands(data, 0, elements))
+    y = relu(y) if f["relu"] else y
     if f["finish"] == Finish.ROTATE:
         rows = _rotary_rows(s, record["rope"], slots, dim // 2)
         y = rotate(y.reshape(len(slots), -1, dim), rows[:, None]).reshape(y.shape)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.frontend.shapes import TWO_LAYER
 from sim.fuzz.draw import Draw
 from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
@@ -34,7 +35,7 @@ class Case:
     """A description and what runs on it.
 
     ``machine`` is the mapping of a description's file. Each of ``programs`` holds ``model`` (a config.json), ``weights`` (``seed``,
-    ``scale``, whether there are ``routers``), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
+    ``scale``, whether there are ``routers``, or their kind), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
     (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed) and ``memory``
     (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`); ``machine`` has other values for what needs no other
     build: the memory behind the ports, the trace ring. ``long``: see :data:`LONG_PROMPT` and its neighbours.
@@ -76,6 +77,9 @@ def case(seed: int, long: bool = False) -> Case:
     for program in programs:
         if other_draw.chance(0.5):
             vary(other_draw, program["model"], machine["adjust"], machine["window"])
+    for program in programs if machine["adjust"] else ():
+        if program["weights"]["routers"] and other_draw.chance(0.4):
+            program["weights"]["routers"] = TWO_LAYER
     cap_draw = Draw(seed + (2 << 32))
     caps = cap_draw.chance(0.3)
     for program in programs if caps else ():
@@ -84,9 +88,13 @@ def case(seed: int, long: bool = False) -> Case:
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
+    hidden = [
+        2 * round_up(max(1, m["hidden_size"] // 4), 4) if p["weights"]["routers"] == TWO_LAYER else 0
+        for m, p in zip(models, programs, strict=True)
+    ]
     aligned = [
-        round_up(m["hidden_size"], g) + round_up(max(m["intermediate_size"], q, m["hidden_size"] if OWN in m else 0), g)
-        for m, g, (q, _) in zip(models, groups, widths, strict=True)
+        round_up(m["hidden_size"], g) + round_up(max(m["intermediate_size"], q, m["hidden_size"] if OWN in m else 0, r), g)
+        for m, g, (q, _), r in zip(models, groups, widths, hidden, strict=True)
     ]
     padded = [m["num_attention_heads"] * round_up(m["head_dim"], kv_lanes) for m in models]
     queries = [m["num_attention_heads"] // m["num_key_value_heads"] for m in models]
@@ -100,9 +108,10 @@ def case(seed: int, long: bool = False) -> Case:
         + max(
             buffer_stride(q) + buffer_stride(k),
             buffer_stride(m["intermediate_size"]),
+            buffer_stride(r) + buffer_stride(4),
             buffer_stride(m["vocab_size"]) if p["compile"]["logits"] else 0,
         )
-        for p, m, (q, k) in zip(programs, models, widths, strict=True)
+        for p, m, (q, k), r in zip(programs, models, widths, hidden, strict=True)
     ]
     machine |= {
         "buffer": min(LARGEST_BUFFER, draw.spare(machine["tokens"] * max(buffered), 32)),

@@ -70,9 +70,12 @@ def router_tensors(checkpoint: Checkpoint) -> dict[str, F32]:
     tensors: dict[str, F32] = {}
     for layer, both in enumerate(checkpoint.routers or ()):
         for name, router in zip(("attention", "mlp"), both, strict=True):
-            prefix = f"model.layers.{layer}.router_{name}.weight_predictor"
-            tensors[f"{prefix}.weight"] = np.stack([router.weight, 0 * router.weight])
-            tensors[f"{prefix}.bias"] = np.array([router.bias, 0], np.float32)
+            prefix = f"model.layers.{layer}.router_{name}"
+            tensors[f"{prefix}.weight_predictor.weight"] = np.stack([router.weight, 0 * router.weight])
+            tensors[f"{prefix}.weight_predictor.bias"] = np.array([router.bias, 0], np.float32)
+            if router.hidden is not None:
+                tensors[f"{prefix}.hidden_layer.weight"] = router.hidden.weight[:]
+                tensors[f"{prefix}.hidden_layer.bias"] = router.hidden.bias
     return tensors
 
 

@@ -14,9 +14,11 @@ from compiler.quantise.products import products, tensor_of
 from sim.evaluation import Evaluation, Loss, windows_of
 from sim.quantise.calibrate import BATCH, Asked, fill
 from sim.reference.model import SkipLlama
+from skipopu.isa.spec import BUFFER_UNIT
+from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
-from skipopu.numerics.formats import dequantise, quantise_split
+from skipopu.numerics.formats import INT4, dequantise, quantise_split
 from skipopu.policy import KvPolicy
 from skipopu.text import Passage
 
@@ -27,13 +29,20 @@ def model_of(config: ModelConfig, tensors: dict[str, F32], routers: dict[str, F3
     if group:
         model.round_kv = True
         tensors = tensors | {EMBEDDING: fp16.from_fp32(tensors[EMBEDDING]).astype(np.float32)}
-        routers = dict(routers)
-        for name in routers:
-            if name.endswith("weight"):
-                digits = dequantise(*quantise_split(routers[name], group), config.hidden_size)
-                routers[name] = digits[0::2] + digits[1::2]
+        routers = routers | {name: _rounded(name, t, config, group) for name, t in routers.items() if name.endswith("weight")}
     fill(model, tensors, routers)
     return model
+
+
+def _rounded(name: str, weight: F32, config: ModelConfig, group: int) -> F32:
+    """A router's weights as the machine has them: hidden layers in INT4, the last ones in two digits."""
+    n = weight.shape[1]
+    if "hidden_layer" in name:
+        return dequantise(*INT4.quantise(weight, group), n)
+    # Behind what attention's router reads, where they have hidden layers: groups begin there.
+    before = round_up(n, BUFFER_UNIT // 2) if "mlp" in name and n != config.hidden_size else 0
+    digits = dequantise(*quantise_split(np.pad(weight, ((0, 0), (before, 0))), group), before + n)
+    return (digits[0::2] + digits[1::2])[:, before:]
 
 
 def loss_of(model: SkipLlama, passage: Passage, window: int, kv: KvPolicy, dense: bool) -> Evaluation:

@@ -67,14 +67,7 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
         base |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(program, layer).items()}
     routers: dict[str, NDArray[np.float32]] = {}
     for layer in range(config.num_layers):
-        digits = dequantised(program, "router", layer)
-        address = program.router_record[0] + layer * program.router_record[1]
-        bias, _ = router_record(program.memory[0], address)
-        for module, name in enumerate(("attention", "mlp")):
-            weight = digits[2 * module] + digits[2 * module + 1]
-            prefix = f"model.layers.{layer}.router_{name}.weight_predictor"
-            routers[f"{prefix}.weight"] = np.stack([weight, 0 * weight])
-            routers[f"{prefix}.bias"] = np.array([bias[module], 0], np.float32)
+        routers |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _routers(program, layer).items()}
     # The head is quantised, the embedding is not: they are never tied here.
     model = SkipLlama(config.untied).to(dtype)
     base["model.embed_tokens.weight"] = table.astype(np.float32)
@@ -83,6 +76,25 @@ def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
     )
     model.round_kv = True
     return model.requires_grad_(False)
+
+
+def _routers(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
+    """The tensors of one layer's routers."""
+    digits = dequantised(program, "router", layer)
+    bias, _ = router_record(program.memory[0], program.router_record[0] + layer * program.router_record[1])
+    hidden, added = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
+    if two := "router_hidden" in program.matrices:
+        hidden, (_, added) = dequantised(program, "router_hidden", layer), adjusted(program, "router_hidden", layer)
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for module, name in enumerate(("attention", "mlp")):
+        weight, prefix = digits[2 * module] + digits[2 * module + 1], f"router_{name}"
+        if two:  # each reads its half of what the first layer gives
+            weight = np.split(weight, 2)[module]
+            tensors[f"{prefix}.hidden_layer.weight"] = np.split(hidden, 2)[module]
+            tensors[f"{prefix}.hidden_layer.bias"] = np.split(added, 2)[module]
+        tensors[f"{prefix}.weight_predictor.weight"] = np.stack([weight, 0 * weight])
+        tensors[f"{prefix}.weight_predictor.bias"] = np.array([bias[module], 0], np.float32)
+    return tensors
 
 
 def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:

@@ -59,16 +59,24 @@ class Stream:
 
 
 class Router(nn.Module):
-    """A linear SkipGPT router: (d) -> 2 logits, execute and skip."""
+    """A SkipGPT router: (d) -> 2 logits, execute and skip; with a hidden layer (d) -> ReLU of ``width`` -> 2."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, width: int = 0) -> None:
         super().__init__()
-        self.weight_predictor = nn.Linear(hidden, 2)
+        self.hidden_layer = nn.Linear(hidden, width) if width else None
+        self.weight_predictor = nn.Linear(width or hidden, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.difference(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What the last layer reads."""
+        return x if self.hidden_layer is None else torch.relu(self.hidden_layer(x))
+
+    def difference(self, inner: Tensor) -> Tensor:
         # The difference in one product, as the hardware evaluates it.
         weight, bias = self.weight_predictor.weight, self.weight_predictor.bias
-        return x @ (weight[0] - weight[1]) + (bias[0] - bias[1])
+        return inner @ (weight[0] - weight[1]) + (bias[0] - bias[1])
 
 
 PROJECTIONS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
@@ -176,6 +184,15 @@ class SkipLlama(nn.Module):
             inner = activation(up)
         return self._norm(self._product(f"layers.{index}.down", inner, layer.down_proj), layer.mlp_post_norm)
 
+    def _differences(self, index: int, layer: Layer, h: Tensor) -> list[Tensor]:
+        """Of the routers of attention and of the feed-forward network, (batch, tokens) each."""
+        routers = (layer.router_attention, layer.router_mlp)
+        disturb = self.disturb if self.disturb is not None else lambda name, x: x
+        inner = [router.inner(disturb(f"layers.{index}.router", h)) for router in routers]
+        if layer.router_attention.hidden_layer is not None:  # aligned side by side
+            inner = disturb(f"layers.{index}.router_hidden", torch.cat(inner, -1)).chunk(2, -1)
+        return [router.difference(x) for router, x in zip(routers, inner, strict=True)]
+
     def begin(self, tokens: Tensor) -> Stream:
         """(batch, tokens) ids on their way into the first layer.
 
@@ -205,9 +222,7 @@ class SkipLlama(nn.Module):
         assert isinstance(layer, Layer)
         gates: list[Tensor] = []
         differences: list[Tensor] = []
-        for module, router in ((Module.ATTENTION, layer.router_attention), (Module.FFN, layer.router_mlp)):
-            routed_input = self.disturb(f"layers.{index}.router", h) if self.disturb is not None else h
-            difference = router(routed_input)
+        for module, difference in zip(Module, self._differences(index, layer, h), strict=True):
             differences.append(difference)
             if dense or kv.forced(index, module):
                 gates.append(h.new_ones(batch, count))

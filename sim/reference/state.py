@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sim.reference.model import GAINS, PROJECTIONS, Layer, SkipLlama
+from sim.reference.model import GAINS, PROJECTIONS, Layer, Router, SkipLlama
 
 
 def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -33,9 +33,8 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
         if layer.post_attention_layernorm_bias is not None:
             base[f"{prefix}post_attention_layernorm.bias"] = layer.post_attention_layernorm_bias
         for name in ("attention", "mlp"):
-            router = getattr(layer, f"router_{name}").weight_predictor
-            routers[f"{prefix}router_{name}.weight_predictor.weight"] = router.weight
-            routers[f"{prefix}router_{name}.weight_predictor.bias"] = router.bias
+            router = getattr(layer, f"router_{name}")
+            routers |= {f"{prefix}router_{name}.{part}": tensor for part, tensor in router.state_dict(keep_vars=True).items()}
     return (
         {name: tensor.detach().contiguous() for name, tensor in base.items()},
         {name: tensor.detach().contiguous() for name, tensor in routers.items()},
@@ -43,7 +42,15 @@ def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 def load_hf_state_dict(model: SkipLlama, base: dict[str, Tensor], routers: dict[str, Tensor]) -> SkipLlama:
-    """Fills ``model`` from tensors under the names of :func:`hf_state_dict`; missing routers always execute."""
+    """Fills ``model`` from tensors under the names of :func:`hf_state_dict`; missing routers always execute.
+
+    Routers become those of two layers where ``routers`` have them.
+    """
+    for index, layer in enumerate(model.layers):
+        for name in ("attention", "mlp"):
+            if (hidden := routers.get(f"model.layers.{index}.router_{name}.hidden_layer.weight")) is not None:
+                width, size = hidden.shape
+                setattr(layer, f"router_{name}", Router(size, width).to(model.embed_tokens.weight))
     own_base, own_routers = hf_state_dict(model)
     with torch.no_grad():
         for own, given in ((own_base, base), (own_routers, routers)):

@@ -64,7 +64,7 @@ class Reduce(IntEnum):
 
 
 class Finish(IntEnum):
-    """What ADJUST does last, ``y`` being the number after gain and bias."""
+    """What ADJUST does last, ``y`` being the number after gain and bias, with ``relu`` 0 where that is negative."""
 
     STORE = 0  # dst = y
     ROTATE = 1  # the same, pairs (2i, 2i+1) of each head rotated by the record's rotary table
@@ -266,6 +266,7 @@ ADJUST = Instruction(
         Field("reduce", 2, "1/rms: 0 none, 1 of the vector, 2 of each head"),
         Field("finish", 2, "0 store, 1 rotate, 2 activate, 3 residual"),
         _ALIGN,
+        Field("relu", 1, "1: behind gain and bias, negative numbers are 0"),
     ),
 )
 

@@ -80,8 +80,11 @@ def history_slots(machine: Machine, model: ModelConfig) -> int:
     return min(machine.history // (entry.beats - entry.header_beats), machine.history_slots)
 
 
-def check(machine: Machine, model: ModelConfig, context: int, group: int) -> None:
-    """Raises ProgramError, with both numbers, when ``machine`` cannot run ``model`` at ``context`` tokens."""
+def check(machine: Machine, model: ModelConfig, context: int, group: int, router_width: int = 0) -> None:
+    """Raises ProgramError, with both numbers, when ``machine`` cannot run ``model`` at ``context`` tokens.
+
+    ``router_width``: elements between the two layers of its routers.
+    """
 
     def need(condition: bool, what: str, asked: object, accepted: object) -> None:
         if not condition:
@@ -102,7 +105,8 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         longest,
         f"up to {MOST_GROUPS * group}",
     )
-    inner = max(model.intermediate_size, model.num_heads * model.head_dim, model.hidden_size if model.final_bias else 0)
+    last = model.hidden_size if model.final_bias else 0
+    inner = max(model.intermediate_size, model.num_heads * model.head_dim, last, router_width)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)

@@ -36,6 +36,11 @@ def affine(x: F32, gain: F32, bias: F32) -> F32:
     return fp32.add(fp32.multiply(x, gain), bias)
 
 
+def relu(x: F32) -> F32:
+    """max(x, 0); of -0 too, 0."""
+    return np.where(np.signbit(x), np.float32(0), x)
+
+
 def rotate(x: F32, row: F32) -> F32:
     """Pairs (2i, 2i+1) of (..., n) turned by (..., n / 2, 2) cos and sin; each product and each sum is rounded to FP32."""
     even, odd, cos, sin = x[..., 0::2], x[..., 1::2], row[..., 0], row[..., 1]

@@ -108,6 +108,7 @@ def adjust_program(
             "reduce": reduce,
             "finish": finish,
             "align": target,
+            "relu": number % 2,
             "pop": array if number == ALIGNING else 0,
             "push": array if number == len(chosen) - 1 else 0,
         }

@@ -109,7 +109,7 @@ def test_a_tied_head_equals_the_embedding(directory: Path) -> None:
 
 def test_an_adapter_beside_the_model_is_refused(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"adapter_config.json: an adapter's weights are not read"):
+    with pytest.raises(CheckpointError, match=r"adapter_config.json: an adapter's weights are read by --lora"):
         load(directory)
 
 
@@ -145,7 +145,7 @@ def test_files_that_are_not_checkpoints(directory: Path) -> None:
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
 def test_any_file_of_an_adapter_is_refused(directory: Path, name: str) -> None:
     (directory / name).write_text("{}")
-    with pytest.raises(CheckpointError, match=rf"{name}: an adapter's weights are not read"):
+    with pytest.raises(CheckpointError, match=rf"{name}: an adapter's weights are read by --lora"):
         load(directory)
 
 

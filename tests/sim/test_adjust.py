@@ -18,7 +18,7 @@ from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADJUST, Finish, Reduce
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
-from skipopu.numerics.adjust import inverse_rms, rotate, sum_of_squares
+from skipopu.numerics.adjust import inverse_rms, relu, rotate, sum_of_squares
 from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
@@ -36,9 +36,10 @@ def state(rng: np.random.Generator, slots: list[int], machine: str = "tiny") -> 
     return s
 
 
+@pytest.mark.parametrize("relu", [0, 1])
 @pytest.mark.parametrize("finish", Finish)
 @pytest.mark.parametrize("reduce", Reduce)
-def test_it_is_the_formula(reduce: Reduce, finish: Finish) -> None:
+def test_it_is_the_formula(reduce: Reduce, finish: Finish, relu: int) -> None:
     rng = np.random.default_rng(finish)
     s = state(rng, [0, 3])
     gain, bias = rng.standard_normal((2, ELEMENTS)).astype(np.float32)
@@ -48,13 +49,14 @@ def test_it_is_the_formula(reduce: Reduce, finish: Finish) -> None:
     turns = rng.standard_normal((8, 128 // 8, 2)).astype(np.float32)
     s.memory[0][TABLE : TABLE + turns.nbytes] = turns.reshape(-1).view(np.uint8)
     before = s.buffer.copy()
-    adjust(s, ADJUST.decode(ADJUST.encode(FIELDS | {"reduce": reduce, "finish": finish})))
+    adjust(s, ADJUST.decode(ADJUST.encode(FIELDS | {"reduce": reduce, "finish": finish, "relu": relu})))
     changed = np.zeros(len(before), bool)
     for slot in (0, 3):
         x = before[16 + 64 * slot :][:ELEMENTS].astype(np.float64)
         parts = x.reshape(-1, size)
         scale = 1 if reduce is Reduce.NONE else 1 / np.sqrt(np.square(parts).mean(-1, keepdims=True) + 0.25)
         y = (parts * scale).reshape(-1) * gain + bias
+        y = np.maximum(y, 0) if relu else y
         first = 800 + 96 * slot
         if finish is Finish.ROTATE:
             z = (y[0::2] + 1j * y[1::2]) * np.tile(turns[2 + slot, : DIM // 2] @ [1, 1j], ELEMENTS // DIM)
@@ -66,6 +68,12 @@ def test_it_is_the_formula(reduce: Reduce, finish: Finish) -> None:
         changed[first : first + ELEMENTS] = True
         assert np.allclose(s.buffer[first:][:ELEMENTS], y, rtol=1e-5, atol=2e-6)
     assert (s.buffer[~changed] == before[~changed]).all()
+
+
+def test_no_zero_is_negative_behind_relu() -> None:
+    """Aligned or not, what follows sees one zero."""
+    x = np.array([-0.0, 0.0, -1.0, 2.0, -1e-38, np.finfo(np.float32).max], np.float32)
+    assert fp32.bits(relu(x)).tolist() == fp32.bits(np.array([0, 0, 0, 2, 0, x[-1]], np.float32)).tolist()
 
 
 def test_subnormal_numbers_are_zeros() -> None:

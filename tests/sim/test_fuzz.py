@@ -58,6 +58,13 @@ def test_the_same_seed_gives_the_same_case_in_plain_data(cases: list[Case]) -> N
         assert json.dumps(to_dict(from_dict(json.loads(json.dumps(to_dict(given)))))) == json.dumps(to_dict(given))
 
 
+def test_routers_of_two_layers_are_drawn_where_the_machine_has_what_they_take(cases: list[Case]) -> None:
+    kinds = [(given.machine.get("adjust"), p["weights"].get("routers")) for given in cases for p in given.programs]
+    two = [adjust for adjust, routers in kinds if routers == "two-layer"]
+    assert len(two) > 30
+    assert sum(adjust is True for adjust in two) > 0.9 * len(two)
+
+
 def test_long_runs_reach_contexts_and_ports_that_others_do_not() -> None:
     long = [case(seed, long=True) for seed in SEEDS]
     assert (

@@ -33,8 +33,17 @@ class Case:
     """An instruction, what memory and buffer hold, what comes of it."""
 
     def __init__(
-        self, bits: int, reduce: Reduce, finish: Finish, elements: int, head_dim: int, mask: int, function: Activation
+        self,
+        bits: int,
+        reduce: Reduce,
+        finish: Finish,
+        elements: int,
+        head_dim: int,
+        mask: int,
+        function: Activation,
+        relu: int = 0,
     ) -> None:
+        self.relu = relu
         self.machine, rng = MACHINES[bits], np.random.default_rng(elements + 8 * finish + bits)
         self.reduce, self.finish, self.elements, self.head_dim, self.mask, self.function = (
             *(reduce, finish, elements, head_dim),
@@ -64,7 +73,7 @@ class Case:
 
     @property
     def word(self) -> int:
-        names = ("elements", "src", "dst", "stride", "dst_stride", "reduce", "finish")
+        names = ("elements", "src", "dst", "stride", "dst_stride", "reduce", "finish", "relu")
         return ADJUST.encode({name: int(getattr(self, name)) for name in names})
 
     def runs(self) -> list[dict[str, int]]:
@@ -86,6 +95,7 @@ class Case:
             parts = y.reshape(-1, self.head_dim if self.reduce is Reduce.HEADS else self.elements)
             y = fp32.multiply(parts, adjust.inverse_rms(parts, self.inverse_size, self.epsilon)[:, None]).reshape(-1)
         y = adjust.affine(y, self.gain, self.bias)
+        y = adjust.relu(y) if self.relu else y
         if self.finish is Finish.ROTATE:
             cos, sin = self.rotary[POSITION + slot, : self.head_dim // 2].T
             even, odd = y.reshape(-1, self.head_dim // 2, 2).transpose(2, 0, 1)
@@ -130,11 +140,15 @@ CASES = [
     (512, Reduce.WHOLE, Finish.ROTATE, 128, 32, 0b001, Activation.SWISH),
     (512, Reduce.WHOLE, Finish.ACTIVATE, 136, 8, 0b001, Activation.RELU2),
     (64, Reduce.HEADS, Finish.RESIDUAL, 16, 8, 0b110, Activation.SWISH),
+    (128, Reduce.NONE, Finish.STORE, 48, 8, 0b111, Activation.SWISH, 1),
+    (512, Reduce.WHOLE, Finish.RESIDUAL, 136, 8, 0b010, Activation.SWISH, 1),
 ]
 
 
 @pytest.mark.units
-@pytest.mark.parametrize("case", [Case(*case) for case in CASES], ids=lambda case: f"{case.reduce.name}-{case.finish.name}")
+@pytest.mark.parametrize(
+    "case", [Case(*case) for case in CASES], ids=lambda case: f"{case.reduce.name}-{case.finish.name}{'-RELU' * case.relu}"
+)
 def test_results(case: Case) -> None:
     machine, dut, words = case.machine, AdjustUnit(case.machine), case.words()
     times: list[int] = []  # of words
