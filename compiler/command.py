@@ -28,6 +28,7 @@ from skipopu.terminal import console
 COMPILE_OPTIONS = (
     "--target",
     "--routers",
+    "--policies",
     "--kv",
     "--context",
     "--group",
@@ -47,6 +48,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors",
+    )
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="FILE",
+        help="who decides what is skipped, per layer, module and phase (.yaml or .json, see docs/policies.md); default the routers",
     )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
@@ -104,7 +111,7 @@ def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine,
             raise
         shape, asked = (
             outline(str(checkpoint.directory), config=checkpoint.config),
-            {**options, "weights": "int4", "follow": unseen},
+            {**options, "weights": "int4", "policies": None, "follow": unseen},
         )
         others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
         if not others:
@@ -134,6 +141,7 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
             weights=args.weights,
             history=args.history,
             prefetch=args.prefetch,
+            policies=args.policies,
             follow=lambda what, items: progress.track(items, description=what),
         )
     for sentence in program.source["warnings"]:
@@ -170,6 +178,7 @@ def main(args: argparse.Namespace) -> int:
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
         refuse(args, ["--routers"], "has no effect on --shape, whose routers have no weights either")
+        refuse(args, ["--policies"], "has no effect on --shape, which is not run")
         machine = Machine.load(args.target)
         program = compile_as(args, outline(args.shape), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -185,6 +194,7 @@ def main(args: argparse.Namespace) -> int:
         "context": program.context,
         "group": args.group,
         "weights": args.weights,
+        "policies": args.policies,
         "history": args.history,
         "prefetch": args.prefetch,
     }

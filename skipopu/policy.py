@@ -54,32 +54,56 @@ class KvPolicy(StrEnum):
         return executed * own + (1 - executed) * before
 
 
+class Phase(IntEnum):
+    """What a chunk's tokens are."""
+
+    PREFILL = 0  # of the prompt
+    DECODE = 1  # generated ones
+
+
+# As files name them.
+MODULES = {module.name.lower(): module for module in Module}
+PHASES = {phase.name.lower(): phase for phase in Phase}
+
+
+class Weighs(IntEnum):
+    """What a policy holds against the dial."""
+
+    NOTHING = 0
+    ROUTER = 1  # the difference of the module's router
+    NORM = 2  # how much the layer in front changed the residual's norm
+
+
 @dataclass(frozen=True)
 class Decision:
     """What a rule may look at: one module's tokens at one layer, as arrays of the same shape (NumPy or PyTorch).
 
     Attributes:
-        difference: FP32, the router's first output less its second, bias included.
-        dial: FP32, the run's threshold.
+        difference: FP32, the router's first output less its second, bias included. Where the norm is weighed how far 1/rms of the
+            residual is from what it was in front of the layer before, which counts as 0 for the first layer: not negative.
+        dial: FP32, the run's threshold; where the norm is weighed times 1/rms of the residual.
         position: of the token in its sequence.
         traced: bool, the bit of the run's routing trace; None where there is none.
+        before: bool, whether the module executed at the layer before; true for the first layer.
     """
 
     difference: Any
     dial: Any
     position: Any
     traced: Any = None
+    before: Any = True
 
 
 @dataclass(frozen=True)
 class SkipPolicy:
-    """Who sets a routing bit; two codes per layer, attention's and the feed-forward network's, stand in the router record.
+    """Who sets a routing bit; codes for each phase of attention and of the feed-forward network stand in a layer's router record.
 
     Attributes:
-        name: as in :class:`skipopu.program.run.Run` and on the command line.
+        name: as in :class:`skipopu.program.run.Run`, on the command line and in files of policies.
         code: in the router record.
         meaning: one line.
-        rule: bits of a :class:`Decision`, 1 = execute; a plain bool stands for all of them.
+        rule: bits of a :class:`Decision`, 1 = execute; a plain bool stands for all of them. A larger difference never skips more.
+        weighs: what the difference is of.
         reads_trace: the bits stand in memory.
     """
 
@@ -87,26 +111,48 @@ class SkipPolicy:
     code: int
     meaning: str
     rule: Callable[[Decision], Any]
+    weighs: Weighs = Weighs.NOTHING
     reads_trace: bool = False
 
 
-ROUTER = SkipPolicy("router", 0, "the layer's router: its difference is at least the dial", lambda d: d.difference >= d.dial)
+ROUTER = SkipPolicy(
+    "router", 0, "the layer's router: its difference is at least the dial", lambda d: d.difference >= d.dial, Weighs.ROUTER
+)
 ALWAYS = SkipPolicy("always", 1, "executed", lambda d: True)
 NEVER = SkipPolicy("never", 2, "skipped", lambda d: False)
 TRACE = SkipPolicy("trace", 3, "a bit in memory, of a recorded or a random trace", lambda d: d.traced, reads_trace=True)
+EXIT = SkipPolicy(
+    "exit",
+    4,
+    "early exit: as router, until it skips; then in no further layer",
+    lambda d: (d.difference >= d.dial) & d.before,
+    Weighs.ROUTER,
+)
+
+Pair = tuple[SkipPolicy, SkipPolicy]  # by Module
+Phases = tuple[Pair, Pair]  # by Phase; those of a layer
 
 
-def under(kv: KvPolicy, policy: SkipPolicy, layer: int) -> tuple[SkipPolicy, SkipPolicy]:
-    """Policies of a layer's attention and feed-forward network in a run under ``policy``."""
-    attention, ffn = (ALWAYS if kv.forced(layer, module) else policy for module in Module)
-    return attention, ffn
+def everywhere(policy: SkipPolicy) -> Phases:
+    """``policy`` for both modules in both phases."""
+    return (policy, policy), (policy, policy)
 
 
-SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE)
+def under(kv: KvPolicy, phases: Phases, layer: int) -> Phases:
+    """Policies of a layer that is to be under ``phases``; what the KV policy forces executes."""
+
+    def pair(policies: Pair) -> Pair:
+        attention, ffn = (ALWAYS if kv.forced(layer, module) else policies[module] for module in Module)
+        return attention, ffn
+
+    return pair(phases[Phase.PREFILL]), pair(phases[Phase.DECODE])
+
+
+SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE, EXIT)
 BY_CODE = {policy.code: policy for policy in SKIP_POLICIES}
 POLICY_BITS = 4  # of a code
-# Those that a whole run can be put under: they need neither a router nor a trace.
-WHOLE_RUN = {policy.name: policy for policy in (ALWAYS, NEVER)}
+# Those that a whole run, or a layer by a file of policies, can be put under: they need no trace.
+WHOLE_RUN = {policy.name: policy for policy in SKIP_POLICIES if not policy.reads_trace}
 
 
 def policy_of(code: int) -> SkipPolicy:

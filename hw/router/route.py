@@ -18,10 +18,10 @@ from hw.router.score import Score
 from hw.vector.unit import Task
 from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
-from skipopu.layout import ROUTER_RECORD
+from skipopu.layout import ROUTER_RECORD, policy_field
 from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
 from skipopu.machine.config import Machine
-from skipopu.policy import ALWAYS, NEVER, ROUTER, SKIP_POLICIES, TRACE, SkipPolicy
+from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, SKIP_POLICIES, TRACE, Phase, SkipPolicy
 from skipopu.policy import Module as LayerModule
 
 
@@ -39,6 +39,7 @@ class RouteUnit(Component):
         self.next = given(1, "``instruction`` is a ROUTE that waits to become active")
         self.task = given(Task(machine), "ROUTE to execute", "{}")
         self.dial = given(32, "threshold, FP32")
+        self.decoding = given(1, "the chunk lies behind the prompt; stable while a ROUTE is active")
         self.read = gives(BufferRead(machine), "sums of the router product", "read_{}")
         self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the record or a trace")
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
@@ -56,9 +57,11 @@ class RouteUnit(Component):
         beat_shift = (machine.beat_bytes - 1).bit_length()
         record_beats = max(1, RECORD_BYTES // machine.beat_bytes)
         record = Signal(8 * RECORD_BYTES)
-        biases, policies = (
-            [field(record, ROUTER_RECORD, f"{name}_{k.name.lower()}") for k in LayerModule] for name in ("bias", "policy")
-        )
+        biases = [field(record, ROUTER_RECORD, f"bias_{k.name.lower()}") for k in LayerModule]
+        policies = [
+            Mux(self.decoding, *(field(record, ROUTER_RECORD, policy_field(k, p)) for p in (Phase.DECODE, Phase.PREFILL)))
+            for k in LayerModule
+        ]
         if machine.window:
             for name in ("window", "window_next"):
                 m.d.comb += getattr(self, name).eq(field(record, ROUTER_RECORD, name))
@@ -70,6 +73,8 @@ class RouteUnit(Component):
         base = Signal(ELEMENT_BITS)
         module = Signal()
         bit = [Signal(name="attention_bit"), Signal(name="ffn_bit")]
+        decided = [self.routed.attention, self.routed.ffn]
+        before = [Signal(machine.tokens, name=f"{k.name.lower()}_before") for k in LayerModule]
         trace_byte = Signal(8)
         count = Signal(4)
         beats_left = Signal(2)
@@ -91,7 +96,7 @@ class RouteUnit(Component):
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += beats_left.eq(record_beats)
+                m.d.sync += [beats_left.eq(record_beats), *(last.eq(now) for last, now in zip(before, decided, strict=True))]
                 with m.If(self.next | self.task.active):
                     m.next = "RECORD"
             with m.State("RECORD"):
@@ -113,8 +118,7 @@ class RouteUnit(Component):
                 m.d.sync += [
                     slot.eq(0),
                     base.eq(field(word, ROUTE, "src") * BUFFER_UNIT),
-                    self.routed.attention.eq(0),
-                    self.routed.ffn.eq(0),
+                    *(bits.eq(0) for bits in decided),
                 ]
                 with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
@@ -151,7 +155,8 @@ class RouteUnit(Component):
                         writes.value[0].eq(score.z),
                     ]
                     for k in LayerModule:
-                        rules = self.rules(score.z, self.task.instruction.position + slot, trace_byte[k])
+                        was = before[k].bit_select(slot, 1) | self.task.instruction.first_layer
+                        rules = self.rules(score.z, self.task.instruction.position + slot, trace_byte[k], was)
                         with m.If(module == k):
                             m.d.sync += bit[k].eq(0)  # by a code that is not known, too
                             with m.Switch(policies[k]):
@@ -168,10 +173,7 @@ class RouteUnit(Component):
                     writes.where[0].eq(index(0, slot, Const(0, 1))),
                     writes.value[0].eq(Cat(bit)),
                 ]
-                m.d.sync += [
-                    self.routed.attention.bit_select(slot, 1).eq(bit[0]),
-                    self.routed.ffn.bit_select(slot, 1).eq(bit[1]),
-                ]
+                m.d.sync += [bits.bit_select(slot, 1).eq(own) for bits, own in zip(decided, bit, strict=True)]
                 m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
@@ -185,13 +187,15 @@ class RouteUnit(Component):
                     m.next = "IDLE"
         return m
 
-    def rules(self, difference: Value, position: Value, traced: Value) -> dict[SkipPolicy, Value]:
+    def rules(self, difference: Value, position: Value, traced: Value, before: Value) -> dict[SkipPolicy, Value]:
         """Each policy's bit for the present slot, as its rule says."""
+        exceeds = order(difference) >= order(self.dial)
         rules = {
-            ROUTER: order(difference) >= order(self.dial),
+            ROUTER: exceeds,
             ALWAYS: Const(1, 1),
             NEVER: Const(0, 1),
             TRACE: traced,
+            EXIT: exceeds & before,
         }
         if missing := set(SKIP_POLICIES) - set(rules):
             raise NotImplementedError(f"no circuit for the skip policies {', '.join(policy.name for policy in missing)}")

@@ -92,7 +92,9 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
         raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
     refuse(args, ["--prompt", "--tokens"], "has no effect on --shape, where tokens are only counted; use --prompt-length")
     refuse(
-        args, ["--dial", "--routers", "--policy"], "has no effect on --shape, which has no routers; use --skip or --skip-trace"
+        args,
+        ["--dial", "--routers", "--policy", "--policies"],
+        "has no effect on --shape, which has no routers; use --skip or --skip-trace",
     )
     check_routing(args)
     checkpoint = outline(args.shape)

@@ -20,6 +20,7 @@ from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics.activation import ACTIVATIONS, Activation
+from skipopu.policy import MODULES, PHASES, WHOLE_RUN
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
@@ -80,6 +81,9 @@ def case(seed: int, long: bool = False) -> Case:
     for program in programs if caps else ():
         if cap_draw.chance(0.6):
             program["model"][OWN] = program["model"].get(OWN, {}) | {"attention_cap": cap_draw.of((0.5, 5.0, 50.0, 1000.0))}
+    policy_draw = Draw(seed + (3 << 32))
+    for program in programs:
+        decide(policy_draw, program)
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -237,6 +241,20 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
     }
     weights = {"seed": draw.between(0, 1 << 30), "scale": draw.of((1.0, 1.0, 1.0, 0.05, 20.0)), "routers": draw.chance(0.7)}
     return {"machine": other, "model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
+
+
+def decide(draw: Draw, program: dict[str, Any]) -> None:
+    """Other policies than routers, for a run or in a file, in about half of the programs; some ask routers that a model has not."""
+    names = [
+        policy.name for policy in WHOLE_RUN.values() if not policy.weighs or program["weights"]["routers"] or draw.chance(0.05)
+    ]
+    if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
+        program["run"]["routing"] = draw.of(names)
+    if draw.chance(0.3):
+        modules = lambda: {name: draw.of(names) for name in MODULES if draw.chance(0.7)}  # noqa: E731
+        last = program["model"]["num_hidden_layers"] - 1
+        layers = {str(draw.between(0, last)): {draw.of(list(PHASES)): modules()} for _ in range(draw.between(0, 3))}
+        program["compile"]["policies"] = {**modules(), "decode": modules(), "layers": layers}
 
 
 def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:

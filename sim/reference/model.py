@@ -122,7 +122,8 @@ class SkipLlama(nn.Module):
     """A decoder with routers. Dtype and device follow the parameters.
 
     ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product and on capped scores; the error
-    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
+    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them. ``see``,
+    when set, is shown what each layer's routers read before their gates are decided.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -138,6 +139,7 @@ class SkipLlama(nn.Module):
         self.round_kv = False
         self.disturb: Callable[[str, Tensor], Tensor] | None = None
         self.quantise: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.see: Callable[[int, Tensor], None] | None = None
 
     def _product(self, name: str, x: Tensor, linear: nn.Linear, gain: Tensor | None = None) -> Tensor:
         """x (..., n) times weight (m, n), behind an RMSNorm when ``gain`` is given; the gain is part of the weight."""
@@ -207,6 +209,8 @@ class SkipLlama(nn.Module):
         differences: list[Tensor] = []
         for module, router in ((Module.ATTENTION, layer.router_attention), (Module.FFN, layer.router_mlp)):
             routed_input = self.disturb(f"layers.{index}.router", h) if self.disturb is not None else h
+            if self.see is not None:
+                self.see(index, routed_input)
             difference = router(routed_input)
             differences.append(difference)
             if dense or kv.forced(index, module):

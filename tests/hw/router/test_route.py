@@ -1,4 +1,4 @@
-"""Both bits of every slot, by router, trace or constant, with the signature and the cycles that are promised."""
+"""Both bits of every slot over several layers, by each policy, with the signature and the cycles that are promised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
-from skipopu.policy import POLICY_BITS, Decision, SkipPolicy
+from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy
 from tests.hw.bench import exercise
 
 UNKNOWN = SkipPolicy("unknown", (1 << POLICY_BITS) - 1, "a code that no machine knows: it skips", lambda decision: False)
@@ -26,64 +26,76 @@ POLICIES = [
     (policy.TRACE, policy.NEVER),
     (policy.ROUTER, policy.TRACE),
     (UNKNOWN, policy.ALWAYS),
+    (policy.EXIT, policy.EXIT),
+    (policy.EXIT, policy.TRACE),
 ]
+LAYERS = 4
 WINDOW, NEXT_WINDOW = 0x123456, 0xABCDEF
 RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
 
 
 @pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
 @pytest.mark.parametrize("policies", POLICIES, ids=lambda pair: "-".join(p.name for p in pair))
-def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None:
-    machine, source = Machine.load(target), np.random.default_rng(POLICIES.index(policies))
+@pytest.mark.parametrize("decoding", [False, True])
+def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
+    machine, source = Machine.load(target), np.random.default_rng(2 * POLICIES.index(policies) + decoding)
     dut, lanes, count, beat_bytes = RouteUnit(machine), machine.vector_lanes, machine.tokens, machine.beat_bytes
-    scores = source.standard_normal(BUFFER_UNIT * 8 * machine.tokens).astype(np.float32)
+    scores = source.standard_normal(BUFFER_UNIT * 8 * (machine.tokens + LAYERS)).astype(np.float32)
     bias = source.standard_normal(2).astype(np.float32)
-    mask = int(source.integers(1, 1 << count))
+    masks = [int(bits) for bits in source.integers(1, 1 << count, LAYERS)]
     memory = np.zeros(1024, np.uint8)
-    record = pack_router_record((float(bias[0]), float(bias[1])), policies, (WINDOW, NEXT_WINDOW))
+    other = policies[1], policies[0]
+    phases = (other, policies) if decoding else (policies, other)
+    record = pack_router_record((float(bias[0]), float(bias[1])), phases, (WINDOW, NEXT_WINDOW))
     memory[64 * RECORD : 64 * RECORD + len(record)] = record
     memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
 
-    expected, where, values = [0, 0], [], []
-    for slot in range(count):
-        if not mask >> slot & 1:
-            continue
-        bits = [0, 0]
-        for k, each in enumerate(policies):
-            digits = scores[BUFFER_UNIT * (SOURCE + STRIDE * slot) + 2 * k :][:2]
-            z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
-            where.append(index(1, slot, k))
-            values.append(fp32.bits(z))
-            traced = memory[64 * TRACE + POSITION + slot] >> k & 1
-            bits[k] = int(each.rule(Decision(z, DIAL, POSITION + slot, bool(traced))))
-            expected[k] |= bits[k] << slot
-        where.append(index(0, slot, 0))
-        values.append(np.uint32(bits[0] | bits[1] << 1))
-    digest = signature(np.array(where), np.array(values))
+    expected, digests = [[0, 0]], []
+    for layer, mask in enumerate(masks):
+        decided, where, values = [0, 0], [], []
+        for slot in range(count):
+            if not mask >> slot & 1:
+                continue
+            bits = [0, 0]
+            for k, each in enumerate(policies):
+                digits = scores[BUFFER_UNIT * (SOURCE + layer + STRIDE * slot) + 2 * k :][:2]
+                z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
+                where.append(index(1, slot, k))
+                values.append(fp32.bits(z))
+                traced = memory[64 * TRACE + POSITION + slot] >> k & 1
+                before = layer == 0 or bool(expected[-1][k] >> slot & 1)
+                bits[k] = int(each.rule(Decision(z, DIAL, POSITION + slot, bool(traced), before)))
+                decided[k] |= bits[k] << slot
+            where.append(index(0, slot, 0))
+            values.append(np.uint32(bits[0] | bits[1] << 1))
+        expected.append(decided)
+        digests.append(signature(np.array(where), np.array(values)))
     cycles = waits = 0
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         nonlocal cycles, waits
         cycles = waits = 0
-        fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
-        word = ROUTE.encode({"src": SOURCE, "stride": STRIDE})
-        ctx.set(dut.instruction, {**fields, "word": word})
-        ctx.set(dut.next, 1)
-        # The record comes while the router product is on its way.
-        for _ in range(30 if stalls is None else stalls.randrange(30)):
-            assert not ctx.get(dut.read_enable)
-            await ctx.tick()
-        ctx.set(dut.next, 0)
-        ctx.set(dut.active, 1)
-        done = 0
-        while not done:
-            *_, done, seen = await ctx.tick().sample(dut.done, dut.digest)
-            cycles += 1
-        ctx.set(dut.active, 0)
-        assert seen == digest
-        assert [ctx.get(dut.routed.attention), ctx.get(dut.routed.ffn)] == expected
-        if machine.window:
-            assert [ctx.get(dut.window), ctx.get(dut.window_next)] == [WINDOW, NEXT_WINDOW]
+        ctx.set(dut.decoding, decoding)
+        for layer, mask in enumerate(masks):
+            fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
+            word = ROUTE.encode({"src": SOURCE + layer, "stride": STRIDE})
+            ctx.set(dut.instruction, {**fields, "word": word, "first_layer": layer == 0})
+            ctx.set(dut.next, 1)
+            # The record comes while the router product is on its way.
+            for _ in range(30 if stalls is None else stalls.randrange(30)):
+                assert not ctx.get(dut.read_enable)
+                await ctx.tick()
+            ctx.set(dut.next, 0)
+            ctx.set(dut.active, 1)
+            done = 0
+            while not done:
+                *_, done, seen = await ctx.tick().sample(dut.done, dut.digest)
+                cycles += 1
+            ctx.set(dut.active, 0)
+            assert seen == digests[layer]
+            assert [ctx.get(dut.routed.attention), ctx.get(dut.routed.ffn)] == expected[layer + 1]
+            if machine.window:
+                assert [ctx.get(dut.window), ctx.get(dut.window_next)] == [WINDOW, NEXT_WINDOW]
 
     async def beside(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         """The buffer, and memory behind port 0's loader."""
@@ -109,7 +121,7 @@ def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None
             ctx.set(dut.read_data, sum(bits << 32 * k for k, bits in enumerate(words)) if enable else 0)
 
     constants = [(dut.dial, int(fp32.bits(DIAL)))]
-    exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1))
-    listed, traced = mask.bit_count(), any(each.reads_trace for each in policies)
+    exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1), patience=1000)
+    listed, traced = sum(mask.bit_count() for mask in masks), any(each.reads_trace for each in policies)
     assert waits == 0
-    assert cycles == 1 + listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (count - listed) + 4
+    assert cycles == listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (LAYERS * count - listed) + 5 * LAYERS
