@@ -128,6 +128,13 @@ EXIT = SkipPolicy(
     lambda d: (d.difference >= d.dial) & d.before,
     Weighs.ROUTER,
 )
+NORM = SkipPolicy(
+    "norm",
+    5,
+    "without routers: the layer before changed the residual's norm by at least this share of it, the dial, or skipped",
+    lambda d: (d.difference >= d.dial) | (d.before ^ True),
+    Weighs.NORM,
+)
 
 Pair = tuple[SkipPolicy, SkipPolicy]  # by Module
 Phases = tuple[Pair, Pair]  # by Phase; those of a layer
@@ -148,7 +155,7 @@ def under(kv: KvPolicy, phases: Phases, layer: int) -> Phases:
     return pair(phases[Phase.PREFILL]), pair(phases[Phase.DECODE])
 
 
-SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE, EXIT)
+SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE, EXIT, NORM)
 BY_CODE = {policy.code: policy for policy in SKIP_POLICIES}
 POLICY_BITS = 4  # of a code
 # Those that a whole run, or a layer by a file of policies, can be put under: they need no trace.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 
-from hw.arithmetic.fp32 import order
+from hw.arithmetic.fp32 import Multiply, order
 from hw.arithmetic.pipeline import bits_for_index
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
@@ -21,12 +21,14 @@ from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD, policy_field
 from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
 from skipopu.machine.config import Machine
-from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, SKIP_POLICIES, TRACE, Phase, SkipPolicy
+from skipopu.policy import ALWAYS, EXIT, NEVER, NORM, ROUTER, SKIP_POLICIES, TRACE, Phase, SkipPolicy, Weighs
 from skipopu.policy import Module as LayerModule
 
 
 class RouteUnit(Component):
-    """Decides both bits of each slot: z = (high + low) + bias, execute when z >= dial; then the modes of the record.
+    """Decides both bits of each slot by the policies of the record, most of which hold z = (high + low) + bias against the dial.
+
+    For one that weighs the residual's norm z is how far 1/rms has come since the layer before.
 
     The record is read while the router product is on its way.
 
@@ -40,6 +42,7 @@ class RouteUnit(Component):
         self.task = given(Task(machine), "ROUTE to execute", "{}")
         self.dial = given(32, "threshold, FP32")
         self.decoding = given(1, "the chunk lies behind the prompt; stable while a ROUTE is active")
+        self.inverse_rms = given(32 * machine.tokens, "1/rms of each slot's residual, FP32; stable while a ROUTE is active")
         self.read = gives(BufferRead(machine), "sums of the router product", "read_{}")
         self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the record or a trace")
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
@@ -80,14 +83,29 @@ class RouteUnit(Component):
         beats_left = Signal(2)
         trace_address = Signal(ADDRESS_BITS)
         m.d.comb += trace_address.eq((self.task.instruction.trace_row << ADDRESS_SHIFT) + self.task.instruction.position + slot)
+        # 1/rms of the slot, and what it was in front of the layer before; there a cycle behind the slot
+        norms = [Signal(32, name=f"norm_{s}") for s in range(machine.tokens)]
+        norm, last, of_norm = Signal(32), Signal(32), Signal()
+        weighing = [policy.code for policy in SKIP_POLICIES if policy.weighs is Weighs.NORM]
+        m.d.sync += [
+            norm.eq(self.inverse_rms.word_select(slot, 32)),
+            last.eq(Mux(self.task.instruction.first_layer, 0, Array(norms)[slot])),
+        ]
+        m.submodules.scaled = scaled = Multiply()
         m.submodules.score = score = Score(machine)
         m.d.comb += [
             score.address.eq(base + (module << 1)),
-            score.bias.eq(Mux(module, biases[LayerModule.FFN], biases[LayerModule.ATTENTION])),
+            of_norm.eq(Cat(Mux(module, policies[1], policies[0]) == code for code in weighing).any()),
+            score.bias.eq(Mux(of_norm, 0, Mux(module, biases[LayerModule.FFN], biases[LayerModule.ATTENTION]))),
+            score.instead.eq(of_norm),
+            score.numbers.eq(Cat(last, norm[:31], ~norm[31])),
+            scaled.a.eq(self.dial),
+            scaled.b.eq(norm),
+            scaled.valid.eq(score.start & of_norm),
             score.read_data.eq(self.read.data),
             self.read.address.eq(score.read_address),
             self.read.enable.eq(score.read_enable),
-            self.saturated.eq(score.saturated),
+            self.saturated.eq(score.saturated | scaled.saturated),
         ]
 
         m.d.comb += [
@@ -156,7 +174,7 @@ class RouteUnit(Component):
                     ]
                     for k in LayerModule:
                         was = before[k].bit_select(slot, 1) | self.task.instruction.first_layer
-                        rules = self.rules(score.z, self.task.instruction.position + slot, trace_byte[k], was)
+                        rules = self.rules(score.z, scaled.z, self.task.instruction.position + slot, trace_byte[k], was)
                         with m.If(module == k):
                             m.d.sync += bit[k].eq(0)  # by a code that is not known, too
                             with m.Switch(policies[k]):
@@ -173,7 +191,10 @@ class RouteUnit(Component):
                     writes.where[0].eq(index(0, slot, Const(0, 1))),
                     writes.value[0].eq(Cat(bit)),
                 ]
-                m.d.sync += [bits.bit_select(slot, 1).eq(own) for bits, own in zip(decided, bit, strict=True)]
+                m.d.sync += [
+                    *(bits.bit_select(slot, 1).eq(own) for bits, own in zip(decided, bit, strict=True)),
+                    Array(norms)[slot].eq(norm),
+                ]
                 m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
@@ -187,8 +208,8 @@ class RouteUnit(Component):
                     m.next = "IDLE"
         return m
 
-    def rules(self, difference: Value, position: Value, traced: Value, before: Value) -> dict[SkipPolicy, Value]:
-        """Each policy's bit for the present slot, as its rule says."""
+    def rules(self, difference: Value, scaled: Value, position: Value, traced: Value, before: Value) -> dict[SkipPolicy, Value]:
+        """Each policy's bit for the present slot, as its rule says; ``scaled`` is the dial times 1/rms, ``difference`` may be negative."""
         exceeds = order(difference) >= order(self.dial)
         rules = {
             ROUTER: exceeds,
@@ -196,6 +217,7 @@ class RouteUnit(Component):
             NEVER: Const(0, 1),
             TRACE: traced,
             EXIT: exceeds & before,
+            NORM: (order(Cat(difference[:31], Const(0, 1))) >= order(scaled)) | ~before,
         }
         if missing := set(SKIP_POLICIES) - set(rules):
             raise NotImplementedError(f"no circuit for the skip policies {', '.join(policy.name for policy in missing)}")

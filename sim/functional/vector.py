@@ -11,7 +11,7 @@ from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
 from skipopu.layout import ROUTER_RECORD, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
-from skipopu.policy import Decision, Phase
+from skipopu.policy import Decision, Phase, Weighs
 
 
 def embed(s: State, f: Fields) -> None:
@@ -54,11 +54,15 @@ def route(s: State, f: Fields) -> None:
         row = walk.config[Config.TRACE] + walk.layer * walk.config[Config.TRACE_ROW]
         traced = s.read(0, row * ADDRESS_UNIT + walk.position, walk.count)
     executed, before = np.zeros(z.shape, bool), s.before[slots] | (walk.layer == 0)
+    norm, last = s.inverse_rms[slots], s.norms[slots] * np.float32(walk.layer != 0)
     for module, policy in enumerate(policies):
-        bits = (traced[slots] >> module & 1).astype(bool)
-        executed[:, module] = policy.rule(Decision(z[:, module], s.dial, walk.position + slots, bits, before[:, module]))
+        bits, weighed, dial = (traced[slots] >> module & 1).astype(bool), z[:, module], s.dial
+        if policy.weighs is Weighs.NORM:
+            z[:, module] = fp32.add(last, -norm)
+            weighed, dial = np.abs(z[:, module]), fp32.multiply(s.dial, norm)
+        executed[:, module] = policy.rule(Decision(weighed, dial, walk.position + slots, bits, before[:, module]))
     s.before[:] = False
-    s.before[slots] = executed
+    s.before[slots], s.norms[slots] = executed, norm
     walk.lists[TokenList.ATTENTION] = slots[executed[:, 0]]
     walk.lists[TokenList.FFN] = slots[executed[:, 1]]
     s.routing[walk.layer, :, walk.position + slots] = executed

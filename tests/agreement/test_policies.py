@@ -25,7 +25,9 @@ PROMPT = tuple(range(1, 11))
 
 
 @pytest.mark.parametrize("kv", ["reuse", "dense"])
-@pytest.mark.parametrize(("policies", "routing", "dial"), [(MASKS, "program", 0.0), (None, "exit", -1.0)])
+@pytest.mark.parametrize(
+    ("policies", "routing", "dial"), [(MASKS, "program", 0.0), (None, "exit", -1.0), (None, "norm", 0.4), (None, "norm", 3e38)]
+)
 def test_policies(kv: str, policies: Any, routing: str, dial: float) -> None:
     checkpoint = random_checkpoint(small_config(num_layers=4), 1)
     program = compile_checkpoint(checkpoint, Machine.load("tiny"), kv, context=20, policies=policies)

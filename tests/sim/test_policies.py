@@ -63,19 +63,44 @@ def test_early_exit_is_for_good(kv: str) -> None:
     assert more.all(), "the dial is its threshold"
 
 
-def asked(name: str) -> tuple[Any, str]:
-    """(policies to compile with, routing of the run)."""
-    return (MASKS, "program") if name == "masks" else (None, name)
+@EITHER_KV
+def test_norms_decide_without_routers(kv: str) -> None:
+    program = compiled(kv, routers=False)
+    assert functional.run(program, Run(PROMPT, NEW, routing="norm")).routing.all(), "every layer changes the norm by 0 or more"
+    shares = [functional.run(program, Run(PROMPT, NEW, dial, routing="norm")).routing for dial in (0.3, 0.6, 0.99)]
+    assert 1 > shares[0].mean() > shares[1].mean() > shares[2].mean() > 0.5
+    for seen in shares:
+        assert seen[0].all(), "the first layer changes it wholly"
+        assert (seen[1:] | seen[:-1]).all(), "whoever skipped a layer executes the next"
+        assert (seen[1:, 0] == seen[1:, 1]).all(), "both modules see the same norm"
 
 
-POLICIES = ["masks", "exit"]
+def test_a_dial_beyond_the_range_saturates() -> None:
+    run = Run(PROMPT, dial=3e38, routing="norm")
+    program = compiled(routers=False)
+    assert not functional.run(program, dataclasses.replace(run, dial=1e30)).saturated
+    small = dataclasses.replace(program, memory=[port.copy() for port in program.memory])
+    region = program.regions["embedding"]
+    for port in small.memory:
+        table = port[region.address : region.address + region.size].view(np.float16)
+        table[:] = table * np.float16(0.01)
+    assert functional.run(small, run).saturated
+
+
+def asked(name: str) -> tuple[Any, Run]:
+    """Policies to compile with, and the run."""
+    dial = {"norm": 0.4}.get(name, 0.0)
+    return (MASKS, Run(PROMPT, NEW)) if name == "masks" else (None, Run(PROMPT, NEW, dial, routing=name))
+
+
+POLICIES = ["masks", "exit", "norm"]
 
 
 @EITHER_KV
 @pytest.mark.parametrize("name", POLICIES)
 def test_reference_and_timing_engine_follow(kv: str, name: str) -> None:
-    policies, routing = asked(name)
-    program, run = compiled(kv, policies), Run(PROMPT, NEW, routing=routing)
+    policies, run = asked(name)
+    program = compiled(kv, policies)
     found = checking.check(program, run, with_rtl=False)
     assert found.ok
     assert found.reference.tokens == found.functional.tokens
@@ -93,8 +118,8 @@ def test_reference_and_timing_engine_follow(kv: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_decision_that_is_another_is_found(name: str) -> None:
-    policies, routing = asked(name)
-    golden, run = compiled("dense", policies), Run(PROMPT, NEW, routing=routing)
+    policies, run = asked(name)
+    golden = compiled("dense", policies)
     seen = functional.run(golden, run)
     for layer, module, position in ((0, 1, 3), (LAYERS - 1, 1, 5), (LAYERS - 1, 1, len(PROMPT))):
         other = seen.routing.copy()
@@ -108,8 +133,7 @@ def test_a_decision_that_is_another_is_found(name: str) -> None:
 @EITHER_KV
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_decision_depends_on_the_chunk(kv: str, name: str) -> None:
-    policies, routing = asked(name)
-    run = Run(PROMPT, NEW, routing=routing)
+    policies, run = asked(name)
     four, eight = (functional.run(compiled(kv, policies, machine=TINY.with_chunk(n)), run) for n in (4, 8))
     assert (four.routing == eight.routing).all()
     assert four.tokens == eight.tokens

@@ -16,7 +16,7 @@ from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
-from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy
+from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy, Weighs
 from tests.hw.bench import exercise
 
 UNKNOWN = SkipPolicy("unknown", (1 << POLICY_BITS) - 1, "a code that no machine knows: it skips", lambda decision: False)
@@ -28,6 +28,8 @@ POLICIES = [
     (UNKNOWN, policy.ALWAYS),
     (policy.EXIT, policy.EXIT),
     (policy.EXIT, policy.TRACE),
+    (policy.NORM, policy.NORM),
+    (policy.NORM, policy.EXIT),
 ]
 LAYERS = 4
 WINDOW, NEXT_WINDOW = 0x123456, 0xABCDEF
@@ -43,6 +45,7 @@ def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
     scores = source.standard_normal(BUFFER_UNIT * 8 * (machine.tokens + LAYERS)).astype(np.float32)
     bias = source.standard_normal(2).astype(np.float32)
     masks = [int(bits) for bits in source.integers(1, 1 << count, LAYERS)]
+    norms = (1 + source.random((LAYERS, count))).astype(np.float32)
     memory = np.zeros(1024, np.uint8)
     other = policies[1], policies[0]
     phases = (other, policies) if decoding else (policies, other)
@@ -50,7 +53,7 @@ def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
     memory[64 * RECORD : 64 * RECORD + len(record)] = record
     memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
 
-    expected, digests = [[0, 0]], []
+    expected, digests, last = [[0, 0]], [], np.zeros(count, np.float32)
     for layer, mask in enumerate(masks):
         decided, where, values = [0, 0], [], []
         for slot in range(count):
@@ -59,15 +62,21 @@ def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
             bits = [0, 0]
             for k, each in enumerate(policies):
                 digits = scores[BUFFER_UNIT * (SOURCE + layer + STRIDE * slot) + 2 * k :][:2]
-                z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
+                z, dial = fp32.add(fp32.add(digits[0], digits[1]), bias[k]), DIAL
+                of_norm = each.weighs is Weighs.NORM
+                if of_norm:
+                    was, norm = last[slot] * np.float32(layer > 0), norms[layer, slot]
+                    z, dial = fp32.add(was, -norm), fp32.multiply(DIAL, norm)
                 where.append(index(1, slot, k))
                 values.append(fp32.bits(z))
                 traced = memory[64 * TRACE + POSITION + slot] >> k & 1
                 before = layer == 0 or bool(expected[-1][k] >> slot & 1)
-                bits[k] = int(each.rule(Decision(z, DIAL, POSITION + slot, bool(traced), before)))
+                weighed = abs(z) if of_norm else z
+                bits[k] = int(each.rule(Decision(weighed, dial, POSITION + slot, bool(traced), before)))
                 decided[k] |= bits[k] << slot
             where.append(index(0, slot, 0))
             values.append(np.uint32(bits[0] | bits[1] << 1))
+            last[slot] = norms[layer, slot]
         expected.append(decided)
         digests.append(signature(np.array(where), np.array(values)))
     cycles = waits = 0
@@ -80,6 +89,7 @@ def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
             fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
             word = ROUTE.encode({"src": SOURCE + layer, "stride": STRIDE})
             ctx.set(dut.instruction, {**fields, "word": word, "first_layer": layer == 0})
+            ctx.set(dut.inverse_rms, sum(int(bits) << 32 * slot for slot, bits in enumerate(fp32.bits(norms[layer]))))
             ctx.set(dut.next, 1)
             # The record comes while the router product is on its way.
             for _ in range(30 if stalls is None else stalls.randrange(30)):
