@@ -29,6 +29,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
+from skipopu.program.run import require_windows
 from skipopu.text import carried
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
@@ -81,6 +82,7 @@ def compile_checkpoint(
     limits.check(machine, config, context, group)
     refuse(machine, config, context)
     decided = policies_of(policies, config.num_layers, checkpoint.routers is not None)
+    require_windows(machine, (policy for layer in decided for pair in layer for policy in pair))
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:
         raise ProgramError(

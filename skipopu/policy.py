@@ -85,6 +85,8 @@ class Decision:
         position: of the token in its sequence.
         traced: bool, the bit of the run's routing trace; None where there is none.
         before: bool, whether the module executed at the layer before; true for the first layer.
+        rank: tokens of the same window whose difference is larger, or as large and whose position is lower. among: tokens in the
+            window, less than WINDOW where the prompt ends. None where no policy asks.
     """
 
     difference: Any
@@ -92,6 +94,8 @@ class Decision:
     position: Any
     traced: Any = None
     before: Any = True
+    rank: Any = None
+    among: Any = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class SkipPolicy:
         rule: bits of a :class:`Decision`, 1 = execute; a plain bool stands for all of them. A larger difference never skips more.
         weighs: what the difference is of.
         reads_trace: the bits stand in memory.
+        keep: of each window of WINDOW tokens of the prompt so many execute; 0: no windows are looked at.
+        decoding: what decides about generated tokens instead, where that is another.
     """
 
     name: str
@@ -113,6 +119,12 @@ class SkipPolicy:
     rule: Callable[[Decision], Any]
     weighs: Weighs = Weighs.NOTHING
     reads_trace: bool = False
+    keep: int = 0
+    decoding: SkipPolicy | None = None
+
+    def runs_on(self, tokens: int) -> bool:
+        """Whether a machine knows it that takes so many ``tokens`` at once: no window may be cut by a chunk."""
+        return not self.keep or tokens % WINDOW == 0
 
 
 ROUTER = SkipPolicy(
@@ -136,13 +148,43 @@ NORM = SkipPolicy(
     Weighs.NORM,
 )
 
+WINDOW = 4  # positions that are compared with one another: 4n to 4n + 3
+
+
+def top(keep: int) -> SkipPolicy:
+    """The policy that ``keep`` tokens of each window execute; of a shorter one as large a share, rounded up."""
+    return SkipPolicy(
+        f"top{keep}",
+        8 + keep,
+        f"the {keep} of each {WINDOW} tokens of the prompt with the largest differences of their routers; in decoding as router",
+        lambda d: d.rank * WINDOW < keep * d.among,
+        Weighs.ROUTER,
+        keep=keep,
+        decoding=ROUTER,
+    )
+
+
+TOP = tuple(top(keep) for keep in range(1, WINDOW))
+
+
+def ranks(difference: Array, others: Array, position: Array, window: Array) -> tuple[Array, Array]:
+    """``rank`` and ``among`` of a :class:`Decision`, (..., tokens), were the others' differences as in ``others``.
+
+    ``position`` and ``window`` are of each token, (tokens,): those of one window are compared.
+    """
+    same, earlier = window[:, None] == window, position < position[:, None]
+    larger = (others[..., None, :] > difference[..., :, None]) | ((others[..., None, :] == difference[..., :, None]) & earlier)
+    return (larger & same & (position != position[:, None])).sum(-1), same.sum(-1)
+
+
 Pair = tuple[SkipPolicy, SkipPolicy]  # by Module
 Phases = tuple[Pair, Pair]  # by Phase; those of a layer
 
 
 def everywhere(policy: SkipPolicy) -> Phases:
-    """``policy`` for both modules in both phases."""
-    return (policy, policy), (policy, policy)
+    """``policy`` for both modules in both phases, or what takes its place in decoding."""
+    decoding = policy.decoding or policy
+    return (policy, policy), (decoding, decoding)
 
 
 def under(kv: KvPolicy, phases: Phases, layer: int) -> Phases:
@@ -155,7 +197,7 @@ def under(kv: KvPolicy, phases: Phases, layer: int) -> Phases:
     return pair(phases[Phase.PREFILL]), pair(phases[Phase.DECODE])
 
 
-SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE, EXIT, NORM)
+SKIP_POLICIES = (ROUTER, ALWAYS, NEVER, TRACE, EXIT, NORM, *TOP)
 BY_CODE = {policy.code: policy for policy in SKIP_POLICIES}
 POLICY_BITS = 4  # of a code
 # Those that a whole run, or a layer by a file of policies, can be put under: they need no trace.

@@ -116,7 +116,7 @@ def test_a_shape_is_timed(program: sk.Program) -> None:
         ({"skip": 0.5, "dial": 1.0}, "dial is 1.0"),
         (
             {"policy": "sometimes"},
-            "routing is 'sometimes'; accepted: 'program' or 'router' or 'always' or 'never' or 'exit' or 'norm'",
+            "routing is 'sometimes'; accepted: 'program' or 'router' or 'always' or 'never' or 'exit' or 'norm' or 'top1'",
         ),
         ({"policy": "always", "dial": 1.0}, "dial is 1.0; it has no effect: no policy of this run looks at it"),
         ({"max_new": -1}, "-1 new tokens"),

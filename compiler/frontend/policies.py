@@ -42,7 +42,10 @@ def _of_modules(data: Mapping[str, Any], where: str, phases: tuple[Phase, ...], 
         one_of(list(WHOLE_RUN)).check(name, f"{where}: {key}", ProgramError)
         if WHOLE_RUN[name].weighs is Weighs.ROUTER and not routers:
             raise ProgramError(f"{where}: {key} is {name!r}, which asks routers; the model has none")
-        named |= {(phase, MODULES[key]): name for phase in phases}
+        decoding = WHOLE_RUN[name].decoding
+        if decoding is not None and Phase.PREFILL not in phases:
+            raise ProgramError(f"{where}: {key} is {name!r}, which compares tokens of a prompt; accepted: {decoding.name!r}")
+        named |= {(phase, MODULES[key]): decoding.name if decoding and phase is Phase.DECODE else name for phase in phases}
     return named
 
 

@@ -15,13 +15,14 @@ from hw.memory.axi import ADDRESS_BITS
 from hw.memory.buffer import BufferRead
 from hw.memory.reader import Run
 from hw.router.score import Score
+from hw.router.window import Window
 from hw.vector.unit import Task
 from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
 from skipopu.layout import ROUTER_RECORD, policy_field
 from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
 from skipopu.machine.config import Machine
-from skipopu.policy import ALWAYS, EXIT, NEVER, NORM, ROUTER, SKIP_POLICIES, TRACE, Phase, SkipPolicy, Weighs
+from skipopu.policy import ALWAYS, EXIT, NEVER, NORM, ROUTER, SKIP_POLICIES, TOP, TRACE, WINDOW, Phase, SkipPolicy, Weighs
 from skipopu.policy import Module as LayerModule
 
 
@@ -33,7 +34,7 @@ class RouteUnit(Component):
     The record is read while the router product is on its way.
 
     Latency: 1 cycle from ``next`` to the record's run; ``done`` comes 4 cycles behind the last slot. Throughput: a slot that is listed in
-    5 + 2 * ``Score.LATENCY`` cycles, with a trace 2 more and memory's; another in 2.
+    5 + 2 * ``Score.LATENCY`` cycles, with a trace 2 more and memory's; another in 2. Where tokens are compared every slot takes 1 more.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -83,6 +84,8 @@ class RouteUnit(Component):
         beats_left = Signal(2)
         trace_address = Signal(ADDRESS_BITS)
         m.d.comb += trace_address.eq((self.task.instruction.trace_row << ADDRESS_SHIFT) + self.task.instruction.position + slot)
+        m.submodules.scaled = scaled = Multiply()
+        m.submodules.score = score = Score(machine)
         # 1/rms of the slot, and what it was in front of the layer before; there a cycle behind the slot
         norms = [Signal(32, name=f"norm_{s}") for s in range(machine.tokens)]
         norm, last, of_norm = Signal(32), Signal(32), Signal()
@@ -91,8 +94,19 @@ class RouteUnit(Component):
             norm.eq(self.inverse_rms.word_select(slot, 32)),
             last.eq(Mux(self.task.instruction.first_layer, 0, Array(norms)[slot])),
         ]
-        m.submodules.scaled = scaled = Multiply()
-        m.submodules.score = score = Score(machine)
+        known = [policy for policy in SKIP_POLICIES if policy.runs_on(machine.tokens)]
+        keeping = [policy for policy in known if policy.keep]
+        of_windows = [Cat(policy == top.code for top in keeping).any() if keeping else Const(0, 1) for policy in policies]
+        ranked, ends = Cat(of_windows).any(), slot == self.task.instruction.count - 1
+        windows = [Window() for _ in LayerModule] if keeping else []
+        each, seen = Signal(range(WINDOW)), Signal.like(slot)
+        for k, window in enumerate(windows):
+            m.submodules[f"{LayerModule(k).name.lower()}_window"] = window
+            m.d.comb += [
+                window.place.eq(slot),
+                window.difference.eq(score.z),
+                window.keep.eq(sum(Mux(policies[k] == top.code, top.keep, 0) for top in keeping)),
+            ]
         m.d.comb += [
             score.address.eq(base + (module << 1)),
             of_norm.eq(Cat(Mux(module, policies[1], policies[0]) == code for code in weighing).any()),
@@ -112,9 +126,18 @@ class RouteUnit(Component):
             self.task.working.eq(self.read.enable),
             self.task.waiting.eq((self.runs.valid & ~self.runs.ready) | (self.beats.ready & ~self.beats.valid)),
         ]
+
+        def leave() -> None:
+            """In a state: done with a slot, which may be the last of a window."""
+            m.next = "NEXT"
+            if windows:
+                m.d.sync += [each.eq(0), seen.eq(slot & ~(WINDOW - 1))]
+                with m.If(ranked & (ends | (slot % WINDOW == WINDOW - 1))):
+                    m.next = "RANK"
+
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [beats_left.eq(record_beats), *(last.eq(now) for last, now in zip(before, decided, strict=True))]
+                m.d.sync += [beats_left.eq(record_beats), *(was.eq(bits) for was, bits in zip(before, decided, strict=True))]
                 with m.If(self.next | self.task.active):
                     m.next = "RECORD"
             with m.State("RECORD"):
@@ -138,13 +161,14 @@ class RouteUnit(Component):
                     base.eq(field(word, ROUTE, "src") * BUFFER_UNIT),
                     *(bits.eq(0) for bits in decided),
                 ]
+                m.d.comb += [window.clear.eq(1) for window in windows]
                 with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += module.eq(0)
                 with m.If(~self.task.instruction.mask.bit_select(slot, 1)):
-                    m.next = "NEXT"
+                    leave()
                 with m.Elif(traced):
                     m.next = "TRACE"
                 with m.Else():
@@ -172,13 +196,14 @@ class RouteUnit(Component):
                         writes.where[0].eq(index(1, slot, module)),
                         writes.value[0].eq(score.z),
                     ]
+                    m.d.comb += [window.valid.eq(module == k) for k, window in enumerate(windows)]
                     for k in LayerModule:
                         was = before[k].bit_select(slot, 1) | self.task.instruction.first_layer
                         rules = self.rules(score.z, scaled.z, self.task.instruction.position + slot, trace_byte[k], was)
                         with m.If(module == k):
                             m.d.sync += bit[k].eq(0)  # by a code that is not known, too
                             with m.Switch(policies[k]):
-                                for policy in SKIP_POLICIES:
+                                for policy in known:
                                     with m.Case(policy.code):
                                         m.d.sync += bit[k].eq(rules[policy])
                     m.d.sync += module.eq(1)
@@ -187,7 +212,7 @@ class RouteUnit(Component):
                         m.next = "SCORE"
             with m.State("KEEP"):
                 m.d.comb += [
-                    writes.valid[0].eq(1),
+                    writes.valid[0].eq(~ranked),
                     writes.where[0].eq(index(0, slot, Const(0, 1))),
                     writes.value[0].eq(Cat(bit)),
                 ]
@@ -195,11 +220,29 @@ class RouteUnit(Component):
                     *(bits.bit_select(slot, 1).eq(own) for bits, own in zip(decided, bit, strict=True)),
                     Array(norms)[slot].eq(norm),
                 ]
-                m.next = "NEXT"
+                leave()
+            if windows:
+                with m.State("RANK"):
+                    listed = self.task.instruction.mask.bit_select(seen, 1)
+                    chosen = [
+                        Mux(of, window.bits.bit_select(each, 1), bits.bit_select(seen, 1))
+                        for of, window, bits in zip(of_windows, windows, decided, strict=True)
+                    ]
+                    m.d.comb += [
+                        writes.valid[0].eq(listed),
+                        writes.where[0].eq(index(0, seen, Const(0, 1))),
+                        writes.value[0].eq(Cat(chosen)),
+                    ]
+                    m.d.sync += [each.eq(each + 1), seen.eq(seen + 1)]
+                    with m.If(listed):
+                        m.d.sync += [bits.bit_select(seen, 1).eq(own) for bits, own in zip(decided, chosen, strict=True)]
+                    with m.If(seen == slot):
+                        m.d.comb += [window.clear.eq(1) for window in windows]
+                        m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [slot.eq(slot + 1), base.eq(base + field(word, ROUTE, "stride") * BUFFER_UNIT), count.eq(0)]
                 m.next = "SLOT"
-                with m.If(slot == self.task.instruction.count - 1):
+                with m.If(ends):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.d.sync += count.eq(count + 1)
@@ -209,7 +252,10 @@ class RouteUnit(Component):
         return m
 
     def rules(self, difference: Value, scaled: Value, position: Value, traced: Value, before: Value) -> dict[SkipPolicy, Value]:
-        """Each policy's bit for the present slot, as its rule says; ``scaled`` is the dial times 1/rms, ``difference`` may be negative."""
+        """Each policy's bit for the present slot, as its rule says; where tokens are compared it comes later.
+
+        ``scaled`` is the dial times 1/rms, ``difference`` may be negative.
+        """
         exceeds = order(difference) >= order(self.dial)
         rules = {
             ROUTER: exceeds,
@@ -217,6 +263,7 @@ class RouteUnit(Component):
             NEVER: Const(0, 1),
             TRACE: traced,
             EXIT: exceeds & before,
+            **dict.fromkeys(TOP, Const(0, 1)),
             NORM: (order(Cat(difference[:31], Const(0, 1))) >= order(scaled)) | ~before,
         }
         if missing := set(SKIP_POLICIES) - set(rules):

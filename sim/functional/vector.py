@@ -11,7 +11,7 @@ from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
 from skipopu.layout import ROUTER_RECORD, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
-from skipopu.policy import Decision, Phase, Weighs
+from skipopu.policy import NEVER, WINDOW, Decision, Phase, Weighs, ranks
 
 
 def embed(s: State, f: Fields) -> None:
@@ -60,7 +60,9 @@ def route(s: State, f: Fields) -> None:
         if policy.weighs is Weighs.NORM:
             z[:, module] = fp32.add(last, -norm)
             weighed, dial = np.abs(z[:, module]), fp32.multiply(s.dial, norm)
-        executed[:, module] = policy.rule(Decision(weighed, dial, walk.position + slots, bits, before[:, module]))
+        place = ranks(weighed, weighed, slots, slots // WINDOW) if policy.keep else (None, None)
+        rule = policy.rule if policy.runs_on(s.machine.tokens) else NEVER.rule
+        executed[:, module] = rule(Decision(weighed, dial, walk.position + slots, bits, before[:, module], *place))
     s.before[:] = False
     s.before[slots], s.norms[slots] = executed, norm
     walk.lists[TokenList.ATTENTION] = slots[executed[:, 0]]

@@ -20,7 +20,7 @@ from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics.activation import ACTIVATIONS, Activation
-from skipopu.policy import MODULES, PHASES, WHOLE_RUN
+from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
@@ -83,7 +83,7 @@ def case(seed: int, long: bool = False) -> Case:
             program["model"][OWN] = program["model"].get(OWN, {}) | {"attention_cap": cap_draw.of((0.5, 5.0, 50.0, 1000.0))}
     policy_draw = Draw(seed + (3 << 32))
     for program in programs:
-        decide(policy_draw, program)
+        decide(policy_draw, program, machine["tokens"])
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -243,10 +243,14 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
     return {"machine": other, "model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
 
 
-def decide(draw: Draw, program: dict[str, Any]) -> None:
-    """Other policies than routers, for a run or in a file, in about half of the programs; some ask routers that a model has not."""
+def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
+    """Other policies than routers, for a run or in a file, in about half of the programs; a few that the model or a machine of so many
+    ``tokens`` at once cannot have."""
     names = [
-        policy.name for policy in WHOLE_RUN.values() if not policy.weighs or program["weights"]["routers"] or draw.chance(0.05)
+        policy.name
+        for policy in WHOLE_RUN.values()
+        if draw.chance(0.05)
+        or ((policy.weighs is not Weighs.ROUTER or program["weights"]["routers"]) and policy.runs_on(tokens))
     ]
     if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
         program["run"]["routing"] = draw.of(names)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopu.policy import Decision, Module, Phase, SkipPolicy, Weighs
+from skipopu.policy import WINDOW, Decision, Module, Phase, SkipPolicy, Weighs, ranks
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
@@ -30,6 +30,7 @@ class Deciding:
         self.epsilon = program.model.rms_norm_eps
         self.position = torch.arange(tokens)
         self.decoding = self.position >= len(run.prompt)
+        self.windows = torch.where(self.decoding, -1, self.position // WINDOW)
         self.norms: list[Tensor] = []
         self.gates: dict[int, Tensor] = {}
 
@@ -46,12 +47,15 @@ class Deciding:
         return self.gates[module]
 
     def bits(self, difference: Tensor, layer: int, module: int, before: Tensor, more: Tensor | float = 0.0) -> Tensor:
-        """Bits of a module, bool (batch, tokens), were what is weighed larger by ``more``; a trace's are not known here."""
+        """Bits of a module, bool (batch, tokens), were what is weighed larger by ``more``, of each against all others where they are
+        compared; a trace's are not known here."""
         traced = torch.zeros(difference.shape, dtype=torch.bool)
 
         def bits(policy: SkipPolicy) -> Any:
             weighed, dial = self._weighed(policy, difference, layer)
-            return policy.rule(Decision(weighed + more, dial, self.position, traced, before))
+            own, others = weighed + more, weighed - more
+            place = ranks(own, others, self.position, self.windows) if policy.keep else (None, None)
+            return policy.rule(Decision(own, dial, self.position, traced, before, *place))
 
         return self._by_phase(layer, module, bits).expand(difference.shape)
 

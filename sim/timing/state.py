@@ -28,7 +28,7 @@ class State:
         entries: KV entries written. entry: one of them.
         pc: of the present instruction. waited: cycles for which it stood at its queue's head.
         kvwrites: fields of the present loop's KVWRITE.
-        every_policy: of each layer. traced: whether the present layer's routing bits are read from memory.
+        every_policy: of each layer. traced: whether the present layer's routing bits are read from memory. ranked: whether tokens are compared.
         part: what the present layer's attention takes. parts: those that were worked out.
         room: beats that could be fetched ahead of the layer before. ahead: whether more than that is missing for the present one.
         products, undecided: remembered by :mod:`sim.timing.array` and :mod:`sim.timing.bus`.
@@ -47,7 +47,7 @@ class State:
         self.pc = self.waited = 0
         self.kvwrites: Fields = {"late": 0, "list": 0}
         self.every_policy = run.policies(program)
-        self.traced = self.ahead = False
+        self.traced = self.ranked = self.ahead = False
         self.part: Attention | None = None
         self.parts: dict[tuple[object, ...], Attention] = {}
         self.room = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,22 @@ from numpy.typing import NDArray
 from skipopu.accept import one_of
 from skipopu.errors import ProgramError
 from skipopu.layout import pack_router_record, router_record, router_windows
+from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
-from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, Phases, Weighs, everywhere, under
+from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, WINDOW, Phases, SkipPolicy, Weighs, everywhere, under
 from skipopu.program.program import Program, address_units
 
 COMPILED = "program"  # routing as compiled
+
+
+def require_windows(machine: Machine, policies: Iterable[SkipPolicy]) -> None:
+    """Raises ProgramError when ``machine`` does not know one of ``policies``."""
+    for policy in policies:
+        if not policy.runs_on(machine.tokens):
+            raise ProgramError(
+                f"policy is {policy.name!r}, which compares windows of {WINDOW} tokens; machine {machine.name} takes {machine.tokens}"
+                f" at once; accepted: a multiple of {WINDOW}"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Run:
                 raise ProgramError(
                     f"policy is {self.routing!r}, which asks routers; model {program.source['checkpoint']} has none"
                 )
+            if self.routing != COMPILED:
+                require_windows(program.machine, [WHOLE_RUN[self.routing]])
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)

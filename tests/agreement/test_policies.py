@@ -19,14 +19,15 @@ pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]
 
 MASKS = {
     "decode": {"ffn": "never"},
-    "layers": {"1": {"prefill": {"attention": "never"}}, "2": {"attention": "exit", "ffn": "always"}},
+    "layers": {"1": {"prefill": {"attention": "never"}}, "2": {"attention": "exit", "ffn": "always"}, "3": {"ffn": "top3"}},
 }
 PROMPT = tuple(range(1, 11))
 
 
 @pytest.mark.parametrize("kv", ["reuse", "dense"])
 @pytest.mark.parametrize(
-    ("policies", "routing", "dial"), [(MASKS, "program", 0.0), (None, "exit", -1.0), (None, "norm", 0.4), (None, "norm", 3e38)]
+    ("policies", "routing", "dial"),
+    [(MASKS, "program", 0.0), (None, "exit", -1.0), (None, "norm", 0.4), (None, "norm", 3e38), (None, "top2", 0.0)],
 )
 def test_policies(kv: str, policies: Any, routing: str, dial: float) -> None:
     checkpoint = random_checkpoint(small_config(num_layers=4), 1)

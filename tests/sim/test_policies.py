@@ -16,6 +16,7 @@ from sim import check as checking
 from sim.functional import engine as functional
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
+from skipopu.policy import WINDOW
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from tests.support import random_checkpoint, said, small_config
@@ -75,6 +76,36 @@ def test_norms_decide_without_routers(kv: str) -> None:
         assert (seen[1:, 0] == seen[1:, 1]).all(), "both modules see the same norm"
 
 
+@EITHER_KV
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_best_of_each_window_execute(kv: str, keep: int) -> None:
+    program, run = compiled(kv), Run(PROMPT, NEW, routing=f"top{keep}")
+    seen = functional.run(program, run).routing
+    begun = 1 if kv == "reuse" else 0
+    for first in range(0, len(PROMPT), WINDOW):
+        window = seen[:, :, first : min(first + WINDOW, len(PROMPT))]
+        assert (window[begun:].sum(-1) == -(-keep * window.shape[2] // WINDOW)).all()
+    routed = functional.run(program, Run((*PROMPT, *functional.run(program, run).tokens), routing="router")).routing
+    assert (seen[0, 1, len(PROMPT) :] == routed[0, 1, len(PROMPT) : seen.shape[2]]).all(), (
+        "in decoding the router's dial decides"
+    )
+    differences = checking.reference.forward(
+        program, checking.reference.model_of(program), torch.tensor([PROMPT]), run
+    ).differences
+    best = differences[0, 0, 1, :WINDOW].argsort(descending=True)[:keep]
+    assert set(best.tolist()) == set(np.flatnonzero(seen[0, 1, :WINDOW]).tolist())
+
+
+def test_windows_need_whole_chunks() -> None:
+    three = dataclasses.replace(TINY, tokens=3)
+    with pytest.raises(
+        ProgramError, match="policy is 'top2', which compares windows of 4 tokens; machine tiny takes 3 at once;"
+    ):
+        functional.run(compiled(machine=three), Run(PROMPT, routing="top2"))
+    with pytest.raises(ProgramError, match="policy is 'top1', which compares windows of 4 tokens; machine tiny takes 3"):
+        compiled(machine=three, policies={"layers": {"2": {"ffn": "top1"}}})
+
+
 def test_a_dial_beyond_the_range_saturates() -> None:
     run = Run(PROMPT, dial=3e38, routing="norm")
     program = compiled(routers=False)
@@ -93,7 +124,7 @@ def asked(name: str) -> tuple[Any, Run]:
     return (MASKS, Run(PROMPT, NEW)) if name == "masks" else (None, Run(PROMPT, NEW, dial, routing=name))
 
 
-POLICIES = ["masks", "exit", "norm"]
+POLICIES = ["masks", "exit", "norm", "top1", "top2"]
 
 
 @EITHER_KV

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from compiler.frontend.policies import policies_of
 from skipopu.errors import ProgramError
-from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, everywhere
+from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, TOP, everywhere
 from tests.support import ANYTHING
 
 FILE = """
@@ -40,6 +40,15 @@ def test_a_file_names_layers_modules_and_phases(tmp_path: Path, suffix: str) -> 
     assert policies_of(yaml.safe_load(FILE), 4, True) == SAID
 
 
+def test_what_compares_a_prompts_tokens_leaves_decoding_to_the_router() -> None:
+    top = TOP[1]
+    assert policies_of({"ffn": top.name}, 1, True) == [((ROUTER, top), (ROUTER, ROUTER))]
+    assert policies_of({"decode": {"ffn": "never"}, "prefill": {"ffn": top.name}}, 1, True) == [
+        ((ROUTER, top), (ROUTER, NEVER))
+    ]
+    assert everywhere(top) == ((top, top), (ROUTER, ROUTER))
+
+
 def test_what_is_left_out_is_the_models_own() -> None:
     assert policies_of(None, 2, True) == [everywhere(ROUTER)] * 2
     assert policies_of({}, 2, False) == [everywhere(ALWAYS)] * 2
@@ -59,6 +68,7 @@ def test_what_is_left_out_is_the_models_own() -> None:
         ("mlp: never", True, ": a key is 'mlp'; accepted: 'attention' or 'ffn' or 'prefill' or 'decode'"),
         ("decode: never", True, ": decode is 'never'; accepted: a mapping of names"),
         ("decode: {mlp: never}", True, ": decode: a key is 'mlp'; accepted: 'attention' or 'ffn'"),
+        ("decode: {ffn: top2}", True, ": decode: ffn is 'top2', which compares tokens of a prompt; accepted: 'router'"),
         ("ffn: exit", False, ": ffn is 'exit', which asks routers; the model has none"),
         (
             "layers: {1: {decode: {ffn: router}}}",
