@@ -29,6 +29,7 @@ COMPILE_OPTIONS = (
     "--target",
     "--routers",
     "--lora",
+    "--policies",
     "--kv",
     "--context",
     "--group",
@@ -58,6 +59,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         f" with --shape their kind: {' or '.join(ROUTERS)}, default {LINEAR}",
     )
     add_lora(parser)
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="FILE",
+        help="who decides what is skipped, per layer, module and phase (.yaml or .json, see docs/policies.md); default the routers",
+    )
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument(
         "--context", type=positive, metavar="TOKENS", help="largest number of tokens; default what the machine holds"
@@ -118,7 +125,7 @@ def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine,
             raise
         shape, asked = (
             outline(str(checkpoint.directory), TWO_LAYER if checkpoint.router_width else LINEAR, checkpoint.config),
-            {**options, "weights": "int4", "follow": unseen},
+            {**options, "weights": "int4", "policies": None, "follow": unseen},
         )
         others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
         if not others:
@@ -148,6 +155,7 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
             weights=args.weights,
             history=args.history,
             prefetch=args.prefetch,
+            policies=args.policies,
             follow=lambda what, items: progress.track(items, description=what),
         )
     for sentence in program.source["warnings"]:
@@ -189,6 +197,7 @@ def main(args: argparse.Namespace) -> int:
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
         refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
+        refuse(args, ["--policies"], "has no effect on --shape, which is not run")
         machine = Machine.load(args.target)
         program = compile_as(args, outline_of(args), machine, args.logits)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -205,6 +214,7 @@ def main(args: argparse.Namespace) -> int:
         "context": program.context,
         "group": args.group,
         "weights": program.matrices["head"]["format"],
+        "policies": args.policies,
         "history": args.history,
         "prefetch": args.prefetch,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from skipopu.isa.spec import ADDRESS_UNIT, Reduce
 from skipopu.layout import EmbeddingRows, pack_router_record, round_up
 from skipopu.model_config import ModelConfig, Rope
 from skipopu.numerics import fp16, fp32
-from skipopu.policy import ALWAYS, ROUTER, under
+from skipopu.policy import Phases, under
 from skipopu.program.program import Program, place_instructions
 
 
@@ -44,9 +44,15 @@ def rope_address(plan: Plan, config: ModelConfig, context: int, number: int) -> 
 
 
 def images(
-    program: Program, graph: Graph, plan: Plan, checkpoint: Checkpoint, group: int, follow: Follow
+    program: Program,
+    graph: Graph,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    group: int,
+    policies: Sequence[Phases],
+    follow: Follow,
 ) -> list[NDArray[np.uint8]]:
-    """Initial memory of every port; weights are computed, rounded and placed some rows at a time."""
+    """Initial memory of every port; weights are computed, rounded and placed some rows at a time. ``policies`` are the layers'."""
     machine, context = program.machine, program.context
     config = checkpoint.config
     memory = [np.zeros(plan.port_bytes, np.uint8) for _ in range(machine.ports)]
@@ -83,10 +89,10 @@ def images(
     program.source["warnings"] += again(placed)
     routers = checkpoint.routers
     for layer in range(graph.layers):
-        policies = under(program.kv, ROUTER if routers else ALWAYS, layer)
         windows = [config.window(number % graph.layers, context) for number in (layer, layer + 1)]
         bias = (routers[layer][0].bias, routers[layer][1].bias) if routers else (0.0, 0.0)
-        place(0, plan.router_record + layer * plan.layer_bytes, pack_router_record(flushed(bias), policies, windows))
+        record = pack_router_record(flushed(bias), under(program.kv, policies[layer], layer), windows)
+        place(0, plan.router_record + layer * plan.layer_bytes, record)
     return memory
 
 

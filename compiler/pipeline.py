@@ -7,6 +7,7 @@ import bisect
 from compiler.emit import Emitter
 from compiler.follow import Follow, unseen
 from compiler.frontend.checkpoint import Checkpoint
+from compiler.frontend.policies import Source, policies_of
 from compiler.graph.build import build
 from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
@@ -28,6 +29,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME, INT4, INT4Z
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
+from skipopu.program.run import require_windows
 from skipopu.text import carried
 
 KV_POLICIES = tuple(policy.value for policy in KvPolicy)
@@ -46,6 +48,7 @@ def compile_checkpoint(
     history: int | None = None,
     prefetch: bool = True,
     follow: Follow = unseen,
+    policies: Source | None = None,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
@@ -54,14 +57,15 @@ def compile_checkpoint(
     model's own), ``weights`` their format (default: int4; int4z of files with 4 bits and zero points, on a machine that has it);
     ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
-    ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
-    told in the program's ``source["warnings"]``.
+    ``prefetch`` fetches what the next layer will read into it while no weights are asked for. ``policies``, a file or what one
+    holds, says who decides what is skipped, by default the routers; see :mod:`compiler.frontend.policies`. What the formats hold badly
+    is told in the program's ``source["warnings"]``.
 
     Tensors are read some rows at a time, once to be examined and once to be placed in the image (K and V twice). ``follow`` sees both go on.
 
     Raises:
         CheckpointError: a tensor cannot be read or holds numbers that the machine's formats do not.
-        ProgramError: the model does not fit the machine, with both numbers.
+        ProgramError: the model does not fit the machine, with both numbers, or ``policies`` not the model.
     """
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
@@ -80,6 +84,8 @@ def compile_checkpoint(
     group = config.weight_group if group is None else group
     limits.check(machine, config, context, group, checkpoint.router_width)
     refuse(machine, config, context, checkpoint.router_width > 0)
+    decided = policies_of(policies, config.num_layers, checkpoint.routers is not None)
+    require_windows(machine, (policy for layer in decided for pair in layer for policy in pair))
     most = limits.history_slots(machine, config)
     if history is not None and not 0 <= history <= most * machine.ports:
         raise ProgramError(
@@ -118,7 +124,7 @@ def compile_checkpoint(
         )
     program.source["warnings"] = [*checkpoint.remarks, *warnings]
     if not checkpoint.outline:
-        program.memory = images(program, graph, plan, checkpoint, group, follow)
+        program.memory = images(program, graph, plan, checkpoint, group, decided, follow)
         if files := carried(checkpoint.directory):
             program.source["text"] = files
     return program

@@ -93,6 +93,7 @@ def compile(
     history: int | None = None,
     prefetch: bool = True,
     lora: str | Path | None = None,
+    policies: str | Path | Mapping[str, Any] | None = None,
 ) -> Program:
     """Compiles a checkpoint (or its directory, or a shipped model or known shape by name) for a machine.
 
@@ -104,6 +105,7 @@ def compile(
         logits: the program stores the logits of every position, see :func:`sim.result.logits_of`.
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
         lora: an adapter for the model's directory, as of :func:`checkpoint`.
+        policies: who decides what is skipped, a file or its content (docs/policies.md); default the routers.
 
     Returns:
         The program; its ``save(directory)`` writes what ``Program.load`` reads. What the formats hold badly is a warning.
@@ -121,7 +123,7 @@ def compile(
     if not isinstance(model, Checkpoint):
         model = shape(model) if str(model) in SHAPES else checkpoint(model, lora=lora)
     program = compile_checkpoint(
-        model, _machine(target), kv, logits, context, group, weights, history=history, prefetch=prefetch
+        model, _machine(target), kv, logits, context, group, weights, history=history, prefetch=prefetch, policies=policies
     )
     for sentence in program.source["warnings"]:
         warnings.warn(sentence, stacklevel=2)
@@ -166,8 +168,8 @@ def run(
         skip: random routing instead of the routers: the share of modules to skip, 0 (everything executes) to 1, or
             "attn=R,ffn=R", or a YAML file with ratios per layer; drawn with ``seed``.
         trace: replays a routing, bool (layers, 2, positions), 1 = execute, as a result's ``routing`` is, or a .npy file of it.
-        policy: one of :data:`skipopu.policy.WHOLE_RUN` for every module, as "always" and "never".
-        dial: the routers' threshold, in the logits' unit; larger skips more.
+        policy: one of :data:`skipopu.policy.WHOLE_RUN` for every module, as "always", "never" and "exit".
+        dial: the threshold of what decides; of routers in the logits' unit; larger skips more.
         check: the machine records a signature of each instruction.
         watch: is told of tokens and progress.
         options: of the engine, the fields of its ``Options`` in ``sim/NAME/options.py``: ``spans`` of the timing engine,

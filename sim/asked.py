@@ -100,11 +100,18 @@ def run_of(
     routing = routing_of(program.model.num_layers, len(prompt) + max_new, skip, trace, seed, what) if max_new >= 0 else None
     if dial and routing is not None:
         raise ProgramError(f"dial is {dial}, the routers' threshold; skip ratios and traces replace the routers")
-    if dial and not program.source["routers"]:
-        raise ProgramError(f"dial is {dial}; it has no effect: model {program.source['checkpoint']} has no routers")
     run = Run(tuple(prompt), max_new, dial, check, (policy or COMPILED) if routing is None else routing)
     run.validate(program)
+    refuse_idle_dial(program, run)
     return run
+
+
+def refuse_idle_dial(program: Program, run: Run) -> None:
+    """Raises ProgramError for a dial that no policy of the run looks at."""
+    if run.dial and not any(policy.weighs for layer in run.policies(program) for pair in layer for policy in pair):
+        lacking = f"model {program.source['checkpoint']} has no routers"
+        why = "no policy of this run looks at it" if program.source["routers"] else lacking
+        raise ProgramError(f"dial is {run.dial}; it has no effect: {why}")
 
 
 def run_without_weights(

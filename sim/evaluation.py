@@ -19,8 +19,9 @@ from sim.result import Computed, capped
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import TokenList, instruction_of
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
+from skipopu.policy import ALWAYS
 from skipopu.program.program import Program
-from skipopu.program.run import Run
+from skipopu.program.run import COMPILED, Run
 from skipopu.text import Passage
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
@@ -121,10 +122,14 @@ def evaluate(
     profile: Profile = PROFILES[EXACT18],
     on_result: Callable[[Computed], None] = lambda result: None,
     say: Callable[[int], None] = lambda done: None,
+    policy: str = COMPILED,
+    dial: float = 0.0,
 ) -> Evaluation:
     """Loss over windows of so many tokens, each of which starts cold: its first token is not predicted.
 
-    ``profile`` is the functional engine's arithmetic; ``on_result`` gets every window's result of that engine, ``say`` the tokens read.
+    ``always`` executes every module, else ``policy`` and ``dial`` are those of a run (:class:`skipopu.program.run.Run`), whose prompt a
+    window is. ``profile`` is the functional engine's arithmetic; ``on_result`` gets every window's result of that engine, ``say`` the
+    tokens read.
 
     Raises:
         ProgramError: there is nothing to predict, or an id is none of the program's.
@@ -135,7 +140,7 @@ def evaluate(
     nats, share, counted, size, read = 0.0, 0.0, 0, 0, 0
     for part in windows_of(passage, window):
         ids = np.concatenate([head, passage.ids[part]])
-        run = Run(tuple(ids.tolist()), 0, routing="always" if always else "program")
+        run = Run(tuple(ids.tolist()), 0, dial, routing=ALWAYS.name if always else policy)
         loss = Loss(ids[1:], program.model.vocab_size, 0.0 if model else program.model.logit_cap)
         if model is None:
             options = functional.Options(weights, profile, loss.add)

@@ -58,7 +58,7 @@ class Walk:
     Attributes:
         steps: all of the program's. pc: of the present one.
         config: values of the configuration registers.
-        position: of the chunk's first token. count: its tokens. lists: of them, by TokenList, those that instructions work on.
+        position: of the chunk's first token. count: its tokens. decoding: it lies behind the prompt. lists: of them, by TokenList, those that instructions work on.
         layer, layer_base: of the present pass through the loop's body.
         generated: tokens so far.
     """
@@ -73,6 +73,7 @@ class Walk:
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
         self.pc = self.position = self.count = self.layer = self.layer_base = self.generated = 0
+        self.decoding = False
         self._following = 0  # the instruction behind the present one
         self._loop = 0  # the present LOOP
 
@@ -123,7 +124,8 @@ class Walk:
 
     def _chunk(self, f: Fields) -> None:
         left = self.prompt - self.position
-        self.count = min(self.chunk, left) if left > 0 else 1
+        self.decoding = left <= 0
+        self.count = 1 if self.decoding else min(self.chunk, left)
         if self.position + self.count > self.config[Config.CONTEXT]:
             raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
         slots = np.arange(self.count)

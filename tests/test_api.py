@@ -114,7 +114,11 @@ def test_a_shape_is_timed(program: sk.Program) -> None:
         ({"skip": 0.5, "trace": np.ones((4, 2, 20), bool)}, "by skip and trace; accepted: one of skip, trace, policy"),
         ({"trace": np.ones((4, 2, 2), bool)}, "routing trace has shape"),
         ({"skip": 0.5, "dial": 1.0}, "dial is 1.0"),
-        ({"policy": "sometimes"}, "routing is 'sometimes'; accepted: 'program' or 'always' or 'never'"),
+        (
+            {"policy": "sometimes"},
+            "routing is 'sometimes'; accepted: 'program' or 'router' or 'always' or 'never' or 'exit' or 'norm' or 'top1'",
+        ),
+        ({"policy": "always", "dial": 1.0}, "dial is 1.0; it has no effect: no policy of this run looks at it"),
         ({"max_new": -1}, "-1 new tokens"),
         ({"max_new": 1000}, "exceeds the program's context"),
         ({"engine": "rlt"}, "did you mean 'rtl'"),

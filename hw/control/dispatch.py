@@ -44,6 +44,7 @@ class Dispatcher(Component):
         self.units_idle = given(1, "no unit has an instruction, no write is under way")
         self.route_done = given(1, "a routing decision, for a cycle")
         self.routed = given(Routed(machine), "which it is", "{}")
+        self.decoding = gives(1, "the present chunk lies behind the prompt")
         self.token = given(32, "the argmax token")
         self.write_token = gives(TokenWrite(), "it is written", "token_{}")
         self.chunk = gives(1, "a chunk starts, for a cycle")
@@ -203,6 +204,7 @@ class Dispatcher(Component):
             lists.decided.eq(self.route_done),
             lists.chosen.eq(field(word, MATMUL, "list")),
             self.last_slot.eq(lists.last_slot),
+            self.decoding.eq(lists.decoding),
             state.executed_attention.eq(lists.executed_attention),
             state.executed_ffn.eq(lists.executed_ffn),
             layers.restart.eq(self.restart),

@@ -25,8 +25,8 @@ class TokenLists(Component):
     A chunk is what is left of the prompt, as far as there are slots, or one token behind it. Its routed lists hold every slot until a
     decision comes.
 
-    Latency: 1 cycle from ``open`` to ``count``, 2 to the lists, 1 from ``decided`` to them; none from ``chosen`` to ``mask``. Throughput: a
-    decision per cycle.
+    Latency: 1 cycle from ``open`` to ``count``, 2 to the lists, 1 from ``decided`` to them; none from ``chosen`` to ``mask`` and from
+    ``position`` to ``decoding``. Throughput: a decision per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -41,6 +41,7 @@ class TokenLists(Component):
         self.mask = gives(machine.tokens, "slots that it holds")
         self.count = gives(count_shape(machine.tokens), "slots of the chunk")
         self.last_slot = gives(count_shape(machine.tokens), "the last one")
+        self.decoding = gives(1, "the chunk lies behind the prompt")
         self.ends = gives(1, "the chunk ends the prompt, or lies behind it: its last slot makes a token")
         self.executed_attention = gives(64, "slots whose attention executed, over all decisions")
         self.executed_ffn = gives(64, "slots whose feed-forward network executed, over all decisions")
@@ -55,6 +56,7 @@ class TokenLists(Component):
             every.eq((Const(1, tokens + 1) << self.count) - 1),
             left.eq(self.prompt_length - self.position),
             self.last_slot.eq(self.count - 1),
+            self.decoding.eq(self.position >= self.prompt_length),
             self.ends.eq(self.position + self.count >= self.prompt_length),
         ]
         with m.Switch(self.chosen):
@@ -68,7 +70,7 @@ class TokenLists(Component):
                 m.d.comb += self.mask.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0))
         m.d.sync += opened.eq(self.open)
         with m.If(self.open):
-            with m.If(self.position >= self.prompt_length):
+            with m.If(self.decoding):
                 m.d.sync += self.count.eq(1)
             with m.Elif(left < tokens):
                 m.d.sync += self.count.eq(left)

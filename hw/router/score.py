@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 
 from hw.arithmetic.fp32 import Add
 from hw.component import Component, given, gives
@@ -14,6 +14,8 @@ from skipopu.machine.config import Machine
 class Score(Component):
     """Adds what a router product has left in the buffer, high digit and low digit, and a bias: z = (high + low) + bias, FP32.
 
+    Or two other numbers and the bias, in as many cycles.
+
     Latency: LATENCY cycles from ``start`` to ``done``. Throughput: one score at a time.
     """
 
@@ -24,6 +26,8 @@ class Score(Component):
         self.start = given(1, "begin, for a cycle; not before done")
         self.address = given(ELEMENT_BITS, "element of the high digit, the low one's is the next; stable until done")
         self.bias = given(32, "FP32; stable until done")
+        self.instead = given(1, "two other numbers are wanted; stable until done")
+        self.numbers = given(64, "those, FP32, the first one in the lower half; stable until done")
         self.done = gives(1, "the score is there, for a cycle")
         self.z = gives(32, "the score, with done")
         self.saturated = gives(1, "a sum saturated")
@@ -36,7 +40,8 @@ class Score(Component):
         m = Module()
         m.submodules.add = add = Add()
         low = Signal()
-        chosen = self.read_data.word_select(lane_of(self.machine, self.read_address), 32)
+        digit = self.read_data.word_select(lane_of(self.machine, self.read_address), 32)
+        chosen = Mux(self.instead, self.numbers.word_select(low, 32), digit)
         # One addition at a time
         begin, left = Signal(), Signal(range(Add.LATENCY + 2))
         high, a, b = Signal(32), Signal(32), Signal(32)

@@ -26,6 +26,7 @@ def join(m: Module, units: Units) -> None:
     m.d.comb += [
         host.kv_entries.eq(units.kv_write.entries),
         units.route.dial.eq(host.dial),
+        units.route.decoding.eq(dispatch.decoding),
         units.records.check.eq(host.check[0]),
         units.records.ring.eq(host.ring),
         units.records.ring_records.eq(host.ring_records),

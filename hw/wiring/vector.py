@@ -50,6 +50,7 @@ def join(m: Module, units: Units) -> None:
         queue.done.eq(switch.queue.done),
         queue.digest.eq(switch.queue.digest),
         route.next.eq(queue.next & switch.chosen(ROUTE)),
+        route.inverse_rms.eq(units.aligner.inverse_rms),
         embed.vocabulary.eq(setting(Config.VOCABULARY)),
         embed.tokens.eq(setting(Config.TOKENS)),
         embed.rope.eq(setting(Config.ROPE)),

@@ -42,9 +42,26 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", po
         "--skip-trace", type=Path, metavar="FILE", help="replay a .npy of bool (layers, 2, tokens), 1 = execute"
     )
     if policies:
-        known = "; ".join(f"{name}: {policy.meaning}" for name, policy in WHOLE_RUN.items())
-        routing.add_argument("--policy", choices=tuple(WHOLE_RUN), help=f"a rule instead of the routers. {known}")
+        add_policy_argument(routing)
     add_seed(parser)
+
+
+def add_policy_argument(parser: argparse._ActionsContainer) -> None:
+    known = "; ".join(f"{name}: {policy.meaning}" for name, policy in WHOLE_RUN.items())
+    parser.add_argument(
+        "--policy", choices=tuple(WHOLE_RUN), help=f"one rule for every module, whatever the program was compiled with. {known}"
+    )
+
+
+def add_dial_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dial",
+        type=finite,
+        default=0.0,
+        metavar="X",
+        help="routing threshold: a module executes when its router's first output exceeds the second by at least X; larger skips"
+        " more; default 0. The scale is the model's: in pybyte-1m -100 skips next to nothing, 0 a quarter, 44 half, 107 three quarters",
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int) -> None:
@@ -55,14 +72,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
         "--chat", action="store_true", help="put the prompt into the checkpoint's chat template, as one user's message"
     )
     parser.add_argument("--max-new", type=natural, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
-    parser.add_argument(
-        "--dial",
-        type=finite,
-        default=0.0,
-        metavar="X",
-        help="routing threshold: a module executes when its router's first output exceeds the second by at least X; larger skips"
-        " more; default 0. The scale is the model's: in pybyte-1m -100 skips next to nothing, 0 a quarter, 44 half, 107 three quarters",
-    )
+    add_dial_argument(parser)
     add_routing_arguments(parser, policies=True)
 
 

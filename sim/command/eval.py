@@ -12,14 +12,26 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from sim.command.common import add_model_arguments, console, inputs_of, is_compiled, load_program, warn
+from sim.asked import refuse_idle_dial
+from sim.command.common import (
+    add_dial_argument,
+    add_model_arguments,
+    add_policy_argument,
+    console,
+    inputs_of,
+    is_compiled,
+    load_program,
+    warn,
+)
 from sim.evaluation import CHUNK, evaluate, windows_of
 from sim.result import SATURATED
 from skipopu.accept import shown
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
 from skipopu.model_config import ModelConfig
+from skipopu.policy import ALWAYS
 from skipopu.program.program import Program
+from skipopu.program.run import COMPILED, Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
 from skipopu.text import NoText, Passage, carried, text_of
@@ -38,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=("functional", "reference"), default="functional", help="default functional")
     parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="each window starts cold; default 256")
-    parser.add_argument("--always", action="store_true", help="execute every module")
+    decided = parser.add_mutually_exclusive_group()
+    decided.add_argument("--always", action="store_true", help="execute every module, as --policy always")
+    add_policy_argument(decided)
+    add_dial_argument(parser)
 
 
 def read_ids(path: Path, vocabulary: int) -> np.ndarray:
@@ -93,6 +108,8 @@ def main(args: argparse.Namespace) -> int:
             args.context = min(args.window, ModelConfig.load(args.model).max_positions)
         with console.status("compiling"):
             program = load_program(args, chunk=CHUNK)
+    policy = ALWAYS.name if args.always else args.policy or COMPILED
+    refuse_idle_dial(program, Run((0,), dial=args.dial, routing=policy))
     window = min(args.window, program.context)
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
@@ -104,7 +121,9 @@ def main(args: argparse.Namespace) -> int:
             passage,
             args.engine,
             window,
-            args.always,
+            False,
+            policy=policy,
+            dial=args.dial,
             on_result=lambda result: saturated.append(result.saturated),
             say=lambda done: progress.update(task, completed=done),
         )

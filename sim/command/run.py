@@ -90,7 +90,11 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     if args.engine != "timing":
         raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
     refuse(args, ["--prompt", "--tokens"], "has no effect on --shape, where tokens are only counted; use --prompt-length")
-    refuse(args, ["--dial", "--policy"], "has no effect on --shape, whose routers have no weights; use --skip or --skip-trace")
+    refuse(
+        args,
+        ["--dial", "--policy", "--policies"],
+        "has no effect on --shape, whose routers have no weights; use --skip or --skip-trace",
+    )
     refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
     check_routing(args)
     checkpoint = outline_of(args)

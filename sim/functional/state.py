@@ -27,6 +27,7 @@ class State:
         memory: of each port, (bytes,) uint8. buffer: (elements,) float32.
         activation, query: aligned vectors of the chunk's slots. inverse_rms: (slots,). rope: (slots, head_dim / 2, 2), cos and sin.
         routing: bool (layers, 2, context), what executed.
+        before: bool (slots, 2), what the last ROUTE made execute. norms: (slots,), 1/rms at that time.
         window: tokens that a query of the present layer sees, 0: all.
         best: the largest result of the present argmax and its row.
     """
@@ -43,6 +44,8 @@ class State:
         self.inverse_rms = np.zeros(machine.tokens, np.float32)
         self.rope = np.zeros((machine.tokens, 1, 2), np.float32)
         self.pool = KvPool(machine.ports)
+        self.norms = np.zeros(machine.tokens, np.float32)
+        self.before = np.zeros((machine.tokens, 2), bool)
         self.window = 0
         self.routing = np.zeros((program.model.num_layers, 2, program.context), bool)
         self.best: tuple[np.float32, int] | None = None

@@ -11,7 +11,7 @@ from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
 from skipopu.layout import ROUTER_RECORD, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
-from skipopu.policy import Decision
+from skipopu.policy import NEVER, WINDOW, Decision, Phase, Weighs, ranks
 
 
 def embed(s: State, f: Fields) -> None:
@@ -44,7 +44,8 @@ def route(s: State, f: Fields) -> None:
     slots, walk = s.slots(f), s.walk
     where = s.vectors(f["src"], f["stride"], slots, 4)
     record = s.read(0, s.address(f), ROUTER_RECORD.size)
-    bias, policies = router_record(record, 0)
+    bias, phases = router_record(record, 0)
+    policies = phases[Phase.DECODE if walk.decoding else Phase.PREFILL]
     s.window = router_windows(record, 0)[0] if s.machine.window else 0
     sums = s.buffer[where].reshape(-1, 2, 2)
     z = fp32.add(fp32.add(sums[..., 0], sums[..., 1]), bias)
@@ -52,10 +53,18 @@ def route(s: State, f: Fields) -> None:
     if any(policy.reads_trace for policy in policies):
         row = walk.config[Config.TRACE] + walk.layer * walk.config[Config.TRACE_ROW]
         traced = s.read(0, row * ADDRESS_UNIT + walk.position, walk.count)
-    executed = np.zeros(z.shape, bool)
+    executed, before = np.zeros(z.shape, bool), s.before[slots] | (walk.layer == 0)
+    norm, last = s.inverse_rms[slots], s.norms[slots] * np.float32(walk.layer != 0)
     for module, policy in enumerate(policies):
-        bits = (traced[slots] >> module & 1).astype(bool)
-        executed[:, module] = policy.rule(Decision(z[:, module], s.dial, walk.position + slots, bits))
+        bits, weighed, dial = (traced[slots] >> module & 1).astype(bool), z[:, module], s.dial
+        if policy.weighs is Weighs.NORM:
+            z[:, module] = fp32.add(last, -norm)
+            weighed, dial = np.abs(z[:, module]), fp32.multiply(s.dial, norm)
+        place = ranks(weighed, weighed, slots, slots // WINDOW) if policy.keep else (None, None)
+        rule = policy.rule if policy.runs_on(s.machine.tokens) else NEVER.rule
+        executed[:, module] = rule(Decision(weighed, dial, walk.position + slots, bits, before[:, module], *place))
+    s.before[:] = False
+    s.before[slots], s.norms[slots] = executed, norm
     walk.lists[TokenList.ATTENTION] = slots[executed[:, 0]]
     walk.lists[TokenList.FFN] = slots[executed[:, 1]]
     s.routing[walk.layer, :, walk.position + slots] = executed

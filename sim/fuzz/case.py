@@ -22,6 +22,7 @@ from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics import formats
 from skipopu.numerics.activation import ACTIVATIONS, Activation
+from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
@@ -85,6 +86,9 @@ def case(seed: int, long: bool = False) -> Case:
     for program in programs if caps else ():
         if cap_draw.chance(0.6):
             program["model"][OWN] = program["model"].get(OWN, {}) | {"attention_cap": cap_draw.of((0.5, 5.0, 50.0, 1000.0))}
+    policy_draw = Draw(seed + (3 << 32))
+    for program in programs:
+        decide(policy_draw, program, machine["tokens"])
     models = [p["model"] for p in programs]
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
@@ -129,7 +133,7 @@ def case(seed: int, long: bool = False) -> Case:
         if draw.chance(ODD / PROGRAMS):
             spoil_program(draw, program)
     machine["soft_cap"] = caps
-    _weights(Draw(seed + (3 << 32)), machine, programs)
+    _weights(Draw(seed + (4 << 32)), machine, programs)
     return Case(seed, machine, tuple(programs), long)
 
 
@@ -267,6 +271,24 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
     }
     weights = {"seed": draw.between(0, 1 << 30), "scale": draw.of((1.0, 1.0, 1.0, 0.05, 20.0)), "routers": draw.chance(0.7)}
     return {"machine": other, "model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
+
+
+def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
+    """Other policies than routers, for a run or in a file, in about half of the programs; a few that the model or a machine of so many
+    ``tokens`` at once cannot have."""
+    names = [
+        policy.name
+        for policy in WHOLE_RUN.values()
+        if draw.chance(0.05)
+        or ((policy.weighs is not Weighs.ROUTER or program["weights"]["routers"]) and policy.runs_on(tokens))
+    ]
+    if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
+        program["run"]["routing"] = draw.of(names)
+    if draw.chance(0.3):
+        modules = lambda: {name: draw.of(names) for name in MODULES if draw.chance(0.7)}  # noqa: E731
+        last = program["model"]["num_hidden_layers"] - 1
+        layers = {str(draw.between(0, last)): {draw.of(list(PHASES)): modules()} for _ in range(draw.between(0, 3))}
+        program["compile"]["policies"] = {**modules(), "decode": modules(), "layers": layers}
 
 
 def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:

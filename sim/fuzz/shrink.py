@@ -17,7 +17,15 @@ BASE = "mono"
 PLAIN: dict[str, dict[str, Any]] = {
     "memory": {"stall": 0, "reorder": False, "seed": 1},
     "run": {"max_new": 1, "dial": 0.0, "check": True, "routing": "always"},
-    "compile": {"kv": "reuse", "logits": False, "weights": "int4", "history": None, "prefetch": True, "level": 4},
+    "compile": {
+        "kv": "reuse",
+        "logits": False,
+        "weights": "int4",
+        "history": None,
+        "prefetch": True,
+        "level": 4,
+        "policies": None,
+    },
     "weights": {"seed": 0, "scale": 1.0, "routers": False},
     "model": {
         "model_type": "llama",

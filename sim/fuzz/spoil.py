@@ -14,6 +14,7 @@ ODD_OPTIONS: dict[str, tuple[Any, ...]] = {
     "group": (1, 24, 1024, -32),
     "weights": ("int2",),
     "history": (-1, 1, 100_000),
+    "policies": ({"ffn": "trace"}, {"layers": {"99": {}}}, {"decode": "never"}),
 }
 ODD_RUN: dict[str, tuple[Any, ...]] = {
     "prompt": ([], [-1], [1 << 20]),

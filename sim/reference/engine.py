@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compiler.passes.fold import attention_scale
 from sim.engine import QUIET, Watch
+from sim.reference.decide import Deciding
 from sim.reference.model import Output, SkipLlama
 from sim.reference.options import Options as Options
 from sim.reference.state import load_hf_state_dict
@@ -21,9 +22,8 @@ from skipopu.layout import EmbeddingRows, router_record
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import soft_cap
 from skipopu.numerics.formats import dequantise
-from skipopu.policy import ALWAYS, ROUTER, WHOLE_RUN, Decision
 from skipopu.program.program import Program
-from skipopu.program.run import COMPILED, Run
+from skipopu.program.run import Run
 from skipopu.row_order import permutation
 
 name = "reference"
@@ -133,18 +133,18 @@ def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
 
 def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:
     """Teacher-forced pass over (batch, tokens) with the program's KV policy, the run's dial and routing option."""
+    return _decided(program, model, tokens, options, routing)[0]
+
+
+def _decided(
+    program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None
+) -> tuple[Output, Deciding]:
+    """:func:`forward`, and what the policies looked at."""
     if isinstance(options.routing, np.ndarray) and routing is None:
         routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
-    named = options.routing if isinstance(options.routing, str) else COMPILED
-    policy = WHOLE_RUN[named] if named != COMPILED else ROUTER if program.source["routers"] else ALWAYS
-    position = torch.arange(tokens.shape[1])
-
-    def rule(difference: Tensor, layer: int, module: int) -> Tensor:
-        del layer, module
-        bits = torch.as_tensor(policy.rule(Decision(difference, options.dial, position)))
-        return bits.to(difference.dtype).expand(difference.shape)
-
-    return model(tokens, kv=program.kv, routing=routing, rule=rule)
+    deciding = Deciding(program, options, tokens.shape[1])
+    model.see = deciding.see
+    return model(tokens, kv=program.kv, routing=routing, rule=deciding.rule), deciding
 
 
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Routed:
@@ -174,11 +174,12 @@ class Agreement:
     """How far the machine's numbers are from the reference's over a set of sequences.
 
     The reference is run teacher-forced on the machine's tokens with the machine's routing replayed. A position *decides*
-    when the reference's margin (router difference against the dial, best logit against the second best) exceeds the bound;
-    every deciding position must agree. The bounds (one for the logits, one for
-    each layer's two routers; ``routing_bound`` is the largest of those) are four times the largest deviation that the
+    when the reference's margin (what its policy weighs against the dial, best logit against the second best) exceeds the bound: its
+    policy's rule says the same whether what it weighs is larger or smaller by that; every deciding position must agree. The bounds (one
+    for the logits, one for each layer's two modules; ``routing_bound`` is the largest of those) are four times the largest deviation that the
     alignment error causes: the reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
-    input of every product, and with errors as large as the machine's on capped scores. All other roundings of the machine (FP32, tables, probabilities) are at least 8 times smaller.
+    input of every product, and with errors as large as the machine's on capped scores. All other roundings of the machine (FP32, tables, probabilities)
+    are at least 8 times smaller, but for those of 1/rms (:data:`sim.reference.decide.NORM_ERROR`), which are added where norms are weighed.
     """
 
     routing_bound: float
@@ -244,26 +245,25 @@ def agreement(
     ids = torch.tensor(sequences)
     inputs, chosen = ids[:, : routing.shape[-1]], ids[:, prompt_length:]
     replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
-    out = forward(program, model, inputs, options, replay)
+    out, deciding = _decided(program, model, inputs, options, replay)
+    margin = deciding.margins(out.differences)
     # torch.maximum and amax keep a NaN; Python's max(0.0, nan) is 0.0.
     logit_error, route_error = torch.zeros(()), torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
         model.disturb = _noise(program.matrices["head"]["group"], program.model, generator)
-        noisy = forward(program, model, inputs, options, replay)
+        noisy, noisily = _decided(program, model, inputs, options, replay)
         logit_error = torch.maximum(logit_error, (noisy.logits - out.logits).abs().amax())
-        route_error = torch.maximum(route_error, (noisy.differences - out.differences).abs().amax((0, 3)))
+        route_error = torch.maximum(route_error, (noisily.margins(noisy.differences) - margin).abs().amax((0, 3)))
     model.disturb = None
     logit_bound, routing_bound = SAFETY * logit_error, SAFETY * route_error
-    # Routing: only bits that a router decided.
-    routed = torch.ones_like(replay)
-    for layer, module in program.kv.forces(program.model.num_layers):
-        routed[:, layer, module] = False
-    if not isinstance(options.routing, str) or options.routing != "program" or not program.source["routers"]:
-        routed[:] = False
-    margin = out.differences - options.dial
-    deciding = routed & (margin.abs() > routing_bound[..., None])
-    differing = deciding & ((margin >= 0) != replay)
+    # Routing: only bits for which something was weighed.
+    routed = deciding.every(deciding.weighs).expand(replay.shape)
+    slack = routing_bound[..., None] + deciding.every(deciding.rounding)
+    before = torch.cat([torch.ones_like(replay[:, :1]), replay[:, :-1]], 1)
+    least, most = (deciding.decisions(out.differences, before, more) for more in (-slack, slack))
+    sure_routing = routed & (least == most)
+    differing = sure_routing & (least != replay)
     scores = out.logits[:, prompt_length - 1 :][:, : chosen.shape[1]]
     best = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf).topk(2, -1)  # a second best even of one
     gap = best.values[..., 0] - best.values[..., 1]
@@ -273,11 +273,11 @@ def agreement(
         routing_bound=float(routing_bound.max()),
         logit_bound=float(logit_bound),
         routing_positions=int(routed.sum()),
-        routing_inside=int((routed & ~deciding).sum()),
+        routing_inside=int((routed & ~sure_routing).sum()),
         routing_differing=int(differing.sum()),
         token_positions=gap.numel(),
         token_inside=int((~sure).sum()),
         token_differing=int(wrong.sum()),
         max_logit_error=None if logits is None else float((torch.from_numpy(logits) - out.logits).abs().max()),
-        non_finite=sum(int((~t.isfinite()).sum()) for t in (out.logits, out.differences, logit_bound, routing_bound)),
+        non_finite=sum(int((~t.isfinite()).sum()) for t in (out.logits, margin, logit_bound, routing_bound)),
     )

@@ -130,7 +130,8 @@ class SkipLlama(nn.Module):
     """A decoder with routers. Dtype and device follow the parameters.
 
     ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product and on capped scores; the error
-    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them.
+    analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them. ``see``,
+    when set, is shown what each layer's routers read before their gates are decided.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -146,6 +147,7 @@ class SkipLlama(nn.Module):
         self.round_kv = False
         self.disturb: Callable[[str, Tensor], Tensor] | None = None
         self.quantise: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.see: Callable[[int, Tensor], None] | None = None
 
     def _product(self, name: str, x: Tensor, linear: nn.Linear, gain: Tensor | None = None) -> Tensor:
         """x (..., n) times weight (m, n), behind an RMSNorm when ``gain`` is given; the gain is part of the weight."""
@@ -188,7 +190,10 @@ class SkipLlama(nn.Module):
         """Of the routers of attention and of the feed-forward network, (batch, tokens) each."""
         routers = (layer.router_attention, layer.router_mlp)
         disturb = self.disturb if self.disturb is not None else lambda name, x: x
-        inner = [router.inner(disturb(f"layers.{index}.router", h)) for router in routers]
+        read = [disturb(f"layers.{index}.router", h) for _ in routers]
+        if self.see is not None:
+            self.see(index, read[-1])
+        inner = [router.inner(x) for router, x in zip(routers, read, strict=True)]
         if layer.router_attention.hidden_layer is not None:  # aligned side by side
             inner = disturb(f"layers.{index}.router_hidden", torch.cat(inner, -1)).chunk(2, -1)
         return [router.difference(x) for router, x in zip(routers, inner, strict=True)]

@@ -101,9 +101,9 @@ class Costs:
         norms = m.tokens + pipeline.NORM if residual else 0
         return max(m.tokens + 3, backlog) + ALIGN_DRAIN + norms + SETTLE
 
-    def route(self, slots: int, traced: bool) -> int:
-        """Once the record was read."""
-        return slots * (10 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0)) + SETTLE + 1
+    def route(self, slots: int, traced: bool, ranked: bool) -> int:
+        """Once the record was read; ``slots`` are all of the chunk."""
+        return slots * (10 + 4 * ADDITION + 1 + (self.read + 1 if traced else 0) + ranked) + SETTLE + 1
 
     def kvwrite_one(self, entry: KvEntry) -> tuple[int, int]:
         """Cycles of one entry up to its first beat, and from there on."""

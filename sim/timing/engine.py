@@ -124,10 +124,11 @@ class Timing:
             executed = s.routing[layer, :, walk.position : walk.position + walk.count]
             every = np.arange(walk.count)
             walk.lists[TokenList.ATTENTION], walk.lists[TokenList.FFN] = every[executed[0]], every[executed[1]]
-            s.traced = not isinstance(s.run.routing, str) or any(policy.reads_trace for policy in s.policies(layer))
+            s.traced = any(policy.reads_trace for policy in s.policies(layer))
+            s.ranked = any(policy.keep for policy in s.policies(layer))
             quiet = attention.quiet(s)
             s.ahead = s.prefetch and attention.missing(s)
-            self.repeats.through(range(body.start, decided), (walk.count, s.traced, s.ahead))
+            self.repeats.through(range(body.start, decided), (walk.count, s.traced, s.ranked, s.ahead))
             coming = attention.fetch_ahead(s, quiet) if s.prefetch else NONE
             s.part = attention.read_history(s, walk.lists[TokenList.ATTENTION].tolist(), coming)
             about = (walk.count, executed.tobytes(), s.part, s.late(s.kvwrites))

@@ -15,10 +15,10 @@ from sim.timing.times import Times
 from sim.walk import Fields, Walk
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
-from skipopu.layout import KvEntry, port_of, round_up, router_record, router_windows
-from skipopu.policy import ROUTER, WHOLE_RUN, SkipPolicy, under
+from skipopu.layout import KvEntry, port_of, round_up, router_windows
+from skipopu.policy import Pair, Phase
 from skipopu.program.program import Program
-from skipopu.program.run import COMPILED, Run
+from skipopu.program.run import Run
 
 
 class State:
@@ -28,7 +28,7 @@ class State:
         entries: KV entries written. entry: one of them.
         pc: of the present instruction. waited: cycles for which it stood at its queue's head.
         kvwrites: fields of the present loop's KVWRITE.
-        traced: whether the present layer's routing bits are read from memory.
+        every_policy: of each layer. traced: whether the present layer's routing bits are read from memory. ranked: whether tokens are compared.
         part: what the present layer's attention takes. parts: those that were worked out.
         room: beats that could be fetched ahead of the layer before. ahead: whether more than that is missing for the present one.
         products, undecided: remembered by :mod:`sim.timing.array` and :mod:`sim.timing.bus`.
@@ -46,7 +46,8 @@ class State:
         self.history = History(program, routed.routing, self.entry)
         self.pc = self.waited = 0
         self.kvwrites: Fields = {"late": 0, "list": 0}
-        self.traced = self.ahead = False
+        self.every_policy = run.policies(program)
+        self.traced = self.ranked = self.ahead = False
         self.part: Attention | None = None
         self.parts: dict[tuple[object, ...], Attention] = {}
         self.room = 0
@@ -96,14 +97,10 @@ class State:
         walk = self.walk
         return 0 < f["late"] <= walk.position and walk.count == 1 and len(walk.lists[f["list"]]) > 0
 
-    def policies(self, layer: int) -> tuple[SkipPolicy, SkipPolicy]:
-        """Those of a layer's modules, the run's or the image's; a program without one has routers."""
-        if isinstance(self.run.routing, str) and self.run.routing != COMPILED:
-            return under(self.program.kv, WHOLE_RUN[self.run.routing], layer)
-        if not self.program.memory:
-            return ROUTER, ROUTER
-        address, stride = self.program.router_record
-        return router_record(self.program.memory[0], address + layer * stride)[1]
+    def policies(self, layer: int) -> Pair:
+        """Those of a layer's modules in the present chunk."""
+        phase = Phase.DECODE if self.walk.decoding else Phase.PREFILL
+        return self.every_policy[layer][phase]
 
     def first(self, layer: int) -> int:
         """The first token that the chunk's queries see in ``layer``."""

@@ -74,7 +74,7 @@ def route(s: State, f: Fields, slots: int, start: int) -> int:
         waits += held(s, start + record + read)
     memory = record + slots * traced * read + waits
     beats = s.costs.router_beats() + slots * traced
-    return booked(s, 4 * slots, memory, record + s.costs.route(slots, traced) + waits, beats)
+    return booked(s, 4 * slots, memory, record + s.costs.route(slots, traced, s.ranked) + waits, beats)
 
 
 def kvwrite(s: State, f: Fields, slots: int, start: int) -> int:

@@ -133,7 +133,7 @@ HOST = {register.name: register for register in HOST_REGISTERS}
 WIDE = tuple(name for name, _ in _WIDE)
 COUNTERS = WIDE[WIDE.index("CYCLES") :]
 MAGIC = 0x534B4950
-ISA_VERSION = 7
+ISA_VERSION = 8
 
 
 def identity(fingerprint: str) -> int:

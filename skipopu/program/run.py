@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,22 @@ from numpy.typing import NDArray
 from skipopu.accept import one_of
 from skipopu.errors import ProgramError
 from skipopu.layout import pack_router_record, router_record, router_windows
+from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
-from skipopu.policy import TRACE, WHOLE_RUN, under
+from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, WINDOW, Phases, SkipPolicy, Weighs, everywhere, under
 from skipopu.program.program import Program, address_units
 
 COMPILED = "program"  # routing as compiled
+
+
+def require_windows(machine: Machine, policies: Iterable[SkipPolicy]) -> None:
+    """Raises ProgramError when ``machine`` does not know one of ``policies``."""
+    for policy in policies:
+        if not policy.runs_on(machine.tokens):
+            raise ProgramError(
+                f"policy is {policy.name!r}, which compares windows of {WINDOW} tokens; machine {machine.name} takes {machine.tokens}"
+                f" at once; accepted: a multiple of {WINDOW}"
+            )
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,8 @@ class Run:
         dial: FP32 routing threshold.
         check: append signatures to the trace ring.
         routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.WHOLE_RUN` puts every
-            module under it, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a trace. What the KV
-            policy forces runs anyway.
+            module under it in both phases, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a
+            trace. What the KV policy forces runs anyway.
     """
 
     prompt: tuple[int, ...]
@@ -53,6 +65,12 @@ class Run:
             raise ProgramError(f"dial is {self.dial}; a finite number is needed")
         if isinstance(self.routing, str):
             one_of([COMPILED, *WHOLE_RUN]).check(self.routing, "routing", ProgramError)
+            if self.routing != COMPILED and WHOLE_RUN[self.routing].weighs is Weighs.ROUTER and not program.source["routers"]:
+                raise ProgramError(
+                    f"policy is {self.routing!r}, which asks routers; model {program.source['checkpoint']} has none"
+                )
+            if self.routing != COMPILED:
+                require_windows(program.machine, [WHOLE_RUN[self.routing]])
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
@@ -88,11 +106,18 @@ class Run:
             executed = self.routing.astype(np.uint8)
             rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
         if not isinstance(self.routing, str) or self.routing != COMPILED:
-            policy = WHOLE_RUN[self.routing] if isinstance(self.routing, str) else TRACE
             first, stride = program.router_record
-            for layer in range(program.model.num_layers):
+            for layer, policies in enumerate(self.policies(program)):
                 address = first + layer * stride
                 bias, _ = router_record(memory[0], address)
-                record = pack_router_record(bias.tolist(), under(program.kv, policy, layer), router_windows(memory[0], address))
+                record = pack_router_record(bias.tolist(), policies, router_windows(memory[0], address))
                 memory[0][address : address + len(record)] = record
         return memory
+
+    def policies(self, program: Program) -> list[Phases]:
+        """Those of every layer in this run; a program without weights has routers."""
+        layers, (first, stride) = range(program.model.num_layers), program.router_record
+        if isinstance(self.routing, str) and self.routing == COMPILED and program.memory:
+            return [router_record(program.memory[0], first + layer * stride)[1] for layer in layers]
+        named = WHOLE_RUN.get(self.routing, ROUTER) if isinstance(self.routing, str) else TRACE
+        return [under(program.kv, everywhere(named), layer) for layer in layers]

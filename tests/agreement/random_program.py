@@ -16,7 +16,7 @@ from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation
-from skipopu.policy import SKIP_POLICIES, KvPolicy
+from skipopu.policy import SKIP_POLICIES, WHOLE_RUN, KvPolicy, SkipPolicy
 from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
 from tests.support import Regions, random_codes
@@ -203,9 +203,16 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         sizes = np.array([1 / elements, 1e-5], np.float32).view(np.uint32)
         record = ADJUST_RECORD.pack(inverse_size=int(sizes[0]), epsilon=int(sizes[1]), rope=rope // 64)
         memory[0][address : address + len(record) + len(numbers)] = np.concatenate([record, numbers])
+    policies = np.random.default_rng(seed + (1 << 32))
+
+    def any_policy() -> SkipPolicy:
+        return list(WHOLE_RUN.values())[policies.integers(len(WHOLE_RUN))]
+
     for layer in range(LAYERS):
         bias = (float(rng.standard_normal()), float(rng.standard_normal()))
-        record = pack_router_record(bias, (SKIP_POLICIES[pick(0, 2)], SKIP_POLICIES[pick(0, 2)]))
+        record = pack_router_record(
+            bias, ((SKIP_POLICIES[pick(0, 2)], SKIP_POLICIES[pick(0, 2)]), (any_policy(), any_policy()))
+        )
         memory[0][router_record + 64 * layer : router_record + 64 * layer + 64] = record
     place_instructions(words, memory[0], 0)
     program = Program(

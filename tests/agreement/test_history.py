@@ -152,7 +152,7 @@ def test_an_error_while_entries_are_fetched_ahead_halts() -> None:
 def test_a_token_without_an_entry_halts() -> None:
     program = compiled("trio")
     memory = [port.copy() for port in program.memory]
-    record = pack_router_record((0.0, 0.0), (NEVER, ALWAYS))
+    record = pack_router_record((0.0, 0.0), ((NEVER, ALWAYS), (ALWAYS, ALWAYS)))
     memory[0][program.router_record[0] : program.router_record[0] + len(record)] = record
     damaged = dataclasses.replace(program, memory=memory)
     write = next(i for i, w in enumerate(program.instructions) if w & 31 == spec.KVWRITE.opcode)

@@ -44,6 +44,7 @@ def test_lists(target: str) -> None:
                 }
                 for _ in range(3):
                     assert ctx.get(dut.ends) == ends
+                    assert ctx.get(dut.decoding) == (position >= prompt)
                     for chosen, mask in lists.items():
                         ctx.set(dut.chosen, chosen)
                         assert ctx.get(dut.mask) == mask, chosen

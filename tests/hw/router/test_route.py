@@ -1,4 +1,4 @@
-"""Both bits of every slot, by router, trace or constant, with the signature and the cycles that are promised."""
+"""Both bits of every slot over several layers, by each policy, with the signature and the cycles that are promised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
-from skipopu.policy import POLICY_BITS, Decision, SkipPolicy
+from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy, Weighs
 from tests.hw.bench import exercise
 
 UNKNOWN = SkipPolicy("unknown", (1 << POLICY_BITS) - 1, "a code that no machine knows: it skips", lambda decision: False)
@@ -26,64 +26,90 @@ POLICIES = [
     (policy.TRACE, policy.NEVER),
     (policy.ROUTER, policy.TRACE),
     (UNKNOWN, policy.ALWAYS),
+    (policy.EXIT, policy.EXIT),
+    (policy.EXIT, policy.TRACE),
+    (policy.NORM, policy.NORM),
+    (policy.NORM, policy.EXIT),
+    (policy.TOP[0], policy.TOP[1]),
+    (policy.TOP[2], policy.EXIT),
 ]
+LAYERS = 4
 WINDOW, NEXT_WINDOW = 0x123456, 0xABCDEF
 RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
 
 
-@pytest.mark.parametrize("target", ["mono", "tiny", "u280-slice4"])
+def machine_of(name: str) -> Machine:
+    """A target, or one that takes 8 tokens at once."""
+    return Machine.load("tiny").with_chunk(8) if name == "eight" else Machine.load(name)
+
+
+@pytest.mark.parametrize("target", ["mono", "tiny", "eight", "u280-slice4"])
 @pytest.mark.parametrize("policies", POLICIES, ids=lambda pair: "-".join(p.name for p in pair))
-def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None:
-    machine, source = Machine.load(target), np.random.default_rng(POLICIES.index(policies))
-    dut, lanes, count, beat_bytes = RouteUnit(machine), machine.vector_lanes, machine.tokens, machine.beat_bytes
-    scores = source.standard_normal(BUFFER_UNIT * 8 * machine.tokens).astype(np.float32)
-    bias = source.standard_normal(2).astype(np.float32)
-    mask = int(source.integers(1, 1 << count))
+@pytest.mark.parametrize("decoding", [False, True])
+def test_decisions(target: str, policies: Pair, decoding: bool) -> None:
+    machine, source = machine_of(target), np.random.default_rng(2 * POLICIES.index(policies) + decoding)
+    dut, lanes, beat_bytes = RouteUnit(machine), machine.vector_lanes, machine.beat_bytes
+    # Multiples of a quarter, as the dial is: many are equal.
+    scores = np.round(2 * source.standard_normal(BUFFER_UNIT * 8 * (machine.tokens + LAYERS))).astype(np.float32) / 2
+    bias = np.round(4 * source.standard_normal(2)).astype(np.float32) / 4
+    counts = [int(count) for count in source.integers(1, machine.tokens + 1, LAYERS)]
+    masks = [int(source.integers(1, 1 << count)) | (source.random() < 0.5) * ((1 << count) - 1) for count in counts]
+    norms = (1 + source.random((LAYERS, machine.tokens))).astype(np.float32)
     memory = np.zeros(1024, np.uint8)
-    record = pack_router_record((float(bias[0]), float(bias[1])), policies, (WINDOW, NEXT_WINDOW))
+    other = policies[1], policies[0]
+    phases = (other, policies) if decoding else (policies, other)
+    record = pack_router_record((float(bias[0]), float(bias[1])), phases, (WINDOW, NEXT_WINDOW))
     memory[64 * RECORD : 64 * RECORD + len(record)] = record
     memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
 
-    expected, where, values = [0, 0], [], []
-    for slot in range(count):
-        if not mask >> slot & 1:
-            continue
-        bits = [0, 0]
+    expected, digests, last = np.zeros((LAYERS + 1, machine.tokens, 2), bool), [], np.zeros(machine.tokens, np.float32)
+    for layer, mask in enumerate(masks):
+        slots = np.flatnonzero([mask >> slot & 1 for slot in range(machine.tokens)])
+        before, norm = expected[layer, slots] | (layer == 0), norms[layer, slots]
+        where, values = [index(0, slots, 0)], []
         for k, each in enumerate(policies):
-            digits = scores[BUFFER_UNIT * (SOURCE + STRIDE * slot) + 2 * k :][:2]
-            z = fp32.add(fp32.add(digits[0], digits[1]), bias[k])
-            where.append(index(1, slot, k))
+            digits = BUFFER_UNIT * (SOURCE + layer + STRIDE * slots) + 2 * k
+            z, dial = fp32.add(fp32.add(scores[digits], scores[digits + 1]), bias[k]), DIAL
+            if each.weighs is Weighs.NORM:
+                z, dial = fp32.add(last[slots] * np.float32(layer > 0), -norm), fp32.multiply(DIAL, norm)
+            where.append(index(1, slots, k))
             values.append(fp32.bits(z))
-            traced = memory[64 * TRACE + POSITION + slot] >> k & 1
-            bits[k] = int(each.rule(Decision(z, DIAL, POSITION + slot, bool(traced))))
-            expected[k] |= bits[k] << slot
-        where.append(index(0, slot, 0))
-        values.append(np.uint32(bits[0] | bits[1] << 1))
-    digest = signature(np.array(where), np.array(values))
+            weighed = abs(z) if each.weighs is Weighs.NORM else z
+            traced = (memory[64 * TRACE + POSITION + slots] >> k & 1).astype(bool)
+            place = policy.ranks(weighed, weighed, slots, slots // policy.WINDOW)
+            rule = each.rule if each.runs_on(machine.tokens) else policy.NEVER.rule
+            expected[layer + 1, slots, k] = rule(Decision(weighed, dial, POSITION + slots, traced, before[:, k], *place))
+        last[slots] = norm
+        both = expected[layer + 1, slots] @ np.array([1, 2])
+        digests.append(signature(np.concatenate(where), np.concatenate([both.astype(np.uint32), *values])))
     cycles = waits = 0
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         nonlocal cycles, waits
         cycles = waits = 0
-        fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
-        word = ROUTE.encode({"src": SOURCE, "stride": STRIDE})
-        ctx.set(dut.instruction, {**fields, "word": word})
-        ctx.set(dut.next, 1)
-        # The record comes while the router product is on its way.
-        for _ in range(30 if stalls is None else stalls.randrange(30)):
-            assert not ctx.get(dut.read_enable)
-            await ctx.tick()
-        ctx.set(dut.next, 0)
-        ctx.set(dut.active, 1)
-        done = 0
-        while not done:
-            *_, done, seen = await ctx.tick().sample(dut.done, dut.digest)
-            cycles += 1
-        ctx.set(dut.active, 0)
-        assert seen == digest
-        assert [ctx.get(dut.routed.attention), ctx.get(dut.routed.ffn)] == expected
-        if machine.window:
-            assert [ctx.get(dut.window), ctx.get(dut.window_next)] == [WINDOW, NEXT_WINDOW]
+        ctx.set(dut.decoding, decoding)
+        for layer, (mask, count) in enumerate(zip(masks, counts, strict=True)):
+            fields = {"mask": mask, "count": count, "address": RECORD, "trace_row": TRACE, "position": POSITION}
+            word = ROUTE.encode({"src": SOURCE + layer, "stride": STRIDE})
+            ctx.set(dut.instruction, {**fields, "word": word, "first_layer": layer == 0})
+            ctx.set(dut.inverse_rms, sum(int(bits) << 32 * slot for slot, bits in enumerate(fp32.bits(norms[layer]))))
+            ctx.set(dut.next, 1)
+            # The record comes while the router product is on its way.
+            for _ in range(30 if stalls is None else stalls.randrange(30)):
+                assert not ctx.get(dut.read_enable)
+                await ctx.tick()
+            ctx.set(dut.next, 0)
+            ctx.set(dut.active, 1)
+            done = 0
+            while not done:
+                *_, done, seen = await ctx.tick().sample(dut.done, dut.digest)
+                cycles += 1
+            ctx.set(dut.active, 0)
+            assert seen == digests[layer]
+            for k, bits in enumerate((dut.routed.attention, dut.routed.ffn)):
+                assert [ctx.get(bits) >> slot & 1 for slot in range(machine.tokens)] == expected[layer + 1, :, k].tolist()
+            if machine.window:
+                assert [ctx.get(dut.window), ctx.get(dut.window_next)] == [WINDOW, NEXT_WINDOW]
 
     async def beside(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         """The buffer, and memory behind port 0's loader."""
@@ -109,7 +135,9 @@ def test_decisions(target: str, policies: tuple[SkipPolicy, SkipPolicy]) -> None
             ctx.set(dut.read_data, sum(bits << 32 * k for k, bits in enumerate(words)) if enable else 0)
 
     constants = [(dut.dial, int(fp32.bits(DIAL)))]
-    exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1))
-    listed, traced = mask.bit_count(), any(each.reads_trace for each in policies)
+    exercise(dut, {}, {}, constants=constants, drive=drive, beside=beside, seeds=range(1), patience=1000)
+    listed, traced = sum(mask.bit_count() for mask in masks), any(each.reads_trace for each in policies)
+    ranked = any(each.keep and each.runs_on(machine.tokens) for each in policies)
+    slots = sum(counts)
     assert waits == 0
-    assert cycles == 1 + listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (count - listed) + 4
+    assert cycles == listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (slots - listed) + ranked * slots + 5 * LAYERS
