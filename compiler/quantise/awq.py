@@ -39,7 +39,7 @@ def search(parts: Sequence[tuple[F32, F64]], group: int, format: Format, shared:
             n = weight.shape[1]
             wide = padded(weight * factors, -(-n // group) * group)
             steps = per_weight(scales_of(wide, group, format), group)
-            error = (nearest(wide, steps, format.full) * steps)[:, :n] / factors - weight
+            error = (nearest(wide, steps, format) * steps)[:, :n] / factors - weight
             loss += objective(error, moments).sum() / max(objective(weight.astype(np.float64), moments).sum(), 1e-300)
         if loss < best:
             best, found = loss, factors

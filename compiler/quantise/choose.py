@@ -16,6 +16,12 @@ METHODS = ("rtn", "gptq", "awq", "gptq+awq")
 RATIOS = (0.95, 0.9, 0.85, 0.8, 0.75)  # of a group's largest magnitude, beyond which weights are clipped
 
 
+def applies(format: Format, method: str) -> bool:
+    """Whether the method knows the format's grid: integers that lie alike on both sides of 0. To nearest, the format rounds itself."""
+    values = format.values[np.abs(format.values) <= format.full]
+    return method == "rtn" or np.array_equal(values, -values[::-1])
+
+
 class Choice(NamedTuple):
     """A matrix's codes, and the error of its results relative to their size, root mean square: to nearest, and as chosen."""
 
@@ -41,7 +47,7 @@ def choose(weight: F32, moments: F64, group: int, format: Format, method: str) -
     original = padded(weight.astype(np.float64), wide)
     energy = np.pad(moments, (0, wide - n))
     scales = scales_of(original, group, format)
-    codes = nearest(original, per_weight(scales, group), format.full)
+    codes = nearest(original, per_weight(scales, group), format)
     size = max(objective(original, energy).sum(), np.finfo(np.float64).tiny)
     best = objective(codes * per_weight(scales, group) - original, energy)
     before = best.sum()
@@ -49,9 +55,7 @@ def choose(weight: F32, moments: F64, group: int, format: Format, method: str) -
     for ratio in () if method == "rtn" else (1.0, *RATIOS):
         tried = scales_of(original, group, format, ratio)
         steps = per_weight(tried, group)
-        found = (
-            nearest(original, steps, format.full) if factored is None else compensated(original, steps, format.full, factored)
-        )
+        found = nearest(original, steps, format) if factored is None else compensated(original, steps, format, factored)
         error = objective(found * steps - original, energy)
         largest = np.abs(found.reshape(rows, -1, group)).max(-1)
         better = (error < best) & ((largest == format.full) | (tried == 0)).all(1)

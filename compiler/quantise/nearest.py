@@ -48,7 +48,10 @@ def per_weight(scales: F16, group: int) -> F64:
     return np.repeat(scales.astype(np.float64), group, axis=1)
 
 
-def nearest(weight: F64, steps: F64, full: int) -> NDArray[np.int8]:
-    """Integers from -full to full, for weights and one scale each; 0 where the scale is."""
+def nearest(weight: F64, steps: F64, format: Format) -> NDArray[np.int8]:
+    """Integers of the format, for weights and one scale each; 0 where the scale is, and never beyond ``format.full``."""
     ratio = np.divide(weight, steps, out=np.zeros_like(weight), where=steps > 0)
-    return np.clip(np.rint(ratio), -full, full).astype(np.int8)
+    values = format.values[np.abs(format.values) <= format.full]
+    if len(values) == 2 * format.full + 1:
+        return np.clip(np.rint(ratio), -format.full, format.full).astype(np.int8)
+    return values[np.searchsorted((values[1:] + values[:-1]) / 2, ratio)].astype(np.int8)

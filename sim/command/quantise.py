@@ -8,8 +8,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from compiler.frontend import routers as router_files
@@ -19,19 +17,18 @@ from compiler.quantise.choose import METHODS
 from compiler.quantise.products import folded
 from compiler.quantise.write import WEIGHTS, Writer
 from sim.command.common import inputs_of, warn
-from sim.command.eval import read_ids
 from sim.evaluation import Evaluation
 from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
+from sim.quantise.text import calibration_text, drawn, seen
 from skipopu.arguments import add_json, add_seed, integer, output_directory, positive
 from skipopu.errors import ProgramError
-from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT8, Format
 from skipopu.policy import KvPolicy
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console, show
-from skipopu.text import Passage, carried, text_of
+from skipopu.text import Passage
 
 BEST, BEST_METHOD = "best", "gptq"
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
@@ -75,41 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def passage_of(path: Path | None, config: ModelConfig, model: Path) -> Passage:
-    """A text, or ids of a .npy; without a path the source of Python's library, but for the files of the shipped held-out sample."""
-    if path is not None and path.suffix == ".npy":
-        return Passage(read_ids(path, config.vocab_size), None)
-    text = text_of(config, carried(model), model.name)
-    if path is None:
-        from models.train import corpus
-
-        data = corpus()[0]  # zeros end files for models of bytes
-        return text.passage(data if config.byte_level else data.replace(b"\0", b"\n"))
-    try:
-        return text.passage(path.read_bytes())
-    except OSError as error:
-        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def drawn(passage: Passage, samples: int, window: int, seed: int, what: object) -> NDArray[np.int64]:
-    """(samples, window) ids from random places of a text, behind what comes before any.
-
-    Raises:
-        ProgramError: it is shorter than one window.
-    """
-    own = window - len(passage.head)
-    if len(passage.ids) < own or own < 1:
-        raise ProgramError(f"{what}: it has {len(passage.ids)} tokens; a window of {window} is needed, or a smaller --window")
-    places = np.random.default_rng(seed).integers(0, len(passage.ids) - own + 1, samples)
-    head = np.broadcast_to(np.array(passage.head, np.int64), (samples, len(passage.head)))
-    return np.concatenate([head, passage.ids[places[:, None] + np.arange(own)]], 1)
-
-
-def seen(windows: NDArray[np.int64], calibration: Passage) -> Passage:
-    """The windows as a text to predict."""
-    return Passage(windows[:, len(calibration.head) :].reshape(-1), None, calibration.head)
-
-
 def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
     """Of the checkpoint as it is, rounded to nearest, and quantised."""
     config, routers = checkpoint.config.untied, router_tensors(checkpoint)
@@ -143,9 +105,9 @@ def main(args: argparse.Namespace) -> int:
     formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
     asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)
     writer = Writer(checkpoint, config.untied, group, formats, args.plain)
-    calibration = passage_of(args.calibration, config, args.model)
+    calibration = calibration_text(args.calibration, config, args.model)
     windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
-    measured = passage_of(args.text, config, args.model) if args.text else None
+    measured = calibration_text(args.text, config, args.model) if args.text else None
     if args.calibration is None:
         console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
 

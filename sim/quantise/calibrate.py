@@ -17,6 +17,7 @@ from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.choose import Choice, choose
 from compiler.quantise.nearest import Rounded
 from compiler.quantise.products import READ, folded, in_layer, tensor_of
+from sim.evaluation import BATCH
 from sim.quantise.observe import Observed
 from sim.reference.model import SkipLlama, Stream
 from sim.reference.state import load_hf_state_dict
@@ -24,8 +25,6 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT4, Format
 from skipopu.numerics.fp32 import F64
 from skipopu.policy import KvPolicy
-
-BATCH = 16  # windows at a time
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_columns_take_away_the_errors_of_those_before(block: int, monkeypatch: p
     monkeypatch.setattr(gptq, "BLOCK", block)
     weight, moments = drawn(6, 24)
     steps = per_weight(scales_of(weight.astype(np.float64), 8, INT4, 0.9), 8)
-    found = compensated(weight.astype(np.float64), steps, INT4.full, factor(moments))
+    found = compensated(weight.astype(np.float64), steps, INT4, factor(moments))
     assert np.array_equal(found, by_definition(weight.astype(np.float64), steps, INT4.full, moments))
 
 
@@ -52,8 +52,8 @@ def test_the_best_codes_of_all_are_not_far() -> None:
     steps = per_weight(scales_of(wide, 4, INT4), 4)
     every = np.array(list(itertools.product(range(-INT4.full, INT4.full + 1), repeat=4)))
     best = np.array([objective(every * step - row, moments).min() for row, step in zip(wide, steps, strict=True)])
-    ours = objective(compensated(wide, steps, INT4.full, factor(moments)) * steps - wide, moments)
-    plain = objective(nearest(wide, steps, INT4.full) * steps - wide, moments)
+    ours = objective(compensated(wide, steps, INT4, factor(moments)) * steps - wide, moments)
+    plain = objective(nearest(wide, steps, INT4) * steps - wide, moments)
     assert (ours >= best * (1 - 1e-12)).all()
     assert ours.sum() < 0.7 * plain.sum()
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.routers import Router
 from compiler.pipeline import compile_checkpoint
 from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.products import folded
@@ -19,6 +18,7 @@ from sim.command import quantise as command
 from sim.evaluation import Evaluation, evaluate
 from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
+from sim.quantise.turned import turned
 from skipopu.errors import CheckpointError
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4
@@ -179,34 +179,6 @@ def test_keys_and_values_beyond_fp16_are_refused(name: str) -> None:
     checkpoint.tensors[f"model.layers.1.self_attn.{name}.weight"] *= np.float32(1e5)
     with pytest.raises(CheckpointError, match=rf"layer 1: {'key' if name[0] == 'k' else 'value'}s .*; FP16"):
         quantise(checkpoint, IDS, Asked(128, "rtn"))
-
-
-def turned(checkpoint: Checkpoint) -> Checkpoint:
-    """The same function, its residual stream and its values in another basis: weights that were never trained for rounding."""
-    config, rng = checkpoint.config, np.random.default_rng(0)
-    stream, head = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (config.hidden_size, config.head_dim))
-    tensors = {name: tensor.astype(np.float64) for name, tensor in folded(config, checkpoint.tensors).items()}
-    for name in tensors:
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
-            tensors[name] = tensors[name] @ stream
-        if "embed" in name or "lm_head" in name:
-            tensors[name] = tensors[name] @ stream
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensors[name] = stream.T @ tensors[name]
-        if name.endswith("v_proj.weight"):
-            tensors[name] = np.einsum("de,hdn->hen", head, tensors[name].reshape(config.num_kv_heads, config.head_dim, -1))
-            tensors[name] = tensors[name].reshape(-1, config.hidden_size)
-        if name.endswith("o_proj.weight"):
-            tensors[name] = (tensors[name].reshape(-1, config.num_heads, config.head_dim) @ head).reshape(
-                config.hidden_size, -1
-            )
-    assert checkpoint.routers is not None
-    routers = [
-        tuple(Router((router.weight @ stream).astype(np.float32), router.bias) for router in both)
-        for both in checkpoint.routers
-    ]
-    plain = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    return Checkpoint(checkpoint.directory, config, plain, routers)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow

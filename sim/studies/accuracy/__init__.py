@@ -1,0 +1,53 @@
+"""Study ``accuracy``: what a model's loss and the bytes that it reads for a token are, by weights' format, quantiser and skipping."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from sim import parallel
+from sim.quantise.turned import can_turn
+from sim.studies.accuracy import show
+from sim.studies.accuracy.plot import draw
+from sim.studies.accuracy.points import bound, dials, of_format
+from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
+from skipopu.errors import SkipopuError
+from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import FORMATS
+from skipopu.report import Plot, Report
+
+Say = Callable[[str], None]
+Job = tuple[Subject, str]
+
+
+def work(job: Job) -> list[Point]:
+    """One job: all points of a model in one format."""
+    subject, format = job
+    return bound(subject) if format == FP32 else of_format(subject, format)
+
+
+def study(model: Path, design: Design, say: Say) -> list[Point]:
+    """All points, forms and formats in order."""
+    forms = (SHIPPED, TURNED) if can_turn(ModelConfig.load(model)) else (SHIPPED,)
+    with parallel.executor("local", design.workers) as pool:
+        say("dials")
+        found = pool.submit(dials, Subject(model, design, SHIPPED)).result()
+        jobs: list[Job] = [(Subject(model, design, form, found), format.name) for form in forms for format in FORMATS]
+        jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
+        done: dict[int, list[Point]] = {}
+        for number, outcome in parallel.finished(pool, work, jobs):
+            if isinstance(outcome, SkipopuError):
+                raise outcome
+            done[number] = outcome
+            subject, format = jobs[number]
+            say(f"{len(done)} of {len(jobs)} done, {subject.form} in {format} the latest")
+    return [point for number in sorted(done) for point in done[number]]
+
+
+def report(model: Path, design: Design, say: Say = lambda text: None) -> Report:
+    """Minutes on two cores; the same design gives the same points."""
+    points = study(model, design, say)
+    whole = show.report(points, model.name, design)
+    plot = Plot("accuracy", lambda figure: draw(figure, points), (13, 5.2))
+    return dataclasses.replace(whole, plots=[plot])

@@ -1,0 +1,202 @@
+"""Tables, records and sentences of study ``accuracy``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sim.studies.accuracy.plot import front
+from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy
+from skipopu.numerics.formats import FORMATS
+from skipopu.policy import KvPolicy
+from skipopu.report import Cell, Keys, Record, Report, Table, shown
+
+COMMAND = "skipopu study accuracy"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A point with its records."""
+
+    point: Point
+    bits: Record
+    executed: Record
+    bytes: Record | None
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for record in (self.bits, self.executed, self.bytes) if record is not None]
+
+
+def noted(point: Point, model: str, design: Design) -> Noted:
+    policy = point.policy
+    who = f"{policy.label}, dial {point.dial:g}" if policy.name == "routers" else policy.label
+    keys: Keys = {
+        "model": model if point.form == SHIPPED else f"{model}, {point.form}",
+        "skip": None if policy.share is None else round(1 - policy.share, 4),
+        "kv": str(policy.kv),
+        "system": policy.name,
+        "precision": point.format,
+        "stack": point.method,
+    }
+    text = f"{COMMAND}, seed {SEED}, first {design.size} bytes of heldout.txt; {who}"
+    by_reference: Keys = keys | {"engine": "reference"}
+    bits = Record("bits_per_byte", point.bits, "bit/byte", "simulated", text, digits=".4f", **by_reference)
+    executed = Record("executed_share", point.executed, "ratio", "simulated", text, digits=".4f", **by_reference)
+    read = None
+    if point.bytes is not None:
+        half = design.window // 2
+        by_timing: Keys = keys | {"engine": "timing", "target": design.target, "context": f"{half}+{half}", "phase": "decode"}
+        source = f"{COMMAND}; every beat read between the first and the last decoded token; {who}"
+        read = Record("bytes_read", point.bytes, "byte/token", "simulated", source, digits=".0f", **by_timing)
+    return Noted(point, bits, executed, read)
+
+
+class Points:
+    """All points with their records, to be found by what they are of."""
+
+    def __init__(self, points: Sequence[Point], model: str, design: Design) -> None:
+        self.all = [noted(point, model, design) for point in points]
+
+    def find(self, policy: Policy, **fields: object) -> Noted | None:
+        """The first under the policy whose point has the fields."""
+        for one in self.all:
+            if one.point.policy == policy and all(getattr(one.point, name) == value for name, value in fields.items()):
+                return one
+        return None
+
+
+def bits_of(found: Noted | None) -> Cell:
+    return "" if found is None else shown("{:.4f}", found.bits)
+
+
+def bytes_of(found: Noted | None) -> Cell:
+    return "" if found is None or found.bytes is None else shown("{:,.0f}", found.bytes)
+
+
+def quantisers(points: Points, usual: Policy) -> Table:
+    """Every format by every method, under the routing that the model was trained for."""
+    every, dense = Policy("always", KvPolicy.REUSE), Policy(usual.name, KvPolicy.DENSE)
+    rows: list[list[Cell]] = []
+    marked: list[int] = []
+    for form, format, method, chosen in dict.fromkeys(
+        (n.point.form, n.point.format, n.point.method, n.point.chosen) for n in points.all
+    ):
+        own = {"form": form, "format": format, "method": method}
+        routed = points.find(usual, **own)
+        if chosen:
+            marked.append(len(rows))
+        name = f"{method} *" if chosen and format != FP32 else method
+        cells = [bits_of(points.find(policy, **own)) for policy in dict.fromkeys((usual, dense, every))]
+        rows.append([form, format, name, *cells, bytes_of(routed), bytes_of(points.find(every, **own))])
+    usual_columns = [f"{policy.label}, {policy.kv}" for policy in dict.fromkeys((usual, dense)) if policy.name != "always"]
+    columns = ["weights", "format", "method", *usual_columns, "all executed", "bytes/token", "all executed, bytes/token"]
+    note = "* loses least on the calibration text; bytes/token are under reuse."
+    return Table("Bits per byte and bytes per decoded token, by format and quantiser", columns, rows, note, marked)
+
+
+def skipping(points: Points, form: str) -> Table:
+    """The default format's chosen weights under every policy."""
+    rows: list[list[Cell]] = []
+    own = {"form": form, "format": FORMATS[0].name, "chosen": True}
+    policies = dict.fromkeys((n.point.policy.name, n.point.policy.share) for n in points.all if n.point.form == form)
+    for name, share in policies:
+        reuse, dense = (points.find(Policy(name, kv, share), **own) for kv in (KvPolicy.REUSE, KvPolicy.DENSE))
+        if reuse is None:
+            continue
+        cells: list[Cell] = [reuse.point.policy.label]
+        for found in (reuse, dense):
+            cells += ["" if found is None else shown("{:.1%}", found.executed), bits_of(found), bytes_of(found)]
+        rows.append(cells)
+    columns = ["skipping"]
+    for kv in ("reuse", "dense"):
+        columns += [f"executed, {kv}", f"bits/byte, {kv}", f"bytes/token, {kv}"]
+    return Table(f"Skipping, {form}, {FORMATS[0].name}", columns, rows)
+
+
+def fronts(points: Points) -> list[Table]:
+    """What no other point beats in bytes and in bits."""
+    tables = []
+    for form in dict.fromkeys(one.point.form for one in points.all):
+        own = {id(one.point): one for one in points.all if one.point.form == form}
+        rows: list[list[Cell]] = []
+        for point in front([one.point for one in own.values()]):
+            found = own[id(point)]
+            kv = "" if point.policy.name == "always" else str(point.policy.kv)
+            rows.append(
+                [
+                    point.format,
+                    point.method,
+                    point.policy.label,
+                    kv,
+                    shown("{:.1%}", found.executed),
+                    bits_of(found),
+                    bytes_of(found),
+                ]
+            )
+        columns = ["format", "method", "skipping", "kv", "executed", "bits/byte", "bytes/token"]
+        tables.append(Table(f"The front, {form}: fewer bytes cost bits", columns, rows))
+    return tables
+
+
+def listed(names: Iterable[str]) -> str:
+    *others, last = dict.fromkeys(names)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def findings(points: Points) -> list[str]:
+    """Sentences of what the points say."""
+    said = []
+    for form in dict.fromkeys(one.point.form for one in points.all):
+        own = [one.point for one in points.all if one.point.form == form and one.point.bytes is not None]
+        best = front(own)
+        said.append(
+            f"{form}: {len(best)} of {len(own)} points are on the front, of the formats {listed(p.format for p in best)}, the methods"
+            f" {listed(p.method for p in best)}, skipping by {listed(p.policy.label for p in best)}, KV"
+            f" {listed(str(p.policy.kv) for p in best if p.policy.name != 'always') if any(p.policy.name != 'always' for p in best) else '-'};"
+            f" from {best[0].bits:.4f} bits at {best[0].bytes:,.0f} bytes to {best[-1].bits:.4f} at {best[-1].bytes:,.0f}."
+        )
+        said += [*_formats(own, form), *_random(own, form)]
+    return said
+
+
+def _formats(own: Sequence[Point], form: str) -> list[str]:
+    every = {p.format: p for p in own if p.chosen and p.policy.name == "always"}
+    first = every[FORMATS[0].name]
+    said = []
+    for name, point in every.items():
+        if point is not first and point.bytes is not None and first.bytes is not None:
+            said.append(
+                f"{form}, everything executed: {name} by {point.method} against {first.format} by {first.method}:"
+                f" {point.bits - first.bits:+.4f} bits for {point.bytes / first.bytes - 1:+.1%} bytes."
+            )
+    return said
+
+
+def _random(own: Sequence[Point], form: str) -> list[str]:
+    pairs = []
+    for point in own:
+        if point.policy.name == "random":
+            twin = Policy("routers", point.policy.kv, point.policy.share)
+            pairs += [(point, p) for p in own if p.policy == twin and (p.format, p.method) == (point.format, point.method)]
+    if not pairs:
+        return []
+    worst, least = (
+        max(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
+        min(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
+    )
+    return [
+        f"{form}: random skipping costs {least[0].bits - least[1].bits:.3f} ({least[0].policy.share:.0%} executed, {least[0].policy.kv}) to"
+        f" {worst[0].bits - worst[1].bits:.3f} bits ({worst[0].policy.share:.0%}, {worst[0].policy.kv}) more than routers with the dial for"
+        " as much."
+    ]
+
+
+def report(of: Sequence[Point], model: str, design: Design) -> Report:
+    points = Points(of, model, design)
+    routed = any(point.policy.name == "routers" for point in of)
+    usual = Policy("routers" if routed else "always", KvPolicy.REUSE)
+    forms = dict.fromkeys(point.form for point in of)
+    tables = [quantisers(points, usual), *(skipping(points, form) for form in forms), *fronts(points)]
+    records = [record for one in points.all for record in one.records]
+    return Report(tables, findings=findings(points), listed=records)
