@@ -16,12 +16,13 @@ from skipopu.policy import KvPolicy
 from tests.support import said
 
 
-def point(size: float | None, bits: float) -> Point:
-    return Point(SHIPPED, "int4", "rtn", Policy("always", KvPolicy.REUSE), bits, 1.0, size)
+def point(size: float | None, bits: float, chosen: bool = True) -> Point:
+    return Point(SHIPPED, "int4", "rtn", Policy("always", KvPolicy.REUSE), bits, 1.0, size, chosen=chosen)
 
 
 def test_a_front_is_what_no_other_point_beats() -> None:
     points = [point(5, 1.0), point(3, 1.5), point(4, 1.6), point(3, 1.7), point(6, 1.0), point(None, 0.5), point(2, 2.0)]
+    points.append(point(1, 0.1, chosen=False))
     assert [(p.bytes, p.bits) for p in front(points)] == [(2, 2.0), (3, 1.5), (5, 1.0)]
 
 

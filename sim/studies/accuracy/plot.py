@@ -13,9 +13,9 @@ COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:o
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in bytes and in bits, by rising bytes."""
+    """Of chosen methods those that no other beats in bytes and in bits, by rising bytes."""
     best: list[Point] = []
-    for point in sorted((p for p in points if p.bytes is not None), key=lambda p: (p.bytes, p.bits)):
+    for point in sorted((p for p in points if p.bytes is not None and p.chosen), key=lambda p: (p.bytes, p.bits)):
         if not best or point.bits < best[-1].bits:
             best.append(point)
     return best

@@ -34,6 +34,8 @@ from skipopu.program.run import Run
 from skipopu.shipped import HELD_OUT
 from skipopu.text import Passage, carried, text_of
 
+METHODS_OF_8_BITS = ("rtn", "gptq")  # what there is to gain is less than what other windows make
+
 
 class Texts(NamedTuple):
     """What weights are chosen by, and what they are measured on."""
@@ -190,8 +192,8 @@ def held(case: Case, format: str, method: str) -> Checkpoint:
 
 def of_format(subject: Subject, format: str) -> list[Point]:
     """Points of one format: every method that applies, and the one that loses least on the calibration text more closely."""
-    case = Case(subject)
-    methods = [method for method in METHODS if applies(BY_NAME[format], method)]
+    case, form = Case(subject), BY_NAME[format]
+    methods = [method for method in (METHODS if form.bits < 8 else METHODS_OF_8_BITS) if applies(form, method)]
     weights = {method: held(case, format, method) for method in methods}
     programs = {method: case.programs(each, format) for method, each in weights.items()}
     models = {method: reference.model_of(by_kv[KvPolicy.REUSE]) for method, by_kv in programs.items()}

@@ -68,6 +68,7 @@ class Point:
         bits: per byte of held-out text.
         executed: share of modules.
         bytes: read for a decoded token, all of them; None where no machine holds the weights.
+        dial: the routers'.
     """
 
     form: str
