@@ -70,7 +70,11 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="fill the KV history buffer ahead while no weights are read; default yes",
     )
-    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="int4", help="weight format; default int4")
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHT_FORMATS,
+        help="weight format, one of the machine's; default int4, or int4z of files with 4 bits and zero points where it has that",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +188,7 @@ def main(args: argparse.Namespace) -> int:
         "kv": args.kv,
         "context": program.context,
         "group": args.group,
-        "weights": args.weights,
+        "weights": program.matrices["head"]["format"],
         "history": args.history,
         "prefetch": args.prefetch,
     }

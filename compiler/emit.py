@@ -16,7 +16,7 @@ from skipopu.errors import ProgramError
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT
-from skipopu.layout import SCALES_PER_WORD, EmbeddingRows, KvEntry, buffer_stride, round_up
+from skipopu.layout import EmbeddingRows, KvEntry, buffer_stride, round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_RUN
 from skipopu.model_config import ModelConfig
@@ -128,9 +128,10 @@ class Emitter:
         fields = self.buffer("dst", target) if target is not None else {}
         stream = stream_of(weights, self.group, self.machine)
         # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
-        unit = self.machine.ports * SCALES_PER_WORD
+        per_word = weights.format.scales_per_word
+        unit = self.machine.ports * per_word
         beats = stream.port_bytes(0) // self.machine.beat_bytes
-        rounds = MOST_ROUNDS - MOST_ROUNDS % (SCALES_PER_WORD // BLOCK_ROWS)
+        rounds = MOST_ROUNDS - MOST_ROUNDS % (per_word // BLOCK_ROWS)
         parts = (
             max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * rounds)), -(-beats // LARGEST_RUN)) if op.argmax else 1
         )

@@ -25,7 +25,7 @@ from skipopu.isa.registers import PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import BY_NAME
+from skipopu.numerics.formats import BY_NAME, INT4, INT4Z
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
 from skipopu.text import carried
@@ -41,7 +41,7 @@ def compile_checkpoint(
     logits: bool = False,
     context: int | None = None,
     group: int | None = None,
-    weights: str = "int4",
+    weights: str | None = None,
     level: Schedule = Schedule.RUN_AHEAD,
     history: int | None = None,
     prefetch: bool = True,
@@ -51,7 +51,8 @@ def compile_checkpoint(
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size (default: the
-    model's own), ``weights`` their format; ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
+    model's own), ``weights`` their format (default: int4; int4z of files with 4 bits and zero points, on a machine that has it);
+    ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. What the formats hold badly is
     told in the program's ``source["warnings"]``.
@@ -65,8 +66,10 @@ def compile_checkpoint(
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
     policy = KvPolicy(kv)
-    if weights not in WEIGHT_FORMATS:
-        raise ProgramError(f"weight format is {weights!r}; accepted: {', '.join(WEIGHT_FORMATS)}")
+    if weights is None:
+        weights = INT4Z.name if checkpoint.zero_points and INT4Z.name in machine.formats else INT4.name
+    if weights not in machine.formats:
+        raise ProgramError(f"machine {machine.name}: weight format is {weights!r}; accepted: {', '.join(machine.formats)}")
     if checkpoint.outline and weights != "int4":
         raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
     checkpoint = widen(checkpoint, machine)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from skipopu.isa.fields import Field, Record
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, block_rows
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import INT4, Format
+from skipopu.numerics.formats import INT4, SCALE_WORD, ZERO_BITS, Format
 from skipopu.policy import POLICY_BITS, Module, SkipPolicy, policy_of
 
 U8 = NDArray[np.uint8]
-SCALES_PER_WORD = 32  # FP16 scales that travel ahead of their 32 groups, 64 bytes
+F16 = NDArray[np.float16]
 
 
 def round_up(value: int, unit: int) -> int:
@@ -39,8 +39,8 @@ class WeightStream:
 
     Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups
     ascend. For each group the format's pairs of nibbles follow one another, and inside a pair beats of its first and second member
-    alternate. Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales. Element 0 of a beat is
-    its lowest nibble.
+    alternate. Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales; of a format with zero
+    points each 24 groups, by 24 scales and from byte 48 their zero points, 5 bits each. Element 0 of a beat is its lowest nibble.
 
     Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), format of the codes.
     """
@@ -72,7 +72,7 @@ class WeightStream:
     def port_bytes(self, port: int) -> int:
         """Bytes that port fetches."""
         groups = self.port_groups(port)
-        return -(-groups // SCALES_PER_WORD) * 2 * SCALES_PER_WORD + groups * self.group_bytes
+        return -(-groups // self.format.scales_per_word) * SCALE_WORD + groups * self.group_bytes
 
     @property
     def size(self) -> int:
@@ -84,7 +84,8 @@ class WeightStream:
 
         Each but the last gives all ports whole words of scales; the last has what remains, less than twice as many rows.
         """
-        least = BLOCK_ROWS * self.ports * SCALES_PER_WORD // math.gcd(SCALES_PER_WORD, BLOCK_ROWS * self.groups)
+        per_word = self.format.scales_per_word
+        least = BLOCK_ROWS * self.ports * per_word // math.gcd(per_word, BLOCK_ROWS * self.groups)
         step = least * max(1, rows // least)
         for first in range(0, max(self.rows - step, 0) + 1, step):
             last = first + step if first + 2 * step <= self.rows else self.rows
@@ -96,9 +97,30 @@ class WeightStream:
         pairs = self.block_rows * self.format.bits // 8
         return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
 
-    def pack(self, q: NDArray[np.int8], scale: NDArray[np.float16]) -> list[U8]:
-        """Streams of all ports from q (rows, groups, group) and scale (rows, groups)."""
-        padded = self.blocks * self.block_rows
+    def _words_of(self, scale: F16, zero: U8) -> U8:
+        """(words, 64) bytes of (count,) scales and zero points."""
+        per_word = self.format.scales_per_word
+        words = -(-len(scale) // per_word)
+        table = np.zeros((words, SCALE_WORD), np.uint8)
+        table[:, : 2 * per_word] = _filled(scale, (words, per_word)).view(np.uint8)
+        if self.format.zero_points:
+            bits = _filled(zero, (words, per_word))[..., None] >> np.arange(ZERO_BITS) & 1
+            packed = np.packbits(bits.reshape(words, per_word * ZERO_BITS), 1, bitorder="little")
+            table[:, 2 * per_word :][:, : packed.shape[1]] = packed
+        return table
+
+    def _of_words(self, table: U8) -> tuple[F16, U8]:
+        """The inverse: scales and zero points of whole words."""
+        per_word = self.format.scales_per_word
+        scale = table[:, : 2 * per_word].copy().view(np.float16).reshape(-1)
+        if not self.format.zero_points:
+            return scale, np.zeros(len(scale), np.uint8)
+        bits = np.unpackbits(table[:, 2 * per_word :], 1, per_word * ZERO_BITS, bitorder="little")
+        return scale, (bits.reshape(-1, ZERO_BITS) << np.arange(ZERO_BITS)).sum(1).astype(np.uint8)
+
+    def pack(self, q: NDArray[np.int8], scale: F16) -> list[U8]:
+        """Streams of all ports from integers q (rows, groups, group) and scale (rows, groups)."""
+        padded, per_word = self.blocks * self.block_rows, self.format.scales_per_word
         integers = np.zeros((padded, self.groups, self.group), np.int8)
         integers[: self.rows] = q
         codes = self.format.nibbles(integers)
@@ -108,46 +130,53 @@ class WeightStream:
         nibbles = codes[..., 0::2] | codes[..., 1::2] << 4
         by_block = nibbles.reshape(blocks, pairs, members, groups, beats, size).transpose(0, 3, 1, 4, 2, 5)
         by_block = by_block.reshape(blocks, groups * self.block_rows * self.group_bytes)
-        scale_block = scales.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
+        scale_block, zero_block = (
+            of_rows.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
+            for of_rows in (scales, self.format.zeros(integers))
+        )
         streams: list[U8] = []
         for port in range(self.ports):
             count = self.port_groups(port)
-            words = -(-count // SCALES_PER_WORD)
-            body = np.zeros((words * SCALES_PER_WORD, self.group_bytes), np.uint8)
+            head = self._words_of(scale_block[port :: self.ports].reshape(-1), zero_block[port :: self.ports].reshape(-1))
+            body = np.zeros((len(head) * per_word, self.group_bytes), np.uint8)
             body[:count] = by_block[port :: self.ports].reshape(count, self.group_bytes)
-            head = np.zeros(words * SCALES_PER_WORD, np.float16)
-            head[:count] = scale_block[port :: self.ports].reshape(count)
-            parts = [
-                head.view(np.uint8).reshape(words, 2 * SCALES_PER_WORD),
-                body.reshape(words, self.group_bytes * SCALES_PER_WORD),
-            ]
-            joined = np.concatenate(parts, 1).reshape(-1)
+            joined = np.concatenate([head, body.reshape(len(head), self.group_bytes * per_word)], 1).reshape(-1)
             stream = np.zeros(self.size, np.uint8)
             stream[: self.port_bytes(port)] = joined[: self.port_bytes(port)]
             streams.append(stream)
         return streams
 
-    def unpack(self, streams: list[U8]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    def unpack(self, streams: list[U8]) -> tuple[NDArray[np.int8], F16]:
         """The inverse of :meth:`pack`: q (rows, groups, group) and scale (rows, groups)."""
         blocks, groups, pairs, beats, members, size = self._body
         body = np.zeros((blocks, groups * self.block_rows * self.group_bytes), np.uint8)
         scales = np.zeros((blocks, groups, self.block_rows), np.float16)
+        zeros = np.zeros(scales.shape, np.uint8)
+        per_word = self.format.scales_per_word
         for port in range(self.ports):
             count = self.port_groups(port)
-            words = -(-count // SCALES_PER_WORD)
-            word_bytes = SCALES_PER_WORD * (2 + self.group_bytes)
+            words = -(-count // per_word)
+            word_bytes = SCALE_WORD + per_word * self.group_bytes
             joined = np.zeros(words * word_bytes, np.uint8)
             joined[: self.port_bytes(port)] = streams[port][: self.port_bytes(port)]
             table = joined.reshape(words, word_bytes)
-            head = table[:, : 2 * SCALES_PER_WORD].copy().view(np.float16).reshape(-1)[:count]
-            scales[port :: self.ports] = head.reshape(-1, groups, self.block_rows)
-            codes = table[:, 2 * SCALES_PER_WORD :].reshape(-1, self.group_bytes)[:count]
+            own, zero = self._of_words(table[:, :SCALE_WORD])
+            scales[port :: self.ports] = own[:count].reshape(-1, groups, self.block_rows)
+            zeros[port :: self.ports] = zero[:count].reshape(-1, groups, self.block_rows)
+            codes = table[:, SCALE_WORD:].reshape(-1, self.group_bytes)[:count]
             body[port :: self.ports] = codes.reshape(-1, body.shape[1])
         nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
         nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
         codes = np.stack([nibbles & 15, nibbles >> 4], -1, dtype=np.uint8).reshape(-1, groups, self.group)
-        q = self.format.integers(codes)
+        q = self.format.integers(codes, zeros.transpose(0, 2, 1).reshape(-1, groups))
         return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]
+
+
+def _filled(x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """(count,) elements, zeros behind them, as ``shape``."""
+    whole = np.zeros(shape, x.dtype)
+    whole.reshape(-1)[: len(x)] = x
+    return whole
 
 
 @dataclass(frozen=True)

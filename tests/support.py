@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from compiler.frontend.shapes import random_checkpoint as random_checkpoint
 from sim.engine import Watch
 from skipopu import cli
 from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import Format
 from skipopu.program.program import Region
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.integers(-4, 300) | st.floats() | st.text(max_size=8)
@@ -79,6 +82,13 @@ def said(arguments: list[object], capsysbinary: pytest.CaptureFixture[bytes]) ->
     error = capsysbinary.readouterr().err.decode()
     assert code != 2 or error.count("\n") == 1, error
     return code, error
+
+
+def random_codes(form: Format, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Integers (..., group) that ``form`` holds, its largest and its least among them; zero points of every kind."""
+    if form.zero_points:
+        return (rng.integers(0, 16, shape) - rng.integers(0, 17, shape[:-1])[..., None]).astype(np.int8)
+    return rng.choice(form.values, shape).astype(np.int8)
 
 
 class Regions(dict[str, Region]):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipopu.layout import EmbeddingRows, WeightStream
-from skipopu.numerics.formats import FORMATS, Format
+from skipopu.numerics.formats import FORMATS, INT4Z, Format
+from tests.support import random_codes
 
 
 @given(
@@ -21,7 +22,7 @@ from skipopu.numerics.formats import FORMATS, Format
 def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: int, form: Format, seed: int) -> None:
     group, lanes = sizes
     rng = np.random.default_rng(seed)
-    q = rng.choice(form.values, (rows, groups, group)).astype(np.int8)
+    q = random_codes(form, rng, (rows, groups, group))
     scale = rng.random((rows, groups)).astype(np.float16)
     stream = WeightStream(rows, groups, group, ports, lanes, form)
     packed = stream.pack(q, scale)
@@ -40,12 +41,29 @@ def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: in
 )
 def test_parts_follow_one_another(rows: int, groups: int, ports: int, form: Format, least: int) -> None:
     rng = np.random.default_rng(rows)
-    q = rng.choice(form.values, (rows, groups, 16)).astype(np.int8)
+    q = random_codes(form, rng, (rows, groups, 16))
     scale = rng.random((rows, groups)).astype(np.float16)
     stream = WeightStream(rows, groups, 16, ports, 16, form)
     parts = [part.pack(q[taken], scale[taken]) for taken, part in stream.parts(least)]
     for port, whole in enumerate(stream.pack(q, scale)):
         assert np.concatenate([part[port] for part in parts]).tobytes() == whole.tobytes()
+
+
+@given(st.integers(9, 90), st.integers(1, 5), st.integers(0, 99))
+def test_zero_points_lie_behind_24_scales(rows: int, groups: int, seed: int) -> None:
+    """One port: a word every 24 groups of rows, 5 bits of it for each zero point, which are the least that the integers need."""
+    rng = np.random.default_rng(seed)
+    q, scale = random_codes(INT4Z, rng, (rows, groups, 16)), rng.random((rows, groups)).astype(np.float16)
+    stream = WeightStream(rows, groups, 16, 1, 16, INT4Z)
+    (packed,) = stream.pack(q, scale)
+    for row in range(rows):
+        for group in range(groups):
+            number = (row // 8 * groups + group) * 8 + row % 8
+            word = packed[number // 24 * (64 + 24 * 8) :][:64]
+            k = number % 24
+            zero = int.from_bytes(word[48:].tobytes(), "little") >> 5 * k & 31
+            assert zero == max(0, -int(q[row, group].min()))
+            assert word[2 * k : 2 * k + 2].tobytes() == scale[row, group].tobytes()
 
 
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5))

@@ -23,7 +23,6 @@ from skipopu.isa.registers import (
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
 from skipopu.layout import ROUTER_RECORD
-from skipopu.numerics.profile import fingerprint
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
@@ -61,7 +60,7 @@ class Device:
         name = self.transport.name
         if (magic := self.transport.register("MAGIC")) != MACHINE_MAGIC:
             raise ProgramError(f"{name}: no skipopu machine behind the link (magic {magic:#010x})")
-        numerics = fingerprint(program.numerics)
+        numerics = program.machine.numerics_fingerprint(program.numerics)
         for register, known in (("MACHINE", identity(program.machine.fingerprint)), ("NUMERICS", identity(numerics))):
             if (value := self.transport.register(register)) != known:
                 raise ProgramError(

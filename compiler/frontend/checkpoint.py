@@ -26,7 +26,8 @@ class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``router_hidden`` is the width of the hidden layer of
-    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read.
+    its two-layer routers, 0 for linear ones. ``remarks`` are warnings about what was read. ``zero_points``: its matrices are stored
+    as integers of 4 bits with zero points.
     """
 
     directory: Path
@@ -36,6 +37,7 @@ class Checkpoint:
     outline: bool = False
     router_hidden: int = 0
     remarks: tuple[str, ...] = ()
+    zero_points: bool = False
 
 
 def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
@@ -100,4 +102,5 @@ def load(directory: Path, router_file: Path | None = None) -> Checkpoint:
         for rows in blocks(shape):
             canonical.take(name, rows)
     found = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks)
+    zero_points = quantised.zero_points(data.get("quantization_config") or {})
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks, zero_points=zero_points)

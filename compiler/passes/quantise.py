@@ -61,7 +61,7 @@ def _own(codes: Codes, form: Format, group: int) -> tuple[NDArray[np.bool_], NDA
     if (given < 0).any():  # the machine's scales have no sign
         signs = np.where(given < 0, -1, 1).astype(np.int16)
         integers = integers * np.repeat(signs, group, 1)[:, : integers.shape[1]]
-    there = np.all(np.isin(integers, form.values), axis=1) & np.all(np.isfinite(scales), axis=1)
+    there = form.holds(integers, group) & np.all(np.isfinite(scales), axis=1)
     return there, integers[there], scales[there]
 
 

@@ -35,7 +35,7 @@ class Dispatcher(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
-        self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")
+        self.fetch = gives(stream.Signature(WeightRequest(machine)), "weights of a product that is handed over")
         self.request = given(RunRequest(), "what the host asks for", "{}")
         self.state = gives(RunState(), "how the run goes", "{}")
         self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the program")

@@ -8,7 +8,6 @@ from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import AxiLite
 from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE, identity
 from skipopu.machine.config import Machine
-from skipopu.numerics.profile import fingerprint
 
 ADDRESS_BITS = 9
 RESET_CYCLES = 16  # of the overlay, when a host asks what is around it for a reset
@@ -103,7 +102,7 @@ class HostRegisters(Component):
             "MAGIC": MAGIC,
             "VERSION": ISA_VERSION,
             "MACHINE": identity(self.machine.fingerprint),
-            "NUMERICS": identity(fingerprint(self.machine.numerics[0])),
+            "NUMERICS": identity(self.machine.numerics_fingerprint(self.machine.numerics[0])),
         }
         value, upper, kept = Signal(32), Signal(32), Signal(32)
         with m.Switch(bus.araddr):

@@ -11,7 +11,7 @@ from hw.control.configuration import config_bits, setting
 from hw.control.issue import ENTRY_BITS, Issue, field
 from hw.control.layers import Layer
 from hw.control.weights import WeightRequest
-from hw.pe.formats import known, two_digits
+from hw.pe.formats import one_of, two_digits, zero_points
 from hw.pe.sequencer import is_short
 from hw.widths import ELEMENT_BITS, GROUP_BITS, POSITION_BITS
 from skipopu.isa.fields import WORD_BITS
@@ -63,7 +63,7 @@ class Issuer(Component):
         self.config = given(config_bits(machine), "configuration registers")
         self.route_done = given(1, "a routing decision is known, for a cycle")
         self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
-        self.fetch = gives(stream.Signature(WeightRequest()), "weights of a product that is handed over")
+        self.fetch = gives(stream.Signature(WeightRequest(machine)), "weights of a product that is handed over")
         self.taken = gives(1, "it is handed over")
         self.refused = gives(1, "no machine can execute it: it is not handed over")
         self.reason = gives(ERROR_BITS, "error that it is")
@@ -76,7 +76,7 @@ class Issuer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        word, opcode = self.word, self.word[:OPCODE_BITS]
+        word, opcode, formats = self.word, self.word[:OPCODE_BITS], self.machine.weight_formats
         entries, route_pending = Signal(ENTRY_BITS), Signal()
         issue = Issue(self.machine)(Signal(Issue(self.machine).size, name="issue_payload"))
         request = self.fetch.payload
@@ -98,8 +98,10 @@ class Issuer(Component):
             request.ports.eq(field(word, MATMUL, "ports")),
             request.groups.eq(field(word, MATMUL, "groups")),
             request.short.eq(is_short(word)),
-            request.two_digits.eq(two_digits(field(word, MATMUL, "format"))),
+            request.two_digits.eq(two_digits(field(word, MATMUL, "format"), formats)),
         ]
+        if self.machine.zero_points:
+            m.d.comb += request.zero_points.eq(zero_points(field(word, MATMUL, "format"), formats))
         if self.machine.window:
             m.d.comb += issue.window.eq(self.window)
         # One decision at a time: a second ROUTE would clear the first one's mark too early.
@@ -113,7 +115,7 @@ class Issuer(Component):
         activations = Signal(ELEMENT_BITS + 1)
         inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
         m.d.comb += activations.eq(field(word, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS] + inner)
-        with m.If(~known(field(word, MATMUL, "format"))):
+        with m.If(~one_of(field(word, MATMUL, "format"), formats)):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
         with m.Elif(activations > self.machine.activation):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]

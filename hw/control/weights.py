@@ -10,28 +10,42 @@ from hw.component import Component, given, gives, level
 from hw.memory.reader import Run
 from hw.widths import GROUP_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import QUEUE_DEPTH, Machine
 from skipopu.machine.limits import LARGEST_RUN
+from skipopu.numerics.formats import INT4, SCALE_WORD
 
+SCALES = INT4.scales_per_word
 SHAPE = {name: MATMUL.by_name[name].width for name in ("rounds", "ports", "groups")}  # of a product, bits of each
 
 
 class WeightRequest(data.StructLayout):
     """The weights of one MATMUL: ``rounds``, ``ports`` and ``groups`` are the instruction's, ``address`` has the layer base.
 
-    two_digits: of a row's code. short: its only block is a short one.
+    two_digits: of a row's code. short: its only block is a short one. zero_points: groups have them, on machines that know such formats.
     """
 
-    def __init__(self) -> None:
-        super().__init__({"address": 32, **SHAPE, "two_digits": 1, "short": 1})
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(
+            {"address": 32, **SHAPE, "two_digits": 1, "short": 1} | ({"zero_points": 1} if machine.zero_points else {})
+        )
+
+
+def thirds(m: Module, value: Value) -> Value:
+    """``value`` / 3, rounded up: value + 3 times 0.010101..., twice as many digits with each addition."""
+    total, shift = value + 3, 2
+    bits = len(total)
+    while shift < bits:
+        more = Signal(len(total) + shift + 1, name=f"thirds_{shift}")
+        m.d.comb += more.eq(total + (total << shift))
+        total, shift = more, 2 * shift
+    return total >> shift
 
 
 class WeightFetch(Component):
     """Turns a MATMUL's shape into one run of beats per port and hands the runs to the ports' weight readers.
 
-    A port with b blocks of 8 rows fetches g = 8 * b * groups groups: 64 bytes of scales for each 32 of them, rounded up,
-    and group / 2 bytes each, twice that of two digits.
+    A port with b blocks of 8 rows fetches g = 8 * b * groups groups: 64 bytes of scales for each 32 of them (24 with zero points),
+    rounded up, and group / 2 bytes each, twice that of two digits.
 
     Latency: 5 cycles from a request to its runs. Throughput: a request every 4 cycles, more where a port lets its run wait.
     """
@@ -39,7 +53,7 @@ class WeightFetch(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.runs = [gives(stream.Signature(Run(machine)), f"weights that port {p} fetches") for p in range(machine.ports)]
-        self.issue = given(stream.Signature(WeightRequest()), "products whose weights are wanted, in their order")
+        self.issue = given(stream.Signature(WeightRequest(machine)), "products whose weights are wanted, in their order")
         self.group = given(GROUP_BITS, "weights of a group")
         self.idle = gives(1, "nothing is inside, nor comes")
         self.on_demand = given(1, "each product's weights wait until it starts")
@@ -49,11 +63,11 @@ class WeightFetch(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        layout = WeightRequest()
+        layout = WeightRequest(machine)
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=QUEUE_DEPTH)
         head = layout(fifo.r_data)
         m.d.comb += [fifo.w_data.eq(self.issue.payload), fifo.w_en.eq(self.issue.valid), self.issue.ready.eq(fifo.w_rdy)]
-        scale_beats = 2 * SCALES_PER_WORD // machine.beat_bytes
+        scale_beats = SCALE_WORD // machine.beat_bytes
         beats_per_group = self.group >> (machine.weight_lanes.bit_length() - 1)
         pending = Signal(machine.ports)
         block_bits, run_bits = SHAPE["groups"] + BLOCK_ROWS.bit_length(), LARGEST_RUN.bit_length()
@@ -72,7 +86,9 @@ class WeightFetch(Component):
             ]
 
         def beats(groups: Signal) -> Value:
-            words = (groups + (SCALES_PER_WORD - 1)) >> (SCALES_PER_WORD.bit_length() - 1)
+            words: Value = (groups + (SCALES - 1)) >> (SCALES.bit_length() - 1)
+            if machine.zero_points:
+                words = Mux(head.zero_points, thirds(m, (groups + 7) >> 3), words)
             return words * scale_beats + (groups * beats_per_group << head.two_digits)
 
         demanded = Signal(2)

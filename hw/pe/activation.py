@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_GROUP
+from skipopu.machine.pipeline import tree
 from skipopu.numerics.align import ALIGNED_BITS
 
 ACTIVATION_WRITES = ("write_slot", "write_element", "write_offset", "write_data", "write_exponent", "write_enable")
 
 
-class AlignedMemory(Component):
-    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word.
+MANTISSA_SUM_BITS = ALIGNED_BITS + (LARGEST_GROUP - 1).bit_length()  # of a group's mantissas
 
-    Latency: 1 cycle. Throughput: a write of ``vector_lanes`` mantissas and a read of a word per cycle.
+
+class AlignedMemory(Component):
+    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word, and the sum of its mantissas if asked.
+
+    Latency: 1 cycle; from a group's last write to its sum SUMMED more. Throughput: a write of ``vector_lanes`` mantissas and a read of a
+    word per cycle.
 
     Parameters:
         machine: the machine.
         elements: of a slot.
         lanes: of a word.
+        sums: groups have sums, each group's words written one behind the other.
     """
 
-    def __init__(self, machine: Machine, elements: int, lanes: int) -> None:
-        self.machine, self.elements, self.lanes = machine, elements, lanes
+    def __init__(self, machine: Machine, elements: int, lanes: int, sums: bool = False) -> None:
+        self.machine, self.elements, self.lanes, self.sums = machine, elements, lanes, sums
         self.words = elements // lanes
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(self.words)
@@ -41,6 +48,8 @@ class AlignedMemory(Component):
         self.read_group = given(word, "its group's first word")
         self.data = gives(ALIGNED_BITS * lanes, "the word read, a cycle later")
         self.exponent = gives(8, "its group's exponent, with it")
+        if sums:
+            self.sum = gives(signed(MANTISSA_SUM_BITS), "the sum of its group's mantissas, with it")
         self.range = gives(1, "a write went beyond a slot")
         super().__init__()
 
@@ -74,4 +83,35 @@ class AlignedMemory(Component):
             exponent_read.addr.eq(self.read_slot * self.words + self.read_group),
             self.exponent.eq(exponent_read.data),
         ]
+        if self.sums:
+            self._sum(m, self.write_enable & inside, exponent_read.addr)
         return m
+
+    @staticmethod
+    def summed(machine: Machine) -> int:
+        """Cycles from a write until its mantissas are in the sum that is read."""
+        return tree(machine.vector_lanes) + 1
+
+    def _sum(self, m: Module, writes: Value, place: Value) -> None:
+        """With each word of a group the sum so far, at the group's first word."""
+        parts = [
+            self.write_data[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].as_signed() for k in range(self.machine.vector_lanes)
+        ]
+        total, cycles = adder_tree(m, parts, "mantissas")
+        assert cycles + 1 == self.summed(self.machine)
+        running, so_far = (Signal(signed(MANTISSA_SUM_BITS), name=name) for name in ("running", "so_far"))
+        written = delay_valid(m, writes, cycles, "summing")
+        start = self.write_element - self.write_offset
+        first = self.write_slot * self.words + start[self.lanes.bit_length() - 1 : len(self.write_element)]
+        m.d.comb += running.eq(total + Mux(delay(m, self.write_offset == 0, cycles, "first"), 0, so_far))
+        with m.If(written):
+            m.d.sync += so_far.eq(running)
+        m.submodules.sums = sums = Memory(shape=signed(MANTISSA_SUM_BITS), depth=self.machine.tokens * self.words, init=[])
+        write, read = sums.write_port(), sums.read_port()
+        m.d.comb += [
+            write.addr.eq(delay(m, first, cycles, "sum_place")),
+            write.data.eq(running),
+            write.en.eq(written),
+            read.addr.eq(place),
+            self.sum.eq(read.data),
+        ]

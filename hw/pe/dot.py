@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import adder_tree, delay
@@ -11,6 +13,7 @@ from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.multiplier import multiply
 from skipopu.machine.config import QUERY_LANES
 from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.formats import Format
 from skipopu.numerics.packing import WEIGHT_BITS, spacing
 from skipopu.numerics.tables import FRACTION_BITS
 
@@ -32,13 +35,14 @@ class PackedDot(Component):
     Parameters:
         lanes: multipliers.
         primitive: "27x18" or "18x18".
+        formats: of weights.
         bits: of aligned numbers; 18 in the machine, fewer in studies.
     """
 
     PRODUCT_LATENCY = 1 + multiplier.LATENCY  # operand registers, multiplier
 
-    def __init__(self, lanes: int, primitive: str, bits: int = ALIGNED_BITS) -> None:
-        self.lanes, self.primitive, self.bits = lanes, primitive, bits
+    def __init__(self, lanes: int, primitive: str, formats: Sequence[Format], bits: int = ALIGNED_BITS) -> None:
+        self.lanes, self.primitive, self.formats, self.bits = lanes, primitive, formats, bits
         self.quarter = lanes // QUERY_LANES
         self.probability_bits = min(PROBABILITY_BITS, spacing(bits) + WEIGHT_BITS - 1)
         weighted = self.probability_bits + bits
@@ -93,8 +97,8 @@ class PackedDot(Component):
             Signal(signed(WEIGHT_BITS), name=f"upper_{i}", reset_less=True),
         )
         nibble = kept[4 * i : 4 * i + 4]
-        first = integer(m, nibble, self.format, 0, f"first_{i}")
-        second = integer(m, self.beat[4 * i : 4 * i + 4], self.format, 1, f"second_{i}")
+        first = integer(m, nibble, self.format, 0, f"first_{i}", self.formats)
+        second = integer(m, self.beat[4 * i : 4 * i + 4], self.format, 1, f"second_{i}", self.formats)
         with m.If(self.second):
             m.d.sync += [lower.eq(first[:4]), sign.eq(first[4]), upper.eq(second - first[4])]
         held = delay(m, Cat(lower, sign, upper), 2, f"held_{i}")

@@ -1,13 +1,13 @@
-"""Weight formats in hardware: what a MATMUL's format code says about nibbles and their pairs."""
+"""Weight formats in hardware: what a MATMUL's format code says about nibbles and their pairs, on a machine with these ``formats``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 
 from skipopu.isa.spec import MATMUL
-from skipopu.numerics.formats import FORMATS, SIGNED, UNSIGNED, Format
+from skipopu.numerics.formats import SIGNED, UNSIGNED, Format
 from skipopu.numerics.packing import WEIGHT_BITS
 
 FORMAT_BITS = MATMUL.by_name["format"].width
@@ -15,25 +15,27 @@ FORMAT_BITS = MATMUL.by_name["format"].width
 
 def one_of(code: Value, formats: Iterable[Format]) -> Value:
     """Whether ``code`` is one of these formats'."""
-    return Cat(code == form.code for form in formats).any()
+    found = [code == form.code for form in formats]
+    return Cat(found).any() if found else Const(0)
 
 
-def known(code: Value) -> Value:
-    return one_of(code, FORMATS)
-
-
-def two_digits(code: Value) -> Value:
+def two_digits(code: Value, formats: Sequence[Format]) -> Value:
     """Whether a pair is the two digits of one row, not two rows."""
-    return one_of(code, (form for form in FORMATS if form.two_digits))
+    return one_of(code, (form for form in formats if form.two_digits))
 
 
-def integer(m: Module, nibble: Value, code: Value, member: int, name: str) -> Value:
+def zero_points(code: Value, formats: Sequence[Format]) -> Value:
+    """Whether groups have zero points."""
+    return one_of(code, (form for form in formats if form.zero_points))
+
+
+def integer(m: Module, nibble: Value, code: Value, member: int, name: str, formats: Sequence[Format]) -> Value:
     """What ``nibble`` stands for as a pair's ``member`` (0 or 1) in format ``code``: signed, WEIGHT_BITS, combinational.
 
     A format whose nibbles are plain numbers costs a sign bit; another one a table per multiplier.
     """
-    tables = [form for form in FORMATS if form.digits[member] not in (SIGNED, UNSIGNED)]
-    plain = [form for form in FORMATS if form.digits[member] == UNSIGNED]
+    tables = [form for form in formats if form.digits[member] not in (SIGNED, UNSIGNED)]
+    plain = [form for form in formats if form.digits[member] == UNSIGNED]
     sign = nibble[3] & ~one_of(code, plain) if plain else nibble[3]
     result = Signal(signed(WEIGHT_BITS), name=name)
     m.d.comb += result.eq(Cat(nibble, sign).as_signed())

@@ -7,12 +7,12 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.component import Bundle, Component, given, gives
 from hw.control.issue import Issue, field
-from hw.pe.formats import FORMAT_BITS, two_digits
+from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
 from hw.pe.slice import Slice, Step, Take
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, INT4Z, SCALE_WORD
 
 
 def is_short(word: Value) -> Value:
@@ -116,7 +116,7 @@ class Sequencer(Component):
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
             self.format.eq(field(instruction, MATMUL, "format")),
         ]
-        scale_beats = max(1, 2 * SCALES_PER_WORD // machine.beat_bytes)
+        scale_beats = max(1, SCALE_WORD // machine.beat_bytes)
 
         # Rounds, groups, rows, beats, members of a pair
         walked = Signal(len(rounds)), Signal(len(groups)), Signal(3), Signal(GROUP_BITS), Signal()
@@ -141,7 +141,7 @@ class Sequencer(Component):
             self.take.second.eq(take_second),
             self.take.scale_index.eq(scale_index),
         ]
-        rows = Mux(two_digits(self.format), 1, 2)
+        rows = Mux(two_digits(self.format, machine.weight_formats), 1, 2)
         last_beat = beat == beats_per_group - 1
         block_rows = Mux(is_short(instruction), SHORT_BLOCK_ROWS, BLOCK_ROWS)
         last_row = row + rows == block_rows
@@ -170,8 +170,12 @@ class Sequencer(Component):
             ]
             with m.If(last_beat):
                 m.d.sync += [beat.eq(0), row.eq(row + rows), scale_index.eq(scale_index + rows)]
-                with m.If(scale_index + rows == SCALES_PER_WORD):
+                with m.If(scale_index + rows == INT4.scales_per_word):
                     m.d.sync += need_scale.eq(1)
+                if machine.zero_points:
+                    less = zero_points(self.format, machine.weight_formats)
+                    with m.If(less & (scale_index + rows == INT4Z.scales_per_word)):
+                        m.d.sync += [need_scale.eq(1), scale_index.eq(0)]
                 with m.If(last_row):
                     m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + beats_per_group)]
             with m.If(round_end):

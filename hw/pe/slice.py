@@ -7,15 +7,16 @@ from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
-from hw.pe.formats import FORMAT_BITS, two_digits
+from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
 from skipopu.isa.spec import BLOCK_ROWS
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.formats import INT4, INT4Z, SCALE_WORD, ZERO_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
 
 # A group's sum over its beats: 512 products of an 18-bit activation with one operand; with both digits of a row.
@@ -34,7 +35,7 @@ class Take(data.StructLayout):
         super().__init__(
             {
                 "scale": 1,
-                "scale_beat": bits_for_index(max(2, 2 * SCALES_PER_WORD // machine.beat_bytes)),
+                "scale_beat": bits_for_index(max(2, SCALE_WORD // machine.beat_bytes)),
                 "first": 1,
                 "second": 1,
                 "scale_index": 5,
@@ -70,7 +71,8 @@ class Slice(Component):
     multiplier holds one nibble of either and multiplies both by one activation per cycle. Two trees sum the halves of the
     products exactly; per group and row the integer is scaled, rounded once to FP32 and added to the output's accumulator
     ``latency`` - 1 cycles after the group's last step. The same accumulator is updated at most every 8 cycles; the adder
-    takes 3. One pair per cycle: two INT4 group results, without stalls.
+    takes 3. One pair per cycle: two INT4 group results, without stalls. Where groups have zero points, a group's integer starts at
+    -z times the sum of its mantissas.
 
     Attention: with ``keys`` each quarter of the multipliers takes one query (from ``activation``) and all take the entry's
     elements; ``dots`` are the quarters' exact sums, ``dot_latency`` cycles after the step. With ``values`` the first quarter
@@ -93,6 +95,8 @@ class Slice(Component):
             ALIGNED_BITS * machine.weight_lanes, "mantissas, two cycles after the step; of queries with ``keys``"
         )
         self.exponent = given(8, "their group's exponent, with them")
+        if machine.zero_points:
+            self.sum = given(signed(MANTISSA_SUM_BITS), "the sum of their group's mantissas, with them")
         self.keys = given(1, "attention multiplies queries by keys")
         self.values = given(1, "attention multiplies probabilities by values")
         self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
@@ -129,8 +133,8 @@ class Slice(Component):
         working = self.active & step.product
         m.d.comb += self.beats.ready.eq(self.taking & (take.scale | take.first | take.second))
 
-        scales = self._take_scales(m)
-        m.submodules.dot = dot = PackedDot(machine.weight_lanes, machine.multiplier)
+        scales, zeros = self._take_scales(m)
+        m.submodules.dot = dot = PackedDot(machine.weight_lanes, machine.multiplier, machine.weight_formats)
         lower, upper = dot.lower, dot.upper
         m.d.comb += [
             dot.beat.eq(self.beats.payload),
@@ -146,16 +150,17 @@ class Slice(Component):
             self.products.eq(dot.products),
         ]
         at_total = self.product_latency(machine) + (machine.weight_lanes - 1).bit_length() + 1
-        digits = two_digits(self.format)
+        digits = two_digits(self.format, machine.weight_formats)
+        begins = [self._less(m, zero, at_total, name) for zero, name in zip(zeros, ("lower", "upper"), strict=True)]
 
         # Sums over the group's beats, per token
         token = delay(m, step.token, at_total, "token")
         first_beat = delay(m, step.first_beat, at_total, "first_beat")
         sums: list[Value] = []
-        for name, total in (("lower", lower), ("upper", upper)):
+        for name, total, begin in zip(("lower", "upper"), (lower, upper), begins, strict=True):
             kept = Array(Signal(signed(ROW_SUM_BITS), name=f"{name}_sum_{j}", reset_less=True) for j in range(machine.tokens))
             running = Signal(signed(ROW_SUM_BITS), name=f"{name}_running")
-            m.d.comb += running.eq(total + Mux(first_beat, 0, kept[token]))
+            m.d.comb += running.eq(total + Mux(first_beat, begin, kept[token]))
             with m.If(delay_valid(m, working, at_total, f"{name}_working")):
                 m.d.sync += kept[token].eq(running)
             sums.append(running)
@@ -208,10 +213,17 @@ class Slice(Component):
         m.d.comb += self.saturated.eq(Cat(saturated).any())
         return m
 
-    def _take_scales(self, m: Module) -> list[Value]:
-        """The pair's two scales: of its first and second row (two digits: of its only row, twice)."""
-        take = self.take
-        scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(SCALES_PER_WORD)]
+    def _less(self, m: Module, zero: Value, at_total: int, name: str) -> Value:
+        """What a group's integer starts at, ``at_total`` cycles after the step, of the pair's ``zero`` point at the step."""
+        if not self.machine.zero_points:
+            return Const(0)
+        product = registered(m, self.sum * delay(m, -zero, 2, f"{name}_zero"), f"{name}_product")
+        return delay(m, product[:ROW_SUM_BITS].as_signed(), at_total - 3, f"{name}_begin")
+
+    def _take_scales(self, m: Module) -> tuple[list[Value], list[Value]]:
+        """The pair's two scales: of its first and second row (two digits: of its only row, twice); their zero points, 0 for none."""
+        take, formats = self.take, self.machine.weight_formats
+        scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(INT4.scales_per_word)]
         per_beat = self.machine.kv_lanes
         for i, scale in enumerate(scales):
             with m.If(self.taking & take.scale & (take.scale_beat == i // per_beat)):
@@ -222,6 +234,15 @@ class Slice(Component):
             own = Array(scales)[take.scale_index]
             m.d.sync += [
                 of_pair[0].eq(own),
-                of_pair[1].eq(Mux(two_digits(self.format), own, Array(scales[1::2])[take.scale_index[1:]])),
+                of_pair[1].eq(Mux(two_digits(self.format, formats), own, Array(scales[1::2])[take.scale_index[1:]])),
             ]
-        return list(of_pair)
+        if not self.machine.zero_points:
+            return list(of_pair), [Const(0), Const(0)]
+        zeros = [Signal(ZERO_BITS, name=f"pair_zero_{k}", reset_less=True) for k in range(2)]
+        per_word, behind = INT4Z.scales_per_word, Cat(scales[INT4Z.scales_per_word :])
+        fields = [behind[ZERO_BITS * i : ZERO_BITS * (i + 1)] for i in range(per_word)]
+        less = zero_points(self.format, formats)
+        with m.If(self.taking & take.second):
+            for zero, of_members in zip(zeros, (fields[0::2], fields[1::2]), strict=True):
+                m.d.sync += zero.eq(Mux(less, Array(of_members)[take.scale_index[1:]], 0))
+        return list(of_pair), list(zeros)

@@ -42,3 +42,6 @@ def join(m: Module, units: Units) -> None:
         units.weights.started.eq(array.started),
         *(tile.slice.activation.eq(sharing.operands) for tile in units.tiles),
     ]
+    if units.machine.zero_points:
+        total = delay(m, units.activation.sum, 1, "sum")
+        m.d.comb += [tile.slice.sum.eq(total) for tile in units.tiles]

@@ -59,7 +59,7 @@ class Units:
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
         self.weights, self.array = WeightFetch(machine), ArrayUnit(machine, self.tiles)
-        self.activation = AlignedMemory(machine, machine.activation, machine.weight_lanes)
+        self.activation = AlignedMemory(machine, machine.activation, machine.weight_lanes, machine.zero_points)
         self.attention = AttentionUnit(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()

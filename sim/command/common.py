@@ -126,7 +126,7 @@ def inputs_of(args: argparse.Namespace, program: Program | None = None, options:
     inputs = {k: v for k, v in vars(args).items() if k not in ("command", "given", "json") and v is not None}
     if program is not None:
         if is_compiled(Path(str(args.model))):
-            for name in ("weights", "history", "prefetch"):
+            for name in ("history", "prefetch"):
                 inputs.pop(name, None)
         inputs |= {
             "target": program.machine.name,
@@ -134,6 +134,7 @@ def inputs_of(args: argparse.Namespace, program: Program | None = None, options:
             "kv": program.kv,
             "context": program.context,
             "group": program.matrices["head"]["group"],
+            "weights": program.matrices["head"]["format"],
         }
     if options is not None:
         inputs |= {"tokens": options.prompt, "prompt_length": len(options.prompt)}

@@ -12,7 +12,6 @@ from skipopu.isa.spec import Epilogue, matmul_rows
 from skipopu.numerics import align, fp32
 from skipopu.numerics.activation import Activation, gated
 from skipopu.numerics.adjust import rotate
-from skipopu.numerics.formats import BY_CODE
 from skipopu.numerics.signature import index
 
 AT_ONCE = 1 << 24  # partial sums held at a time, float64
@@ -20,7 +19,8 @@ AT_ONCE = 1 << 24  # partial sums held at a time, float64
 
 def matmul(s: State, f: Fields) -> None:
     slots, rows = s.slots(f), matmul_rows(f, s.machine.ports)
-    if f["format"] not in BY_CODE:
+    form = next((form for form in s.machine.weight_formats if form.code == f["format"]), None)
+    if form is None:
         raise s.walk.halt(Error.ILLEGAL_INSTRUCTION, f"weight format {f['format']} is not known")
     groups, group, first = f["groups"], s.walk.config[Config.GROUP], s.inner() if f["source"] else 0
     if (first + groups) * group > s.machine.activation:
@@ -29,7 +29,7 @@ def matmul(s: State, f: Fields) -> None:
         )
     if not len(slots) or not rows:
         return
-    key = (s.address(f), rows, groups, group, BY_CODE[f["format"]])
+    key = (s.address(f), rows, groups, group, form)
     weights = s.weights.get(*key)
     x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
     exponents = s.activation.exponents[slots, first : first + groups]

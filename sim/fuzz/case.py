@@ -19,6 +19,7 @@ from skipopu.layout import buffer_stride, round_up
 from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
+from skipopu.numerics import formats
 from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 PROGRAMS = 4  # of a description, which is built once
@@ -119,7 +120,19 @@ def case(seed: int, long: bool = False) -> Case:
         if draw.chance(ODD / PROGRAMS):
             spoil_program(draw, program)
     machine["soft_cap"] = caps
+    _weight_formats(Draw(seed + (3 << 32)), machine, programs)
     return Case(seed, machine, tuple(programs), long)
+
+
+def _weight_formats(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
+    """Formats of the machine's weights, and of half of the programs any of them; a few programs ask for another one."""
+    others = [name for name in formats.BY_NAME if name != formats.INT4.name and draw.chance(0.5)]
+    machine["formats"] = [formats.INT4.name, *others]
+    for program in programs:
+        compiled = program["compile"]
+        known = compiled["weights"] in formats.BY_NAME  # not out of place
+        if known and (draw.chance(0.5) or (compiled["weights"] not in machine["formats"] and draw.chance(0.9))):
+            compiled["weights"] = draw.of(machine["formats"])
 
 
 def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from sim.rtl.verilate import Say
 from sim.rtl.window import Window as Window
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted, identity
-from skipopu.numerics.profile import fingerprint
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
@@ -127,7 +126,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         values: dict[str, int] = result["registers"]
         for register, known in (
             ("MACHINE", identity(machine.fingerprint)),
-            ("NUMERICS", identity(fingerprint(program.numerics))),
+            ("NUMERICS", identity(program.machine.numerics_fingerprint(program.numerics))),
         ):
             if (value := result["identity"][register]) != known:
                 raise ProgramError(f"the hardware's {register} register is {value:08x}; the program needs {known:08x}")

@@ -12,9 +12,10 @@ from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
-from skipopu.layout import RING_RECORD, ROUTER_RECORD_READ, SCALES_PER_WORD, KvEntry
+from skipopu.layout import RING_RECORD, ROUTER_RECORD_READ, KvEntry
 from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
+from skipopu.numerics.formats import SCALE_WORD, Format
 
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
@@ -153,15 +154,11 @@ class Costs:
         """Start to the first step: token lists, accumulator addresses."""
         return self.machine.tokens + 3
 
-    def matmul_words(self, rows: int, groups: int) -> tuple[int, int]:
-        """(groups of rows, scale words) of a port whose blocks have ``rows`` rows."""
-        count = rows * groups
-        return count, -(-count // SCALES_PER_WORD)
-
-    def matmul_beats(self, rows: int, groups: int, group: int, bits: int) -> int:
+    def matmul_beats(self, rows: int, groups: int, group: int, form: Format) -> int:
         """Weight beats of a port whose blocks have ``rows`` rows."""
-        count, words = self.matmul_words(rows, groups)
-        return words * 2 * SCALES_PER_WORD // self.machine.beat_bytes + count * (group * bits // 4 // self.machine.weight_lanes)
+        count = rows * groups
+        words = -(-count // form.scales_per_word)
+        return words * SCALE_WORD // self.machine.beat_bytes + count * (group * form.bits // 4 // self.machine.weight_lanes)
 
     def matmul_flight(self) -> int:
         """Last step of a round until its accumulators can be drained."""

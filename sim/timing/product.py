@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from sim.timing.costs import Costs
 from sim.timing.flow import Shape
 from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, block_rows, matmul_rows
-from skipopu.layout import SCALES_PER_WORD
-from skipopu.numerics.formats import BY_CODE
+from skipopu.numerics.formats import BY_CODE, SCALE_WORD
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,23 @@ class Product:
 def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np.int64]:
     """(ports,) weight beats of a product with ``group`` weights per scale."""
     ports, rounds = costs.machine.ports, fields["rounds"]
-    rows, bits = block_rows(matmul_rows(fields, ports)), BY_CODE[fields["format"]].bits
-    full, short = (costs.matmul_beats(n * rows, fields["groups"], group, bits) for n in (rounds, rounds - 1))
+    rows, form = block_rows(matmul_rows(fields, ports)), BY_CODE[fields["format"]]
+    full, short = (costs.matmul_beats(n * rows, fields["groups"], group, form) for n in (rounds, rounds - 1))
     return np.where(np.arange(ports) < fields["ports"], full, short)
 
 
 def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Product:
     """The MATMUL of ``fields`` with ``slots`` tokens and ``group`` weights per scale."""
     machine, rounds = costs.machine, fields["rounds"]
-    rows, bits = matmul_rows(fields, machine.ports), BY_CODE[fields["format"]].bits
-    per_round = block_rows(rows) * fields["groups"] * bits // 8 * (group // machine.weight_lanes)
+    rows, form = matmul_rows(fields, machine.ports), BY_CODE[fields["format"]]
+    per_round = block_rows(rows) * fields["groups"] * form.bits // 8 * (group // machine.weight_lanes)
     drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, fields["ports"])
     page = 4096 // ADDRESS_UNIT
     shape = Shape(
         slots=slots,
         pairs=rounds * per_round,
-        per_word=SCALES_PER_WORD * bits // 8 * (group // machine.weight_lanes),
-        scale=2 * SCALES_PER_WORD // machine.beat_bytes,
+        per_word=form.scales_per_word * form.bits // 8 * (group // machine.weight_lanes),
+        scale=SCALE_WORD // machine.beat_bytes,
         per_round=per_round,
         # Of the first layer; layers differ by less than a burst per page.
         page=(page - fields["address"] % page) * machine.beats_per_block,

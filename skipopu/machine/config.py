@@ -14,7 +14,9 @@ from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
 from skipopu.machine.files import describe
 from skipopu.machine.memory import DRAMS, MemoryTiming, memory_timing, typed
-from skipopu.numerics.profile import EXECUTED
+from skipopu.numerics import formats
+from skipopu.numerics.formats import INT4, USUAL, Format
+from skipopu.numerics.profile import EXECUTED, fingerprint
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
@@ -56,6 +58,7 @@ class Machine:
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         window: a layer's queries may see their last tokens only; the others' entries are not read.
         soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
+        formats: of weights that the array multiplies, by name; int4, which routers are in, is always one.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
         memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
@@ -86,6 +89,7 @@ class Machine:
     write_burst: int = 0
     window: bool = False
     soft_cap: bool = False
+    formats: tuple[str, ...] = USUAL
     multiplier: str = "27x18"
     instructions: int = 64
     memory_bytes: int = 0
@@ -144,6 +148,13 @@ class Machine:
             f"0, or two bursts to weight_fifo, {2 * self.burst} to {self.weight_fifo}",
         )
         need(self.history == 0 or HISTORY_SLOT <= self.history <= 1 << 20, "history", f"0, or {HISTORY_SLOT} to {1 << 20}")
+        need(
+            INT4.name in self.formats
+            and set(self.formats) <= set(formats.BY_NAME)
+            and len(set(self.formats)) == len(self.formats),
+            "formats",
+            f"{INT4.name} and some of {', '.join(name for name in formats.BY_NAME if name != INT4.name)}, each once",
+        )
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
@@ -203,6 +214,24 @@ class Machine:
         return self.port_bits // 16
 
     @property
+    def weight_formats(self) -> tuple[Format, ...]:
+        """Formats of weights that the array multiplies, codes ascending."""
+        return tuple(sorted((formats.BY_NAME[name] for name in self.formats), key=lambda form: form.code))
+
+    @property
+    def _format_names(self) -> tuple[str, ...]:
+        return tuple(form.name for form in self.weight_formats)
+
+    @property
+    def zero_points(self) -> bool:
+        """Whether one of them has zero points."""
+        return any(form.zero_points for form in self.weight_formats)
+
+    def numerics_fingerprint(self, profile: str) -> str:
+        """That of a numerics profile with this machine's weight formats."""
+        return fingerprint(profile, self._format_names)
+
+    @property
     def drain_ports(self) -> int:
         """Ports whose results leave the array in one cycle, a pair of rows each: their blocks share a word of the buffer."""
         return math.gcd(max(1, self.vector_lanes // BLOCK_ROWS), self.ports)
@@ -233,6 +262,9 @@ class Machine:
         data = dataclasses.asdict(self)
         for name in ("name", "clock_mhz", "memory", "memory_bytes", "trace_records"):
             del data[name]
+        data["formats"] = self._format_names
+        if data["formats"] == USUAL:
+            del data["formats"]
         return {name: value for name, value in data.items() if value is not False}  # a unit that is not there leaves no trace
 
     @property
@@ -253,8 +285,8 @@ class Machine:
         """
         values = typed(Machine, data, where)
         memory = values.pop("memory", {})
-        if "numerics" in values:
-            values["numerics"] = tuple(values["numerics"])
+        for name in {"numerics", "formats"} & values.keys():
+            values[name] = tuple(values[name])
         try:
             machine = Machine(**values)
         except ConfigError as error:

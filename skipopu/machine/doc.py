@@ -31,7 +31,7 @@ def markdown() -> str:
             value = getattr(machine, field.name)
             if field.name == "memory":
                 value = f"{value.latency} cycles, {value.rate:.4f} beats per cycle"
-            elif field.name == "numerics":
+            elif field.name in ("numerics", "formats"):
                 value = ", ".join(value)
             values.append(str(value))
         meaning = " ".join(meanings.get(field.name, "").split())

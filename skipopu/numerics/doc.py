@@ -62,7 +62,10 @@ def markdown() -> str:
 def format_row(f: formats.Format) -> list[str]:
     whole = len(f.values) == int(f.values[-1]) - int(f.values[0]) + 1
     values = f"{f.values[0]} to {f.values[-1]}" if whole else ", ".join(map(str, f.values))
-    return [f.name.upper(), str(f.code), str(f.bits), values, f"FP16(max\\|w\\| / {f.full})"]
+    if f.zero_points:
+        values += ", 16 of them in a group"
+    scale = f"FP16((max w - min w) / {f.full})" if f.zero_points else f"FP16(max\\|w\\| / {f.full})"
+    return [f.name.upper(), str(f.code), str(f.bits), values, scale]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skipopu.numerics import adjust, align, fp16, fp32, half, tables
 from skipopu.numerics.activation import Activation, gated
-from skipopu.numerics.formats import FORMATS
+from skipopu.numerics.formats import BY_NAME, USUAL
 from skipopu.numerics.fp32 import F32, F64, I64
 from skipopu.numerics.signature import signature
 
@@ -83,19 +83,21 @@ EXECUTED = (EXACT18,)  # what the generated processor can be built for
 
 
 @functools.cache
-def fingerprint(profile: str) -> str:
+def fingerprint(profile: str, formats: tuple[str, ...] = USUAL) -> str:
     """16 hex digits over what the profile's operations give for fixed operands: who computes another bit has another fingerprint.
+
+    ``formats`` are those of the weights, by name.
 
     Raises:
         KeyError: the profile is not known.
     """
     digest = hashlib.sha256(PROFILES[profile].name.encode())
-    for result in golden(PROFILES[profile]):
+    for result in golden(PROFILES[profile], formats):
         digest.update(np.ascontiguousarray(result).tobytes())
     return digest.hexdigest()[:16]
 
 
-def golden(profile: Profile) -> Iterator[NDArray]:
+def golden(profile: Profile, formats: tuple[str, ...]) -> Iterator[NDArray]:
     """Results of the operations that a program is made of, of seeded operands of many magnitudes."""
     draw = np.random.default_rng(18)
 
@@ -116,7 +118,7 @@ def golden(profile: Profile) -> Iterator[NDArray]:
     half = fp16.from_fp32(numbers(-20, 15, 4, 64))
     fields = fp16.exponent_field(half).max(-1)
     yield from (mantissas, exponents, half, profile.align_half(half, fields[:, None]), profile.dot(x[:, :64], half))
-    for form in FORMATS:
+    for form in (BY_NAME[name] for name in formats):
         codes, scales = form.quantise(y[:, :64], 64)
         products = profile.group_products(mantissas[:, 0], exponents[:, 0], codes[:, 0], scales[:, 0])
         yield from (codes, scales, form.nibbles(codes), products)

@@ -17,7 +17,6 @@ from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStre
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats
-from skipopu.numerics.profile import fingerprint
 from skipopu.policy import KvPolicy
 from skipopu.program import file
 from skipopu.text import Text, text_of
@@ -98,7 +97,7 @@ class Program:
             "machine": self.machine.to_dict(),
             "machine_fingerprint": self.machine.fingerprint,
             "numerics": self.numerics,
-            "numerics_fingerprint": fingerprint(self.numerics),
+            "numerics_fingerprint": self.machine.numerics_fingerprint(self.numerics),
             "model": self.model.to_hf(),
             "kv": self.kv,
             "context": self.context,
@@ -128,7 +127,7 @@ class Program:
             raise ProgramError(
                 f"{path}: machine fingerprint {d['machine_fingerprint']} differs from {machine.fingerprint} here"
             )
-        known = fingerprint(d["numerics"]) if d["numerics"] in machine.numerics else "none"
+        known = machine.numerics_fingerprint(d["numerics"]) if d["numerics"] in machine.numerics else "none"
         if known != d["numerics_fingerprint"]:
             raise ProgramError(
                 f"{path}: numerics {d['numerics']} has fingerprint {d['numerics_fingerprint']}, here it is {known}"
@@ -181,6 +180,10 @@ class Program:
             if d["group"] % self.machine.weight_lanes:
                 raise ProgramError(
                     f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
+                )
+            if d["format"] not in self.machine.formats:
+                raise ProgramError(
+                    f"{where}: matrix {name} has format {d['format']}; accepted: {', '.join(self.machine.formats)}"
                 )
             last = (layers - 1) * d["layer_stride"] if name != "head" else 0
             inside(f"matrix {name}", d["address"] + last, self.stream(name).size, end)

@@ -16,11 +16,10 @@ from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp32
 from skipopu.numerics.activation import Activation
-from skipopu.numerics.formats import FORMATS
 from skipopu.policy import SKIP_POLICIES, KvPolicy
 from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
-from tests.support import Regions
+from tests.support import Regions, random_codes
 
 CONTEXT = 24
 LAYERS = 2
@@ -70,9 +69,9 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         epilogue = Epilogue(pick(0, 4))
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.GATED else pick(1, widest)
         groups = -(-elements // group)
-        weights = FORMATS[pick(0, len(FORMATS) - 1)]
+        weights = machine.weight_formats[pick(0, len(machine.formats) - 1)]
         stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights)
-        codes = rng.choice(weights.values, (rows, groups, group)).astype(np.int8)
+        codes = random_codes(weights, rng, (rows, groups, group))
         scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
         address = region(f"weights{len(body)}", stream.size)
         placed.append((address, stream.pack(codes, scales)))

@@ -69,9 +69,10 @@ def test_random_models(target: str, seed: int) -> None:
         max_positions=24,
     )
     kv = ("reuse", "dense")[seed % 2]
-    weights = ("int4", "int8")[seed == 2]
+    weights = machine.formats[seed % len(machine.formats)]
+    group = max(machine.weight_lanes, (128, 64, 32, 64)[seed])
     checkpoint = random_checkpoint(config, seed)
-    program = compile_checkpoint(checkpoint, machine, kv, logits=bool(seed & 2), context=24, weights=weights)
+    program = compile_checkpoint(checkpoint, machine, kv, logits=bool(seed & 2), context=24, group=group, weights=weights)
     prompt = tuple(int(t) for t in rng.integers(0, config.vocab_size, int(rng.integers(1, 12))))
     routing = rng.random((config.num_layers, 2, 24)) < 0.6 if seed == 3 else "program"
     agree(

@@ -23,7 +23,6 @@ from skipopu import shell
 from skipopu.errors import SkipopuError
 from skipopu.isa.registers import HOST, MAGIC, STATUS_DONE, STATUS_RUNNING, identity
 from skipopu.machine.config import Machine
-from skipopu.numerics.profile import fingerprint
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.shell import MODULE
@@ -38,7 +37,7 @@ class Behind:
         self.values = {
             HOST["MAGIC"].address: MAGIC,
             HOST["MACHINE"].address: identity(program.machine.fingerprint),
-            HOST["NUMERICS"].address: identity(fingerprint(program.numerics)),
+            HOST["NUMERICS"].address: identity(program.machine.numerics_fingerprint(program.numerics)),
         }
         self.memory: dict[int, np.ndarray] = {}  # what the machine sees, by first address
         self.resets = 0

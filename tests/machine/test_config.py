@@ -48,6 +48,10 @@ def test_shipped_targets_load(path: Path) -> None:
         ("numerics", ["exact17"], "numerics is"),
         ("numerics", "exact18", r"numerics is 'exact18'; accepted: a list \(of printable text\)"),
         ("numerics", [["exact18"]], "numerics is"),
+        ("formats", "int4", "formats is 'int4'; accepted: a list"),
+        ("formats", ["int8"], r"formats is \('int8',\); accepted: int4 and some of int8, int4z, fp4, each once"),
+        ("formats", ["int4", "int2"], "formats is .*; accepted: int4 and some of"),
+        ("formats", ["int4", "fp4", "fp4"], "formats is .*each once"),
         ("memory", {"delay": 3}, "memory: unknown key 'delay'; known: latency, beats_per_256_cycles"),
         ("memory", [24], r"memory is \[24\]; accepted: printable text or a mapping of names"),
         ("memory", {"latency": True}, "memory: latency is True; accepted: an integer"),
@@ -117,6 +121,7 @@ def test_unknown_target_lists_the_known_ones() -> None:
         ({"intermediate_size": 5000}, {}, "residual and inner vector is 5248; accepted: up to activation, 1024"),
         ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: 1 to 4"),
         ({}, {"context": 100}, "context is 100; accepted: 1 to 64"),
+        ({}, {"weights": "int2"}, "machine tiny: weight format is 'int2'; accepted: int4, int8, int4z, fp4"),
         ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 from 32 to 512"),
         ({"head_dim": 300}, {}, "head_dim is 300; accepted: a multiple of 4 from 8 to 256"),
         ({"vocab_size": 4000}, {"logits": True}, "machine tiny has buffer 8192"),
@@ -137,3 +142,17 @@ def test_another_clock_keeps_the_device_and_the_path() -> None:
     assert slower.fingerprint == u280.fingerprint
     assert slower.at_clock(225) == u280
     assert Machine.load("tiny").at_clock(50) is None
+
+
+def test_formats_that_are_usual_leave_no_trace() -> None:
+    mono = Machine.load("mono")
+    assert mono.formats == ("int4", "int8")
+    assert "formats" not in mono.hardware_parameters
+    more = dataclasses.replace(mono, formats=("int4", "fp4", "int8"))
+    assert more.hardware_parameters["formats"] == ("int4", "int8", "fp4")
+    assert more.fingerprint == dataclasses.replace(mono, formats=("int4", "int8", "fp4")).fingerprint != mono.fingerprint
+    known = mono.numerics_fingerprint("exact18")
+    assert dataclasses.replace(mono, formats=("int4",)).numerics_fingerprint("exact18") != known
+    assert dataclasses.replace(mono, formats=("int8", "int4")).numerics_fingerprint("exact18") == known
+    with pytest.raises(ProgramError, match="machine mono: weight format is 'fp4'; accepted: int4, int8"):
+        compile_checkpoint(random_checkpoint(small_config()), mono, weights="fp4")

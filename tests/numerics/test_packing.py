@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.pe import multiplier, slice
+from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, PackedDot
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, half, packing
+from skipopu.numerics.formats import FORMATS
 
 # The definitions themselves, compiled: plain integer functions of numerics.
 pack, halves, negative, repair = (numba.njit(f) for f in (packing.pack, packing.halves, packing.negative, packing.repair))
@@ -120,11 +122,13 @@ def holds(bits: int, largest: int) -> bool:
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
 def test_no_sum_of_a_group_overflows(machine: Machine) -> None:
-    dot = PackedDot(machine.weight_lanes, machine.multiplier)
+    dot = PackedDot(machine.weight_lanes, machine.multiplier, FORMATS)
     a = align.ALIGNED_MAX
     assert holds(packing.SPACING, a * LARGEST_WEIGHT)
     assert holds(len(dot.lower), machine.weight_lanes * a * LARGEST_WEIGHT)
     assert holds(slice.ROW_SUM_BITS, LARGEST_GROUP * a * LARGEST_WEIGHT)
+    assert holds(slice.ROW_SUM_BITS, LARGEST_GROUP * a * (LARGEST_WEIGHT + 15))  # -z times a sum, and nibbles up to 15
+    assert holds(MANTISSA_SUM_BITS, LARGEST_GROUP * a)
     assert holds(slice.SUM_BITS, LARGEST_GROUP * a * 128)
     assert holds(slice.SUM_BITS + 12, LARGEST_GROUP * a * 128 * 2047)  # times the scale's mantissa
     assert slice.SUM_BITS + 12 < 62  # the model's integers are 64 bits wide

@@ -15,7 +15,6 @@ import pytest
 import skipopu as sk
 from boards import board
 from boards.vendor import project
-from compiler import pipeline
 from skipopu import cli, policy
 from skipopu.isa import asm, doc, spec
 from skipopu.isa.fields import check_opcodes
@@ -69,20 +68,21 @@ def test_hardware_unit() -> None:
         used(test, names | {"max": min})  # another model
 
 
-def test_weight_format(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weight_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declaration, use = blocks("A weight format")
     names = declared(declaration)
-    fp4 = names["FP4"]
+    ternary = names["TERNARY"]
     monkeypatch.setattr(formats, "FORMATS", names["FORMATS"])
-    monkeypatch.setitem(formats.BY_CODE, fp4.code, fp4)
-    monkeypatch.setitem(formats.BY_NAME, fp4.name, fp4)
-    monkeypatch.setattr(pipeline, "WEIGHT_FORMATS", tuple(formats.BY_NAME))
+    monkeypatch.setitem(formats.BY_CODE, ternary.code, ternary)
+    monkeypatch.setitem(formats.BY_NAME, ternary.name, ternary)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ternary.yaml").write_text(blocks("A weight format", "yaml")[0])
     names = used(use, names | {"sk": sk, "np": np})
-    codes = fp4.nibbles(names["q"])
-    assert (fp4.integers(codes) == names["q"]).all()
-    four = sk.run(names["program"], "def ", max_new=8)
+    codes = ternary.nibbles(names["q"])
+    assert (ternary.integers(codes, ternary.zeros(names["q"])) == names["q"]).all()
+    ternary_run = sk.run(names["program"], "def ", max_new=8)
     int4 = sk.run(sk.compile("pybyte-300k", target="ulx3s"), "def ", max_new=8)
-    assert (four.memory[0] != int4.memory[0]).any()
+    assert (ternary_run.memory[0] != int4.memory[0]).any()
 
 
 def test_skip_policy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hw.component import given, gives, pass_on, passes
 from hw.pe.dot import PackedDot
 from hw.pe.variants.variant import Variant
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.formats import INT4, INT8
 
 
 class AlignedDot(Variant):
@@ -23,7 +24,7 @@ class AlignedDot(Variant):
     """
 
     def __init__(self, lanes: int, bits: int = ALIGNED_BITS) -> None:
-        self.inner = dot = PackedDot(lanes, "27x18", bits)
+        self.inner = dot = PackedDot(lanes, "27x18", (INT4, INT8), bits)
         self.latency = dot.latency + FromInteger.LATENCY
         self.dot = passes(dot, without=[dot.lower, dot.upper])
         self.exponent = given(8, "of the activations, with them")

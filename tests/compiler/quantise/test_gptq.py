@@ -11,7 +11,7 @@ from compiler.quantise import gptq
 from compiler.quantise.choose import METHODS, choose, objective
 from compiler.quantise.gptq import compensated, damped, factor
 from compiler.quantise.nearest import nearest, per_weight, scales_of
-from skipopu.numerics.formats import FORMATS, INT4, Format
+from skipopu.numerics.formats import INT4, INT8, Format
 from skipopu.numerics.fp32 import F32, F64
 
 
@@ -58,7 +58,7 @@ def test_the_best_codes_of_all_are_not_far() -> None:
     assert ours.sum() < 0.7 * plain.sum()
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [INT4, INT8], ids=lambda form: form.name)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [48, 41])
 def test_no_row_loses(method: str, form: Format, n: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -11,22 +12,23 @@ from hw.control.weights import WeightFetch
 from skipopu.isa.spec import BLOCK_ROWS, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import FORMATS
+from skipopu.numerics.formats import BY_NAME, USUAL
 from tests.hw.bench import exercise
 
 PERIOD, LATENCY = 4, 5
 
 
+@pytest.mark.parametrize("formats", [USUAL, tuple(BY_NAME)], ids=["usual", "all"])
 @pytest.mark.parametrize("target", ["mono", "trio", "u280-slice4"])
-def test_runs(target: str) -> None:
-    machine = Machine.load(target)
+def test_runs(target: str, formats: tuple[str, ...]) -> None:
+    machine = dataclasses.replace(Machine.load(target), formats=formats)
     dut, source, ports = WeightFetch(machine), random.Random(2), machine.ports
     group = machine.weight_lanes * source.randrange(1, 4)
     requests, expected = [], {runs: [] for runs in dut.runs}
     # Every port is busy first and last, so that the cycles of all requests are seen.
     for rows in [BLOCK_ROWS * ports, 6, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]:
         shape, groups, address = matmul_shape(rows, ports), source.randrange(1, 40), source.getrandbits(30)
-        weights = source.choice(FORMATS)
+        weights = source.choice(machine.weight_formats)
         laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights)
         requests.append(
             {
@@ -37,6 +39,7 @@ def test_runs(target: str) -> None:
                 "two_digits": weights.two_digits,
                 "short": laid.block_rows < BLOCK_ROWS,
             }
+            | ({"zero_points": weights.zero_points} if machine.zero_points else {})
         )
         for port, runs in enumerate(dut.runs):
             if size := laid.port_bytes(port):

@@ -19,6 +19,7 @@ def test_writes_and_reads(lanes: int) -> None:
     """Writes beyond a slot change nothing and are reported; a read returns what was written until the cycle before."""
     elements, vector, group = 8 * lanes, MACHINE.vector_lanes, 4 * lanes
     dut, source = AlignedMemory(MACHINE, elements, lanes), random.Random(4)
+    assert not hasattr(dut, "sum")
     mantissas = [[0] * elements for _ in range(MACHINE.tokens)]
     exponents = [[0] * (elements // lanes) for _ in range(MACHINE.tokens)]
 
@@ -47,6 +48,48 @@ def test_writes_and_reads(lanes: int) -> None:
                     exponents[slot][element // lanes] = exponent
             await ctx.tick()
             assert (ctx.get(dut.data), ctx.get(dut.exponent)) == expected
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_sums() -> None:
+    """Groups one behind the other, of several slots, with pauses: their sums are those of all their mantissas."""
+    lanes, vector, group = MACHINE.weight_lanes, MACHINE.vector_lanes, 2 * MACHINE.weight_lanes
+    elements = 6 * lanes
+    dut, source = AlignedMemory(MACHINE, elements, lanes, True), random.Random(5)
+    limit = (1 << ALIGNED_BITS - 1) - 1
+    sums: dict[tuple[int, int], int] = {}
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for _ in range(40):
+            slot, first = source.randrange(MACHINE.tokens), group * source.randrange(elements // group + 1)
+            values = [source.choice((-limit, limit, source.randint(-limit, limit))) for _ in range(group)]
+            for offset in range(0, group, vector):
+                while source.random() < 0.3:
+                    ctx.set(dut.write_enable, 0)
+                    await ctx.tick()
+                word = values[offset : offset + vector]
+                ctx.set(dut.write_enable, 1)
+                ctx.set(dut.write_slot, slot)
+                ctx.set(dut.write_element, first + offset)
+                ctx.set(dut.write_offset, offset)
+                ctx.set(dut.write_data, sum((v & (1 << ALIGNED_BITS) - 1) << ALIGNED_BITS * k for k, v in enumerate(word)))
+                await ctx.tick()
+            if first < elements:
+                sums[slot, first // lanes] = sum(values)
+            ctx.set(dut.write_enable, 0)
+            # The last word's write is behind us; a read begins in the first cycle in which the sum is there.
+            await ctx.tick().repeat(AlignedMemory.summed(MACHINE) - 1)
+            (token, word), total = source.choice(list(sums.items()))
+            if (slot, first // lanes) in sums and source.random() < 0.5:
+                token, word, total = slot, first // lanes, sums[slot, first // lanes]
+            ctx.set(dut.read_slot, token)
+            ctx.set(dut.read_group, word)
+            await ctx.tick()
+            assert ctx.get(dut.sum) == total
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)

@@ -27,7 +27,7 @@ def test_weights_mean_what_their_format_says(primitive: str, form: Format) -> No
     rng = np.random.default_rng(1)
     x, first, second = (rng.integers(a, b, (COUNT, LANES)) for a, b in ((-131071, 131072), (0, 16), (0, 16)))
     low, high = (np.array(table)[nibbles] for table, nibbles in zip(form.digits, (first, second), strict=True))
-    dut = PackedDot(LANES, primitive)
+    dut = PackedDot(LANES, primitive, FORMATS)
     operands = [
         (dut.beat, [beat for pair in zip(packed(first, 4), packed(second, 4), strict=True) for beat in pair]),
         (dut.first, [1, 0] * COUNT),
@@ -45,7 +45,7 @@ def test_queries_by_keys(primitive: str) -> None:
     rng, quarter = np.random.default_rng(2), LANES // QUERY_LANES
     queries, element = (rng.integers(-131071, 131072, (COUNT, n)) for n in (LANES, quarter))
     dots = (queries.reshape(COUNT, QUERY_LANES, quarter) * element[:, None]).sum(-1)
-    dut = PackedDot(LANES, primitive)
+    dut = PackedDot(LANES, primitive, FORMATS)
     operands = [
         (dut.keys, [1] * COUNT),
         (dut.activation, packed(queries, ALIGNED_BITS)),
@@ -58,7 +58,7 @@ def test_queries_by_keys(primitive: str) -> None:
 def test_probabilities_by_values(primitive: str) -> None:
     rng, quarter = np.random.default_rng(3), LANES // QUERY_LANES
     element = rng.integers(-131071, 131072, (COUNT, quarter))
-    dut = PackedDot(LANES, primitive)
+    dut = PackedDot(LANES, primitive, FORMATS)
     probability = rng.integers(0, (1 << dut.probability_bits - 1) + 1, COUNT)
     operands = [(dut.values, [1] * COUNT), (dut.element, packed(element, ALIGNED_BITS)), (dut.probability, probability)]
     products = packed(element * probability[:, None], dut.probability_bits + ALIGNED_BITS)

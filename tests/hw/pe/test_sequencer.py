@@ -13,13 +13,12 @@ from amaranth.sim import Simulator, SimulatorContext
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, matmul_shape
-from skipopu.layout import SCALES_PER_WORD
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import INT4, INT8, Format
+from skipopu.numerics.formats import INT4, INT4Z, INT8, SCALE_WORD, Format
 
 MACHINE = Machine.load("tiny")
 LANES, FLIGHT, INNER = MACHINE.weight_lanes, Slice.latency(MACHINE), 512
-SCALE_BEATS = 2 * SCALES_PER_WORD // MACHINE.beat_bytes
+SCALE_BEATS = SCALE_WORD // MACHINE.beat_bytes
 TAKES, STEPS = ("scale", "first", "second"), ("token", "first_beat", "last_beat", "first_group", "row", "bank")
 
 
@@ -44,10 +43,13 @@ class Product:
             for group in range(self.groups):
                 start = INNER // LANES * self.inner + group * beats
                 for row in range(0, block, step):
-                    if scale % SCALES_PER_WORD == 0:
+                    if scale % self.weights.scales_per_word == 0:
                         self.takes += [({"scale": 1, "scale_beat": k}, ports) for k in range(SCALE_BEATS)]
                     for beat in range(beats):
-                        self.takes += [({"first": 1}, ports), ({"second": 1, "scale_index": scale % SCALES_PER_WORD}, ports)]
+                        self.takes += [
+                            ({"first": 1}, ports),
+                            ({"second": 1, "scale_index": scale % self.weights.scales_per_word}, ports),
+                        ]
                         edges = {"first_beat": beat == 0, "last_beat": beat == beats - 1, "first_group": group == 0}
                         self.pairs.append((number, {**edges, "row": row, "bank": number % 2}, (start + beat, start), ports))
                     scale += step
@@ -65,6 +67,7 @@ class Product:
         (Product(40, 3, 2 * LANES, INT4, False), 1),
         (Product(21, 3, LANES, INT8, True), 3),
         (Product(4, 5, 2 * LANES, INT4, True), 4),
+        (Product(40, 3, 2 * LANES, INT4Z, False), 2),
     ],
 )
 def test_walk(product: Product, tokens: int) -> None:

@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
 from hw.arithmetic.pipeline import delay
+from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
 from skipopu.isa.spec import MATMUL, matmul_shape
@@ -16,19 +17,20 @@ from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
-from skipopu.numerics.formats import FORMATS, Format
+from skipopu.numerics.formats import BY_NAME, FORMATS, Format
 from skipopu.numerics.profile import PROFILES
+from tests.support import random_codes
 
 LANES = 16
-MACHINE = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4)
+MACHINE = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4, formats=tuple(BY_NAME))
 
 
 class Bench(Elaboratable):
     """One slice behind its sequencer; activations come from a memory of whole groups, a drained bank is free at once."""
 
-    def __init__(self, activations: list[int], exponents: list[int]) -> None:
+    def __init__(self, activations: list[int], exponents: list[int], sums: list[int]) -> None:
         self.sequencer, self.slice = Sequencer(MACHINE), Slice(MACHINE)
-        self.activations, self.exponents = activations, exponents
+        self.activations, self.exponents, self.sums = activations, exponents, sums
         self.groups = Signal(8)
 
     def elaborate(self, platform: object) -> Module:
@@ -36,13 +38,15 @@ class Bench(Elaboratable):
         sequencer, unit = self.sequencer, self.slice
         m.submodules.sequencer, m.submodules.slice = sequencer, unit
         width = ALIGNED_BITS * LANES
-        rows = [a | e << width for a, e in zip(self.activations, self.exponents, strict=True)]
-        m.submodules.memory = memory = Memory(shape=width + 8, depth=len(rows), init=rows)
+        mask = (1 << MANTISSA_SUM_BITS) - 1
+        words = zip(self.activations, self.exponents, self.sums, strict=True)
+        rows = [a | e << width | (s & mask) << width + 8 for a, e, s in words]
+        m.submodules.memory = memory = Memory(shape=width + 8 + MANTISSA_SUM_BITS, depth=len(rows), init=rows)
         read = memory.read_port()
         bus = delay(m, read.data, 1, "bus")
         m.d.comb += [
             read.addr.eq(sequencer.activation_slot * self.groups + sequencer.activation_word),
-            Cat(unit.activation, unit.exponent).eq(bus),
+            Cat(unit.activation, unit.exponent, unit.sum).eq(bus),
             sequencer.slot.eq(sequencer.token),
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.take.eq(sequencer.take),
@@ -64,7 +68,7 @@ def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float
     groups, rows, group = 9, 16, LANES
     x = (rng.standard_normal((tokens, groups * group)) * 2.0 ** rng.integers(-9, 9, groups * group)).astype(np.float32)
     m, exponent = align.align(x, group)
-    q = rng.choice(weights.values, (rows, groups, group)).astype(np.int8)
+    q = random_codes(weights, rng, (rows, groups, group))
     scale = (rng.random((rows, groups)) * rng.choice([-1, 1, 1e-6], (rows, groups))).astype(np.float16)
     stream = WeightStream(rows, groups, group, 1, LANES, weights)
     beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, LANES // 2)
@@ -72,7 +76,7 @@ def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float
     memory = [
         sum((int(v) & mask) << ALIGNED_BITS * i for i, v in enumerate(m[t, g])) for t in range(tokens) for g in range(groups)
     ]
-    dut = Bench(memory, exponent.reshape(-1).tolist())
+    dut = Bench(memory, exponent.reshape(-1).tolist(), m.sum(-1).astype(int).reshape(-1).tolist())
     shape = {**matmul_shape(rows, 1), "groups": groups, "format": weights.code}
     seen: dict[tuple[int, int], int] = {}
     busy = {"cycles": 0, "steps": 0, "drained": 0}
@@ -138,7 +142,7 @@ def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float
     pairs = rows * groups * weights.bits // 8
     assert busy["steps"] == pairs * tokens
     if not pauses:
-        words = -(-rows * groups // 32)
+        words = -(-rows * groups // weights.scales_per_word)
         scale_beats = words * 64 // (LANES // 2)
         # One beat per cycle while memory is the limit, one step per cycle while tokens are; scale words come ahead of pairs.
         expected = 2 * pairs + scale_beats if tokens <= 2 else pairs * tokens + scale_beats + 2

@@ -85,15 +85,63 @@ def differing(program: Program, given: dict[str, Quantised], columns: int = 1) -
 
 @pytest.mark.parametrize(
     ("bits", "symmetric", "form", "group"),
-    [(4, True, "int4", 32), (4, True, "int8", 32), (8, True, "int8", 32), (4, False, "int8", 32), (4, True, "int4", 64)],
+    [
+        (4, True, "int4", 32),
+        (4, True, "int8", 32),
+        (4, True, "int4z", 32),
+        (8, True, "int8", 32),
+        (4, False, "int8", 32),
+        (4, False, "int4z", 32),
+        (4, True, "int4", 64),
+        (4, False, "int4z", 64),
+    ],
 )
 def test_integers_are_the_files(tmp_path: Path, bits: int, symmetric: bool, form: str, group: int) -> None:
-    """Symmetric ones; with zero points what INT8 holds of INT4; scales of longer groups stand several times."""
+    """Symmetric ones; with zero points what INT8 and INT4Z hold of INT4; scales of longer groups stand several times."""
     given = matrices(bits, group, symmetric)
     checkpoint = write(tmp_path, given, symmetric, num_bits=bits, group_size=group)
     program = compile_checkpoint(checkpoint, TINY, group=GROUP, weights=form)
     assert differing(program, given, group // GROUP) == 0
     assert not program.source["warnings"]
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "gptq_v2"])
+def test_files_with_zero_points_are_placed_as_they_are(tmp_path: Path, method: str) -> None:
+    """The default on a machine that knows them."""
+    shapes = {name: tensor.shape for name, tensor in random_checkpoint(CONFIG).tensors.items()}
+    given = {
+        name: drawn(*shapes[name], 4, GROUP, False, seed, least=int(method == "gptq"))
+        for seed, name in enumerate(sorted(MATRICES))
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in random_checkpoint(CONFIG).tensors.items():
+        base = name.removesuffix("weight")
+        if name in given:
+            tensors |= given[name].awq(base) if method == "awq" else given[name].gptq(base, v2=method == "gptq_v2")
+        else:
+            tensors[name] = torch.from_numpy(tensor) if tensor.ndim > 1 else torch.ones(tensor.shape)
+    config: dict[str, Any] = {"quant_method": method.removesuffix("_v2"), "bits": 4, "group_size": GROUP, "sym": False}
+    config |= {"zero_point": True} if method == "awq" else {"checkpoint_format": method}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_hf() | {"quantization_config": config}))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    program = compile_checkpoint(load(tmp_path), TINY)
+    assert {product["format"] for name, product in program.matrices.items() if name != "router"} == {"int4z"}
+    assert differing(program, given) == 0
+    assert not program.source["warnings"]
+    without = dataclasses.replace(TINY, formats=("int4", "int8"))
+    program = compile_checkpoint(load(tmp_path), without)
+    assert {product["format"] for product in program.matrices.values()} == {"int4"}
+    assert "beyond int4" in program.source["warnings"][0]
+
+
+def test_two_schemes_are_no_reason_for_zero_points(tmp_path: Path) -> None:
+    given = matrices(4, GROUP, False)
+    assert write(tmp_path, given, False).zero_points
+    config = json.loads((tmp_path / "config.json").read_text())
+    groups = config["quantization_config"]["config_groups"]
+    groups["group_1"] = {"targets": ["re:.*nothing"], "weights": groups["group_0"]["weights"] | {"symmetric": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not load(tmp_path).zero_points
 
 
 def test_equal_gains_scale_the_scales(tmp_path: Path) -> None:
@@ -113,7 +161,7 @@ def test_what_is_rounded_again_is_told(tmp_path: Path) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     given[name] = given[name].permuted(np.random.default_rng(0))
     checkpoint = write(tmp_path, given, False)
-    told = compile_checkpoint(checkpoint, TINY).source["warnings"]
+    told = compile_checkpoint(checkpoint, TINY, weights="int4").source["warnings"]
     assert told == [
         "14 of 14 quantised matrices are rounded again: 13 as their integers, less zero points, are beyond int4"
         " (model.layers.0.self_attn.k_proj.weight, ...); 1 as columns of one scale lie apart (act-order) (" + name + ")"
