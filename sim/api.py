@@ -95,8 +95,8 @@ def compile(
     Args:
         kv: keys and values of tokens that skip attention: "dense" computes them, "reuse" takes the layer before's.
         context: the largest number of tokens, prompt and generated; default what the machine's memory holds.
-        weights: their format, one of the machine's ``formats``; default "int4", or "int4z" of files with 4 bits and zero points where
-            the machine has it. ``group``: how many share a scale, default what the model says.
+        weights: their format, one of the machine's ``formats``; default "int8" for products that a file holds in 8 bits, "int4" for all
+            others, or "int4z" of files with 4 bits and zero points where the machine has it. ``group``: how many share a scale, default what the model says.
         logits: the program stores the logits of every position, see :func:`sim.result.logits_of`.
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
 

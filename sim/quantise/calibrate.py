@@ -35,7 +35,8 @@ from skipopu.policy import KvPolicy
 class Asked:
     """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, formats of products that are not INT4.
 
-    ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention.
+    ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention; ``keep``: the result has the weights before
+    they were rounded, too.
     """
 
     group: int
@@ -43,6 +44,7 @@ class Asked:
     formats: dict[str, Format] = field(default_factory=dict)
     kv: KvPolicy = KvPolicy.REUSE
     dense: bool = False
+    keep: bool = False
 
     def format(self, product: str) -> Format:
         return self.formats.get(product, INT4)
@@ -65,6 +67,7 @@ class Quantised:
         choices: of each product's tensor.
         largest: as of :class:`sim.quantise.observe.Observed`, of the quantised model.
         rescaled: "key"s or "value"s that were made smaller.
+        before: products' weights, factors moved, not yet rounded; where they were to be kept.
     """
 
     config: ModelConfig
@@ -72,6 +75,12 @@ class Quantised:
     choices: dict[str, Choice]
     largest: Ranges
     rescaled: dict[str, Rescaled] = field(default_factory=dict)
+    before: dict[str, F32] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Of all codes and scales."""
+        return sum(choice.rounded.bytes for choice in self.choices.values())
 
     @property
     def rounded(self) -> dict[str, Rounded]:
@@ -108,6 +117,7 @@ class Calibration:
         self.batches = torch.from_numpy(windows).split(BATCH)
         self.choices: dict[str, Choice] = {}
         self.rescaled: dict[str, Rescaled] = {}
+        self.before: dict[str, F32] = {}
 
     def begin(self) -> list[Stream]:
         return [self.model.begin(batch) for batch in self.batches]
@@ -155,6 +165,8 @@ class Calibration:
                 f"tensor {name} holds {most:.3g} with norm gains folded in; {format.full} times an FP16 scale reaches"
                 f" {format.largest_weight:.3g}"
             )
+        if self.asked.keep:
+            self.before[name] = self.tensors[name]
         choice = choose(self.tensors[name], moments, self.asked.group, format, self.asked.method)
         self.choices[name], self.tensors[name] = choice, choice.rounded.values
         self.put(product, layer)
@@ -183,6 +195,5 @@ def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, f
         streams = calibration.quantise_layer(index, streams)
     calibration.choose("head", 0, calibration.see(["head"], calibration.model.finish, streams)["head"])
     calibration.model.check()
-    return Quantised(
-        calibration.config, calibration.tensors, calibration.choices, calibration.model.largest, calibration.rescaled
-    )
+    own, largest = calibration, calibration.model.largest
+    return Quantised(own.config, own.tensors, own.choices, largest, own.rescaled, own.before)

@@ -13,6 +13,7 @@ from sim.studies.accuracy.plot import draw
 from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
 from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import FORMATS
 from skipopu.report import Plot, Report
@@ -29,11 +30,17 @@ def work(job: Job) -> list[Point]:
 
 def study(model: Path, design: Design, say: Say) -> list[Point]:
     """All points, forms and formats in order."""
+    machine = Machine.load(design.target)
     forms = (SHIPPED, TURNED) if can_turn(ModelConfig.load(model)) else (SHIPPED,)
-    with parallel.executor("local", design.workers) as pool:
+    with parallel.one_thread_each(design.workers) as pool:
         say("dials")
         found = pool.submit(dials, Subject(model, design, SHIPPED)).result()
-        jobs: list[Job] = [(Subject(model, design, form, found), format.name) for form in forms for format in FORMATS]
+        jobs: list[Job] = [
+            (Subject(model, design, form, found), format.name)
+            for form in forms
+            for format in FORMATS
+            if format.name in machine.formats
+        ]
         jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
         done: dict[int, list[Point]] = {}
         for number, outcome in parallel.finished(pool, work, jobs):

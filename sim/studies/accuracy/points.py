@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.tensors import Codes, Held, Tensors
 from compiler.pipeline import compile_checkpoint
-from compiler.quantise.choose import METHODS, applies
+from compiler.quantise.choose import METHODS
 from compiler.quantise.products import folded
 from sim.evaluation import measured_by_reference
-from sim.quantise.calibrate import Asked, quantise, router_tensors
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.quantise.loss import model_of
 from sim.quantise.text import calibration_text, drawn, seen
 from sim.quantise.turned import turned
@@ -56,6 +57,7 @@ class Case:
         self.config, self.window = own.config, window_of(own, subject.design)
         self.texts = texts(own, subject.design)
         # Wider formats need more memory than some targets have; the bytes read are the same.
+        self.counted: dict[tuple[KvPolicy, bytes], float] = {}
         self.machine = dataclasses.replace(Machine.load(subject.design.target), memory_bytes=0)
 
     def policies(self, chosen: bool, random: bool) -> Iterator[tuple[Policy, float]]:
@@ -95,6 +97,13 @@ class Case:
         read = functools.partial(model, dense=not self.checkpoint.routers)
         return measured_by_reference(self.texts.judged, self.window, read, self.config.vocab_size).nats
 
+    def bytes_per_token(self, program: Program, traces: NDArray[np.bool_]) -> float:
+        """As :func:`bytes_per_token`, which the numbers of the weights have no part in."""
+        key = (program.kv, traces.tobytes())
+        if key not in self.counted:
+            self.counted[key] = bytes_per_token(program, traces)
+        return self.counted[key]
+
     def programs(self, weights: Checkpoint, format: str) -> dict[KvPolicy, Program]:
         return {kv: compile_checkpoint(weights, self.machine, kv, context=self.window, weights=format) for kv in KvPolicy}
 
@@ -124,10 +133,25 @@ def random_rule(ratio: float) -> GateRule:
     return rule
 
 
+def as_held(checkpoint: Checkpoint, found: Quantised) -> Checkpoint:
+    """The quantised model with the integers that were chosen, as a quantised file has them."""
+
+    def codes(name: str, rows: slice) -> Held:
+        if name not in found.choices:
+            return None
+        held = found.choices[name].rounded
+        integers = held.codes.reshape(len(held.codes), -1)[rows, : held.n].astype(np.int16)
+        return Codes(integers, held.scales[rows].astype(np.float32), held.codes.shape[-1], held.format.bits)
+
+    shapes = {name: tensor.shape for name, tensor in found.tensors.items()}
+    tensors = Tensors(shapes, lambda name, rows: found.tensors[name][rows], codes)
+    return dataclasses.replace(checkpoint, config=found.config, tensors=tensors)
+
+
 def bytes_per_token(program: Program, traces: NDArray[np.bool_]) -> float:
     """Bytes of all beats that are read for a decoded token, by the timing engine, whose second half of a window is decoded."""
     found, count = [], traces.shape[-1]
-    for routing in traces:
+    for routing in np.unique(traces, axis=0):
         new = count - count // 2
         routed = Routed(tokens=[0] * new, routing=routing)
         at = timing.run(program, Run((0,) * (count // 2), new), timing.Options(routed)).at_token
@@ -186,14 +210,13 @@ def held(case: Case, format: str, method: str) -> Checkpoint:
         dict.fromkeys((*"qkvo", "gate", "up", "down", "head"), form),
         dense=not case.checkpoint.routers,
     )
-    tensors = quantise(case.checkpoint, case.texts.calibration, asked).tensors
-    return dataclasses.replace(case.checkpoint, config=case.config.untied, tensors=tensors)
+    return as_held(case.checkpoint, quantise(case.checkpoint, case.texts.calibration, asked))
 
 
 def of_format(subject: Subject, format: str) -> list[Point]:
     """Points of one format: every method that applies, and the one that loses least on the calibration text more closely."""
     case, form = Case(subject), BY_NAME[format]
-    methods = [method for method in (METHODS if form.bits < 8 else METHODS_OF_8_BITS) if applies(form, method)]
+    methods = METHODS if form.bits < 8 else METHODS_OF_8_BITS
     weights = {method: held(case, format, method) for method in methods}
     programs = {method: case.programs(each, format) for method, each in weights.items()}
     models = {method: reference.model_of(by_kv[KvPolicy.REUSE]) for method, by_kv in programs.items()}
@@ -203,6 +226,6 @@ def of_format(subject: Subject, format: str) -> list[Point]:
         chosen = method == best
         for policy, dial in case.policies(chosen, chosen and format == FORMATS[0].name):
             bits, executed, traces = case.measure(models[method], policy, dial)
-            read = bytes_per_token(programs[method][policy.kv], traces)
+            read = case.bytes_per_token(programs[method][policy.kv], traces)
             found.append(Point(subject.form, format, method, policy, bits, executed, read, dial, chosen))
     return found

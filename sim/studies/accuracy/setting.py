@@ -29,9 +29,9 @@ class Design:
     target: str = "tiny"
     size: int = 32768
     window: int = 256
-    samples: int = 128
+    samples: int = 64
     judged: int = 16
-    traces: int = 4
+    traces: int = 2
     shares: tuple[float, ...] = (0.9, 0.8, 0.6)
     ranks: tuple[int, ...] = (4, 8, 16)
     workers: int | None = None
