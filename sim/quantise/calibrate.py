@@ -181,6 +181,16 @@ class Calibration:
             self.choose(product, index, moments[READ[product]])
         return [self.layer(index)(stream) for stream in streams]
 
+    def carried_out(self, follow: Follow = unseen) -> Quantised:
+        """All of it, once."""
+        self.survey()
+        streams = self.begin()
+        for index in follow("quantising", range(self.config.num_layers)):
+            streams = self.quantise_layer(index, streams)
+        self.choose("head", 0, self.see(["head"], self.model.finish, streams)["head"])
+        self.model.check()
+        return Quantised(self.config, self.tensors, self.choices, self.model.largest, self.rescaled, self.before)
+
 
 def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, follow: Follow = unseen) -> Quantised:
     """Quantises all products of ``checkpoint`` on ``windows`` (samples, tokens) of ids; ``follow`` sees the layers go by.
@@ -188,12 +198,4 @@ def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, f
     Raises:
         CheckpointError: numbers leave the machine's formats, with the layer, or a product's weights do, with its tensor.
     """
-    calibration = Calibration(checkpoint, windows, asked)
-    calibration.survey()
-    streams = calibration.begin()
-    for index in follow("quantising", range(checkpoint.config.num_layers)):
-        streams = calibration.quantise_layer(index, streams)
-    calibration.choose("head", 0, calibration.see(["head"], calibration.model.finish, streams)["head"])
-    calibration.model.check()
-    own, largest = calibration, calibration.model.largest
-    return Quantised(own.config, own.tensors, own.choices, largest, own.rescaled, own.before)
+    return Calibration(checkpoint, windows, asked).carried_out(follow)

@@ -9,6 +9,7 @@ from pathlib import Path
 from sim import parallel
 from sim.quantise.turned import can_turn
 from sim.studies.accuracy import show
+from sim.studies.accuracy.extra import corrections, mixtures
 from sim.studies.accuracy.plot import draw
 from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
@@ -22,14 +23,18 @@ Say = Callable[[str], None]
 Job = tuple[Subject, str]
 
 
+CORRECTIONS, MIXTURES = "corrections", "mixtures"
+WORK = {FP32: bound, CORRECTIONS: corrections, MIXTURES: mixtures}
+
+
 def work(job: Job) -> list[Point]:
-    """One job: all points of a model in one format."""
-    subject, format = job
-    return bound(subject) if format == FP32 else of_format(subject, format)
+    """One job: all points of a model in one format, or of what more bytes buy."""
+    subject, name = job
+    return WORK[name](subject) if name in WORK else of_format(subject, name)
 
 
-def study(model: Path, design: Design, say: Say) -> list[Point]:
-    """All points, forms and formats in order."""
+def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Point]]:
+    """All points, forms and formats in order, and those of what more bytes buy."""
     machine = Machine.load(design.target)
     forms = (SHIPPED, TURNED) if can_turn(ModelConfig.load(model)) else (SHIPPED,)
     with parallel.one_thread_each(design.workers) as pool:
@@ -42,19 +47,24 @@ def study(model: Path, design: Design, say: Say) -> list[Point]:
             if format.name in machine.formats
         ]
         jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
+        jobs += [(Subject(model, design, forms[-1]), name) for name in (CORRECTIONS, MIXTURES)]
         done: dict[int, list[Point]] = {}
         for number, outcome in parallel.finished(pool, work, jobs):
             if isinstance(outcome, SkipopuError):
                 raise outcome
             done[number] = outcome
-            subject, format = jobs[number]
-            say(f"{len(done)} of {len(jobs)} done, {subject.form} in {format} the latest")
-    return [point for number in sorted(done) for point in done[number]]
+            subject, name = jobs[number]
+            say(f"{len(done)} of {len(jobs)} done, the latest {subject.form}, {name}")
+    usual, more = (
+        [point for number in sorted(done) if (jobs[number][1] in (CORRECTIONS, MIXTURES)) is extra for point in done[number]]
+        for extra in (False, True)
+    )
+    return usual, more
 
 
 def report(model: Path, design: Design, say: Say = lambda text: None) -> Report:
     """Minutes on two cores; the same design gives the same points."""
-    points = study(model, design, say)
-    whole = show.report(points, model.name, design)
-    plot = Plot("accuracy", lambda figure: draw(figure, points), (13, 5.2))
+    points, more = study(model, design, say)
+    whole = show.report(points, more, model.name, design)
+    plot = Plot("accuracy", lambda figure: draw(figure, points, more), (15, 5.2))
     return dataclasses.replace(whole, plots=[plot])

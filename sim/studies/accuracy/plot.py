@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.studies.accuracy.setting import FP32, Point
@@ -21,11 +22,12 @@ def front(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def draw(figure: Figure, points: Sequence[Point]) -> None:
-    """Bits per byte over bytes per token, a panel for each form of the model."""
+def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None:
+    """Bits per byte over bytes per token, a panel for each form of the model, and one of what more bytes buy."""
     forms = list(dict.fromkeys(point.form for point in points))
     formats = list(dict.fromkeys(point.format for point in points if point.format != FP32))
-    axes = figure.subplots(1, len(forms), sharey=True, squeeze=False)[0]
+    *axes, last = figure.subplots(1, len(forms) + 1, squeeze=False)[0]
+    bought(last, points, more)
     for axis, form in zip(axes, forms, strict=True):
         own = [point for point in points if point.form == form and point.bytes is not None]
         for format, colour in zip(formats, COLOURS, strict=False):
@@ -56,3 +58,27 @@ def draw(figure: Figure, points: Sequence[Point]) -> None:
     axes[0].set_ylabel("bits per byte of held-out text")
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+
+
+def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Point]:
+    """Everything executed, GPTQ: from INT4 over 8 bits for some products to 8 bits for all, by rising bytes."""
+    own = [p for p in (*more, *points) if p.form == form and p.policy.name == "always" and p.method == "gptq"]
+    some = [p for p in own if p.format in ("int4", "int8") or (" in int8" in p.format and "rank" not in p.format)]
+    by_bytes = {p.bytes: p for p in some if p.bytes is not None}
+    return [by_bytes[size] for size in sorted(by_bytes)]
+
+
+def bought(axis: Axes, points: Sequence[Point], more: Sequence[Point]) -> None:
+    form = more[0].form
+    line = curve(points, more, form)
+    axis.plot([p.bytes for p in line], [p.bits for p in line], "o-", color="tab:red", label="8 bits for some products")
+    for (method, held), marker in zip(
+        (("rtn", "int8"), ("rtn", "fp16"), ("gptq", "int8"), ("gptq", "fp16")), "v^<>", strict=True
+    ):
+        some = [p for p in more if "rank" in p.format and p.format.endswith(held)]
+        some = [p for p in some if p.method == method and p.policy.name == "always"]
+        label = f"{method}, corrections in {held}"
+        axis.plot([p.bytes for p in some], [p.bits for p in some], marker=marker, linewidth=0.8, label=label)
+    axis.set(title=f"what more bytes buy, {form}, all executed", xlabel="bytes read per decoded token")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)

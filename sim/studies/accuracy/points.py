@@ -57,7 +57,7 @@ class Case:
         self.config, self.window = own.config, window_of(own, subject.design)
         self.texts = texts(own, subject.design)
         # Wider formats need more memory than some targets have; the bytes read are the same.
-        self.counted: dict[tuple[KvPolicy, bytes], float] = {}
+        self.counted: dict[tuple[object, ...], float] = {}
         self.machine = dataclasses.replace(Machine.load(subject.design.target), memory_bytes=0)
 
     def policies(self, chosen: bool, random: bool) -> Iterator[tuple[Policy, float]]:
@@ -99,12 +99,12 @@ class Case:
 
     def bytes_per_token(self, program: Program, traces: NDArray[np.bool_]) -> float:
         """As :func:`bytes_per_token`, which the numbers of the weights have no part in."""
-        key = (program.kv, traces.tobytes())
+        key = (program.kv, *(matrix["format"] for matrix in program.matrices.values()), traces.tobytes())
         if key not in self.counted:
             self.counted[key] = bytes_per_token(program, traces)
         return self.counted[key]
 
-    def programs(self, weights: Checkpoint, format: str) -> dict[KvPolicy, Program]:
+    def programs(self, weights: Checkpoint, format: str | None) -> dict[KvPolicy, Program]:
         return {kv: compile_checkpoint(weights, self.machine, kv, context=self.window, weights=format) for kv in KvPolicy}
 
 

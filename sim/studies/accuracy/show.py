@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sim.studies.accuracy.plot import front
+import numpy as np
+
+from sim.studies.accuracy.plot import curve, front
 from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy
-from skipopu.numerics.formats import FORMATS
+from skipopu.numerics.formats import FORMATS, INT8
 from skipopu.policy import KvPolicy
 from skipopu.report import Cell, Keys, Record, Report, Table, shown
 
@@ -28,9 +30,10 @@ class Noted:
         return [record for record in (self.bits, self.executed, self.bytes) if record is not None]
 
 
-def noted(point: Point, model: str, design: Design) -> Noted:
+def noted(point: Point, model: str, design: Design, part: str) -> Noted:
     policy = point.policy
     who = f"{policy.label}, dial {point.dial:g}" if policy.name == "routers" else policy.label
+    who += part and f"; {part}"
     keys: Keys = {
         "model": model if point.form == SHIPPED else f"{model}, {point.form}",
         "skip": None if policy.share is None else round(1 - policy.share, 4),
@@ -55,8 +58,8 @@ def noted(point: Point, model: str, design: Design) -> Noted:
 class Points:
     """All points with their records, to be found by what they are of."""
 
-    def __init__(self, points: Sequence[Point], model: str, design: Design) -> None:
-        self.all = [noted(point, model, design) for point in points]
+    def __init__(self, points: Sequence[Point], model: str, design: Design, part: str = "") -> None:
+        self.all = [noted(point, model, design, part) for point in points]
 
     def find(self, policy: Policy, **fields: object) -> Noted | None:
         """The first under the policy whose point has the fields."""
@@ -192,11 +195,51 @@ def _random(own: Sequence[Point], form: str) -> list[str]:
     ]
 
 
-def report(of: Sequence[Point], model: str, design: Design) -> Report:
-    points = Points(of, model, design)
+def extras(points: Points, more: Points, usual: Policy) -> Table:
+    """What corrections and 8 bits for some products cost and gain."""
+    rows: list[list[Cell]] = []
+    every = Policy("always", KvPolicy.REUSE)
+    form = more.all[0].point.form
+    listed = dict.fromkeys((one.point.format, one.point.method) for one in more.all)
+    for source, format, method in [*((more, *key) for key in listed), (points, INT8.name, "gptq")]:
+        own = {"form": form, "format": format, "method": method}
+        cells = [cell(source.find(policy, **own)) for policy in dict.fromkeys((usual, every)) for cell in (bits_of, bytes_of)]
+        rows.append([format, method, *cells])
+    columns = ["format", "method"]
+    for policy in dict.fromkeys((usual, every)):
+        columns += [f"bits/byte, {policy.label}", "bytes/token"]
+    return Table(f"What more bytes buy, {form}, reuse", columns, rows)
+
+
+def _bought(points: Points, more: Points) -> list[str]:
+    """Each correction of GPTQ's INT4 against 8 bits for as many bytes, between those that were measured on a straight line."""
+    form = more.all[0].point.form
+    usual, extra = ([one.point for one in part.all] for part in (points, more))
+    line = curve(usual, extra, form)
+    first, said = line[0], []
+    better = total = 0
+    for point in extra:
+        if point.policy.name != "always" or "rank" not in point.format or point.bytes is None or first.bytes is None:
+            continue
+        at = float(np.interp(point.bytes, [p.bytes or 0 for p in line], [p.bits for p in line]))
+        total, better = total + 1, better + (point.bits < at)
+        if point.method == "gptq":
+            said.append(
+                f"{point.format.partition(', ')[2]}: {point.bits - first.bits:+.4f} bits for {point.bytes / first.bytes - 1:+.1%} bytes,"
+                f" where 8 bits for some products give {at - first.bits:+.4f}"
+            )
+    return [
+        f"{form}, everything executed, corrections of GPTQ's {first.format}: {'; '.join(said)}.",
+        f"{better} of {total} corrections (of rounding to nearest and GPTQ) beat 8 bits for some products at the same bytes.",
+    ]
+
+
+def report(of: Sequence[Point], more: Sequence[Point], model: str, design: Design) -> Report:
+    points, extra = Points(of, model, design), Points(more, model, design, "what more bytes buy")
     routed = any(point.policy.name == "routers" for point in of)
     usual = Policy("routers" if routed else "always", KvPolicy.REUSE)
     forms = dict.fromkeys(point.form for point in of)
     tables = [quantisers(points, usual), *(skipping(points, form) for form in forms), *fronts(points)]
-    records = [record for one in points.all for record in one.records]
-    return Report(tables, findings=findings(points), listed=records)
+    tables.append(extras(points, extra, usual))
+    records = [record for one in (*points.all, *extra.all) for record in one.records]
+    return Report(tables, findings=[*findings(points), *_bought(points, extra)], listed=records)
