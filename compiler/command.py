@@ -90,7 +90,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=WEIGHT_FORMATS,
-        help="weight format, one of the machine's; default int4, or int4z of files with 4 bits and zero points where it has that",
+        help="weight format, one of the machine's; default the file's: int8 for products that it holds in 8 bits, int4 for all others, int4z where it has zero points",
     )
 
 

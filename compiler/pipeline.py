@@ -26,7 +26,7 @@ from skipopu.isa.registers import PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import BY_NAME, INT4, INT4Z
+from skipopu.numerics.formats import BY_NAME, INT4, INT4Z, INT8
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
 from skipopu.program.run import require_windows
@@ -54,7 +54,8 @@ def compile_checkpoint(
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size (default: the
-    model's own), ``weights`` their format (default: int4; int4z of files with 4 bits and zero points, on a machine that has it);
+    model's own), ``weights`` their format (default: int8 for products that a file holds in 8 bits, int4 for all others; int4z of files with 4 bits and
+    zero points, on a machine that has it);
     ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. ``policies``, a file or what one
@@ -70,6 +71,7 @@ def compile_checkpoint(
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
     policy = KvPolicy(kv)
+    own = weights is None  # the file's own formats
     if weights is None:
         weights = INT4Z.name if checkpoint.zero_points and INT4Z.name in machine.formats else INT4.name
     if weights not in machine.formats:
@@ -104,7 +106,7 @@ def compile_checkpoint(
         lambda g: fold(g, checkpoint),
         noted,
         lambda g: order(g, checkpoint),
-        lambda g: quantise(g, BY_NAME[weights]),
+        lambda g: quantise(g, BY_NAME[weights], own and INT8.name in machine.formats),
     )
     for apply in (*(of_weights if not checkpoint.outline else ()), lambda g: schedule(g, level)):
         graph = apply(graph)
@@ -116,7 +118,8 @@ def compile_checkpoint(
     if given is None:
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)
-    warnings = [] if checkpoint.outline else examine(examined, checkpoint, BY_NAME[weights], follow)
+    formats = {op.weights.name: op.weights.format for op in graph.ops() if op.weights is not None}
+    warnings = [] if checkpoint.outline else examine(examined, checkpoint, formats, follow)
     program = Emitter(graph, plan, checkpoint, machine, context, group, policy, register, slots).program()
     if len(program.instructions) > machine.instructions:
         raise ProgramError(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sim.check import Check
     from sim.compare.comparison import Comparison
+    from sim.quantise.work import Quantisation
 
 Target = Machine | str | Path
 
@@ -100,8 +101,8 @@ def compile(
     Args:
         kv: keys and values of tokens that skip attention: "dense" computes them, "reuse" takes the layer before's.
         context: the largest number of tokens, prompt and generated; default what the machine's memory holds.
-        weights: their format, one of the machine's ``formats``; default "int4", or "int4z" of files with 4 bits and zero points where
-            the machine has it. ``group``: how many share a scale, default what the model says.
+        weights: their format, one of the machine's ``formats``; default "int8" for products that a file holds in 8 bits, "int4" for all
+            others, or "int4z" of files with 4 bits and zero points where the machine has it. ``group``: how many share a scale, default what the model says.
         logits: the program stores the logits of every position, see :func:`sim.result.logits_of`.
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
         lora: an adapter for the model's directory, as of :func:`checkpoint`.
@@ -128,6 +129,81 @@ def compile(
     for sentence in program.source["warnings"]:
         warnings.warn(sentence, stacklevel=2)
     return program
+
+
+def quantise(
+    model: str | Path,
+    output: str | Path,
+    *,
+    method: str = "best",
+    calibration: str | Path | None = None,
+    samples: int = 128,
+    window: int = 256,
+    seed: int = 0,
+    group: int | None = None,
+    int8: Sequence[str] = (),
+    bytes: int | None = None,
+    budget: float | None = None,
+    plain: bool = False,
+    kv: str = "reuse",
+    always: bool = False,
+    text: str | Path | None = None,
+    routers: str | Path | None = None,
+    lora: str | Path | None = None,
+) -> Quantisation:
+    """Quantises a checkpoint's directory, or a shipped model, to INT4 and writes one that loads anywhere (docs/quantise.md).
+
+    Args:
+        output: directory for it.
+        method: "rtn", "gptq", "awq" or "gptq+awq"; "best": gptq, or rtn where that loses less on the calibration text.
+        calibration: a text, or token ids (.npy); default the source of Python's library. ``samples`` windows of ``window`` tokens of it
+            are read, from places drawn with ``seed``.
+        group: weights per scale, default the model's own.
+        int8: products in 8 bits, some of "q", "k", "v", "o", "gate", "up", "down", "head".
+        bytes: as many products in 8 bits as codes and scales of so many bytes hold, those that gain most; ``budget``: the same, as a ratio of
+            what INT4 takes.
+        plain: write the values in FP32, not the integers.
+        kv: keys and values of tokens that skip attention, as of :func:`compile`; ``always``: every module is executed.
+        text: measure losses on this one, default the calibration's windows.
+        routers, lora: a file and an adapter's directory, as of :func:`checkpoint`.
+
+    Returns:
+        ``losses`` by weights ("as it is", "to nearest", the method's), the ``method`` taken, ``bytes`` written, ``found`` with each tensor's
+        error, and with ``largest`` magnitudes by kind and layer.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, quantised or written so; numbers that a format does not hold, with their layer.
+        ProgramError: texts or options that do not fit the model.
+
+    >>> done = sk.quantise("pybyte-300k", "/tmp/skipopu-int4", samples=2, window=32)
+    >>> sk.compile(done.directory, target="ulx3s").source["warnings"]
+    []
+    """
+    from sim.quantise.work import Request, carried_out
+
+    def path(given: str | Path | None) -> Path | None:
+        return None if given is None else path_or_shipped(str(given))
+
+    request = Request(
+        model=path_or_shipped(str(model)),
+        output=Path(output),
+        method=method,
+        calibration=path(calibration),
+        text=path(text),
+        samples=samples,
+        window=window,
+        seed=seed,
+        group=group,
+        int8=int8,
+        bytes=bytes,
+        budget=budget,
+        plain=plain,
+        kv=kv,
+        always=always,
+        routers=path(routers),
+        lora=path(lora),
+    )
+    return carried_out(request)
 
 
 @overload

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from sim import engines
 from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
+from skipopu.accept import shown
 from skipopu.errors import ProgramError, not_known
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
@@ -21,6 +24,7 @@ from skipopu.text import NoText
 Prompt = str | bytes | Sequence[int]
 Skip = float | str | Path | None
 Trace = NDArray[np.bool_] | Path | str | None
+IDS = "one or more token ids: a .npy of integers (n,), or text, a JSON list or numbers with spaces or commas between them"
 
 
 def text_ids(
@@ -35,6 +39,33 @@ def text_ids(
         return program.text.chat(text) if chat and isinstance(text, str) else program.text.encode(text)
     except NoText as error:
         raise NoText(f"{error}; {instead}") from None
+
+
+def read_ids(path: Path, vocabulary: int) -> NDArray[np.int64]:
+    """Token ids (n,) of a file, int64.
+
+    Raises:
+        ProgramError: it holds something else, or an id that is not below ``vocabulary``.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".npy":
+            ids = np.load(path, allow_pickle=False)
+        elif (text := data.decode()).lstrip().startswith("["):
+            ids = np.array(json.loads(text))
+        else:
+            ids = np.array([int(part) for part in re.split(r"[\s,]+", text) if part])
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, OverflowError, EOFError, RecursionError) as error:
+        raise ProgramError(f"{path}: cannot be read ({' '.join(str(error).split())}); accepted: {IDS}") from None
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise ProgramError(f"{path}: it holds {ids.dtype} of shape {ids.shape}; accepted: {IDS}")
+    if (beyond := ids[(ids < 0) | (ids >= vocabulary)]).size:
+        raise ProgramError(
+            f"{path}: it holds {shown(int(beyond[0]))}; accepted: ids below the model's vocab_size, {vocabulary}"
+        )
+    return ids.astype(np.int64)
 
 
 def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:

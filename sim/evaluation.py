@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sim.engine import Watch
 from sim.functional import engine as functional
 from sim.functional.weights import WeightCache
 from sim.reference import engine as reference
+from sim.reference.model import Output
 from sim.result import Computed, capped
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import TokenList, instruction_of
@@ -26,6 +29,7 @@ from skipopu.text import Passage
 
 # No result depends on the chunk (tested), so a checkpoint is evaluated in larger ones than the target's.
 CHUNK = 64
+BATCH, LOGITS = 16, 1 << 26  # windows that the reference reads at a time, and numbers that it may give for them
 
 
 class Loss:
@@ -63,7 +67,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``nats`` is the loss over ``tokens`` predicted ones, behind which are ``bytes`` of text, None of bare ids; see :func:`evaluate`."""
+    """``nats`` is the loss over ``tokens`` predicted ones, behind which are ``bytes`` of text, None of bare ids; see :func:`measured`."""
 
     nats: float
     tokens: int
@@ -113,6 +117,67 @@ def windows_of(passage: Passage, window: int) -> list[slice]:
     return parts
 
 
+# Reads windows of one length, (windows, tokens) ids; adds the logits to the windows' losses, says the executed share of each.
+Forward = Callable[[NDArray[np.int64], list[Loss]], Sequence[float]]
+
+
+def measured(
+    passage: Passage,
+    window: int,
+    forward: Forward,
+    vocabulary: int,
+    cap: float = 0.0,
+    together: int = 1,
+    say: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Loss over windows of so many tokens, each of which starts cold: its first token is not predicted.
+
+    ``forward`` gets up to ``together`` windows at once; ``cap`` is of logits that come without it; ``say`` gets the tokens read.
+
+    Raises:
+        ProgramError: there is nothing to predict.
+    """
+    head, sizes = np.array(passage.head, np.int64), passage.sizes
+    given = max(len(head) - 1, 0)  # what the head predicts of itself is no text
+    nats, share, counted, size, read = 0.0, 0.0, 0, 0, 0
+    for parts in _side_by_side(windows_of(passage, window), together):
+        ids = np.stack([np.concatenate([head, passage.ids[part]]) for part in parts])
+        losses = [Loss(row[1:], vocabulary, cap) for row in ids]
+        share += sum(forward(ids, losses)) * ids.shape[1]
+        nats += sum(loss.nats(given) for loss in losses)
+        counted += ids.size - len(ids) * (1 + given)
+        size += sum(int(sizes[part][0 if len(head) else 1 :].sum()) for part in parts) if sizes is not None else 0
+        read += ids.size
+        say(read)
+    return Evaluation(nats, counted, None if sizes is None else size, share / read)
+
+
+def _side_by_side(parts: list[slice], most: int) -> Iterator[list[slice]]:
+    """Windows of one length, up to ``most`` at a time."""
+    for _, same in itertools.groupby(parts, lambda part: part.stop - part.start):
+        alike = list(same)
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))
+
+
+def measured_by_reference(
+    passage: Passage,
+    window: int,
+    read: Callable[[Tensor], Output],
+    vocabulary: int,
+    say: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """:func:`measured` by a reference model, which has ``read`` (windows, tokens) ids."""
+
+    def forward(ids: NDArray[np.int64], losses: list[Loss]) -> list[float]:
+        out = read(torch.from_numpy(ids))
+        for loss, logits in zip(losses, out.logits.numpy(), strict=True):
+            loss.add(np.arange(len(logits)), 0, logits)
+        return out.gates.mean((1, 2, 3)).tolist()
+
+    together = max(1, min(BATCH, LOGITS // (window * vocabulary)))
+    return measured(passage, window, forward, vocabulary, together=together, say=say)
+
+
 def evaluate(
     program: Program,
     passage: Passage,
@@ -125,7 +190,7 @@ def evaluate(
     policy: str = COMPILED,
     dial: float = 0.0,
 ) -> Evaluation:
-    """Loss over windows of so many tokens, each of which starts cold: its first token is not predicted.
+    """Loss of a program over windows, see :func:`measured`.
 
     ``always`` executes every module, else ``policy`` and ``dial`` are those of a run (:class:`skipopu.program.run.Run`), whose prompt a
     window is. ``profile`` is the functional engine's arithmetic; ``on_result`` gets every window's result of that engine, ``say`` the
@@ -134,31 +199,28 @@ def evaluate(
     Raises:
         ProgramError: there is nothing to predict, or an id is none of the program's.
     """
-    model = reference.model_of(program) if engine == "reference" else None
-    weights = WeightCache(program.memory, program.machine.weight_lanes)
-    head, every = np.array(passage.head, np.int64), scored(program)
-    nats, share, counted, size, read = 0.0, 0.0, 0, 0, 0
-    for part in windows_of(passage, window):
-        ids = np.concatenate([head, passage.ids[part]])
-        run = Run(tuple(ids.tolist()), 0, dial, routing=ALWAYS.name if always else policy)
-        loss = Loss(ids[1:], program.model.vocab_size, 0.0 if model else program.model.logit_cap)
-        if model is None:
-            options = functional.Options(weights, profile, loss.add)
-            result = functional.run(every, run, options, Progress(say, read))
-            on_result(result)
-            executed = result.executed_share
-        else:
-            run.validate(program)
-            out = reference.forward(program, model, torch.from_numpy(ids)[None], run)
-            loss.add(np.arange(len(ids)), 0, out.logits[0].numpy())
-            executed = float(out.gates.mean())
-        # What the head predicts of itself is no text.
-        given = max(len(head) - 1, 0)
-        nats += loss.nats(given)
-        share += executed * len(ids)
-        counted += len(ids) - 1 - given
-        if passage.sizes is not None:
-            size += int(passage.sizes[part][0 if len(head) else 1 :].sum())
-        read += len(ids)
-        say(read)
-    return Evaluation(nats, counted, None if passage.sizes is None else size, share / read)
+    routing, vocabulary = ALWAYS.name if always else policy, program.model.vocab_size
+    if engine == "reference":
+        model = reference.model_of(program)
+
+        def read(ids: Tensor) -> Output:
+            runs = [Run(tuple(row), 0, dial, routing=routing) for row in ids.tolist()]
+            for run in runs:
+                run.validate(program)
+            return reference.forward(program, model, ids, runs[0])
+
+        return measured_by_reference(passage, window, read, vocabulary, say)
+    weights, every, before = WeightCache(program.memory, program.machine.weight_lanes), scored(program), 0
+
+    def forward(ids: NDArray[np.int64], losses: list[Loss]) -> list[float]:
+        nonlocal before
+        run, options = (
+            Run(tuple(ids[0].tolist()), 0, dial, routing=routing),
+            functional.Options(weights, profile, losses[0].add),
+        )
+        result = functional.run(every, run, options, Progress(say, before))
+        before += ids.size
+        on_result(result)
+        return [result.executed_share]
+
+    return measured(passage, window, forward, vocabulary, program.model.logit_cap, say=say)

@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 # module -> what it offers here
 OFFERED = {
-    "sim.api": ("target", "checkpoint", "shape", "compile", "run", "check", "compare", "timeline", "verilog"),
+    "sim.api": ("target", "checkpoint", "shape", "compile", "quantise", "run", "check", "compare", "timeline", "verilog"),
     "skipopu.machine.config": ("Machine",),
     "compiler.frontend.checkpoint": ("Checkpoint",),
     "skipopu.program.program": ("Program",),
@@ -33,6 +33,7 @@ OFFERED = {
     "sim.rtl.window": ("Window",),
     "sim.check": ("Check",),
     "sim.compare.comparison": ("Comparison",),
+    "sim.quantise.work": ("Quantisation",),
     "skipopu.errors": ("SkipopuError", "ConfigError", "CheckpointError", "ProgramError", "MachineHalt"),
 }
 _HOME = {name: module for module, names in OFFERED.items() for name in names}
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sim.api import checkpoint as checkpoint
     from sim.api import compare as compare
     from sim.api import compile as compile
+    from sim.api import quantise as quantise
     from sim.api import run as run
     from sim.api import shape as shape
     from sim.api import target as target
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from sim.check import Check as Check
     from sim.compare.comparison import Comparison as Comparison
     from sim.engine import Watch as Watch
+    from sim.quantise.work import Quantisation as Quantisation
     from sim.result import Computed as Computed
     from sim.result import Counted as Counted
     from sim.result import Result as Result

@@ -155,8 +155,10 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        """The tables under their titles."""
-        return "\n\n".join(f"**{table.title}**\n\n{table.markdown}" for table in self.tables) + "\n"
+        """The tables under their titles, and what was found."""
+        parts = [f"**{table.title}**\n\n{table.markdown}" for table in self.tables]
+        found = ["\n".join(f"- {line}" for line in self.findings)] if self.findings else []
+        return "\n\n".join([*parts, *found]) + "\n"
 
 
 def joined(parts: Sequence[Report]) -> Report:

@@ -152,5 +152,5 @@ def test_timeline_shows_one_token(program: sk.Program) -> None:
 
 
 def test_functions_are_named_like_their_commands() -> None:
-    assert {"compile", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
+    assert {"compile", "quantise", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
     assert all(getattr(api, name) is getattr(sk, name) for name in FUNCTIONS)

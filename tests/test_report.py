@@ -39,6 +39,7 @@ def test_every_figure_is_in_the_file_once(tmp_path: Path) -> None:
 def test_markdown() -> None:
     rows = "| what | rate | why |\n|---|---|---|\n| first | 12.3 | [b] |\n| second | 121 |  |"
     assert Report([TABLE, TABLE]).markdown == f"**Rates**\n\n{rows}\n\n**Rates**\n\n{rows}\n"
+    assert Report([TABLE], findings=["one", "two"]).markdown == f"**Rates**\n\n{rows}\n\n- one\n- two\n"
 
 
 def test_a_terminal_s_table(capsys: pytest.CaptureFixture[str]) -> None:

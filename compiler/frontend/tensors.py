@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,21 @@ BLOCK = 1 << 22  # elements that are computed at once, 16 MB: small beside any i
 class Codes:
     """Rows of a matrix as a quantised file holds them: each integer stands for itself times the scale of its columns.
 
-    Attributes: integers (rows, n), zero points taken off; scales (rows, groups), each of ``group`` columns, the last perhaps of fewer.
+    Attributes: integers (rows, n), zero points taken off; scales (rows, groups), each of ``group`` columns, the last perhaps of fewer;
+    ``bits`` that the file has for one of them.
     """
 
     integers: NDArray[np.int16]
     scales: F32
     group: int
+    bits: int = 4
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Codes:
-        return Codes(self.integers[rows], self.scales[rows], self.group)
+        return replace(self, integers=self.integers[rows], scales=self.scales[rows])
 
     def __mul__(self, factor: float) -> Codes:
         with np.errstate(over="ignore"):
-            return Codes(self.integers, self.scales * np.float32(factor), self.group)
+            return replace(self, scales=self.scales * np.float32(factor))
 
     def scales_of(self, group: int) -> F32 | None:
         """Scales (rows, groups) of ``group`` columns each; None where such columns have several."""

@@ -5,18 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import Codes
+from compiler.frontend.tensors import Codes, Rows
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph, Weights
-from skipopu.numerics.formats import Format, quantise_split
+from skipopu.numerics.formats import INT8, Format, quantise_split
 
 
-def quantise(graph: Graph, weights: Format) -> Graph:
-    """Chooses the format of all products but the routers'; :func:`rounded` makes the codes where they are placed."""
+def quantise(graph: Graph, weights: Format, eight: bool = False) -> Graph:
+    """Chooses the format of all products but the routers'; :func:`rounded` makes the codes where they are placed.
+
+    With ``eight`` it is INT8 where a file holds integers of 8 bits for some of a product's rows, in any layer.
+    """
     for op in graph.ops():
         if op.weights is not None and not op.weights.split:
-            op.weights.format = weights
+            op.weights.format = INT8 if eight and _has_eight_bits(op.weights) else weights
     return graph
+
+
+def _has_eight_bits(weights: Weights) -> bool:
+    parts = [part for matrix in weights.matrices for part in matrix.parts if isinstance(part, Rows)]
+    held = [part.codes(slice(0, 1)) for part in parts]
+    return any(isinstance(codes, Codes) and codes.bits == 8 for codes in held)
 
 
 # Quantised matrices by name: why rows of them were rounded again, "" where all were placed as their files' own integers.

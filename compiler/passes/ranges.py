@@ -34,10 +34,10 @@ COARSE = 2.0**-20  # FP16 scales below have 4 bits or fewer
 VANISHING = 2.0**-25  # what FP16 rounds to 0, and all below
 
 
-def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follow: Follow = unseen) -> list[str]:
+def examine(rows: list[Examined], checkpoint: Checkpoint, formats: Mapping[str, Format], follow: Follow = unseen) -> list[str]:
     """Sentences about tensors that lose most of their precision, or whose results may saturate.
 
-    Reads them all, some rows at a time.
+    Reads them all, some rows at a time; ``formats`` are the products'.
 
     Raises:
         CheckpointError: a tensor, with norm gains folded in, that FP32 or FP16 does not hold, or that would become zero.
@@ -52,7 +52,7 @@ def examine(rows: list[Examined], checkpoint: Checkpoint, weights: Format, follo
         found.append(f"tensor model.embed_tokens.weight loses its precision: its largest number is {largest:.3g}, in FP16")
     for name, tensor, matrix in follow("examining", rows):
         # Of a code and of its scale: routers have two digits, the upper one's scale is 16 times the lower's.
-        least = SPLIT_FULL if name == "router" else weights.full
+        least = SPLIT_FULL if name == "router" else formats[name].full
         largest = matrix.largest()
         if not largest <= INT4.largest_weight:  # of every format the least; NaN too
             raise CheckpointError(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.quantise.choose import objective
-from compiler.quantise.nearest import nearest, padded, per_weight, scales_of
+from compiler.quantise.nearest import grid_of, nearest, padded
 from compiler.quantise.products import tensor_of
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import Format
@@ -38,8 +38,8 @@ def search(parts: Sequence[tuple[F32, F64]], group: int, format: Format, shared:
         for weight, moments in parts:
             n = weight.shape[1]
             wide = padded(weight * factors, -(-n // group) * group)
-            steps = per_weight(scales_of(wide, group, format), group)
-            error = (nearest(wide, steps, format.full) * steps)[:, :n] / factors - weight
+            _, grid = grid_of(wide, group, format)
+            error = (nearest(wide, grid, format) * grid.steps)[:, :n] / factors - weight
             loss += objective(error, moments).sum() / max(objective(weight.astype(np.float64), moments).sum(), 1e-300)
         if loss < best:
             best, found = loss, factors

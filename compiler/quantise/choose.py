@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.quantise.gptq import compensated, factor
-from compiler.quantise.nearest import Rounded, nearest, padded, per_weight, scales_of
+from compiler.quantise.nearest import Rounded, grid_of, nearest, padded, reaches
 from skipopu.numerics.formats import Format
 from skipopu.numerics.fp32 import F32, F64
 
@@ -33,28 +33,24 @@ def choose(weight: F32, moments: F64, group: int, format: Format, method: str) -
     """Codes of (rows, n) weights whose inputs have the ``moments`` X^T X (n, n).
 
     To nearest, each group's scale is of its largest magnitude. Otherwise every row has the candidates to nearest and those of
-    smaller scales, with GPTQ's compensation or without. Every group of a candidate has a code of the largest magnitude: its
-    values alone, rounded to nearest, give codes and scales back.
+    smaller scales, with GPTQ's compensation or without. Every group of a candidate has a code of the largest magnitude (with zero
+    points both ends): its values alone, rounded to nearest, give codes and scales back.
     """
     rows, n = weight.shape
     wide = -(-n // group) * group
     original = padded(weight.astype(np.float64), wide)
     energy = np.pad(moments, (0, wide - n))
-    scales = scales_of(original, group, format)
-    codes = nearest(original, per_weight(scales, group), format.full)
+    scales, grid = grid_of(original, group, format)
+    codes = nearest(original, grid, format)
     size = max(objective(original, energy).sum(), np.finfo(np.float64).tiny)
-    best = objective(codes * per_weight(scales, group) - original, energy)
+    best = objective(codes * grid.steps - original, energy)
     before = best.sum()
     factored = factor(energy) if "gptq" in method else None
     for ratio in () if method == "rtn" else (1.0, *RATIOS):
-        tried = scales_of(original, group, format, ratio)
-        steps = per_weight(tried, group)
-        found = (
-            nearest(original, steps, format.full) if factored is None else compensated(original, steps, format.full, factored)
-        )
-        error = objective(found * steps - original, energy)
-        largest = np.abs(found.reshape(rows, -1, group)).max(-1)
-        better = (error < best) & ((largest == format.full) | (tried == 0)).all(1)
+        tried, grid = grid_of(original, group, format, ratio)
+        found = nearest(original, grid, format) if factored is None else compensated(original, grid, format, factored)
+        error = objective(found * grid.steps - original, energy)
+        better = (error < best) & (reaches(found.reshape(rows, -1, group), format) | (tried == 0)).all(1)
         codes[better], scales[better], best[better] = found[better], tried[better], error[better]
     rounded = Rounded(codes.reshape(rows, -1, group), scales, n, format)
     return Choice(rounded, float(np.sqrt(before / size)), float(np.sqrt(best.sum() / size)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.quantise.nearest import nearest
+from compiler.quantise.nearest import Grid, nearest
+from skipopu.numerics.formats import Format
 from skipopu.numerics.fp32 import F64
 
 DAMPING = 0.01  # of the mean energy, added to every column's: the paper's
@@ -28,17 +29,17 @@ def factor(moments: F64) -> tuple[NDArray[np.int64], F64]:
     return order, np.linalg.cholesky(inverse).T.astype(np.float64)
 
 
-def compensated(weight: F64, steps: F64, full: int, factored: tuple[NDArray[np.int64], F64]) -> NDArray[np.int8]:
-    """Integers (rows, n) from -full to full of ``weight`` in units of ``steps``, both (rows, n)."""
+def compensated(weight: F64, grid: Grid, format: Format, factored: tuple[NDArray[np.int64], F64]) -> NDArray[np.int8]:
+    """Integers (rows, n) of the format, on the ``grid`` of ``weight`` (rows, n)."""
     order, upper = factored
-    left, step = np.ascontiguousarray(weight.T[order]), np.ascontiguousarray(steps.T[order])
+    left, own = np.ascontiguousarray(weight.T[order]), Grid(*(np.ascontiguousarray(part.T[order]) for part in grid))
     codes = np.empty(left.shape, np.int8)
     for first in range(0, len(left), BLOCK):
         last = min(first + BLOCK, len(left))
         errors = np.empty((last - first, left.shape[1]))
         for k in range(first, last):
-            codes[k] = nearest(left[k], step[k], full)
-            errors[k - first] = (left[k] - codes[k] * step[k]) / upper[k, k]
+            codes[k] = nearest(left[k], Grid(*(part[k] for part in own)), format)
+            errors[k - first] = (left[k] - codes[k] * own.steps[k]) / upper[k, k]
             left[k + 1 : last] -= upper[k, k + 1 : last, None] * errors[k - first]
         left[last:] -= upper[first:last, last:].T @ errors
     result = np.empty_like(codes)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
 import time
 from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
 
-from sim.asked import refuse_idle_dial
+from sim.asked import read_ids, refuse_idle_dial
 from sim.command.common import (
     add_dial_argument,
     add_model_arguments,
@@ -25,7 +23,6 @@ from sim.command.common import (
 )
 from sim.evaluation import CHUNK, evaluate, windows_of
 from sim.result import SATURATED
-from skipopu.accept import shown
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
 from skipopu.model_config import ModelConfig
@@ -35,8 +32,6 @@ from skipopu.program.run import COMPILED, Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
 from skipopu.text import NoText, Passage, carried, text_of
-
-IDS = "one or more token ids: a .npy of integers (n,), or text, a JSON list or numbers with spaces or commas between them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,33 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decided.add_argument("--always", action="store_true", help="execute every module, as --policy always")
     add_policy_argument(decided)
     add_dial_argument(parser)
-
-
-def read_ids(path: Path, vocabulary: int) -> np.ndarray:
-    """Token ids (n,) of a file, int64.
-
-    Raises:
-        ProgramError: it holds something else, or an id that is not below ``vocabulary``.
-    """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".npy":
-            ids = np.load(path, allow_pickle=False)
-        elif (text := data.decode()).lstrip().startswith("["):
-            ids = np.array(json.loads(text))
-        else:
-            ids = np.array([int(part) for part in re.split(r"[\s,]+", text) if part])
-    except OSError as error:
-        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, OverflowError, EOFError, RecursionError) as error:
-        raise ProgramError(f"{path}: cannot be read ({' '.join(str(error).split())}); accepted: {IDS}") from None
-    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
-        raise ProgramError(f"{path}: it holds {ids.dtype} of shape {ids.shape}; accepted: {IDS}")
-    if (beyond := ids[(ids < 0) | (ids >= vocabulary)]).size:
-        raise ProgramError(
-            f"{path}: it holds {shown(int(beyond[0]))}; accepted: ids below the model's vocab_size, {vocabulary}"
-        )
-    return ids.astype(np.int64)
 
 
 def passage_of(args: argparse.Namespace, program: Program | None) -> Passage:

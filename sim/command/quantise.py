@@ -8,34 +8,24 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from compiler.command import add_lora
-from compiler.frontend import routers as router_files
-from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.pipeline import KV_POLICIES
 from compiler.quantise.choose import METHODS
-from compiler.quantise.products import folded
-from compiler.quantise.write import WEIGHTS, Writer
+from compiler.quantise.write import WEIGHTS
 from sim.command.common import inputs_of, warn
-from sim.command.eval import read_ids
-from sim.evaluation import Evaluation
-from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
-from sim.quantise.loss import loss_of, model_of, to_nearest
-from skipopu.arguments import add_json, add_seed, integer, output_directory, positive
-from skipopu.errors import ProgramError
-from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import INT8, Format
-from skipopu.policy import KvPolicy
+from sim.quantise.calibrate import Quantised
+from sim.quantise.observe import HELD, OUTPUT
+from sim.quantise.work import BEST, JUDGED, PRODUCTS, Quantisation, Request, carried_out
+from skipopu.arguments import add_json, add_seed, integer, output_directory, positive, real
+from skipopu.numerics.formats import INT8
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console, show
-from skipopu.text import Passage, carried, text_of
 
-BEST, BEST_METHOD = "best", "gptq"
-PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
+COMMAND = "skipopu quantise"
+ratio_of_bytes = real(1, 2, "a ratio in 1..2")
 
 
 def products(text: str) -> tuple[str, ...]:
@@ -70,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8", type=products, default=(), metavar="PRODUCTS", help=f"in 8 bits: some of {','.join(PRODUCTS)}"
     )
+    room = parser.add_mutually_exclusive_group()
+    room.add_argument(
+        "--bytes",
+        type=positive,
+        metavar="N",
+        help="as many products in 8 bits as codes and scales of N bytes hold, those that gain most",
+    )
+    room.add_argument("--budget", type=ratio_of_bytes, metavar="RATIO", help="the same, N being RATIO times what INT4 takes")
     parser.add_argument("--plain", action="store_true", help="write the values in FP32, not the integers")
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument("--always", action="store_true", help="execute every module")
@@ -77,160 +75,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def passage_of(path: Path | None, config: ModelConfig, model: Path) -> Passage:
-    """A text, or ids of a .npy; without a path the source of Python's library, but for the files of the shipped held-out sample."""
-    if path is not None and path.suffix == ".npy":
-        return Passage(read_ids(path, config.vocab_size), None)
-    text = text_of(config, carried(model), model.name)
-    if path is None:
-        from models.train import corpus
-
-        data = corpus()[0]  # zeros end files for models of bytes
-        return text.passage(data if config.byte_level else data.replace(b"\0", b"\n"))
-    try:
-        return text.passage(path.read_bytes())
-    except OSError as error:
-        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def drawn(passage: Passage, samples: int, window: int, seed: int, what: object) -> NDArray[np.int64]:
-    """(samples, window) ids from random places of a text, behind what comes before any.
-
-    Raises:
-        ProgramError: it is shorter than one window.
-    """
-    own = window - len(passage.head)
-    if len(passage.ids) < own or own < 1:
-        raise ProgramError(f"{what}: it has {len(passage.ids)} tokens; a window of {window} is needed, or a smaller --window")
-    places = np.random.default_rng(seed).integers(0, len(passage.ids) - own + 1, samples)
-    head = np.broadcast_to(np.array(passage.head, np.int64), (samples, len(passage.head)))
-    return np.concatenate([head, passage.ids[places[:, None] + np.arange(own)]], 1)
-
-
-def seen(windows: NDArray[np.int64], calibration: Passage) -> Passage:
-    """The windows as a text to predict."""
-    return Passage(windows[:, len(calibration.head) :].reshape(-1), None, calibration.head)
-
-
-def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
-    """Of the checkpoint as it is, rounded to nearest, and quantised."""
-    config, routers = checkpoint.config.untied, router_tensors(checkpoint)
-    original = folded(config, checkpoint.tensors)
-    dense = asked.dense or checkpoint.routers is None
-    models = {
-        "as it is": lambda: model_of(config, original, routers),
-        "to nearest": lambda: model_of(config, to_nearest(config, original, asked), routers, asked.group),
-    }
-    if asked.method != "rtn":
-        models[asked.method] = lambda: model_of(config, found.tensors, routers, asked.group)
-    return {name: loss_of(model(), passage, window, asked.kv, dense) for name, model in models.items()}
-
-
-def rounding_is_better(results: dict[str, Evaluation], asked: Asked) -> bool:
-    return asked.method != "rtn" and results[asked.method].nats > results["to nearest"].nats
-
-
 def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
-    if args.output.resolve() == args.model.resolve():
-        raise ProgramError(f"--output is {args.output}, the checkpoint itself; another directory is needed")
-    if args.text is not None and args.calibration is not None and args.text.resolve() == args.calibration.resolve():
-        raise ProgramError(f"--text is {args.text}, the calibration text; losses on it say nothing: give another text")
-    checkpoint = load(args.model, args.routers, args.lora)
-    config = checkpoint.config
-    group = config.weight_group if args.group is None else args.group
-    if "gate" in args.int8 and not config.gated:
-        raise ProgramError(f"--int8 names gate, which {args.model} has not; accepted: some of {','.join(PRODUCTS)}")
-    window = min(args.window, config.max_positions)
-    formats: dict[str, Format] = dict.fromkeys(args.int8, INT8)
-    asked = Asked(group, BEST_METHOD if args.method == BEST else args.method, formats, KvPolicy(args.kv), args.always)
-    writer = Writer(checkpoint, config.untied, group, formats, args.plain)
-    calibration = passage_of(args.calibration, config, args.model)
-    windows = drawn(calibration, args.samples, window, args.seed, args.calibration or "the standard library's source")
-    measured = passage_of(args.text, config, args.model) if args.text else None
-    if args.calibration is None:
-        console.print("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
-
-    def quantised(asked: Asked) -> Quantised:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            return quantise(checkpoint, windows, asked, lambda what, items: progress.track(items, description=what))
-
-    found = quantised(asked)
-    with console.status("measuring"):
-        own = seen(windows, calibration)
-        results = losses(checkpoint, found, asked, own, window) if args.method == BEST or measured is None else {}
-    if args.method == BEST and rounding_is_better(results, asked):
-        console.print("Rounding to nearest loses less on the calibration text, as where training rounded too: it is taken.")
-        asked = dataclasses.replace(asked, method="rtn")
-        found = quantised(asked)
-        results.pop(BEST_METHOD)
-    if measured is not None:
-        with console.status("measuring"):
-            results = losses(checkpoint, found, asked, measured, window)
-    routers = args.routers or router_files.beside(args.model)
-    size = writer.write(args.output, found.tensors, found.rounded, routers)
-    tables, records = report(found, results, asked, args)
+    names = [one.name for one in dataclasses.fields(Request)]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        done = carried_out(
+            Request(**{name: getattr(args, name) for name in names}),
+            lambda what, items: progress.track(items, description=what),
+            lambda sentence: console.print(sentence),
+        )
+    tables, records = report(done, args)
     for table in tables:
         show(table)
+    for sentence in rescaled(done.found):
+        print(sentence)
     seconds = time.perf_counter() - begin
-    print(f"{args.output / WEIGHTS}: {size} bytes of codes and scales, {largest(found)}, {seconds:.0f} s")
-    if rounding_is_better(results, asked):
-        warn(f"rounding to nearest loses less than {asked.method}: was the model trained with it? --method rtn keeps it")
+    print(f"{done.directory / WEIGHTS}: {done.bytes} bytes of codes and scales, {largest(done.found)}, {seconds:.0f} s")
+    if done.rounding_is_better:
+        warn(f"rounding to nearest loses less than {done.method}: was the model trained with it? --method rtn keeps it")
     if args.json:
-        records.append(Record("weight_bytes", size, "byte", "derived", "skipopu quantise", model=args.model.name))
+        records.append(Record("weight_bytes", done.bytes, "byte", "derived", "skipopu quantise", model=args.model.name))
         records.append(Record("wall_s", round(seconds, 2), "s", "measured", "skipopu quantise", model=args.model.name))
-        write_json(
-            args.json, "quantise", inputs_of(args) | {"group": group, "window": window}, records, {"method": asked.method}
-        )
-    return 0 if all(math.isfinite(result.nats) for result in results.values()) else 1
+        window = min(args.window, done.found.config.max_positions)
+        formats = {product: format.name for product, format in done.asked.formats.items()}
+        outputs = {"method": done.method} | ({"formats": formats} if formats else {})
+        write_json(args.json, "quantise", inputs_of(args) | {"group": done.asked.group, "window": window}, records, outputs)
+    return 0 if all(math.isfinite(result.nats) for result in done.losses.values()) else 1
 
 
-def report(
-    found: Quantised, results: dict[str, Evaluation], asked: Asked, args: argparse.Namespace
-) -> tuple[list[Table], list[Record]]:
-    """Tables of losses and of each tensor's error, and their records; ranges are records alone."""
+def report(done: Quantisation, args: argparse.Namespace) -> tuple[list[Table], list[Record]]:
+    """Tables of losses, of what 8 bits gain, of ranges and of each tensor's error, and their records."""
+    asked = done.asked
     keys: Keys = {"engine": "reference", "model": args.model.name, "kv": "all executed" if asked.dense else str(asked.kv)}
-    source = "skipopu quantise"
-    tables: list[Table] = []
-    rows: list[list[Cell]] = []
     text = args.text.name if args.text else "the calibration text itself"
-    for name, result in results.items():
+    tables = [
+        _losses(done, keys, text),
+        *([_gains(done, keys)] if done.gains else []),
+        _ranges(done.found, keys),
+        _errors(done, keys),
+    ]
+    return tables, [record for table in tables for record in table.records]
+
+
+def _losses(done: Quantisation, keys: Keys, text: str) -> Table:
+    rows: list[list[Cell]] = []
+    for name, result in done.losses.items():
         own: Keys = keys | {"system": name}
-        nats = Record("nats_per_token", result.nats_per_token, "nat/token", "simulated", f"{source}, {text}", **own)
-        bits = (
-            [Record("bits_per_byte", result.bits_per_byte, "bit/byte", "simulated", f"{source}, {text}", **own)]
-            if result.bytes
-            else []
-        )
-        share = Record("executed_share", result.executed_share, "ratio", "simulated", f"{source}, {text}", **own)
-        rows.append([name, shown("{:.4f}", nats), shown("{:.4f}", bits[0]) if bits else "-", shown("{:.3f}", share)])
+        source = f"{COMMAND}, {text}"
+        nats = Record("nats_per_token", result.nats_per_token, "nat/token", "simulated", source, **own)
+        bits: Cell = "-"
+        if result.bytes:
+            bits = shown("{:.4f}", Record("bits_per_byte", result.bits_per_byte, "bit/byte", "simulated", source, **own))
+        share = Record("executed_share", result.executed_share, "ratio", "simulated", source, **own)
+        rows.append([name, shown("{:.4f}", nats), bits, shown("{:.3f}", share)])
     columns = ("weights", "nats/token", "bits/byte", "executed share")
-    tables.append(Table(f"Loss of {text}, reference engine, kv {keys['kv']}", columns, rows))
-    rows, of = [], asked.method if asked.method != "rtn" else "to nearest"
-    for name, choice in found.choices.items():
-        own = keys | {"context": name}
+    return Table(f"Loss of {text}, reference engine, kv {keys.get('kv')}", columns, rows)
+
+
+def _gains(done: Quantisation, keys: Keys) -> Table:
+    rows: list[list[Cell]] = []
+    for gain in done.gains:
+        own: Keys = keys | {"context": ", ".join(gain.part)}
+        cost = Record("int8_bytes", gain.bytes, "byte", "derived", COMMAND, **own)
+        nats = Record(
+            "int8_gain", gain.nats, "nat/token", "simulated", f"{COMMAND}, {JUDGED} windows of the calibration text", **own
+        )
+        taken = all(done.asked.format(product) is INT8 for product in gain.part)
+        rows.append([", ".join(gain.part), shown("{:,}", cost), shown("{:.4f}", nats), "int8" if taken else ""])
+    columns = ("products", "bytes more in 8 bits", "nats/token less", "taken")
+    return Table("What 8 bits cost and gain, each part by itself", columns, rows)
+
+
+def _ranges(found: Quantised, keys: Keys) -> Table:
+    kinds = [kind for kind in HELD if any(kind == its for its, _ in found.largest)]
+    rows: list[list[Cell]] = []
+    for layer in sorted({layer for _, layer in found.largest}, key=lambda layer: (layer == OUTPUT, layer)):
+        own: Keys = keys | {"context": "output" if layer == OUTPUT else f"layer {layer}"}
+        cells: list[Cell] = [own["context"] or ""]
+        for kind in kinds:
+            most = found.largest.get((kind, layer))
+            cells.append(
+                "" if most is None else shown("{:.4g}", Record(f"largest_{kind}", most, "1", "simulated", COMMAND, **own))
+            )
+        rows.append(cells)
+    limits = ["held", *(f"{HELD[kind]:.4g}" for kind in kinds)]
+    return Table(
+        "Largest magnitudes of the calibration text, as quantised, and what formats hold", ("", *kinds), [*rows, limits]
+    )
+
+
+def _errors(done: Quantisation, keys: Keys) -> Table:
+    rows: list[list[Cell]] = []
+    of = done.method if done.method != "rtn" else "to nearest"
+    for name, choice in done.found.choices.items():
+        own: Keys = keys | {"context": name}
         errors = [
-            Record("output_error", value, "ratio", "simulated", source, **(own | {"system": system}))
+            Record("output_error", value, "ratio", "simulated", COMMAND, **(own | {"system": system}))
             for system, value in {"to nearest": choice.nearest, of: choice.chosen}.items()
         ]
-        size = Record("tensor_bytes", choice.rounded.bytes, "byte", "derived", source, **own)
+        size = Record("tensor_bytes", choice.rounded.bytes, "byte", "derived", COMMAND, **own)
         cells = [shown("{:.4f}", error) for error in errors]
         rows.append([name.removesuffix(".weight"), choice.rounded.format.name, *cells, shown("{:,}", size)])
     columns = ("tensor", "format", *dict.fromkeys(("to nearest", of)), "bytes")
-    tables.append(Table("Error of results on the calibration text, relative, root mean square", columns, rows))
-    ranges = [
-        Record(f"largest_{kind}", most, "1", "simulated", source, **(keys | {"context": _place(layer)}))
-        for (kind, layer), most in found.largest.items()
-    ]
-    return tables, [record for table in tables for record in table.records] + ranges
+    return Table("Error of results on the calibration text, relative, root mean square", columns, rows)
 
 
 def largest(found: Quantised) -> str:
-    """The largest numbers of each kind in a few words."""
-    kinds = dict.fromkeys(kind for kind, _ in found.largest)
-    most = {kind: max(value for (its, _), value in found.largest.items() if its == kind) for kind in kinds}
-    return ", ".join(f"{kind}s up to {value:.4g}" for kind, value in most.items()) + " (FP16 keys and values: 65504)"
+    """The largest numbers that FP16 and norms have to hold in a few words."""
+    most = {
+        kind: max(value for (its, _), value in found.largest.items() if its == kind) for kind in ("residual", "key", "value")
+    }
+    return ", ".join(f"{kind}s up to {value:.4g}" for kind, value in most.items()) + f" (FP16 keys and values: {HELD['key']:g})"
 
 
-def _place(layer: int) -> str:
-    return "output" if layer < 0 else f"layer {layer}"
+def rescaled(found: Quantised) -> list[str]:
+    """Sentences of what was made smaller."""
+    made_up = {"key": "K is divided and Q multiplied", "value": "V is divided and O multiplied"}
+    return [
+        f"Layer {done.layer}'s {kind}s reach {done.most:.4g}, {done.most / HELD[kind]:.3g} times what FP16 holds: {made_up[kind]} by"
+        f" {2**done.power} in every layer, which changes no result."
+        for kind, done in found.rescaled.items()
+    ]

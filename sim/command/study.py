@@ -17,6 +17,7 @@ from skipopu.terminal import show
 Say = Callable[[str], None]
 
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+DEFAULT_BYTES = {"pe": 8192, "accuracy": 32768}
 DECODE_BEGIN, DECODE_END = "<!-- decode: begin -->\n", "<!-- decode: end -->\n"
 
 
@@ -27,12 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
-        " families: models of every family on all engines",
+        " families: models of every family on all engines; accuracy: bits per byte and bytes per token by format, quantiser, skipping",
     )
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
     )
-    parser.add_argument("--bytes", type=positive, default=8192, metavar="N", help="of held-out text (pe); default 8192")
+    parser.add_argument(
+        "--bytes", type=positive, metavar="N", help="of held-out text (pe, accuracy); default 8192, and 32768 for accuracy"
+    )
+    parser.add_argument("--target", metavar="NAME", help="machine whose bytes are counted (accuracy); default tiny")
     parser.add_argument("--log", type=Path, metavar="FILE", help="runs on generated machines that skipopu fuzz logged (timing)")
     parser.add_argument(
         "--decode", action="store_true", help="decoding by latency, clock and refresh instead, by the timing engine (timing)"
@@ -43,8 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.name != "pe":
-        refuse(args, ["--bytes"], "is of the study pe")
+    if args.name not in DEFAULT_BYTES:
+        refuse(args, ["--bytes"], "is of the studies pe and accuracy")
+    args.bytes = args.bytes or DEFAULT_BYTES.get(args.name)
+    if args.name != "accuracy":
+        refuse(args, ["--target"], "is of the study accuracy")
     if args.name == "families":
         refuse(args, ["--model"], "has no effect on the study families, which makes its models")
     if args.name != "timing":
@@ -84,6 +91,12 @@ def pe_study(args: argparse.Namespace, say: Say) -> Report:
     return pe.report(args.model, args.bytes, say)
 
 
+def accuracy_study(args: argparse.Namespace, say: Say) -> Report:
+    from sim.studies import accuracy
+
+    return accuracy.report(args.model, accuracy.Design(target=args.target or "tiny", size=args.bytes), say)
+
+
 def fusion_study(args: argparse.Namespace, say: Say) -> Report:
     from sim.studies import fusion
 
@@ -114,4 +127,5 @@ STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "kv": kv_study,
     "timing": timing_study,
     "families": families_study,
+    "accuracy": accuracy_study,
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +19,24 @@ from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.choose import Choice, choose
 from compiler.quantise.nearest import Rounded
 from compiler.quantise.products import READ, folded, in_layer, tensor_of
-from sim.quantise.observe import Observed
+from compiler.quantise.ranges import power_for, rescale
+from sim.evaluation import BATCH
+from sim.quantise.observe import Observed, Ranges
 from sim.reference.model import SkipLlama, Stream
 from sim.reference.state import load_hf_state_dict
+from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT4, Format
 from skipopu.numerics.fp32 import F64
 from skipopu.policy import KvPolicy
-
-BATCH = 16  # windows at a time
 
 
 @dataclass(frozen=True)
 class Asked:
     """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, formats of products that are not INT4.
 
-    ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention.
+    ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention; ``keep``: the result has the weights before
+    they were rounded, too.
     """
 
     group: int
@@ -40,9 +44,18 @@ class Asked:
     formats: dict[str, Format] = field(default_factory=dict)
     kv: KvPolicy = KvPolicy.REUSE
     dense: bool = False
+    keep: bool = False
 
     def format(self, product: str) -> Format:
         return self.formats.get(product, INT4)
+
+
+class Rescaled(NamedTuple):
+    """What numbers beyond FP16 were divided by, 2^power, and what was multiplied by it: their largest was ``most``, in ``layer``."""
+
+    power: int
+    most: float
+    layer: int
 
 
 @dataclass
@@ -52,13 +65,22 @@ class Quantised:
     Attributes:
         tensors: canonical ones, gains folded, factors moved, products rounded.
         choices: of each product's tensor.
-        largest: as of :class:`sim.quantise.observe.Observed`.
+        largest: as of :class:`sim.quantise.observe.Observed`, of the quantised model.
+        rescaled: "key"s or "value"s that were made smaller.
+        before: products' weights, factors moved, not yet rounded; where they were to be kept.
     """
 
     config: ModelConfig
     tensors: dict[str, F32]
     choices: dict[str, Choice]
-    largest: dict[tuple[str, int], float]
+    largest: Ranges
+    rescaled: dict[str, Rescaled] = field(default_factory=dict)
+    before: dict[str, F32] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Of all codes and scales."""
+        return sum(choice.rounded.bytes for choice in self.choices.values())
 
     @property
     def rounded(self) -> dict[str, Rounded]:
@@ -97,6 +119,8 @@ class Calibration:
         fill(self.model, self.tensors, self.routers)
         self.batches = torch.from_numpy(windows).split(BATCH)
         self.choices: dict[str, Choice] = {}
+        self.rescaled: dict[str, Rescaled] = {}
+        self.before: dict[str, F32] = {}
 
     def begin(self) -> list[Stream]:
         return [self.model.begin(batch) for batch in self.batches]
@@ -118,18 +142,35 @@ class Calibration:
         linear = self.model.lm_head if product == "head" else getattr(self.model.layers[layer], f"{product}_proj")
         linear.weight.copy_(torch.from_numpy(self.tensors[tensor_of(product, layer)]))
 
-    def share_values(self) -> None:
-        """Moves factors between O and V, by what the model does as it is."""
+    def survey(self) -> None:
+        """Looks at the model as it is: keys and values that FP16 does not hold are made smaller, factors move between O and V."""
         streams, moments = self.begin(), []
         for index in range(self.config.num_layers):
-            moments.append(self.see(["o"], self.layer(index), streams)["o"])
+            wanted = ["o"] if "awq" in self.asked.method else []
+            moments.append(self.see(wanted, self.layer(index), streams).get("o"))
             streams = [self.layer(index)(stream) for stream in streams]
-        share_values(self.config, self.tensors, moments, self.asked.group, self.asked.format("o"))
+        for kind in ("key", "value"):
+            most, layer = self.model.most(kind)
+            if most < math.inf and (power := power_for(most)):
+                rescale(self.config, self.tensors, kind, power)
+                self.rescaled[kind] = Rescaled(power, most, layer)
+        if "awq" in self.asked.method:
+            smaller = 4.0 ** -self.rescaled["value"].power if "value" in self.rescaled else 1.0
+            own = [seen * smaller for seen in moments if seen is not None]
+            share_values(self.config, self.tensors, own, self.asked.group, self.asked.format("o"))
         fill(self.model, self.tensors, self.routers)
+        self.model.largest.clear()
 
     def choose(self, product: str, layer: int, moments: F64) -> None:
-        name = tensor_of(product, layer)
-        choice = choose(self.tensors[name], moments, self.asked.group, self.asked.format(product), self.asked.method)
+        name, format = tensor_of(product, layer), self.asked.format(product)
+        if not (most := float(np.abs(self.tensors[name]).max())) <= format.largest_weight:
+            raise CheckpointError(
+                f"tensor {name} holds {most:.3g} with norm gains folded in; {format.full} times an FP16 scale reaches"
+                f" {format.largest_weight:.3g}"
+            )
+        if self.asked.keep:
+            self.before[name] = self.tensors[name]
+        choice = choose(self.tensors[name], moments, self.asked.group, format, self.asked.method)
         self.choices[name], self.tensors[name] = choice, choice.rounded.values
         self.put(product, layer)
 
@@ -143,19 +184,21 @@ class Calibration:
             self.choose(product, index, moments[READ[product]])
         return [self.layer(index)(stream) for stream in streams]
 
+    def carried_out(self, follow: Follow = unseen) -> Quantised:
+        """All of it, once."""
+        self.survey()
+        streams = self.begin()
+        for index in follow("quantising", range(self.config.num_layers)):
+            streams = self.quantise_layer(index, streams)
+        self.choose("head", 0, self.see(["head"], self.model.finish, streams)["head"])
+        self.model.check()
+        return Quantised(self.config, self.tensors, self.choices, self.model.largest, self.rescaled, self.before)
+
 
 def quantise(checkpoint: Checkpoint, windows: NDArray[np.int64], asked: Asked, follow: Follow = unseen) -> Quantised:
     """Quantises all products of ``checkpoint`` on ``windows`` (samples, tokens) of ids; ``follow`` sees the layers go by.
 
     Raises:
-        CheckpointError: numbers leave the machine's formats, with the layer.
+        CheckpointError: numbers leave the machine's formats, with the layer, or a product's weights do, with its tensor.
     """
-    calibration = Calibration(checkpoint, windows, asked)
-    if "awq" in asked.method:
-        calibration.share_values()
-    streams = calibration.begin()
-    for index in follow("quantising", range(checkpoint.config.num_layers)):
-        streams = calibration.quantise_layer(index, streams)
-    calibration.choose("head", 0, calibration.see(["head"], calibration.model.finish, streams)["head"])
-    calibration.model.check()
-    return Quantised(calibration.config, calibration.tensors, calibration.choices, calibration.model.largest)
+    return Calibration(checkpoint, windows, asked).carried_out(follow)

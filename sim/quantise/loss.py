@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import functools
 
 import numpy as np
-import torch
 
 from compiler.frontend.canonical import EMBEDDING
 from compiler.frontend.tensors import F32
 from compiler.quantise.products import products, tensor_of
-from sim.evaluation import Evaluation, Loss, windows_of
-from sim.quantise.calibrate import BATCH, Asked, fill
-from sim.reference.model import SkipLlama
+from sim.evaluation import Evaluation, measured_by_reference
+from sim.quantise.calibrate import Asked, fill
+from sim.reference.model import GateRule, SkipLlama, execute_when_positive
 from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
@@ -45,31 +43,17 @@ def _rounded(name: str, weight: F32, config: ModelConfig, group: int) -> F32:
     return (digits[0::2] + digits[1::2])[:, before:]
 
 
-def loss_of(model: SkipLlama, passage: Passage, window: int, kv: KvPolicy, dense: bool) -> Evaluation:
-    """As :func:`sim.evaluation.evaluate` counts it, windows side by side."""
-    head = np.array(passage.head, np.int64)
-    given = max(len(head) - 1, 0)
-    nats, share, counted, size, read = 0.0, 0.0, 0, 0, 0
-    for same in _batches(windows_of(passage, window)):
-        ids = np.stack([np.concatenate([head, passage.ids[part]]) for part in same])
-        out = model(torch.from_numpy(ids), kv=kv, dense=dense)
-        for row, logits in zip(ids, out.logits.numpy(), strict=True):
-            loss = Loss(row[1:], model.config.vocab_size)
-            loss.add(np.arange(len(row)), 0, logits)
-            nats += loss.nats(given)
-        share += float(out.gates.mean()) * ids.size
-        counted += ids.size - len(ids) * (1 + given)
-        read += ids.size
-        if passage.sizes is not None:
-            size += sum(int(passage.sizes[part][0 if len(head) else 1 :].sum()) for part in same)
-    return Evaluation(nats, counted, None if passage.sizes is None else size, share / read)
-
-
-def _batches(parts: list[slice]) -> Iterator[list[slice]]:
-    """Parts of one length, some at a time."""
-    for _, same in itertools.groupby(parts, lambda part: part.stop - part.start):
-        alike = list(same)
-        yield from (alike[first : first + BATCH] for first in range(0, len(alike), BATCH))
+def loss_of(
+    model: SkipLlama,
+    passage: Passage,
+    window: int,
+    kv: KvPolicy,
+    dense: bool,
+    rule: GateRule = execute_when_positive,
+) -> Evaluation:
+    """As :func:`sim.evaluation.evaluate` counts it, of a model that nothing was compiled of."""
+    read = functools.partial(model, kv=kv, dense=dense, rule=rule)
+    return measured_by_reference(passage, window, read, model.config.vocab_size)
 
 
 def to_nearest(config: ModelConfig, tensors: dict[str, F32], asked: Asked) -> dict[str, F32]:

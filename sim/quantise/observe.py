@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compiler.passes.fold import attention_scale
 from compiler.quantise.products import READ
 from sim.reference.model import SkipLlama, Stream, execute_when_positive
 from skipopu.errors import CheckpointError
@@ -16,9 +18,23 @@ from skipopu.numerics import fp16
 from skipopu.numerics.fp32 import F64
 from skipopu.policy import KvPolicy, Module
 
-LARGEST = {"key": float(fp16.LARGEST), "value": float(fp16.LARGEST)}
-# A norm sums squares in FP32: of all other numbers the root of its largest is safe.
-SQUARE = float(np.sqrt(np.finfo(np.float32).max))
+# Kinds of numbers, and what the machine's format of each holds. A norm sums the squares of the residual in FP32: the root is safe.
+FP16, FP32 = float(fp16.LARGEST), float(np.finfo(np.float32).max)
+HELD = {
+    "residual": math.sqrt(FP32),
+    "query": FP32,
+    "key": FP16,
+    "value": FP16,
+    "score": FP32,
+    "attention": FP32,  # what O reads
+    "inner": FP32,  # what down reads
+    "product": FP32,  # results of products
+}
+WHY = {FP16: "FP16 reaches", FP32: "FP32 reaches", HELD["residual"]: "FP32 sums of squares hold"}
+OUTPUT = -1  # in a layer's place: behind the last one
+_READS = {"o": "attention", "down": "inner"}  # what every other product reads is the residual
+
+Ranges = dict[tuple[str, int], float]  # (kind, layer) -> largest magnitude
 
 
 class Observed(SkipLlama):
@@ -27,7 +43,7 @@ class Observed(SkipLlama):
     Attributes:
         wanted: inputs (values of :data:`compiler.quantise.products.READ`) whose moments are summed.
         moments: (n, n) float64 of each of them; norms in front of products are part of what they read.
-        largest: magnitude of each kind of number, and of keys and values, by layer; -1 for behind the last one.
+        largest: magnitude of each kind of number in each layer; infinite where one is not finite.
     """
 
     def __init__(self, config: ModelConfig, kv: KvPolicy) -> None:
@@ -35,8 +51,9 @@ class Observed(SkipLlama):
         self.kv = kv
         self.wanted: set[str] = set()
         self.moments: dict[str, F64] = {}
-        self.largest: dict[tuple[str, int], float] = {}
+        self.largest: Ranges = {}
         self.executing: dict[int, Tensor] = {}
+        self.queries: Tensor | None = None
         self.disturb = self._see
 
     def advance(self, *args: Any, **options: Any) -> tuple[Stream, list[Tensor], list[Tensor]]:
@@ -49,14 +66,28 @@ class Observed(SkipLlama):
         self.executing[module] = gate.bool()
         return gate
 
+    def _note(self, kind: str, name: str, x: Tensor) -> None:
+        layer = OUTPUT if name.endswith("lm_head") else int(name.split(".")[1])
+        most = float(x.abs().max()) if x.numel() else 0.0
+        self.largest[kind, layer] = max(self.largest.get((kind, layer), 0.0), most if math.isfinite(most) else math.inf)
+
     def _see(self, name: str, x: Tensor) -> Tensor:
-        _, _, place = name.rpartition(".")
-        if place != "query" and x.numel():
-            kind = place if place in LARGEST else "activation"
-            layer = -1 if place == "lm_head" else int(name.split(".")[1])
-            most = max(self.largest.get((kind, layer), 0.0), float(x.abs().max()))
-            self.largest[kind, layer] = most if np.isfinite(float(x.sum())) else np.inf
+        place = name.rpartition(".")[2]
+        if place == "score":  # capped
+            return x
+        self._note(place if place in HELD else _READS.get(place, "residual"), name, x)
+        if place == "query":
+            self.queries = x
+        if place == "key" and self.queries is not None:
+            self._scores(name, self.queries, x)
         return x
+
+    def _scores(self, name: str, queries: Tensor, keys: Tensor) -> None:
+        """Of (windows, heads, tokens, head_dim), a head at a time, as the machine scales them."""
+        repeat = queries.shape[1] // keys.shape[1]
+        for head in range(queries.shape[1]):
+            scores = queries[:, head] @ keys[:, head // repeat].transpose(-1, -2)
+            self._note("score", name, attention_scale(self.config) * scores.tril())
 
     def _product(self, name: str, x: Tensor, linear: nn.Linear, gain: Tensor | None = None) -> Tensor:
         place = name.rpartition(".")[2]
@@ -71,13 +102,17 @@ class Observed(SkipLlama):
                 rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + self.config.rms_norm_eps)
             seen = rows.numpy()
             self.moments[read] = self.moments.get(read, 0.0) + seen.T @ seen
-        return super()._product(name, x, linear, gain)
+        result = super()._product(name, x, linear, gain)
+        self._note("product", name, result)
+        return result
+
+    def most(self, kind: str) -> tuple[float, int]:
+        """The largest magnitude of a kind, and the layer that it is in."""
+        return max((most, layer) for (its, layer), most in self.largest.items() if its == kind)
 
     def check(self) -> None:
         """Raises CheckpointError where numbers leave the machine's formats."""
         for (kind, layer), most in self.largest.items():
-            held = LARGEST.get(kind, SQUARE)
-            if not most <= held:
-                where = "behind the last layer" if layer < 0 else f"layer {layer}"
-                why = f"FP16 {kind}s reach" if kind in LARGEST else "FP32 sums of squares hold"
-                raise CheckpointError(f"{where}: {kind}s of the calibration text reach {most:.3g}; {why} {held:.3g}")
+            if not most <= (held := HELD[kind]):
+                where = "behind the last layer" if layer == OUTPUT else f"layer {layer}"
+                raise CheckpointError(f"{where}: {kind}s of the calibration text reach {most:.3g}; {WHY[held]} {held:.3g}")

@@ -130,7 +130,7 @@ def _made(
     def rows(first: int, end: int) -> Grouped:
         return Grouped(rows_of(first, end), scales(first, end), zeros and zeros(first, end))
 
-    return grouped(shape, tuple(used), rows, block[1], order)
+    return grouped(shape, tuple(used), rows, block[1], order, weights["num_bits"])
 
 
 def _packed_zeros(

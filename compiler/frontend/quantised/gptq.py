@@ -76,4 +76,4 @@ def _matrix(stored: Stored, name: str, bits: int, group: int, less: bool, whole_
         part = fields(stored.take(name, slice(None), slice(first, end)).T, bits)
         return Grouped(part, stored.take(scales, slice(None), slice(first, end)).T, offsets(first, end))
 
-    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, order)
+    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, order, bits)

@@ -42,9 +42,15 @@ class Grouped:
 
 
 def grouped(
-    shape: Shape, tensors: tuple[str, ...], rows_of: Callable[[int, int], Grouped], group: int, order: I64 | None = None
+    shape: Shape,
+    tensors: tuple[str, ...],
+    rows_of: Callable[[int, int], Grouped],
+    group: int,
+    order: I64 | None = None,
+    bits: int = 4,
 ) -> Packed:
-    """The matrix whose rows ``rows_of(first, end)`` gives; scales of ``group`` neighbouring columns, or those in ``order`` (n,)."""
+    """The matrix whose rows ``rows_of(first, end)`` gives, of ``bits`` each; scales of ``group`` neighbouring columns, or those in
+    ``order`` (n,)."""
     column = np.arange(shape[1]) // group if order is None else order
     whole = order is None and shape[1] % group == 0
 
@@ -72,7 +78,7 @@ def grouped(
         if order is not None:
             return ACT_ORDER
         numbers, scales = less_zeros(rows)
-        return FLOATING if numbers.dtype == np.float32 else Codes(numbers, scales, group)
+        return FLOATING if numbers.dtype == np.float32 else Codes(numbers, scales, group, bits)
 
     return Packed(shape, tensors, read, codes)
 

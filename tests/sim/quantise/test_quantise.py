@@ -11,16 +11,19 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.routers import Router
+from compiler.passes.fold import attention_scale
 from compiler.pipeline import compile_checkpoint
 from compiler.quantise.awq import share_inner, share_values
 from compiler.quantise.products import folded
-from sim.command import quantise as command
+from compiler.quantise.ranges import rescale
 from sim.evaluation import Evaluation, evaluate
-from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors
+from sim.quantise import work
+from sim.quantise.calibrate import Asked, Calibration, Quantised, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
+from sim.quantise.turned import turned
 from skipopu.errors import CheckpointError
 from skipopu.machine.config import Machine
+from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4
 from skipopu.policy import KvPolicy
 from skipopu.text import Bytes, Passage
@@ -145,7 +148,7 @@ def test_the_method_that_loses_less_is_taken(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     found = {name: Evaluation(value, 1, 1, 1.0) for name, value in (("as it is", 1), ("to nearest", 4.0), ("gptq", nats))}
-    monkeypatch.setattr(command, "losses", lambda *given: dict(found))
+    monkeypatch.setattr(work, "losses", lambda *given: dict(found))
     asked = ["quantise", model, "--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__]
     assert said([*asked, "-o", tmp_path / "chosen", "--json", tmp_path / "figures.json"], capsysbinary)[0] == 0
     assert said([*asked, "-o", tmp_path / "asked", "--method", method], capsysbinary)[0] == 0
@@ -173,40 +176,123 @@ def test_nothing_is_written_when_something_is_wrong(
     assert "another directory is needed" in said(["quantise", model, "-o", model], capsysbinary)[1]
 
 
-@pytest.mark.parametrize("name", ["k_proj", "v_proj"])
-def test_keys_and_values_beyond_fp16_are_refused(name: str) -> None:
+@pytest.mark.parametrize("method", ["rtn", "gptq+awq"])
+@pytest.mark.parametrize("variant", ["plain", "biases of q, k, v", "norm of heads"])
+@pytest.mark.parametrize("kind", ["key", "value"])
+def test_keys_and_values_beyond_fp16_are_made_smaller(kind: str, variant: str, method: str) -> None:
+    """By a power of two, made up for elsewhere: codes and function are those of the model whose numbers FP16 holds."""
+    config = small_config(**VARIANTS[variant])
+    small, large = random_checkpoint(config, 2), random_checkpoint(config, 2)
+    for checkpoint in (small, large):
+        for name, tensor in checkpoint.tensors.items():
+            tensor *= np.float32(2**12 if "q_proj" in name or "o_proj" in name else 1)  # FP16 scales stay normal numbers
+    rescale(config, large.tensors, kind, -18)  # pyright: ignore[reportArgumentType]
+    asked = Asked(128, method)
+    expected, found = quantise(small, IDS, asked), quantise(large, IDS, asked)
+    assert not expected.rescaled
+    ((name, done),) = found.rescaled.items()
+    assert name == kind
+    assert done.most == expected_most(expected, kind, small) * 2**18
+    assert done.most > fp16.LARGEST >= 1.9 * max(most for (its, _), most in found.largest.items() if its == kind)
+    for tensor, choice in expected.choices.items():
+        assert np.array_equal(choice.rounded.codes, found.choices[tensor].rounded.codes), tensor
+    routers = router_tensors(small)
+    same, ours = (model_of(config, each.tensors, routers, 128)(torch.from_numpy(IDS)).logits for each in (expected, found))
+    assert torch.equal(same, ours)
+
+
+def expected_most(found: Quantised, kind: str, checkpoint: Checkpoint) -> float:
+    """The largest of a kind in the model as it is."""
+    calibration = Calibration(checkpoint, IDS, Asked(128, "rtn"))
+    for stream in calibration.begin():
+        for layer in range(2):
+            stream = calibration.layer(layer)(stream)
+    return calibration.model.most(kind)[0]
+
+
+def test_a_rescaled_checkpoint_runs_like_the_reference(
+    model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Values beyond 65504: refused as NaN before, equal on the engines behind quantising."""
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
+    tensors = {n: t * np.float32(1e5 if "v_proj" in n else 1) for n, t in random_checkpoint(config, 0).tensors.items()}
+    save_file(tensors, model / "model.safetensors")
+    assert said(["check", model, "--no-rtl", "--max-new", 2], capsysbinary)[0] == 1
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    asked = ["--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__, "--plain", "--method", "gptq"]
+    code, error = said(["quantise", model, "-o", out, *asked, "--json", figures], capsysbinary)
+    assert code == 0, error
+    records = json.loads(figures.read_text())["records"]
+    kinds = {r["name"].removeprefix("largest_") for r in records if r["name"].startswith("largest_")}
+    assert kinds == {"residual", "query", "key", "value", "score", "attention", "inner", "product"}
+    assert {r["context"] for r in records if r["name"] == "largest_residual"} == {"layer 0", "layer 1", "output"}
+    for name in ("as it is", "to nearest", "gptq"):
+        (nats,) = (r["value"] for r in records if r["name"] == "nats_per_token" and r["system"] == name)
+        assert np.isfinite(nats)
+    assert said(["check", out, "--group", 32, "--no-rtl", "--max-new", 2], capsysbinary)[0] == 0
+
+
+def test_ranges_are_of_what_the_formats_hold() -> None:
+    """Each kind against the layer's own numbers, computed apart."""
+    checkpoint = random_checkpoint(small_config(num_kv_heads=4), 3)
+    calibration = Calibration(checkpoint, IDS[:1], Asked(128))
+    model, (stream,) = calibration.model, calibration.begin()
+    after = calibration.layer(0)(stream)
+    seen = {kind: most for (kind, layer), most in model.largest.items() if layer == 0}
+    assert after.k is not None
+    assert after.v is not None
+    assert seen["key"] == float(after.k.abs().max())
+    assert seen["value"] == float(after.v.abs().max())
+    assert seen["residual"] >= float(stream.h.abs().max())
+    assert model.queries is not None
+    scores = (model.queries @ after.k.transpose(-1, -2)).tril() * attention_scale(checkpoint.config)
+    assert seen["score"] == pytest.approx(float(scores.abs().max()), rel=1e-5)
+    assert seen["query"] == float(model.queries.abs().max())
+    assert seen["product"] >= max(seen["value"], 0.0)
+
+
+def test_numbers_beyond_every_format_are_refused() -> None:
     checkpoint = random_checkpoint(small_config(), 2)
-    checkpoint.tensors[f"model.layers.1.self_attn.{name}.weight"] *= np.float32(1e5)
-    with pytest.raises(CheckpointError, match=rf"layer 1: {'key' if name[0] == 'k' else 'value'}s .*; FP16"):
+    checkpoint.tensors["model.layers.1.mlp.down_proj.weight"] *= np.float32(1e7)
+    with pytest.raises(
+        CheckpointError, match=r"tensor model.layers.1.mlp.down_proj.weight holds .*; 7 times an FP16 scale reaches"
+    ):
+        quantise(checkpoint, IDS, Asked(128, "rtn"))
+    checkpoint = random_checkpoint(small_config(), 2)
+    checkpoint.tensors["model.embed_tokens.weight"] *= np.float32(1e20)
+    with pytest.raises(CheckpointError, match=r"layer 0: residuals .*; FP32 sums of squares hold"):
         quantise(checkpoint, IDS, Asked(128, "rtn"))
 
 
-def turned(checkpoint: Checkpoint) -> Checkpoint:
-    """The same function, its residual stream and its values in another basis: weights that were never trained for rounding."""
-    config, rng = checkpoint.config, np.random.default_rng(0)
-    stream, head = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (config.hidden_size, config.head_dim))
-    tensors = {name: tensor.astype(np.float64) for name, tensor in folded(config, checkpoint.tensors).items()}
-    for name in tensors:
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
-            tensors[name] = tensors[name] @ stream
-        if "embed" in name or "lm_head" in name:
-            tensors[name] = tensors[name] @ stream
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensors[name] = stream.T @ tensors[name]
-        if name.endswith("v_proj.weight"):
-            tensors[name] = np.einsum("de,hdn->hen", head, tensors[name].reshape(config.num_kv_heads, config.head_dim, -1))
-            tensors[name] = tensors[name].reshape(-1, config.hidden_size)
-        if name.endswith("o_proj.weight"):
-            tensors[name] = (tensors[name].reshape(-1, config.num_heads, config.head_dim) @ head).reshape(
-                config.hidden_size, -1
-            )
-    assert checkpoint.routers is not None
-    routers = [
-        tuple(Router((router.weight @ stream).astype(np.float32), router.bias) for router in both)
-        for both in checkpoint.routers
-    ]
-    plain = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    return Checkpoint(checkpoint.directory, config, plain, routers)  # pyright: ignore[reportArgumentType]
+def test_a_budget_is_kept_and_compiled_as_it_was_written(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    config = small_config(hidden_size=64, intermediate_size=96, head_dim=16, vocab_size=256, byte_level=True)
+    model, figures = tmp_path / "model", tmp_path / "figures.json"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config.to_hf()))
+    save_file(random_checkpoint(config).tensors, model / "model.safetensors")
+    asked = ["--samples", 2, "--window", 16, "--group", 16, "--calibration", __file__, "--method", "rtn", "--json", figures]
+    sizes, formats = {}, {}
+    for ratio in ("1", "1.3", "2"):
+        code, error = said(["quantise", model, "-o", tmp_path / ratio, *asked, "--budget", ratio], capsysbinary)
+        assert code == 0, error
+        told = json.loads(figures.read_text())
+        sizes[ratio] = next(r["value"] for r in told["records"] if r["name"] == "weight_bytes")
+        formats[ratio] = told["outputs"].get("formats", {})
+    assert formats["1"] == {}
+    assert 0 < len(formats["1.3"]) < len(formats["2"])
+    assert sizes["1"] < sizes["1.3"] <= 1.3 * sizes["1"] < sizes["2"]
+    checkpoint = load(tmp_path / "1.3")
+    program = compile_checkpoint(checkpoint, Machine.load("mono"), context=16)
+    kept = {"kv": "k", "q": "q", "o": "o", "gate_up": "up", "down": "down", "head": "head"}
+    for name, product in kept.items():
+        assert program.matrices[name]["format"] == formats["1.3"].get(product, "int4"), name
+    assert not [line for line in program.source["warnings"] if "rounded again" in line]
+    everything = compile_checkpoint(checkpoint, Machine.load("mono"), context=16, weights="int8")
+    assert {d["format"] for name, d in everything.matrices.items() if name != "router"} == {"int8"}
+    code, error = said(["quantise", model, "-o", tmp_path / "none", *asked, "--bytes", 1000], capsysbinary)
+    assert code == 2
+    assert f"--bytes is 1000; accepted: {sizes['1']} or more" in error
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

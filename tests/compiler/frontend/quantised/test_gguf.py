@@ -131,7 +131,9 @@ def test_bytes_of_q8_0_are_placed_as_they_are(tmp_path: Path) -> None:
     for kind in ("Q8_0", "Q4_0"):
         checkpoint = load(convert(tmp_path, kind))
         assert compile_checkpoint(checkpoint, machine, weights="int8").source["warnings"] == []
-        (told,) = compile_checkpoint(checkpoint, machine).source["warnings"]
+        if kind == "Q8_0":
+            assert compile_checkpoint(checkpoint, machine).matrices["down"]["format"] == "int8", "the default is the file's"
+        (told,) = compile_checkpoint(checkpoint, machine, weights="int4").source["warnings"]
         assert told.startswith(
             "21 of 21 quantised matrices are rounded again: 21 as their integers, less zero points, are beyond int4"
         )

@@ -1,0 +1,181 @@
+"""A checkpoint quantised from end to end: texts read, codes chosen, losses measured, a directory written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compiler.follow import Follow, unseen
+from compiler.frontend import routers as router_files
+from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.quantise.budget import parts
+from compiler.quantise.choose import METHODS
+from compiler.quantise.products import folded, in_layer, tensor_of
+from compiler.quantise.ranges import rescale
+from compiler.quantise.write import Writer
+from sim.evaluation import Evaluation
+from sim.quantise.budget import Gain, by_budget
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
+from sim.quantise.loss import loss_of, model_of, to_nearest
+from sim.quantise.text import calibration_text, drawn, seen
+from skipopu.accept import one_of
+from skipopu.errors import ProgramError
+from skipopu.numerics.formats import INT8
+from skipopu.policy import KvPolicy
+from skipopu.text import Passage
+
+BEST, BEST_METHOD, NEAREST = "best", "gptq", "rtn"
+JUDGED = 32  # windows that say what 8 bits gain
+PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down", "head")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; see :func:`sim.api.quantise`."""
+
+    model: Path
+    output: Path
+    method: str = BEST
+    calibration: Path | None = None
+    text: Path | None = None
+    samples: int = 128
+    window: int = 256
+    seed: int = 0
+    group: int | None = None
+    int8: Sequence[str] = ()
+    bytes: int | None = None
+    budget: float | None = None
+    plain: bool = False
+    kv: str = "reuse"
+    always: bool = False
+    routers: Path | None = None
+    lora: Path | None = None
+
+    def most(self, least: int) -> int:
+        """Bytes of codes and scales that there may be, where the narrowest formats take ``least``.
+
+        Raises:
+            ProgramError: there are fewer.
+        """
+        most = self.bytes if self.bytes is not None else int((self.budget or 1) * least)
+        if most < least:
+            raise ProgramError(f"--bytes is {most}; accepted: {least} or more, which codes and scales take in INT4")
+        return most
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What was done.
+
+    Attributes:
+        directory: where the checkpoint was written; ``bytes`` of codes and scales.
+        asked: with the ``method`` and the formats that were taken.
+        found: tensors, each one's error, how large numbers became.
+        losses: of the text, or of the calibration text, by weights: "as it is", "to nearest", and the method's.
+        gains: what 8 bits would gain for each part, where there was a budget.
+    """
+
+    directory: Path
+    bytes: int
+    asked: Asked
+    found: Quantised
+    losses: dict[str, Evaluation]
+    gains: list[Gain] = field(default_factory=list)
+
+    @property
+    def method(self) -> str:
+        return self.asked.method
+
+    @property
+    def rounding_is_better(self) -> bool:
+        return rounding_is_better(self.losses, self.asked)
+
+
+def losses(checkpoint: Checkpoint, found: Quantised, asked: Asked, passage: Passage, window: int) -> dict[str, Evaluation]:
+    """Of the checkpoint as it is, rounded to nearest, and quantised."""
+    config, routers = checkpoint.config.untied, router_tensors(checkpoint)
+    original = folded(config, checkpoint.tensors)
+    dense = asked.dense or checkpoint.routers is None
+
+    def rounded() -> dict:
+        held = dict(original)
+        for kind, done in found.rescaled.items():
+            rescale(config, held, kind, done.power)
+        return to_nearest(config, held, asked)
+
+    models = {
+        "as it is": lambda: model_of(config, original, routers),
+        "to nearest": lambda: model_of(config, rounded(), routers, asked.group),
+    }
+    if asked.method != NEAREST:
+        models[asked.method] = lambda: model_of(config, found.tensors, routers, asked.group)
+    return {name: loss_of(model(), passage, window, asked.kv, dense) for name, model in models.items()}
+
+
+def rounding_is_better(results: dict[str, Evaluation], asked: Asked) -> bool:
+    return asked.method != NEAREST and asked.method in results and results[asked.method].nats > results["to nearest"].nats
+
+
+def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], None] = lambda sentence: None) -> Quantisation:
+    """Does what is asked for; ``follow`` sees layers go by, ``say`` gets remarks.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or quantised, or written in the format.
+        ProgramError: texts or options do not fit the model.
+    """
+    checkpoint, asked = _checked(request)
+    config = checkpoint.config
+    window = min(request.window, config.max_positions)
+    # What cannot be written is refused before anything is done.
+    Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+    calibration = calibration_text(request.calibration, config, request.model)
+    windows = drawn(calibration, request.samples, window, request.seed, request.calibration or "the standard library's source")
+    measured = calibration_text(request.text, config, request.model) if request.text else None
+    if request.calibration is None:
+        say("Calibrating on the source of Python's standard library; --calibration FILE gives another text.")
+    found, own = quantise(checkpoint, windows, asked, follow), seen(windows, calibration)
+    best = request.method == BEST
+    results = losses(checkpoint, found, asked, own, window) if best or measured is None else {}
+    if best and rounding_is_better(results, asked):
+        say("Rounding to nearest loses less on the calibration text, as where training rounded too: it is taken.")
+        asked = dataclasses.replace(asked, method=NEAREST)
+        found = quantise(checkpoint, windows, asked, follow)
+        results.pop(BEST_METHOD)
+    gains: list[Gain] = []
+    if request.bytes is not None or request.budget is not None:
+        names = Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+        together = parts(config, lambda product: names.name(tensor_of(product, 0)))
+        before, judged = asked, seen(windows[:JUDGED], calibration)
+        asked, gains = by_budget(checkpoint, windows, asked, together, judged, request.most, follow)
+        if asked.formats != before.formats:
+            found, results = quantise(checkpoint, windows, asked, follow), {}
+    if measured is not None or not results:
+        results = losses(checkpoint, found, asked, own if measured is None else measured, window)
+    routers = request.routers or router_files.beside(request.model)
+    writer = Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+    size = writer.write(request.output, found.tensors, found.rounded, routers)
+    return Quantisation(request.output, size, asked, found, results, gains)
+
+
+def _checked(request: Request) -> tuple[Checkpoint, Asked]:
+    """The checkpoint, and how its weights are to be chosen at first."""
+    one_of([BEST, *METHODS]).check(request.method, "method", ProgramError)
+    if request.output.resolve() == request.model.resolve():
+        raise ProgramError(f"--output is {request.output}, the checkpoint itself; another directory is needed")
+    text, calibration = request.text, request.calibration
+    if text is not None and calibration is not None and text.resolve() == calibration.resolve():
+        raise ProgramError(f"--text is {text}, the calibration text; losses on it say nothing: give another text")
+    if request.budget is not None and not request.budget >= 1:
+        raise ProgramError(f"--budget is {request.budget}; accepted: 1 or more, times the bytes of INT4")
+    checkpoint = load(request.model, request.routers, request.lora)
+    config = checkpoint.config
+    there = (*in_layer(config), "head")
+    if wrong := [product for product in request.int8 if product not in there]:
+        raise ProgramError(
+            f"--int8 names {wrong[0]}, which {request.model} has not; accepted: some of {','.join(p for p in PRODUCTS if p in there)}"
+        )
+    group = config.weight_group if request.group is None else request.group
+    method = BEST_METHOD if request.method == BEST else request.method
+    return checkpoint, Asked(group, method, dict.fromkeys(request.int8, INT8), KvPolicy(request.kv), request.always)

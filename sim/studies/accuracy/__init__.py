@@ -1,0 +1,70 @@
+"""Study ``accuracy``: what a model's loss and the bytes that it reads for a token are, by weights' format, quantiser and skipping."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from sim import parallel
+from sim.quantise.turned import can_turn
+from sim.studies.accuracy import show
+from sim.studies.accuracy.extra import corrections, mixtures
+from sim.studies.accuracy.plot import draw
+from sim.studies.accuracy.points import bound, dials, of_format
+from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
+from skipopu.errors import SkipopuError
+from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
+from skipopu.numerics.formats import FORMATS
+from skipopu.report import Plot, Report
+
+Say = Callable[[str], None]
+Job = tuple[Subject, str]
+
+
+CORRECTIONS, MIXTURES = "corrections", "mixtures"
+WORK = {FP32: bound, CORRECTIONS: corrections, MIXTURES: mixtures}
+
+
+def work(job: Job) -> list[Point]:
+    """One job: all points of a model in one format, or of what more bytes buy."""
+    subject, name = job
+    return WORK[name](subject) if name in WORK else of_format(subject, name)
+
+
+def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Point]]:
+    """All points, forms and formats in order, and those of what more bytes buy."""
+    machine = Machine.load(design.target)
+    forms = (SHIPPED, TURNED) if can_turn(ModelConfig.load(model)) else (SHIPPED,)
+    with parallel.one_thread_each(design.workers) as pool:
+        say("dials")
+        found = pool.submit(dials, Subject(model, design, SHIPPED)).result()
+        jobs: list[Job] = [
+            (Subject(model, design, form, found), format.name)
+            for form in forms
+            for format in FORMATS
+            if format.name in machine.formats
+        ]
+        jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
+        jobs += [(Subject(model, design, forms[-1]), name) for name in (CORRECTIONS, MIXTURES)]
+        done: dict[int, list[Point]] = {}
+        for number, outcome in parallel.finished(pool, work, jobs):
+            if isinstance(outcome, SkipopuError):
+                raise outcome
+            done[number] = outcome
+            subject, name = jobs[number]
+            say(f"{len(done)} of {len(jobs)} done, the latest {subject.form}, {name}")
+    usual, more = (
+        [point for number in sorted(done) if (jobs[number][1] in (CORRECTIONS, MIXTURES)) is extra for point in done[number]]
+        for extra in (False, True)
+    )
+    return usual, more
+
+
+def report(model: Path, design: Design, say: Say = lambda text: None) -> Report:
+    """Minutes on two cores; the same design gives the same points."""
+    points, more = study(model, design, say)
+    whole = show.report(points, more, model.name, design)
+    plot = Plot("accuracy", lambda figure: draw(figure, points, more), (15, 5.2))
+    return dataclasses.replace(whole, plots=[plot])

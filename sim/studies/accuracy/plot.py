@@ -1,0 +1,84 @@
+"""Plot of study ``accuracy``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sim.studies.accuracy.setting import FP32, Point
+
+MARKERS = {"always": "s", "routers": "o", "random": "x"}
+COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:olive")
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Of chosen methods those that no other beats in bytes and in bits, by rising bytes."""
+    best: list[Point] = []
+    for point in sorted((p for p in points if p.bytes is not None and p.chosen), key=lambda p: (p.bytes, p.bits)):
+        if not best or point.bits < best[-1].bits:
+            best.append(point)
+    return best
+
+
+def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None:
+    """Bits per byte over bytes per token, a panel for each form of the model, and one of what more bytes buy."""
+    forms = list(dict.fromkeys(point.form for point in points))
+    formats = list(dict.fromkeys(point.format for point in points if point.format != FP32))
+    *axes, last = figure.subplots(1, len(forms) + 1, squeeze=False)[0]
+    bought(last, points, more)
+    for axis, form in zip(axes, forms, strict=True):
+        own = [point for point in points if point.form == form and point.bytes is not None]
+        for format, colour in zip(formats, COLOURS, strict=False):
+            for policy, marker in MARKERS.items():
+                some = [p for p in own if (p.format, p.policy.name) == (format, policy)]
+                if some:
+                    label = f"{format}, {policy}"
+                    axis.scatter(
+                        [p.bytes for p in some],
+                        [p.bits for p in some],
+                        c=colour,
+                        marker=marker,
+                        s=[34 if p.chosen else 12 for p in some],
+                        alpha=0.8,
+                        label=label,
+                    )
+        best = front(own)
+        axis.plot([p.bytes for p in best], [p.bits for p in best], color="black", linewidth=1, zorder=0, label="front")
+        for point in points:
+            if point.format == FP32 and (
+                point.policy.name == "always" or (point.policy.share is None and point.policy.kv == "reuse")
+            ):
+                axis.axhline(point.bits, color="grey", linewidth=0.8, linestyle="--")
+                text = f"FP32, {point.policy.label}"
+                axis.text(0.99, point.bits, text, transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
+        axis.set(title=form, xlabel="bytes read per decoded token")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("bits per byte of held-out text")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+
+
+def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Point]:
+    """Everything executed, GPTQ: from INT4 over 8 bits for some products to 8 bits for all, by rising bytes."""
+    own = [p for p in (*more, *points) if p.form == form and p.policy.name == "always" and p.method == "gptq"]
+    some = [p for p in own if p.format in ("int4", "int8") or (" in int8" in p.format and "rank" not in p.format)]
+    by_bytes = {p.bytes: p for p in some if p.bytes is not None}
+    return [by_bytes[size] for size in sorted(by_bytes)]
+
+
+def bought(axis: Axes, points: Sequence[Point], more: Sequence[Point]) -> None:
+    form = more[0].form
+    line = curve(points, more, form)
+    axis.plot([p.bytes for p in line], [p.bits for p in line], "o-", color="tab:red", label="8 bits for some products")
+    for (method, held), marker in zip(
+        (("rtn", "int8"), ("rtn", "fp16"), ("gptq", "int8"), ("gptq", "fp16")), "v^<>", strict=True
+    ):
+        some = [p for p in more if "rank" in p.format and p.format.endswith(held)]
+        some = [p for p in some if p.method == method and p.policy.name == "always"]
+        label = f"{method}, corrections in {held}"
+        axis.plot([p.bytes for p in some], [p.bits for p in some], marker=marker, linewidth=0.8, label=label)
+    axis.set(title=f"what more bytes buy, {form}, all executed", xlabel="bytes read per decoded token")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)

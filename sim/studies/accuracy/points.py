@@ -1,0 +1,231 @@
+"""Losses and bytes of a model whose weights are held in one format: one job of the study."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.tensors import Codes, Held, Tensors
+from compiler.pipeline import compile_checkpoint
+from compiler.quantise.choose import METHODS
+from compiler.quantise.products import folded
+from sim.evaluation import measured_by_reference
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
+from sim.quantise.loss import model_of
+from sim.quantise.text import calibration_text, drawn, seen
+from sim.quantise.turned import turned
+from sim.reference import engine as reference
+from sim.reference.model import GateRule, Output, SkipLlama, execute_when_positive
+from sim.result import Routed
+from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy, Subject
+from sim.timing import engine as timing
+from skipopu.machine.config import Machine
+from skipopu.numerics.formats import BY_NAME, FORMATS
+from skipopu.policy import KvPolicy, Module
+from skipopu.program.program import Program
+from skipopu.program.run import Run
+from skipopu.shipped import HELD_OUT
+from skipopu.text import Passage, carried, text_of
+
+METHODS_OF_8_BITS = ("rtn", "gptq")  # what there is to gain is less than what other windows make
+
+
+class Texts(NamedTuple):
+    """What weights are chosen by, and what they are measured on."""
+
+    calibration: NDArray[np.int64]
+    judged: Passage
+    held_out: Passage
+
+
+class Case:
+    """A subject's model and texts."""
+
+    def __init__(self, subject: Subject) -> None:
+        torch.set_num_threads(1)  # jobs run side by side, and give the same sums wherever they run
+        self.subject, self.design = subject, subject.design
+        own = load(subject.model)
+        self.checkpoint = own if subject.form == SHIPPED else turned(own, SEED)
+        self.config, self.window = own.config, window_of(own, subject.design)
+        self.texts = texts(own, subject.design)
+        # Wider formats need more memory than some targets have; the bytes read are the same.
+        self.counted: dict[tuple[object, ...], float] = {}
+        self.machine = dataclasses.replace(Machine.load(subject.design.target), memory_bytes=0)
+
+    def policies(self, chosen: bool, random: bool) -> Iterator[tuple[Policy, float]]:
+        """With their dials. The common ones first; those of the ``chosen`` method, and ``random`` skipping beside routers."""
+        yield Policy("always", KvPolicy.REUSE), 0.0
+        if self.checkpoint.routers:
+            yield from ((Policy("routers", kv), 0.0) for kv in KvPolicy)
+        if chosen:
+            yield from self.subject.dials
+        if random:
+            yield from ((Policy("random", kv, share), 0.0) for kv in KvPolicy for share in self.design.shares)
+
+    def rule(self, policy: Policy, dial: float) -> GateRule:
+        if policy.name == "routers":
+            return lambda difference, layer, module: execute_when_positive(difference - dial, layer, module)
+        assert policy.share is not None
+        modules, forced = 2 * self.config.num_layers, 1
+        return random_rule((1 - policy.share) * modules / (modules - forced))
+
+    def measure(self, model: SkipLlama, policy: Policy, dial: float) -> tuple[float, float, NDArray[np.bool_]]:
+        """Bits per byte, executed share, and the routing (windows, layers, 2, tokens) of the first windows."""
+        dense, traces = policy.name == "always", []
+        rule = execute_when_positive if dense else self.rule(policy, dial)
+
+        def read(ids: Tensor) -> Output:
+            out = model(ids, kv=policy.kv, dense=dense, rule=rule)
+            if len(traces) < self.design.traces and ids.shape[1] == self.window:
+                traces.extend(out.gates.bool().numpy())
+            return out
+
+        found = measured_by_reference(self.texts.held_out, self.window, read, self.config.vocab_size)
+        assert found.bits_per_byte is not None
+        return found.bits_per_byte, found.executed_share, np.stack(traces[: self.design.traces])
+
+    def judged(self, model: SkipLlama) -> float:
+        """Loss of the calibration text that chooses between methods, in nats."""
+        read = functools.partial(model, dense=not self.checkpoint.routers)
+        return measured_by_reference(self.texts.judged, self.window, read, self.config.vocab_size).nats
+
+    def bytes_per_token(self, program: Program, traces: NDArray[np.bool_]) -> float:
+        """As :func:`bytes_per_token`, which the numbers of the weights have no part in."""
+        key = (program.kv, *(matrix["format"] for matrix in program.matrices.values()), traces.tobytes())
+        if key not in self.counted:
+            self.counted[key] = bytes_per_token(program, traces)
+        return self.counted[key]
+
+    def programs(self, weights: Checkpoint, format: str | None) -> dict[KvPolicy, Program]:
+        return {kv: compile_checkpoint(weights, self.machine, kv, context=self.window, weights=format) for kv in KvPolicy}
+
+
+def texts(checkpoint: Checkpoint, design: Design) -> Texts:
+    directory = checkpoint.directory
+    text, window = text_of(checkpoint.config, carried(directory), directory.name), window_of(checkpoint, design)
+    own = calibration_text(None, checkpoint.config, directory)
+    windows = drawn(own, design.samples, window, SEED, "the standard library's source")
+    own_text = directory / HELD_OUT.name
+    held_out = text.passage((own_text if own_text.exists() else HELD_OUT).read_bytes()[: design.size])
+    return Texts(windows, seen(windows[: design.judged], own), held_out)
+
+
+def window_of(checkpoint: Checkpoint, design: Design) -> int:
+    return min(design.window, checkpoint.config.max_positions)
+
+
+def random_rule(ratio: float) -> GateRule:
+    """Each module of each token skipped with the ratio, by itself; layer 0's attention executes."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def rule(difference: Tensor, layer: int, module: int) -> Tensor:
+        drawn = torch.rand(difference.shape, generator=generator)
+        return (drawn >= (0 if (layer, module) == (0, Module.ATTENTION) else ratio)).to(difference.dtype)
+
+    return rule
+
+
+def as_held(checkpoint: Checkpoint, found: Quantised) -> Checkpoint:
+    """The quantised model with the integers that were chosen, as a quantised file has them."""
+
+    def codes(name: str, rows: slice) -> Held:
+        if name not in found.choices:
+            return None
+        held = found.choices[name].rounded
+        integers = held.codes.reshape(len(held.codes), -1)[rows, : held.n].astype(np.int16)
+        return Codes(integers, held.scales[rows].astype(np.float32), held.codes.shape[-1], held.format.bits)
+
+    shapes = {name: tensor.shape for name, tensor in found.tensors.items()}
+    tensors = Tensors(shapes, lambda name, rows: found.tensors[name][rows], codes)
+    return dataclasses.replace(checkpoint, config=found.config, tensors=tensors)
+
+
+def bytes_per_token(program: Program, traces: NDArray[np.bool_]) -> float:
+    """Bytes of all beats that are read for a decoded token, by the timing engine, whose second half of a window is decoded."""
+    found, count = [], traces.shape[-1]
+    for routing in np.unique(traces, axis=0):
+        new = count - count // 2
+        routed = Routed(tokens=[0] * new, routing=routing)
+        at = timing.run(program, Run((0,) * (count // 2), new), timing.Options(routed)).at_token
+        found.append((at[-1]["READ_BEATS"] - at[0]["READ_BEATS"]) / (new - 1))
+    return float(np.mean(found)) * program.machine.beat_bytes
+
+
+def dials(subject: Subject) -> tuple[tuple[Policy, float], ...]:
+    """Dials that execute the design's shares of modules, on the calibration text, with weights as they are."""
+    case = Case(subject)
+    if not case.checkpoint.routers:
+        return ()
+    model = as_it_is(case)
+    ids = torch.from_numpy(case.texts.calibration[: max(1, subject.design.judged // 2)])
+
+    def executed(kv: KvPolicy, dial: float) -> float:
+        policy = Policy("routers", kv)
+        return float(model(ids, kv=kv, rule=case.rule(policy, dial)).gates.mean())
+
+    found = []
+    for kv in KvPolicy:
+        most = float(model(ids, kv=kv).differences.abs().max())
+        for share in subject.design.shares:
+            low, high = -most, most
+            for _ in range(10):
+                middle = (low + high) / 2
+                low, high = (middle, high) if executed(kv, middle) > share else (low, middle)
+            found.append((Policy("routers", kv, share), float(f"{(low + high) / 2:.3g}")))
+    return tuple(found)
+
+
+def as_it_is(case: Case) -> SkipLlama:
+    """The model in FP32, nothing of it rounded."""
+    checkpoint = case.checkpoint
+    return model_of(checkpoint.config.untied, folded(checkpoint.config, checkpoint.tensors), router_tensors(checkpoint))
+
+
+def bound(subject: Subject) -> list[Point]:
+    """Points of weights as they are."""
+    case, found = Case(subject), []
+    model = as_it_is(case)
+    for policy, dial in case.policies(chosen=True, random=False):
+        bits, executed, _ = case.measure(model, policy, dial)
+        found.append(Point(subject.form, FP32, "-", policy, bits, executed, None, dial, True))
+    return found
+
+
+def held(case: Case, format: str, method: str) -> Checkpoint:
+    """The checkpoint as the method leaves it, to be rounded to nearest where it is compiled."""
+    if method == "rtn":
+        return case.checkpoint
+    form = BY_NAME[format]
+    asked = Asked(
+        case.config.weight_group,
+        method,
+        dict.fromkeys((*"qkvo", "gate", "up", "down", "head"), form),
+        dense=not case.checkpoint.routers,
+    )
+    return as_held(case.checkpoint, quantise(case.checkpoint, case.texts.calibration, asked))
+
+
+def of_format(subject: Subject, format: str) -> list[Point]:
+    """Points of one format: every method that applies, and the one that loses least on the calibration text more closely."""
+    case, form = Case(subject), BY_NAME[format]
+    methods = METHODS if form.bits < 8 else METHODS_OF_8_BITS
+    weights = {method: held(case, format, method) for method in methods}
+    programs = {method: case.programs(each, format) for method, each in weights.items()}
+    models = {method: reference.model_of(by_kv[KvPolicy.REUSE]) for method, by_kv in programs.items()}
+    best = min(methods, key=lambda method: case.judged(models[method]))
+    found = []
+    for method in methods:
+        chosen = method == best
+        for policy, dial in case.policies(chosen, chosen and format == FORMATS[0].name):
+            bits, executed, traces = case.measure(models[method], policy, dial)
+            read = case.bytes_per_token(programs[method][policy.kv], traces)
+            found.append(Point(subject.form, format, method, policy, bits, executed, read, dial, chosen))
+    return found

@@ -1,0 +1,245 @@
+"""Tables, records and sentences of study ``accuracy``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.studies.accuracy.plot import curve, front
+from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy
+from skipopu.numerics.formats import FORMATS, INT8
+from skipopu.policy import KvPolicy
+from skipopu.report import Cell, Keys, Record, Report, Table, shown
+
+COMMAND = "skipopu study accuracy"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A point with its records."""
+
+    point: Point
+    bits: Record
+    executed: Record
+    bytes: Record | None
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for record in (self.bits, self.executed, self.bytes) if record is not None]
+
+
+def noted(point: Point, model: str, design: Design, part: str) -> Noted:
+    policy = point.policy
+    who = f"{policy.label}, dial {point.dial:g}" if policy.name == "routers" else policy.label
+    who += part and f"; {part}"
+    keys: Keys = {
+        "model": model if point.form == SHIPPED else f"{model}, {point.form}",
+        "skip": None if policy.share is None else round(1 - policy.share, 4),
+        "kv": str(policy.kv),
+        "system": policy.name,
+        "precision": point.format,
+        "stack": point.method,
+    }
+    text = f"{COMMAND}, seed {SEED}, first {design.size} bytes of heldout.txt; {who}"
+    by_reference: Keys = keys | {"engine": "reference"}
+    bits = Record("bits_per_byte", point.bits, "bit/byte", "simulated", text, digits=".4f", **by_reference)
+    executed = Record("executed_share", point.executed, "ratio", "simulated", text, digits=".4f", **by_reference)
+    read = None
+    if point.bytes is not None:
+        half = design.window // 2
+        by_timing: Keys = keys | {"engine": "timing", "target": design.target, "context": f"{half}+{half}", "phase": "decode"}
+        source = f"{COMMAND}; every beat read between the first and the last decoded token; {who}"
+        read = Record("bytes_read", point.bytes, "byte/token", "simulated", source, digits=".0f", **by_timing)
+    return Noted(point, bits, executed, read)
+
+
+class Points:
+    """All points with their records, to be found by what they are of."""
+
+    def __init__(self, points: Sequence[Point], model: str, design: Design, part: str = "") -> None:
+        self.all = [noted(point, model, design, part) for point in points]
+
+    def find(self, policy: Policy, **fields: object) -> Noted | None:
+        """The first under the policy whose point has the fields."""
+        for one in self.all:
+            if one.point.policy == policy and all(getattr(one.point, name) == value for name, value in fields.items()):
+                return one
+        return None
+
+
+def bits_of(found: Noted | None) -> Cell:
+    return "" if found is None else shown("{:.4f}", found.bits)
+
+
+def bytes_of(found: Noted | None) -> Cell:
+    return "" if found is None or found.bytes is None else shown("{:,.0f}", found.bytes)
+
+
+def quantisers(points: Points, usual: Policy) -> Table:
+    """Every format by every method, under the routing that the model was trained for."""
+    every, dense = Policy("always", KvPolicy.REUSE), Policy(usual.name, KvPolicy.DENSE)
+    rows: list[list[Cell]] = []
+    marked: list[int] = []
+    for form, format, method, chosen in dict.fromkeys(
+        (n.point.form, n.point.format, n.point.method, n.point.chosen) for n in points.all
+    ):
+        own = {"form": form, "format": format, "method": method}
+        routed = points.find(usual, **own)
+        if chosen:
+            marked.append(len(rows))
+        name = f"{method} *" if chosen and format != FP32 else method
+        cells = [bits_of(points.find(policy, **own)) for policy in dict.fromkeys((usual, dense, every))]
+        rows.append([form, format, name, *cells, bytes_of(routed), bytes_of(points.find(every, **own))])
+    usual_columns = [f"{policy.label}, {policy.kv}" for policy in dict.fromkeys((usual, dense)) if policy.name != "always"]
+    columns = ["weights", "format", "method", *usual_columns, "all executed", "bytes/token", "all executed, bytes/token"]
+    note = "* loses least on the calibration text; bytes/token are under reuse."
+    return Table("Bits per byte and bytes per decoded token, by format and quantiser", columns, rows, note, marked)
+
+
+def skipping(points: Points, form: str) -> Table:
+    """The default format's chosen weights under every policy."""
+    rows: list[list[Cell]] = []
+    own = {"form": form, "format": FORMATS[0].name, "chosen": True}
+    policies = dict.fromkeys((n.point.policy.name, n.point.policy.share) for n in points.all if n.point.form == form)
+    for name, share in policies:
+        reuse, dense = (points.find(Policy(name, kv, share), **own) for kv in (KvPolicy.REUSE, KvPolicy.DENSE))
+        if reuse is None:
+            continue
+        cells: list[Cell] = [reuse.point.policy.label]
+        for found in (reuse, dense):
+            cells += ["" if found is None else shown("{:.1%}", found.executed), bits_of(found), bytes_of(found)]
+        rows.append(cells)
+    columns = ["skipping"]
+    for kv in ("reuse", "dense"):
+        columns += [f"executed, {kv}", f"bits/byte, {kv}", f"bytes/token, {kv}"]
+    return Table(f"Skipping, {form}, {FORMATS[0].name}", columns, rows)
+
+
+def fronts(points: Points) -> list[Table]:
+    """What no other point beats in bytes and in bits."""
+    tables = []
+    for form in dict.fromkeys(one.point.form for one in points.all):
+        own = {id(one.point): one for one in points.all if one.point.form == form}
+        rows: list[list[Cell]] = []
+        for point in front([one.point for one in own.values()]):
+            found = own[id(point)]
+            kv = "" if point.policy.name == "always" else str(point.policy.kv)
+            rows.append(
+                [
+                    point.format,
+                    point.method,
+                    point.policy.label,
+                    kv,
+                    shown("{:.1%}", found.executed),
+                    bits_of(found),
+                    bytes_of(found),
+                ]
+            )
+        columns = ["format", "method", "skipping", "kv", "executed", "bits/byte", "bytes/token"]
+        tables.append(Table(f"The front, {form}: fewer bytes cost bits", columns, rows))
+    return tables
+
+
+def listed(names: Iterable[str]) -> str:
+    *others, last = dict.fromkeys(names)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def findings(points: Points) -> list[str]:
+    """Sentences of what the points say."""
+    said = []
+    for form in dict.fromkeys(one.point.form for one in points.all):
+        own = [one.point for one in points.all if one.point.form == form and one.point.bytes is not None]
+        best = front(own)
+        said.append(
+            f"{form}: {len(best)} of {len(own)} points are on the front, of the formats {listed(p.format for p in best)}, the methods"
+            f" {listed(p.method for p in best)}, skipping by {listed(p.policy.label for p in best)}, KV"
+            f" {listed(str(p.policy.kv) for p in best if p.policy.name != 'always') if any(p.policy.name != 'always' for p in best) else '-'};"
+            f" from {best[0].bits:.4f} bits at {best[0].bytes:,.0f} bytes to {best[-1].bits:.4f} at {best[-1].bytes:,.0f}."
+        )
+        said += [*_formats(own, form), *_random(own, form)]
+    return said
+
+
+def _formats(own: Sequence[Point], form: str) -> list[str]:
+    every = {p.format: p for p in own if p.chosen and p.policy.name == "always"}
+    first = every[FORMATS[0].name]
+    said = []
+    for name, point in every.items():
+        if point is not first and point.bytes is not None and first.bytes is not None:
+            said.append(
+                f"{form}, everything executed: {name} by {point.method} against {first.format} by {first.method}:"
+                f" {point.bits - first.bits:+.4f} bits for {point.bytes / first.bytes - 1:+.1%} bytes."
+            )
+    return said
+
+
+def _random(own: Sequence[Point], form: str) -> list[str]:
+    pairs = []
+    for point in own:
+        if point.policy.name == "random":
+            twin = Policy("routers", point.policy.kv, point.policy.share)
+            pairs += [(point, p) for p in own if p.policy == twin and (p.format, p.method) == (point.format, point.method)]
+    if not pairs:
+        return []
+    worst, least = (
+        max(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
+        min(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
+    )
+    return [
+        f"{form}: random skipping costs {least[0].bits - least[1].bits:.3f} ({least[0].policy.share:.0%} executed, {least[0].policy.kv}) to"
+        f" {worst[0].bits - worst[1].bits:.3f} bits ({worst[0].policy.share:.0%}, {worst[0].policy.kv}) more than routers with the dial for"
+        " as much."
+    ]
+
+
+def extras(points: Points, more: Points, usual: Policy) -> Table:
+    """What corrections and 8 bits for some products cost and gain."""
+    rows: list[list[Cell]] = []
+    every = Policy("always", KvPolicy.REUSE)
+    form = more.all[0].point.form
+    listed = dict.fromkeys((one.point.format, one.point.method) for one in more.all)
+    for source, format, method in [*((more, *key) for key in listed), (points, INT8.name, "gptq")]:
+        own = {"form": form, "format": format, "method": method}
+        cells = [cell(source.find(policy, **own)) for policy in dict.fromkeys((usual, every)) for cell in (bits_of, bytes_of)]
+        rows.append([format, method, *cells])
+    columns = ["format", "method"]
+    for policy in dict.fromkeys((usual, every)):
+        columns += [f"bits/byte, {policy.label}", "bytes/token"]
+    return Table(f"What more bytes buy, {form}, reuse", columns, rows)
+
+
+def _bought(points: Points, more: Points) -> list[str]:
+    """Each correction of GPTQ's INT4 against 8 bits for as many bytes, between those that were measured on a straight line."""
+    form = more.all[0].point.form
+    usual, extra = ([one.point for one in part.all] for part in (points, more))
+    line = curve(usual, extra, form)
+    first, said = line[0], []
+    better = total = 0
+    for point in extra:
+        if point.policy.name != "always" or "rank" not in point.format or point.bytes is None or first.bytes is None:
+            continue
+        at = float(np.interp(point.bytes, [p.bytes or 0 for p in line], [p.bits for p in line]))
+        total, better = total + 1, better + (point.bits < at)
+        if point.method == "gptq":
+            said.append(
+                f"{point.format.partition(', ')[2]}: {point.bits - first.bits:+.4f} bits for {point.bytes / first.bytes - 1:+.1%} bytes,"
+                f" where 8 bits for some products give {at - first.bits:+.4f}"
+            )
+    return [
+        f"{form}, everything executed, corrections of GPTQ's {first.format}: {'; '.join(said)}.",
+        f"{better} of {total} corrections (of rounding to nearest and GPTQ) beat 8 bits for some products at the same bytes.",
+    ]
+
+
+def report(of: Sequence[Point], more: Sequence[Point], model: str, design: Design) -> Report:
+    points, extra = Points(of, model, design), Points(more, model, design, "what more bytes buy")
+    routed = any(point.policy.name == "routers" for point in of)
+    usual = Policy("routers" if routed else "always", KvPolicy.REUSE)
+    forms = dict.fromkeys(point.form for point in of)
+    tables = [quantisers(points, usual), *(skipping(points, form) for form in forms), *fronts(points)]
+    tables.append(extras(points, extra, usual))
+    records = [record for one in (*points.all, *extra.all) for record in one.records]
+    return Report(tables, findings=[*findings(points), *_bought(points, extra)], listed=records)

@@ -1,0 +1,68 @@
+"""The study of accuracy: fronts, random skipping, and the whole of it on a small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sim.studies.accuracy.plot import front
+from sim.studies.accuracy.points import random_rule
+from sim.studies.accuracy.setting import SHIPPED, Point, Policy
+from skipopu.numerics.formats import FORMATS
+from skipopu.policy import KvPolicy
+from tests.support import said
+
+
+def point(size: float | None, bits: float, chosen: bool = True) -> Point:
+    return Point(SHIPPED, "int4", "rtn", Policy("always", KvPolicy.REUSE), bits, 1.0, size, chosen=chosen)
+
+
+def test_a_front_is_what_no_other_point_beats() -> None:
+    points = [point(5, 1.0), point(3, 1.5), point(4, 1.6), point(3, 1.7), point(6, 1.0), point(None, 0.5), point(2, 2.0)]
+    points.append(point(1, 0.1, chosen=False))
+    assert [(p.bytes, p.bits) for p in front(points)] == [(2, 2.0), (3, 1.5), (5, 1.0)]
+
+
+def test_random_skipping_spares_what_is_forced_and_repeats() -> None:
+    difference = torch.zeros(16, 256)
+    rule, again = random_rule(0.25), random_rule(0.25)
+    first = rule(difference, 0, 0)
+    assert first.all()
+    others = torch.stack([rule(difference, layer, 1) for layer in range(4)])
+    assert float(others.mean()) == pytest.approx(0.75, abs=0.02)
+    assert not torch.equal(others[0], others[1])
+    again(difference, 0, 0)
+    assert torch.equal(again(difference, 0, 1), others[0])
+
+
+@pytest.mark.studies
+def test_the_study(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Of a tiny piece of text: every format and policy is there, dials and random skipping execute what they are asked for."""
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n\n<!-- table: begin -->\n<!-- table: end -->\n")
+    asked = ["study", "accuracy", "--model", "pybyte-300k", "--target", "ulx3s", "--bytes", 2048, "-o", tmp_path]
+    assert said([*asked, "--update", page], capsysbinary)[0] == 0
+    records = json.loads((tmp_path / "accuracy.json").read_text())["records"]
+    bits = [r for r in records if r["name"] == "bits_per_byte"]
+    assert {r["precision"] for r in bits} >= {"fp32", *(form.name for form in FORMATS)}
+    assert {(r["system"], r["kv"]) for r in bits} >= {(name, kv) for name in ("routers", "random") for kv in ("dense", "reuse")}
+    assert all(1 < r["value"] < 4 for r in bits)
+    for r in (r for r in records if r["name"] == "executed_share"):
+        assert r["value"] == pytest.approx(1 if r["system"] == "always" else 1 - r.get("skip", 0.28), abs=0.06), r
+    read = {
+        (r["precision"], r["source"], r["kv"]): r["value"] for r in records if r["name"] == "bytes_read" and r["stack"] == "rtn"
+    }
+    (every4,), (every8,) = (
+        [v for k, v in read.items() if k[0] == form and "all executed" in k[1]] for form in ("int4", "int8")
+    )
+    assert every4 < every8 < 2 * every4
+    text = page.read_text()
+    assert text.count("| int4 |") > 8
+    assert "\n- turned: " in text
+    picture = (tmp_path / "accuracy.png").read_bytes()
+    assert said(asked, capsysbinary)[0] == 0
+    assert json.loads((tmp_path / "accuracy.json").read_text())["records"] == records
+    assert (tmp_path / "accuracy.png").read_bytes() == picture
