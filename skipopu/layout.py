@@ -135,10 +135,8 @@ class WeightStream:
         nibbles = codes[..., 0::2] | codes[..., 1::2] << 4
         by_block = nibbles.reshape(blocks, pairs, pieces, members, groups, beats, size).transpose(0, 4, 1, 5, 3, 2, 6)
         by_block = by_block.reshape(blocks, groups * self.block_rows * self.group_bytes)
-        scale_block, zero_block = (
-            of_rows.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
-            for of_rows in (scales, self.format.zeros(integers))
-        )
+        scale_block = scales.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
+        zero_block = self.format.zeros(integers).reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
         streams: list[U8] = []
         for port in range(self.ports):
             count = self.port_groups(port)

@@ -221,8 +221,8 @@ class Sequencer(Component):
         bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
         fire = Signal()
         last_token = last = token == self.token_count - 1
+        piece = Signal(2)
         if self.machine.short_groups:
-            piece = Signal(2)
             last = last_token & (piece == Mux(self.quarter, 3, self.half))
             with m.If(fire & last_token):
                 m.d.sync += piece.eq(Mux(last, 0, piece + 1))

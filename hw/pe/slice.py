@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
@@ -226,7 +228,7 @@ class Slice(Component):
         product = registered(m, self.sum * delay(m, -zero, 2, f"{name}_zero"), f"{name}_product")
         return delay(m, product[:ROW_SUM_BITS].as_signed(), at_total - 3, f"{name}_begin")
 
-    def _take_scales(self, m: Module) -> tuple[list[Value], list[Value]]:
+    def _take_scales(self, m: Module) -> tuple[Sequence[Value], Sequence[Value]]:
         """The pair's two scales: of its first and second row (two digits: of its only row, twice); their zero points, 0 for none."""
         take, formats, none = self.take, self.machine.weight_formats, [Const(0), Const(0)]
         scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(INT4.scales_per_word)]
@@ -240,9 +242,8 @@ class Slice(Component):
                 m.d.sync += scale.eq(self.beats.payload[at : at + 16])
         if self.machine.short_groups:
             own = self._of_block(m, scales, 16, "scale")
-            return own, self._of_block(
-                m, [Mux(less, zero, 0) for zero in fields], ZERO_BITS, "zero"
-            ) if self.machine.zero_points else none
+            zero = self._of_block(m, [Mux(less, zero, 0) for zero in fields], ZERO_BITS, "zero")
+            return own, zero if self.machine.zero_points else none
         of_pair = [Signal(16, name=f"pair_scale_{k}", reset_less=True) for k in range(2)]
         with m.If(self.taking & take.second):
             own = Array(scales)[take.scale_index]
@@ -251,14 +252,14 @@ class Slice(Component):
                 of_pair[1].eq(Mux(two_digits(self.format, formats), own, Array(scales[1::2])[take.scale_index[1:]])),
             ]
         if not self.machine.zero_points:
-            return list(of_pair), none
+            return of_pair, none
         zeros = [Signal(ZERO_BITS, name=f"pair_zero_{k}", reset_less=True) for k in range(2)]
         with m.If(self.taking & take.second):
             for zero, of_members in zip(zeros, (fields[0::2], fields[1::2]), strict=True):
                 m.d.sync += zero.eq(Mux(less, Array(of_members)[take.scale_index[1:]], 0))
-        return list(of_pair), list(zeros)
+        return of_pair, zeros
 
-    def _of_block(self, m: Module, values: list[Value], bits: int, name: str) -> list[Value]:
+    def _of_block(self, m: Module, values: Sequence[Value], bits: int, name: str) -> list[Value]:
         """Of a scale word's ``values`` those of the two rows of a step: 8 are kept with the beats, a block's, and chosen from at the step."""
         take, digits = self.take, two_digits(self.format, self.machine.weight_formats)
         kept = [Signal(bits, name=f"kept_{name}_{k}", reset_less=True) for k in range(BLOCK_ROWS)]
