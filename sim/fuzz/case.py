@@ -285,10 +285,14 @@ def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
     if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
         program["run"]["routing"] = draw.of(names)
     if draw.chance(0.3):
-        modules = lambda: {name: draw.of(names) for name in MODULES if draw.chance(0.7)}  # noqa: E731
         last = program["model"]["num_hidden_layers"] - 1
-        layers = {str(draw.between(0, last)): {draw.of(list(PHASES)): modules()} for _ in range(draw.between(0, 3))}
-        program["compile"]["policies"] = {**modules(), "decode": modules(), "layers": layers}
+        alone = [name for name in names if WHOLE_RUN[name].decoding is None or draw.chance(0.05)]  # of decoding too
+
+        def modules(phase: str) -> dict[str, str]:
+            return {name: draw.of(alone if phase == "decode" else names) for name in MODULES if draw.chance(0.7)}
+
+        layers = {str(draw.between(0, last)): {phase: modules(phase)} for phase in PHASES if draw.chance(0.5)}
+        program["compile"]["policies"] = {**modules(""), "decode": modules("decode"), "layers": layers}
 
 
 def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:
