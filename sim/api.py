@@ -175,7 +175,8 @@ def quantise(
         CheckpointError: the checkpoint cannot be read, quantised or written so; numbers that a format does not hold, with their layer.
         ProgramError: texts or options that do not fit the model.
 
-    >>> done = sk.quantise("pybyte-300k", "/tmp/skipopu-int4", samples=2, window=32)
+    >>> import tempfile
+    >>> done = sk.quantise("pybyte-300k", tempfile.mkdtemp(), samples=2, window=32)
     >>> sk.compile(done.directory, target="ulx3s").source["warnings"]
     []
     """

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from compiler.pipeline import compile_checkpoint
+from compiler.quantise.choose import objective
+from sim.quantise.calibrate import Asked, quantise
+from sim.quantise.work import PRODUCTS
+from sim.reference import engine as reference
+from sim.studies.accuracy.extra import correction, held
 from sim.studies.accuracy.plot import front
-from sim.studies.accuracy.points import random_rule
+from sim.studies.accuracy.points import as_held, random_rule
 from sim.studies.accuracy.setting import SHIPPED, Point, Policy
-from skipopu.numerics.formats import FORMATS
+from skipopu.machine.config import Machine
+from skipopu.numerics.formats import FORMATS, INT4Z, INT8
 from skipopu.policy import KvPolicy
-from tests.support import said
+from tests.support import random_checkpoint, said, small_config
 
 
 def point(size: float | None, bits: float, chosen: bool = True) -> Point:
@@ -36,6 +44,41 @@ def test_random_skipping_spares_what_is_forced_and_repeats() -> None:
     assert not torch.equal(others[0], others[1])
     again(difference, 0, 0)
     assert torch.equal(again(difference, 0, 1), others[0])
+
+
+def test_corrections_take_the_most_of_their_rank() -> None:
+    """Less of a product's error is left than by the error's own singular vectors, and nothing by all of them."""
+    rng = np.random.default_rng(0)
+    error, inputs = rng.standard_normal((12, 20)), rng.standard_normal((60, 20)) * np.exp(2 * rng.standard_normal(20))
+    moments = inputs.T @ inputs
+    left, sizes, right = np.linalg.svd(error, full_matrices=False)
+    before = objective(error, moments).sum()
+    for rank in (1, 4, 12):
+        up, down = correction(error, moments, rank)
+        assert (up.shape, down.shape) == ((12, rank), (rank, 20))
+        ours = objective(error - up.astype(np.float64) @ down, moments).sum()
+        plain = objective(error - (left[:, :rank] * sizes[:rank]) @ right[:rank], moments).sum()
+        assert ours < 0.9 * plain or rank == 12
+        assert ours < before
+    assert ours < 1e-6 * before
+    for form, size in (("fp16", 2 * 48), ("int8", 48 + 2 * 12)):
+        values, count = held(up[:, :4], form, 128)
+        assert count == size
+        assert np.abs(values - up[:, :4]).max() < 0.005 * np.abs(up[:, :4]).max()
+
+
+def test_what_was_chosen_is_what_is_compiled() -> None:
+    """In formats of their own: the machine's dequantised weights are the quantised model's, bit for bit."""
+    checkpoint = random_checkpoint(small_config(), 3)
+    windows = np.random.default_rng(0).integers(0, 70, (2, 16))
+    for formats, weights in (({"down": INT8, "head": INT8}, None), (dict.fromkeys(PRODUCTS, INT4Z), "int4z")):
+        found = quantise(checkpoint, windows, Asked(128, "gptq", formats))
+        program = compile_checkpoint(as_held(checkpoint, found), Machine.load("tiny"), context=16, weights=weights)
+        for name, product in (("o", "self_attn.o_proj"), ("down", "mlp.down_proj")):
+            for layer in range(2):
+                own = found.tensors[f"model.layers.{layer}.{product}.weight"]
+                assert np.array_equal(reference.dequantised(program, name, layer), own), name
+        assert program.matrices["down"]["format"] == formats["down"].name
 
 
 @pytest.mark.studies

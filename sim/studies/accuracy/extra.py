@@ -18,9 +18,9 @@ from sim.quantise.calibrate import quantise as quantised
 from sim.quantise.loss import model_of
 from sim.reference import engine as reference
 from sim.studies.accuracy.points import Case, as_held
-from sim.studies.accuracy.setting import Point, Policy, Subject
+from sim.studies.accuracy.setting import PRODUCTS, Point, Policy, Subject
 from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import FORMATS, INT4, INT8, dequantise
+from skipopu.numerics.formats import INT4, INT8, dequantise
 from skipopu.numerics.fp32 import F32, F64
 from skipopu.policy import KvPolicy, Module
 
@@ -103,7 +103,7 @@ def corrections(subject: Subject) -> list[Point]:
                 more = sum(size * often[key] for key, size in sizes.items())
                 read = case.bytes_per_token(base, traces) + more
                 name = f"{INT4.name}, rank {rank} in {form}" if rank else INT4.name
-                found.append(Point(subject.form, name, method, policy, bits, executed, read))
+                found.append(Point(subject.form, name, method, policy, bits, executed, read, bought=form))
     return found
 
 
@@ -131,5 +131,6 @@ def mixtures(subject: Subject) -> list[Point]:
             bits, executed, traces = case.measure(model, policy, 0.0)
             read = case.bytes_per_token(program, traces)
             names = ", ".join(product for part in some for product in part)
-            found.append(Point(subject.form, f"{FORMATS[0].name}, {names} in int8", "gptq", policy, bits, executed, read))
+            name = f"{INT4.name}, {names} in {INT8.name}"
+            found.append(Point(subject.form, name, "gptq", policy, bits, executed, read, bought=PRODUCTS))
     return found

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.studies.accuracy.setting import FP32, Point
+from sim.studies.accuracy.setting import FP32, PRODUCTS, Point
+from skipopu.numerics.formats import INT4, INT8
 
 MARKERS = {"always": "s", "routers": "o", "random": "x"}
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:olive")
@@ -63,7 +64,7 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
 def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Point]:
     """Everything executed, GPTQ: from INT4 over 8 bits for some products to 8 bits for all, by rising bytes."""
     own = [p for p in (*more, *points) if p.form == form and p.policy.name == "always" and p.method == "gptq"]
-    some = [p for p in own if p.format in ("int4", "int8") or (" in int8" in p.format and "rank" not in p.format)]
+    some = [p for p in own if p.format in (INT4.name, INT8.name) or p.bought == PRODUCTS]
     by_bytes = {p.bytes: p for p in some if p.bytes is not None}
     return [by_bytes[size] for size in sorted(by_bytes)]
 
@@ -72,11 +73,9 @@ def bought(axis: Axes, points: Sequence[Point], more: Sequence[Point]) -> None:
     form = more[0].form
     line = curve(points, more, form)
     axis.plot([p.bytes for p in line], [p.bits for p in line], "o-", color="tab:red", label="8 bits for some products")
-    for (method, held), marker in zip(
-        (("rtn", "int8"), ("rtn", "fp16"), ("gptq", "int8"), ("gptq", "fp16")), "v^<>", strict=True
-    ):
-        some = [p for p in more if "rank" in p.format and p.format.endswith(held)]
-        some = [p for p in some if p.method == method and p.policy.name == "always"]
+    corrected = [p for p in more if p.bought not in ("", PRODUCTS) and p.policy.name == "always"]
+    for (method, held), marker in zip(dict.fromkeys((p.method, p.bought) for p in corrected), "v^<>", strict=False):
+        some = [p for p in corrected if (p.method, p.bought) == (method, held)]
         label = f"{method}, corrections in {held}"
         axis.plot([p.bytes for p in some], [p.bits for p in some], marker=marker, linewidth=0.8, label=label)
     axis.set(title=f"what more bytes buy, {form}, all executed", xlabel="bytes read per decoded token")

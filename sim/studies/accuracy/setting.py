@@ -9,6 +9,7 @@ from skipopu.policy import KvPolicy
 
 SEED = 0
 FP32 = "fp32"  # weights as they are: a bound, no format of the machine
+PRODUCTS = "products"
 SHIPPED, TURNED = "as trained", "turned"
 
 
@@ -69,6 +70,7 @@ class Point:
         executed: share of modules.
         bytes: read for a decoded token, all of them; None where no machine holds the weights.
         dial: the routers'.
+        bought: what more bytes went into: PRODUCTS in 8 bits, or a correction whose factors are in this form; "" for nothing.
     """
 
     form: str
@@ -80,6 +82,7 @@ class Point:
     bytes: float | None
     dial: float = 0.0
     chosen: bool = False
+    bought: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.studies.accuracy.plot import curve, front
-from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy
+from sim.studies.accuracy.setting import FP32, PRODUCTS, SEED, SHIPPED, Design, Point, Policy
 from skipopu.numerics.formats import FORMATS, INT8
 from skipopu.policy import KvPolicy
 from skipopu.report import Cell, Keys, Record, Report, Table, shown
@@ -219,7 +219,7 @@ def _bought(points: Points, more: Points) -> list[str]:
     first, said = line[0], []
     better = total = 0
     for point in extra:
-        if point.policy.name != "always" or "rank" not in point.format or point.bytes is None or first.bytes is None:
+        if point.policy.name != "always" or point.bought in ("", PRODUCTS) or point.bytes is None or first.bytes is None:
             continue
         at = float(np.interp(point.bytes, [p.bytes or 0 for p in line], [p.bits for p in line]))
         total, better = total + 1, better + (point.bits < at)
