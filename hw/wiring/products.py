@@ -50,7 +50,6 @@ def join(m: Module, units: Units) -> None:
             spread.piece.eq(delay(m, walk.activation_piece, 1, "piece")),
             spread.half.eq(walk.half),
             spread.quarter.eq(walk.quarter),
-            units.embed.pause.eq(units.groups.pause),
         ]
     if units.machine.zero_points:
         total = delay(m, units.activation.sum, 1, "sum")

@@ -27,7 +27,7 @@ MOST_PORTS = 64
 LARGEST_BUFFER = 1 << 19  # elements
 LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
-SHORTEST_GROUP = 8  # weights; ADJUST completes no group sooner than the aligner takes it
+SHORTEST_GROUP = 8  # weights: shorter ones would have more scale than weight
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
 

@@ -43,7 +43,7 @@ def cycle_by_cycle(machine: Machine, shape: Shape, due: int, begin: int) -> tupl
         fires = pair_full and (
             step > 0 or pair % shape.per_round > 0 or pair < 2 * shape.per_round or cycle > drains[pair // shape.per_round - 2]
         )
-        pops = fires and step == shape.slots - 1
+        pops = fires and step == shape.steps - 1
         ready = cycle >= begin and taken < shape.beats and taken < len(readable) and readable[taken] <= cycle
         takes = ready and (scale > 0 or not second or not pair_full or pops)
         ask = cycle >= due and sizes and (address is None or accepts)
