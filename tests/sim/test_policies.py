@@ -176,13 +176,16 @@ def test_no_decision_depends_on_the_chunk(kv: str, name: str) -> None:
     assert four.tokens == eight.tokens
 
 
-def test_undecided_positions_are_shown() -> None:
-    """A dial on a router's own difference: within the bound whatever the machine decides is accepted."""
+@pytest.mark.parametrize("policy", ["exit", "norm"])
+def test_undecided_positions_are_shown(policy: str) -> None:
+    """A dial on a token's own difference, or change of norm: within the bound whatever the machine decides is accepted."""
     last = LAYERS - 1
-    program = compiled(policies={"attention": "always", "ffn": "always", "layers": {str(last): {"ffn": "exit"}}})
+    program = compiled(policies={"attention": "always", "ffn": "always", "layers": {str(last): {"ffn": policy}}})
     model = checking.reference.model_of(program)
-    differences = checking.reference.forward(program, model, torch.tensor([PROMPT]), Run(PROMPT)).differences
-    run = Run(PROMPT, dial=float(differences[0, last, 1, 4]))
+    out, deciding = checking.reference.decided(program, model, torch.tensor([PROMPT]), Run(PROMPT))
+    before, norm = deciding.norms[-2:]
+    dial = out.differences[:, last, 1] if policy == "exit" else (before - norm).abs() / norm
+    run = Run(PROMPT, dial=float(dial[0, 4]))
     found = checking.check(program, run, with_rtl=False)
     assert found.agreement.routing_inside > 0
     other = found.functional.routing.copy()
