@@ -236,4 +236,6 @@ def test_commands(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) ->
     assert (code, "--policies has no effect on --shape" in error) == (2, True)
     code, error = said(["eval", *common, "--text", text, "--always", "--dial", "1"], capsysbinary)
     assert (code, "dial is 1.0; it has no effect" in error) == (2, True)
+    code, error = said(["eval", *common, "--text", text, "--policy", "top2"], capsysbinary)
+    assert (code, "machine ulx3s takes 2 at once; accepted: a multiple of 4" in error) == (2, True)
     assert len(set(shares)) == len(shares) - 1, "each policy skips another share; both engines the same"
