@@ -1,4 +1,4 @@
-"""ROUTE: routing bits from the router product, a trace or constants."""
+"""ROUTE: routing bits by the policies of a layer: from the router product, the residual's norm, a trace or constants."""
 
 from __future__ import annotations
 

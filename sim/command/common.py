@@ -60,7 +60,8 @@ def add_dial_argument(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="routing threshold: a module executes when its router's first output exceeds the second by at least X; larger skips"
-        " more; default 0. The scale is the model's: in pybyte-1m -100 skips next to nothing, 0 a quarter, 44 half, 107 three quarters",
+        " more; default 0. The scale is the model's: in pybyte-1m -100 skips next to nothing, 0 a quarter, 44 half, 107 three quarters."
+        " Under --policy norm it is a share of the residual's norm, as 0.05",
     )
 
 

@@ -25,10 +25,11 @@ from sim.evaluation import CHUNK, evaluate, windows_of
 from sim.result import SATURATED
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
+from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.policy import ALWAYS
 from skipopu.program.program import Program
-from skipopu.program.run import COMPILED, Run
+from skipopu.program.run import COMPILED, Run, require_windows
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
 from skipopu.text import NoText, Passage, carried, text_of
@@ -77,7 +78,11 @@ def main(args: argparse.Namespace) -> int:
         with console.status("compiling"):
             program = load_program(args, chunk=CHUNK)
     policy = ALWAYS.name if args.always else args.policy or COMPILED
-    refuse_idle_dial(program, Run((0,), dial=args.dial, routing=policy))
+    asked = Run((0,), dial=args.dial, routing=policy)
+    refuse_idle_dial(program, asked)
+    # What the target would refuse, whose chunk was widened.
+    target = program.machine if is_compiled(args.model) else Machine.load(args.target)
+    require_windows(target, (each for layer in asked.policies(program) for pair in layer for each in pair))
     window = min(args.window, program.context)
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()

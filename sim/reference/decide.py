@@ -12,8 +12,7 @@ from skipopu.policy import WINDOW, Decision, Module, Phase, SkipPolicy, Weighs, 
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
-# Of 1/rms on the machine, relative: the table of the root, and the roundings of the sum in front of it.
-NORM_ERROR = 2.0**-20
+RSQRT_ERROR = 2.0**-21.9  # of skipopu.numerics.tables.reciprocal_sqrt, relative
 
 
 class Deciding:
@@ -23,11 +22,15 @@ class Deciding:
         policies: of each layer.
         norms: 1/rms of the residual in front of each layer so far, (batch, tokens).
         gates: of each module what its rule said last, (batch, tokens).
+        norm_error: of 1/rms on the machine, relative, beside what its aligned numbers cause: the table's of the root, and half of a
+            rounding of FP32 for each group's sum, each sum of those and the mean.
     """
 
     def __init__(self, program: Program, run: Run, tokens: int) -> None:
         self.policies, self.kv, self.dial = run.policies(program), program.kv, run.dial
         self.epsilon = program.model.rms_norm_eps
+        groups = -(-program.model.hidden_size // program.matrices["router"]["group"])
+        self.norm_error = RSQRT_ERROR + (groups + 3) * 2.0**-25
         self.position = torch.arange(tokens)
         self.decoding = self.position >= len(run.prompt)
         self.windows = torch.where(self.decoding, -1, self.position // WINDOW)
@@ -71,7 +74,7 @@ class Deciding:
     def rounding(self, layer: int, module: int) -> Tensor:
         """By how much a margin may be off because the machine rounds norms, (batch, tokens), or (tokens,) of zeros."""
         norms = [*self.norms[max(0, layer - 1) : layer + 1], abs(self.dial) * self.norms[layer]]
-        most = NORM_ERROR * torch.stack(norms).sum(0)
+        most = self.norm_error * torch.stack(norms).sum(0)
         return self._by_phase(layer, module, lambda policy: most if policy.weighs is Weighs.NORM else 0.0)
 
     def weighs(self, layer: int, module: int) -> Tensor:

@@ -133,11 +133,11 @@ def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
 
 def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:
     """Teacher-forced pass over (batch, tokens) with the program's KV policy, the run's dial and routing option."""
-    return _decided(program, model, tokens, options, routing)[0]
+    return decided(program, model, tokens, options, routing)[0]
 
 
-def _decided(
-    program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None
+def decided(
+    program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None
 ) -> tuple[Output, Deciding]:
     """:func:`forward`, and what the policies looked at."""
     if isinstance(options.routing, np.ndarray) and routing is None:
@@ -179,7 +179,7 @@ class Agreement:
     for the logits, one for each layer's two modules; ``routing_bound`` is the largest of those) are four times the largest deviation that the
     alignment error causes: the reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
     input of every product, and with errors as large as the machine's on capped scores. All other roundings of the machine (FP32, tables, probabilities)
-    are at least 8 times smaller, but for those of 1/rms (:data:`sim.reference.decide.NORM_ERROR`), which are added where norms are weighed.
+    are at least 8 times smaller, but for those of 1/rms (see :class:`sim.reference.decide.Deciding`), which are added where norms are weighed.
     """
 
     routing_bound: float
@@ -245,14 +245,14 @@ def agreement(
     ids = torch.tensor(sequences)
     inputs, chosen = ids[:, : routing.shape[-1]], ids[:, prompt_length:]
     replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
-    out, deciding = _decided(program, model, inputs, options, replay)
+    out, deciding = decided(program, model, inputs, options, replay)
     margin = deciding.margins(out.differences)
     # torch.maximum and amax keep a NaN; Python's max(0.0, nan) is 0.0.
     logit_error, route_error = torch.zeros(()), torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
         model.disturb = _noise(program.matrices["head"]["group"], program.model, generator)
-        noisy, noisily = _decided(program, model, inputs, options, replay)
+        noisy, noisily = decided(program, model, inputs, options, replay)
         logit_error = torch.maximum(logit_error, (noisy.logits - out.logits).abs().amax())
         route_error = torch.maximum(route_error, (noisily.margins(noisy.differences) - margin).abs().amax((0, 3)))
     model.disturb = None

@@ -176,13 +176,16 @@ def test_no_decision_depends_on_the_chunk(kv: str, name: str) -> None:
     assert four.tokens == eight.tokens
 
 
-def test_undecided_positions_are_shown() -> None:
-    """A dial on a router's own difference: within the bound whatever the machine decides is accepted."""
+@pytest.mark.parametrize("policy", ["exit", "norm"])
+def test_undecided_positions_are_shown(policy: str) -> None:
+    """A dial on a token's own difference, or change of norm: within the bound whatever the machine decides is accepted."""
     last = LAYERS - 1
-    program = compiled(policies={"attention": "always", "ffn": "always", "layers": {str(last): {"ffn": "exit"}}})
+    program = compiled(policies={"attention": "always", "ffn": "always", "layers": {str(last): {"ffn": policy}}})
     model = checking.reference.model_of(program)
-    differences = checking.reference.forward(program, model, torch.tensor([PROMPT]), Run(PROMPT)).differences
-    run = Run(PROMPT, dial=float(differences[0, last, 1, 4]))
+    out, deciding = checking.reference.decided(program, model, torch.tensor([PROMPT]), Run(PROMPT))
+    before, norm = deciding.norms[-2:]
+    dial = out.differences[:, last, 1] if policy == "exit" else (before - norm).abs() / norm
+    run = Run(PROMPT, dial=float(dial[0, 4]))
     found = checking.check(program, run, with_rtl=False)
     assert found.agreement.routing_inside > 0
     other = found.functional.routing.copy()
@@ -233,4 +236,6 @@ def test_commands(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) ->
     assert (code, "--policies has no effect on --shape" in error) == (2, True)
     code, error = said(["eval", *common, "--text", text, "--always", "--dial", "1"], capsysbinary)
     assert (code, "dial is 1.0; it has no effect" in error) == (2, True)
+    code, error = said(["eval", *common, "--text", text, "--policy", "top2"], capsysbinary)
+    assert (code, "machine ulx3s takes 2 at once; accepted: a multiple of 4" in error) == (2, True)
     assert len(set(shares)) == len(shares) - 1, "each policy skips another share; both engines the same"

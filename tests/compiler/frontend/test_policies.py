@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from compiler.frontend.policies import policies_of
 from skipopu.errors import ProgramError
-from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, TOP, everywhere
+from skipopu.policy import ALWAYS, EXIT, NEVER, ROUTER, SKIP_POLICIES, TOP, everywhere
 from tests.support import ANYTHING
 
+PAGE = Path(__file__).parents[3] / "docs" / "policies.md"
 FILE = """
 decode: {ffn: exit}
 layers:
@@ -38,6 +39,21 @@ def test_a_file_names_layers_modules_and_phases(tmp_path: Path, suffix: str) -> 
     path.write_text(FILE if suffix == ".yaml" else json.dumps(yaml.safe_load(FILE), indent="\t"))
     assert policies_of(path, 4, True) == SAID
     assert policies_of(yaml.safe_load(FILE), 4, True) == SAID
+
+
+def test_the_pages_example() -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    said = policies_of(yaml.safe_load(text), 8, True)
+    assert (said[0], said[3], said[7]) == (
+        ((ROUTER, ROUTER), (ROUTER, EXIT)),
+        ((NEVER, ROUTER), (NEVER, EXIT)),
+        ((ROUTER, ROUTER), (NEVER, EXIT)),
+    )
+
+
+def test_the_page_names_all_of_them() -> None:
+    named = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (.*?) \|", PAGE.read_text(), re.M))))
+    assert named == {policy.name for policy in SKIP_POLICIES}
 
 
 def test_what_compares_a_prompts_tokens_leaves_decoding_to_the_router() -> None:
