@@ -165,7 +165,10 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
 
 def outline_of(args: argparse.Namespace) -> Checkpoint:
     """The architecture of ``--shape``, with the kind of routers that ``--routers`` says."""
-    return outline(args.shape, LINEAR if args.routers is None else str(args.routers))
+    kind = LINEAR if args.routers is None else str(args.routers)
+    if kind not in ROUTERS:
+        raise ProgramError(f"--routers is {kind!r}; accepted with --shape: {', '.join(ROUTERS)}")
+    return outline(args.shape, kind)
 
 
 def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = None) -> Program:

@@ -27,18 +27,19 @@ def model_of(config: ModelConfig, tensors: dict[str, F32], routers: dict[str, F3
     if group:
         model.round_kv = True
         tensors = tensors | {EMBEDDING: fp16.from_fp32(tensors[EMBEDDING]).astype(np.float32)}
-        routers = routers | {name: _rounded(name, t, config, group) for name, t in routers.items() if name.endswith("weight")}
+        routers = routers | {name: rounded(name, routers, group) for name in routers if name.endswith("weight")}
     fill(model, tensors, routers)
     return model
 
 
-def _rounded(name: str, weight: F32, config: ModelConfig, group: int) -> F32:
+def rounded(name: str, routers: dict[str, F32], group: int) -> F32:
     """A router's weights as the machine has them: hidden layers in INT4, the last ones in two digits."""
-    n = weight.shape[1]
+    weight, n = routers[name], routers[name].shape[1]
     if "hidden_layer" in name:
         return dequantise(*INT4.quantise(weight, group), n)
-    # Behind what attention's router reads, where they have hidden layers: groups begin there.
-    before = round_up(n, BUFFER_UNIT // 2) if "mlp" in name and n != config.hidden_size else 0
+    # Where they have hidden layers, behind what attention's router reads: groups begin there.
+    two = name.replace("weight_predictor", "hidden_layer") in routers
+    before = round_up(n, BUFFER_UNIT // 2) if two and "router_mlp" in name else 0
     digits = dequantise(*quantise_split(np.pad(weight, ((0, 0), (before, 0))), group), before + n)
     return (digits[0::2] + digits[1::2])[:, before:]
 

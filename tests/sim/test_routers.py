@@ -10,6 +10,7 @@ from torch import nn
 from compiler.pipeline import compile_checkpoint
 from sim.check import check
 from sim.quantise.calibrate import router_tensors
+from sim.quantise.loss import rounded
 from sim.reference import engine as reference
 from sim.reference.model import SkipLlama
 from sim.reference.state import load_hf_state_dict
@@ -83,6 +84,21 @@ def test_bounds_cover_what_is_aligned_between_the_layers() -> None:
     assert (moved > 0).all()
     bound = reference.agreement(program, Run(PROMPT, 0), [list(PROMPT)], len(PROMPT), plain.gates.bool().numpy()).routing_bound
     assert 0 < float(moved.max()) / 64 < bound
+
+
+@pytest.mark.parametrize("kind", ["linear", "two-layer"])
+def test_losses_are_of_the_images_routers(kind: str) -> None:
+    """What is measured without a program has the same groups."""
+    checkpoint = random_checkpoint(small_config(hidden_size=72), 3, routers=kind)
+    program, routers = compile_checkpoint(checkpoint, Machine.load("tiny"), context=16, group=32), router_tensors(checkpoint)
+    own = {name: rounded(name, routers, 32) for name in routers if name.endswith("weight")}
+    layers = reference.model_of(program).layers
+    for name, weight in own.items():
+        layer, router, part = name.split(".")[2:5]
+        image = getattr(getattr(layers[int(layer)], router), part).weight.numpy()
+        if part == "weight_predictor":
+            weight, image = weight[:1] - weight[1:], image[:1, : weight.shape[1]]
+        assert np.array_equal(image[: len(weight)], weight), name
 
 
 def test_a_dial_moves_the_threshold_of_their_difference() -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from compiler.frontend.checkpoint import load
 from compiler.quantise.write import Writer, packed
-from sim.quantise.calibrate import Asked, Quantised, quantise
+from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.reference.model import SkipLlama
 from sim.reference.state import load_hf_state_dict
 from skipopu.errors import CheckpointError
 from skipopu.numerics.formats import INT8, dequantise
+from tests.support import random_checkpoint, small_config
 
 GROUP = 8
 WINDOWS = np.random.default_rng(0).integers(0, 96, (2, 12))
@@ -81,6 +82,22 @@ def test_integers_are_those_chosen(model: Path, tmp_path: Path) -> None:
         tuple(f"re:.*{name}_proj$" for name in ("gate", "k", "o", "q", "up", "v")): 4,
         ("re:.*down_proj$", "re:.*lm_head$"): 8,
     }
+
+
+@pytest.mark.parametrize("kind", ["linear", "two-layer"])
+def test_routers_among_the_models_tensors_stay_there(tmp_path: Path, kind: str) -> None:
+    """Under their own names, whatever prefix they had."""
+    checkpoint, source, output = random_checkpoint(small_config(vocab_size=96), 3, kind), tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(checkpoint.config.to_hf()))
+    routers = router_tensors(checkpoint)
+    save_file({**checkpoint.tensors, **{f"base_model.model.{n}": t for n, t in routers.items()}}, source / "model.safetensors")
+    written(source, output, Asked(GROUP, "rtn"), plain=False)
+    again = load(output)
+    assert again.routers is not None
+    found = router_tensors(again)
+    assert found.keys() == routers.keys()
+    assert all(np.array_equal(found[name], tensor) for name, tensor in routers.items())
 
 
 def test_what_the_format_does_not_hold_is_refused(model: Path) -> None:

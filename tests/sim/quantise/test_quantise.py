@@ -83,14 +83,15 @@ def test_factors_change_no_function(kv: KvPolicy, variant: str) -> None:
 
 
 @pytest.mark.slow
-def test_losses_are_the_reference_engines(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "hidden"), [("linear", 96), ("two-layer", 72)])
+def test_losses_are_the_reference_engines(tmp_path: Path, kind: str, hidden: int) -> None:
     """Of a written directory that is compiled: the plain values are the codes that were measured."""
-    config = small_config(head_dim=16, vocab_size=256, byte_level=True)
+    config = small_config(head_dim=16, vocab_size=256, byte_level=True, hidden_size=hidden)
     source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_text(json.dumps(config.to_hf()))
     save_file(random_checkpoint(config, 5).tensors, source / "model.safetensors")
-    save_file(router_tensors(random_checkpoint(config, 5)), source / "routers.safetensors")
+    save_file(router_tensors(random_checkpoint(config, 5, kind)), source / "routers.safetensors")
     checkpoint, asked = load(source), Asked(128, "gptq+awq")
     found = quantise(checkpoint, IDS, asked)
     passage = Bytes("").passage(Path(__file__).read_bytes()[:300])

@@ -175,3 +175,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, capsysbinary: pytes
         assert "bad.gguf: not a readable GGUF file" in error
     code, error = said(["compile", tmp_path / "none.gguf", "-o", tmp_path / "out"], capsysbinary)
     assert (code, "none.gguf: no such file" in error) == (2, True)
+
+
+def test_an_adapter_is_added_to_rows_in_transformers_order(tmp_path: Path) -> None:
+    """A file's rows of Q stand in another order than an adapter's."""
+    save("llama", tmp_path)
+    file, name, rng = convert(tmp_path), "model.layers.1.self_attn.q_proj", np.random.default_rng(0)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "bias": "none", "init_lora_weights": True})
+    )
+    shape = load(file).tensors[f"{name}.weight"].shape
+    first, second = (rng.standard_normal(size).astype(np.float32) for size in ((3, shape[1]), (shape[0], 3)))
+    parts = {f"{name}.lora_A.weight": torch.from_numpy(first), f"{name}.lora_B.weight": torch.from_numpy(second)}
+    save_file(parts, adapter / "adapter_model.safetensors")
+    added = load(file, lora=adapter).tensors[f"{name}.weight"] - load(tmp_path).tensors[f"{name}.weight"]
+    assert np.allclose(added, 2 * second @ first, atol=1e-5)
