@@ -287,6 +287,7 @@ def test_a_budget_is_kept_and_compiled_as_it_was_written(tmp_path: Path, capsysb
     for name, product in kept.items():
         assert program.matrices[name]["format"] == formats["1.3"].get(product, "int4"), name
     assert not [line for line in program.source["warnings"] if "rounded again" in line]
+    assert said(["check", tmp_path / "1.3", "--target", "mono", "--no-rtl", "--max-new", 2], capsysbinary)[0] == 0
     everything = compile_checkpoint(checkpoint, Machine.load("mono"), context=16, weights="int8")
     assert {d["format"] for name, d in everything.matrices.items() if name != "router"} == {"int8"}
     code, error = said(["quantise", model, "-o", tmp_path / "none", *asked, "--bytes", 1000], capsysbinary)
