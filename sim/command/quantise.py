@@ -150,8 +150,9 @@ def _ranges(found: Quantised, keys: Keys) -> Table:
     kinds = [kind for kind in HELD if any(kind == its for its, _ in found.largest)]
     rows: list[list[Cell]] = []
     for layer in sorted({layer for _, layer in found.largest}, key=lambda layer: (layer == OUTPUT, layer)):
-        own: Keys = keys | {"context": "output" if layer == OUTPUT else f"layer {layer}"}
-        cells: list[Cell] = [own["context"] or ""]
+        place = "output" if layer == OUTPUT else f"layer {layer}"
+        own: Keys = keys | {"context": place}
+        cells: list[Cell] = [place]
         for kind in kinds:
             most = found.largest.get((kind, layer))
             cells.append(

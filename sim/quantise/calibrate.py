@@ -146,8 +146,8 @@ class Calibration:
         """Looks at the model as it is: keys and values that FP16 does not hold are made smaller, factors move between O and V."""
         streams, moments = self.begin(), []
         for index in range(self.config.num_layers):
-            wanted = ["o"] if "awq" in self.asked.method else []
-            moments.append(self.see(wanted, self.layer(index), streams).get("o"))
+            if "awq" in self.asked.method:
+                moments.append(self.see(["o"], self.layer(index), streams)["o"])
             streams = [self.layer(index)(stream) for stream in streams]
         for kind in ("key", "value"):
             most, layer = self.model.most(kind)
@@ -156,7 +156,7 @@ class Calibration:
                 self.rescaled[kind] = Rescaled(power, most, layer)
         if "awq" in self.asked.method:
             smaller = 4.0 ** -self.rescaled["value"].power if "value" in self.rescaled else 1.0
-            own = [seen * smaller for seen in moments if seen is not None]
+            own = [seen * smaller for seen in moments]
             share_values(self.config, self.tensors, own, self.asked.group, self.asked.format("o"))
         fill(self.model, self.tensors, self.routers)
         self.model.largest.clear()

@@ -9,12 +9,13 @@ import numpy as np
 from compiler.frontend.canonical import EMBEDDING, HEAD
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.quantise.products import folded
-from skipopu.model_config import ModelConfig
 
 
-def can_turn(config: ModelConfig) -> bool:
-    """Whether nothing but products reads the residual stream, after norms without biases, and nothing but O reads values."""
-    return config.pre_norm and not (config.biases or config.post_norm or config.ffn_norm_bias or config.final_bias)
+def can_turn(checkpoint: Checkpoint) -> bool:
+    """Whether nothing but products and linear routers reads the residual stream, after norms without biases, and only O reads values."""
+    config = checkpoint.config
+    linear = all(len(router.weight) == config.hidden_size for both in checkpoint.routers or () for router in both)
+    return config.pre_norm and linear and not (config.biases or config.post_norm or config.ffn_norm_bias or config.final_bias)
 
 
 def turned(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from compiler.frontend.checkpoint import load
 from sim import parallel
 from sim.quantise.turned import can_turn
 from sim.studies.accuracy import show
@@ -15,7 +16,6 @@ from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
-from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import FORMATS
 from skipopu.report import Plot, Report
 
@@ -36,7 +36,7 @@ def work(job: Job) -> list[Point]:
 def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Point]]:
     """All points, forms and formats in order, and those of what more bytes buy."""
     machine = Machine.load(design.target)
-    forms = (SHIPPED, TURNED) if can_turn(ModelConfig.load(model)) else (SHIPPED,)
+    forms = (SHIPPED, TURNED) if can_turn(load(model)) else (SHIPPED,)
     with parallel.one_thread_each(design.workers) as pool:
         say("dials")
         found = pool.submit(dials, Subject(model, design, SHIPPED)).result()

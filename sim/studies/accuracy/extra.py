@@ -94,7 +94,7 @@ def corrections(subject: Subject) -> list[Point]:
             tensors, sizes = dict(done.tensors), dict.fromkeys(factors, 0)
             for key, (up, down) in factors.items() if rank else ():
                 own = [held(factor, form, group) for factor in (up[:, :rank], down[:rank])]
-                tensors[tensor_of(*key)] = tensors[tensor_of(*key)] + own[0][0] @ own[1][0]
+                tensors[tensor_of(*key)] = (tensors[tensor_of(*key)] + own[0][0] @ own[1][0]).astype(np.float32)
                 sizes[key] = own[0][1] + own[1][1]
             model = model_of(config, tensors, router_tensors(case.checkpoint), group)
             for policy in policies(case):

@@ -14,6 +14,11 @@ MARKERS = {"always": "s", "routers": "o", "random": "x"}
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:olive")
 
 
+def sizes(points: Sequence[Point]) -> list[float]:
+    """Bytes of points that have them."""
+    return [point.bytes for point in points if point.bytes is not None]
+
+
 def front(points: Sequence[Point]) -> list[Point]:
     """Of chosen methods those that no other beats in bytes and in bits, by rising bytes."""
     best: list[Point] = []
@@ -37,7 +42,7 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
                 if some:
                     label = f"{format}, {policy}"
                     axis.scatter(
-                        [p.bytes for p in some],
+                        sizes(some),
                         [p.bits for p in some],
                         c=colour,
                         marker=marker,
@@ -46,7 +51,7 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
                         label=label,
                     )
         best = front(own)
-        axis.plot([p.bytes for p in best], [p.bits for p in best], color="black", linewidth=1, zorder=0, label="front")
+        axis.plot(sizes(best), [p.bits for p in best], color="black", linewidth=1, zorder=0, label="front")
         for point in points:
             if point.format == FP32 and (
                 point.policy.name == "always" or (point.policy.share is None and point.policy.kv == "reuse")
@@ -72,12 +77,12 @@ def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Poi
 def bought(axis: Axes, points: Sequence[Point], more: Sequence[Point]) -> None:
     form = more[0].form
     line = curve(points, more, form)
-    axis.plot([p.bytes for p in line], [p.bits for p in line], "o-", color="tab:red", label="8 bits for some products")
+    axis.plot(sizes(line), [p.bits for p in line], "o-", color="tab:red", label="8 bits for some products")
     corrected = [p for p in more if p.bought not in ("", PRODUCTS) and p.policy.name == "always"]
     for (method, held), marker in zip(dict.fromkeys((p.method, p.bought) for p in corrected), "v^<>", strict=False):
         some = [p for p in corrected if (p.method, p.bought) == (method, held)]
         label = f"{method}, corrections in {held}"
-        axis.plot([p.bytes for p in some], [p.bits for p in some], marker=marker, linewidth=0.8, label=label)
+        axis.plot(sizes(some), [p.bits for p in some], marker=marker, linewidth=0.8, label=label)
     axis.set(title=f"what more bytes buy, {form}, all executed", xlabel="bytes read per decoded token")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)

@@ -77,7 +77,7 @@ def bytes_of(found: Noted | None) -> Cell:
     return "" if found is None or found.bytes is None else shown("{:,.0f}", found.bytes)
 
 
-def quantisers(points: Points, usual: Policy) -> Table:
+def quantisers(points: Points, usual: Policy, design: Design) -> Table:
     """Every format by every method, under the routing that the model was trained for."""
     every, dense = Policy("always", KvPolicy.REUSE), Policy(usual.name, KvPolicy.DENSE)
     rows: list[list[Cell]] = []
@@ -95,7 +95,12 @@ def quantisers(points: Points, usual: Policy) -> Table:
     usual_columns = [f"{policy.label}, {policy.kv}" for policy in dict.fromkeys((usual, dense)) if policy.name != "always"]
     columns = ["weights", "format", "method", *usual_columns, "all executed", "bytes/token", "all executed, bytes/token"]
     note = "* loses least on the calibration text; bytes/token are under reuse."
-    return Table("Bits per byte and bytes per decoded token, by format and quantiser", columns, rows, note, marked)
+    half = design.window // 2
+    title = (
+        f"Formats and quantisers: bits per byte of the first {design.size:,} held-out bytes; bytes per decoded token on {design.target},"
+        f" {half}+{half} tokens; calibrated on {design.samples} windows"
+    )
+    return Table(title, columns, rows, note, marked)
 
 
 def skipping(points: Points, form: str) -> Table:
@@ -239,7 +244,7 @@ def report(of: Sequence[Point], more: Sequence[Point], model: str, design: Desig
     routed = any(point.policy.name == "routers" for point in of)
     usual = Policy("routers" if routed else "always", KvPolicy.REUSE)
     forms = dict.fromkeys(point.form for point in of)
-    tables = [quantisers(points, usual), *(skipping(points, form) for form in forms), *fronts(points)]
+    tables = [quantisers(points, usual, design), *(skipping(points, form) for form in forms), *fronts(points)]
     tables.append(extras(points, extra, usual))
     records = [record for one in (*points.all, *extra.all) for record in one.records]
     return Report(tables, findings=[*findings(points), *_bought(points, extra)], listed=records)
