@@ -16,11 +16,12 @@ from compiler.passes.plan import Plan, stream_of
 from compiler.passes.quantise import Placed, again, rounded
 from skipopu.adjust_record import pack_adjust_record
 from skipopu.isa.spec import ADDRESS_UNIT, Reduce
-from skipopu.layout import EmbeddingRows, pack_router_record, round_up
+from skipopu.layout import EmbeddingRows, round_up
 from skipopu.model_config import ModelConfig, Rope
 from skipopu.numerics import fp16, fp32
 from skipopu.policy import Phases, under
 from skipopu.program.program import Program, place_instructions
+from skipopu.records import pack_router_record
 
 
 def rope_rows(table: Rope, head_dim: int, context: int) -> NDArray[np.float32]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from skipopu.isa.spec import KVWRITE
-from skipopu.layout import ROUTER_RECORD
 from skipopu.machine.config import LARGEST_BUFFER, LARGEST_MAP
 from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_GROUP, LARGEST_HEAD, LARGEST_VOCABULARY
+from skipopu.records import ROUTER_RECORD
 
 POSITION_BITS = 24  # of a token in its sequence, and how many were before it: up to the context
 MAP_ROW_BITS = 24  # entry of the KV map where a layer's row begins; also behind the last layer's

@@ -20,7 +20,8 @@ __version__ = "0.1.0"
 
 # module -> what it offers here
 OFFERED = {
-    "sim.api": ("target", "checkpoint", "shape", "compile", "quantise", "run", "check", "compare", "timeline", "verilog"),
+    "sim.api": ("target", "checkpoint", "shape", "compile", "quantise", "verilog"),
+    "sim.api_runs": ("run", "check", "compare", "timeline"),
     "skipopu.machine.config": ("Machine",),
     "compiler.frontend.checkpoint": ("Checkpoint",),
     "skipopu.program.program": ("Program",),
@@ -40,16 +41,16 @@ _HOME = {name: module for module, names in OFFERED.items() for name in names}
 
 if TYPE_CHECKING:
     from compiler.frontend.checkpoint import Checkpoint as Checkpoint
-    from sim.api import check as check
     from sim.api import checkpoint as checkpoint
-    from sim.api import compare as compare
     from sim.api import compile as compile
     from sim.api import quantise as quantise
-    from sim.api import run as run
     from sim.api import shape as shape
     from sim.api import target as target
-    from sim.api import timeline as timeline
     from sim.api import verilog as verilog
+    from sim.api_runs import check as check
+    from sim.api_runs import compare as compare
+    from sim.api_runs import run as run
+    from sim.api_runs import timeline as timeline
     from sim.check import Check as Check
     from sim.compare.comparison import Comparison as Comparison
     from sim.engine import Watch as Watch

@@ -22,9 +22,9 @@ from skipopu.isa.registers import (
 )
 from skipopu.isa.registers import MAGIC as MACHINE_MAGIC
 from skipopu.isa.spec import WORD_BYTES
-from skipopu.layout import ROUTER_RECORD
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.records import ROUTER_RECORD
 
 SAMPLE = 64  # bytes of each matrix that are read back
 RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them

@@ -14,64 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from compiler.frontend.lora_config import CONFIG, config_of
 from compiler.frontend.routers import OF_ROUTER
 from compiler.frontend.stored import FLOATS, Stored
 from compiler.frontend.tensors import F32, FileTensors, Held, Shape, blocks
-from skipopu.accept import BOOLEAN, MAPPING, NULL, TEXT, Accepted, list_of, number, one_of, read_json, shown, whole
 from skipopu.errors import CheckpointError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 ALL = "all-linear"
 ADDED = "an adapter is added to them"
 
 
-def _of_modules(kind: Accepted) -> Accepted:
-    return Accepted(
-        f"a mapping of modules to {kind.text}",
-        lambda value: value is None or (MAPPING.holds(value) and all(map(kind.holds, value.values()))),
-    )
-
-
-_RANK, _ALPHA, _FLAG, _NAMES = whole(1, 1 << 20), number(-1e9, 1e9), BOOLEAN | NULL, list_of(TEXT) | NULL
-_LAYERS = whole(0, 1 << 20)
-_OFF = Accepted("null, or nothing", lambda value: not value)
-_ANY = Accepted("anything", lambda value: True)
-KEYS: dict[str, Accepted] = {
-    "peft_type": one_of(["LORA"]),
-    "r": _RANK,
-    "lora_alpha": _ALPHA,
-    "use_rslora": _FLAG,
-    "use_dora": _FLAG,
-    "rank_pattern": _of_modules(_RANK),
-    "alpha_pattern": _of_modules(_ALPHA),
-    "target_modules": TEXT | _NAMES,
-    "exclude_modules": TEXT | _NAMES,
-    "layers_to_transform": _LAYERS | list_of(_LAYERS) | NULL,
-    "layers_pattern": TEXT | _NAMES,
-    "modules_to_save": _NAMES,
-    "ensure_weight_tying": _FLAG,
-    "base_model_name_or_path": TEXT | NULL,
-    "bias": one_of(["none", "all", "lora_only"]),
-    "lora_bias": _FLAG,
-    "fan_in_fan_out": _FLAG,  # PEFT takes it as false of linear modules, and there are no others
-    # All others change the weights that the adapter is added to.
-    "init_lora_weights": one_of([True, False, None, "gaussian", "eva", "orthogonal", "mica"]),
-}
-KEYS |= dict.fromkeys(
-    (
-        *("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "megatron_config"),
-        *("use_qalora", "use_bdlora", "arrow_config", "monteclora_config", "kasa_config"),
-    ),
-    _OFF,
-)
-KEYS |= dict.fromkeys(  # how it was trained
-    (
-        *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout", "megatron_core"),
-        *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size"),
-        "runtime_config",
-    ),
-    _ANY,
-)
 _PREFIXES = re.compile(r"(?:module\.|_orig_mod\.|base_model\.model\.)*")  # DataParallel's, torch.compile's, PEFT's
 # Modules around one: PEFT's, and that of SkipGPT around a layer.
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save(?:\.[^.]+)?(?=\.(?:weight|bias)$)|block)(?=\.)")
@@ -104,7 +57,7 @@ class Merged(FileTensors):
 
     def __init__(self, own: FileTensors, directory: Path, aliases: Mapping[str, str]) -> None:
         self.own, self.aliases, self.directory = own, aliases, directory
-        self.config = _config(directory)
+        self.config = config_of(directory)
         self.stored = Stored([directory / WEIGHTS])
         self.changes: dict[str, Change] = {}  # by the own name of a weight
         self.added: dict[str, tuple[str, np.float32]] = {}  # own biases: the adapter's, and its factor
@@ -284,35 +237,6 @@ class Merged(FileTensors):
         if name in self.replaced:
             return None
         return ADDED if name in self.changes and name in self.own.packed else self.own.codes(name, rows)
-
-
-def _config(directory: Path) -> dict[str, Any]:
-    """An adapter's configuration, what it leaves out by PEFT's defaults."""
-    path = directory / CONFIG
-    if not path.exists() and (others := sorted(file.parent.name for file in directory.glob(f"*/{CONFIG}"))):
-        raise CheckpointError(f"{path}: no such file; accepted: one adapter's directory, of {', '.join(others)} in it")
-    data = read_json(path, CheckpointError)
-    for key in ("peft_type", *(key for key in data if key != "peft_type")):
-        if key not in KEYS:
-            _OFF.check(data[key], f"{path}: {key}, which is not known,", CheckpointError)
-        else:
-            KEYS[key].check(data.get(key), f"{path}: {key}", CheckpointError)
-    given = {key: value for key, value in data.items() if value is not None}
-    defaults = {"r": 8, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {}}
-    for key in ("target_modules", "exclude_modules"):
-        _compiled(given.get(key), f"{path}: {key}")
-    for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
-        for pattern in given.get(key, ()):
-            _compiled(pattern, f"{path}: {key}")
-    return dict.fromkeys(KEYS) | defaults | given
-
-
-def _compiled(pattern: object, what: str) -> None:
-    """Raises CheckpointError for text that is no regular expression."""
-    try:
-        re.compile(pattern if isinstance(pattern, str) else "")
-    except re.error as error:
-        raise CheckpointError(f"{what} is {shown(pattern)} ({error}); accepted: a regular expression") from None
 
 
 def _names(which: str | Sequence[str], module: str) -> bool:

@@ -8,10 +8,11 @@ from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, MATMUL, WORD_BYTES
-from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
+from skipopu.layout import EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region
+from skipopu.records import RING_RECORD, ROUTER_RECORD
 
 MOST_ROUNDS = (1 << MATMUL.by_name["rounds"].width) - 1
 _STEP = buffer_stride(1)

@@ -12,8 +12,8 @@ from hw.memory.axi import ADDRESS_BITS
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from skipopu.isa.spec import ADDRESS_SHIFT
-from skipopu.layout import RING_RECORD
 from skipopu.machine.config import Machine
+from skipopu.records import RING_RECORD
 
 FIFO_DEPTH = 8
 

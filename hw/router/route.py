@@ -19,11 +19,11 @@ from hw.router.window import Window
 from hw.vector.unit import Task
 from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, ROUTE
-from skipopu.layout import ROUTER_RECORD, policy_field
-from skipopu.layout import ROUTER_RECORD_READ as RECORD_BYTES
 from skipopu.machine.config import Machine
 from skipopu.policy import ALWAYS, EXIT, NEVER, NORM, ROUTER, SKIP_POLICIES, TOP, TRACE, WINDOW, Phase, SkipPolicy, Weighs
 from skipopu.policy import Module as LayerModule
+from skipopu.records import ROUTER_RECORD, policy_field
+from skipopu.records import ROUTER_RECORD_READ as RECORD_BYTES
 
 
 class RouteUnit(Component):

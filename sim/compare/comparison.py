@@ -15,6 +15,7 @@ from sim import parallel
 from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
 from skipopu.errors import SkipopuError
+from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
@@ -169,7 +170,7 @@ def compare(
         for prompt in prompts:
             point(("prompt", prompt, name), replace(around, skip=part, prompt=prompt, new=2))
         for clock in clocks[1:]:
-            if slower := machine.at_clock(clock):
+            if slower := at_clock(machine, clock):
                 points["clock", clock, name] = Point(slower, replace(around, skip=part), config)
     for ratio in SKIPS:
         for policy in ("reuse", "dense"):

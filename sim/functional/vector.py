@@ -8,10 +8,10 @@ from sim.functional.state import State
 from sim.walk import Fields
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
-from skipopu.layout import ROUTER_RECORD, router_record, router_windows
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
 from skipopu.policy import NEVER, WINDOW, Decision, Phase, Weighs, ranks
+from skipopu.records import ROUTER_RECORD, router_record, router_windows
 
 
 def embed(s: State, f: Fields) -> None:

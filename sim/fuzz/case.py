@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.frontend.shapes import TWO_LAYER
+from sim.fuzz.choices import decide, weights_of
 from sim.fuzz.draw import Draw
 from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
-from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES, SHORTEST_GROUP
+from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
-from skipopu.numerics import formats
 from skipopu.numerics.activation import ACTIVATIONS, Activation
-from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
 
 PROGRAMS = 4  # of a description, which is built once
 CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
@@ -133,27 +132,8 @@ def case(seed: int, long: bool = False) -> Case:
         if draw.chance(ODD / PROGRAMS):
             spoil_program(draw, program)
     machine["soft_cap"] = caps
-    _weights(Draw(seed + (4 << 32)), machine, programs)
+    weights_of(Draw(seed + (4 << 32)), machine, programs)
     return Case(seed, machine, tuple(programs), long)
-
-
-def _weights(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
-    """The machine's weight formats and whether it takes groups shorter than a beat; half of the programs have any of what it has, a few
-    another format."""
-    lanes = machine["port_bits"] // 4 if machine.get("port_bits") in (64, 128, 256, 512) else 0
-    machine["short_groups"] = draw.chance(0.4)
-    sizes = [size for size in (lanes // 4, lanes // 2) if size >= SHORTEST_GROUP]
-    for program in programs if machine["short_groups"] and sizes else ():
-        group = program["compile"]["group"]
-        if draw.chance(0.6) and group in range(lanes, 513, lanes):  # not out of place
-            program["compile"]["group"] = draw.of(sizes)
-    others = [name for name in formats.BY_NAME if name != formats.INT4.name and draw.chance(0.5)]
-    machine["formats"] = [formats.INT4.name, *others]
-    for program in programs:
-        compiled = program["compile"]
-        known = compiled["weights"] in formats.BY_NAME  # not out of place
-        if known and (draw.chance(0.5) or (compiled["weights"] not in machine["formats"] and draw.chance(0.9))):
-            compiled["weights"] = draw.of(machine["formats"])
 
 
 def _memory_path(draw: Draw, longest: int) -> dict[str, Any]:
@@ -271,28 +251,6 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
     }
     weights = {"seed": draw.between(0, 1 << 30), "scale": draw.of((1.0, 1.0, 1.0, 0.05, 20.0)), "routers": draw.chance(0.7)}
     return {"machine": other, "model": model, "weights": weights, "compile": compiled, "run": run, "memory": memory}
-
-
-def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
-    """Other policies than routers, for a run or in a file, in about half of the programs; a few that the model or a machine of so many
-    ``tokens`` at once cannot have."""
-    names = [
-        policy.name
-        for policy in WHOLE_RUN.values()
-        if draw.chance(0.05)
-        or ((policy.weighs is not Weighs.ROUTER or program["weights"]["routers"]) and policy.runs_on(tokens))
-    ]
-    if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
-        program["run"]["routing"] = draw.of(names)
-    if draw.chance(0.3):
-        last = program["model"]["num_hidden_layers"] - 1
-        alone = [name for name in names if WHOLE_RUN[name].decoding is None or draw.chance(0.05)]  # of decoding too
-
-        def modules(phase: str) -> dict[str, str]:
-            return {name: draw.of(alone if phase == "decode" else names) for name in MODULES if draw.chance(0.7)}
-
-        layers = {str(draw.between(0, last)): {phase: modules(phase)} for phase in PHASES if draw.chance(0.5)}
-        program["compile"]["policies"] = {**modules(""), "decode": modules("decode"), "layers": layers}
 
 
 def _estimate(machine: dict[str, Any], model: dict[str, Any], compiled: dict[str, Any], prompt: int, new: int) -> float:

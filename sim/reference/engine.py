@@ -18,12 +18,13 @@ from sim.reference.options import Options as Options
 from sim.reference.state import load_hf_state_dict
 from sim.result import Routed
 from skipopu.adjust_record import adjust_operands
-from skipopu.layout import EmbeddingRows, router_record
+from skipopu.layout import EmbeddingRows
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import soft_cap
 from skipopu.numerics.formats import dequantise
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.records import router_record
 from skipopu.row_order import permutation
 
 name = "reference"

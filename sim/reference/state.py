@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sim.reference.model import GAINS, PROJECTIONS, Layer, Router, SkipLlama
+from sim.reference.layer import GAINS, PROJECTIONS, Layer, Router
+from sim.reference.model import SkipLlama
 
 
 def hf_state_dict(model: SkipLlama) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

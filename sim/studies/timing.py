@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from sim.estimate import Workload, estimate
 from sim.fuzz.run import cycle_error, replay
 from skipopu.errors import SkipopuError
+from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.report import Cell, Keys, Plot, Record, Report, Table, shown
@@ -174,7 +175,7 @@ def variants(machine: Machine) -> dict[str, Machine]:
         for latency in sorted({*LATENCIES, memory.latency})
     }
     for clock in CLOCKS:
-        if slower := machine.at_clock(clock):
+        if slower := at_clock(machine, clock):
             result[f"{clock} MHz"] = slower
     hot = dataclasses.replace(memory, refresh_interval=memory.refresh_interval // 2)
     result["refreshed twice as often"] = dataclasses.replace(machine, memory=hot)

@@ -12,10 +12,11 @@ from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
-from skipopu.layout import RING_RECORD, ROUTER_RECORD_READ, KvEntry
+from skipopu.layout import KvEntry
 from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
 from skipopu.numerics.formats import SCALE_WORD, Format
+from skipopu.records import RING_RECORD, ROUTER_RECORD_READ
 
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token

@@ -15,10 +15,11 @@ from sim.timing.times import Times
 from sim.walk import Fields, Walk
 from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
-from skipopu.layout import KvEntry, port_of, round_up, router_windows
+from skipopu.layout import KvEntry, port_of, round_up
 from skipopu.policy import Pair, Phase
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.records import router_windows
 
 
 class State:

@@ -13,7 +13,7 @@ from typing import Any
 from skipopu.errors import ConfigError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
 from skipopu.machine.files import describe
-from skipopu.machine.memory import DRAMS, MemoryTiming, memory_timing, typed
+from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics import formats
 from skipopu.numerics.formats import INT4, USUAL, Format
 from skipopu.numerics.profile import EXECUTED, fingerprint
@@ -182,20 +182,6 @@ class Machine:
             buffer=min(LARGEST_BUFFER, factor * self.buffer),
             score_entries=factor * self.score_entries,
         )
-
-    def at_clock(self, clock_mhz: float) -> Machine | None:
-        """The same hardware at another clock, its memory's device as fast as before, the path to it as many cycles.
-
-        None where no device says how fast that is, or the description changed more of it.
-        """
-        device = DRAMS.get(self.memory.device)
-        if device is None:
-            return None
-        own, other = (device.timing(mhz, self.beat_bytes) for mhz in (self.clock_mhz, clock_mhz))
-        if dataclasses.replace(own, latency=self.memory.latency) != self.memory:
-            return None
-        memory = dataclasses.replace(other, latency=other.latency + self.memory.latency - own.latency)
-        return dataclasses.replace(self, clock_mhz=clock_mhz, memory=memory)
 
     @property
     def beat_bytes(self) -> int:

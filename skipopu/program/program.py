@@ -14,13 +14,14 @@ from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
-from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream
+from skipopu.layout import EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats
 from skipopu.policy import KvPolicy
 from skipopu.program import file
+from skipopu.records import RING_RECORD, ROUTER_RECORD
 from skipopu.text import Text, text_of
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from skipopu.accept import one_of
 from skipopu.errors import ProgramError
-from skipopu.layout import pack_router_record, router_record, router_windows
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, WINDOW, Phases, SkipPolicy, Weighs, everywhere, under
 from skipopu.program.program import Program, address_units
+from skipopu.records import pack_router_record, router_record, router_windows
 
 COMPILED = "program"  # routing as compiled
 

@@ -10,7 +10,7 @@ from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, Config
 from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
-from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, pack_router_record, round_up
+from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig
@@ -19,6 +19,7 @@ from skipopu.numerics.activation import Activation
 from skipopu.policy import SKIP_POLICIES, WHOLE_RUN, KvPolicy, SkipPolicy
 from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
+from skipopu.records import pack_router_record
 from tests.support import Regions, random_codes
 
 CONTEXT = 24

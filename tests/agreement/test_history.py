@@ -16,11 +16,11 @@ from sim.timing import engine as timing
 from skipopu.errors import MachineHalt
 from skipopu.isa import spec
 from skipopu.isa.registers import Error
-from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.policy import ALWAYS, NEVER
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.records import pack_router_record
 from tests.agreement.test_rtl import TARGETS, agree
 from tests.support import random_checkpoint, small_config
 

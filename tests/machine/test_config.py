@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ConfigError, ProgramError
+from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.machine.files import TARGETS, describe
 from skipopu.machine.memory import MemoryTiming
@@ -136,13 +137,13 @@ def test_models_that_do_not_fit_are_refused_with_both_numbers(changes: dict, opt
 
 def test_another_clock_keeps_the_device_and_the_path() -> None:
     u280 = Machine.load("u280")
-    slower = u280.at_clock(100)
+    slower = at_clock(u280, 100)
     assert slower is not None
     assert (u280.memory.latency, slower.memory.latency) == (34 + 16, 15 + 16), "152 ns of the device and 16 cycles"
     assert slower.memory.refresh_interval == 390
     assert slower.fingerprint == u280.fingerprint
-    assert slower.at_clock(225) == u280
-    assert Machine.load("tiny").at_clock(50) is None
+    assert at_clock(slower, 225) == u280
+    assert at_clock(Machine.load("tiny"), 50) is None
 
 
 def test_groups_shorter_than_a_beat() -> None:

@@ -14,10 +14,10 @@ from sim.functional.attention import attend
 from sim.reference import engine as reference
 from sim.timing import engine as timing
 from skipopu.errors import ProgramError
-from skipopu.layout import router_windows
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.records import router_windows
 from tests.support import random_checkpoint, small_config
 
 WINDOWS, CONTEXT, TINY = (5, 0, 12, 99), 40, Machine.load("tiny")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +19,8 @@ from compiler.quantise.write import Writer
 from sim.quantise.calibrate import Asked, quantise
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.machine.config import Machine
+from tests.adapters import CONFIG, DOWN, PEFT, QUERY, RANK, UP, adapter, added, drawn, pair, product
 from tests.support import random_checkpoint, said, small_config
-
-Arrays = dict[str, np.ndarray]
-CONFIG = small_config()
-PEFT = "base_model.model."
-UP, QUERY, DOWN = "model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
-RANK = 4
-BASE: dict[str, Any] = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6, "bias": "none", "init_lora_weights": True}
-RNG = np.random.default_rng(4)
-
-
-def drawn(*shape: int) -> np.ndarray:
-    return (RNG.standard_normal(shape) / 8).astype(np.float32)
-
-
-def pair(module: str, rank: int = RANK, prefix: str = PEFT, name: str = "") -> Arrays:
-    """A module's two matrices."""
-    rows, columns = random_checkpoint(CONFIG).tensors[f"{module}.weight"].shape
-    return {
-        f"{prefix}{module}.lora_A.{name}weight": drawn(rank, columns),
-        f"{prefix}{module}.lora_B.{name}weight": drawn(rows, rank),
-    }
-
-
-def adapter(directory: Path, tensors: Arrays, **config: Any) -> Path:
-    path = directory / "adapter"
-    path.mkdir(exist_ok=True)
-    (path / "adapter_config.json").write_text(json.dumps(BASE | config))
-    save_file(tensors, path / "adapter_model.safetensors")
-    return path
-
-
-def product(tensors: Arrays, module: str, scale: float, prefix: str = PEFT, name: str = "") -> np.ndarray:
-    return scale * (
-        tensors[f"{prefix}{module}.lora_B.{name}weight"].astype(np.float64) @ tensors[f"{prefix}{module}.lora_A.{name}weight"]
-    )
-
-
-def added(directory: Path, path: Path, module: str, part: str = "weight") -> np.ndarray:
-    """What the adapter changed of a module."""
-    name = f"{module}.{part}"
-    return load(directory, lora=path).tensors[name].astype(np.float64) - load(directory).tensors[name]
 
 
 @pytest.mark.parametrize(
@@ -195,121 +154,6 @@ def test_only_one_of_two_tensors_that_are_one(directory: Path) -> None:
     assert (load(directory, lora=adapter(directory, both)).tensors["model.embed_tokens.weight"] == table).all()
     with pytest.raises(CheckpointError, match=r"lm_head.weight differs from the embedding"):
         load(directory, lora=adapter(directory, both | {f"{head}.weight": 2 * table}))
-
-
-Change = Callable[[Arrays], Arrays]
-
-
-@pytest.mark.parametrize(
-    ("config", "change", "message"),
-    [
-        ({"peft_type": "IA3"}, None, "config.json: peft_type is 'IA3'; accepted: 'LORA'"),
-        ({"peft_type": None}, None, "config.json: peft_type is None; accepted: 'LORA'"),
-        ({"r": 0}, None, "r is 0; accepted: an integer from 1"),
-        ({"r": 5}, None, r"up_proj.lora_A.weight has shape \(4, 96\); module .*up_proj and rank 5 ask for \(5, 96\)"),
-        ({"lora_alpha": "2"}, None, "lora_alpha is '2'; accepted: a number"),
-        ({"init_lora_weights": "pissa_niter_4"}, None, "init_lora_weights is 'pissa_niter_4'; accepted: True"),
-        ({"layer_replication": [[0, 2]]}, None, r"layer_replication is \[\[0, 2\]\]; accepted: null"),
-        ({"trainable_token_indices": [3]}, None, r"trainable_token_indices is \[3\]; accepted: null"),
-        ({"use_qalora": True}, None, "use_qalora is True; accepted: null"),
-        ({"some_new_thing": {"a": 1}}, None, "some_new_thing, which is not known, is .*; accepted: null"),
-        ({"rank_pattern": {"a": "b"}}, None, "rank_pattern is .*; accepted: a mapping of modules to an integer from 1"),
-        ({"target_modules": "(up"}, None, r"target_modules is '\(up' \(.*\); accepted: a regular expression"),
-        ({"alpha_pattern": {"*": 3}}, None, r"alpha_pattern is '\*' \(.*\); accepted: a regular expression"),
-        ({"target_modules": ["q_proj"]}, None, "up_proj.lora_A.weight is of module .*, which target_modules of adapter_config"),
-        (
-            {"target_modules": ["up_proj"]},
-            None,
-            r"model.safetensors: module model.layers.0.mlp.up_proj has no tensors; target_modules",
-        ),
-        ({"use_dora": True}, None, r"lora_A.weight has no lora_magnitude_vector beside it; accepted: lora_A and lora_B and"),
-        (
-            {},
-            lambda t: {**t, f"{PEFT}{UP}.lora_magnitude_vector": drawn(200)},
-            r"magnitude_vector is not of module .*up_proj; accep",
-        ),
-        ({}, lambda t: dict(list(t.items())[:1]), r"lora_A.weight has no lora_B beside it; accepted: lora_A and lora_B"),
-        ({}, lambda t: dict(list(t.items())[1:]), r"lora_B.weight has no lora_A beside it; accepted: lora_A and lora_B"),
-        (
-            {},
-            lambda t: {n: x[:, :-1].copy() if "_A" in n else x for n, x in t.items()},
-            r"lora_A.weight has shape \(4, 95\); mod",
-        ),
-        (
-            {},
-            lambda t: {n: x[:-1].copy() if "_B" in n else x for n, x in t.items()},
-            r"lora_B.weight has shape \(199, 4\); module",
-        ),
-        (
-            {},
-            lambda t: {n: x * np.float32(np.nan) for n, x in t.items()},
-            "lora_A.weight holds NaN, infinity, or a number beyond",
-        ),
-        ({}, lambda t: {n: x.astype(np.int32) for n, x in t.items()}, "lora_A.weight holds I32; accepted: F64, F32, F16, BF16"),
-        ({}, lambda t: {n: np.zeros(0, np.float32) for n in t}, r"lora_A.weight has shape \(0,\); accepted: numbers"),
-        ({}, lambda t: {}, "model.safetensors: it holds no tensor"),
-        (
-            {},
-            lambda t: {n.replace("layers.1", "layers.7"): x for n, x in t.items()},
-            "lora_A.weight is of module model.layers.7.mlp.up_proj, which the model has not",
-        ),
-        (
-            {},
-            lambda t: {n.replace("mlp.up_proj", "input_layernorm"): x for n, x in t.items()},
-            "input_layernorm, which the model",
-        ),
-        (
-            {},
-            lambda t: {**t, f"{PEFT}classifier.weight": drawn(2)},
-            "tensor base_model.model.classifier.weight is not known; acc",
-        ),
-        (
-            {},
-            lambda t: {**t, f"{PEFT}model.norm.weight": drawn(9)},
-            r"model.norm.weight has shape \(9,\); the model's .* has \(96,\)",
-        ),
-        ({}, lambda t: {**t, f"{PEFT}{UP}.lora_E": drawn(9)}, r"up_proj.lora_E is not known"),
-        ({}, lambda t: {**t, f"{PEFT}{UP}.lora_A.bias": drawn(9)}, r"lora_A.bias is not known; accepted: a bias of lora_B"),
-        ({}, lambda t: {**t, f"{PEFT}{UP}.lora_B.bias": drawn(200)}, r"lora_B.bias is of a bias, which module .* has not"),
-        (
-            {},
-            lambda t: {**t, f"{PEFT}{UP}.lora_embedding_A": drawn(RANK, 200)},
-            "has no lora_embedding_B beside it; accepted: lora_embedding_A and",
-        ),
-        (
-            {},
-            lambda t: {**pair(UP, name="one."), **pair(QUERY, name="two.")},
-            "is of adapter '(one|two)', others are of '(one|two)'; accepted: those of one",
-        ),
-        ({}, lambda t: {**t, **pair(UP, name="one.")}, "lora_A.* and .*lora_A.* are the same module's; accepted: one of them"),
-        (
-            {"use_dora": True},
-            lambda t: {
-                f"{PEFT}model.embed_tokens.lora_embedding_A": drawn(RANK, 70),
-                f"{PEFT}model.embed_tokens.lora_embedding_B": drawn(96, RANK),
-            },
-            "is of an embedding, and use_dora of adapter_config.json true; accepted: DoRA of linear modules",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_named(directory: Path, config: dict[str, Any], change: Change | None, message: str) -> None:
-    tensors = pair(UP)
-    path = adapter(directory, tensors if change is None else change(tensors), **config)
-    with pytest.raises(CheckpointError, match=rf"/adapter/adapter_.*{message}"):
-        load(directory, lora=path)
-
-
-def test_directories_that_are_no_adapters(directory: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere/adapter_config.json: no such file"):
-        load(directory, lora=directory / "nowhere")
-    path = adapter(directory, pair(UP))
-    with pytest.raises(
-        CheckpointError, match=r"adapter_config.json: no such file; accepted: one adapter's .*, of adapter in it"
-    ):
-        load(directory, lora=directory)
-    (path / "adapter_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors: no such file"):
-        load(directory, lora=path)
 
 
 def test_an_adapter_in_the_models_directory_is_merged_when_it_is_named(directory: Path) -> None:

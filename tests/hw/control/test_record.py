@@ -9,8 +9,8 @@ from amaranth.sim import SimulatorContext
 
 from hw.control.issue import UNITS
 from hw.control.record import RecordWriter
-from skipopu.layout import RING_RECORD
 from skipopu.machine.config import Machine
+from skipopu.records import RING_RECORD
 from tests.hw.bench import exercise
 
 RING, RECORDS, CYCLE = 3, 16, 77

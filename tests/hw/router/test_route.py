@@ -12,11 +12,11 @@ from hw.router.route import RouteUnit
 from hw.router.score import Score
 from skipopu import policy
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE
-from skipopu.layout import pack_router_record
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
 from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy, Weighs
+from skipopu.records import pack_router_record
 from tests.hw.bench import exercise
 
 UNKNOWN = SkipPolicy("unknown", (1 << POLICY_BITS) - 1, "a code that no machine knows: it skips", lambda decision: False)

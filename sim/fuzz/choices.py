@@ -1,0 +1,51 @@
+"""What is drawn beside a case's own fields: weight formats and groups, skip policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.fuzz.draw import Draw
+from skipopu.machine.config import SHORTEST_GROUP
+from skipopu.numerics import formats
+from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
+
+
+def weights_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
+    """The machine's weight formats and whether it takes groups shorter than a beat; half of the programs have any of what it has, a few
+    another format."""
+    lanes = machine["port_bits"] // 4 if machine.get("port_bits") in (64, 128, 256, 512) else 0
+    machine["short_groups"] = draw.chance(0.4)
+    sizes = [size for size in (lanes // 4, lanes // 2) if size >= SHORTEST_GROUP]
+    for program in programs if machine["short_groups"] and sizes else ():
+        group = program["compile"]["group"]
+        if draw.chance(0.6) and group in range(lanes, 513, lanes):  # not out of place
+            program["compile"]["group"] = draw.of(sizes)
+    others = [name for name in formats.BY_NAME if name != formats.INT4.name and draw.chance(0.5)]
+    machine["formats"] = [formats.INT4.name, *others]
+    for program in programs:
+        compiled = program["compile"]
+        known = compiled["weights"] in formats.BY_NAME  # not out of place
+        if known and (draw.chance(0.5) or (compiled["weights"] not in machine["formats"] and draw.chance(0.9))):
+            compiled["weights"] = draw.of(machine["formats"])
+
+
+def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
+    """Other policies than routers, for a run or in a file, in about half of the programs; a few that the model or a machine of so many
+    ``tokens`` at once cannot have."""
+    names = [
+        policy.name
+        for policy in WHOLE_RUN.values()
+        if draw.chance(0.05)
+        or ((policy.weighs is not Weighs.ROUTER or program["weights"]["routers"]) and policy.runs_on(tokens))
+    ]
+    if draw.chance(0.3) and isinstance(program["run"]["routing"], str):
+        program["run"]["routing"] = draw.of(names)
+    if draw.chance(0.3):
+        last = program["model"]["num_hidden_layers"] - 1
+        alone = [name for name in names if WHOLE_RUN[name].decoding is None or draw.chance(0.05)]  # of decoding too
+
+        def modules(phase: str) -> dict[str, str]:
+            return {name: draw.of(alone if phase == "decode" else names) for name in MODULES if draw.chance(0.7)}
+
+        layers = {str(draw.between(0, last)): {phase: modules(phase)} for phase in PHASES if draw.chance(0.5)}
+        program["compile"]["policies"] = {**modules(""), "decode": modules("decode"), "layers": layers}
