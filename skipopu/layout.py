@@ -39,7 +39,7 @@ class WeightStream:
 
     Rows are cut into blocks of 8 (a matrix of up to 6 rows: one of 6); block b belongs to port b mod ports. Inside a block groups
     ascend. For each group the format's pairs of nibbles follow one another, and inside a pair beats of its first and second member
-    alternate. Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales; of a format with zero
+    alternate. Groups shorter than a beat stand side by side in it, two or four of neighbouring pairs (all blocks have 8 rows then). Each 32 groups of rows in a port's stream are preceded by a 64-byte word of their FP16 scales; of a format with zero
     points each 24 groups, by 24 scales and from byte 48 their zero points, 5 bits each. Element 0 of a beat is its lowest nibble.
 
     Attributes: rows, groups, group (elements per group), ports, lanes (nibbles per beat), format of the codes.
@@ -57,8 +57,13 @@ class WeightStream:
         return -(-self.rows // BLOCK_ROWS)
 
     @property
+    def pieces(self) -> int:
+        """Groups side by side in a beat."""
+        return max(1, self.lanes // self.group)
+
+    @property
     def block_rows(self) -> int:
-        return block_rows(self.rows)
+        return block_rows(self.rows, self.pieces)
 
     @property
     def group_bytes(self) -> int:
@@ -93,9 +98,9 @@ class WeightStream:
 
     @property
     def _body(self) -> tuple[int, ...]:
-        """Shape of the codes in stream order: blocks, groups, pairs, beats, members, bytes of a beat."""
-        pairs = self.block_rows * self.format.bits // 8
-        return self.blocks, self.groups, pairs, self.group // self.lanes, 2, self.lanes // 2
+        """Shape of the codes in stream order: blocks, groups, pairs with the same beats, beats, members, pieces of a beat, their bytes."""
+        pairs, beats = self.block_rows * self.format.bits // 8 // self.pieces, max(1, self.group // self.lanes)
+        return self.blocks, self.groups, pairs, beats, 2, self.pieces, self.lanes // self.pieces // 2
 
     def _words_of(self, scale: F16, zero: U8) -> U8:
         """(words, 64) bytes of (count,) scales and zero points."""
@@ -126,14 +131,12 @@ class WeightStream:
         codes = self.format.nibbles(integers)
         scales = np.zeros((padded, self.groups), np.float16)
         scales[: self.rows] = scale
-        blocks, groups, pairs, beats, members, size = self._body
+        blocks, groups, pairs, beats, members, pieces, size = self._body
         nibbles = codes[..., 0::2] | codes[..., 1::2] << 4
-        by_block = nibbles.reshape(blocks, pairs, members, groups, beats, size).transpose(0, 3, 1, 4, 2, 5)
+        by_block = nibbles.reshape(blocks, pairs, pieces, members, groups, beats, size).transpose(0, 4, 1, 5, 3, 2, 6)
         by_block = by_block.reshape(blocks, groups * self.block_rows * self.group_bytes)
-        scale_block, zero_block = (
-            of_rows.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
-            for of_rows in (scales, self.format.zeros(integers))
-        )
+        scale_block = scales.reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
+        zero_block = self.format.zeros(integers).reshape(blocks, self.block_rows, groups).transpose(0, 2, 1)
         streams: list[U8] = []
         for port in range(self.ports):
             count = self.port_groups(port)
@@ -148,7 +151,7 @@ class WeightStream:
 
     def unpack(self, streams: list[U8]) -> tuple[NDArray[np.int8], F16]:
         """The inverse of :meth:`pack`: q (rows, groups, group) and scale (rows, groups)."""
-        blocks, groups, pairs, beats, members, size = self._body
+        blocks, groups, pairs, beats, members, pieces, size = self._body
         body = np.zeros((blocks, groups * self.block_rows * self.group_bytes), np.uint8)
         scales = np.zeros((blocks, groups, self.block_rows), np.float16)
         zeros = np.zeros(scales.shape, np.uint8)
@@ -165,8 +168,8 @@ class WeightStream:
             zeros[port :: self.ports] = zero[:count].reshape(-1, groups, self.block_rows)
             codes = table[:, SCALE_WORD:].reshape(-1, self.group_bytes)[:count]
             body[port :: self.ports] = codes.reshape(-1, body.shape[1])
-        nibbles = body.reshape(blocks, groups, pairs, beats, members, size).transpose(0, 2, 4, 1, 3, 5)
-        nibbles = nibbles.reshape(blocks * pairs * members, groups, self.group // 2)
+        nibbles = body.reshape(blocks, groups, pairs, beats, members, pieces, size).transpose(0, 2, 5, 4, 1, 3, 6)
+        nibbles = nibbles.reshape(blocks * pairs * pieces * members, groups, self.group // 2)
         codes = np.stack([nibbles & 15, nibbles >> 4], -1, dtype=np.uint8).reshape(-1, groups, self.group)
         q = self.format.integers(codes, zeros.transpose(0, 2, 1).reshape(-1, groups))
         return q[: self.rows], scales.transpose(0, 2, 1).reshape(-1, groups)[: self.rows]

@@ -31,13 +31,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["run", "MODEL", "--skip", "1.5"], "--skip is '1.5'; accepted: a ratio in 0..1"),
         (
             ["run", "pybyte-300k"],
-            "machine tiny: weight group is 48; accepted: a multiple of 32 from 32 to 512; the model fits --target",
+            "machine tiny: weight group is 48; accepted: 8, 16 or a multiple of 32 from 32 to 512; the model fits --target",
         ),
         (["compile", "pybyte-300k", "--group", "48", "-o", "x"], "the model fits --target mono or ulx3s"),
-        (["run", "pybyte-300k", "--target", "tiny"], "accepted: a multiple of 32 from 32 to 512\n"),
+        (["run", "pybyte-300k", "--target", "tiny"], "accepted: 8, 16 or a multiple of 32 from 32 to 512\n"),
         (
             ["run", "pybyte-300k", "--group", "50"],
-            "machine tiny: weight group is 50; accepted: a multiple of 32 from 32 to 512\n",
+            "machine tiny: weight group is 50; accepted: 8, 16 or a multiple of 32 from 32 to 512\n",
         ),
         (["run", "MODEL", "--max-new", "4", "--waves", "w.vcd"], "need --engine rtl, not functional"),
         (["run", "MODEL", "--max-new", "5000"], "exceeds the program's context"),

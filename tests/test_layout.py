@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipopu.layout import EmbeddingRows, WeightStream
-from skipopu.numerics.formats import FORMATS, INT4Z, Format
+from skipopu.numerics.formats import FORMATS, INT4, INT4Z, Format
 from tests.support import random_codes
 
 
 @given(
     st.integers(1, 90),
     st.integers(1, 5),
-    st.sampled_from([(16, 16), (32, 16), (64, 32), (128, 32), (128, 128)]),
+    st.sampled_from([(16, 16), (32, 16), (64, 32), (128, 32), (128, 128), (8, 16), (8, 32), (16, 32), (32, 128), (64, 128)]),
     st.integers(1, 5),
     st.sampled_from(FORMATS),
     st.integers(0, 99),
@@ -30,6 +30,20 @@ def test_weight_stream(rows: int, groups: int, sizes: tuple[int, int], ports: in
     again, again_scale = stream.unpack(packed)
     assert (again == q).all()
     assert (again_scale == scale).all()
+
+
+def test_short_groups_stand_side_by_side() -> None:
+    """One port, 32 lanes, groups of 8: a beat has the first members of four pairs, the next one the second members."""
+    rng = np.random.default_rng(0)
+    q, scale = random_codes(INT4, rng, (8, 3, 8)), rng.random((8, 3)).astype(np.float16)
+    (packed,) = WeightStream(8, 3, 8, 1, 32).pack(q, scale)
+    beats = packed[64:].reshape(-1, 16)
+    for group in range(3):
+        for member in range(2):
+            nibbles = np.stack([beats[2 * group + member] & 15, beats[2 * group + member] >> 4], 1).reshape(4, 8)
+            assert (nibbles == q[member::2, group] & 15).all()
+    assert packed[:64].view(np.float16)[:24].tolist() == scale.T.reshape(-1).tolist()
+    assert WeightStream(4, 3, 8, 1, 32).block_rows == 8
 
 
 @given(

@@ -60,7 +60,10 @@ class Configuration(Component):
                     if register in legal:
                         allowed = legal[register]
                         steps = self.value[: allowed.step.bit_length() - 1]
-                        m.d.comb += self.illegal.eq((self.value < allowed.least) | (self.value > allowed.most) | (steps != 0))
+                        outside = (self.value < allowed.least) | (self.value > allowed.most) | (steps != 0)
+                        for value in allowed.also:
+                            outside &= self.value != value
+                        m.d.comb += self.illegal.eq(outside)
         if self.machine.soft_cap:
             with m.If(self.restart):
                 m.d.sync += registers[Config.SOFT_CAP].eq(0)

@@ -97,7 +97,7 @@ class Issuer(Component):
             request.rounds.eq(field(word, MATMUL, "rounds")),
             request.ports.eq(field(word, MATMUL, "ports")),
             request.groups.eq(field(word, MATMUL, "groups")),
-            request.short.eq(is_short(word)),
+            request.short.eq(is_short(word, setting(self.config, Config.GROUP)[:GROUP_BITS], self.machine)),
             request.two_digits.eq(two_digits(field(word, MATMUL, "format"), formats)),
         ]
         if self.machine.zero_points:

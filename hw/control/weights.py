@@ -68,7 +68,8 @@ class WeightFetch(Component):
         head = layout(fifo.r_data)
         m.d.comb += [fifo.w_data.eq(self.issue.payload), fifo.w_en.eq(self.issue.valid), self.issue.ready.eq(fifo.w_rdy)]
         scale_beats = SCALE_WORD // machine.beat_bytes
-        beats_per_group = self.group >> (machine.weight_lanes.bit_length() - 1)
+        finer = 2 * machine.short_groups  # groups may be quarters of beats, blocks of them are whole beats
+        per_group = self.group >> (machine.weight_lanes.bit_length() - 1 - finer)
         pending = Signal(machine.ports)
         block_bits, run_bits = SHAPE["groups"] + BLOCK_ROWS.bit_length(), LARGEST_RUN.bit_length()
         product_bits = SHAPE["rounds"] + block_bits
@@ -89,7 +90,8 @@ class WeightFetch(Component):
             words: Value = (groups + (SCALES - 1)) >> (SCALES.bit_length() - 1)
             if machine.zero_points:
                 words = Mux(head.zero_points, thirds(m, (groups + 7) >> 3), words)
-            return words * scale_beats + (groups * beats_per_group << head.two_digits)
+            codes: Value = groups * per_group << head.two_digits
+            return words * scale_beats + (codes >> finer if finer else codes)
 
         demanded = Signal(2)
         m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))

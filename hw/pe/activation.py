@@ -20,7 +20,8 @@ MANTISSA_SUM_BITS = ALIGNED_BITS + (LARGEST_GROUP - 1).bit_length()  # of a grou
 
 
 class AlignedMemory(Component):
-    """Aligned mantissas by slot in words of ``lanes``, a group's exponent at its first word, and the sum of its mantissas if asked.
+    """Aligned mantissas by slot in words of ``lanes``, at a group's first word, or piece of one, its exponent, and the sum of its mantissas
+    if asked.
 
     Latency: 1 cycle; from a group's last write to its sum SUMMED more. Throughput: a write of ``vector_lanes`` mantissas and a read of a
     word per cycle.
@@ -30,10 +31,11 @@ class AlignedMemory(Component):
         elements: of a slot.
         lanes: of a word.
         sums: groups have sums, each group's words written one behind the other.
+        pieces: of a word that may be groups of their own, a power of two.
     """
 
-    def __init__(self, machine: Machine, elements: int, lanes: int, sums: bool = False) -> None:
-        self.machine, self.elements, self.lanes, self.sums = machine, elements, lanes, sums
+    def __init__(self, machine: Machine, elements: int, lanes: int, sums: bool = False, pieces: int = 1) -> None:
+        self.machine, self.elements, self.lanes, self.sums, self.pieces = machine, elements, lanes, sums, pieces
         self.words = elements // lanes
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(self.words)
@@ -45,7 +47,7 @@ class AlignedMemory(Component):
         self.write_enable = given(1, "write now")
         self.read_slot = given(slot, "token slot of the word")
         self.read_word = given(word, "which of that slot's words")
-        self.read_group = given(word, "its group's first word")
+        self.read_group = given(word.width + pieces.bit_length() - 1, "its group's first word, or piece of one")
         self.data = gives(ALIGNED_BITS * lanes, "the word read, a cycle later")
         self.exponent = gives(8, "its group's exponent, with it")
         if sums:
@@ -59,7 +61,8 @@ class AlignedMemory(Component):
         slots, vector = machine.tokens, machine.vector_lanes
         piece = ALIGNED_BITS * vector
         m.submodules.mantissas = mantissas = Memory(shape=ALIGNED_BITS * lanes, depth=slots * self.words, init=[])
-        m.submodules.exponents = exponents = Memory(shape=8, depth=slots * self.words, init=[])
+        places = self.words * self.pieces
+        m.submodules.exponents = exponents = Memory(shape=8, depth=slots * places, init=[])
         write, read = mantissas.write_port(granularity=piece), mantissas.read_port()
         element = self.write_element
         low, high = vector.bit_length() - 1, lanes.bit_length() - 1
@@ -77,15 +80,19 @@ class AlignedMemory(Component):
             m.d.comb += write.en.eq(Const(1, lanes // vector) << which)
         exponent_write, exponent_read = exponents.write_port(), exponents.read_port()
         m.d.comb += [
-            exponent_write.addr.eq(write.addr),
+            exponent_write.addr.eq(write.addr if self.pieces == 1 else self._place(element)),
             exponent_write.data.eq(self.write_exponent),
             exponent_write.en.eq(self.write_enable & inside & (self.write_offset == 0)),
-            exponent_read.addr.eq(self.read_slot * self.words + self.read_group),
+            exponent_read.addr.eq(self.read_slot * places + self.read_group),
             self.exponent.eq(exponent_read.data),
         ]
         if self.sums:
             self._sum(m, self.write_enable & inside, exponent_read.addr)
         return m
+
+    def _place(self, element: Value) -> Value:
+        """Where the exponent of a group that begins at the written slot's ``element`` is."""
+        return self.write_slot * (self.words * self.pieces) + element[(self.lanes // self.pieces).bit_length() - 1 :]
 
     @staticmethod
     def summed(machine: Machine) -> int:
@@ -101,12 +108,13 @@ class AlignedMemory(Component):
         assert cycles + 1 == self.summed(self.machine)
         running, so_far = (Signal(signed(MANTISSA_SUM_BITS), name=name) for name in ("running", "so_far"))
         written = delay_valid(m, writes, cycles, "summing")
-        start = self.write_element - self.write_offset
-        first = self.write_slot * self.words + start[self.lanes.bit_length() - 1 : len(self.write_element)]
+        first = self._place((self.write_element - self.write_offset)[: len(self.write_element)])
         m.d.comb += running.eq(total + Mux(delay(m, self.write_offset == 0, cycles, "first"), 0, so_far))
         with m.If(written):
             m.d.sync += so_far.eq(running)
-        m.submodules.sums = sums = Memory(shape=signed(MANTISSA_SUM_BITS), depth=self.machine.tokens * self.words, init=[])
+        m.submodules.sums = sums = Memory(
+            shape=signed(MANTISSA_SUM_BITS), depth=self.machine.tokens * self.words * self.pieces, init=[]
+        )
         write, read = sums.write_port(), sums.read_port()
         m.d.comb += [
             write.addr.eq(delay(m, first, cycles, "sum_place")),

@@ -35,6 +35,8 @@ class ArrayUnit(Component):
         slices = [drain.drain_address, drain.drain_even, drain.drain_odd, drain.saturated]
         self.epilogue = passes(drain, without=[*own, *rounds, *slices])
         read = [walk.inner, walk.activation_slot, walk.activation_word, walk.activation_group]
+        if machine.short_groups:
+            read += [walk.activation_piece, walk.half, walk.quarter]
         self.sequencer = passes(walk, only=[*read, walk.streaming, walk.waiting_weights, walk.waiting_drain])
         self.beats = [given(stream.Signature(machine.port_bits), f"weights of port {p}") for p in range(machine.ports)]
         self.active = given(1, "the instruction runs")

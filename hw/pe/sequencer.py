@@ -15,10 +15,16 @@ from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4, INT4Z, SCALE_WORD
 
 
-def is_short(word: Value) -> Value:
-    """Whether a MATMUL's only block is a short one."""
+def is_short(word: Value, group: Value, machine: Machine) -> Value:
+    """Whether a MATMUL's only block is a short one; with several groups in a beat none is."""
     only = (field(word, MATMUL, "rounds") == 1) & (field(word, MATMUL, "ports") == 1)
-    return only & (field(word, MATMUL, "spare") >= BLOCK_ROWS - SHORT_BLOCK_ROWS)
+    short = only & (field(word, MATMUL, "spare") >= BLOCK_ROWS - SHORT_BLOCK_ROWS)
+    return short & (group >= machine.weight_lanes) if machine.short_groups else short
+
+
+def place_bits(machine: Machine) -> int:
+    """Width of a place in a slot of the aligned memory: a word, or a quarter of one where groups may be shorter."""
+    return bits_for_index(machine.activation // machine.weight_lanes).width + 2 * machine.short_groups
 
 
 class Rounds(Bundle):
@@ -40,7 +46,7 @@ class Pair:
         self.full = Signal(name="pair_full")
         self.step = Signal(Step(machine), name="pair")
         self.word = Signal(word, name="pair_word")
-        self.group = Signal(word, name="pair_group")
+        self.group = Signal(place_bits(machine), name="pair_group")
         self.end = Signal(name="pair_end")  # the round's last one
         self.ports = Signal(machine.ports, name="pair_ports")
         self.last = Signal(name="pair_last")  # of the last round
@@ -52,7 +58,8 @@ class Sequencer(Component):
     Taking runs ahead: while the tokens of a pair are multiplied the next pair's scales and first beat are taken, and its second
     beat with the last token, so that one beat per cycle is sustained with up to two tokens and one pair per ``token_count``
     cycles with more. A round gives every active port one block of rows; rounds alternate between two accumulator banks, so that
-    the epilogue drains one while the other fills.
+    the epilogue drains one while the other fills. Where several groups stand in a beat, a pair of beats is as many pairs of rows: all
+    tokens are multiplied with the first, then with the next.
 
     Latency: 1 cycle from ``start`` to the first beat and, where its bank is free, from a pair's second beat to its first step;
     ``Slice.latency`` from a round's last step to its accumulators. Throughput: a beat per cycle or a step per cycle, whichever a
@@ -78,7 +85,13 @@ class Sequencer(Component):
         self.format = gives(FORMAT_BITS, "of the weights")
         self.activation_slot = gives(slot, "slot of the aligned memory to read, with the step")
         self.activation_word = gives(word, "word to read")
-        self.activation_group = gives(word, "its group's first word")
+        self.activation_group = gives(
+            place_bits(machine), "its group's first word, or quarter of one where groups may be shorter"
+        )
+        if machine.short_groups:
+            self.activation_piece = gives(2, "which of a beat's groups it meets")
+            self.half = gives(1, "two groups stand in a beat")
+            self.quarter = gives(1, "four groups stand in a beat")
         self.rounds = gives(Rounds(machine), "to the epilogue", "round_{}")
         self.drained = given(1, "the epilogue is done with a bank")
         self.drained_bank = given(1, "that bank")
@@ -109,8 +122,9 @@ class Sequencer(Component):
         machine, instruction = self.machine, self.instruction.word
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
         beats_per_group = Signal(GROUP_BITS)
-        first_word = Signal.like(self.activation_word)
-        inner_word = self.inner >> (machine.weight_lanes.bit_length() - 1)
+        finer = 2 * machine.short_groups  # bits of a place below words
+        first_word = Signal.like(self.activation_group, name="first_word")
+        inner_word = self.inner >> (machine.weight_lanes.bit_length() - 1 - finer)
         m.d.comb += [
             first_word.eq(Mux(field(instruction, MATMUL, "source"), inner_word, 0)),
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
@@ -122,7 +136,7 @@ class Sequencer(Component):
         walked = Signal(len(rounds)), Signal(len(groups)), Signal(3), Signal(GROUP_BITS), Signal()
         round_index, group_index, row, beat, second = walked
         scale_index, scale_beat, need_scale = Signal(5), Signal(range(max(2, scale_beats))), Signal()
-        word = Signal.like(self.activation_word)  # of the group's first beat
+        word = Signal.like(self.activation_group, name="word")  # of the group's first beat
         bank = Signal()
         last_round = round_index == rounds - 1
         ports = Signal(machine.ports)
@@ -142,8 +156,16 @@ class Sequencer(Component):
             self.take.scale_index.eq(scale_index),
         ]
         rows = Mux(two_digits(self.format, machine.weight_formats), 1, 2)
+        advance: Value = beats_per_group
+        if machine.short_groups:
+            lanes = machine.weight_lanes
+            m.d.comb += [self.half.eq(self.group == lanes // 2), self.quarter.eq(self.group == lanes // 4)]
+            with m.If(self.half | self.quarter):
+                m.d.comb += beats_per_group.eq(1)
+            rows = rows << Mux(self.quarter, 2, self.half)
+            advance = self.group >> (lanes.bit_length() - 1 - finer)
         last_beat = beat == beats_per_group - 1
-        block_rows = Mux(is_short(instruction), SHORT_BLOCK_ROWS, BLOCK_ROWS)
+        block_rows = Mux(is_short(instruction, self.group, machine), SHORT_BLOCK_ROWS, BLOCK_ROWS)
         last_row = row + rows == block_rows
         last_group = group_index == groups - 1
         round_end = last_beat & last_row & last_group
@@ -162,7 +184,7 @@ class Sequencer(Component):
                 pair.step.first_group.eq(group_index == 0),
                 pair.step.row.eq(row),
                 pair.step.bank.eq(bank),
-                pair.word.eq(word + beat),
+                pair.word.eq((word[finer:] if finer else word) + beat),
                 pair.group.eq(word),
                 pair.end.eq(round_end),
                 pair.ports.eq(ports),
@@ -177,7 +199,7 @@ class Sequencer(Component):
                     with m.If(less & (scale_index + rows == INT4Z.scales_per_word)):
                         m.d.sync += [need_scale.eq(1), scale_index.eq(0)]
                 with m.If(last_row):
-                    m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + beats_per_group)]
+                    m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + advance)]
             with m.If(round_end):
                 m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
                 with m.If(last_round):
@@ -198,10 +220,17 @@ class Sequencer(Component):
         token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
         bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
         fire = Signal()
-        last_token = token == self.token_count - 1
+        last_token = last = token == self.token_count - 1
+        piece = Signal(2)
+        if self.machine.short_groups:
+            last = last_token & (piece == Mux(self.quarter, 3, self.half))
+            with m.If(fire & last_token):
+                m.d.sync += piece.eq(Mux(last, 0, piece + 1))
+            with m.If(self.start):
+                m.d.sync += piece.eq(0)
         m.d.comb += [
             fire.eq(pair.full & bank_free),
-            popping.eq(fire & last_token),
+            popping.eq(fire & last),
             self.step.eq(pair.step),
             self.step.product.eq(fire),
             self.step.token.eq(token),
@@ -214,8 +243,15 @@ class Sequencer(Component):
             self.waiting_drain.eq(pair.full & ~bank_free),
             self.waiting_weights.eq(taking & ~pair.full),
         ]
+        if self.machine.short_groups:
+            digits = two_digits(self.format, self.machine.weight_formats)
+            m.d.comb += [
+                self.step.piece.eq(piece),
+                self.step.row.eq(pair.step.row + Mux(digits, piece, piece << 1)),
+                self.activation_piece.eq(piece),
+            ]
         with m.If(fire):
-            m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last_token & pair.end))]
+            m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last & pair.end))]
             with m.If(~claimed):
                 m.d.sync += busy.bit_select(pair.step.bank, 1).eq(1)
         with m.If(self.drained):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
@@ -47,7 +49,8 @@ class Step(data.StructLayout):
     """What all slices do in one cycle, in lockstep.
 
     product: multiply the pair with a token's activations. token: list position. first_beat, last_beat: of the group.
-    first_group: of the output. row: of the block (INT4: the pair's first). bank: of the accumulators.
+    first_group: of the output. row: of the block (INT4: the pair's first). bank: of the accumulators. piece: place of the pair in its beats,
+    on machines where several stand there.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -61,6 +64,7 @@ class Step(data.StructLayout):
                 "row": 3,
                 "bank": 1,
             }
+            | ({"piece": 2} if machine.short_groups else {})
         )
 
 
@@ -70,8 +74,8 @@ class Slice(Component):
     Weights: a beat of one row and a beat of its neighbour, or a row's two digits, form a pair; each
     multiplier holds one nibble of either and multiplies both by one activation per cycle. Two trees sum the halves of the
     products exactly; per group and row the integer is scaled, rounded once to FP32 and added to the output's accumulator
-    ``latency`` - 1 cycles after the group's last step. The same accumulator is updated at most every 8 cycles; the adder
-    takes 3. One pair per cycle: two INT4 group results, without stalls. Where groups have zero points, a group's integer starts at
+    ``latency`` - 1 cycles after the group's last step. The same accumulator is updated at most every 6 cycles, every 4 where several
+    groups stand in a beat: its memory gives what is written in that cycle then. One pair per cycle: two INT4 group results, without stalls. Where groups have zero points, a group's integer starts at
     -z times the sum of its mantissas.
 
     Attention: with ``keys`` each quarter of the multipliers takes one query (from ``activation``) and all take the entry's
@@ -192,7 +196,11 @@ class Slice(Component):
             m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32, depth=self.depth, init=[])
             m.submodules[f"add_{name}"] = add = Add()
             first = delay(m, step.first_group, at_result, f"{name}_first")
-            write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
+            if machine.short_groups:
+                write = memory.write_port()
+                read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
+            else:
+                write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
             m.d.comb += [
                 read.addr.eq(delay(m, address, at_result - 1, f"{name}_read_address")),
                 add.a.eq(read.data),
@@ -220,15 +228,22 @@ class Slice(Component):
         product = registered(m, self.sum * delay(m, -zero, 2, f"{name}_zero"), f"{name}_product")
         return delay(m, product[:ROW_SUM_BITS].as_signed(), at_total - 3, f"{name}_begin")
 
-    def _take_scales(self, m: Module) -> tuple[list[Value], list[Value]]:
+    def _take_scales(self, m: Module) -> tuple[Sequence[Value], Sequence[Value]]:
         """The pair's two scales: of its first and second row (two digits: of its only row, twice); their zero points, 0 for none."""
-        take, formats = self.take, self.machine.weight_formats
+        take, formats, none = self.take, self.machine.weight_formats, [Const(0), Const(0)]
         scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(INT4.scales_per_word)]
+        per_word, behind = INT4Z.scales_per_word, Cat(scales[INT4Z.scales_per_word :])
+        fields = [behind[ZERO_BITS * i : ZERO_BITS * (i + 1)] for i in range(per_word)]
+        less = zero_points(self.format, formats)
         per_beat = self.machine.kv_lanes
         for i, scale in enumerate(scales):
             with m.If(self.taking & take.scale & (take.scale_beat == i // per_beat)):
                 at = 16 * (i % per_beat)
                 m.d.sync += scale.eq(self.beats.payload[at : at + 16])
+        if self.machine.short_groups:
+            own = self._of_block(m, scales, 16, "scale")
+            zero = self._of_block(m, [Mux(less, zero, 0) for zero in fields], ZERO_BITS, "zero")
+            return own, zero if self.machine.zero_points else none
         of_pair = [Signal(16, name=f"pair_scale_{k}", reset_less=True) for k in range(2)]
         with m.If(self.taking & take.second):
             own = Array(scales)[take.scale_index]
@@ -237,12 +252,28 @@ class Slice(Component):
                 of_pair[1].eq(Mux(two_digits(self.format, formats), own, Array(scales[1::2])[take.scale_index[1:]])),
             ]
         if not self.machine.zero_points:
-            return list(of_pair), [Const(0), Const(0)]
+            return of_pair, none
         zeros = [Signal(ZERO_BITS, name=f"pair_zero_{k}", reset_less=True) for k in range(2)]
-        per_word, behind = INT4Z.scales_per_word, Cat(scales[INT4Z.scales_per_word :])
-        fields = [behind[ZERO_BITS * i : ZERO_BITS * (i + 1)] for i in range(per_word)]
-        less = zero_points(self.format, formats)
         with m.If(self.taking & take.second):
             for zero, of_members in zip(zeros, (fields[0::2], fields[1::2]), strict=True):
                 m.d.sync += zero.eq(Mux(less, Array(of_members)[take.scale_index[1:]], 0))
-        return list(of_pair), list(zeros)
+        return of_pair, zeros
+
+    def _of_block(self, m: Module, values: Sequence[Value], bits: int, name: str) -> list[Value]:
+        """Of a scale word's ``values`` those of the two rows of a step: 8 are kept with the beats, a block's, and chosen from at the step."""
+        take, digits = self.take, two_digits(self.format, self.machine.weight_formats)
+        kept = [Signal(bits, name=f"kept_{name}_{k}", reset_less=True) for k in range(BLOCK_ROWS)]
+        index = Signal(3, name=f"{name}_index", reset_less=True)
+        with m.If(self.taking & take.second):
+            m.d.sync += index.eq(take.scale_index[:3])
+            for k, value in enumerate(kept):
+                m.d.sync += value.eq(Array(values[k::BLOCK_ROWS])[take.scale_index[3:]])
+        chosen: list[Value] = []
+        for parity in range(2):
+            at, one = Signal(3, name=f"{name}_at_{parity}"), Signal(bits, name=f"{name}_{('even', 'odd')[parity]}")
+            m.d.comb += [
+                at.eq(index + Mux(digits, self.step.piece, Cat(Const(parity, 1), self.step.piece))),
+                one.eq(Array(kept)[at]),
+            ]
+            chosen.append(one)
+        return chosen

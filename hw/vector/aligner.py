@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
+from hw.arithmetic.fp32 import Add
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
@@ -42,6 +43,8 @@ class Aligner(Component):
 
     Works beside the unit that writes the vectors: the array, attention, embedding or the scan. The squares of the mantissas
     are summed on the way; for the residual 1/rms follows once all groups are in, a slot per cycle.
+
+    Where groups may be shorter than a beat, one of the residual takes as long as a square sum is added, and a cycle more.
 
     Latency: 4 cycles from a group's arrival to the write of its first word; SUMMED + Signature.LATENCY + 2 from the end of the flush,
     once no group is left, to ``done``, with 1/rms InverseRms.LATENCY and a cycle per slot more. Throughput: a word per cycle.
@@ -83,7 +86,11 @@ class Aligner(Component):
         machine, lanes = self.machine, self.machine.vector_lanes
         layout = Group(machine)
         present, reading, offset = Signal(layout), Signal(), Signal(OFFSET_BITS)
-        last = offset + lanes >= self.padded
+        last = ended = offset + lanes >= self.padded
+        busy: Value = reading
+        if machine.short_groups:  # a slot's square sums follow one another no sooner than they are added
+            hurried = (self.target == AlignTarget.RESIDUAL) & (offset < Add.LATENCY * lanes)
+            last, busy = ended & ~hurried, reading & (offset < self.padded)
         m.d.comb += [self.completed.groups.ready.eq(~reading | last), self.busy.eq(reading)]
         with m.If(reading):
             m.d.sync += offset.eq(offset + lanes)
@@ -95,7 +102,7 @@ class Aligner(Component):
             self.read.address.eq(present.start + offset),
             self.read.enable.eq(reading & (offset < present.size)),
             self.head_slot.eq(present.slot),
-            self.head_end.eq(reading & last),
+            self.head_end.eq(busy & ended),
         ]
 
         # 1: data, masked and registered; 2: aligned, registered; 3: written and squared
@@ -105,7 +112,7 @@ class Aligner(Component):
             values.append(registered(m, Mux(inside, self.read.data[32 * k : 32 * k + 32], 0), f"value_{k}"))
         exponent = delay(m, present.exponent, 2, "exponent")
         aligned = [registered(m, align_lane(m, v, exponent, f"lane_{k}"), f"aligned_{k}") for k, v in enumerate(values)]
-        valid = delay_valid(m, reading, self.WRITE, "valid")
+        valid = delay_valid(m, busy, self.WRITE, "valid")
         slot, written_exponent = delay(m, present.slot, self.WRITE, "slot"), delay(m, exponent, 1, "written_exponent")
         within, first = delay(m, offset, self.WRITE, "within"), delay(m, offset == 0, self.WRITE, "first")
         element, number = (
@@ -129,7 +136,7 @@ class Aligner(Component):
             rms.exponent.eq(written_exponent),
             rms.slot.eq(slot),
             rms.first.eq(first),
-            rms.last.eq(delay_valid(m, reading & last, self.WRITE, "last")),
+            rms.last.eq(delay_valid(m, busy & ended, self.WRITE, "last")),
             rms.inverse_size.eq(self.inverse_size),
             rms.epsilon.eq(self.epsilon),
             self.inverse_rms.eq(rms.inverse_rms),

@@ -44,6 +44,8 @@ class EmbedUnit(Component):
         self.rotary = gives(RotaryWrite(machine), "write port of the rotary memory", "rope_{}")
         self.finish = gives(1, "level: everything is written, the aligner may close")
         self.aligned = given(1, "the aligner is done")
+        if machine.short_groups:
+            self.pause = given(1, "no more words for now: the aligner is behind")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -85,14 +87,19 @@ class EmbedUnit(Component):
             m.d.comb += [runs.payload.beat.eq(ask_address >> beat_shift), runs.payload.count.eq(ask_count)]
         # Rows to the buffer, rotary rows to the array
         rope_index, piece = Signal(9), Signal(range(max(2, machine.port_bits // 32)))
+        valid, ready = rows.words.valid, self.words.ready
+        if machine.short_groups:
+            shown = Signal()  # what is shown stays
+            m.d.sync += shown.eq(self.words.valid & ~self.words.ready)
+            valid, ready = valid & (~self.pause | shown), ready & (~self.pause | shown)
         address = (base + rows.words.payload.element)[:ELEMENT_BITS]
         m.d.comb += [
-            self.words.valid.eq(rows.words.valid),
+            self.words.valid.eq(valid),
             self.words.payload.address.eq(address),
             self.words.payload.data.eq(rows.words.payload.data),
             self.words.payload.enable.eq(rows.words.payload.enable),
             self.words.payload.slot.eq(slot),
-            rows.words.ready.eq(self.words.ready),
+            rows.words.ready.eq(ready),
             self.rotary.slot.eq(slot),
             self.rotary.word.eq(rope_index),
             self.rotary.data.eq(beats.payload.word_select(piece, 32)),

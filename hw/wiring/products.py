@@ -25,7 +25,7 @@ def join(m: Module, units: Units) -> None:
         units.activation.read_slot.eq(array.sequencer.activation_slot),
         units.activation.read_word.eq(array.sequencer.activation_word),
         units.activation.read_group.eq(array.sequencer.activation_group),
-        sharing.activations.eq(units.activation.data),
+        sharing.activations.eq(units.activation.data if units.spread is None else units.spread.operands),
         array.exponent.eq(delay(m, units.activation.exponent, 1, "exponent")),
         array.group.eq(setting(Config.GROUP)),
         array.sequencer.inner.eq(setting(Config.INNER)),
@@ -42,6 +42,16 @@ def join(m: Module, units: Units) -> None:
         units.weights.started.eq(array.started),
         *(tile.slice.activation.eq(sharing.operands) for tile in units.tiles),
     ]
+    if (spread := units.spread) is not None:
+        walk = array.sequencer
+        m.d.comb += [
+            spread.word.eq(units.activation.data),
+            spread.place.eq(delay(m, walk.activation_group[:2], 1, "place")),
+            spread.piece.eq(delay(m, walk.activation_piece, 1, "piece")),
+            spread.half.eq(walk.half),
+            spread.quarter.eq(walk.quarter),
+            units.embed.pause.eq(units.groups.pause),
+        ]
     if units.machine.zero_points:
         total = delay(m, units.activation.sum, 1, "sum")
         m.d.comb += [tile.slice.sum.eq(total) for tile in units.tiles]

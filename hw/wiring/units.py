@@ -26,6 +26,7 @@ from hw.memory.writer import WritePort
 from hw.pe.activation import AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.sharing import Sharing
+from hw.pe.spread import PIECES, Spread
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
 from hw.vector.adjust import AdjustUnit
@@ -59,11 +60,14 @@ class Units:
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
         self.weights, self.array = WeightFetch(machine), ArrayUnit(machine, self.tiles)
-        self.activation = AlignedMemory(machine, machine.activation, machine.weight_lanes, machine.zero_points)
+        self.activation = AlignedMemory(
+            machine, machine.activation, machine.weight_lanes, machine.zero_points, PIECES if machine.short_groups else 1
+        )
         self.attention = AttentionUnit(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()
         # Vectors
+        self.spread = Spread(machine) if machine.short_groups else None
         self.buffer = Buffer(machine)
         self.switch = VectorSwitch(machine)
         self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)

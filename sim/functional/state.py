@@ -94,7 +94,7 @@ class State:
             constants = np.array([config[Config.INVERSE_SIZE], config[Config.EPSILON]], np.uint32).view(np.float32)
             self.inverse_rms[slots] = align.inverse_rms(mantissas, exponents, constants[0], constants[1])
         if self.writes.kept:
-            padded = round_up(group, self.machine.kv_lanes if query else self.machine.weight_lanes)
+            padded = round_up(group, self.machine.kv_lanes) if query else group
             element = np.zeros((len(slots), groups, padded), np.int64)
             element[..., :group] = mantissas.astype(np.int64)
             self.writes.add(index(ALIGNED, slots[:, None], np.arange(groups * padded)), element.reshape(len(slots), -1))

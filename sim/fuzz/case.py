@@ -16,7 +16,7 @@ from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
-from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
+from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES, SHORTEST_GROUP
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics import formats
@@ -120,12 +120,20 @@ def case(seed: int, long: bool = False) -> Case:
         if draw.chance(ODD / PROGRAMS):
             spoil_program(draw, program)
     machine["soft_cap"] = caps
-    _weight_formats(Draw(seed + (3 << 32)), machine, programs)
+    _weights(Draw(seed + (3 << 32)), machine, programs)
     return Case(seed, machine, tuple(programs), long)
 
 
-def _weight_formats(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
-    """Formats of the machine's weights, and of half of the programs any of them; a few programs ask for another one."""
+def _weights(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
+    """The machine's weight formats and whether it takes groups shorter than a beat; half of the programs have any of what it has, a few
+    another format."""
+    lanes = machine["port_bits"] // 4 if machine.get("port_bits") in (64, 128, 256, 512) else 0
+    machine["short_groups"] = draw.chance(0.4)
+    sizes = [size for size in (lanes // 4, lanes // 2) if size >= SHORTEST_GROUP]
+    for program in programs if machine["short_groups"] and sizes else ():
+        group = program["compile"]["group"]
+        if draw.chance(0.6) and group in range(lanes, 513, lanes):  # not out of place
+            program["compile"]["group"] = draw.of(sizes)
     others = [name for name in formats.BY_NAME if name != formats.INT4.name and draw.chance(0.5)]
     machine["formats"] = [formats.INT4.name, *others]
     for program in programs:

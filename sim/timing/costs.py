@@ -75,17 +75,25 @@ class Costs:
     def scan_busy(self, slots: int, elements: int) -> int:
         return slots * -(-elements // self.machine.vector_lanes)
 
-    def group_cycles(self, padded: int) -> int:
-        """Words of one group that is aligned to ``padded`` elements."""
-        return -(-padded // self.machine.vector_lanes)
+    def group_cycles(self, padded: int, residual: bool) -> int:
+        """Words of one group that is aligned to ``padded`` elements; a slot's square sums follow one another no sooner than they are added."""
+        words = -(-padded // self.machine.vector_lanes)
+        return max(words, pipeline.ADD + 1) if residual and self.machine.short_groups else words
 
-    def align_busy(self, slots: int, elements: int, group: int, padded: int) -> int:
-        return slots * -(-elements // group) * self.group_cycles(padded)
+    def align_busy(self, slots: int, elements: int, group: int, padded: int, residual: bool) -> int:
+        return slots * -(-elements // group) * self.group_cycles(padded, residual)
+
+    def align_waits(self, elements: int, group: int, queued: int) -> int:
+        """Cycles that a slot of the residual, written a word per cycle, waits for the aligner, behind which ``queued`` groups may wait."""
+        if not self.machine.short_groups:
+            return 0
+        words, groups = -(-elements // self.machine.vector_lanes), -(-elements // group)
+        return max(0, (groups - queued) * self.group_cycles(group, True) - words)
 
     def align_tail(self, slots: int, padded: int, spacing: int, complete: bool, residual: bool) -> int:
         """Last write to done, when every slot's last group is ``complete`` ``spacing`` cycles behind the one before it."""
         m = self.machine
-        service = self.group_cycles(padded)
+        service = self.group_cycles(padded, residual)
         if complete:
             backlog = 2 + service + (slots - 1) * max(0, service - spacing)
         else:  # the last groups are closed one after another once everything is written
@@ -158,7 +166,11 @@ class Costs:
         """Weight beats of a port whose blocks have ``rows`` rows."""
         count = rows * groups
         words = -(-count // form.scales_per_word)
-        return words * SCALE_WORD // self.machine.beat_bytes + count * (group * form.bits // 4 // self.machine.weight_lanes)
+        return words * SCALE_WORD // self.machine.beat_bytes + count * group * form.bits // 4 // self.machine.weight_lanes
+
+    def pieces(self, group: int) -> int:
+        """Groups side by side in a beat."""
+        return max(1, self.machine.weight_lanes // group)
 
     def matmul_flight(self) -> int:
         """Last step of a round until its accumulators can be drained."""

@@ -17,14 +17,14 @@ class Shape:
     """A product's weights in the fullest port.
 
     Attributes:
-        slots: tokens that each pair of beats is multiplied with.
+        steps: of each pair of beats: tokens that it is multiplied with, times groups side by side in it.
         pairs: pairs of beats. per_word: pairs behind each scale word of scale beats. per_round: pairs of a round.
         page: beats from the first one to the next page of memory.
         flight: cycles from a round's last step until it is drained, which takes drain, the last one last_drain.
         ports: how many have weights of it.
     """
 
-    slots: int
+    steps: int
     pairs: int
     per_word: int
     scale: int
@@ -93,7 +93,7 @@ def flow(
     left, page = shape.beats, shape.page
     burst, whole = machine.burst, 4096 // machine.beat_bytes
     run = due - 1
-    take, pop, slots = begin - 1, FIRST, shape.slots
+    take, pop, steps = begin - 1, FIRST, shape.steps
     in_word, scale, second = 0, shape.scale, False
     pairs, in_round, stalled, before, drained = shape.pairs, 0, 0, FIRST, FIRST  # pairs left; ends of the latest drains
     window = 0 if keep else shape.window(machine)
@@ -117,7 +117,7 @@ def flow(
                 if not in_round and fire <= before:
                     stalled += before + 1 - fire
                     fire = before + 1
-                pop = fire + slots - 1
+                pop = fire + steps - 1
                 pairs -= 1
                 in_word += 1
                 in_round += 1
@@ -137,7 +137,7 @@ def flow(
             if drift < 0:
                 most = min(most, int(slack_3 // -drift) - 2)
             elif drift > 0:
-                most = min(most, int((machine.weight_fifo * slots / 2 - slack_3) // drift) - 2)
+                most = min(most, int((machine.weight_fifo * steps / 2 - slack_3) // drift) - 2)
             even = abs(last - 2 * middle + first) <= 1 + (last - first) // 200 and abs(slack_3 - 2 * slack_2 + slack_1) <= 2
             if even and most > 0:
                 later = most * (last - first) // 2

@@ -32,7 +32,7 @@ class Product:
 def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np.int64]:
     """(ports,) weight beats of a product with ``group`` weights per scale."""
     ports, rounds = costs.machine.ports, fields["rounds"]
-    rows, form = block_rows(matmul_rows(fields, ports)), BY_CODE[fields["format"]]
+    rows, form = block_rows(matmul_rows(fields, ports), costs.pieces(group)), BY_CODE[fields["format"]]
     full, short = (costs.matmul_beats(n * rows, fields["groups"], group, form) for n in (rounds, rounds - 1))
     return np.where(np.arange(ports) < fields["ports"], full, short)
 
@@ -41,13 +41,15 @@ def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Pro
     """The MATMUL of ``fields`` with ``slots`` tokens and ``group`` weights per scale."""
     machine, rounds = costs.machine, fields["rounds"]
     rows, form = matmul_rows(fields, machine.ports), BY_CODE[fields["format"]]
-    per_round = block_rows(rows) * fields["groups"] * form.bits // 8 * (group // machine.weight_lanes)
+    pieces = costs.pieces(group)
+    beats = max(1, group // machine.weight_lanes)
+    per_round = block_rows(rows, pieces) * fields["groups"] * form.bits // 8 // pieces * beats
     drain, last_drain = costs.drain(slots, machine.ports), costs.drain(slots, fields["ports"])
     page = 4096 // ADDRESS_UNIT
     shape = Shape(
-        slots=slots,
+        steps=slots * pieces,
         pairs=rounds * per_round,
-        per_word=form.scales_per_word * form.bits // 8 * (group // machine.weight_lanes),
+        per_word=form.scales_per_word * form.bits // 8 // pieces * beats,
         scale=SCALE_WORD // machine.beat_bytes,
         per_round=per_round,
         # Of the first layer; layers differ by less than a burst per page.
@@ -59,7 +61,7 @@ def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Pro
     )
     return Product(
         shape=shape,
-        steps=shape.pairs * slots,
+        steps=shape.pairs * shape.steps,
         beats=int(weight_beats(costs, fields, group).sum()),
         drains=(rounds - 1) * drain + last_drain,
         outputs=rows // (2 if fields["epilogue"] == Epilogue.GATED else 1),

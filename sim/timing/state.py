@@ -83,8 +83,9 @@ class State:
         query = target == AlignTarget.QUERY
         group = self.walk.config[Config.HEAD_DIM if query else Config.GROUP]
         padded = round_up(group, self.machine.kv_lanes) if query else group
-        self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded)
-        return self.costs.align_tail(slots, padded, spacing, elements % group == 0, target == AlignTarget.RESIDUAL)
+        residual = target == AlignTarget.RESIDUAL
+        self.counters["ALIGN_BUSY"] += self.costs.align_busy(slots, elements, group, padded, residual)
+        return self.costs.align_tail(slots, padded, spacing, elements % group == 0, residual)
 
     def ports_of(self, f: Fields) -> list[int]:
         """Ports that a KVWRITE's entries go to."""

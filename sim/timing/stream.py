@@ -69,7 +69,7 @@ class Streams:
         memory = self.machine.memory
         if not memory.refresh:
             return memory.moving, 1.0
-        key = (shape.slots, shape.per_word, shape.scale, shape.ports)
+        key = (shape.steps, shape.per_word, shape.scale, shape.ports)
         if key not in self.rates:
             real = self.sustained(shape, memory.moving, phases(self.machine, shape.ports))
             low, high = 0.5 * memory.rate, memory.moving

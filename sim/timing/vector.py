@@ -28,8 +28,9 @@ def embed(s: State, f: Fields, slots: int, start: int) -> int:
     tail = s.aligned(AlignTarget.RESIDUAL, slots, f["elements"], 1 << 20)
     if f["elements"] % group == 0:
         # The last slot's group was aligned while its rotary row came.
-        tail -= min(2 * half + costs.read, max(0, costs.group_cycles(group) - machine.tokens - 1))
+        tail -= min(2 * half + costs.read, max(0, costs.group_cycles(group, True) - machine.tokens - 1))
     cycles = costs.embed(slots, f["elements"], f["row"], half)
+    cycles += slots * costs.align_waits(f["elements"], group, machine.tokens + 2)
     busy = costs.embed_busy(slots, f["elements"], half)
     # The first layer's entries are fetched ahead meanwhile.
     ahead = s.history.missing(0, s.walk.position, config[Config.HISTORY], s.first(0)) if s.prefetch else 0
@@ -44,7 +45,10 @@ def embed(s: State, f: Fields, slots: int, start: int) -> int:
 def align(s: State, f: Fields, slots: int, start: int) -> int:
     busy = s.costs.scan_busy(slots, f["elements"])
     tail = s.aligned(f["align"], slots, f["elements"], busy // slots)
-    return booked(s, busy, 0, s.costs.scan(slots, f["elements"]) + tail)
+    waits = (
+        slots * s.costs.align_waits(f["elements"], s.walk.config[Config.GROUP], 0) if f["align"] == AlignTarget.RESIDUAL else 0
+    )
+    return booked(s, busy, 0, s.costs.scan(slots, f["elements"]) + waits + tail)
 
 
 def normalise(s: State, f: Fields, slots: int, start: int) -> int:

@@ -22,7 +22,9 @@ ADDRESS_UNIT = 64  # bytes per address count
 ADDRESS_SHIFT = (ADDRESS_UNIT - 1).bit_length()
 BUFFER_UNIT = 8  # FP32 elements per buffer address count
 BLOCK_ROWS = 8  # outputs of one port that share an accumulator rotation
-SHORT_BLOCK_ROWS = 6  # of a matrix that has no more: accumulators are still updated no sooner than every 6 cycles
+SHORT_BLOCK_ROWS = (
+    6  # of a matrix that has no more, groups whole beats: accumulators are still updated no sooner than every 6 cycles
+)
 WORD_BYTES = 16  # of an instruction in memory
 
 
@@ -83,9 +85,9 @@ class AlignTarget(IntEnum):
     QUERY = 3  # query memory, groups of head_dim
 
 
-def block_rows(rows: int) -> int:
-    """Rows of a block in the weight stream of a matrix with ``rows`` outputs."""
-    return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS
+def block_rows(rows: int, pieces: int = 1) -> int:
+    """Rows of a block in the weight stream of a matrix with ``rows`` outputs, ``pieces`` of whose groups stand in a beat."""
+    return SHORT_BLOCK_ROWS if rows <= SHORT_BLOCK_ROWS and pieces == 1 else BLOCK_ROWS
 
 
 def matmul_rows(fields: dict[str, int], ports: int) -> int:

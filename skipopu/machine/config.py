@@ -27,6 +27,7 @@ MOST_PORTS = 64
 LARGEST_BUFFER = 1 << 19  # elements
 LARGEST_MAP = 1 << 19  # tokens of all layers
 LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
+SHORTEST_GROUP = 8  # weights; ADJUST completes no group sooner than the aligner takes it
 HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
 MULTIPLIERS = ("27x18", "18x18")
 
@@ -58,6 +59,7 @@ class Machine:
         write_burst: longest AXI write burst, beats; 0: as long as reads. The bus turns round once per burst.
         window: a layer's queries may see their last tokens only; the others' entries are not read.
         soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
+        short_groups: groups of weights may be a half and a quarter of a beat too, of 8 weights or more.
         formats: of weights that the array multiplies, by name; int4, which routers are in, is always one.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
@@ -89,6 +91,7 @@ class Machine:
     write_burst: int = 0
     window: bool = False
     soft_cap: bool = False
+    short_groups: bool = False
     formats: tuple[str, ...] = USUAL
     multiplier: str = "27x18"
     instructions: int = 64
@@ -230,6 +233,12 @@ class Machine:
     def numerics_fingerprint(self, profile: str) -> str:
         """That of a numerics profile with this machine's weight formats."""
         return fingerprint(profile, self._format_names)
+
+    @property
+    def groups_in_beats(self) -> tuple[int, ...]:
+        """Weights of the groups of which several stand side by side in a beat."""
+        sizes = (self.weight_lanes // 4, self.weight_lanes // 2)
+        return tuple(size for size in sizes if size >= SHORTEST_GROUP) if self.short_groups else ()
 
     @property
     def drain_ports(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
+from skipopu.isa.spec import MATMUL
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.model_config import ModelConfig
@@ -14,6 +15,7 @@ from skipopu.numerics.activation import ACTIVATIONS, Activation
 
 LARGEST_HEAD = 256  # elements
 LARGEST_GROUP = 512  # weights
+MOST_GROUPS = (1 << MATMUL.by_name["groups"].width) - 1  # along a product's input
 LARGEST_CONTEXT = 1 << 16  # tokens whose weighted values attention's exact sums hold
 LARGEST_VOCABULARY = 1 << 20
 LARGEST_RUN = (1 << 24) - 1  # beats that a unit asks a port for at once
@@ -21,19 +23,20 @@ LARGEST_RUN = (1 << 24) - 1  # beats that a unit asks a port for at once
 
 @dataclass(frozen=True)
 class Range:
-    """Values of a configuration register: multiples of ``step``, a power of two, from ``least`` to ``most``."""
+    """Values of a configuration register: multiples of ``step``, a power of two, from ``least`` to ``most``, and what is in ``also``."""
 
     least: int
     most: int
     step: int = 1
+    also: tuple[int, ...] = ()
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, int) and self.least <= value <= self.most and value % self.step == 0
+        return isinstance(value, int) and (value in self.also or (self.least <= value <= self.most and value % self.step == 0))
 
     def __str__(self) -> str:
-        return (
-            f"{self.least} to {self.most}" if self.step == 1 else f"a multiple of {self.step} from {self.least} to {self.most}"
-        )
+        steps = f"a multiple of {self.step} from " if self.step > 1 else ""
+        also = f"{', '.join(map(str, self.also))} or " if self.also else ""
+        return f"{also}{steps}{self.least} to {self.most}"
 
 
 def ranges(machine: Machine) -> dict[Config, Range]:
@@ -50,7 +53,7 @@ def ranges(machine: Machine) -> dict[Config, Range]:
         Config.KV_HEADS: Range(1, machine.kv_heads),
         Config.QUERY_GROUP: Range(1, machine.query_group),
         Config.KV_SLOTS: Range(0, machine.map_entries),
-        Config.GROUP: Range(lanes, LARGEST_GROUP, lanes),
+        Config.GROUP: Range(lanes, LARGEST_GROUP, lanes, machine.groups_in_beats),
         Config.INNER: Range(0, machine.activation),
         Config.HISTORY: Range(0, machine.history_slots),
     }
@@ -92,6 +95,13 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int) -> Non
         (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
+    longest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim)
+    need(
+        longest <= MOST_GROUPS * group,
+        f"the longest input of a product, in groups of {group},",
+        longest,
+        f"up to {MOST_GROUPS * group}",
+    )
     inner = max(model.intermediate_size, model.num_heads * model.head_dim, model.hidden_size if model.final_bias else 0)
     aligned = round_up(model.hidden_size, group) + round_up(inner, group)
     need(aligned <= machine.activation, "residual and inner vector", aligned, f"up to activation, {machine.activation}")

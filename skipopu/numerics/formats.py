@@ -93,9 +93,11 @@ class Format:
 
     def holds(self, q: NDArray[np.integer], group: int) -> NDArray[np.bool_]:
         """(rows,) whether the format has codes for all of (rows, n) integers in groups of ``group``, the last one zero-padded."""
-        there = np.isin(q, self.values).all(axis=1)
-        groups = padded(q, group)
-        return there & (groups.max(-1) + self.zeros(groups) < 16).all(1) if self.zero_points else there
+        there = np.all(np.isin(q, self.values), axis=1)
+        if self.zero_points:
+            groups = padded(q, group)
+            there &= np.all(groups.max(-1) + self.zeros(groups) < 16, axis=1)
+        return there
 
     def nibbles(self, q: I8) -> NDArray[np.uint8]:
         """(rows, ..., group) integers as nibble rows, in the order of pairs: (rows, ..., group), or (2 * rows, ...) of two digits."""

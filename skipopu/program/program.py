@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from skipopu.accept import MAPPING, Accepted
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
+from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
 from skipopu.layout import RING_RECORD, ROUTER_RECORD, EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import ranges
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats
 from skipopu.policy import KvPolicy
@@ -177,10 +179,8 @@ class Program:
             raise ProgramError(f"{where}: region trace has {self.regions['trace'].size} bytes, no multiple of {layers} layers")
         inside("router_record", self.router_record[0] + (layers - 1) * self.router_record[1], ROUTER_RECORD.size, end)
         for name, d in self.matrices.items():
-            if d["group"] % self.machine.weight_lanes:
-                raise ProgramError(
-                    f"{where}: matrix {name} has group {d['group']}; accepted: a multiple of {self.machine.weight_lanes}"
-                )
+            if d["group"] not in (allowed := ranges(self.machine)[Config.GROUP]):
+                raise ProgramError(f"{where}: matrix {name} has group {d['group']}; accepted: {allowed}")
             if d["format"] not in self.machine.formats:
                 raise ProgramError(
                     f"{where}: matrix {name} has format {d['format']}; accepted: {', '.join(self.machine.formats)}"

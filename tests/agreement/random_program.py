@@ -33,6 +33,8 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         return int(rng.integers(low, high + 1))
 
     group = machine.weight_lanes * pick(1, max(1, 128 // machine.weight_lanes))
+    if machine.groups_in_beats and pick(0, 1):
+        group = int(rng.choice(machine.groups_in_beats))
     inner = machine.activation // group // 2 * group
     widest = min(inner, 320)
     hidden, head_dim = pick(9, widest), max(16, machine.vector_lanes) * pick(1, 2)

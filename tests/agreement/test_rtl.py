@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -85,7 +87,35 @@ def test_random_models(target: str, seed: int) -> None:
 @pytest.mark.parametrize("routing", ["program", "always"])
 def test_timing_predicts_cycles_stalls_and_bytes(target: str, routing: str) -> None:
     program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load(target), context=40)
-    run = Run(tuple(range(1, 14)), 6, routing=routing)
+    predicts(program, Run(tuple(range(1, 14)), 6, routing=routing))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(
+    ("weights", "group"), [("int4", 8), ("int4z", 16), ("int8", 8), ("int8", 16), ("int4z", 32), ("fp4", 64)]
+)
+def test_formats_and_short_groups(weights: str, group: int) -> None:
+    """Same bits, and cycles as predicted, one token at a time and four."""
+    program = compile_checkpoint(
+        random_checkpoint(small_config(), 1), Machine.load("tiny"), context=24, group=group, weights=weights
+    )
+    agree(program, Run((5, 3, 8), 2, check=True), rtl.Memory(stall=60, seed=group))
+    predicts(program, Run(tuple(range(1, 14)), 6))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("group", [16, 32])
+def test_groups_of_one_word(group: int) -> None:
+    """As on a machine of 512-bit ports: a short group is one word of the vector unit, and whoever writes waits for the aligner."""
+    machine = dataclasses.replace(Machine.load("tiny"), ports=1, port_bits=256, vector_lanes=16, tokens=2, activation=4096)
+    config = small_config(hidden_size=2000, intermediate_size=30, num_layers=1, num_heads=2, num_kv_heads=1)
+    program = compile_checkpoint(random_checkpoint(config, 2), machine, context=24, group=group, weights="int4z")
+    agree(program, Run((5, 3, 8), 2, check=True), rtl.Memory(latency=1))
+    predicts(program, Run(tuple(range(1, 8)), 4))
+
+
+def predicts(program: Program, run: Run) -> None:
+    """Asserts that the timing engine counts what the simulation does."""
     expected = functional.run(program, run)
     seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
     assert predicted["READ_BEATS"] == seen["READ_BEATS"]

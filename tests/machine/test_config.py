@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ConfigError, ProgramError
 from skipopu.machine.config import Machine
@@ -122,7 +123,7 @@ def test_unknown_target_lists_the_known_ones() -> None:
         ({"num_heads": 12, "num_kv_heads": 2}, {}, "query heads per key-value head is 6; accepted: 1 to 4"),
         ({}, {"context": 100}, "context is 100; accepted: 1 to 64"),
         ({}, {"weights": "int2"}, "machine tiny: weight format is 'int2'; accepted: int4, int8, int4z, fp4"),
-        ({}, {"group": 48}, "weight group is 48; accepted: a multiple of 32 from 32 to 512"),
+        ({}, {"group": 48}, "weight group is 48; accepted: 8, 16 or a multiple of 32 from 32 to 512"),
         ({"head_dim": 300}, {}, "head_dim is 300; accepted: a multiple of 4 from 8 to 256"),
         ({"vocab_size": 4000}, {"logits": True}, "machine tiny has buffer 8192"),
     ],
@@ -142,6 +143,24 @@ def test_another_clock_keeps_the_device_and_the_path() -> None:
     assert slower.fingerprint == u280.fingerprint
     assert slower.at_clock(225) == u280
     assert Machine.load("tiny").at_clock(50) is None
+
+
+def test_groups_shorter_than_a_beat() -> None:
+    """A half and a quarter, of 8 weights or more; no trace where there are none."""
+    tiny = Machine.load("tiny")
+    assert (tiny.weight_lanes, tiny.groups_in_beats) == (32, (8, 16))
+    plain = dataclasses.replace(tiny, short_groups=False)
+    assert plain.groups_in_beats == ()
+    assert "short_groups" not in plain.hardware_parameters
+    assert dataclasses.replace(Machine.load("mono"), short_groups=True).groups_in_beats == (8,)
+    assert dataclasses.replace(Machine.load("u280"), short_groups=True).groups_in_beats == (32, 64)
+    checkpoint = random_checkpoint(small_config())
+    assert compile_checkpoint(checkpoint, tiny, context=8, group=8).matrices["q"]["group"] == 8
+    with pytest.raises(ProgramError, match="weight group is 8; accepted: a multiple of 32 from 32 to 512"):
+        compile_checkpoint(checkpoint, plain, context=8, group=8)
+    wide = dataclasses.replace(tiny, activation=32768, buffer=1 << 19)
+    with pytest.raises(ProgramError, match="in groups of 8, is 9000; accepted: up to 8184"):
+        compile_checkpoint(outline("llama-2-7b", config=small_config(intermediate_size=9000)), wide, context=8, group=8)
 
 
 def test_formats_that_are_usual_leave_no_trace() -> None:

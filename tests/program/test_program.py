@@ -107,7 +107,7 @@ def rewritten(program: Program, directory: Path, change: Callable[[dict], object
         (lambda d: d["matrices"].pop("q") and None, "matrices: q is missing"),
         (lambda d: d["matrices"]["q"].update(format="int3"), "matrices: q: format is 'int3'; accepted: 'int4' or 'int8'"),
         (lambda d: d["matrices"]["q"].update(rows=1 << 20), "matrix q ends at"),
-        (lambda d: d["matrices"]["q"].update(group=17), "matrix q has group 17; accepted: a multiple of 32"),
+        (lambda d: d["matrices"]["q"].update(group=17), "matrix q has group 17; accepted: 8, 16 or a multiple of 32"),
         (lambda d: d.update(port_bytes=64), "port_bytes is 64; [0-9]+ bytes of memory for 2 ports follow"),
         (lambda d: d["machine"].update(ports=None), "machine: ports is None; accepted: an integer"),
         (lambda d: d["model"].update(hidden_size=[]), r"model: hidden_size is \[\]; accepted"),
@@ -117,6 +117,13 @@ def rewritten(program: Program, directory: Path, change: Callable[[dict], object
 def test_altered_descriptions_are_named(program: Program, tmp_path: Path, change: Callable, message: str) -> None:
     with pytest.raises(SkipopuError, match=f"program.skpu: .*{message}"):
         Program.load(rewritten(program, tmp_path, change))
+
+
+def test_a_format_that_the_machine_has_not(tmp_path: Path) -> None:
+    program = compile_checkpoint(random_checkpoint(small_config()), Machine.load("mono"), context=8)
+    changed = rewritten(program, tmp_path, lambda d: d["matrices"]["q"].update(format="fp4"))
+    with pytest.raises(ProgramError, match="matrix q has format fp4; accepted: int4, int8"):
+        Program.load(changed)
 
 
 @given(st.data())

@@ -21,6 +21,8 @@ def test_registers_and_their_ranges() -> None:
     borders = [
         (r, v) for r, a in legal.items() for v in (a.least - 1, a.least, a.least + a.step, a.most, a.most + a.step, a.most - 1)
     ]
+    assert legal[Config.GROUP].also
+    borders += [(r, v + d) for r, a in legal.items() for v in a.also for d in (-1, 0, 1)]
     writes = [(source.randrange(64), source.getrandbits(32)) for _ in range(150)] + [(r, v % (1 << 32)) for r, v in borders]
     source.shuffle(writes)
 

@@ -21,14 +21,23 @@ PERIOD, LATENCY = 4, 5
 @pytest.mark.parametrize("formats", [USUAL, tuple(BY_NAME)], ids=["usual", "all"])
 @pytest.mark.parametrize("target", ["mono", "trio", "u280-slice4"])
 def test_runs(target: str, formats: tuple[str, ...]) -> None:
+    """On machines with all formats also groups of which several stand in a beat."""
     machine = dataclasses.replace(Machine.load(target), formats=formats)
+    fetched(machine, machine.weight_lanes * random.Random(1).randrange(1, 4))
+    short = dataclasses.replace(machine, short_groups=True)
+    for group in (*short.groups_in_beats, machine.weight_lanes) if formats != USUAL else ():
+        fetched(short, group)
+
+
+def fetched(machine: Machine, group: int) -> None:
     dut, source, ports = WeightFetch(machine), random.Random(2), machine.ports
-    group = machine.weight_lanes * source.randrange(1, 4)
     requests, expected = [], {runs: [] for runs in dut.runs}
     # Every port is busy first and last, so that the cycles of all requests are seen.
-    for rows in [BLOCK_ROWS * ports, 6, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]:
-        shape, groups, address = matmul_shape(rows, ports), source.randrange(1, 40), source.getrandbits(30)
-        weights = source.choice(machine.weight_formats)
+    sizes = [BLOCK_ROWS * ports, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]
+    products = [(rows, source.randrange(1, 40), source.choice(machine.weight_formats)) for rows in sizes]
+    products[1:1] = [(6, groups, weights) for groups in (1, 4, 5) for weights in machine.weight_formats]
+    for rows, groups, weights in products:
+        shape, address = matmul_shape(rows, ports), source.getrandbits(30)
         laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights)
         requests.append(
             {

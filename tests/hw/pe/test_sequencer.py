@@ -19,7 +19,7 @@ from skipopu.numerics.formats import INT4, INT4Z, INT8, SCALE_WORD, Format
 MACHINE = Machine.load("tiny")
 LANES, FLIGHT, INNER = MACHINE.weight_lanes, Slice.latency(MACHINE), 512
 SCALE_BEATS = SCALE_WORD // MACHINE.beat_bytes
-TAKES, STEPS = ("scale", "first", "second"), ("token", "first_beat", "last_beat", "first_group", "row", "bank")
+TAKES, STEPS = ("scale", "first", "second"), ("token", "first_beat", "last_beat", "first_group", "row", "piece", "bank")
 
 
 @dataclass
@@ -36,13 +36,14 @@ class Product:
 
     def __post_init__(self) -> None:
         self.shape = matmul_shape(self.rows, MACHINE.ports)
-        block, step = SHORT_BLOCK_ROWS if self.rows <= SHORT_BLOCK_ROWS else BLOCK_ROWS, 8 // self.weights.bits
-        beats, scale = self.group // LANES, 0
+        self.pieces, self.step = max(1, LANES // self.group), 8 // self.weights.bits
+        block = SHORT_BLOCK_ROWS if self.rows <= SHORT_BLOCK_ROWS and self.pieces == 1 else BLOCK_ROWS
+        beats, scale = max(1, self.group // LANES), 0
         for number in range(self.shape["rounds"]):
             ports = (1 << (self.shape["ports"] if number == self.shape["rounds"] - 1 else MACHINE.ports)) - 1
             for group in range(self.groups):
-                start = INNER // LANES * self.inner + group * beats
-                for row in range(0, block, step):
+                place = 4 * (INNER * self.inner + group * self.group) // LANES
+                for row in range(0, block, self.step * self.pieces):
                     if scale % self.weights.scales_per_word == 0:
                         self.takes += [({"scale": 1, "scale_beat": k}, ports) for k in range(SCALE_BEATS)]
                     for beat in range(beats):
@@ -51,14 +52,16 @@ class Product:
                             ({"second": 1, "scale_index": scale % self.weights.scales_per_word}, ports),
                         ]
                         edges = {"first_beat": beat == 0, "last_beat": beat == beats - 1, "first_group": group == 0}
-                        self.pairs.append((number, {**edges, "row": row, "bank": number % 2}, (start + beat, start), ports))
-                    scale += step
+                        self.pairs.append(
+                            (number, {**edges, "row": row, "bank": number % 2}, (place // 4 + beat, place), ports)
+                        )
+                    scale += self.step * self.pieces
 
     def cycles(self, tokens: int) -> int:
         """First beat to last step where nothing waits: a beat or a step per cycle, whichever a pair has more of."""
         seconds = [k for k, (take, _) in enumerate(self.takes) if "second" in take]
-        between = [max(tokens, b - a) for a, b in pairwise(seconds)]
-        return seconds[0] + sum(between) + tokens
+        between = [max(tokens * self.pieces, b - a) for a, b in pairwise(seconds)]
+        return seconds[0] + sum(between) + tokens * self.pieces
 
 
 @pytest.mark.parametrize(
@@ -68,12 +71,15 @@ class Product:
         (Product(21, 3, LANES, INT8, True), 3),
         (Product(4, 5, 2 * LANES, INT4, True), 4),
         (Product(40, 3, 2 * LANES, INT4Z, False), 2),
+        (Product(24, 5, LANES // 4, INT4Z, True), 1),
+        (Product(21, 5, LANES // 2, INT8, False), 3),
+        (Product(4, 7, LANES // 2, INT4, True), 1),
     ],
 )
 def test_walk(product: Product, tokens: int) -> None:
     dut = Sequencer(MACHINE)
     slots = [2, 3, 0, 1]
-    takes, pairs, rounds = product.takes, product.pairs, product.shape["rounds"]
+    takes, pairs, rounds, each = product.takes, product.pairs, product.shape["rounds"], tokens * product.pieces
     watched = [dut.taking_ports, dut.streaming, dut.waiting_drain, dut.waiting_weights, dut.finished, dut.rounds.done]
     shown = [dut.take, dut.step, dut.activation_slot, dut.activation_word, dut.activation_group, dut.active_ports]
 
@@ -98,11 +104,11 @@ def test_walk(product: Product, tokens: int) -> None:
                 2:
             ]
             # Taking goes on while there are beats, a second one where no pair is left to multiply.
-            pair, token = pairs[min(steps // tokens, len(pairs) - 1)], steps % tokens
-            pending, taking = seconds > steps // tokens, taken < len(takes)
-            fresh = token == 0 and (steps == 0 or pairs[steps // tokens - 1][0] != pair[0]) if pending else False
+            pair, token, piece = pairs[min(steps // each, len(pairs) - 1)], steps % tokens, steps % each // tokens
+            pending, taking = seconds > steps // each, taken < len(takes)
+            fresh = steps % each == 0 and (steps == 0 or pairs[steps // each - 1][0] != pair[0]) if pending else False
             free = not fresh or drained >= pair[0] - 1
-            popping = pending and free and token == tokens - 1
+            popping = pending and free and steps % each == each - 1
             assert (streaming, waits_drain, waits_weights) == (pending and free, pending and not free, taking and not pending)
             assert finished == (not taking and not pending)
             assert ports == (takes[taken][1] if taking else 0)
@@ -114,10 +120,11 @@ def test_walk(product: Product, tokens: int) -> None:
             assert all(take[name] == value for name, value in wanted.items())
             assert step.product == streaming
             if streaming:
-                assert [step[name] for name in STEPS] == [{"token": token, **pair[1]}[name] for name in STEPS]
+                now = {**pair[1], "token": token, "piece": piece, "row": pair[1]["row"] + piece * product.step}
+                assert [step[name] for name in STEPS] == [now[name] for name in STEPS]
                 assert (slot, (word, group), active) == (slots[token], pair[2], pair[3])
                 steps, last_step = steps + 1, cycle
-                if popping and (steps == tokens * len(pairs) or pairs[steps // tokens][0] != pair[0]):
+                if popping and (steps == each * len(pairs) or pairs[steps // each][0] != pair[0]):
                     ends.append((cycle + FLIGHT, (pair[0] % 2, pair[3], pair[0] == rounds - 1)))
             complete = bool(ends) and ends[0][0] == cycle
             assert done == complete
@@ -129,7 +136,7 @@ def test_walk(product: Product, tokens: int) -> None:
                 drained += 1
             waited |= bool(waits_drain)
             cycle += 1
-        assert (taken, steps) == (len(takes), tokens * len(pairs))
+        assert (taken, steps) == (len(takes), each * len(pairs))
         return last_step, waited
 
     async def bench(ctx: SimulatorContext) -> None:

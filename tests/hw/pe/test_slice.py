@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Elaboratable, Module, Signal
+from amaranth.hdl import Cat, Elaboratable, Module
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
@@ -12,41 +14,54 @@ from hw.arithmetic.pipeline import delay
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
+from hw.pe.spread import Spread
 from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
-from skipopu.numerics.formats import BY_NAME, FORMATS, Format
+from skipopu.numerics.formats import BY_NAME, FORMATS, INT4Z, Format, padded
 from skipopu.numerics.profile import PROFILES
 from tests.support import random_codes
 
 LANES = 16
 MACHINE = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4, formats=tuple(BY_NAME))
+SHORT = dataclasses.replace(MACHINE, port_bits=128, activation=1024, short_groups=True)
 
 
 class Bench(Elaboratable):
-    """One slice behind its sequencer; activations come from a memory of whole groups, a drained bank is free at once."""
+    """One slice behind its sequencer; activations come from a memory of words, exponents and sums from one of groups, a drained bank is
+    free at once. ``apart``: places from a group to the next; ``tokens`` have as many words and groups each."""
 
-    def __init__(self, activations: list[int], exponents: list[int], sums: list[int]) -> None:
-        self.sequencer, self.slice = Sequencer(MACHINE), Slice(MACHINE)
-        self.activations, self.exponents, self.sums = activations, exponents, sums
-        self.groups = Signal(8)
+    def __init__(self, machine: Machine, words: list[int], groups: list[int], apart: int, tokens: int) -> None:
+        self.machine, self.words, self.groups, self.apart, self.tokens = machine, words, groups, apart, tokens
+        self.sequencer, self.slice = Sequencer(machine), Slice(machine)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         sequencer, unit = self.sequencer, self.slice
         m.submodules.sequencer, m.submodules.slice = sequencer, unit
-        width = ALIGNED_BITS * LANES
-        mask = (1 << MANTISSA_SUM_BITS) - 1
-        words = zip(self.activations, self.exponents, self.sums, strict=True)
-        rows = [a | e << width | (s & mask) << width + 8 for a, e, s in words]
-        m.submodules.memory = memory = Memory(shape=width + 8 + MANTISSA_SUM_BITS, depth=len(rows), init=rows)
-        read = memory.read_port()
-        bus = delay(m, read.data, 1, "bus")
+        width = ALIGNED_BITS * self.machine.weight_lanes
+        m.submodules.words = words = Memory(shape=width, depth=len(self.words), init=self.words)
+        m.submodules.groups = groups = Memory(shape=8 + MANTISSA_SUM_BITS, depth=len(self.groups), init=self.groups)
+        read, read_group = words.read_port(), groups.read_port()
+        operands = read.data
+        if self.machine.short_groups:
+            m.submodules.spread = spread = Spread(self.machine)
+            operands = spread.operands
+            m.d.comb += [
+                spread.word.eq(read.data),
+                spread.place.eq(delay(m, sequencer.activation_group[:2], 1, "place")),
+                spread.piece.eq(delay(m, sequencer.activation_piece, 1, "piece")),
+                spread.half.eq(sequencer.half),
+                spread.quarter.eq(sequencer.quarter),
+            ]
+        group = sequencer.activation_group >> (self.apart.bit_length() - 1)
         m.d.comb += [
-            read.addr.eq(sequencer.activation_slot * self.groups + sequencer.activation_word),
-            Cat(unit.activation, unit.exponent, unit.sum).eq(bus),
+            read.addr.eq(sequencer.activation_slot * (len(self.words) // self.tokens) + sequencer.activation_word),
+            read_group.addr.eq(sequencer.activation_slot * (len(self.groups) // self.tokens) + group),
+            unit.activation.eq(delay(m, operands, 1, "bus")),
+            Cat(unit.exponent, unit.sum).eq(delay(m, read_group.data, 1, "of_group")),
             sequencer.slot.eq(sequencer.token),
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.take.eq(sequencer.take),
@@ -64,19 +79,34 @@ class Bench(Elaboratable):
 @pytest.mark.parametrize("tokens", [1, 2, 4])
 @pytest.mark.parametrize("weights", FORMATS)
 def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float) -> None:
+    run(MACHINE, LANES, weights, tokens, pauses)
+
+
+@pytest.mark.parametrize(("tokens", "pauses"), [(1, 0.0), (3, 0.4)])
+@pytest.mark.parametrize(
+    ("weights", "group"), [(form, group) for form in FORMATS for group in (8, 16)] + [(INT4Z, 64)], ids=str
+)
+def test_short_groups(weights: Format, group: int, tokens: int, pauses: float) -> None:
+    """Two and four side by side in a beat; longer ones on the same machine."""
+    run(SHORT, group, weights, tokens, pauses)
+
+
+def run(machine: Machine, group: int, weights: Format, tokens: int, pauses: float) -> None:
     rng = np.random.default_rng(tokens)
-    groups, rows, group = 9, 16, LANES
+    lanes = machine.weight_lanes
+    groups, rows, pieces = 9 if group <= lanes else 5, 16, max(1, lanes // group)
     x = (rng.standard_normal((tokens, groups * group)) * 2.0 ** rng.integers(-9, 9, groups * group)).astype(np.float32)
     m, exponent = align.align(x, group)
     q = random_codes(weights, rng, (rows, groups, group))
     scale = (rng.random((rows, groups)) * rng.choice([-1, 1, 1e-6], (rows, groups))).astype(np.float16)
-    stream = WeightStream(rows, groups, group, 1, LANES, weights)
-    beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, LANES // 2)
-    mask = (1 << ALIGNED_BITS) - 1
-    memory = [
-        sum((int(v) & mask) << ALIGNED_BITS * i for i, v in enumerate(m[t, g])) for t in range(tokens) for g in range(groups)
-    ]
-    dut = Bench(memory, exponent.reshape(-1).tolist(), m.sum(-1).astype(int).reshape(-1).tolist())
+    stream = WeightStream(rows, groups, group, 1, lanes, weights)
+    beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, lanes // 2)
+    mask, sum_mask = (1 << ALIGNED_BITS) - 1, (1 << MANTISSA_SUM_BITS) - 1
+    whole = padded(m.reshape(tokens, -1), lanes).reshape(-1, lanes)
+    memory = [sum((int(v) & mask) << ALIGNED_BITS * i for i, v in enumerate(word)) for word in whole]
+    totals = m.sum(-1).astype(int).reshape(-1).tolist()
+    of_groups = [e | (total & sum_mask) << 8 for e, total in zip(exponent.reshape(-1).tolist(), totals, strict=True)]
+    dut = Bench(machine, memory, of_groups, max(1, (4 if machine.short_groups else 1) * group // lanes), tokens)
     shape = {**matmul_shape(rows, 1), "groups": groups, "format": weights.code}
     seen: dict[tuple[int, int], int] = {}
     busy = {"cycles": 0, "steps": 0, "drained": 0}
@@ -86,7 +116,6 @@ def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float
         unit, sequencer = dut.slice, dut.sequencer
         ctx.set(sequencer.instruction.word, MATMUL.encode(shape))
         ctx.set(sequencer.group, group)
-        ctx.set(dut.groups, groups)
         ctx.set(sequencer.token_count, tokens)
         ctx.set(sequencer.start, 1)
         await ctx.tick()
@@ -139,11 +168,11 @@ def test_streams_one_group_per_cycle(weights: Format, tokens: int, pauses: float
     for part in parts[1:]:
         total = fp32.add(total, part)
     assert np.array([[seen[r, t] for r in range(rows)] for t in range(tokens)]).tolist() == fp32.bits(total).tolist()
-    pairs = rows * groups * weights.bits // 8
-    assert busy["steps"] == pairs * tokens
+    pairs, steps = rows * groups * weights.bits // 8 * max(1, group // lanes) // pieces, tokens * pieces
+    assert busy["steps"] == pairs * steps
     if not pauses:
         words = -(-rows * groups // weights.scales_per_word)
-        scale_beats = words * 64 // (LANES // 2)
+        scale_beats = words * 64 // (lanes // 2)
         # One beat per cycle while memory is the limit, one step per cycle while tokens are; scale words come ahead of pairs.
-        expected = 2 * pairs + scale_beats if tokens <= 2 else pairs * tokens + scale_beats + 2
-        assert busy["cycles"] <= expected + tokens + 1, (busy, expected)
+        expected = 2 * pairs + scale_beats if steps <= 2 else pairs * steps + scale_beats + 2
+        assert busy["cycles"] <= expected + steps + 1, (busy, expected)

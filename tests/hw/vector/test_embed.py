@@ -67,12 +67,15 @@ def test_slots(mask: int) -> None:
         ctx.set(dut.task.instruction, {"word": WORD, "mask": mask, "address": ADDRESS, "position": POSITION})
         for _ in range(2):
             ctx.set(dut.task.active, 1)
-            seen, times[:], cycle = [], [], 0
+            seen, times[:], cycle, shown = [], [], 0, False
             while not ctx.get(dut.finish):
                 if ctx.get(dut.rotary.enable):
                     seen.append(tuple(ctx.get(port) for port in (dut.rotary.slot, dut.rotary.word, dut.rotary.data)))
                     times.append(cycle)
-                await ctx.tick()
+                ctx.set(dut.pause, stalls is not None and stalls.random() < 0.3)
+                assert shown or not (ctx.get(dut.pause) and ctx.get(dut.words.valid)), "a new word"
+                *_, valid, ready = await ctx.tick().sample(dut.words.valid, dut.words.ready)
+                shown = valid and not ready
                 cycle += 1
             assert seen == rotary
             for _ in range(4):  # the signature's latency; the aligner takes longer

@@ -134,6 +134,23 @@ def test_files_with_zero_points_are_placed_as_they_are(tmp_path: Path, method: s
     assert "beyond int4" in program.source["warnings"][0]
 
 
+def test_integers_beyond_a_groups_sixteen_are_rounded_again(tmp_path: Path) -> None:
+    """Files of 8 bits whose integers lie within INT4Z's, 16 of them in a group of most rows."""
+    given = matrices(8, GROUP, True)
+    name = "model.layers.0.mlp.up_proj.weight"
+    for matrix in given.values():
+        matrix.fields[:] = 128 + matrix.fields % 16 - 10
+    given[name].fields[3, :2] = 128 - 16, 128 + 15
+    checkpoint = write(tmp_path, given, True, num_bits=8)
+    program = compile_checkpoint(checkpoint, TINY, weights="int4z")
+    assert program.source["warnings"] == [
+        f"1 of 14 quantised matrices are rounded again: 1 as their integers, less zero points, are beyond int4z ({name})"
+    ]
+    integers, _ = placed(program, "gate_up", 0)
+    own = given[name].fields - 128
+    assert (integers[len(own) :] != own).any(1).nonzero()[0].tolist() == [3]
+
+
 def test_two_schemes_are_no_reason_for_zero_points(tmp_path: Path) -> None:
     given = matrices(4, GROUP, False)
     assert write(tmp_path, given, False).zero_points
