@@ -11,6 +11,7 @@ from sim.studies.accuracy.setting import FP32, PRODUCTS, Point
 from skipopu.numerics.formats import INT4, INT8
 
 MARKERS = {"always": "s", "routers": "o", "random": "x"}
+TOP = 1.16  # times the least bits, up to where points are shown
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:olive")
 
 
@@ -61,6 +62,13 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
                 axis.text(0.99, point.bits, text, transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
         axis.set(title=form, xlabel="bytes read per decoded token")
         axis.grid(alpha=0.3)
+    bound = min(point.bits for point in points)
+    for axis, form in zip(axes, forms, strict=True):
+        axis.set_ylim(bound - 0.02 * bound, TOP * bound)
+        beyond = [p.bits for p in points if p.form == form and p.bits > TOP * bound]
+        if beyond:
+            text = f"{len(beyond)} points above, up to {max(beyond):.1f}"
+            axis.text(0.98, 0.98, text, transform=axis.transAxes, ha="right", va="top", fontsize=8)
     axes[0].set_ylabel("bits per byte of held-out text")
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)

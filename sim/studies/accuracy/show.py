@@ -182,22 +182,18 @@ def _formats(own: Sequence[Point], form: str) -> list[str]:
 
 
 def _random(own: Sequence[Point], form: str) -> list[str]:
-    pairs = []
+    """Random skipping against routers whose dial was set for as much, weights the same."""
+    pairs: dict[str, list[str]] = {}
     for point in own:
-        if point.policy.name == "random":
-            twin = Policy("routers", point.policy.kv, point.policy.share)
-            pairs += [(point, p) for p in own if p.policy == twin and (p.format, p.method) == (point.format, point.method)]
+        twin = Policy("routers", point.policy.kv, point.policy.share)
+        for other in own if point.policy.name == "random" else ():
+            if other.policy == twin and (other.format, other.method) == (point.format, point.method):
+                more = f"{point.bits - other.bits:+.3f} ({point.policy.share:.0%})"
+                pairs.setdefault(str(point.policy.kv), []).append(more)
     if not pairs:
         return []
-    worst, least = (
-        max(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
-        min(pairs, key=lambda pair: pair[0].bits - pair[1].bits),
-    )
-    return [
-        f"{form}: random skipping costs {least[0].bits - least[1].bits:.3f} ({least[0].policy.share:.0%} executed, {least[0].policy.kv}) to"
-        f" {worst[0].bits - worst[1].bits:.3f} bits ({worst[0].policy.share:.0%}, {worst[0].policy.kv}) more than routers with the dial for"
-        " as much."
-    ]
+    said = "; ".join(f"{kv} {', '.join(each)}" for kv, each in pairs.items())
+    return [f"{form}, {FORMATS[0].name}: bits of random skipping over those of routers with the dial for as much, {said}."]
 
 
 def extras(points: Points, more: Points, usual: Policy) -> Table:
