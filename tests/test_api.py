@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import skipopu as sk
-from sim import api
+from sim import api, api_runs
 from sim.compare import subject
 from skipopu.cli import COMMANDS
 from skipopu.shipped import HELD_OUT
 from tests.support import Followed
 
 PROMPT = "def read(self"
-FUNCTIONS = sk.OFFERED["sim.api"]
+FUNCTIONS = (*sk.OFFERED["sim.api"], *sk.OFFERED["sim.api_runs"])
 
 
 @pytest.fixture(scope="module")
@@ -153,4 +153,4 @@ def test_timeline_shows_one_token(program: sk.Program) -> None:
 
 def test_functions_are_named_like_their_commands() -> None:
     assert {"compile", "quantise", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
-    assert all(getattr(api, name) is getattr(sk, name) for name in FUNCTIONS)
+    assert all(getattr(home, name) is getattr(sk, name) for home in (api, api_runs) for name in sk.OFFERED[home.__name__])
