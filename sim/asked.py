@@ -122,7 +122,7 @@ def run_of(
     check: bool = False,
     what: str = "skip",
 ) -> Run:
-    """A run of ``program``, validated; see :func:`sim.api.run` for what it takes.
+    """A run of ``program``, validated; see :func:`sim.api_runs.run` for what it takes.
 
     Raises:
         ProgramError: it does not fit the program, or ``dial`` would change nothing.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.emit import equal_modules_once, overlay_verilog
+from hw.emit import equal_modules_once, overlay_verilog, without_unread_fields
 from hw.link.system import SYSTEM, system_verilog
 from hw.report import check_netlist, lint, products_per_cycle
 from hw.shell.shell import shell_verilog
@@ -54,6 +54,17 @@ def test_equal_modules_are_one() -> None:
     design = Design(equal_modules_once(text))
     assert list(design.modules) == ["one", "not", "of_one", "of_not", "top"]
     assert [list(design.below[name]) for name in ("of_one", "of_not", "top")] == [["one"], ["not"], ["of_one"]]
+
+
+def test_fields_that_nothing_reads_have_no_name() -> None:
+    """A field is left out that is declared and driven alone; one that is read stays, and so do other wires."""
+    text = (
+        "module m (a, b);\n  input [3:0] a;\n  output b;\n  wire [1:0] \\a.low ;\n  wire \\a.high ;\n  wire c;\n"
+        "  assign \\a.low  = a[1:0];\n  assign \\a.high  = a[3];\n  assign b = \\a.high ;\n  assign c = a[0];\nendmodule\n"
+    )
+    assert without_unread_fields(text) == text.replace("  wire [1:0] \\a.low ;\n", "").replace(
+        "  assign \\a.low  = a[1:0];\n", ""
+    )
 
 
 def test_resources_of_cells() -> None:
