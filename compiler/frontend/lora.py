@@ -155,8 +155,8 @@ class Merged(FileTensors):
             return _names(target, module)
         patterns = self.config["layers_pattern"] or "[^.]*"
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if match := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
-                return int(match[1]) in (index if isinstance(index, list) else [index])
+            if match := re.match(rf"(?:^|.*?\.)(?:{pattern})\.(?P<layer>\d+)\.", module):
+                return int(match["layer"]) in (index if isinstance(index, list) else [index])
         return False
 
     def _rank(self, module: str) -> int:

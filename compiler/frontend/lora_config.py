@@ -77,7 +77,8 @@ def config_of(directory: Path) -> dict[str, Any]:
     for key in ("target_modules", "exclude_modules"):
         _compiled(given.get(key), f"{path}: {key}")
     for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
-        for pattern in given.get(key, ()):
+        patterns = given.get(key, ())
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
             _compiled(pattern, f"{path}: {key}")
     return dict.fromkeys(KEYS) | defaults | given
 

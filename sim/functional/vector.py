@@ -48,7 +48,7 @@ def route(s: State, f: Fields) -> None:
     policies = phases[Phase.DECODE if walk.decoding else Phase.PREFILL]
     s.window = router_windows(record, 0)[0] if s.machine.window else 0
     sums = s.buffer[where].reshape(-1, 2, 2)
-    z = fp32.add(fp32.add(sums[..., 0], sums[..., 1]), bias)
+    z = np.zeros(sums.shape[:2], np.float32)
     traced = np.zeros(walk.count, np.uint8)
     if any(policy.reads_trace for policy in policies):
         row = walk.config[Config.TRACE] + walk.layer * walk.config[Config.TRACE_ROW]
@@ -56,10 +56,13 @@ def route(s: State, f: Fields) -> None:
     executed, before = np.zeros(z.shape, bool), s.before[slots] | (walk.layer == 0)
     norm, last = s.inverse_rms[slots], s.norms[slots] * np.float32(walk.layer != 0)
     for module, policy in enumerate(policies):
-        bits, weighed, dial = (traced[slots] >> module & 1).astype(bool), z[:, module], s.dial
+        bits = (traced[slots] >> module & 1).astype(bool)
         if policy.weighs is Weighs.NORM:
             z[:, module] = fp32.add(last, -norm)
             weighed, dial = np.abs(z[:, module]), fp32.multiply(s.dial, norm)
+        else:
+            z[:, module] = fp32.add(fp32.add(sums[:, module, 0], sums[:, module, 1]), bias[module])
+            weighed, dial = z[:, module], s.dial
         place = ranks(weighed, weighed, slots, slots // WINDOW) if policy.keep else (None, None)
         rule = policy.rule if policy.runs_on(s.machine.tokens) else NEVER.rule
         executed[:, module] = rule(Decision(weighed, dial, walk.position + slots, bits, before[:, module], *place))

@@ -14,7 +14,7 @@ from compiler.quantise.products import folded
 def can_turn(checkpoint: Checkpoint) -> bool:
     """Whether nothing but products and linear routers reads the residual stream, after norms without biases, and only O reads values."""
     config = checkpoint.config
-    linear = all(len(router.weight) == config.hidden_size for both in checkpoint.routers or () for router in both)
+    linear = all(router.hidden is None for both in checkpoint.routers or () for router in both)
     return config.pre_norm and linear and not (config.biases or config.post_norm or config.ffn_norm_bias or config.final_bias)
 
 

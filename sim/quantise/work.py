@@ -10,6 +10,7 @@ from pathlib import Path
 from compiler.follow import Follow, unseen
 from compiler.frontend import routers as router_files
 from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.pipeline import KV_POLICIES
 from compiler.quantise.budget import parts
 from compiler.quantise.choose import METHODS
 from compiler.quantise.products import folded, in_layer, tensor_of
@@ -20,7 +21,7 @@ from sim.quantise.budget import Gain, by_budget
 from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from sim.quantise.text import calibration_text, drawn, seen
-from skipopu.accept import one_of
+from skipopu.accept import one_of, whole
 from skipopu.errors import ProgramError
 from skipopu.numerics.formats import INT8
 from skipopu.policy import KvPolicy
@@ -162,6 +163,11 @@ def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], 
 def _checked(request: Request) -> tuple[Checkpoint, Asked]:
     """The checkpoint, and how its weights are to be chosen at first."""
     one_of([BEST, *METHODS]).check(request.method, "method", ProgramError)
+    one_of(list(KV_POLICIES)).check(request.kv, "kv", ProgramError)
+    whole(1, 1 << 30).check(request.samples, "samples", ProgramError)
+    whole(2, 1 << 30).check(request.window, "window", ProgramError)
+    if request.bytes is not None and request.budget is not None:
+        raise ProgramError(f"--bytes is {request.bytes} and --budget {request.budget}; accepted: one of them")
     if request.output.resolve() == request.model.resolve():
         raise ProgramError(f"--output is {request.output}, the checkpoint itself; another directory is needed")
     text, calibration = request.text, request.calibration

@@ -98,7 +98,7 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int, router
         (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
-    longest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim)
+    longest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim, router_width)
     need(
         longest <= MOST_GROUPS * group,
         f"the longest input of a product, in groups of {group},",

@@ -126,3 +126,13 @@ def test_directories_that_are_no_adapters(directory: Path) -> None:
     (path / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"adapter_model.safetensors: no such file"):
         load(directory, lora=path)
+
+
+def test_a_pattern_of_layers_may_be_text(directory: Path) -> None:
+    """One expression, groups of its own among it; what is none is refused as a whole."""
+    asked = {"target_modules": ["up_proj"], "layers_to_transform": 1}
+    path = adapter(directory, pair(UP), **asked, layers_pattern="(h|layers)")
+    assert load(directory, lora=path).own is not None
+    path = adapter(directory, pair(UP), **asked, layers_pattern="(layers")
+    with pytest.raises(CheckpointError, match=r"layers_pattern is '\(layers' .*accepted: a regular expression"):
+        load(directory, lora=path)

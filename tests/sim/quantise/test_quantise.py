@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+import skipopu as sk
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.pipeline import compile_checkpoint
 from compiler.quantise.awq import share_inner, share_values
@@ -19,6 +20,7 @@ from sim.quantise import work
 from sim.quantise.calibrate import Asked, Calibration, quantise, router_tensors
 from sim.quantise.loss import loss_of, model_of, to_nearest
 from sim.quantise.turned import turned
+from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4
 from skipopu.policy import KvPolicy
@@ -224,3 +226,18 @@ def test_gptq_more_than_halves_what_rounding_costs(shipped: Path) -> None:
     as_it_is, to_nearest_, ours = bits
     assert to_nearest_ - as_it_is > 0.03
     assert ours - as_it_is < 0.5 * (to_nearest_ - as_it_is)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"kv": "x"}, "kv is 'x'"),
+        ({"samples": 0}, "samples is 0"),
+        ({"window": 1}, "window is 1"),
+        ({"bytes": 10**6, "budget": 1.5}, "accepted: one of them"),
+    ],
+)
+def test_functions_refuse_what_the_command_does(asked: dict, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match=sentence):
+        sk.quantise("pybyte-300k", tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
