@@ -22,6 +22,8 @@ from skipopu.program.program import Program
 from skipopu.program.run import Run
 from tests.support import random_checkpoint, said, small_config
 
+pytestmark = pytest.mark.slow
+
 LAYERS, PROMPT, NEW = 5, tuple(range(1, 12)), 4
 TINY = Machine.load("tiny")
 MASKS = {

@@ -19,6 +19,8 @@ from skipopu.policy import KvPolicy
 from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 
+pytestmark = pytest.mark.slow
+
 PROMPT = tuple(range(1, 20))
 
 

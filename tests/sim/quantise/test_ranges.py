@@ -20,6 +20,8 @@ from skipopu.numerics import fp16
 from tests.support import random_checkpoint, said, small_config
 from tests.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 IDS = np.random.default_rng(3).integers(0, 70, (3, 24))
 
 
