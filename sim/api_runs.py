@@ -167,6 +167,8 @@ def compare(
     from sim.compare.subject import compare_model
 
     subject = str(model) if str(model) in SHAPES else path_or_shipped(str(model))
+    if lora is not None and str(model) in SHAPES:
+        raise ProgramError(f"lora is {str(lora)!r}; it has no effect on shape {model}, which has no weights")
     asked: dict[str, Any] = {"skip": skip, "trace": trace, "seed": seed, "routers": routers, "lora": lora, "text": text}
     return compare_model(subject, _machine(target), prompt, max_new, kv=kv, **asked, measured=measured, workers=workers)
 

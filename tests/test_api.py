@@ -154,3 +154,8 @@ def test_timeline_shows_one_token(program: sk.Program) -> None:
 def test_functions_are_named_like_their_commands() -> None:
     assert {"compile", "quantise", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
     assert all(getattr(home, name) is getattr(sk, name) for home in (api, api_runs) for name in sk.OFFERED[home.__name__])
+
+
+def test_a_shape_takes_no_adapter() -> None:
+    with pytest.raises(sk.ProgramError, match="no effect on shape llama-2-7b"):
+        sk.compare("llama-2-7b", lora=Path("adapter"))
