@@ -110,7 +110,7 @@ def report(done: Quantisation, args: argparse.Namespace) -> tuple[list[Table], l
     text = args.text.name if args.text else "the calibration text itself"
     tables = [
         _losses(done, keys, text),
-        *([_gains(done, keys)] if done.gains else []),
+        *([_gains(done, keys, min(JUDGED, args.samples))] if done.gains else []),
         _ranges(done.found, keys),
         _errors(done, keys),
     ]
@@ -132,13 +132,13 @@ def _losses(done: Quantisation, keys: Keys, text: str) -> Table:
     return Table(f"Loss of {text}, reference engine, kv {keys.get('kv')}", columns, rows)
 
 
-def _gains(done: Quantisation, keys: Keys) -> Table:
+def _gains(done: Quantisation, keys: Keys, windows: int) -> Table:
     rows: list[list[Cell]] = []
     for gain in done.gains:
         own: Keys = keys | {"context": ", ".join(gain.part)}
         cost = Record("int8_bytes", gain.bytes, "byte", "derived", COMMAND, **own)
         nats = Record(
-            "int8_gain", gain.nats, "nat/token", "simulated", f"{COMMAND}, {JUDGED} windows of the calibration text", **own
+            "int8_gain", gain.nats, "nat/token", "simulated", f"{COMMAND}, {windows} windows of the calibration text", **own
         )
         taken = all(done.asked.format(product) is INT8 for product in gain.part)
         rows.append([", ".join(gain.part), shown("{:,}", cost), shown("{:.4f}", nats), "int8" if taken else ""])

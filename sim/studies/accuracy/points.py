@@ -27,6 +27,7 @@ from sim.reference.model import GateRule, Output, SkipLlama, execute_when_positi
 from sim.result import Routed
 from sim.studies.accuracy.setting import FP32, SEED, SHIPPED, Design, Point, Policy, Subject
 from sim.timing import engine as timing
+from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import BY_NAME, FORMATS
 from skipopu.policy import KvPolicy, Module
@@ -90,6 +91,8 @@ class Case:
 
         found = measured_by_reference(self.texts.held_out, self.window, read, self.config.vocab_size)
         assert found.bits_per_byte is not None
+        if not traces:
+            raise ProgramError(f"--bytes: the text has no window of {self.window} tokens; more bytes are needed")
         return found.bits_per_byte, found.executed_share, np.stack(traces[: self.design.traces])
 
     def judged(self, model: SkipLlama) -> float:
