@@ -27,7 +27,8 @@ def program() -> sk.Program:
     return sk.compile("pybyte-300k", target="ulx3s")
 
 
-SLOW = {"verilog": [pytest.mark.agreement]}  # seconds, of a machine that those tests generate anyway
+# Seconds; the first of a machine that those tests generate anyway.
+SLOW = {"verilog": [pytest.mark.agreement], "quantise": [pytest.mark.slow]}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in FUNCTIONS])
@@ -78,6 +79,7 @@ def test_every_way_to_name_model_and_machine(program: sk.Program, tmp_path: Path
     assert sk.Program.load(program.save(tmp_path)).instructions == program.instructions
 
 
+@pytest.mark.slow
 def test_prompts_and_routing(program: sk.Program) -> None:
     watch = Followed()
     routed = sk.run(program, PROMPT, 3, watch=watch)

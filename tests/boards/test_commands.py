@@ -41,6 +41,7 @@ def test_resources_of_an_earlier_design_are_said_to_be(
     assert sources == {"skipopu hdl --report, of an earlier design, board file"}
 
 
+@pytest.mark.slow
 def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "boards.json"
     assert main(["boards", "ulx3s", "u280", "--shape", "pybyte-300k", "--shape", "llama-2-7b", "--json", str(out)]) == 0

@@ -42,6 +42,7 @@ def test_every_file_of_the_rooms_is_in_the_wheel(monkeypatch: pytest.MonkeyPatch
     assert packaged() == here
 
 
+@pytest.mark.slow
 def test_every_import_is_a_declared_dependency() -> None:
     """Imports at a module's top that no extra brings must be dependencies of the package; those inside functions may be extras."""
     names = importlib.metadata.packages_distributions()

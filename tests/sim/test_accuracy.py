@@ -67,6 +67,7 @@ def test_corrections_take_the_most_of_their_rank() -> None:
         assert np.abs(values - up[:, :4]).max() < 0.005 * np.abs(up[:, :4]).max()
 
 
+@pytest.mark.slow
 def test_what_was_chosen_is_what_is_compiled() -> None:
     """In formats of their own: the machine's dequantised weights are the quantised model's, bit for bit."""
     checkpoint = random_checkpoint(small_config(), 3)

@@ -183,6 +183,7 @@ def test_a_reference_that_is_not_finite_fails(model: Path, tmp_path: Path, capsy
     assert told == {"reference": 1, "functional": 1}
 
 
+@pytest.mark.slow
 def test_vocabularies_beyond_a_products_rounds(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     config = small_config(hidden_size=32, num_layers=1, vocab_size=70_000, byte_level=True)
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))

@@ -88,6 +88,7 @@ def test_every_field_of_a_description_is_drawn(cases: list[Case]) -> None:
     assert {name for name in fields if len(drawn.get(name, ())) < 2} == set()
 
 
+@pytest.mark.slow
 def test_about_a_third_is_refused_and_the_others_compile(cases: list[Case]) -> None:
     refused = 0
     for given in cases[:60]:

@@ -88,6 +88,7 @@ def test_models_that_are_not_what_is_measured_are_refused(tmp_path: Path) -> Non
         main(["--shape", str(tmp_path / "config.json"), "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_the_command_writes_records_that_the_comparison_reads(tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
     assert main(["--precision", "int4", "--context", "4+6", "--repeats", "2", "--device", "cpu", "-o", str(path)]) == 0

@@ -30,6 +30,7 @@ PROGRAMS = {
 ENTRY = KvEntry(CHECKPOINT.config.num_kv_heads, CHECKPOINT.config.head_dim, Machine.load("trio"))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 30), skip=st.sampled_from([0.0, 0.3, 0.8, 1.0]), target=st.sampled_from(sorted(PROGRAMS)))
 def test_entries_are_allocated_for_executed_pairs_only_and_the_map_finds_them(seed: int, skip: float, target: str) -> None:

@@ -38,6 +38,7 @@ def test_the_example_is_a_sweep() -> None:
     assert len(sweep.read(Path(__file__).parents[2] / "docs" / "examples" / "sweep.yaml")) == 48
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_taken_up(description: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = sweep.read(description)
     assert len(jobs) == len({job.key for job in jobs}) == 8
@@ -57,6 +58,7 @@ def test_results_are_kept_and_taken_up(description: Path, tmp_path: Path, monkey
     assert all(row["decode_tokens_per_s"] > 0 for row in again)
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

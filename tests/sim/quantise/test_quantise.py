@@ -175,6 +175,7 @@ def test_nothing_is_written_when_something_is_wrong(
     assert "another directory is needed" in said(["quantise", model, "-o", model], capsysbinary)[1]
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_compiled_as_it_was_written(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     config = small_config(hidden_size=64, intermediate_size=96, head_dim=16, vocab_size=256, byte_level=True)
     model, figures = tmp_path / "model", tmp_path / "figures.json"

@@ -39,6 +39,7 @@ def both_ways(program: Program, prompt: int, new: int, routing: np.ndarray) -> N
     assert len(fast.at_token) == new
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),

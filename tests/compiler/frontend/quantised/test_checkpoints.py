@@ -88,6 +88,7 @@ def test_every_canonical_tensor_is_the_same(tmp_path: Path, family: str, method:
     assert integers == {"pythia": 4, "stablelm": 5}.get(family, 7)
 
 
+@pytest.mark.slow
 def test_scales_of_activations_are_left_out_and_told(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     save("llama", tmp_path)
     _, packed = quantised(tmp_path, "compressed-tensors")
