@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
-from compiler.frontend.shapes import LINEAR, ROUTERS, TWO_LAYER, outline
+from compiler.frontend.shapes import LINEAR, ROUTERS, outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
@@ -42,7 +42,7 @@ SHAPE_HELP = f"{', '.join(SHAPES)}, or a config.json or its directory"
 
 
 def add_lora(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads a checkpoint."""
+    """The option of the commands that read a checkpoint's weights."""
     parser.add_argument(
         "--lora", type=Path, metavar="DIR", help="a PEFT adapter (LoRA, DoRA) to merge into the model's weights"
     )
@@ -123,10 +123,7 @@ def compiled(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine,
     except ProgramError as error:
         if "--target" in args.given:
             raise
-        shape, asked = (
-            outline(str(checkpoint.directory), TWO_LAYER if checkpoint.router_width else LINEAR, checkpoint.config),
-            {**options, "weights": "int4", "policies": None, "follow": unseen},
-        )
+        shape, asked = dataclasses.replace(checkpoint, outline=True), options | {"follow": unseen}
         others = [name for name in target_names() if _takes(shape, Machine.load(name), asked)]
         if not others:
             raise
@@ -216,7 +213,7 @@ def main(args: argparse.Namespace) -> int:
         "kv": args.kv,
         "context": program.context,
         "group": args.group,
-        "weights": program.matrices["head"]["format"],
+        "weights": program.weights,
         "policies": args.policies,
         "history": args.history,
         "prefetch": args.prefetch,

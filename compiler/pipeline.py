@@ -26,7 +26,7 @@ from skipopu.isa.registers import PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import BY_NAME, INT4, INT4Z, INT8
+from skipopu.numerics.formats import BY_NAME, INT4
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
 from skipopu.program.run import require_windows
@@ -54,8 +54,7 @@ def compile_checkpoint(
 
     ``kv`` is the policy for tokens that skip attention; ``logits`` makes the program store the logits of every position;
     ``context`` is the largest number of tokens (default: what the machine holds); ``group`` is the weights' group size (default: the
-    model's own), ``weights`` their format (default: int8 for products that a file holds in 8 bits, int4 for all others; int4z of files with 4 bits and
-    zero points, on a machine that has it);
+    model's own), ``weights`` their format (default: the file's own of each product, see :func:`compiler.passes.quantise.quantise`);
     ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. ``policies``, a file or what one
@@ -71,13 +70,9 @@ def compile_checkpoint(
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
     policy = KvPolicy(kv)
-    own = weights is None  # the file's own formats
-    if weights is None:
-        weights = INT4Z.name if checkpoint.zero_points and INT4Z.name in machine.formats else INT4.name
-    if weights not in machine.formats:
-        raise ProgramError(f"machine {machine.name}: weight format is {weights!r}; accepted: {', '.join(machine.formats)}")
-    if checkpoint.outline and weights != "int4":
-        raise ProgramError(f"weight format is {weights!r}; a shape without weights is compiled for: int4")
+    if (asked := INT4.name if weights is None else weights) not in machine.formats:
+        raise ProgramError(f"machine {machine.name}: weight format is {asked!r}; accepted: {', '.join(machine.formats)}")
+    format = None if weights is None else BY_NAME[weights]  # else the file's own ones
     checkpoint = widen(checkpoint, machine)
     config = checkpoint.config
     if context is not None and context < 1:
@@ -102,13 +97,9 @@ def compile_checkpoint(
         examined.extend(to_examine(folded, checkpoint))
         return folded
 
-    of_weights = (
-        lambda g: fold(g, checkpoint),
-        noted,
-        lambda g: order(g, checkpoint),
-        lambda g: quantise(g, BY_NAME[weights], own and INT8.name in machine.formats),
-    )
-    for apply in (*(of_weights if not checkpoint.outline else ()), lambda g: schedule(g, level)):
+    of_numbers = (lambda g: fold(g, checkpoint), noted, lambda g: order(g, checkpoint))
+    of_shapes = (lambda g: quantise(g, format, machine.formats), lambda g: schedule(g, level))
+    for apply in (*(() if checkpoint.outline else of_numbers), *of_shapes):
         graph = apply(graph)
         verify(graph)
     register = level.register | (PREFETCH if prefetch and slots else 0)

@@ -131,6 +131,7 @@ def quantise(
     window: int = 256,
     seed: int = 0,
     group: int | None = None,
+    zero_points: bool = False,
     int8: Sequence[str] = (),
     bytes: int | None = None,
     budget: float | None = None,
@@ -149,6 +150,7 @@ def quantise(
         calibration: a text, or token ids (.npy); default the source of Python's library. ``samples`` windows of ``window`` tokens of it
             are read, from places drawn with ``seed``.
         group: weights per scale, default the model's own.
+        zero_points: one for each group of 4 bits ("int4z"), for machines that have them.
         int8: products in 8 bits, some of "q", "k", "v", "o", "gate", "up", "down", "head".
         bytes: as many products in 8 bits as codes and scales of so many bytes hold, those that gain most; ``budget``: the same, as a ratio of
             what INT4 takes.
@@ -185,6 +187,7 @@ def quantise(
         window=window,
         seed=seed,
         group=group,
+        zero_points=zero_points,
         int8=int8,
         bytes=bytes,
         budget=budget,

@@ -34,6 +34,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
             "machine tiny: weight group is 48; accepted: 8, 16 or a multiple of 32 from 32 to 512; the model fits --target",
         ),
         (["compile", "pybyte-300k", "--group", "48", "-o", "x"], "the model fits --target mono or ulx3s"),
+        (["run", "pybyte-300k", "--weights", "fp4"], "accepted: 8, 16 or a multiple of 32 from 32 to 512\n"),
         (["run", "pybyte-300k", "--target", "tiny"], "accepted: 8, 16 or a multiple of 32 from 32 to 512\n"),
         (
             ["run", "pybyte-300k", "--group", "50"],

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Codes, Held, Shape, Tensors, blocks
+from compiler.frontend.tensors import F32, Codes, Held, NoCodes, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
 from skipopu.model_config import OWN, ModelConfig
@@ -200,7 +200,7 @@ class Canonical:
         product = _PRODUCT.fullmatch(name)
         result = product is not None and product[1] in ("o", "down")
         if self.family.centred and (result or name == EMBEDDING):
-            return "the mean over their rows, or columns, is taken off"
+            return NoCodes("the mean over their rows, or columns, is taken off", found.format)
         return found[within] * (self.head if name == HEAD else self.residual if result else 1.0)
 
     def _read(self, name: str, rows: slice) -> F32:

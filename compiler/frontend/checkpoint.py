@@ -13,14 +13,12 @@ from compiler.frontend import files, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.lora import Merged
 from compiler.frontend.quantised.gguf import GgufTensors
-from compiler.frontend.routers import MODULES, Router
+from compiler.frontend.routers import Router, width_of_both
 from compiler.frontend.tensors import F32, FileTensors, blocks
 from skipopu import gguf_file
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.gguf_file import SUFFIX
-from skipopu.isa.spec import BUFFER_UNIT
-from skipopu.layout import round_up
 from skipopu.model_config import ModelConfig
 
 
@@ -28,9 +26,8 @@ from skipopu.model_config import ModelConfig
 class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
-    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``remarks`` are warnings about what was read. ``zero_points``: its
-    matrices are stored as integers of 4 bits with zero points. ``own`` are the tensors that the canonical ones are made of, where these
-    come from files.
+    ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``remarks`` are warnings about what was read. ``own`` are the
+    tensors that the canonical ones are made of, where these come from files.
     """
 
     directory: Path
@@ -39,14 +36,13 @@ class Checkpoint:
     routers: list[tuple[Router, Router]] | None
     outline: bool = False
     remarks: tuple[str, ...] = ()
-    zero_points: bool = False
     own: FileTensors | None = None
 
     @property
     def router_width(self) -> int:
         """Elements between the two layers of its routers, of both modules; 0 for linear ones."""
         hidden = self.routers[0][0].hidden if self.routers else None
-        return 0 if hidden is None else len(MODULES) * round_up(hidden.width, BUFFER_UNIT // len(MODULES))
+        return 0 if hidden is None else width_of_both(hidden.width)
 
 
 def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str], where: Path) -> None:
@@ -119,5 +115,4 @@ def load(directory: Path, router_file: Path | None = None, lora: Path | None = N
         for rows in blocks(shape):
             canonical.take(name, rows)
     found, more = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    zero_points = quantised.zero_points(data.get("quantization_config") or {})
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, zero_points=zero_points, own=own)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, own=own)

@@ -17,7 +17,7 @@ import numpy as np
 from compiler.frontend.lora_config import CONFIG, config_of
 from compiler.frontend.routers import OF_ROUTER
 from compiler.frontend.stored import FLOATS, Stored
-from compiler.frontend.tensors import F32, FileTensors, Held, Shape, blocks
+from compiler.frontend.tensors import F32, FileTensors, Held, NoCodes, Shape, blocks
 from skipopu.errors import CheckpointError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -236,7 +236,9 @@ class Merged(FileTensors):
     def _codes(self, name: str, rows: slice) -> Held:
         if name in self.replaced:
             return None
-        return ADDED if name in self.changes and name in self.own.packed else self.own.codes(name, rows)
+        if name in self.changes and (held := self.own.codes(name, slice(0, 1))) is not None:
+            return NoCodes(ADDED, held.format)
+        return self.own.codes(name, rows)
 
 
 def _names(which: str | Sequence[str], module: str) -> bool:

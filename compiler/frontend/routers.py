@@ -13,6 +13,8 @@ from compiler.frontend.files import FLOATS, SafeTensors
 from compiler.frontend.tensors import F32, FileTensors, Rows, Shape, Tensors, blocks, rows_of
 from skipopu.accept import MAPPING, shown
 from skipopu.errors import CheckpointError
+from skipopu.isa.spec import BUFFER_UNIT
+from skipopu.layout import round_up
 
 ROUTERS_FILE = "routers.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -21,6 +23,16 @@ MODULES = ("attention", "mlp")
 OF_ROUTER = re.compile(r"model\.layers\.\d+\.router_(?:attention|mlp)\..*")
 _NAME = re.compile(r"model\.layers\.(\d+)\.router_(?:attention|mlp)\.(weight_predictor|hidden_layer)\.(weight|bias)")
 Where = Callable[[str], Path]  # the file of a tensor
+
+
+def usual_width(hidden: int) -> int:
+    """Elements between a router's two layers, of a model of ``hidden`` elements, where no file says."""
+    return max(1, hidden // 4)
+
+
+def width_of_both(width: int) -> int:
+    """Elements between the layers of both modules' routers: ``width`` of each, and zeros to half of the buffer's unit."""
+    return len(MODULES) * round_up(width, BUFFER_UNIT // len(MODULES))
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -
     width = 0
     if first := next((name for (part, _), name in kinds.items() if part == "hidden_layer"), None):
         first = f"{first.rpartition('.')[0]}.weight"
-        width = _shape(table, first)[0] if first in table else max(1, hidden // 4)
+        width = _shape(table, first)[0] if first in table else usual_width(hidden)
         if not width:
             raise CheckpointError(
                 f"{where(first)}: tensor {first} has shape {_shape(table, first)}; accepted: any rows of {hidden}"

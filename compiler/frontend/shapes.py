@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.routers import Hidden, Router
+from compiler.frontend.routers import Hidden, Router, usual_width
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
@@ -31,7 +31,7 @@ def outline(name: str, routers: str = LINEAR, config: ModelConfig | None = None)
     tensors = {key: np.broadcast_to(zero, shape) for key, shape in expected_shapes(config).items()}
     width, inner = config.hidden_size, None
     if routers == TWO_LAYER:
-        width = max(1, width // 4)
+        width = usual_width(width)
         inner = Hidden(np.broadcast_to(zero, (width, config.hidden_size)), np.broadcast_to(zero, (width,)))
     router = Router(np.broadcast_to(zero, (width,)), 0.0, inner)
     return Checkpoint(Path(label(name)), config, tensors, [(router, router)] * config.num_layers, outline=True)
@@ -57,7 +57,7 @@ def random_routers(config: ModelConfig, rng: np.random.Generator, two: bool = Fa
 
     def router() -> Router:
         if two:
-            width = max(1, config.hidden_size // 4)
+            width = usual_width(config.hidden_size)
             weight = (rng.standard_normal((width, config.hidden_size)) / np.sqrt(config.hidden_size)).astype(np.float32)
             bias, last = (rng.standard_normal((2, width)) / 2).astype(np.float32)
             return Router(last, float(0.3 - 0.4 * last.sum()), Hidden(weight, bias))

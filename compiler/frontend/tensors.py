@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.numerics.formats import INT4, Format
+
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
 BLOCK = 1 << 22  # elements that are computed at once, 16 MB: small beside any image, long enough for NumPy
@@ -21,13 +23,13 @@ class Codes:
     """Rows of a matrix as a quantised file holds them: each integer stands for itself times the scale of its columns.
 
     Attributes: integers (rows, n), zero points taken off; scales (rows, groups), each of ``group`` columns, the last perhaps of fewer;
-    ``bits`` that the file has for one of them.
+    ``format`` of as many bits, with zero points where the file has them.
     """
 
     integers: NDArray[np.int16]
     scales: F32
     group: int
-    bits: int = 4
+    format: Format = INT4
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Codes:
         return replace(self, integers=self.integers[rows], scales=self.scales[rows])
@@ -44,8 +46,16 @@ class Codes:
         return self.scales[:, first // self.group] if (first // self.group == last // self.group).all() else None
 
 
-# What quantised files hold: rows as integers, why they are none, or None where the file is not quantised.
-Held = Codes | str | None
+@dataclass(frozen=True)
+class NoCodes:
+    """Why rows of a quantised file are not placed as its own integers; their ``format`` as in :class:`Codes`, None of other numbers."""
+
+    why: str
+    format: Format | None = None
+
+
+# What quantised files hold: rows as integers, why not so, or None where the file is not quantised.
+Held = Codes | NoCodes | None
 
 
 def _none(name: str, rows: slice) -> Held:

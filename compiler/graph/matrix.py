@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Codes, Rows, blocks
+from compiler.frontend.tensors import F32, Codes, NoCodes, Rows, blocks
 
 GAINS = "norm gains multiply their columns"
 
@@ -68,7 +68,7 @@ class Matrix:
                 yield part, here, slice(low, int(wanted.max()) + 1), wanted - low
             first += part.shape[0]
 
-    def codes(self) -> Iterator[tuple[str, NDArray[np.int64], Codes | str]]:
+    def codes(self) -> Iterator[tuple[str, NDArray[np.int64], Codes | NoCodes]]:
         """Of each part that a file holds quantised: its name, where its rows stand, and these as integers, or why they are none."""
         factor = 1.0
         for one in self.factors:
@@ -76,7 +76,7 @@ class Matrix:
         for part, here, around, within in self._reads():
             if isinstance(part, Rows) and (found := part.codes(around)) is not None:
                 if isinstance(found, Codes):
-                    found = found[within] * factor if np.isfinite(factor) else GAINS
+                    found = found[within] * factor if np.isfinite(factor) else NoCodes(GAINS, found.format)
                 yield part.name, here, found
 
     def blocks(self) -> Iterator[F32]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.frontend.canonical import expected_shapes
 from compiler.frontend.checkpoint import Checkpoint
-from compiler.frontend.tensors import F32, Codes, Held, Rows, Tensors, rows_of
+from compiler.frontend.tensors import F32, Codes, Held, NoCodes, Rows, Tensors, rows_of
 from compiler.graph.adjust import reasons
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import BUFFER_UNIT
@@ -63,6 +63,8 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
         if not isinstance(own, Rows) or not name.endswith((*WIDENED, "self_attn.o_proj.weight")):
             return own.codes(rows) if isinstance(own, Rows) else None
         found = own.codes(slice(0, 1))
-        return f"their heads are of {size} elements, not of {head}" if isinstance(found, Codes) else found
+        return (
+            NoCodes(f"their heads are of {size} elements, not of {head}", found.format) if isinstance(found, Codes) else found
+        )
 
     return dataclasses.replace(checkpoint, config=wider, tensors=Tensors(shapes, read, codes))

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import Codes, Rows
+from compiler.frontend.tensors import Codes, NoCodes, Rows
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Graph, Weights
-from skipopu.numerics.formats import INT8, Format, quantise_split
+from skipopu.numerics.formats import INT4, INT4Z, INT8, Format, quantise_split
+
+WIDEST = (INT8, INT4Z, INT4)  # formats of quantised files, one that holds those behind it first
 
 
-def quantise(graph: Graph, weights: Format, eight: bool = False) -> Graph:
+def quantise(graph: Graph, weights: Format | None, known: Collection[str]) -> Graph:
     """Chooses the format of all products but the routers'; :func:`rounded` makes the codes where they are placed.
 
-    With ``eight`` it is INT8 where a file holds integers of 8 bits for some of a product's rows, in any layer.
+    Without ``weights`` it is the widest one, of those that the machine has ``known``, of a product's rows in its file, in any layer,
+    placed or rounded again. Products that no file holds in integers get INT4, beside some with zero points INT4Z.
     """
-    for op in graph.ops():
-        if op.weights is not None and not op.weights.split:
-            op.weights.format = INT8 if eight and _has_eight_bits(op.weights) else weights
+    products = [op.weights for op in graph.ops() if op.weights is not None and not op.weights.split]
+    own = [None if weights else _own_format(product, known) for product in products]
+    for product, found in zip(products, own, strict=True):
+        product.format = weights or found or (INT4Z if INT4Z in own else INT4)
     return graph
 
 
-def _has_eight_bits(weights: Weights) -> bool:
+def _own_format(weights: Weights, known: Collection[str]) -> Format | None:
     parts = [part for matrix in weights.matrices for part in matrix.parts if isinstance(part, Rows)]
-    held = [part.codes(slice(0, 1)) for part in parts]
-    return any(isinstance(codes, Codes) and codes.bits == 8 for codes in held)
+    held = {codes.format for part in parts if (codes := part.codes(slice(0, 1))) is not None}
+    return next((format for format in WIDEST if format in held and format.name in known), None)
 
 
 # Quantised matrices by name: why rows of them were rounded again, "" where all were placed as their files' own integers.
@@ -44,7 +50,7 @@ def rounded(weights: Weights, matrix: Matrix, group: int, placed: Placed) -> tup
     result, scales = np.zeros((rows, groups * group), np.int8), np.zeros((rows, groups), np.float16)
     left = np.ones(rows, bool)
     for name, here, codes in matrix.codes():
-        found = codes if isinstance(codes, str) else _own(codes, form, group)
+        found = codes.why if isinstance(codes, NoCodes) else _own(codes, form, group)
         if not isinstance(found, str):
             there, integers, own = found
             result[here[there], :n], scales[here[there]] = integers, own

@@ -29,9 +29,14 @@ class Rounded:
 
     @property
     def bytes(self) -> int:
-        """Of codes and scales, and zero points of a nibble."""
-        zeros = (self.scales.size + 1) // 2 if self.format.zero_points else 0
-        return self.codes.size * self.format.bits // 8 + 2 * self.scales.size + zeros
+        return bytes_of((len(self.codes), self.n), self.codes.shape[-1], self.format)
+
+
+def bytes_of(shape: tuple[int, ...], group: int, format: Format) -> int:
+    """Of codes and scales of (rows, n) weights, and zero points of a nibble."""
+    groups = shape[0] * -(-shape[1] // group)
+    zeros = (groups + 1) // 2 if format.zero_points else 0
+    return groups * group * format.bits // 8 + 2 * groups + zeros
 
 
 class Grid(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from compiler.quantise.products import tensor_of
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.model_config import TOKENIZERS, ModelConfig
-from skipopu.numerics.formats import F16, I8, INT4, Format
+from skipopu.numerics.formats import Format
 from skipopu.text import READ
 
 WEIGHTS = "model.safetensors"
@@ -42,35 +42,51 @@ def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     return np.bitwise_or.reduce(shifted, -1).view(np.int32)
 
 
-def settings(formats: Mapping[str, int], group: int) -> dict[str, Any]:
-    """``quantization_config`` of modules' names, each with the bits of its codes."""
+def settings(formats: Mapping[str, Format], group: int) -> dict[str, Any]:
+    """``quantization_config`` of modules' names, each with the format of its codes."""
 
-    def of(bits: int, targets: list[str]) -> dict[str, Any]:
-        weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
-        return {"targets": targets, "weights": weights | {"dynamic": False}, "input_activations": None}
+    def of(format: Format, targets: list[str]) -> dict[str, Any]:
+        weights = {"num_bits": format.bits, "type": "int", "symmetric": not format.zero_points, "strategy": "group"}
+        return {"targets": targets, "weights": weights | {"group_size": group, "dynamic": False}, "input_activations": None}
 
-    kinds = sorted(set(formats.values()))
+    kinds = sorted(set(formats.values()), key=lambda format: format.bits)
     targets = {
-        bits: sorted({f"re:.*{name.rpartition('.')[2]}$" for name, its in formats.items() if its == bits}) for bits in kinds
+        kind: sorted({f"re:.*{name.rpartition('.')[2]}$" for name, its in formats.items() if its is kind}) for kind in kinds
     }
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": {
-            f"group_{k}": of(bits, targets[bits] if len(kinds) > 1 else ["Linear"]) for k, bits in enumerate(kinds)
+            f"group_{k}": of(kind, targets[kind] if len(kinds) > 1 else ["Linear"]) for k, kind in enumerate(kinds)
         },
         "ignore": [],
     }
+
+
+def stored_as(parts: Sequence[Rounded]) -> dict[str, NDArray[Any]]:
+    """A matrix of products below one another in compressed-tensors' parts, by their names; zero points are stored less 8, as codes are."""
+    format = parts[0].format
+    codes: NDArray[np.int8] = np.concatenate([part.codes for part in parts])
+    zeros = format.zeros(codes).astype(np.int8) - np.int8(8) if format.zero_points else np.zeros(codes.shape[:2], np.int8)
+    stored = (codes + zeros[..., None]).reshape(len(codes), -1)[:, : parts[0].n]
+    result: dict[str, NDArray[Any]] = {
+        "weight_packed": packed(stored, format.bits),
+        "weight_scale": np.concatenate([part.scales for part in parts]),
+        "weight_shape": np.array(stored.shape),
+    }
+    if format.zero_points:
+        result["weight_zero_point"] = np.ascontiguousarray(packed(zeros.T, format.bits).T)
+    return result
 
 
 class Writer:
     """Writes a directory; what cannot be written is refused when this is made, before anything is."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: ModelConfig, group: int, formats: Mapping[str, Format], plain: bool
+        self, checkpoint: Checkpoint, config: ModelConfig, group: int, format: Callable[[str], Format], plain: bool
     ) -> None:
-        """``config`` of the quantised model, whose head is its own; ``formats`` of products that are not INT4."""
+        """``config`` of the quantised model, whose head is its own; ``format`` of a product."""
         where = checkpoint.directory
         self.checkpoint, self.config, self.group, self.plain = checkpoint, config, group, plain
         self.data = read_json(where / "config.json", CheckpointError)
@@ -92,8 +108,8 @@ class Writer:
                 )
         held: dict[str, Format] = {}
         for product in PARTS:
-            name, format = self.name(tensor_of(product, 0)), formats.get(product, INT4)
-            if held.setdefault(name, format) is not format:
+            name, own = self.name(tensor_of(product, 0)), format(product)
+            if held.setdefault(name, own) is not own:
                 raise CheckpointError(
                     f"{where}: {product} is part of tensor {name}, whose other rows are {held[name].name}; accepted: one format"
                 )
@@ -115,16 +131,12 @@ class Writer:
             if self.plain:
                 result[name] = torch.from_numpy(np.concatenate([part.values for part in parts]))
                 continue
-            integers: I8 = np.concatenate([part.codes.reshape(len(part.codes), -1)[:, : part.n] for part in parts])
-            scales: F16 = np.concatenate([part.scales for part in parts])
             module = name.removesuffix("weight")
-            result[f"{module}weight_packed"] = torch.from_numpy(packed(integers, parts[0].format.bits))
-            result[f"{module}weight_scale"] = torch.from_numpy(scales)
-            result[f"{module}weight_shape"] = torch.tensor(integers.shape)
+            result |= {module + part: torch.from_numpy(table) for part, table in stored_as(parts).items()}
         output.mkdir(parents=True, exist_ok=True)
         save_file(result, output / WEIGHTS, metadata={"format": "pt"})
-        bits = {name.removesuffix(".weight"): parts[0].format.bits for name, parts in codes.items()}
-        (output / "config.json").write_text(json.dumps(self.description(bits), indent=2) + "\n")
+        formats = {name.removesuffix(".weight"): parts[0].format for name, parts in codes.items()}
+        (output / "config.json").write_text(json.dumps(self.description(formats), indent=2) + "\n")
         for path in [self.checkpoint.directory / name for name in COPIED] + ([routers] if routers else []):
             if path.exists():
                 shutil.copyfile(path, output / (path.name if path != routers else f"routers{path.suffix}"))
@@ -149,7 +161,7 @@ class Writer:
                 result[self.name(name)] = torch.from_numpy(tensor - np.float32(more))
         return result
 
-    def description(self, bits: Mapping[str, int]) -> dict[str, Any]:
+    def description(self, formats: Mapping[str, Format]) -> dict[str, Any]:
         """config.json."""
         data = dict(self.data)
         if self.canonical.family.centred:  # which of a Llama's biases there are, its own key says
@@ -160,4 +172,4 @@ class Writer:
         data |= {key: 1.0 for key in ("residual_multiplier", "logits_scaling") if key in data}  # part of the products
         if self.plain:
             return data | {"torch_dtype": "float32"}
-        return data | {"quantization_config": settings(bits, self.group)}
+        return data | {"quantization_config": settings(formats, self.group)}

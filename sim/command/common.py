@@ -145,7 +145,7 @@ def inputs_of(args: argparse.Namespace, program: Program | None = None, options:
             "kv": program.kv,
             "context": program.context,
             "group": program.matrices["head"]["group"],
-            "weights": program.matrices["head"]["format"],
+            "weights": program.weights,
         }
     if options is not None:
         inputs |= {"tokens": options.prompt, "prompt_length": len(options.prompt)}

@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser, "of the windows' places")
     parser.add_argument("--group", type=positive, metavar="N", help="weights per scale; default the model's weight_group")
     parser.add_argument(
+        "--zero-points", action="store_true", help="a zero point for each group of 4 bits (int4z), for machines that have them"
+    )
+    parser.add_argument(
         "--int8", type=products, default=(), metavar="PRODUCTS", help=f"in 8 bits: some of {','.join(PRODUCTS)}"
     )
     room = parser.add_mutually_exclusive_group()
@@ -67,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="as many products in 8 bits as codes and scales of N bytes hold, those that gain most",
     )
-    room.add_argument("--budget", type=ratio_of_bytes, metavar="RATIO", help="the same, N being RATIO times what INT4 takes")
+    room.add_argument("--budget", type=ratio_of_bytes, metavar="RATIO", help="the same, N being RATIO times what 4 bits take")
     parser.add_argument("--plain", action="store_true", help="write the values in FP32, not the integers")
     parser.add_argument("--kv", choices=KV_POLICIES, default="reuse", help="KV of tokens that skip attention; default reuse")
     parser.add_argument("--always", action="store_true", help="execute every module")

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.frontend.routers import usual_width, width_of_both
 from compiler.frontend.shapes import TWO_LAYER
 from sim.fuzz.choices import decide, weights_of
 from sim.fuzz.draw import Draw
@@ -92,7 +93,7 @@ def case(seed: int, long: bool = False) -> Case:
     groups = [p["compile"]["group"] for p in programs]
     widths = [(m["num_attention_heads"] * m["head_dim"], 2 * m["num_key_value_heads"] * m["head_dim"]) for m in models]
     hidden = [
-        2 * round_up(max(1, m["hidden_size"] // 4), 4) if p["weights"]["routers"] == TWO_LAYER else 0
+        width_of_both(usual_width(m["hidden_size"])) if p["weights"]["routers"] == TWO_LAYER else 0
         for m, p in zip(models, programs, strict=True)
     ]
     aligned = [

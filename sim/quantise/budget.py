@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +59,16 @@ def by_budget(
     asked: Asked,
     parts: Sequence[Part],
     text: Passage,
-    most: Callable[[int], int],
+    most: int,
     follow: Follow = unseen,
 ) -> tuple[Asked, list[Gain]]:
-    """``asked`` with 8 bits for the parts that gain the most within ``most(bytes)`` of codes and scales, ``bytes`` being those without.
+    """``asked`` with 8 bits for the parts that gain the most within ``most`` bytes of codes and scales.
 
     Each part's gain is measured on ``text`` by itself; what several gain together is taken to be their sum.
     """
     found = quantise(checkpoint, windows, dataclasses.replace(asked, keep=True), follow)
     narrow = [part for part in parts if not set(part) & set(asked.formats)]
     seen = gains(checkpoint, found, asked, narrow, text, windows.shape[1])
-    room = most(found.bytes) - found.bytes
-    chosen = within(room, {one.part: one.bytes for one in seen}, {one.part: one.nats for one in seen})
+    chosen = within(most - found.bytes, {one.part: one.bytes for one in seen}, {one.part: one.nats for one in seen})
     formats = asked.formats | {product: INT8 for part in chosen for product in part}
     return dataclasses.replace(asked, formats=formats), seen

@@ -33,7 +33,8 @@ from skipopu.policy import KvPolicy
 
 @dataclass(frozen=True)
 class Asked:
-    """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, formats of products that are not INT4.
+    """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, the format of products, and of
+    those that have another one.
 
     ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention; ``keep``: the result has the weights before
     they were rounded, too.
@@ -42,12 +43,13 @@ class Asked:
     group: int
     method: str = "gptq"
     formats: dict[str, Format] = field(default_factory=dict)
+    usual: Format = INT4
     kv: KvPolicy = KvPolicy.REUSE
     dense: bool = False
     keep: bool = False
 
     def format(self, product: str) -> Format:
-        return self.formats.get(product, INT4)
+        return self.formats.get(product, self.usual)
 
 
 class Rescaled(NamedTuple):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from compiler.follow import Follow, unseen
 from compiler.frontend import routers as router_files
+from compiler.frontend.canonical import EMBEDDING
 from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.tensors import rows_of
 from compiler.pipeline import KV_POLICIES
 from compiler.quantise.budget import parts
 from compiler.quantise.choose import METHODS
-from compiler.quantise.products import folded, in_layer, tensor_of
+from compiler.quantise.nearest import bytes_of
+from compiler.quantise.products import folded, in_layer, products, tensor_of
 from compiler.quantise.ranges import rescale
 from compiler.quantise.write import Writer
 from sim.evaluation import Evaluation
@@ -23,7 +26,7 @@ from sim.quantise.loss import loss_of, model_of, to_nearest
 from sim.quantise.text import calibration_text, drawn, seen
 from skipopu.accept import one_of, whole
 from skipopu.errors import ProgramError
-from skipopu.numerics.formats import INT8
+from skipopu.numerics.formats import INT4, INT4Z, INT8, Format
 from skipopu.policy import KvPolicy
 from skipopu.text import Passage
 
@@ -45,6 +48,7 @@ class Request:
     window: int = 256
     seed: int = 0
     group: int | None = None
+    zero_points: bool = False
     int8: Sequence[str] = ()
     bytes: int | None = None
     budget: float | None = None
@@ -53,17 +57,6 @@ class Request:
     always: bool = False
     routers: Path | None = None
     lora: Path | None = None
-
-    def most(self, least: int) -> int:
-        """Bytes of codes and scales that there may be, where the narrowest formats take ``least``.
-
-        Raises:
-            ProgramError: there are fewer.
-        """
-        most = self.bytes if self.bytes is not None else int((self.budget or 1) * least)
-        if most < least:
-            raise ProgramError(f"--bytes is {most}; accepted: {least} or more, which codes and scales take in INT4")
-        return most
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,8 @@ def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], 
     config = checkpoint.config
     window = min(request.window, config.max_positions)
     # What cannot be written is refused before anything is done.
-    Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+    most = _most(request, checkpoint, asked)
+    Writer(checkpoint, config.untied, asked.group, asked.format, request.plain)
     calibration = calibration_text(request.calibration, config, request.model)
     windows = drawn(calibration, request.samples, window, request.seed, request.calibration or "the standard library's source")
     measured = calibration_text(request.text, config, request.model) if request.text else None
@@ -145,19 +139,49 @@ def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], 
         found = quantise(checkpoint, windows, asked, follow)
         results.pop(BEST_METHOD)
     gains: list[Gain] = []
-    if request.bytes is not None or request.budget is not None:
-        names = Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+    if most is not None:
+        names = Writer(checkpoint, config.untied, asked.group, asked.format, request.plain)
         together = parts(config, lambda product: names.name(tensor_of(product, 0)))
         before, judged = asked, seen(windows[:JUDGED], calibration)
-        asked, gains = by_budget(checkpoint, windows, asked, together, judged, request.most, follow)
+        asked, gains = by_budget(checkpoint, windows, asked, together, judged, most, follow)
         if asked.formats != before.formats:
             found, results = quantise(checkpoint, windows, asked, follow), {}
     if measured is not None or not results:
         results = losses(checkpoint, found, asked, own if measured is None else measured, window)
     routers = request.routers or router_files.beside(request.model)
-    writer = Writer(checkpoint, config.untied, asked.group, asked.formats, request.plain)
+    writer = Writer(checkpoint, config.untied, asked.group, asked.format, request.plain)
     size = writer.write(request.output, found.tensors, found.rounded, routers)
     return Quantisation(request.output, size, asked, found, results, gains)
+
+
+def _most(request: Request, checkpoint: Checkpoint, asked: Asked) -> int | None:
+    """Bytes of codes and scales that there may be; None where nobody asked.
+
+    Raises:
+        ProgramError: they are fewer than what is asked for takes without any choice.
+    """
+    if request.bytes is None and request.budget is None:
+        return None
+
+    def size(format: Callable[[str], Format]) -> int:
+        tensors, total = checkpoint.tensors, 0
+        for product, layer in products(checkpoint.config):
+            name = tensor_of(product, layer)
+            shape = rows_of(tensors, name if name in tensors else EMBEDDING).shape
+            total += bytes_of(shape, asked.group, format(product))
+        return total
+
+    least, given = size(asked.format), f"--bytes is {request.bytes}"
+    most = request.bytes
+    if most is None:
+        most = int((request.budget or 1) * size(lambda product: asked.usual))
+        given = f"--budget is {request.budget}, {most} bytes"
+    if most < least:
+        raise ProgramError(
+            f"{given}; accepted: {least} or more, which codes and scales take in {asked.usual.name}"
+            + (f", {', '.join(asked.formats)} in {INT8.name}" if asked.formats else "")
+        )
+    return most
 
 
 def _checked(request: Request) -> tuple[Checkpoint, Asked]:
@@ -174,7 +198,7 @@ def _checked(request: Request) -> tuple[Checkpoint, Asked]:
     if text is not None and calibration is not None and text.resolve() == calibration.resolve():
         raise ProgramError(f"--text is {text}, the calibration text; losses on it say nothing: give another text")
     if request.budget is not None and not request.budget >= 1:
-        raise ProgramError(f"--budget is {request.budget}; accepted: 1 or more, times the bytes of INT4")
+        raise ProgramError(f"--budget is {request.budget}; accepted: 1 or more, times the bytes of 4 bits")
     checkpoint = load(request.model, request.routers, request.lora)
     config = checkpoint.config
     there = (*in_layer(config), "head")
@@ -184,4 +208,5 @@ def _checked(request: Request) -> tuple[Checkpoint, Asked]:
         )
     group = config.weight_group if request.group is None else request.group
     method = BEST_METHOD if request.method == BEST else request.method
-    return checkpoint, Asked(group, method, dict.fromkeys(request.int8, INT8), KvPolicy(request.kv), request.always)
+    usual, wider = INT4Z if request.zero_points else INT4, dict.fromkeys(request.int8, INT8)
+    return checkpoint, Asked(group, method, wider, usual, KvPolicy(request.kv), request.always)

@@ -80,6 +80,13 @@ class Program:
         return text_of(self.model, files, self.source["checkpoint"])
 
     @property
+    def weights(self) -> str | dict[str, str]:
+        """The weights' format, by its name; of each matrix where they have several. Routers have one of their own."""
+        formats = {name: matrix["format"] for name, matrix in self.matrices.items() if name != "router"}
+        every = set(formats.values())
+        return every.pop() if len(every) == 1 else formats
+
+    @property
     def ring_records(self) -> int:
         return self.regions["ring"].size // RING_RECORD.size
 

@@ -12,11 +12,14 @@ from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits, first_difference
 from sim.functional import engine as functional
 from sim.profile import CAUSES, profile
+from sim.quantise.calibrate import Asked, quantise
 from sim.result import Counted
 from sim.rtl import engine as rtl
+from sim.studies.accuracy.points import as_held
 from sim.timing import engine as timing
 from skipopu.machine.config import Machine
 from skipopu.numerics.activation import ACTIVATIONS
+from skipopu.numerics.formats import INT4Z, INT8, Format
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from tests.agreement.random_program import random_program
@@ -100,6 +103,20 @@ def test_formats_and_short_groups(weights: str, group: int) -> None:
         random_checkpoint(small_config(), 1), Machine.load("tiny"), context=24, group=group, weights=weights
     )
     agree(program, Run((5, 3, 8), 2, check=True), rtl.Memory(stall=60, seed=group))
+    predicts(program, Run(tuple(range(1, 14)), 6))
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(
+    "formats", [{"q": INT4Z, "k": INT8, "v": INT8, "head": INT4Z}, {"o": INT8, "gate": INT4Z, "up": INT4Z, "down": INT8}]
+)
+def test_products_in_formats_of_their_own(formats: dict[str, Format]) -> None:
+    checkpoint = random_checkpoint(small_config(), 1)
+    found = quantise(checkpoint, np.arange(24)[None], Asked(32, "rtn", formats))
+    program = compile_checkpoint(as_held(checkpoint, found), Machine.load("tiny"), context=24, group=32)
+    assert isinstance(program.weights, dict)
+    assert {*program.weights.values()} == {"int4", "int8", "int4z"}
+    agree(program, Run((5, 3, 8), 2, check=True), rtl.Memory(stall=60, seed=1))
     predicts(program, Run(tuple(range(1, 14)), 6))
 
 

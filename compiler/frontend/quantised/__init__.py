@@ -44,15 +44,6 @@ def unpack(config: Mapping[str, Any], where: str) -> Callable[[Stored], dict[str
     return found
 
 
-def zero_points(config: Mapping[str, Any]) -> bool:
-    """Whether all matrices are integers of 4 bits with zero points, by a ``quantization_config`` that was read."""
-    method = config.get("quant_method")
-    if method == "compressed-tensors":
-        schemes = [scheme["weights"] for scheme in config["config_groups"].values() if scheme.get("weights")]
-        return bool(schemes) and all(s.get("num_bits") == 4 and s.get("symmetric") is False for s in schemes)
-    return method == "awq" or (method == "gptq" and config.get("bits") == 4 and config.get("sym") is False)
-
-
 def remarks(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """What the machine does not do of it."""
     groups: Any = config.get("config_groups")

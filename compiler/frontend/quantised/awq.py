@@ -16,6 +16,7 @@ from compiler.frontend.quantised.packed import Grouped, Packed, divides, fields,
 from compiler.frontend.stored import FLOATS, Stored
 from skipopu.accept import one_of
 from skipopu.errors import CheckpointError
+from skipopu.numerics.formats import INT4Z
 
 PLACE = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # of each of eight rows, its field in a word
 
@@ -51,4 +52,4 @@ def _matrix(stored: Stored, name: str, group: int) -> Packed:
         scale = stored.take(scales, slice(None), slice(first, end)).T
         return Grouped(unpacked(name, first, end), scale, unpacked(zeros, first, end).astype(np.int16))
 
-    return grouped((8 * words, n), (name, scales, zeros), rows_of, group)
+    return grouped((8 * words, n), (name, scales, zeros), rows_of, group, format=INT4Z)

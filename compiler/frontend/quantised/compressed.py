@@ -19,6 +19,7 @@ from compiler.frontend.stored import FLOATS, Stored
 from compiler.frontend.tensors import Shape
 from skipopu.accept import BOOLEAN, MAPPING, NULL, TEXT, list_of, one_of, whole
 from skipopu.errors import CheckpointError
+from skipopu.numerics.formats import INT4, INT4Z, INT8
 
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 STRATEGIES = ("tensor", "channel", "group", "block")
@@ -130,7 +131,8 @@ def _made(
     def rows(first: int, end: int) -> Grouped:
         return Grouped(rows_of(first, end), scales(first, end), zeros and zeros(first, end))
 
-    return grouped(shape, tuple(used), rows, block[1], order, weights["num_bits"])
+    format = INT8 if weights["num_bits"] == 8 else INT4 if weights["symmetric"] else INT4Z
+    return grouped(shape, tuple(used), rows, block[1], order, format)
 
 
 def _packed_zeros(

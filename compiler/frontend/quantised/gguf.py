@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.quantised.packed import Grouped, Packed, grouped
-from compiler.frontend.tensors import F32, FileTensors, Held, Shape
+from compiler.frontend.tensors import F32, Codes, FileTensors, Held, Shape
 from skipopu.errors import CheckpointError
 from skipopu.gguf_file import BLOCKS, FREQUENCIES, TYPES, GgufFile
+from skipopu.numerics.formats import INT4, INT8
 
 MODULES = {
     "token_embd": "model.embed_tokens",
@@ -92,7 +93,7 @@ class GgufTensors(FileTensors):
             return None
         around, within = self._place(name, rows)
         found = self.packed[name].codes(around)
-        return found if isinstance(found, str) else found[within]
+        return found[within] if isinstance(found, Codes) else found
 
 
 def _packed(path: Path, kind: str, shape: Shape, offset: int) -> Packed:
@@ -109,4 +110,4 @@ def _packed(path: Path, kind: str, shape: Shape, offset: int) -> Packed:
             numbers = np.concatenate([octets & 15, octets >> 4], -1).astype(np.int16) - np.int16(8)
         return Grouped(numbers.reshape(end - first, shape[1]), scales)
 
-    return grouped(shape, (), rows_of, size, bits=8 if kind == "Q8_0" else 4)
+    return grouped(shape, (), rows_of, size, format=INT8 if kind == "Q8_0" else INT4)

@@ -15,6 +15,7 @@ from compiler.frontend.quantised.packed import Grouped, Packed, divides, fields,
 from compiler.frontend.stored import FLOATS, Stored
 from skipopu.accept import MAPPING, NULL, Accepted, one_of, whole
 from skipopu.errors import CheckpointError
+from skipopu.numerics.formats import INT4, INT4Z, INT8, Format
 
 BITS = one_of((4, 8))
 FORMATS = ("gptq", "gptq_v2")
@@ -23,6 +24,7 @@ GROUP = Accepted("-1 or an integer from 1 to 1048576", lambda value: value == -1
 
 def matrices(stored: Stored, config: Mapping[str, Any], where: str) -> dict[str, Packed]:
     bits = BITS.check(config.get("bits"), f"{where}.bits", CheckpointError)
+    format = INT8 if bits == 8 else INT4Z if config.get("sym") is False else INT4
     group = GROUP.check(config.get("group_size"), f"{where}.group_size", CheckpointError)
     form = config.get("checkpoint_format", config.get("format", "gptq"))
     one_of(FORMATS).check(form, f"{where}.checkpoint_format", CheckpointError)
@@ -31,7 +33,7 @@ def matrices(stored: Stored, config: Mapping[str, Any], where: str) -> dict[str,
     writer = str((config.get("meta") or {}).get("quantizer", "")) if MAPPING.holds(config.get("meta")) else ""
     less = form == "gptq"
     return {
-        f"{name.removesuffix('qweight')}weight": _matrix(stored, name, bits, group, less, "gptqmodel" in writer)
+        f"{name.removesuffix('qweight')}weight": _matrix(stored, name, format, group, less, "gptqmodel" in writer)
         for name in stored.files
         if name.endswith(".qweight")
     }
@@ -41,9 +43,10 @@ def _exclusions(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) and key.startswith("-:") for key in value)
 
 
-def _matrix(stored: Stored, name: str, bits: int, group: int, less: bool, whole_words: bool) -> Packed:
+def _matrix(stored: Stored, name: str, format: Format, group: int, less: bool, whole_words: bool) -> Packed:
     """``less``: zero points are stored less 1; ``whole_words``: taken off words, not off each field."""
-    base, per = name.removesuffix("qweight"), 32 // bits
+    base, bits = name.removesuffix("qweight"), format.bits
+    per = 32 // bits
     stored.need(name, ("I32",), (None, None), name)
     words, rows = stored.shapes[name]
     n = words * per
@@ -76,4 +79,4 @@ def _matrix(stored: Stored, name: str, bits: int, group: int, less: bool, whole_
         part = fields(stored.take(name, slice(None), slice(first, end)).T, bits)
         return Grouped(part, stored.take(scales, slice(None), slice(first, end)).T, offsets(first, end))
 
-    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, order, bits)
+    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, order, format)

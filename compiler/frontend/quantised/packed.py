@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.stored import FLOATS, Stored
-from compiler.frontend.tensors import F32, Codes, Shape
+from compiler.frontend.tensors import F32, Codes, NoCodes, Shape
 from skipopu.errors import CheckpointError
+from skipopu.numerics.formats import INT4, Format
 
 I64 = NDArray[np.int64]
 ACT_ORDER = "columns of one scale lie apart (act-order)"
@@ -25,7 +26,7 @@ class Packed:
     shape: Shape
     tensors: tuple[str, ...]
     read: Callable[[slice], F32]
-    codes: Callable[[slice], Codes | str]
+    codes: Callable[[slice], Codes | NoCodes]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def grouped(
     rows_of: Callable[[int, int], Grouped],
     group: int,
     order: I64 | None = None,
-    bits: int = 4,
+    format: Format | None = INT4,
 ) -> Packed:
-    """The matrix whose rows ``rows_of(first, end)`` gives, of ``bits`` each; scales of ``group`` neighbouring columns, or those in
+    """The matrix whose rows ``rows_of(first, end)`` gives, of ``format`` (see :class:`Codes`); scales of ``group`` neighbouring columns, or those in
     ``order`` (n,)."""
     column = np.arange(shape[1]) // group if order is None else order
     whole = order is None and shape[1] % group == 0
@@ -74,11 +75,13 @@ def grouped(
         with np.errstate(over="ignore", invalid="ignore"):  # found by the frontend, which names the tensor
             return with_each(np.multiply, *less_zeros(rows))
 
-    def codes(rows: slice) -> Codes | str:
+    def codes(rows: slice) -> Codes | NoCodes:
         if order is not None:
-            return ACT_ORDER
+            return NoCodes(ACT_ORDER, format)
         numbers, scales = less_zeros(rows)
-        return FLOATING if numbers.dtype == np.float32 else Codes(numbers, scales, group, bits)
+        if format is None or numbers.dtype == np.float32:
+            return NoCodes(FLOATING)
+        return Codes(numbers, scales, group, format)
 
     return Packed(shape, tensors, read, codes)
 

@@ -16,7 +16,7 @@ from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import FORMATS
+from skipopu.numerics.formats import FORMATS, INT8
 from skipopu.report import Plot, Report
 
 Say = Callable[[str], None]
@@ -47,7 +47,8 @@ def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Poin
             if format.name in machine.formats
         ]
         jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
-        jobs += [(Subject(model, design, forms[-1]), name) for name in (CORRECTIONS, MIXTURES)]
+        more = (CORRECTIONS, *([MIXTURES] if INT8.name in machine.formats else []))
+        jobs += [(Subject(model, design, forms[-1]), name) for name in more]
         done: dict[int, list[Point]] = {}
         for number, outcome in parallel.finished(pool, work, jobs):
             if isinstance(outcome, SkipopuError):
@@ -55,11 +56,11 @@ def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Poin
             done[number] = outcome
             subject, name = jobs[number]
             say(f"{len(done)} of {len(jobs)} done, the latest {subject.form}, {name}")
-    usual, more = (
+    usual, bought = (
         [point for number in sorted(done) if (jobs[number][1] in (CORRECTIONS, MIXTURES)) is extra for point in done[number]]
         for extra in (False, True)
     )
-    return usual, more
+    return usual, bought
 
 
 def report(model: Path, design: Design, say: Say = lambda text: None) -> Report:

@@ -131,6 +131,6 @@ def mixtures(subject: Subject) -> list[Point]:
             bits, executed, traces = case.measure(model, policy, 0.0)
             read = case.bytes_per_token(program, traces)
             names = ", ".join(product for part in some for product in part)
-            name = f"{INT4.name}, {names} in {INT8.name}"
+            name = f"{INT4.name}, {names} in {INT8.name}" if names else INT4.name
             found.append(Point(subject.form, name, "gptq", policy, bits, executed, read, bought=PRODUCTS))
     return found

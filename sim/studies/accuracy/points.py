@@ -144,7 +144,7 @@ def as_held(checkpoint: Checkpoint, found: Quantised) -> Checkpoint:
             return None
         held = found.choices[name].rounded
         integers = held.codes.reshape(len(held.codes), -1)[rows, : held.n].astype(np.int16)
-        return Codes(integers, held.scales[rows].astype(np.float32), held.codes.shape[-1], held.format.bits)
+        return Codes(integers, held.scales[rows].astype(np.float32), held.codes.shape[-1], held.format)
 
     shapes = {name: tensor.shape for name, tensor in found.tensors.items()}
     tensors = Tensors(shapes, lambda name, rows: found.tensors[name][rows], codes)

@@ -19,6 +19,7 @@ from compiler.quantise.write import Writer
 from sim.quantise.calibrate import Asked, quantise
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, INT8, Format
 from tests.adapters import CONFIG, DOWN, PEFT, QUERY, RANK, UP, adapter, added, drawn, pair, product
 from tests.support import random_checkpoint, said, small_config
 
@@ -179,20 +180,23 @@ def test_another_base_is_only_remarked(directory: Path) -> None:
     )
 
 
-def test_a_quantised_base_is_rounded_again(directory: Path) -> None:
-    """What is added to its integers is no longer one of them, which the compiler says."""
+@pytest.mark.parametrize("format", [INT4, INT8])
+def test_a_quantised_base_is_rounded_again(directory: Path, format: Format) -> None:
+    """What is added to its integers is no longer one of them, which the compiler says; as many bits are taken."""
     config = small_config(intermediate_size=192)
     (directory / "config.json").write_text(json.dumps(config.to_hf()))
     save_file(dict(random_checkpoint(config).tensors), directory / "model.safetensors")
-    checkpoint, base = load(directory), directory / "int4"
-    found = quantise(checkpoint, np.zeros((1, 4), np.int64), Asked(32, method="rtn"))
-    Writer(checkpoint, config.untied, 32, {}, plain=False).write(base, found.tensors, found.rounded, None)
+    checkpoint, base, formats = load(directory), directory / "base", {"gate": format, "up": format}
+    asked = Asked(32, "rtn", formats)
+    found = quantise(checkpoint, np.zeros((1, 4), np.int64), asked)
+    Writer(checkpoint, config.untied, 32, asked.format, plain=False).write(base, found.tensors, found.rounded, None)
     tensors = {f"{PEFT}{UP}.lora_A.weight": drawn(RANK, 96), f"{PEFT}{UP}.lora_B.weight": drawn(192, RANK)}
     merged = load(base, lora=adapter(directory, tensors))
     assert np.allclose(
         merged.tensors[f"{UP}.weight"], load(base).tensors[f"{UP}.weight"] + product(tensors, UP, 1.5), atol=1e-6
     )
     program = compile_checkpoint(merged, Machine.load("tiny"), context=8, group=32)
+    assert program.matrices["gate_up"]["format"] == format.name
     assert program.source["warnings"] == [
         f"1 of 15 quantised matrices are rounded again: 1 as an adapter is added to them ({UP}.weight)"
     ]

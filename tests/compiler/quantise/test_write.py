@@ -11,12 +11,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from compiler.frontend.checkpoint import load
+from compiler.pipeline import compile_checkpoint
 from compiler.quantise.write import Writer, packed
 from sim.quantise.calibrate import Asked, Quantised, quantise, router_tensors
 from sim.reference.model import SkipLlama
 from sim.reference.state import load_hf_state_dict
 from skipopu.errors import CheckpointError
-from skipopu.numerics.formats import INT8, dequantise
+from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4, INT4Z, INT8, Format, dequantise
 from tests.support import random_checkpoint, small_config
 
 GROUP = 8
@@ -30,7 +32,7 @@ def test_words_hold_the_first_integers_lowest() -> None:
 
 def written(source: Path, output: Path, asked: Asked, plain: bool) -> Quantised:
     checkpoint = load(source)
-    writer = Writer(checkpoint, checkpoint.config.untied, asked.group, asked.formats, plain)
+    writer = Writer(checkpoint, checkpoint.config.untied, asked.group, asked.format, plain)
     found = quantise(checkpoint, WINDOWS, asked)
     writer.write(output, found.tensors, found.rounded, None)
     return found
@@ -65,8 +67,9 @@ def test_families_are_read_back(name: str, tmp_path: Path) -> None:
         assert (ours - expected).abs().max() < 2.0**-24 * 500 * expected.abs().max()
 
 
-def test_integers_are_those_chosen(model: Path, tmp_path: Path) -> None:
-    found = written(model, tmp_path / "out", Asked(GROUP, "gptq", {"down": INT8, "head": INT8}), plain=False)
+@pytest.mark.parametrize("usual", [INT4, INT4Z])
+def test_integers_are_those_chosen(model: Path, tmp_path: Path, usual: Format) -> None:
+    found = written(model, tmp_path / "out", Asked(GROUP, "gptq", {"down": INT8, "head": INT8}, usual), plain=False)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for name in found.rounded:
         module = name.removesuffix("weight")
@@ -74,14 +77,23 @@ def test_integers_are_those_chosen(model: Path, tmp_path: Path) -> None:
         bits = 8 if "down" in name or "head" in name else 4
         fields = words[..., None] >> np.arange(0, 32, bits, dtype=np.uint32) & (1 << bits) - 1
         rows, n = tensors[f"{module}weight_shape"]
-        codes = (fields.reshape(rows, -1)[:, :n].astype(np.int16) - (1 << bits - 1)).astype(np.int8)
-        values = dequantise(codes.reshape(rows, -1, GROUP), tensors[f"{module}weight_scale"], n)
+        codes = (fields.reshape(rows, -1)[:, :n].astype(np.int16) - (1 << bits - 1)).astype(np.int8).reshape(rows, -1, GROUP)
+        zeros = tensors.get(f"{module}weight_zero_point")
+        assert (zeros is not None) == (usual is INT4Z and bits == 4)
+        if zeros is not None:
+            of_rows = zeros.view(np.uint32)[:, None] >> np.arange(0, 32, 4, dtype=np.uint32)[:, None] & 15
+            codes = codes - (of_rows.reshape(-1, zeros.shape[1])[:rows, :, None].astype(np.int8) - np.int8(8))
+        values = dequantise(codes, tensors[f"{module}weight_scale"], n)
         assert np.array_equal(values, found.tensors[name]), name
     groups = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["config_groups"]
     assert {tuple(group["targets"]): group["weights"]["num_bits"] for group in groups.values()} == {
         tuple(f"re:.*{name}_proj$" for name in ("gate", "k", "o", "q", "up", "v")): 4,
         ("re:.*down_proj$", "re:.*lm_head$"): 8,
     }
+    program = compile_checkpoint(load(tmp_path / "out"), Machine.load("tiny"), context=8)
+    assert isinstance(program.weights, dict)
+    assert {program.weights[name] for name in ("q", "kv", "o", "gate_up")} == {usual.name}
+    assert not [line for line in program.source["warnings"] if "beyond" in line]
 
 
 @pytest.mark.parametrize("kind", ["linear", "two-layer"])
@@ -103,11 +115,11 @@ def test_routers_among_the_models_tensors_stay_there(tmp_path: Path, kind: str) 
 def test_what_the_format_does_not_hold_is_refused(model: Path) -> None:
     checkpoint = load(model)
     with pytest.raises(CheckpointError, match="intermediate_size is 200, no multiple of 16 weights per scale"):
-        Writer(checkpoint, checkpoint.config.untied, 16, {}, plain=False)
+        Writer(checkpoint, checkpoint.config.untied, 16, Asked(16).format, plain=False)
     data = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(data | {"quantization_config": {}}))
     with pytest.raises(CheckpointError, match="accepted: weights that are not quantised yet"):
-        Writer(checkpoint, checkpoint.config.untied, GROUP, {}, plain=False)
+        Writer(checkpoint, checkpoint.config.untied, GROUP, Asked(GROUP).format, plain=False)
 
 
 def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
@@ -117,4 +129,4 @@ def test_rows_of_one_tensor_have_one_format(tmp_path: Path) -> None:
     save("phi3", tmp_path)
     checkpoint = load(tmp_path)
     with pytest.raises(CheckpointError, match=r"up is part of tensor .*gate_up_proj.weight, whose other rows are int4"):
-        Writer(checkpoint, checkpoint.config.untied, GROUP, {"up": INT8}, plain=True)
+        Writer(checkpoint, checkpoint.config.untied, GROUP, Asked(GROUP, formats={"up": INT8}).format, plain=True)

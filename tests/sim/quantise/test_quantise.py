@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -202,10 +203,31 @@ def test_a_budget_is_kept_and_compiled_as_it_was_written(tmp_path: Path, capsysb
     assert said(["check", tmp_path / "1.3", "--target", "mono", "--no-rtl", "--max-new", 2], capsysbinary)[0] == 0
     everything = compile_checkpoint(checkpoint, Machine.load("mono"), context=16, weights="int8")
     assert {d["format"] for name, d in everything.matrices.items() if name != "router"} == {"int8"}
-    code, error = said(["quantise", model, "-o", tmp_path / "none", *asked, "--bytes", 1000], capsysbinary)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bytes", 1000], r"--bytes is 1000; accepted: (\d+) or more, which codes and scales take in int4$"),
+        (["--budget", 1, "--int8", "o"], r"--budget is 1.0, \d+ bytes; accepted: (\d+) or more, .* take in int4, o in int8$"),
+        (["--bytes", 1000, "--zero-points"], r"--bytes is 1000; accepted: (\d+) or more, .* take in int4z$"),
+    ],
+)
+def test_a_budget_below_what_is_asked_for_is_refused_before_anything_is_done(
+    model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], options: list, message: str
+) -> None:
+    asked = ["quantise", model, "--samples", 2, "--window", 16, "--group", 8, "--calibration", __file__, "--method", "rtn"]
+    code, error = said([*asked, "-o", tmp_path / "none", *options], capsysbinary)
     assert code == 2
-    assert f"--bytes is 1000; accepted: {sizes['1']} or more" in error
+    least = re.search(message, error, re.M)
+    assert least, error
     assert not (tmp_path / "none").exists()
+    assert "Calibrating" not in error
+    figures, kept = tmp_path / "figures.json", options[2:]
+    code, error = said([*asked, "-o", tmp_path / "some", *kept, "--bytes", least[1], "--json", figures], capsysbinary)
+    assert code == 0, error
+    written = next(r["value"] for r in json.loads(figures.read_text())["records"] if r["name"] == "weight_bytes")
+    assert written == int(least[1]), "what is accepted is what is written"
 
 
 @pytest.mark.slow

@@ -151,14 +151,17 @@ def test_integers_beyond_a_groups_sixteen_are_rounded_again(tmp_path: Path) -> N
     assert (integers[len(own) :] != own).any(1).nonzero()[0].tolist() == [3]
 
 
-def test_two_schemes_are_no_reason_for_zero_points(tmp_path: Path) -> None:
-    given = matrices(4, GROUP, False)
-    assert write(tmp_path, given, False).zero_points
+def test_every_product_has_its_files_own_format(tmp_path: Path) -> None:
+    write(tmp_path, matrices(4, GROUP, False), False)
     config = json.loads((tmp_path / "config.json").read_text())
     groups = config["quantization_config"]["config_groups"]
-    groups["group_1"] = {"targets": ["re:.*nothing"], "weights": groups["group_0"]["weights"] | {"symmetric": True}}
+    weights = groups["group_0"]["weights"] | {"symmetric": True}
+    groups["group_1"] = {"targets": ["re:.*down_proj", "re:.*k_proj"], "weights": weights}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert not load(tmp_path).zero_points
+    found = compile_checkpoint(load(tmp_path), TINY).weights
+    assert isinstance(found, dict)
+    assert found.pop("down") == "int4"
+    assert {*found.values()} == {"int4z"}, "k and v are one product, and a head that no file holds has what others have"
 
 
 def test_equal_gains_scale_the_scales(tmp_path: Path) -> None:
