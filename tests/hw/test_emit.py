@@ -118,16 +118,8 @@ def test_netlist_check_finds_a_latch_and_a_loop() -> None:
             check_netlist(text)
 
 
-# Yosys 0.70's ABC ends without a word on ulx3s' attention: its record is of the design before, and `skipopu boards` says so.
-STUCK = pytest.mark.xfail(reason="ABC fails on attention for ECP5", strict=True)
-
-
 @pytest.mark.synth
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=STUCK if p.stem == "ulx3s" else ()) for p in sorted(COMMITTED.glob("*.json"))],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.json")), ids=lambda path: path.stem)
 def test_committed_resources_are_of_the_present_design(path: Path) -> None:
     inputs = json.loads(path.read_text())["inputs"]
     machine = Machine.load(inputs["target"])
