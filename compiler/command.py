@@ -90,7 +90,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=WEIGHT_FORMATS,
-        help="weight format, one of the machine's; default the file's: int8 for products that it holds in 8 bits, int4 for all others, int4z where it has zero points",
+        help="weight format, one of the machine's; default the file's, product by product: int8 or int4z where it holds such integers and the machine has the format, else int4",
     )
 
 

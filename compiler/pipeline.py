@@ -26,7 +26,7 @@ from skipopu.isa.registers import PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
-from skipopu.numerics.formats import BY_NAME, INT4
+from skipopu.numerics.formats import BY_NAME
 from skipopu.policy import KvPolicy
 from skipopu.program.program import Program
 from skipopu.program.run import require_windows
@@ -70,8 +70,8 @@ def compile_checkpoint(
     if kv not in KV_POLICIES:
         raise ProgramError(f"kv policy is {kv!r}; accepted: {', '.join(KV_POLICIES)}")
     policy = KvPolicy(kv)
-    if (asked := INT4.name if weights is None else weights) not in machine.formats:
-        raise ProgramError(f"machine {machine.name}: weight format is {asked!r}; accepted: {', '.join(machine.formats)}")
+    if weights is not None and weights not in machine.formats:
+        raise ProgramError(f"machine {machine.name}: weight format is {weights!r}; accepted: {', '.join(machine.formats)}")
     format = None if weights is None else BY_NAME[weights]  # else the file's own ones
     checkpoint = widen(checkpoint, machine)
     config = checkpoint.config

@@ -91,8 +91,8 @@ def compile(
     Args:
         kv: keys and values of tokens that skip attention: "dense" computes them, "reuse" takes the layer before's.
         context: the largest number of tokens, prompt and generated; default what the machine's memory holds.
-        weights: their format, one of the machine's ``formats``; default "int8" for products that a file holds in 8 bits, "int4" for all
-            others, or "int4z" of files with 4 bits and zero points where the machine has it. ``group``: how many share a scale, default what the model says.
+        weights: their format, one of the machine's ``formats``; default the file's, product by product: "int8" or "int4z" where it holds such
+            integers and the machine has the format, else "int4". ``group``: how many share a scale, default what the model says.
         logits: the program stores the logits of every position, see :func:`sim.result.logits_of`.
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
         lora: an adapter for the model's directory, as of :func:`checkpoint`.
@@ -142,7 +142,7 @@ def quantise(
     routers: str | Path | None = None,
     lora: str | Path | None = None,
 ) -> Quantisation:
-    """Quantises a checkpoint's directory, or a shipped model, to INT4 and writes one that loads anywhere (docs/quantise.md).
+    """Quantises a checkpoint's directory, or a shipped model, to 4 bits or 8 and writes one that loads anywhere (docs/quantise.md).
 
     Args:
         output: directory for it.
@@ -152,8 +152,8 @@ def quantise(
         group: weights per scale, default the model's own.
         zero_points: one for each group of 4 bits ("int4z"), for machines that have them.
         int8: products in 8 bits, some of "q", "k", "v", "o", "gate", "up", "down", "head".
-        bytes: as many products in 8 bits as codes and scales of so many bytes hold, those that gain most; ``budget``: the same, as a ratio of
-            what INT4 takes.
+        bytes: as many products in 8 bits as codes and scales of so many bytes hold, those that gain most; ``budget``: the same, 1 to 2 times
+            what 4 bits take.
         plain: write the values in FP32, not the integers.
         kv: keys and values of tokens that skip attention, as of :func:`compile`; ``always``: every module is executed.
         text: measure losses on this one, default the calibration's windows.

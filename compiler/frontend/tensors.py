@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.numerics.formats import INT4, Format
+from skipopu.numerics.formats import Format
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -29,7 +29,7 @@ class Codes:
     integers: NDArray[np.int16]
     scales: F32
     group: int
-    format: Format = INT4
+    format: Format
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Codes:
         return replace(self, integers=self.integers[rows], scales=self.scales[rows])

@@ -76,7 +76,14 @@ class Builder:
         ones = [np.ones(width, np.float32)] * len(layers)
         relu = Adjust("router_hidden", ones, biases, relu=True)
         return [
-            Op("matmul", "routers, hidden layer", TokenList.ALL, (self.x,), (value,), Weights("router_hidden", matrices)),
+            Op(
+                "matmul",
+                "routers, hidden layer",
+                TokenList.ALL,
+                (self.x,),
+                (value,),
+                Weights("router_hidden", matrices, routing=True),
+            ),
             Op("adjust", "routers: bias, ReLU", TokenList.ALL, (value,), (value, aligned), adjust=relu),
         ], aligned
 

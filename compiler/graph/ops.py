@@ -45,7 +45,7 @@ class Weights:
     """Rows of one matrix product, over the layers (one entry for a product outside the layer loop).
 
     ``matrices`` are computed where they are placed. ``order`` names the arrangement of the checkpoint's rows, for readers of the
-    image. ``split``: rows are quantised as pairs (high, low) of INT4 rows. ``format`` of the codes.
+    image. ``split``: rows are quantised as pairs (high, low) of INT4 rows. ``format`` of the codes. ``routing``: they are routers'.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Weights:
     order: str = "plain"
     split: bool = False
     format: Format = INT4
+    routing: bool = False
 
     @property
     def rows(self) -> int:

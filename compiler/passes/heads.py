@@ -36,7 +36,7 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
     counted = (config.counted_head_dim or config.head_dim) if config.qk_norm else 0
     wider = dataclasses.replace(config, head_dim=size, rope=config.rope_tables, attention_scale=scale, counted_head_dim=counted)
     shapes = expected_shapes(wider)
-    if checkpoint.outline:
+    if checkpoint.outline and not isinstance(checkpoint.tensors, Tensors):
         return dataclasses.replace(
             checkpoint, config=wider, tensors={name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
         )

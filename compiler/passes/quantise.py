@@ -16,15 +16,15 @@ WIDEST = (INT8, INT4Z, INT4)  # formats of quantised files, one that holds those
 
 
 def quantise(graph: Graph, weights: Format | None, known: Collection[str]) -> Graph:
-    """Chooses the format of all products but the routers'; :func:`rounded` makes the codes where they are placed.
+    """Chooses the format of all products but the routers' last layers; :func:`rounded` makes the codes where they are placed.
 
     Without ``weights`` it is the widest one, of those that the machine has ``known``, of a product's rows in its file, in any layer,
-    placed or rounded again. Products that no file holds in integers get INT4, beside some with zero points INT4Z.
+    placed or rounded again. Other products get INT4Z where one of the file's does, else INT4; routers INT4.
     """
     products = [op.weights for op in graph.ops() if op.weights is not None and not op.weights.split]
     own = [None if weights else _own_format(product, known) for product in products]
     for product, found in zip(products, own, strict=True):
-        product.format = weights or found or (INT4Z if INT4Z in own else INT4)
+        product.format = weights or found or (INT4Z if INT4Z in own and not product.routing else INT4)
     return graph
 
 

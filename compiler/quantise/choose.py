@@ -33,8 +33,8 @@ def choose(weight: F32, moments: F64, group: int, format: Format, method: str) -
     """Codes of (rows, n) weights whose inputs have the ``moments`` X^T X (n, n).
 
     To nearest, each group's scale is of its largest magnitude. Otherwise every row has the candidates to nearest and those of
-    smaller scales, with GPTQ's compensation or without. Every group of a candidate has a code of the largest magnitude (with zero
-    points both ends): its values alone, rounded to nearest, give codes and scales back.
+    smaller scales, with GPTQ's compensation or without. Every group of one of smaller scales has a code of the largest magnitude (with
+    zero points both ends): its values alone, rounded to nearest, give codes and scales back.
     """
     rows, n = weight.shape
     wide = -(-n // group) * group

@@ -27,7 +27,7 @@ from compiler.quantise.products import tensor_of
 from skipopu.accept import read_json
 from skipopu.errors import CheckpointError
 from skipopu.model_config import TOKENIZERS, ModelConfig
-from skipopu.numerics.formats import Format
+from skipopu.numerics.formats import INT4, INT4Z, INT8, Format
 from skipopu.text import READ
 
 WEIGHTS = "model.safetensors"
@@ -49,9 +49,9 @@ def settings(formats: Mapping[str, Format], group: int) -> dict[str, Any]:
         weights = {"num_bits": format.bits, "type": "int", "symmetric": not format.zero_points, "strategy": "group"}
         return {"targets": targets, "weights": weights | {"group_size": group, "dynamic": False}, "input_activations": None}
 
-    kinds = sorted(set(formats.values()), key=lambda format: format.bits)
+    kinds = sorted(set(formats.values()), key=lambda format: (format.bits, format.code))
     targets = {
-        kind: sorted({f"re:.*{name.rpartition('.')[2]}$" for name, its in formats.items() if its is kind}) for kind in kinds
+        kind: sorted({f"re:.*{name.rpartition('.')[2]}$" for name, its in formats.items() if its == kind}) for kind in kinds
     }
     return {
         "quant_method": "compressed-tensors",
@@ -107,9 +107,10 @@ class Writer:
                     " another --group, or --plain"
                 )
         held: dict[str, Format] = {}
+        assert all(format(product) in (INT4, INT4Z, INT8) for product in PARTS), "what compressed-tensors has"
         for product in PARTS:
             name, own = self.name(tensor_of(product, 0)), format(product)
-            if held.setdefault(name, own) is not own:
+            if held.setdefault(name, own) != own:
                 raise CheckpointError(
                     f"{where}: {product} is part of tensor {name}, whose other rows are {held[name].name}; accepted: one format"
                 )

@@ -33,8 +33,8 @@ from skipopu.policy import KvPolicy
 
 @dataclass(frozen=True)
 class Asked:
-    """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, the format of products, and of
-    those that have another one.
+    """How to quantise: weights per scale, a method of :data:`compiler.quantise.choose.METHODS`, the ``usual`` format of products, and
+    ``formats`` of those that have another one.
 
     ``dense`` executes every module; ``kv`` is the policy for tokens that skip attention; ``keep``: the result has the weights before
     they were rounded, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,14 +172,14 @@ def _most(request: Request, checkpoint: Checkpoint, asked: Asked) -> int | None:
             total += bytes_of(shape, asked.group, format(product))
         return total
 
-    least, given = size(asked.format), f"--bytes is {request.bytes}"
-    most = request.bytes
+    least, narrow = size(asked.format), size(lambda product: asked.usual)
+    most, given, accepted = request.bytes, f"--bytes is {request.bytes}", f"{least}"
     if most is None:
-        most = int((request.budget or 1) * size(lambda product: asked.usual))
-        given = f"--budget is {request.budget}, {most} bytes"
+        most, given = int((request.budget or 1) * narrow), f"--budget is {request.budget}"
+        accepted = f"{math.ceil(1000 * least / narrow) / 1000:g}"
     if most < least:
         raise ProgramError(
-            f"{given}; accepted: {least} or more, which codes and scales take in {asked.usual.name}"
+            f"{given}; accepted: {accepted} or more, which codes and scales take in {asked.usual.name}"
             + (f", {', '.join(asked.formats)} in {INT8.name}" if asked.formats else "")
         )
     return most
@@ -190,15 +191,19 @@ def _checked(request: Request) -> tuple[Checkpoint, Asked]:
     one_of(list(KV_POLICIES)).check(request.kv, "kv", ProgramError)
     whole(1, 1 << 30).check(request.samples, "samples", ProgramError)
     whole(2, 1 << 30).check(request.window, "window", ProgramError)
+    if request.group is not None:
+        whole(1, 1 << 20).check(request.group, "group", ProgramError)
     if request.bytes is not None and request.budget is not None:
         raise ProgramError(f"--bytes is {request.bytes} and --budget {request.budget}; accepted: one of them")
+    if request.plain and request.zero_points:
+        raise ProgramError("--plain writes numbers, of which rounding makes other zero points; accepted: without --zero-points")
     if request.output.resolve() == request.model.resolve():
         raise ProgramError(f"--output is {request.output}, the checkpoint itself; another directory is needed")
     text, calibration = request.text, request.calibration
     if text is not None and calibration is not None and text.resolve() == calibration.resolve():
         raise ProgramError(f"--text is {text}, the calibration text; losses on it say nothing: give another text")
-    if request.budget is not None and not request.budget >= 1:
-        raise ProgramError(f"--budget is {request.budget}; accepted: 1 or more, times the bytes of 4 bits")
+    if request.budget is not None and not 1 <= request.budget <= 2:
+        raise ProgramError(f"--budget is {request.budget}; accepted: 1 to 2, times the bytes of 4 bits")
     checkpoint = load(request.model, request.routers, request.lora)
     config = checkpoint.config
     there = (*in_layer(config), "head")

@@ -81,8 +81,8 @@ class Program:
 
     @property
     def weights(self) -> str | dict[str, str]:
-        """The weights' format, by its name; of each matrix where they have several. Routers have one of their own."""
-        formats = {name: matrix["format"] for name, matrix in self.matrices.items() if name != "router"}
+        """The weights' format, by its name; of each matrix where they have several. Routers are not counted."""
+        formats = {name: matrix["format"] for name, matrix in self.matrices.items() if not name.startswith("router")}
         every = set(formats.values())
         return every.pop() if len(every) == 1 else formats
 

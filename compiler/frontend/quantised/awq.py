@@ -52,4 +52,4 @@ def _matrix(stored: Stored, name: str, group: int) -> Packed:
         scale = stored.take(scales, slice(None), slice(first, end)).T
         return Grouped(unpacked(name, first, end), scale, unpacked(zeros, first, end).astype(np.int16))
 
-    return grouped((8 * words, n), (name, scales, zeros), rows_of, group, format=INT4Z)
+    return grouped((8 * words, n), (name, scales, zeros), rows_of, group, INT4Z)

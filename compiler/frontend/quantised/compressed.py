@@ -131,8 +131,10 @@ def _made(
     def rows(first: int, end: int) -> Grouped:
         return Grouped(rows_of(first, end), scales(first, end), zeros and zeros(first, end))
 
-    format = INT8 if weights["num_bits"] == 8 else INT4 if weights["symmetric"] else INT4Z
-    return grouped(shape, tuple(used), rows, block[1], order, format)
+    format = (
+        None if weights["type"] == "float" else INT8 if weights["num_bits"] == 8 else INT4 if weights["symmetric"] else INT4Z
+    )
+    return grouped(shape, tuple(used), rows, block[1], format, order)
 
 
 def _packed_zeros(

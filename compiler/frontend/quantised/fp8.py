@@ -38,4 +38,4 @@ def floating(stored: Stored, name: str, scale: str, block: tuple[int, ...]) -> P
     def rows_of(first: int, end: int) -> Grouped:
         return Grouped(stored.take(name, slice(first, end)), scales(first, end))
 
-    return grouped(stored.shapes[name], (name, scale), rows_of, block[1], format=None)
+    return grouped(stored.shapes[name], (name, scale), rows_of, block[1], None)

@@ -110,4 +110,4 @@ def _packed(path: Path, kind: str, shape: Shape, offset: int) -> Packed:
             numbers = np.concatenate([octets & 15, octets >> 4], -1).astype(np.int16) - np.int16(8)
         return Grouped(numbers.reshape(end - first, shape[1]), scales)
 
-    return grouped(shape, (), rows_of, size, format=INT8 if kind == "Q8_0" else INT4)
+    return grouped(shape, (), rows_of, size, INT8 if kind == "Q8_0" else INT4)

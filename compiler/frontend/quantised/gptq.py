@@ -79,4 +79,4 @@ def _matrix(stored: Stored, name: str, format: Format, group: int, less: bool, w
         part = fields(stored.take(name, slice(None), slice(first, end)).T, bits)
         return Grouped(part, stored.take(scales, slice(None), slice(first, end)).T, offsets(first, end))
 
-    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, order, format)
+    return grouped((rows, n), (name, scales, zeros, *([index] if ordered else [])), rows_of, group, format, order)

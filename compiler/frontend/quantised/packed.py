@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compiler.frontend.stored import FLOATS, Stored
 from compiler.frontend.tensors import F32, Codes, NoCodes, Shape
 from skipopu.errors import CheckpointError
-from skipopu.numerics.formats import INT4, Format
+from skipopu.numerics.formats import Format
 
 I64 = NDArray[np.int64]
 ACT_ORDER = "columns of one scale lie apart (act-order)"
@@ -47,8 +47,8 @@ def grouped(
     tensors: tuple[str, ...],
     rows_of: Callable[[int, int], Grouped],
     group: int,
+    format: Format | None,
     order: I64 | None = None,
-    format: Format | None = INT4,
 ) -> Packed:
     """The matrix whose rows ``rows_of(first, end)`` gives, of ``format`` (see :class:`Codes`); scales of ``group`` neighbouring columns, or those in
     ``order`` (n,)."""
@@ -76,12 +76,11 @@ def grouped(
             return with_each(np.multiply, *less_zeros(rows))
 
     def codes(rows: slice) -> Codes | NoCodes:
+        if format is None:
+            return NoCodes(FLOATING)
         if order is not None:
             return NoCodes(ACT_ORDER, format)
-        numbers, scales = less_zeros(rows)
-        if format is None or numbers.dtype == np.float32:
-            return NoCodes(FLOATING)
-        return Codes(numbers, scales, group, format)
+        return Codes(*less_zeros(rows), group, format)
 
     return Packed(shape, tensors, read, codes)
 

@@ -14,7 +14,7 @@ from sim.studies.accuracy.extra import corrections, mixtures
 from sim.studies.accuracy.plot import draw
 from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
-from skipopu.errors import SkipopuError
+from skipopu.errors import ProgramError, SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import FORMATS, INT8
 from skipopu.report import Plot, Report
@@ -36,6 +36,10 @@ def work(job: Job) -> list[Point]:
 def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Point]]:
     """All points, forms and formats in order, and those of what more bytes buy."""
     machine = Machine.load(design.target)
+    if INT8.name not in machine.formats:
+        raise ProgramError(
+            f"machine {machine.name} has not {INT8.name}, which corrections are held against; accepted: one with it"
+        )
     forms = (SHIPPED, TURNED) if can_turn(load(model)) else (SHIPPED,)
     with parallel.one_thread_each(design.workers) as pool:
         say("dials")
@@ -47,8 +51,7 @@ def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Poin
             if format.name in machine.formats
         ]
         jobs.append((Subject(model, design, SHIPPED, found), FP32))  # turning changes no function
-        more = (CORRECTIONS, *([MIXTURES] if INT8.name in machine.formats else []))
-        jobs += [(Subject(model, design, forms[-1]), name) for name in more]
+        jobs += [(Subject(model, design, forms[-1]), name) for name in (CORRECTIONS, MIXTURES)]
         done: dict[int, list[Point]] = {}
         for number, outcome in parallel.finished(pool, work, jobs):
             if isinstance(outcome, SkipopuError):

@@ -122,7 +122,7 @@ def mixtures(subject: Subject) -> list[Point]:
     seen = gains(case.checkpoint, narrow, asked, parts(case.config), case.texts.judged, case.window)
     costs, worth = {one.part: one.bytes for one in seen}, {one.part: one.nats for one in seen}
     several = [tuple(within(int((room - 1) * narrow.bytes), costs, worth)) for room in ROOM]
-    for some in dict.fromkeys(several):
+    for some in dict.fromkeys(filter(None, several)):
         wider = dataclasses.replace(asked, formats={product: INT8 for part in some for product in part})
         weights = as_held(case.checkpoint, quantised(case.checkpoint, case.texts.calibration, wider))
         program = case.programs(weights, None)[KvPolicy.REUSE]
@@ -131,6 +131,6 @@ def mixtures(subject: Subject) -> list[Point]:
             bits, executed, traces = case.measure(model, policy, 0.0)
             read = case.bytes_per_token(program, traces)
             names = ", ".join(product for part in some for product in part)
-            name = f"{INT4.name}, {names} in {INT8.name}" if names else INT4.name
+            name = f"{INT4.name}, {names} in {INT8.name}"
             found.append(Point(subject.form, name, "gptq", policy, bits, executed, read, bought=PRODUCTS))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -94,6 +95,36 @@ def test_integers_are_those_chosen(model: Path, tmp_path: Path, usual: Format) -
     assert isinstance(program.weights, dict)
     assert {program.weights[name] for name in ("q", "kv", "o", "gate_up")} == {usual.name}
     assert not [line for line in program.source["warnings"] if "beyond" in line]
+
+
+def test_shapes_of_files_have_their_formats(tmp_path: Path) -> None:
+    """What another target would take is asked without numbers; heads may grow there."""
+    checkpoint, source = random_checkpoint(small_config(head_dim=20, vocab_size=96), 3), tmp_path / "in"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(checkpoint.config.to_hf()))
+    save_file({**checkpoint.tensors}, source / "model.safetensors")
+    asked = Asked(GROUP, "rtn", dict.fromkeys(("q", "k", "v", "o"), INT8), INT4Z)
+    written(source, tmp_path / "out", asked, plain=False)
+    found, machine = load(tmp_path / "out"), dataclasses.replace(Machine.load("tiny"), port_bits=256, vector_lanes=16)
+    whole, shape = (
+        compile_checkpoint(each, machine, context=8, group=32) for each in (found, dataclasses.replace(found, outline=True))
+    )
+    assert isinstance(whole.weights, dict)
+    assert {*whole.weights.values()} == {"int4z", "int8"}
+    assert shape.weights == whole.weights
+    assert shape.port_bytes == whole.port_bytes
+
+
+def test_hidden_layers_of_routers_stay_as_they_are_measured(tmp_path: Path) -> None:
+    """In INT4, whatever the products beside them have."""
+    checkpoint, source = random_checkpoint(small_config(vocab_size=96), 3, "two-layer"), tmp_path / "in"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(checkpoint.config.to_hf()))
+    save_file({**checkpoint.tensors, **router_tensors(checkpoint)}, source / "model.safetensors")
+    written(source, tmp_path / "out", Asked(GROUP, "rtn", usual=INT4Z), plain=False)
+    program = compile_checkpoint(load(tmp_path / "out"), Machine.load("tiny"), context=8)
+    assert program.weights == "int4z"
+    assert program.matrices["router_hidden"]["format"] == "int4"
 
 
 @pytest.mark.parametrize("kind", ["linear", "two-layer"])

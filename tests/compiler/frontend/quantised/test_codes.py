@@ -18,6 +18,7 @@ from compiler.frontend.tensors import Codes
 from compiler.passes.fold import attention_scale
 from compiler.pipeline import compile_checkpoint
 from skipopu.machine.config import Machine
+from skipopu.numerics.formats import INT4
 from skipopu.program.program import Program
 from skipopu.row_order import permutation
 from tests.compiler.frontend.quantised import Quantised, drawn
@@ -210,11 +211,11 @@ def test_negative_scales_turn_integers(tmp_path: Path) -> None:
 
 
 def test_groups_within_longer_ones() -> None:
-    codes = Codes(np.zeros((2, 80), np.int16), np.arange(10, dtype=np.float32).reshape(2, 5), 16)
+    codes = Codes(np.zeros((2, 80), np.int16), np.arange(10, dtype=np.float32).reshape(2, 5), 16, INT4)
     found = codes.scales_of(8)
     assert found is not None
     assert np.array_equal(found, np.repeat(codes.scales, 2, 1))
     assert codes.scales_of(32) is None
-    whole = Codes(np.zeros((2, 80), np.int16), np.ones((2, 1), np.float32), 80).scales_of(32)
+    whole = Codes(np.zeros((2, 80), np.int16), np.ones((2, 1), np.float32), 80, INT4).scales_of(32)
     assert whole is not None
     assert whole.shape == (2, 3)
