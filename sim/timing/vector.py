@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.timing import adjust
 from sim.timing.bus import held, undecided
-from sim.timing.costs import HANDOVER, SETTLE, WRITE_OVERHEAD
+from sim.timing.costs import HANDOVER, SETTLE, WRITE_OVERHEAD, short_read
 from sim.timing.state import State
 from sim.walk import Fields
 from skipopu.adjust_record import ADJUST_RECORD
@@ -58,7 +58,8 @@ def normalise(s: State, f: Fields, slots: int, start: int) -> int:
     row = -(-4 * config[Config.HEAD_DIM] // machine.beat_bytes) if f["finish"] == Finish.ROTATE else 0
     shape = adjust.Shape(f["elements"], part, twice, row)
     one, record = adjust.slot(machine, shape), ADJUST_RECORD.size // machine.beat_bytes
-    read = s.costs.read + record + held(s, start + s.costs.read)
+    came = short_read(machine, record, 0)
+    read = s.costs.read + 1 + came[-1] - came[0] + held(s, start + s.costs.read)
     cycles = 2 + read + slots * one.cycles + 2 * (machine.tokens - slots) + 1 + adjust.WRITTEN + SETTLE
     tail = s.aligned(f["align"], slots, f["elements"], one.cycles)
     beats = record + slots * (row + adjust.beats(machine, f["elements"]))
