@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 CONTEXT, LAYERS, VOCABULARY = 24, 2, 40
 PLACES = 3  # of vectors of all slots in the buffer
 TINY = Machine.load("tiny")
+SINGLE = dataclasses.replace(TINY, name="single beats", burst=1, memory=dataclasses.replace(TINY.memory, latency=60))
 TARGETS = {Reduce.NONE: AlignTarget.NONE, Reduce.WHOLE: AlignTarget.RESIDUAL, Reduce.HEADS: AlignTarget.QUERY}
 ALIGNING = 2  # the first of them whose results are aligned
 EVERY = tuple(itertools.product(Reduce, Finish))
@@ -154,10 +156,12 @@ def test_every_reduction_and_finish(stall: int, activation: Activation) -> None:
 
 @pytest.mark.rtl
 @pytest.mark.parametrize(
-    ("target", "hidden", "head_dim"), [("tiny", 96, 16), ("tiny", 512, 128), ("tiny", 480, 96), ("u280-slice4", 512, 128)]
+    ("machine", "hidden", "head_dim"),
+    [(TINY, 96, 16), (TINY, 512, 128), (TINY, 480, 96), (SINGLE, 32, 16), (Machine.load("u280-slice4"), 512, 128)],
+    ids=lambda value: value.name if isinstance(value, Machine) else None,
 )
-def test_timing(target: str, hidden: int, head_dim: int) -> None:
-    program = adjust_program(hidden=hidden, head_dim=head_dim, machine=Machine.load(target))
+def test_timing(machine: Machine, hidden: int, head_dim: int) -> None:
+    program = adjust_program(hidden=hidden, head_dim=head_dim, machine=machine)
     run = Run(tuple(range(1, 8)), 3)
     expected = functional.run(program, run)
     seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
