@@ -19,6 +19,7 @@ from hw.synthesis import Design, Resources
 from sim.baselines import data
 from sim.evaluation import CHUNK, evaluate
 from sim.functional import engine as functional
+from sim.studies import channels
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, dequantise
@@ -218,6 +219,7 @@ def report(model: Path, size: int, say: Say = lambda text: None) -> Report:
     tables = [
         Table("Resources per product and cycle, UltraScale+", RESOURCES, resources, marked=chosen),
         Table("Errors in %", ERRORS, errors, marked=chosen),
+        channels.table(say),
     ]
     return Report(tables, [Plot("pe-array", lambda figure: draw(figure, rows), (11, 4.4))], listed=listed)
 
