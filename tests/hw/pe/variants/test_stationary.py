@@ -7,6 +7,7 @@ import pytest
 
 from hw.pe.variants import Stationary
 from hw.pe.variants.stationary import PART_BITS
+from sim.studies.channels import synthesised
 from skipopu.numerics import align, fp32
 from tests.hw.pe.variants import number, outputs
 
@@ -80,3 +81,11 @@ def test_attention(values: bool) -> None:
             assert seen["parts"][begin + query] == number(parts, PART_BITS)
         else:
             assert seen["dot"][begin + depth + query] == int((queries[:, query] * elements).sum())
+
+
+@pytest.mark.synth
+def test_multipliers_are_blocks_with_their_accumulators() -> None:
+    for beside in (False, True):
+        unit = Stationary(ROWS, beside=beside)
+        found = synthesised(unit)
+        assert found.dsp == unit.lanes * (1.5 if beside else 1)
