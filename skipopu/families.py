@@ -57,6 +57,7 @@ KEYS: dict[str, Accepted] = {
     "qk_layernorm": _OFF,
     "use_mrope": _OFF,
     "use_bidirectional_attention": _OFF,
+    "is_causal": one_of([True]),
     "quantization_config": MAPPING | NULL,
     "compression_config": NULL,
     "quantization": NULL,
@@ -107,7 +108,7 @@ def _every_other(value: Value) -> list[str]:
 
 
 def _by_pattern(value: Value) -> list[str]:
-    every = value("sliding_window_pattern") or value("_sliding_window_pattern") or 6
+    every = value("sliding_window_pattern") or 6
     return [SLIDING if (layer + 1) % every else FULL for layer in range(value("num_hidden_layers"))]
 
 
@@ -199,7 +200,7 @@ _GEMMA: dict[str, Any] = {
 FAMILIES: dict[str, Family] = {
     "llama": Family(reads=("attention_bias", "mlp_bias")),
     "mistral": Family(
-        reads=("sliding_window",),
+        reads=("sliding_window", "layer_types"),
         defaults={"sliding_window": 4096, "max_position_embeddings": 131072, "num_key_value_heads": 8},
         layers=_all_in_window,
     ),

@@ -135,6 +135,8 @@ def _layers(family: Family, value: Value, where: str) -> list[str]:
     if len(layers) != count:
         key = "no_rope_layers" if given is None else "layer_types"
         raise CheckpointError(f"{where}: {key} has {len(layers)} entries; accepted: {count}, one for each layer")
+    if "layer_types" not in family.reads and layers != family.layers(value):
+        raise CheckpointError(f"{where}: layer_types is {shown(given)} beside sliding_window; accepted: one of them")
     if "no_rope_layers" in family.reads and len(rotated := rotated_layers(value)) != count:
         raise CheckpointError(f"{where}: no_rope_layers has {len(rotated)} entries; accepted: {count}, one for each layer")
     windowless = value("sliding_window") is None or ("use_sliding_window" in family.reads and not value("use_sliding_window"))
@@ -208,13 +210,14 @@ def _table(
             )
         given = given | other
         name = "rope_scaling"
-    theta = "rope_local_base_freq" if local else family.theta
-    _settle(given, "rope_theta", {theta} if family.two_tables else {theta, "rope_theta"}, data, f"{where}: {name}")
-    default = 10000.0 if local else family.defaults.get(family.theta, 10000.0)
-    given.setdefault("rope_theta", default)
-    shares = {"partial_rotary_factor", family.share or "partial_rotary_factor"}
-    _settle(given, "partial_rotary_factor", shares, data, f"{where}: {name}")
+    theta, share = "rope_local_base_freq" if local else family.theta, family.share or "partial_rotary_factor"
+    _settle(given, "rope_theta", {theta}, data, f"{where}: {name}")
+    given.setdefault("rope_theta", 10000.0 if local else family.defaults.get(family.theta, 10000.0))
+    _settle(given, "partial_rotary_factor", {share}, data, f"{where}: {name}")
     given.setdefault("partial_rotary_factor", family.defaults.get(family.share, 1))
+    if not family.two_tables:  # the common names, of a family that has its own: not read, and not to say something else
+        _settle(given, "rope_theta", {"rope_theta"}, data, f"{where}: {name}")
+        _settle(given, "partial_rotary_factor", {"partial_rotary_factor"}, data, f"{where}: {name}")
     if not family.share and given["partial_rotary_factor"] != 1:
         raise CheckpointError(
             f"{where}: partial_rotary_factor is {given['partial_rotary_factor']:g}; accepted: 1 for {data['model_type']}"

@@ -85,6 +85,16 @@ CONFIG = small_config()
         ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1 entries; accepted: 2"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; accepted: null"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"is_causal": False}, "is_causal is False; accepted: True"),
+        (
+            {"model_type": "phi3", "sliding_window": 16, "layer_types": ["full_attention"] * 2},
+            "layer_types is .* beside sliding_window; accepted: one",
+        ),
+        ({"model_type": "gpt_neox", "rope_theta": 5e5}, "rope_theta is 10000 and rope_theta is 500000; accepted: one value"),
+        (
+            {"model_type": "gpt_neox", "partial_rotary_factor": 0.5},
+            "partial_rotary_factor is 0.25 and partial_rotary_factor is 0.5; accepted: one value",
+        ),
         ({"model_type": "granite", "attention_multiplier": 0}, "attention_multiplier is 0; accepted: a number from 1e-09"),
         ({"skipopu": {"attention_scale": -0.1}}, "attention_scale is -0.1; accepted: a number from 1e-09"),
         ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm is True; accepted: False or null"),

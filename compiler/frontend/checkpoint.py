@@ -52,7 +52,8 @@ def _check_names(canonical: Canonical, own: FileTensors, others: Collection[str]
     """
     for name, shape in canonical.needed.items():
         if name not in own.shapes:
-            raise CheckpointError(f"{where}: tensor {name} is missing; a tensor of shape {shape} is needed")
+            near = next((f"; it has {other}" for other in own.shapes if other.endswith(f".{name}")), "")
+            raise CheckpointError(f"{where}: tensor {name} is missing; a tensor of shape {shape} is needed{near}")
         if own.shapes[name] != shape:
             raise CheckpointError(
                 f"{own.files[name]}: tensor {name} has shape {own.shapes[name]}; config.json asks for {shape}"

@@ -11,13 +11,14 @@ import numpy as np
 
 from compiler.frontend.files import FLOATS, SafeTensors
 from compiler.frontend.tensors import F32, FileTensors, Rows, Shape, Tensors, blocks, rows_of
-from skipopu.accept import MAPPING, shown
+from skipopu.accept import MAPPING
 from skipopu.errors import CheckpointError
 from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import round_up
 
 ROUTERS_FILE = "routers.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # of training loops, which keep more beside it
 LAYERS = "model.layers."  # PEFT, DataParallel and others put a prefix before the model's own names
 MODULES = ("attention", "mlp")
 OF_ROUTER = re.compile(r"model\.layers\.\d+\.router_(?:attention|mlp)\..*")
@@ -120,11 +121,12 @@ def _pickled(path: Path) -> dict[str, F32]:
         raise CheckpointError(f"{path}: not a readable PyTorch file of tensors ({' '.join(str(error).split())})") from None
     kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     MAPPING.check(loaded, f"{path}: the content", CheckpointError)
-    if set(loaded) == {"state_dict"}:
-        loaded = MAPPING.check(loaded["state_dict"], f"{path}: entry state_dict", CheckpointError)
+    if wrapped := [key for key in WRAPPERS if MAPPING.holds(loaded.get(key))]:
+        loaded = loaded[wrapped[0]]
     for name, tensor in loaded.items():
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in kinds:
-            raise CheckpointError(f"{path}: entry {name} is {shown(tensor)}; accepted: a tensor of {', '.join(FLOATS)}")
+            what = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{path}: entry {name} is of {what}; accepted: a tensor of {', '.join(FLOATS)}")
     return {name: tensor.float().numpy() for name, tensor in loaded.items()}
 
 
@@ -206,7 +208,8 @@ def of_checkpoint(
     """
     path = beside(directory) if given is None else given
     if path is None and not held:
-        return None, ()
+        near = [file for file in sorted(directory.glob("*router*")) if file.is_file()]
+        return None, tuple(f"{file}: not read; routers.* of {', '.join(SUFFIXES)} are, or --routers FILE" for file in near)
     first = next(iter(held.values()), "")
     if path is None:
         return of_model(_renamed(own, held), lambda name: own.files[held.get(name, first)], layers, hidden), ()

@@ -196,7 +196,9 @@ def _checked(request: Request) -> tuple[Checkpoint, Asked]:
     if request.bytes is not None and request.budget is not None:
         raise ProgramError(f"--bytes is {request.bytes} and --budget {request.budget}; accepted: one of them")
     if request.plain and request.zero_points:
-        raise ProgramError("--plain writes numbers, of which rounding makes other zero points; accepted: without --zero-points")
+        raise ProgramError(
+            "--plain and --zero-points are both given; accepted: one of them, as numbers rounded again get other zero points"
+        )
     if request.output.resolve() == request.model.resolve():
         raise ProgramError(f"--output is {request.output}, the checkpoint itself; another directory is needed")
     text, calibration = request.text, request.calibration

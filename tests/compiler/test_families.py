@@ -100,6 +100,10 @@ OLDER = {
     ),
     "windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "layer_types": None, "max_window_layers": 2}),
     "default window": ("mistral", {"sliding_window": "absent"}),
+    "windows by layer": (
+        "mistral",
+        {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
     "unrotated": (
         "smollm3",
         {"no_rope_layers": [0, 1, 1], "layer_types": None, "use_sliding_window": True, "sliding_window": 6},
@@ -114,6 +118,10 @@ OLDER = {
             "sliding_window_pattern": 3,
             "_sliding_window_pattern": "absent",
         },
+    ),
+    "a pattern that nobody reads": (
+        "gemma3",
+        {"rope_theta": 1e6, "rope_local_base_freq": 3e3, "layer_types": None, "_sliding_window_pattern": 2},
     ),
     "share": ("pythia", {"rotary_pct": 0.5, "rotary_emb_base": 2000}),
 }

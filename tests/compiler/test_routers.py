@@ -96,7 +96,7 @@ def test_routers_without_any_bias_have_none(directory: Path, inside: bool) -> No
     ("content", "message"),
     [
         ({"state_dict": {"a": torch.ones(1)}}, "tensor a is not known; accepted: weights and biases of a router's"),
-        ({"state_dict": 3}, "entry state_dict is 3"),
+        ({"state_dict": 3}, "entry state_dict is of int"),
         ({"model.embed_tokens.weight": torch.ones(1)}, "tensor model.embed_tokens.weight is not known"),
         ([torch.ones(1)], "the content is "),
         (
@@ -144,6 +144,7 @@ def two_layers(layers: int, hidden: int, width: int, biases: tuple[str, ...] = (
         ("base_model.model.", "safetensors"),
         ("module.", "pth"),
         ("module.base_model.model.", "state_dict"),
+        ("", "model_state_dict"),
         ("", "inside"),
         ("base_model.model.", "whole"),
     ],
@@ -158,7 +159,8 @@ def test_two_layer_routers_in_every_form(directory: Path, width: int, prefix: st
         save_file({**random_checkpoint(CONFIG).tensors, **named}, directory / "model.safetensors")
     else:
         others = {f"{prefix}model.layers.0.block.mlp.up_proj.weight": torch.ones(3, 4)} if form == "whole" else {}
-        torch.save({"state_dict": pickled} if form == "state_dict" else others | pickled, directory / "routers.pth")
+        wrapped = {form: pickled} | ({"epoch": 3} if form == "model_state_dict" else {})
+        torch.save(wrapped if "state_dict" in form else others | pickled, directory / "routers.pth")
     loaded = load(directory)
     assert loaded.routers is not None
     assert loaded.router_width == (48 if width == 24 else 16)
@@ -174,6 +176,16 @@ def test_two_layer_routers_in_every_form(directory: Path, width: int, prefix: st
             "routers.pth: 1 tensors that are no router's are not read (base_model.model.model.layers.0.block"
             in loaded.remarks[0]
         )
+
+
+@pytest.mark.parametrize("name", ["router.safetensors", "routers.ckpt", "my-routers.pth"])
+def test_files_that_may_be_meant_are_told(directory: Path, name: str) -> None:
+    save_file(two_layers(2, 96, 24), directory / name)
+    found = load(directory)
+    assert found.routers is None
+    assert found.remarks == (
+        f"{directory / name}: not read; routers.* of .safetensors, .pth, .pt, .bin are, or --routers FILE",
+    )
 
 
 @pytest.mark.parametrize("biases", [(), ("hidden_layer",), ("weight_predictor",)])

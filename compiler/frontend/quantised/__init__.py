@@ -11,7 +11,7 @@ from typing import Any
 
 from compiler.frontend.quantised import awq, compressed, fp8, gptq
 from compiler.frontend.quantised.packed import Packed
-from compiler.frontend.stored import Stored
+from compiler.frontend.stored import FLOATS, Stored
 from skipopu.accept import MAPPING
 from skipopu.errors import CheckpointError
 from skipopu.families import QUANTISED
@@ -38,7 +38,8 @@ def unpack(config: Mapping[str, Any], where: str) -> Callable[[Stored], dict[str
         method = config["quant_method"]
         if not (matrices := _MATRICES[method](stored, config, where)):
             file = next(iter(stored.files.values()), "no file")
-            raise CheckpointError(f"{file}: no tensor is quantised; {where}.quant_method is {method!r}")
+            odd = [f"; tensor {name} holds {kind}" for name, kind in stored.kinds.items() if kind not in FLOATS]
+            raise CheckpointError(f"{file}: no tensor is quantised; {where}.quant_method is {method!r}{''.join(odd[:1])}")
         return matrices
 
     return found
