@@ -11,7 +11,7 @@ import numpy as np
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.graph.ops import Graph, Op, Place, Value
 from compiler.image import rope_address
-from compiler.passes.plan import MOST_ROUNDS, Plan, kv_slots, stream_of
+from compiler.passes.plan import MOST_ROUNDS, Plan, kv_slots, stream_for
 from skipopu.errors import ProgramError
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, WEIGHTS_ON_DEMAND, Config
@@ -127,12 +127,11 @@ class Emitter:
         weights = op.weights
         target = next((v for v in op.writes if v.place is Place.BUFFER), None)
         fields = self.buffer("dst", target) if target is not None else {}
-        stream = stream_of(weights, self.group, self.machine)
-        # What an argmax compares may come from several products, much the same in size, each of whole words of scales in every port.
-        per_word = weights.format.scales_per_word
-        unit = self.machine.ports * per_word
+        stream = stream_for(weights, self.group, self.machine)
+        # What an argmax compares may come from several products, much the same in size, each of what a stream may be cut into.
+        unit = stream.unit
         beats = stream.port_bytes(0) // self.machine.beat_bytes
-        rounds = MOST_ROUNDS - MOST_ROUNDS % (per_word // BLOCK_ROWS)
+        rounds = MOST_ROUNDS - MOST_ROUNDS % (unit // (self.machine.ports * BLOCK_ROWS))
         parts = (
             max(-(-weights.rows // (self.machine.ports * BLOCK_ROWS * rounds)), -(-beats // LARGEST_RUN)) if op.argmax else 1
         )

@@ -12,7 +12,7 @@ from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import BLOCK, rows_of
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Adjust, Graph
-from compiler.passes.plan import Plan, stream_of
+from compiler.passes.plan import Plan, stream_for
 from compiler.passes.quantise import Placed, again, rounded
 from skipopu.adjust_record import pack_adjust_record
 from skipopu.isa.spec import ADDRESS_UNIT, Reduce
@@ -81,7 +81,7 @@ def images(
     placed: Placed = {}
     for weights, layer in follow("placing", every):
         matrix, address = weights.matrices[layer], layer * plan.layer_bytes + plan.weights[weights.name]
-        for taken, part in stream_of(weights, group, machine).parts(BLOCK // weights.n):
+        for taken, part in stream_for(weights, group, machine).parts(BLOCK // weights.n):
             halved = slice(taken.start // 2, taken.stop // 2) if weights.split else taken
             codes, scales = rounded(weights, matrix[halved], group, placed)
             for port, data in enumerate(part.pack(codes, scales)):

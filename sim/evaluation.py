@@ -210,7 +210,7 @@ def evaluate(
             return reference.forward(program, model, ids, runs[0])
 
         return measured_by_reference(passage, window, read, vocabulary, say)
-    weights, every, before = WeightCache(program.memory, program.machine.weight_lanes), scored(program), 0
+    weights, every, before = WeightCache(program.memory, program.machine), scored(program), 0
 
     def forward(ids: NDArray[np.int64], losses: list[Loss]) -> list[float]:
         nonlocal before

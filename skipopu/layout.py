@@ -95,6 +95,11 @@ class WeightStream:
             yield slice(first, last), replace(self, rows=last - first)
 
     @property
+    def unit(self) -> int:
+        """Rows after which a matrix may be cut in two: whole words of scales in every port."""
+        return self.ports * self.format.scales_per_word
+
+    @property
     def _body(self) -> tuple[int, ...]:
         """Shape of the codes in stream order: blocks, groups, pairs with the same beats, beats, members, pieces of a beat, their bytes."""
         pairs, beats = self.block_rows * self.format.bits // 8 // self.pieces, max(1, self.group // self.lanes)

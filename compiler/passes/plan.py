@@ -8,11 +8,13 @@ from compiler.graph.ops import Graph, Place, Value, Weights
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, MATMUL, WORD_BYTES
+from skipopu.channel_stream import ChannelStream
 from skipopu.layout import EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region
 from skipopu.records import RING_RECORD, ROUTER_RECORD
+from skipopu.streams import stream_of
 
 MOST_ROUNDS = (1 << MATMUL.by_name["rounds"].width) - 1
 _STEP = buffer_stride(1)
@@ -96,8 +98,8 @@ def sharing(graph: Graph, machine: Machine, plan: Plan) -> dict[Value, set[Value
     return {a: {b for b in values if a == b or (a.place is not Place.STATE and shared(a, b))} for a in values}
 
 
-def stream_of(weights: Weights, group: int, machine: Machine) -> WeightStream:
-    return WeightStream(weights.rows, -(-weights.n // group), group, machine.ports, machine.weight_lanes, weights.format)
+def stream_for(weights: Weights, group: int, machine: Machine) -> WeightStream | ChannelStream:
+    return stream_of(machine, weights.rows, -(-weights.n // group), group, weights.format)
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:
@@ -126,7 +128,7 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
             plan.router_record, offset = offset, offset + ROUTER_RECORD.size
         elif op.weights is not None:
             plan.weights[op.weights.name] = offset
-            offset += stream_of(op.weights, group, machine).size
+            offset += stream_for(op.weights, group, machine).size
         elif op.adjust is not None:
             plan.adjusts[op.adjust.name] = offset
             offset += adjust_size(op.adjust.elements)
@@ -134,7 +136,7 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     region("layers", plan.layer_bytes * graph.layers)
     for op in graph.epilogue:
         if op.weights is not None:
-            region("head", stream_of(op.weights, group, machine).size)
+            region("head", stream_for(op.weights, group, machine).size)
             plan.weights[op.weights.name] = plan.regions["head"].address
         elif op.adjust is not None:
             region(op.adjust.name, adjust_size(op.adjust.elements))

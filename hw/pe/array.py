@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
+from hw.arithmetic.pipeline import delay
 from hw.component import Component, given, gives, pass_on, passes
 from hw.control.issue import Issue, field
+from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
+from hw.pe.stationary.sequencer import StationarySequencer
+from hw.pe.stationary.slice import StationarySlice
 from hw.pe.tile import Tile
 from hw.pe.tokens import TokenSlots
 from hw.widths import GROUP_BITS
@@ -29,20 +34,30 @@ class ArrayUnit(Component):
 
     def __init__(self, machine: Machine, tiles: Sequence[Tile]) -> None:
         self.machine, self.tiles = machine, tiles
-        self.inner_sequencer, self.inner_epilogue = walk, drain = Sequencer(machine), EpilogueUnit(machine)
+        walk = StationarySequencer(machine) if machine.stationary else Sequencer(machine)
+        drain = EpilogueUnit(machine)
+        self.inner_sequencer, self.inner_epilogue = walk, drain
         own = [drain.active, drain.start, drain.instruction, drain.token_count, drain.token, drain.slot, drain.finished]
         rounds = [drain.round, drain.drained, drain.drained_bank]
         slices = [drain.drain_address, drain.drain_even, drain.drain_odd, drain.saturated]
         self.epilogue = passes(drain, without=[*own, *rounds, *slices])
-        read = [walk.inner, walk.activation_slot, walk.activation_word, walk.activation_group]
-        if machine.short_groups:
-            read += [walk.activation_piece, walk.half, walk.quarter]
+        read = [walk.inner, walk.activation_word, walk.activation_group]
+        if isinstance(walk, StationarySequencer):
+            read += [*walk.activation_slots, walk.activation_place, walk.activation_channels]
+        else:
+            read.insert(1, walk.activation_slot)
+            if machine.short_groups:
+                read += [walk.activation_piece, walk.half, walk.quarter]
         self.sequencer = passes(walk, only=[*read, walk.streaming, walk.waiting_weights, walk.waiting_drain])
         self.beats = [given(stream.Signature(machine.port_bits), f"weights of port {p}") for p in range(machine.ports)]
         self.active = given(1, "the instruction runs")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
         self.group = given(GROUP_BITS, "weights per group")
-        self.exponent = given(8, "of the activations read, two cycles after their address")
+        if machine.stationary:
+            self.exponents = [given(8, f"of the activations of token {k} read, a cycle after their address") for k in range(2)]
+            self.mantissas = [given(signed(MANTISSA_SUM_BITS), f"the sum of their group's mantissas, with them, token {k}") for k in range(2)]
+        else:
+            self.exponent = given(8, "of the activations read, two cycles after their address")
         self.started = gives(1, "a product with weights starts")
         self.saturated = gives(1, "a number was beyond FP32")
         super().__init__()
@@ -66,13 +81,22 @@ class ArrayUnit(Component):
             m.d.sync += running.eq(1)
         with m.If(epilogue.done):
             m.d.sync += running.eq(0)
-        for slots, user in ((step_slots, sequencer), (drain_slots, epilogue)):
+        if isinstance(sequencer, StationarySequencer):
+            m.submodules.second_slots = second_slots = TokenSlots(self.machine)
+            own = [(step_slots, sequencer.tokens[0], sequencer.slots[0]), (second_slots, sequencer.tokens[1], sequencer.slots[1])]
+        else:
+            own = [(step_slots, sequencer.token, sequencer.slot)]
+        lists = [(sequencer, own), (epilogue, [(drain_slots, epilogue.token, epilogue.slot)])]
+        for user, looked_up in lists:
+            for slots, token, slot in looked_up:
+                m.d.comb += [
+                    slots.start.eq(begin),
+                    slots.mask.eq(self.instruction.mask),
+                    slots.position.eq(token),
+                    slot.eq(slots.slot),
+                ]
             m.d.comb += [
-                slots.start.eq(begin),
-                slots.mask.eq(self.instruction.mask),
-                slots.position.eq(user.token),
-                user.slot.eq(slots.slot),
-                user.token_count.eq(slots.count),
+                user.token_count.eq(looked_up[0][0].count),
                 user.instruction.eq(self.instruction),
                 user.start.eq(start),
             ]
@@ -90,18 +114,39 @@ class ArrayUnit(Component):
                 sequencer.weights_ready[p].eq(beats.valid),
                 tile.slice.taking.eq(sequencer.taking_ports[p]),
                 tile.slice.active.eq(sequencer.active_ports[p]),
-                tile.slice.exponent.eq(self.exponent),
-                tile.slice.drain_address.eq(epilogue.drain_address),
-                tile.slice.take.eq(sequencer.take),
-                tile.slice.step.eq(sequencer.step),
-                tile.slice.format.eq(sequencer.format),
             ]
+            if not isinstance(sequencer, StationarySequencer):
+                m.d.comb += tile.slice.exponent.eq(self.exponent)
+            m.d.comb += tile.slice.drain_address.eq(epilogue.drain_address)
+            if not isinstance(sequencer, StationarySequencer):
+                m.d.comb += tile.slice.take.eq(sequencer.take)
+            m.d.comb += [tile.slice.step.eq(sequencer.step), tile.slice.format.eq(sequencer.format)]
+        if isinstance(sequencer, StationarySequencer):
+            self._sums(m, sequencer)
         m.d.comb += [
             epilogue.drain_even.eq(Cat(tile.slice.drain_even for tile in self.tiles)),
             epilogue.drain_odd.eq(Cat(tile.slice.drain_odd for tile in self.tiles)),
             self.saturated.eq(epilogue.saturated | Cat(tile.slice_saturated for tile in self.tiles).any()),
         ]
         return m
+
+    def _sums(self, m: Module, sequencer: StationarySequencer) -> None:
+        """What the slices of a stationary array are told of the sums that they take out; a part's exponents come with its last step."""
+        lag = StationarySlice.PUT_ASIDE - 2
+        own: list[Value] = []
+        for k, (exponent, mantissas) in enumerate(zip(self.exponents, self.mantissas, strict=True)):
+            held = Signal(8 + MANTISSA_SUM_BITS, name=f"held_{k}", reset_less=True)
+            with m.If(sequencer.kept):
+                m.d.sync += held.eq(delay(m, Cat(exponent, mantissas), lag, f"of_group_{k}"))
+            own.append(held)
+        present = Mux(sequencer.second, own[1], own[0])
+        for tile in self.tiles:
+            unit = cast(StationarySlice, tile.slice)
+            m.d.comb += [
+                unit.fill.eq(sequencer.fill),
+                unit.sum.eq(sequencer.sum),
+                Cat(unit.exponent, unit.mantissas).eq(present),
+            ]
 
     @staticmethod
     def _started(m: Module, running: Signal, ready: Signal) -> Signal:

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Component, given, gives
-from hw.pe.sequencer import Rounds
+from hw.pe.rounds import Rounds
 from hw.widths import OUTPUT_BITS
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine.config import Machine
@@ -38,6 +38,8 @@ class Drain(Component):
         self.turn = gives(range(max(2, self.turns)), "which of the round's ports, counted in ``drain_ports``")
         self.blocks = gives(machine.ports, "ports of the round that have a block, from the turn's first on")
         self.last = gives(1, "the round is the product's last")
+        if machine.stationary:
+            self.within = gives(bits_for_index(machine.channel_slots), "which of the bank's rounds")
         self.row = gives(OUTPUT_BITS, "even row of the turn's first port")
         self.rotary = [gives(9, f"pair of its head, of the turn's port {i}") for i in range(machine.drain_ports)]
         super().__init__()
@@ -55,10 +57,15 @@ class Drain(Component):
                 last_of[self.round.bank].eq(self.round.last),
             ]
         row = Signal(OUTPUT_BITS)  # first row of the first port's block
+        many, whole = self.machine.stationary, self._rounds(m)
+        every = (1 << self.machine.ports) - 1
         m.d.comb += [
             self.draining.eq(waiting.bit_select(self.bank, 1) & ~self.pause),
-            self.blocks.eq(ports_of[self.bank] >> (self.turn << (together.bit_length() - 1))),
-            self.last.eq(last_of[self.bank]),
+            self.blocks.eq(
+                (Mux(whole, ports_of[self.bank], every) if many else ports_of[self.bank])
+                >> (self.turn << (together.bit_length() - 1))
+            ),
+            self.last.eq(last_of[self.bank] & whole if many else last_of[self.bank]),
             self.row.eq(row + (self.pair << 1)),
         ]
         last_turn = (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
@@ -68,7 +75,10 @@ class Drain(Component):
                 m.d.sync += [self.pair.eq(0), self.token.eq(self.token + 1)]
                 with m.If(self.token == self.token_count - 1):
                     m.d.sync += [self.token.eq(0), self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
-                    with m.If(last_turn):
+                    if many:
+                        with m.If(last_turn):
+                            m.d.sync += [self.turn.eq(0), self.within.eq(Mux(whole, 0, self.within + 1))]
+                    with m.If(last_turn & whole if many else last_turn):
                         m.d.comb += self.drained.eq(1)
                         m.d.sync += [self.turn.eq(0), waiting.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
                         with m.If(self.last):
@@ -87,6 +97,17 @@ class Drain(Component):
         with m.If(self.done):
             m.d.sync += self.finished.eq(0)
         return m
+
+    def _rounds(self, m: Module) -> Value:
+        """Whether the present round is its bank's last."""
+        if not self.machine.stationary:
+            return Const(1, 1)
+        more_of = Array(Signal.like(self.round.more, name=f"more_{b}") for b in range(2))
+        with m.If(self.round.done):
+            m.d.sync += more_of[self.round.bank].eq(self.round.more)
+        with m.If(self.start):
+            m.d.sync += self.within.eq(0)
+        return self.within == more_of[self.bank]
 
     def _below_half_head(self, value: Value) -> Value:
         return Mux(value >= self.half_head, value - self.half_head, value)[:9]

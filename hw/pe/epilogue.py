@@ -14,8 +14,8 @@ from hw.pe.argmax import Argmax
 from hw.pe.drain import PAIRS, Drain
 from hw.pe.finish import ONE, Finish
 from hw.pe.rotary import RotaryMemory, RotaryWrite
-from hw.pe.sequencer import Rounds
-from hw.pe.slice import Slice
+from hw.pe.rounds import Rounds
+from hw.pe.slices import slice_of
 from hw.widths import ELEMENT_BITS, OUTPUT_BITS
 from skipopu.isa.spec import BLOCK_ROWS, BUFFER_UNIT, MATMUL, AlignTarget, Epilogue
 from skipopu.machine import pipeline
@@ -35,7 +35,7 @@ class EpilogueUnit(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         slot = bits_for_index(machine.tokens)
-        address = Slice.drain_address_bits(machine)
+        address = slice_of(machine).drain_address_bits(machine)
         self.active = given(1, "the product is under way")
         self.start = given(1, "for one cycle: it begins")
         self.instruction = given(Issue(machine), "its MATMUL")
@@ -84,7 +84,11 @@ class EpilogueUnit(Component):
             self.draining.eq(drain.draining),
             self.drained.eq(drain.drained),
             self.drained_bank.eq(drain.bank),
-            self.drain_address.eq(Cat(drain.token, drain.pair, drain.bank)),
+            self.drain_address.eq(
+                Cat(drain.token, drain.pair, drain.within, drain.bank)
+                if machine.stationary
+                else Cat(drain.token, drain.pair, drain.bank)
+            ),
         ]
         # What is taken: two results of each port. All blocks of a turn lie in one word of the buffer.
         rows, valids = [], []

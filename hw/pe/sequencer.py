@@ -5,9 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
-from hw.component import Bundle, Component, given, gives
+from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
+from hw.pe.rounds import Rounds
 from hw.pe.slice import Slice, Step, Take
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
@@ -25,17 +26,6 @@ def is_short(word: Value, group: Value, machine: Machine) -> Value:
 def place_bits(machine: Machine) -> int:
     """Width of a place in a slot of the aligned memory: a word, or a quarter of one where groups may be shorter."""
     return bits_for_index(machine.activation // machine.weight_lanes).width + 2 * machine.short_groups
-
-
-class Rounds(Bundle):
-    """A round whose accumulators can be read, as the epilogue hears of it."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.done = gives(1, "a round is complete, for a cycle")
-        self.bank = gives(1, "bank of its accumulators")
-        self.ports = gives(machine.ports, "ports that took part")
-        self.last = gives(1, "the product's last one")
-        super().__init__()
 
 
 class Pair:

@@ -6,24 +6,22 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
-from amaranth.lib.memory import Memory
 
-from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.pe.accumulate import SUM_BITS, Group, accumulate
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
 from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
-from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import INT4, INT4Z, SCALE_WORD, ZERO_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
 
-# A group's sum over its beats: 512 products of an 18-bit activation with one operand; with both digits of a row.
+# A group's sum over its beats: 512 products of an 18-bit activation with one operand.
 ROW_SUM_BITS = ALIGNED_BITS + WEIGHT_BITS + 9
-SUM_BITS = ALIGNED_BITS + 8 + 9
 
 
 class Take(data.StructLayout):
@@ -126,7 +124,7 @@ class Slice(Component):
         return PackedDot.dot_bits(machine.weight_lanes)
 
     # Cycles from a step to its products and to its quarters' sums, and from a group's last step until its accumulator can be read.
-    product_latency = staticmethod(lambda machine: pipeline.PRODUCT)
+    product_latency = staticmethod(pipeline.product)
     dot_latency = staticmethod(pipeline.dot)
     latency = staticmethod(pipeline.accumulated)
 
@@ -172,51 +170,18 @@ class Slice(Component):
 
         # Scale, round, accumulate: rows 2 * pair and 2 * pair + 1 side by side
         address = Cat(step.token, step.row[1:], step.bank)
-        saturated = []
+        saturated: list[Value] = []
         for parity, total in enumerate(sums):
             name = ("even", "odd")[parity]
             group_sum = Signal(signed(SUM_BITS), name=f"{name}_group_sum")
             m.d.sync += group_sum.eq(Mux(digits, whole, total))
             scale = delay(m, scales[parity], at_total + 1, f"{name}_scale")
-            mantissa = Cat(scale[:10], scale[10:15] != 0, Const(0, 1)).as_signed()
-            scaled = Signal(signed(SUM_BITS + 12), name=f"{name}_scaled")
-            m.d.sync += scaled.eq(group_sum * Mux(scale[15], -mantissa, mantissa))
-            scale_exponent = Mux(scale[10:15] == 0, 1, scale[10:15])
-            exponent = Signal(signed(12), name=f"{name}_exponent")
-            m.d.sync += exponent.eq(
-                delay(m, self.exponent, at_total - 1, f"{name}_group_exponent") + scale_exponent - (ALIGNED_BIAS + 25)
-            )
-            at_scaled = at_total + 2
-            m.submodules[f"convert_{name}"] = convert = FromInteger(SUM_BITS + 12)
             here = working & step.last_beat & (~digits | (step.row[0] == parity))
-            valid = delay_valid(m, here, at_scaled, f"{name}_valid")
-            m.d.comb += [convert.mantissa.eq(scaled), convert.exponent.eq(exponent), convert.valid.eq(valid)]
-
-            at_result = at_scaled + FromInteger.LATENCY
-            m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32, depth=self.depth, init=[])
-            m.submodules[f"add_{name}"] = add = Add()
-            first = delay(m, step.first_group, at_result, f"{name}_first")
-            if machine.short_groups:
-                write = memory.write_port()
-                read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
-            else:
-                write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
-            m.d.comb += [
-                read.addr.eq(delay(m, address, at_result - 1, f"{name}_read_address")),
-                add.a.eq(read.data),
-                add.b.eq(convert.z),
-                add.valid.eq(delay_valid(m, valid, FromInteger.LATENCY, f"{name}_result_valid") & ~first),
-            ]
-            at_write = at_result + Add.LATENCY
-            value = Mux(delay(m, first, Add.LATENCY, f"{name}_f"), delay(m, convert.z, Add.LATENCY, f"{name}_z"), add.z)
-            m.d.comb += [
-                write.addr.eq(delay(m, address, at_write, f"{name}_write_address")),
-                write.data.eq(value),
-                write.en.eq(delay_valid(m, here, at_write, f"{name}_write")),
-                drain.addr.eq(self.drain_address),
-                (self.drain_odd if parity else self.drain_even).eq(drain.data),
-            ]
-            saturated += [add.saturated, convert.saturated]
+            exponent = self.exponent, at_total - 1
+            group = Group(parity, here, step.first_group, address, at_total + 1, self.drain_address, *exponent)
+            drained, beyond, at_write = accumulate(m, group, group_sum, scale, self.depth, machine.short_groups)
+            m.d.comb += (self.drain_odd if parity else self.drain_even).eq(drained)
+            saturated += beyond
             assert at_write + 1 <= self.latency(machine)
         m.d.comb += self.saturated.eq(Cat(saturated).any())
         return m

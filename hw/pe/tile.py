@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from amaranth.hdl import Module
 
 from hw.component import Component, gives, pass_on, passes
 from hw.kv.port import AttentionPort
 from hw.pe.slice import Slice
+from hw.pe.slices import slice_of
 from skipopu.machine.config import Machine
 
 
 class Tile(Component):
-    """The ports of :class:`hw.pe.slice.Slice` and :class:`hw.kv.port.AttentionPort`, less what runs between them.
+    """The ports of :class:`hw.pe.slice.Slice` (or :class:`hw.pe.stationary.slice.StationarySlice`) and :class:`hw.kv.port.AttentionPort`, less what runs between them.
 
     Latency and throughput: theirs.
     """
 
     def __init__(self, machine: Machine) -> None:
-        self.inner_slice, self.inner_attention = unit, port = Slice(machine), AttentionPort(machine)
+        unit, port = slice_of(machine)(machine), AttentionPort(machine)
+        self.inner_slice, self.inner_attention = unit, port
         between = [unit.keys, unit.values, unit.element, unit.probability, unit.dots, unit.saturated]
-        self.slice = passes(unit, without=between)
+        self.slice = cast(Slice, passes(unit, without=between))
         self.attention = passes(port, without=[port.element, port.probability, port.dots])
         self.slice_saturated = gives(1, "a sum of the slice was beyond FP32")
         super().__init__()

@@ -16,6 +16,7 @@ from skipopu.isa.spec import ADJUST, ALIGN, ATTEND, MATMUL, AlignTarget, Unit
 def join(m: Module, units: Units) -> None:
     source, groups, aligner, buffer = units.source, units.groups, units.aligner, units.buffer
     array, attention = units.array, units.attention
+    memories = [memory for memory in (units.activation, units.activation_second) if memory is not None]
     restarted = aligner.clear | units.dispatch.restart
     connect(m, groups.completed, aligner.completed)
     connect(m, aligner.read, buffer.reads[2])
@@ -62,13 +63,13 @@ def join(m: Module, units: Units) -> None:
         attention.writes.head_slot.eq(aligner.head_slot),
         attention.writes.head_end.eq(aligner.head_end),
         attention.writes.write_enable.eq(aligner.write_enable & source.queries),
-        units.activation.write_slot.eq(aligner.write_slot),
-        units.activation.write_element.eq(aligner.write_element),
-        units.activation.write_enable.eq(aligner.write_enable & ~source.queries),
+        *(memory.write_slot.eq(aligner.write_slot) for memory in memories),
+        *(memory.write_element.eq(aligner.write_element) for memory in memories),
+        *(memory.write_enable.eq(aligner.write_enable & ~source.queries) for memory in memories),
         *(unit.aligned.eq(aligner.done) for unit in (array.epilogue, attention, units.embed, units.scan)),
         *(unit.pause.eq(groups.pause) for unit in (array.epilogue, attention, units.scan)),
     ]
-    for memory in (attention.writes, units.activation):
+    for memory in (attention.writes, *memories):
         m.d.comb += [
             memory.write_offset.eq(aligner.write_offset),
             memory.write_data.eq(aligner.write_data),

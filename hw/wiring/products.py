@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux
 from amaranth.lib.wiring import connect
 
 from hw.arithmetic.pipeline import delay
+from hw.pe.activation import AlignedMemory
+from hw.pe.stationary.operands import Operands
 from hw.wiring.units import Units
 from skipopu.isa.registers import WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import Unit
@@ -22,11 +26,7 @@ def join(m: Module, units: Units) -> None:
         array.instruction.eq(queue.instruction),
         queue.done.eq(array.epilogue.done),
         queue.digest.eq(array.epilogue.digest + Mux(array.epilogue.finish, units.aligner.digest, 0)),
-        units.activation.read_slot.eq(array.sequencer.activation_slot),
-        units.activation.read_word.eq(array.sequencer.activation_word),
-        units.activation.read_group.eq(array.sequencer.activation_group),
-        sharing.activations.eq(units.activation.data if units.spread is None else units.spread.operands),
-        array.exponent.eq(delay(m, units.activation.exponent, 1, "exponent")),
+        *([] if units.machine.stationary else of_rows(m, units)),
         array.group.eq(setting(Config.GROUP)),
         array.sequencer.inner.eq(setting(Config.INNER)),
         array.epilogue.inverse_rms.eq(units.aligner.inverse_rms),
@@ -42,6 +42,9 @@ def join(m: Module, units: Units) -> None:
         units.weights.started.eq(array.started),
         *(tile.slice.activation.eq(sharing.operands) for tile in units.tiles),
     ]
+    if units.operands is not None and units.activation_second is not None:
+        join_stationary(m, units, units.operands, units.activation_second)
+        return
     if (spread := units.spread) is not None:
         walk = array.sequencer
         m.d.comb += [
@@ -54,3 +57,34 @@ def join(m: Module, units: Units) -> None:
     if units.machine.zero_points:
         total = delay(m, units.activation.sum, 1, "sum")
         m.d.comb += [tile.slice.sum.eq(total) for tile in units.tiles]
+
+
+def of_rows(m: Module, units: Units) -> list[Any]:
+    """Whole words of activations."""
+    memory, walk = units.activation, units.array.sequencer
+    return [
+        memory.read_slot.eq(walk.activation_slot),
+        memory.read_word.eq(walk.activation_word),
+        memory.read_group.eq(walk.activation_group),
+        units.sharing.activations.eq(memory.data if units.spread is None else units.spread.operands),
+        units.array.exponent.eq(delay(m, memory.exponent, 1, "exponent")),
+    ]
+
+
+def join_stationary(m: Module, units: Units, operands: Operands, second: AlignedMemory) -> None:
+    """Two tokens' activations, in the order of a stationary array's multipliers."""
+    array, walk = units.array, units.array.sequencer
+    m.d.comb += [
+        units.sharing.activations.eq(operands.operands),
+        operands.place.eq(delay(m, walk.activation_place, 1, "place")),
+        operands.channels.eq(delay(m, walk.activation_channels, 1, "channels")),
+    ]
+    for k, memory in enumerate((units.activation, second)):
+        m.d.comb += [
+            memory.read_slot.eq(walk.activation_slots[k]),
+            memory.read_word.eq(walk.activation_word),
+            memory.read_group.eq(walk.activation_group),
+            operands.words[k].eq(memory.data),
+            array.exponents[k].eq(memory.exponent),
+            array.mantissas[k].eq(memory.sum),
+        ]

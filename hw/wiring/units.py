@@ -8,6 +8,7 @@ from amaranth.hdl import Module, Value
 
 from hw.component import AnyComponent, Component
 from hw.control.configuration import setting
+from hw.control.channels import ChannelFetch
 from hw.control.counters import Counters
 from hw.control.dispatch import Dispatcher
 from hw.control.host import HostRegisters
@@ -27,6 +28,7 @@ from hw.pe.activation import AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.sharing import Sharing
 from hw.pe.spread import PIECES, Spread
+from hw.pe.stationary.operands import Operands, word_lanes
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
 from hw.vector.adjust import AdjustUnit
@@ -59,15 +61,20 @@ class Units:
         self.queues = [UnitQueue(machine) for _ in Unit]
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
-        self.weights, self.array = WeightFetch(machine), ArrayUnit(machine, self.tiles)
-        self.activation = AlignedMemory(
-            machine, machine.activation, machine.weight_lanes, machine.zero_points, PIECES if machine.short_groups else 1
-        )
+        self.weights = ChannelFetch(machine) if machine.stationary else WeightFetch(machine)
+        self.array = ArrayUnit(machine, self.tiles)
+        pieces = PIECES if machine.short_groups and not machine.stationary else 1
+        lanes = word_lanes(machine) if machine.stationary else machine.weight_lanes
+        self.activation = AlignedMemory(machine, machine.activation, lanes, machine.group_sums, pieces)
         self.attention = AttentionUnit(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()
         # Vectors
-        self.spread = Spread(machine) if machine.short_groups else None
+        self.spread = Spread(machine) if machine.short_groups and not machine.stationary else None
+        self.activation_second = self.operands = None
+        if machine.stationary:  # two tokens at a time
+            self.activation_second = AlignedMemory(machine, machine.activation, lanes, machine.group_sums)
+            self.operands = Operands(machine)
         self.buffer = Buffer(machine)
         self.switch = VectorSwitch(machine)
         self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)

@@ -36,7 +36,7 @@ class State:
         machine = program.machine
         self.machine, self.dial, self.walk = machine, np.float32(run.dial), walk
         self.memory = run.prepare(program)
-        self.weights = options.weights or WeightCache(self.memory, machine.weight_lanes)
+        self.weights = options.weights or WeightCache(self.memory, machine)
         self.profile, self.scores = options.profile, options.scores
         self.writes = Writes(run.check)
         self.buffer = np.zeros(machine.buffer, np.float32)

@@ -19,6 +19,7 @@ from skipopu.numerics.formats import INT4, USUAL, Format
 from skipopu.numerics.profile import EXECUTED, fingerprint
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
+TOKENS_AT_ONCE = 2  # tokens that share a weight in one cycle, where every multiplier keeps its rows
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
 ENTRIES_AHEAD = 8  # keys or values of entries that a port is asked for before they are used, at most
@@ -60,6 +61,7 @@ class Machine:
         window: a layer's queries may see their last tokens only; the others' entries are not read.
         soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
         short_groups: groups of weights may be a half and a quarter of a beat too, of 8 weights or more.
+        stationary: every multiplier of the array keeps two rows, a beat of weights is an input channel; else a row.
         formats: of weights that the array multiplies, by name; int4, which routers are in, is always one.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
@@ -92,6 +94,7 @@ class Machine:
     window: bool = False
     soft_cap: bool = False
     short_groups: bool = False
+    stationary: bool = False
     formats: tuple[str, ...] = USUAL
     multiplier: str = "27x18"
     instructions: int = 64
@@ -198,6 +201,11 @@ class Machine:
         return self.port_bits // 4
 
     @property
+    def channel_slots(self) -> int:
+        """Input channels of a beat at most, where beats are channels: those of a block of 8 rows."""
+        return self.weight_lanes // BLOCK_ROWS
+
+    @property
     def kv_lanes(self) -> int:
         """FP16 elements per beat."""
         return self.port_bits // 16
@@ -215,6 +223,11 @@ class Machine:
     def zero_points(self) -> bool:
         """Whether one of them has zero points."""
         return any(form.zero_points for form in self.weight_formats)
+
+    @property
+    def group_sums(self) -> bool:
+        """Whether the sum of a group's mantissas is made."""
+        return self.stationary or self.zero_points
 
     def numerics_fingerprint(self, profile: str) -> str:
         """That of a numerics profile with this machine's weight formats."""

@@ -19,6 +19,8 @@ SIGNATURE = 3  # a write to its instruction's signature
 
 # The array.
 PRODUCT = 2 + 1 + MULTIPLIER  # a step to its products: memory, bus and operand registers, multiplier
+STEP_OPERANDS = 3  # of a stationary array: a step of a product to its operands; of attention one less
+STEP_SUM = 4  # operands to a multiplier's sum: two registers in front of it, one in it, the sum
 FACTOR = MULTIPLY + SYMMETRIC  # a scaled result to its activation's factor
 FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the result
 EPILOGUE = 2 + FINISH  # an accumulator's address to the result
@@ -63,14 +65,20 @@ def tree(leaves: int) -> int:
     return (leaves - 1).bit_length()
 
 
+def product(machine: Machine) -> int:
+    """A step of attention to its products."""
+    return STEP_OPERANDS - 1 + STEP_SUM if machine.stationary else PRODUCT
+
+
 def accumulated(machine: Machine) -> int:
-    """A group's last step until its accumulator can be read."""
-    return PRODUCT + tree(machine.weight_lanes) + 1 + 2 + FROM_INTEGER + ADD + 2
+    """A group's last step, in a stationary array the choice of a sum, until its accumulator can be read."""
+    summed = 1 + tree(machine.kv_lanes) + 2 if machine.stationary else PRODUCT + tree(machine.weight_lanes) + 1
+    return summed + 2 + FROM_INTEGER + ADD + 2
 
 
 def dot(machine: Machine) -> int:
     """A step of keys to its quarters' sums."""
-    return PRODUCT + tree(machine.kv_lanes)
+    return product(machine) + 2 * machine.stationary + tree(machine.kv_lanes)
 
 
 def score(machine: Machine) -> int:

@@ -12,12 +12,15 @@ sums in 48. The eight that are missing are U modulo 2^8, added up beside the mul
     floor(L / 2^20) = floor(P / 2^20) - U, of which eight bits say all, since -2^27 <= L < 2^27,
     U = floor(P / 2^20) - floor(L / 2^20), in the 28 bits of P that are left, since -2^27 <= U < 2^27.
 
+Weights of 5 bits, up to 12 in magnitude, have the same bound in half as many terms.
+
 Fewer bits beside it cannot do: two sums of 28 bits are 2^56 cases. Nibbles from 0 to 15 are less 8 in the multiplier, and 8 * sum(x)
 is added to their sums, which is the same number for all rows of a group.
 """
 
 from __future__ import annotations
 
+from skipopu.numerics.formats import SIGNED, UNSIGNED, Format
 from skipopu.numerics.fp32 import I64
 
 WIDTH = 48  # of a multiplier's register
@@ -25,6 +28,11 @@ SPACING = 20  # of two weights
 SIDE_BITS = 8  # of the second sum, beside it
 SUM_BITS = SPACING + SIDE_BITS  # of a sum
 TERMS = 128
+
+
+def terms(format: Format) -> int:
+    """Products of ``format`` whose sums the register holds: all of them stay below 2^27 with weights up to 8, with larger ones half as many."""
+    return TERMS if format.digits[0] in (SIGNED, UNSIGNED) else TERMS // 2
 
 
 def accumulated(x: I64, lower: I64, upper: I64) -> tuple[I64, I64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skipopu.accept import MAPPING, Accepted
 from skipopu.adjust_record import adjust_size
+from skipopu.channel_stream import ChannelStream
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
@@ -22,6 +23,7 @@ from skipopu.numerics import formats
 from skipopu.policy import KvPolicy
 from skipopu.program import file
 from skipopu.records import RING_RECORD, ROUTER_RECORD
+from skipopu.streams import stream_of
 from skipopu.text import Text, text_of
 
 
@@ -199,12 +201,10 @@ class Program:
             last = (layers - 1) * d["layer_stride"]
             inside(f"adjust record {name}", d["address"] + last, adjust_size(d["elements"]), end)
 
-    def stream(self, name: str) -> WeightStream:
+    def stream(self, name: str) -> WeightStream | ChannelStream:
         """How the ports hold matrix ``name``."""
-        d, machine = self.matrices[name], self.machine
-        return WeightStream(
-            d["rows"], d["groups"], d["group"], machine.ports, machine.weight_lanes, formats.BY_NAME[d["format"]]
-        )
+        d = self.matrices[name]
+        return stream_of(self.machine, d["rows"], d["groups"], d["group"], formats.BY_NAME[d["format"]])
 
     def require_machine(self, machine: Machine) -> None:
         """Raises ProgramError unless the program was compiled for ``machine``."""

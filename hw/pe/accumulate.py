@@ -1,0 +1,76 @@
+"""A group's exact sum into its row's FP32 accumulator: scaled, rounded once, added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib.memory import Memory
+
+from hw.arithmetic.fp32 import Add, FromInteger
+from hw.arithmetic.pipeline import delay, delay_valid
+from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+
+SUM_BITS = ALIGNED_BITS + 8 + 9  # of a group's sum: 512 products of an 18-bit activation with both digits of a row
+
+
+@dataclass(frozen=True)
+class Group:
+    """Of the row of which parity, and ``at`` cycles before its sum: whether there is one, whether it is the row's first, its accumulator's
+    address, and the one to drain; its exponent is given ``lag`` cycles before the sum."""
+
+    parity: int
+    valid: Value
+    first: Value
+    address: Value
+    at: int
+    drain: Value
+    exponent: Value
+    lag: int
+
+
+def accumulate(
+    m: Module, group: Group, total: Signal, scale: Value, depth: int, transparent: bool
+) -> tuple[Value, list[Value], int]:
+    """Adds ``total`` times the FP16 ``scale``, given with it, under the group's exponent to one of ``depth`` accumulators.
+
+    Returns what is drained, a cycle behind its address, flags of sums beyond FP32, and the cycles from ``group`` until it is written.
+    The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: its memory gives what is written in that cycle then.
+    """
+    name = ("even", "odd")[group.parity]
+    mantissa = Cat(scale[:10], scale[10:15] != 0, Const(0, 1)).as_signed()
+    scaled = Signal(signed(SUM_BITS + 12), name=f"{name}_scaled")
+    m.d.sync += scaled.eq(total * Mux(scale[15], -mantissa, mantissa))
+    scale_exponent = Mux(scale[10:15] == 0, 1, scale[10:15])
+    exponent = Signal(signed(12), name=f"{name}_exponent")
+    own = delay(m, group.exponent, group.lag, f"{name}_group_exponent")
+    m.d.sync += exponent.eq(own + scale_exponent - (ALIGNED_BIAS + 25))
+    at_scaled = group.at + 1
+    m.submodules[f"convert_{name}"] = convert = FromInteger(SUM_BITS + 12)
+    valid = delay_valid(m, group.valid, at_scaled, f"{name}_valid")
+    m.d.comb += [convert.mantissa.eq(scaled), convert.exponent.eq(exponent), convert.valid.eq(valid)]
+
+    at_result = at_scaled + FromInteger.LATENCY
+    m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32, depth=depth, init=[])
+    m.submodules[f"add_{name}"] = add = Add()
+    first = delay(m, group.first, at_result, f"{name}_first")
+    if transparent:
+        write = memory.write_port()
+        read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
+    else:
+        write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
+    m.d.comb += [
+        read.addr.eq(delay(m, group.address, at_result - 1, f"{name}_read_address")),
+        add.a.eq(read.data),
+        add.b.eq(convert.z),
+        add.valid.eq(delay_valid(m, valid, FromInteger.LATENCY, f"{name}_result_valid") & ~first),
+    ]
+    at_write = at_result + Add.LATENCY
+    value = Mux(delay(m, first, Add.LATENCY, f"{name}_f"), delay(m, convert.z, Add.LATENCY, f"{name}_z"), add.z)
+    m.d.comb += [
+        write.addr.eq(delay(m, group.address, at_write, f"{name}_write_address")),
+        write.data.eq(value),
+        write.en.eq(delay_valid(m, group.valid, at_write, f"{name}_write")),
+        drain.addr.eq(group.drain),
+    ]
+    return drain.data, [add.saturated, convert.saturated], at_write

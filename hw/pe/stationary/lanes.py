@@ -1,0 +1,169 @@
+"""Multipliers that keep their rows: a beat is an input channel of many rows, and sums stay where they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+
+from hw.arithmetic.pipeline import adder_tree, delay, delay_valid, registered
+from hw.component import Component, given, gives
+from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
+from hw.pe.formats import FORMAT_BITS, one_of
+from hw.pe.stationary.multiplier import accumulate
+from skipopu.machine import pipeline
+from skipopu.machine.config import QUERY_LANES, TOKENS_AT_ONCE, Machine
+from skipopu.numerics.accumulate import SIDE_BITS, SPACING, WIDTH
+from skipopu.numerics.align import ALIGNED_BITS
+from skipopu.numerics.formats import SIGNED, UNSIGNED, Format
+from skipopu.numerics.packing import WEIGHT_BITS
+
+
+def less_eight(m: Module, nibble: Value, code: Value, member: int, name: str, formats: Sequence[Format]) -> Value:
+    """What ``nibble`` stands for as a pair's ``member``, less 8 where nibbles are plain numbers: signed, combinational."""
+    plain = [form for form in formats if form.digits[member] == UNSIGNED]
+    tables = [form for form in formats if form.digits[member] not in (SIGNED, UNSIGNED)]
+    sign = nibble[3] ^ one_of(code, plain) if plain else nibble[3]
+    result = Signal(signed(WEIGHT_BITS if tables else WEIGHT_BITS - 1), name=name)
+    m.d.comb += result.eq(Cat(nibble[:3], sign).as_signed())
+    for form in tables:
+        with m.If(code == form.code):
+            with m.Switch(nibble):
+                for k, value in enumerate(form.digits[member]):
+                    with m.Case(k):
+                        m.d.comb += result.eq(value)
+    return result
+
+
+class Lanes(Component):
+    """``port_bits / 8`` multipliers for each of two tokens, with two rows each; :mod:`skipopu.numerics.accumulate` has the numbers.
+
+    A channel's weights meet one number per token, which all multipliers of the token and channel share. With a group's ``last`` beat the
+    sums are put aside; ``select`` chooses a multiplier's, or adds up those of the same rows. Every two multipliers have a
+    third one for what their registers have no room for. Attention: with ``keys`` a multiplier takes an element of K and one
+    of a query, a quarter of the multipliers per query, with ``values`` those of the first quarter the probability and an element of V.
+
+    Latency: PUT_ASIDE cycles from the last beat's activations until its sums can be selected, ``selected`` from ``select`` to ``own``;
+    pipeline.STEP_SUM from operands of attention to ``products``, 2 and the levels of a quarter's tree more to ``dots``. Throughput: a
+    beat, a selection, and a set of attention's operands per cycle.
+    """
+
+    PUT_ASIDE = pipeline.STEP_SUM + 1
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.lanes, self.pairs, self.quarter = machine.weight_lanes, machine.weight_lanes // 2, machine.kv_lanes
+        self.levels = pipeline.tree(self.quarter)
+        self.slots = machine.channel_slots
+        self.beat = given(4 * self.lanes, "codes of a channel, a cycle before its activations")
+        self.format = given(FORMAT_BITS, "of the weights")
+        self.operand = given(
+            ALIGNED_BITS * self.lanes, "of each multiplier: its token's activation of its channel, or its query's element"
+        )
+        self.valid = given(1, "activations of a beat")
+        self.first = given(1, "of the group's first one")
+        self.last = given(1, "of the last one")
+        self.keys = given(1, "attention multiplies queries by keys")
+        self.values = given(1, "attention multiplies a probability by values")
+        self.element = given(ALIGNED_BITS * self.quarter, "of an entry")
+        self.probability = given(PROBABILITY_BITS, "of the entry")
+        self.select = given(range(self.lanes), "a multiplier")
+        self.adds = given(self.levels, "bits of its number for which others' sums are added")
+        self.own = gives(WIDTH + SIDE_BITS, "the register and what is beside it")
+        self.dots = gives(PackedDot.dot_bits(self.lanes) * QUERY_LANES, "sums of the quarters' products")
+        self.products = gives(WEIGHTED_BITS * self.quarter, "the first quarter's products")
+        super().__init__()
+
+    @staticmethod
+    def selected(machine: Machine) -> int:
+        """Cycles from ``select`` to ``own``."""
+        return 1 + pipeline.tree(machine.kv_lanes)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        at = pipeline.STEP_SUM - 1
+        attend = delay_valid(m, self.keys | self.values, at, "attend")
+        valid, first = (
+            delay_valid(m, value, at, name) | attend for value, name in ((self.valid, "valid"), (self.first, "first"))
+        )
+        keep = delay_valid(m, self.valid & self.last, at + 1, "last") | registered(m, attend, "attended")
+        pairs = [self._weights(m, i) for i in range(self.pairs)]
+        totals = [self._multiplier(m, lane, pairs[lane % self.pairs][0], valid, first) for lane in range(self.lanes)]
+        sides: list[Value] = [Const(0)] * self.lanes
+        for lane in range(self.lanes):  # a third multiplier's two have the same activation
+            if not lane & self.slots:
+                uppers = [pairs[k % self.pairs][1] for k in (lane, lane + self.slots)]
+                sides[lane], sides[lane + self.slots] = self._third(m, lane, uppers, valid, first)
+        kept: list[Value] = []
+        for lane, (total, side) in enumerate(zip(totals, sides, strict=True)):
+            aside = Signal(WIDTH + SIDE_BITS, name=f"aside_{lane}", reset_less=True)
+            with m.If(keep):
+                m.d.sync += aside.eq(Cat(total, side))
+            kept.append(aside)
+        for k in range(self.quarter):
+            m.d.comb += self.products[WEIGHTED_BITS * k : WEIGHTED_BITS * (k + 1)].eq(totals[k][:WEIGHTED_BITS])
+        self._sums(m, [kept[q * self.quarter : (q + 1) * self.quarter] for q in range(QUERY_LANES)])
+        return m
+
+    def _weights(self, m: Module, i: int) -> tuple[Value, Value]:
+        """The packed operand of a pair of codes, and the second one's weight alone."""
+        nibbles = [self.beat[8 * i + 4 * k : 8 * i + 4 * k + 4] for k in range(2)]
+        lower, upper = (
+            less_eight(m, nibble, self.format, k, f"weight_{i}_{k}", self.machine.weight_formats)
+            for k, nibble in enumerate(nibbles)
+        )
+        wide = Cat(lower, lower[-1].replicate(SPACING - len(lower)), upper - lower[-1]).as_signed()
+        return registered(m, wide, f"wide_{i}").as_signed(), registered(m, upper, f"upper_{i}").as_signed()
+
+    def _operand(self, lane: int) -> Value:
+        return self.operand[ALIGNED_BITS * lane : ALIGNED_BITS * (lane + 1)]
+
+    def _multiplier(self, m: Module, lane: int, wide: Value, valid: Value, first: Value) -> Value:
+        """The sum of a multiplier's products since ``first``, which comes with the product."""
+        k = lane % self.quarter
+        element = self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].as_signed()
+        narrow: Value = self._operand(lane).as_signed()
+        other: Value = element
+        if lane < self.quarter:
+            other = Mux(self.values, Cat(self.probability, Const(0, 1)).as_signed(), element)
+            narrow = Mux(self.values, element, narrow)
+        return accumulate(m, f"{lane}", (wide, other, self.keys | self.values), narrow, valid, first)
+
+    def _third(self, m: Module, lane: int, uppers: list[Value], valid: Value, first: Value) -> tuple[Value, Value]:
+        """The second rows' sums of two multipliers modulo 2^SIDE_BITS, of the lower bits of their activation: sums below 2^19."""
+        one, two = uppers
+        wide = Cat(one, one[-1].replicate(SPACING - len(one)), two - one[-1]).as_signed()
+        low = Cat(self._operand(lane)[:SIDE_BITS], Const(0, 1)).as_signed()
+        total = accumulate(m, f"beside_{lane}", (wide, Const(0, 1), Const(0, 1)), low, valid, first)
+        # What the first sum borrowed from the second one's lower bits.
+        return total[:SIDE_BITS], (total[SPACING : SPACING + SIDE_BITS] + total[SPACING - 1])[:SIDE_BITS]
+
+    def _sums(self, m: Module, quarters: list[list[Value]]) -> None:
+        """A quarter's tree chooses or adds at each level; the others' add, for attention."""
+        attending = delay_valid(m, self.keys, pipeline.STEP_SUM + 1, "attending")  # with the products that were put aside
+        within, which = self.select[: self.levels], self.select[self.levels :]
+        level: list[Value] = [
+            registered(m, Array(lanes)[Mux(attending, 0, which)], f"chosen_{k}")
+            for k, lanes in enumerate(zip(*quarters, strict=True))
+        ]
+        for j in range(self.levels):
+            every = delay(m, self.adds[j] | attending, j + 1, f"every_{j}")
+            odd = delay(m, within[j], j + 1, f"odd_{j}")
+            take = [every | ~odd, every | odd]
+            total: list[Value] = []
+            for k in range(0, len(level), 2):
+                a, b = (level[k + side] & take[side].replicate(WIDTH + SIDE_BITS) for side in range(2))
+                both = Cat((a[:WIDTH] + b[:WIDTH])[:WIDTH], (a[WIDTH:] + b[WIDTH:])[:SIDE_BITS])
+                total.append(registered(m, both, f"level_{j}_{k // 2}"))
+            level = total
+        m.d.comb += self.own.eq(level[0])
+        bits = PackedDot.dot_bits(self.lanes)
+        for q in range(QUERY_LANES):
+            dot: Value = level[0]
+            if q:
+                dot, _ = adder_tree(m, [lane[:bits].as_signed() for lane in quarters[q]], f"dot_{q}_")
+                dot = registered(m, dot, f"dot_{q}")
+            m.d.comb += self.dots[bits * q : bits * (q + 1)].eq(dot[:bits])
+
+
+assert TOKENS_AT_ONCE == 2
