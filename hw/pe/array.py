@@ -135,9 +135,10 @@ class ArrayUnit(Component):
         lag = StationarySlice.PUT_ASIDE - 2
         own: list[Value] = []
         for k, (exponent, mantissas) in enumerate(zip(self.exponents, self.mantissas, strict=True)):
+            of_group = delay(m, Cat(exponent, mantissas), lag, f"of_group_{k}")
             held = Signal(8 + MANTISSA_SUM_BITS, name=f"held_{k}", reset_less=True)
             with m.If(sequencer.kept):
-                m.d.sync += held.eq(delay(m, Cat(exponent, mantissas), lag, f"of_group_{k}"))
+                m.d.sync += held.eq(of_group)
             own.append(held)
         present = Mux(sequencer.second, own[1], own[0])
         for tile in self.tiles:
