@@ -60,6 +60,7 @@ class Machine:
         window: a layer's queries may see their last tokens only; the others' entries are not read.
         soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
         short_groups: groups of weights may be a half and a quarter of a beat too, of 8 weights or more.
+        masks: input channels of products may be left out, token by token, by thresholds (EXTEND) and the register MASKING.
         formats: of weights that the array multiplies, by name; int4, which routers are in, is always one.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
@@ -92,6 +93,7 @@ class Machine:
     window: bool = False
     soft_cap: bool = False
     short_groups: bool = False
+    masks: bool = False
     formats: tuple[str, ...] = USUAL
     multiplier: str = "27x18"
     instructions: int = 64
@@ -218,7 +220,7 @@ class Machine:
 
     def numerics_fingerprint(self, profile: str) -> str:
         """That of a numerics profile with this machine's weight formats."""
-        return fingerprint(profile, self._format_names)
+        return fingerprint(profile, self._format_names, self.masks)
 
     @property
     def groups_in_beats(self) -> tuple[int, ...]:
