@@ -59,9 +59,19 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Routed(Result):
-    """A result that says what executed."""
+    """A result that says what executed.
+
+    Attributes:
+        channels: input channels of masked tokens in products with a mask, how many were active and how many there were.
+    """
 
     routing: NDArray[np.bool_] = field()
+    channels: tuple[int, int] = (0, 0)
+
+    @property
+    def active_channels_share(self) -> float | None:
+        """Active channels over all of them; None where nothing was masked."""
+        return share_of(self.channels)
 
     @property
     def executed_share(self) -> float:
@@ -91,6 +101,11 @@ class Counted(Result):
 
     counters: dict[str, int] = field()
     kv_entries: int = field()
+
+
+def share_of(channels: tuple[int, int]) -> float | None:
+    """Active channels over all of them; None where there are none."""
+    return channels[0] / channels[1] if channels[1] else None
 
 
 def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.float32]:
