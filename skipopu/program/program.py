@@ -13,7 +13,7 @@ from skipopu.accept import MAPPING, Accepted
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.isa.spec import ADDRESS_UNIT, SET, WORD_BYTES, instruction_of
 from skipopu.layout import EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
@@ -97,6 +97,11 @@ class Program:
     def port_bytes(self) -> int:
         """Bytes of one port's memory."""
         return max(region.address + region.size for region in self.regions.values())
+
+    def register(self, register: Config) -> int:
+        """What the program writes to a configuration register; 0 where it does not."""
+        words = [SET.decode(word) for word in self.instructions if instruction_of(word) is SET]
+        return next((f["value"] for f in words if f["register"] == register), 0)
 
     def save(self, directory: str | Path) -> Path:
         """Writes ``directory/program.skpu`` and returns its path.
