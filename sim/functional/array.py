@@ -34,7 +34,7 @@ def matmul(s: State, f: Fields) -> None:
     weights = s.weights.get(*key)
     x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
     if s.walk.mask and s.walk.config[Config.MASKING] >> s.walk.phase & 1:
-        x = x * active(s, f, slots, first).transpose(1, 0, 2)
+        x = np.where(active(s, f, slots, first).transpose(1, 0, 2), x, 0)
     exponents = s.activation.exponents[slots, first : first + groups]
     power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
     y = np.empty((len(slots), rows), np.float32)
