@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
+from compiler.frontend.masks import MASKS_FILE
 from compiler.frontend.shapes import LINEAR, ROUTERS, outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
@@ -25,10 +26,12 @@ from skipopu.shapes import SHAPES
 from skipopu.shipped import NAMES, path_or_shipped
 from skipopu.terminal import console
 
+MASK_OPTIONS = ("--masks", "--no-masks", "--mask-prompt")
 COMPILE_OPTIONS = (
     "--target",
     "--routers",
     "--lora",
+    *MASK_OPTIONS,
     "--policies",
     "--kv",
     "--context",
@@ -48,6 +51,21 @@ def add_lora(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_masks(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that compile a checkpoint: who masks its input channels, and when."""
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FILE",
+        help=f"thresholds that mask input channels of products (see docs/masks.md); default {MASKS_FILE} of the checkpoint",
+    )
+    masks.add_argument("--no-masks", dest="masks", action="store_false", default=None, help="mask no channels")
+    parser.add_argument(
+        "--mask-prompt", action="store_true", help="mask channels of the prompt's tokens too, not of generated ones only"
+    )
+
+
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that decide what is compiled, with one meaning in every command."""
     parser.add_argument("--target", default="tiny", help="target name or machine description (.yaml); default %(default)s")
@@ -59,6 +77,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         f" with --shape their kind: {' or '.join(ROUTERS)}, default {LINEAR}",
     )
     add_lora(parser)
+    add_masks(parser)
     parser.add_argument(
         "--policies",
         type=Path,
@@ -153,6 +172,7 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
             history=args.history,
             prefetch=args.prefetch,
             policies=args.policies,
+            mask_prompt=args.mask_prompt,
             follow=lambda what, items: progress.track(items, description=what),
         )
     for sentence in program.source["warnings"]:
@@ -174,7 +194,7 @@ def compile_from(args: argparse.Namespace, logits: bool, chunk: int | None = Non
     ``chunk`` replaces the target's tokens per chunk, buffers growing with it and memory without a limit: no machine that is built, with
     the same results.
     """
-    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers, args.lora)
+    machine, checkpoint = Machine.load(args.target), load(args.model, args.routers, args.lora, args.masks)
     if chunk is not None:
         machine = dataclasses.replace(machine.with_chunk(chunk), memory_bytes=0)
     return compile_as(args, checkpoint, machine, logits)
@@ -196,7 +216,7 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compile needs a checkpoint directory or --shape NAME, one of them")
     if args.shape is not None:
-        refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
+        refuse(args, ["--lora", *MASK_OPTIONS], "has no effect on --shape, which has no weights")
         refuse(args, ["--policies"], "has no effect on --shape, which is not run")
         machine = Machine.load(args.target)
         program = compile_as(args, outline_of(args), machine, args.logits)
@@ -215,6 +235,8 @@ def main(args: argparse.Namespace) -> int:
         "group": args.group,
         "weights": program.weights,
         "policies": args.policies,
+        "masks": args.masks,
+        "mask_prompt": args.mask_prompt,
         "history": args.history,
         "prefetch": args.prefetch,
     }

@@ -36,7 +36,7 @@ def late_write(config: ModelConfig, machine: Machine) -> int:
 
 @dataclass
 class Emitter:
-    """Instructions of a planned graph; ``schedule`` and ``history`` are the values of these configuration registers."""
+    """Instructions of a planned graph; ``schedule``, ``history`` and ``masking`` are the values of these configuration registers."""
 
     graph: Graph
     plan: Plan
@@ -47,6 +47,7 @@ class Emitter:
     kv: KvPolicy
     schedule: int
     history: int
+    masking: int = 0
     words: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -145,6 +146,8 @@ class Emitter:
             before = dataclasses.replace(stream, rows=first).port_bytes(0)
             own = common | {"pop": 0 if first else op.pop, "push": op.push if first + rows == weights.rows else 0}
             own |= {"dst": fields["dst"] + first // BUFFER_UNIT} if fields else {}
+            if op.mask is not None:
+                self.put(spec.EXTEND, f"{note}: channels", mask=address_units(self.plan.masks[op.mask.name]))
             self.put(
                 spec.MATMUL,
                 note,
@@ -197,6 +200,8 @@ class Emitter:
         }
         if config.attention_cap:
             constants[Config.SOFT_CAP] = int(fp32.bits(soft_cap.factor(config.attention_cap)))
+        if self.plan.masks:
+            constants[Config.MASKING] = self.masking
         for register, value in constants.items():
             self.put(spec.SET, register.name, register=register, value=value)
         start = len(self.words)
@@ -218,6 +223,7 @@ class Emitter:
         self.instructions()
         matrices: dict[str, dict[str, Any]] = {}
         adjusts: dict[str, dict[str, Any]] = {}
+        masks: dict[str, dict[str, Any]] = {}
         for op in self.graph.ops():
             if (adjust := op.adjust) is not None:
                 adjusts[adjust.name] = {
@@ -225,6 +231,12 @@ class Emitter:
                     "layer_stride": self.plan.layer_bytes if op in self.graph.body else 0,
                     "elements": adjust.elements,
                     "order": adjust.order,
+                }
+            if op.mask is not None:
+                masks[op.mask.name] = {
+                    "address": self.plan.masks[op.mask.name],
+                    "layer_stride": self.plan.layer_bytes,
+                    "channels": op.mask.thresholds.shape[1],
                 }
             if op.weights is not None:
                 w = op.weights
@@ -249,6 +261,7 @@ class Emitter:
             regions=self.plan.regions,
             matrices=matrices,
             adjusts=adjusts,
+            masks=masks,
             router_record=(self.plan.router_record, self.plan.layer_bytes),
             memory=[],
             source={"checkpoint": self.checkpoint.directory.name, "routers": self.checkpoint.routers is not None},

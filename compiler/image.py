@@ -12,7 +12,7 @@ from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.tensors import BLOCK, rows_of
 from compiler.graph.matrix import Matrix
 from compiler.graph.ops import Adjust, Graph
-from compiler.passes.plan import Plan, stream_for
+from compiler.passes.plan import Plan, stream_for, table_of
 from compiler.passes.quantise import Placed, again, rounded
 from skipopu.adjust_record import pack_adjust_record
 from skipopu.isa.spec import ADDRESS_UNIT, Reduce
@@ -77,6 +77,11 @@ def images(
         if op.adjust is not None:
             for layer, record in enumerate(_records(op.adjust, plan, config, context)):
                 place(0, layer * plan.layer_bytes + plan.adjusts[op.adjust.name], record)
+        if op.mask is not None:
+            table = table_of(op.mask, group, machine)
+            for layer, thresholds in enumerate(op.mask.thresholds):
+                for port, part in enumerate(table.pack(thresholds)):
+                    place(port, layer * plan.layer_bytes + plan.masks[op.mask.name], part)
     every = [(op.weights, layer) for op in graph.ops() if op.weights for layer in range(len(op.weights.matrices))]
     placed: Placed = {}
     for weights, layer in follow("placing", every):

@@ -15,6 +15,7 @@ from compiler.image import images
 from compiler.passes.depend import depend
 from compiler.passes.fold import fold
 from compiler.passes.heads import widen
+from compiler.passes.mask import mask
 from compiler.passes.order import order
 from compiler.passes.plan import Plan, plan_buffer, plan_memory, sharing
 from compiler.passes.quantise import quantise
@@ -22,7 +23,7 @@ from compiler.passes.ranges import Examined, examine, to_examine
 from compiler.passes.refuse import refuse
 from compiler.passes.schedule import Schedule, schedule
 from skipopu.errors import ProgramError
-from skipopu.isa.registers import PREFETCH
+from skipopu.isa.registers import MASK_GENERATED, MASK_PROMPT, PREFETCH
 from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
@@ -49,6 +50,7 @@ def compile_checkpoint(
     prefetch: bool = True,
     follow: Follow = unseen,
     policies: Source | None = None,
+    mask_prompt: bool = False,
 ) -> Program:
     """Compiles ``checkpoint`` for ``machine``; the program of an outline has no memory image.
 
@@ -58,7 +60,8 @@ def compile_checkpoint(
     ``level`` is how much of the dataflow is fused; ``history`` is the number of tokens whose entries
     the KV history buffer may keep (default: what it holds; none under the dense policy, where nothing is read twice),
     ``prefetch`` fetches what the next layer will read into it while no weights are asked for. ``policies``, a file or what one
-    holds, says who decides what is skipped, by default the routers; see :mod:`compiler.frontend.policies`. What the formats hold badly
+    holds, says who decides what is skipped, by default the routers; see :mod:`compiler.frontend.policies`. Masks of the checkpoint apply to
+    generated tokens, with ``mask_prompt`` to those of the prompt too. What the formats hold badly
     is told in the program's ``source["warnings"]``.
 
     Tensors are read some rows at a time, once to be examined and once to be placed in the image (K and V twice). ``follow`` sees both go on.
@@ -80,7 +83,9 @@ def compile_checkpoint(
     given, context = context, limits.largest_context(machine, config) if context is None else context
     group = config.weight_group if group is None else group
     limits.check(machine, config, context, group, checkpoint.router_width)
-    refuse(machine, config, context, checkpoint.router_width > 0)
+    refuse(machine, config, context, checkpoint.router_width > 0, checkpoint.masks is not None)
+    if mask_prompt and checkpoint.masks is None:
+        raise ProgramError(f"mask_prompt is {mask_prompt}; it has no effect: the model has no thresholds of input channels")
     decided = policies_of(policies, config.num_layers, checkpoint.routers is not None)
     require_windows(machine, (policy for layer in decided for pair in layer for policy in pair))
     most = limits.history_slots(machine, config)
@@ -98,7 +103,11 @@ def compile_checkpoint(
         return folded
 
     of_numbers = (lambda g: fold(g, checkpoint), noted, lambda g: order(g, checkpoint))
-    of_shapes = (lambda g: quantise(g, format, machine.formats), lambda g: schedule(g, level))
+    of_shapes = (
+        lambda g: mask(g, checkpoint),
+        lambda g: quantise(g, format, machine.formats),
+        lambda g: schedule(g, level),
+    )
     for apply in (*(() if checkpoint.outline else of_numbers), *of_shapes):
         graph = apply(graph)
         verify(graph)
@@ -111,7 +120,8 @@ def compile_checkpoint(
     plan_memory(graph, machine, config, context, logits, group, plan)
     formats = {op.weights.name: op.weights.format for op in graph.ops() if op.weights is not None}
     warnings = [] if checkpoint.outline else examine(examined, checkpoint, formats, follow)
-    program = Emitter(graph, plan, checkpoint, machine, context, group, policy, register, slots).program()
+    masking = MASK_GENERATED | (MASK_PROMPT if mask_prompt else 0)
+    program = Emitter(graph, plan, checkpoint, machine, context, group, policy, register, slots, masking).program()
     if len(program.instructions) > machine.instructions:
         raise ProgramError(
             f"program has {len(program.instructions)} instructions; machine {machine.name} holds {machine.instructions}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
@@ -41,12 +41,18 @@ def target(name: Target) -> Machine:
 _machine = target  # where a parameter has its name
 
 
-def checkpoint(path: str | Path, routers: str | Path | None = None, lora: str | Path | None = None) -> Checkpoint:
+def checkpoint(
+    path: str | Path,
+    routers: str | Path | None = None,
+    lora: str | Path | None = None,
+    masks: str | Path | Literal[False] | None = None,
+) -> Checkpoint:
     """Reads a Hugging Face directory (config.json, safetensors) and its SkipGPT routers, or a shipped model by name.
 
     ``tensors`` of the result are float32 under Llama's names, whatever the model's family (docs/families.md); ``routers`` is a file,
     by default they are among the model's tensors or in ``routers.safetensors`` (or ``.pth``) of the directory. ``lora`` is the directory
-    of a PEFT adapter (LoRA, DoRA), which is merged into them.
+    of a PEFT adapter (LoRA, DoRA), which is merged into them. ``masks`` is a file of thresholds of input channels (docs/masks.md), by
+    default ``masks.safetensors`` of the directory, False for none.
 
     Raises:
         CheckpointError: a file or tensor that is missing, misshapen or not supported.
@@ -55,7 +61,8 @@ def checkpoint(path: str | Path, routers: str | Path | None = None, lora: str | 
     >>> model.tensors["model.embed_tokens.weight"].shape  # (vocabulary, hidden)
     (256, 96)
     """
-    return load(path_or_shipped(str(path)), *(None if given is None else Path(given) for given in (routers, lora)))
+    file, adapter = (None if given is None else Path(given) for given in (routers, lora))
+    return load(path_or_shipped(str(path)), file, adapter, masks if masks is None or masks is False else Path(masks))
 
 
 def shape(name: str | Path, routers: str = "linear") -> Checkpoint:
@@ -85,6 +92,8 @@ def compile(
     prefetch: bool = True,
     lora: str | Path | None = None,
     policies: str | Path | Mapping[str, Any] | None = None,
+    masks: str | Path | Literal[False] | None = None,
+    mask_prompt: bool = False,
 ) -> Program:
     """Compiles a checkpoint (or its directory, or a shipped model or known shape by name) for a machine.
 
@@ -97,6 +106,8 @@ def compile(
         history: tokens whose entries the KV history buffer keeps, default what it holds; ``prefetch``: it is filled ahead.
         lora: an adapter for the model's directory, as of :func:`checkpoint`.
         policies: who decides what is skipped, a file or its content (docs/policies.md); default the routers.
+        masks: thresholds of input channels for the model's directory, as of :func:`checkpoint`; ``mask_prompt``: they apply to tokens of the
+            prompt too.
 
     Returns:
         The program; its ``save(directory)`` writes what ``Program.load`` reads. What the formats hold badly is a warning.
@@ -109,12 +120,25 @@ def compile(
     >>> program.memory[0].dtype, len(program.memory)  # a port's bytes, ports
     (dtype('uint8'), 1)
     """
-    if lora is not None and (isinstance(model, Checkpoint) or str(model) in SHAPES):
-        raise ProgramError(f"lora is {str(lora)!r}, and the model no directory; accepted: sk.checkpoint(directory, lora=...)")
+    for name, value in (("lora", lora), ("masks", masks)):
+        if value is not None and (isinstance(model, Checkpoint) or str(model) in SHAPES):
+            raise ProgramError(
+                f"{name} is {str(value)!r}, and the model no directory; accepted: sk.checkpoint(directory, {name}=...)"
+            )
     if not isinstance(model, Checkpoint):
-        model = shape(model) if str(model) in SHAPES else checkpoint(model, lora=lora)
+        model = shape(model) if str(model) in SHAPES else checkpoint(model, lora=lora, masks=masks)
     program = compile_checkpoint(
-        model, _machine(target), kv, logits, context, group, weights, history=history, prefetch=prefetch, policies=policies
+        model,
+        _machine(target),
+        kv,
+        logits,
+        context,
+        group,
+        weights,
+        history=history,
+        prefetch=prefetch,
+        policies=policies,
+        mask_prompt=mask_prompt,
     )
     for sentence in program.source["warnings"]:
         warnings.warn(sentence, stacklevel=2)

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.engine import QUIET, Watch
 from sim.functional import engine as functional
+from sim.masks import Masks
 from sim.reference import engine as reference
 from sim.result import SATURATED, Computed, Counted, Result, Retired, Routed, Timed
 from sim.rtl import engine as rtl
@@ -83,7 +84,7 @@ class Check:
     functional: Computed
     reference: Routed
     rtl: Counted | None
-    timing: Timed
+    timing: Timed | None
     agreement: reference.Agreement
     differing_bits: int | None = None
     difference: Difference | None = None
@@ -97,7 +98,7 @@ class Check:
     @property
     def cycle_error(self) -> float | None:
         """(timing - rtl) / rtl."""
-        if self.rtl is None:
+        if self.rtl is None or self.timing is None:
             return None
         cycles = self.rtl.counters["CYCLES"]
         return (self.timing.counters["CYCLES"] - cycles) / cycles
@@ -120,15 +121,19 @@ def check(
     checked = Run(options.prompt, options.max_new, options.dial, True, options.routing)
     golden = golden or program
     watch.say("functional engine")
-    expected = functional.run(golden, checked)
+    masks = Masks(golden, len(options.prompt) + options.max_new)
+    expected = functional.run(golden, checked, functional.Options(masks=masks.see if golden.masks else None))
     watch.say("reference engine")
     free = reference.run(golden, options)
     sequence = [*options.prompt, *expected.tokens]
     # The last generated token is not processed; with none generated, the whole prompt is.
-    routing = expected.routing[None, ..., : len(options.prompt) + max(len(expected.tokens) - 1, 0)]
-    agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing)
-    timed = timing.run(program, options, timing.Options(expected))
+    count = len(options.prompt) + max(len(expected.tokens) - 1, 0)
+    routing, masked = expected.routing[None, ..., :count], [masks.until(count)] if golden.masks else []
+    agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing, masks=masked)
+    timed = None if program.masks else timing.run(program, options, timing.Options(expected))
     result = Check(expected, free, None, timed, agreement)
+    if program.masks:
+        result.remarks.append("timing engine and RTL are left out: they have no masks")
     if agreement.non_finite:
         result.problems.append(
             f"{agreement.non_finite} of the reference's logits, router outputs and bounds are NaN or infinite: nothing was compared"
@@ -145,7 +150,11 @@ def check(
             f"functional and reference disagree on {agreement.routing_differing} routing bits and"
             f" {agreement.token_differing} tokens outside the derived bounds"
         )
-    if with_rtl:
+    if agreement.masks.differing:
+        result.problems.append(
+            f"functional and reference disagree on {agreement.masks.differing} masked channels outside the derived bounds"
+        )
+    if with_rtl and not program.masks:
         try:
             result.rtl = rtl.run(program, checked, rtl.Options(memory, verilog=verilog), watch)
         except MachineHalt as halt:

@@ -67,12 +67,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``nats`` is the loss over ``tokens`` predicted ones, behind which are ``bytes`` of text, None of bare ids; see :func:`measured`."""
+    """``nats`` is the loss over ``tokens`` predicted ones, behind which are ``bytes`` of text, None of bare ids; see :func:`measured`.
+
+    ``channels`` is as of :class:`sim.result.Result`.
+    """
 
     nats: float
     tokens: int
     bytes: int | None
     executed_share: float
+    channels: tuple[int, int] = (0, 0)
 
     @property
     def nats_per_token(self) -> float:
@@ -200,6 +204,12 @@ def evaluate(
         ProgramError: there is nothing to predict, or an id is none of the program's.
     """
     routing, vocabulary = ALWAYS.name if always else policy, program.model.vocab_size
+    channels: list[tuple[int, int]] = []
+
+    def told(found: Evaluation) -> Evaluation:
+        active, every = zip(*channels, strict=True)
+        return dataclasses.replace(found, channels=(sum(active), sum(every)))
+
     if engine == "reference":
         model = reference.model_of(program)
 
@@ -207,9 +217,11 @@ def evaluate(
             runs = [Run(tuple(row), 0, dial, routing=routing) for row in ids.tolist()]
             for run in runs:
                 run.validate(program)
-            return reference.forward(program, model, ids, runs[0])
+            out = reference.forward(program, model, ids, runs[0])
+            channels.append(out.channels)
+            return out
 
-        return measured_by_reference(passage, window, read, vocabulary, say)
+        return told(measured_by_reference(passage, window, read, vocabulary, say))
     weights, every, before = WeightCache(program.memory, program.machine), scored(program), 0
 
     def forward(ids: NDArray[np.int64], losses: list[Loss]) -> list[float]:
@@ -220,7 +232,8 @@ def evaluate(
         )
         result = functional.run(every, run, options, Progress(say, before))
         before += ids.size
+        channels.append(result.channels)
         on_result(result)
         return [result.executed_share]
 
-    return measured(passage, window, forward, vocabulary, program.model.logit_cap, say=say)
+    return told(measured(passage, window, forward, vocabulary, program.model.logit_cap, say=say))

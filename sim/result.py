@@ -39,6 +39,7 @@ class Result:
         memory: final image per port, (bytes,) uint8 each.
         counters: cycles, busy and stall cycles and beats under the names of the host registers.
         kv_entries: entries of keys and values that were written.
+        channels: input channels of masked tokens in products with a mask: how many were active, and how many there were.
         saturated: the sticky numeric bit; of the reference, whether its logits are not all finite; of the timing engine, what the
             result said that gave it the routing.
         trace: retired unit instructions in program order; filled in check mode.
@@ -51,10 +52,16 @@ class Result:
     memory: Image | None = None
     counters: dict[str, int] | None = None
     kv_entries: int | None = None
+    channels: tuple[int, int] | None = None
     saturated: bool = False
     trace: list[Retired] = field(default_factory=list)
     at_token: list[dict[str, int]] = field(default_factory=list)
     seconds: float | None = None
+
+    @property
+    def active_channels_share(self) -> float | None:
+        """Active channels over all of them; None where nothing was masked."""
+        return share_of(self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +82,7 @@ class Computed(Routed):
 
     memory: Image = field()
     kv_entries: int = field()
+    channels: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,11 @@ class Counted(Result):
 
     counters: dict[str, int] = field()
     kv_entries: int = field()
+
+
+def share_of(channels: tuple[int, int] | None) -> float | None:
+    """Active channels over all of them; None where there are none."""
+    return channels[0] / channels[1] if channels and channels[1] else None
 
 
 def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.float32]:

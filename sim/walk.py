@@ -12,8 +12,9 @@ from sim.engine import QUIET, Watch
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, NEXT, SET, TokenList, instruction_of
+from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, SET, TokenList, instruction_of
 from skipopu.machine.limits import ranges
+from skipopu.policy import Phase
 from skipopu.program.program import Program
 
 Fields = dict[str, int]
@@ -61,19 +62,21 @@ class Walk:
         position: of the chunk's first token. count: its tokens. decoding: it lies behind the prompt. lists: of them, by TokenList, those that instructions work on.
         layer, layer_base: of the present pass through the loop's body.
         generated: tokens so far.
+        mask: address of the next product's thresholds, 0: none.
     """
 
     def __init__(
         self, program: Program, prompt: int, most: int, choose: Callable[[], int | None], watch: Watch = QUIET
     ) -> None:
         """For a ``prompt`` of so many tokens and ``most`` generated ones; ``choose`` gives the next one, None where ids are not known."""
-        self.steps, self.chunk = decode(program), program.machine.tokens
+        self.steps, self.machine = decode(program), program.machine
         self.ranges = ranges(program.machine)
         self.prompt, self.most, self.choose, self.watch = prompt, most, choose, watch
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
         self.pc = self.position = self.count = self.layer = self.layer_base = self.generated = 0
         self.decoding = False
+        self.mask = 0
         self._following = 0  # the instruction behind the present one
         self._loop = 0  # the present LOOP
 
@@ -91,6 +94,8 @@ class Walk:
             yield step
             if step.instruction is HALT:
                 return
+            if step.instruction is MATMUL:
+                self.mask = 0
             if step.instruction in CONTROL:
                 CONTROL[step.instruction](self, step.fields)
             self.pc = self._following
@@ -98,6 +103,11 @@ class Walk:
     def halt(self, code: Error, text: str) -> MachineHalt:
         """The error with which the present instruction stops the machine."""
         return MachineHalt(code, self.pc, f"instruction {self.pc}: {text} (error {code.name})")
+
+    @property
+    def phase(self) -> Phase:
+        """Of the chunk's tokens."""
+        return Phase.DECODE if self.decoding else Phase.PREFILL
 
     def body(self) -> range:
         """The instructions between the present LOOP and its END."""
@@ -125,7 +135,7 @@ class Walk:
     def _chunk(self, f: Fields) -> None:
         left = self.prompt - self.position
         self.decoding = left <= 0
-        self.count = 1 if self.decoding else min(self.chunk, left)
+        self.count = 1 if self.decoding else min(self.machine.tokens, left)
         if self.position + self.count > self.config[Config.CONTEXT]:
             raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
         slots = np.arange(self.count)
@@ -158,8 +168,11 @@ class Walk:
         self._following = f["target"]
 
     def _extend(self, f: Fields) -> None:
-        if operands := [name for name, value in f.items() if value]:
-            raise self.halt(Error.ILLEGAL_INSTRUCTION, f"no machine has a unit for {', '.join(operands)} of EXTEND")
+        if operands := [name for name, value in f.items() if value and not (name == "mask" and self.machine.masks)]:
+            raise self.halt(
+                Error.ILLEGAL_INSTRUCTION, f"machine {self.machine.name} has no unit for {', '.join(operands)} of EXTEND"
+            )
+        self.mask = f["mask"]
 
     def _illegal(self, f: Fields) -> None:
         raise self.halt(Error.ILLEGAL_INSTRUCTION, "opcode is not known")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from compiler.frontend import files, quantised, routers
+from compiler.frontend import files, masks, quantised, routers
 from compiler.frontend.canonical import EMBEDDING, HEAD, NAMES, Canonical, Names
 from compiler.frontend.lora import Merged
+from compiler.frontend.masks import Given, Masks
 from compiler.frontend.quantised.gguf import GgufTensors
 from compiler.frontend.routers import Router, width_of_both
 from compiler.frontend.tensors import F32, FileTensors, blocks
@@ -27,7 +28,7 @@ class Checkpoint:
     """A model's canonical tensors (:mod:`compiler.frontend.canonical`); routers[layer] is (attention, FFN), or None when dense.
 
     ``outline``: shapes alone count; see :mod:`compiler.frontend.shapes`. ``remarks`` are warnings about what was read. ``own`` are the
-    tensors that the canonical ones are made of, where these come from files.
+    tensors that the canonical ones are made of, where these come from files. ``masks`` are thresholds of the layers' input channels.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class Checkpoint:
     outline: bool = False
     remarks: tuple[str, ...] = ()
     own: FileTensors | None = None
+    masks: Masks | None = None
 
     @property
     def router_width(self) -> int:
@@ -88,11 +90,12 @@ def _stored(directory: Path) -> tuple[dict[str, Any], FileTensors, tuple[str, ..
     return data, own, quantised.remarks(packing, where)
 
 
-def load(directory: Path, router_file: Path | None = None, lora: Path | None = None) -> Checkpoint:
+def load(directory: Path, router_file: Path | None = None, lora: Path | None = None, mask_file: Given = None) -> Checkpoint:
     """Reads config.json and *.safetensors (sharded or not), or one .gguf file, and the routers, which are among these or in
     ``routers.safetensors`` or ``.pth`` beside them; those of ``router_file``, where it is given, whatever else there is.
 
     ``lora`` is the directory of an adapter that is merged into them; it may bring routers, as if they were among the model's tensors.
+    Thresholds of input channels are those of ``mask_file``, by default of ``masks.safetensors`` beside them, of False none.
 
     The tensors' numbers are looked at, and read again when they are asked for.
 
@@ -116,4 +119,5 @@ def load(directory: Path, router_file: Path | None = None, lora: Path | None = N
         for rows in blocks(shape):
             canonical.take(name, rows)
     found, more = routers.of_checkpoint(directory, own, held, router_file, config.num_layers, config.hidden_size)
-    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, own=own)
+    thresholds = masks.of_checkpoint(directory, mask_file, config)
+    return Checkpoint(directory, config, canonical.tensors, found, remarks=remarks + more, own=own, masks=thresholds)

@@ -88,6 +88,14 @@ class Adjust:
         return len(self.gains[0])
 
 
+@dataclass(frozen=True)
+class Mask:
+    """Thresholds (layers, channels) uint16 of what a product reads; ``name`` as in :data:`skipopu.masks.INPUT_OF`."""
+
+    name: str
+    thresholds: NDArray[np.uint16]
+
+
 @dataclass
 class Op:
     """One operation. ``reads`` and ``writes`` are values; ``tokens`` is the list it works on.
@@ -106,6 +114,7 @@ class Op:
     argmax: bool = False
     rope_rows: int = 0
     adjust: Adjust | None = None
+    mask: Mask | None = None
     pop: int = 0  # dependence tokens, bit = Unit
     push: int = 0
 

@@ -20,6 +20,9 @@ def verify(graph: Graph) -> None:
             assert weights.n == source.elements, f"{where}: {weights.n} inputs against {source.elements} elements"
             layers = graph.layers if op in graph.body else 1
             assert len(weights.matrices) == layers, f"{where}: {len(weights.matrices)} matrices for {layers} layers"
+            if op.mask is not None:
+                asked = layers, source.elements
+                assert op.mask.thresholds.shape == asked, f"{where}: thresholds {op.mask.thresholds.shape} for {asked}"
             if op.writes and op.epilogue is not Epilogue.NONE:
                 produced = weights.rows // (2 if op.epilogue is Epilogue.GATED else 1)
                 stored = sum(v.elements for v in op.writes if v.place is Place.BUFFER)

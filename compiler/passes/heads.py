@@ -15,6 +15,7 @@ from skipopu.isa.spec import BUFFER_UNIT
 from skipopu.layout import round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
+from skipopu.masks import ATTENTION_OUTPUT
 
 WIDENED = tuple(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in ("weight", "bias"))
 WIDENED += ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
@@ -24,7 +25,7 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
     """The same model with ``machine``'s least head size that holds its heads; the checkpoint itself where that is its own.
 
     Zeros of Q and K add nothing to a score, nor to a sum of squares, those of V meet zeros of O. The rotary tables' pairs, the scale of
-    scores and what norms' sums are divided by stay.
+    scores and what norms' sums are divided by stay. Thresholds of zeros are 0.
     """
     config, allowed = checkpoint.config, ranges(machine)[Config.HEAD_DIM]
     size = round_up(max(config.head_dim, allowed.least), allowed.step)
@@ -36,6 +37,12 @@ def widen(checkpoint: Checkpoint, machine: Machine) -> Checkpoint:
     counted = (config.counted_head_dim or config.head_dim) if config.qk_norm else 0
     wider = dataclasses.replace(config, head_dim=size, rope=config.rope_tables, attention_scale=scale, counted_head_dim=counted)
     shapes = expected_shapes(wider)
+    masks = dict(checkpoint.masks or {})
+    if ATTENTION_OUTPUT in masks:
+        rows = masks[ATTENTION_OUTPUT].reshape(config.num_layers, config.num_heads, config.head_dim)
+        rows = np.pad(rows, ((0, 0), (0, 0), (0, size - config.head_dim)))
+        masks[ATTENTION_OUTPUT] = rows.reshape(config.num_layers, -1)
+    checkpoint = dataclasses.replace(checkpoint, masks=masks or None)
     if checkpoint.outline and not isinstance(checkpoint.tensors, Tensors):
         return dataclasses.replace(
             checkpoint, config=wider, tensors={name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from compiler.graph.ops import Graph, Place, Value, Weights
+from compiler.graph.ops import Graph, Mask, Place, Value, Weights
 from skipopu.adjust_record import adjust_size
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, MATMUL, WORD_BYTES
 from skipopu.channel_stream import ChannelStream
 from skipopu.layout import EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
 from skipopu.machine.config import LARGEST_MEMORY, Machine
+from skipopu.masks import ThresholdTable
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region
 from skipopu.records import RING_RECORD, ROUTER_RECORD
@@ -28,13 +29,14 @@ class Plan:
 
     ``buffer`` maps value name to its first element. ``regions`` are bytes in every port. ``weights`` maps a matrix name to
     its address, in layer 0 for the layers' matrices; the other layers follow every ``layer_bytes``. So does ``adjusts`` for the
-    records of ADJUST.
+    records of ADJUST, and ``masks`` for thresholds, by what is read.
     """
 
     buffer: dict[str, int] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
     adjusts: dict[str, int] = field(default_factory=dict)
+    masks: dict[str, int] = field(default_factory=dict)
     layer_bytes: int = 0
     router_record: int = 0  # address in layer 0
     port_bytes: int = 0
@@ -102,6 +104,10 @@ def stream_for(weights: Weights, group: int, machine: Machine) -> WeightStream |
     return stream_of(machine, weights.rows, -(-weights.n // group), group, weights.format)
 
 
+def table_of(mask: Mask, group: int, machine: Machine) -> ThresholdTable:
+    return ThresholdTable(-(-mask.thresholds.shape[1] // group), group, machine.ports, machine.beat_bytes)
+
+
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:
     """Lays out all regions; every port has the same map.
 
@@ -132,6 +138,9 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
         elif op.adjust is not None:
             plan.adjusts[op.adjust.name] = offset
             offset += adjust_size(op.adjust.elements)
+        if op.mask is not None and op.mask.name not in plan.masks:
+            plan.masks[op.mask.name] = offset
+            offset += table_of(op.mask, group, machine).size
     plan.layer_bytes = offset - position
     region("layers", plan.layer_bytes * graph.layers)
     for op in graph.epilogue:

@@ -10,14 +10,22 @@ from skipopu.model_config import ModelConfig
 from skipopu.numerics import soft_cap
 
 
-def refuse(machine: Machine, model: ModelConfig, context: int, two_layers: bool) -> None:
-    """Raises ProgramError naming the model's field, its value and what is accepted; ``two_layers``: its routers have them."""
+def refuse(machine: Machine, model: ModelConfig, context: int, two_layers: bool, masks: bool) -> None:
+    """Raises ProgramError naming the model's field, its value and what is accepted; ``two_layers``: its routers have them.
+
+    ``masks``: it has thresholds of input channels.
+    """
 
     def need(condition: bool, field: str, value: object, accepted: str) -> None:
         if not condition:
             raise ProgramError(f"the model's {field} is {value}; accepted: {accepted}")
 
     asked = reasons(model)
+    if masks and not machine.masks:
+        raise ProgramError(
+            f"machine {machine.name}: masks is {machine.masks}; accepted: true, for the model's thresholds of input channels (--masks,"
+            " masks.safetensors), or --no-masks"
+        )
     if two_layers and not machine.adjust:
         raise ProgramError(f"machine {machine.name}: adjust is {machine.adjust}; accepted: true, for routers of two layers")
     if asked and not machine.adjust:

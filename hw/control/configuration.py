@@ -19,8 +19,9 @@ def setting(config: Value, register: Config) -> Value:
 
 
 def registers_of(machine: Machine) -> list[Config]:
-    """A machine's registers, in their order."""
-    return [register for register in Config if machine.soft_cap or register is not Config.SOFT_CAP]
+    """A machine's registers, in their order; none of them has a unit that reads MASKING."""
+    absent = {Config.MASKING} | (set() if machine.soft_cap else {Config.SOFT_CAP})
+    return [register for register in Config if register not in absent]
 
 
 def config_bits(machine: Machine) -> int:

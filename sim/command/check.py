@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 from rich.table import Table
 
@@ -52,28 +53,33 @@ def check_table(program: Program, result: Check) -> Table:
         return "equal" if seen == expected else "differ"
 
     inside = f"undecided: {a.routing_inside}/{a.routing_positions} routing bits, {a.token_inside}/{a.token_positions} tokens"
+    if program.masks:
+        inside += f", {a.masks.inside}/{a.masks.positions} channels"
     table.add_row(
         "reference",
         tokens(result.reference.tokens),
         "functional",
-        f"{a.routing_differing + a.token_differing} differ outside the derived bounds\n({inside})"
+        f"{a.routing_differing + a.token_differing + a.masks.differing} differ outside the derived bounds\n({inside})"
         if not a.non_finite
         else "not finite: nothing compared",
         "",
         "",
     )
-    share = f"executed share {result.functional.executed_share:.3f}{saturation(result.functional)}"
+    share = f"executed share {result.functional.executed_share:.3f}"
+    if (active := result.functional.active_channels_share) is not None:
+        share += f", active channels {active:.3f}"
+    share += saturation(result.functional)
     table.add_row("functional", f"{len(expected)} new", "", share, "", "")
-    counters = result.timing.counters
-    error = result.cycle_error
-    table.add_row(
-        "timing",
-        "",
-        "rtl cycles",
-        "" if error is None else f"{error:+.2%}",
-        f"{counters['CYCLES']:,}",
-        f"{counters['READ_BEATS'] * beat:,}",
-    )
+    if result.timing is not None:
+        counters, error = result.timing.counters, result.cycle_error
+        table.add_row(
+            "timing",
+            "",
+            "rtl cycles",
+            "" if error is None else f"{error:+.2%}",
+            f"{counters['CYCLES']:,}",
+            f"{counters['READ_BEATS'] * beat:,}",
+        )
     if result.rtl is not None:
         counters = result.rtl.counters
         table.add_row(
@@ -85,6 +91,24 @@ def check_table(program: Program, result: Check) -> Table:
             f"{counters['READ_BEATS'] * beat:,}",
         )
     return table
+
+
+def mask_records(result: Check, source: str, keys: dict[str, Any]) -> list[Record]:
+    """What was masked, and how it compares; none where nothing was."""
+    share, compared = result.functional.active_channels_share, result.agreement.masks
+    if share is None:
+        return []
+    return [
+        Record("active_channels_share", share, "ratio", "simulated", source, engine="functional", **keys),
+        *(
+            Record(f"channels_{name}", value, "channel", "simulated", source, engine="reference", **keys)
+            for name, value in (
+                ("differing", compared.differing),
+                ("inside_bound", compared.inside),
+                ("positions", compared.positions),
+            )
+        ),
+    ]
 
 
 def records_of(program: Program, result: Check) -> list[Record]:
@@ -114,7 +138,8 @@ def records_of(program: Program, result: Check) -> list[Record]:
         ),
         Record("executed_share", result.functional.executed_share, "ratio", "simulated", source, engine="functional", **keys),
         Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
-        *counter_records(program, result.timing.counters, "timing"),
+        *([] if result.timing is None else counter_records(program, result.timing.counters, "timing")),
+        *mask_records(result, source, keys),
     ]
     engines: dict[str, Result | None] = {"reference": result.reference, "functional": result.functional, "rtl": result.rtl}
     records += [

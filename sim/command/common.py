@@ -137,7 +137,7 @@ def inputs_of(args: argparse.Namespace, program: Program | None = None, options:
     inputs = {k: v for k, v in vars(args).items() if k not in ("command", "given", "json") and v is not None}
     if program is not None:
         if is_compiled(Path(str(args.model))):
-            for name in ("history", "prefetch"):
+            for name in ("history", "prefetch", "mask_prompt"):
                 inputs.pop(name, None)
         inputs |= {
             "target": program.machine.name,

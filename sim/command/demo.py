@@ -7,7 +7,7 @@ import time
 
 from rich.table import Table
 
-from compiler.command import compiled
+from compiler.command import add_masks, compiled
 from compiler.frontend.checkpoint import load
 from sim.asked import text_ids
 from sim.check import check
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", default="tiny", help="target name or machine description; default tiny")
     parser.add_argument("--kv", choices=("dense", "reuse"), default="reuse", help="KV policy; default reuse")
+    add_masks(parser)
     add_json(parser)
 
 
@@ -42,7 +43,9 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     if not args.model.is_dir():
         raise CheckpointError(f"{args.model}: no such checkpoint directory")
-    program = compiled(args, load(args.model), Machine.load(args.target), kv=args.kv)
+    program = compiled(
+        args, load(args.model, mask_file=args.masks), Machine.load(args.target), kv=args.kv, mask_prompt=args.mask_prompt
+    )
     out.print(
         f"Compiled {args.model.name} for {program.machine.name}: {len(program.instructions)} instructions,"
         f" {len(program.memory[0]):,} bytes in each of {program.machine.ports} ports."

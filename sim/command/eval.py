@@ -22,9 +22,10 @@ from sim.command.common import (
     warn,
 )
 from sim.evaluation import CHUNK, evaluate, windows_of
-from sim.result import SATURATED
+from sim.result import SATURATED, share_of
 from skipopu.arguments import integer
 from skipopu.errors import ProgramError
+from skipopu.isa.registers import MASK_PROMPT, Config
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.policy import ALWAYS
@@ -83,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
     # What the target would refuse, whose chunk was widened.
     target = program.machine if is_compiled(args.model) else Machine.load(args.target)
     require_windows(target, (each for layer in asked.policies(program) for pair in layer for each in pair))
+    if program.masks and not program.register(Config.MASKING) & MASK_PROMPT:
+        warn("windows are prompts, of which the program masks no channels; compile with --mask-prompt")
     window = min(args.window, program.context)
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
@@ -101,11 +104,13 @@ def main(args: argparse.Namespace) -> int:
             say=lambda done: progress.update(task, completed=done),
         )
     seconds = time.perf_counter() - begin
-    bits = found.bits_per_byte
+    bits, active = found.bits_per_byte, share_of(found.channels)
     print(
         f"{found.nats_per_token:.4f} nats per token over {found.tokens} tokens, "
         + (f"{bits:.4f} bits per byte over {found.bytes} bytes, " if bits is not None else "")
-        + f"executed share {found.executed_share:.3f}, {args.engine} engine, kv {program.kv}, {total / seconds:.0f} tokens/s"
+        + f"executed share {found.executed_share:.3f}, "
+        + (f"active share of masked channels {active:.3f}, " if active is not None else "")
+        + f"{args.engine} engine, kv {program.kv}, {total / seconds:.0f} tokens/s"
     )
     finite = math.isfinite(found.nats)
     overflow = any(saturated) or not finite
@@ -122,6 +127,7 @@ def main(args: argparse.Namespace) -> int:
                 else []
             ),
             Record("executed_share", found.executed_share, "ratio", "simulated", source, **keys),
+            *([Record("active_channels_share", active, "ratio", "simulated", source, **keys)] if active is not None else []),
             Record("wall_s", round(seconds, 2), "s", "measured", source, **keys),
         ]
         inputs = inputs_of(args, program) | ({} if passage.sizes is None else {"bytes": int(passage.sizes.sum())})

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rich.progress import Progress
 
-from compiler.command import SHAPE_HELP, compile_as, outline_of
+from compiler.command import MASK_OPTIONS, SHAPE_HELP, compile_as, outline_of
 from sim.asked import run_without_weights
 from sim.command.common import (
     Typed,
@@ -95,7 +95,7 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
         ["--dial", "--policy", "--policies"],
         "has no effect on --shape, whose routers have no weights; use --skip or --skip-trace",
     )
-    refuse(args, ["--lora"], "has no effect on --shape, which has no weights")
+    refuse(args, ["--lora", *MASK_OPTIONS], "has no effect on --shape, which has no weights")
     check_routing(args)
     checkpoint = outline_of(args)
     args.context = args.prompt_length + args.max_new if args.context is None else args.context
@@ -144,6 +144,9 @@ def main(args: argparse.Namespace) -> int:
         share = result.executed_share
         console.print(f"executed share of modules {share:.3f}")
         records.append(Record("executed_share", share, "ratio", "simulated", f"{args.engine} engine", **keys))
+        if (active := result.active_channels_share) is not None:
+            console.print(f"active share of masked channels {active:.3f}")
+            records.append(Record("active_channels_share", active, "ratio", "simulated", f"{args.engine} engine", **keys))
     if result.counters is not None:
         of_time = tell_time(program, result, result.counters)
         records += [*counter_records(program, result.counters, args.engine), *of_time]

@@ -42,7 +42,7 @@ def routers_decide(
         raise ProgramError(
             f"{text}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
         ) from None
-    checkpoint = load(model, routers, lora)
+    checkpoint = load(model, routers, lora, mask_file=False)
     try:
         ids = text_of(checkpoint.config, carried(model), model.name).encode(data)
     except NoText as error:

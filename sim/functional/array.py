@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.functional.masks import active
 from sim.functional.state import State
 from sim.walk import Fields
 from skipopu.isa.registers import Config, Error
@@ -32,6 +33,8 @@ def matmul(s: State, f: Fields) -> None:
     key = (s.address(f), rows, groups, group, form)
     weights = s.weights.get(*key)
     x = s.activation.mantissas[slots, first : first + groups].transpose(1, 0, 2)  # (groups, slots, group)
+    if s.walk.mask and s.walk.config[Config.MASKING] >> s.walk.phase & 1:
+        x = np.where(active(s, f, slots, first).transpose(1, 0, 2), x, 0)
     exponents = s.activation.exponents[slots, first : first + groups]
     power = np.ldexp(1.0, exponents.T - align.ALIGNED_BIAS)[..., None]
     y = np.empty((len(slots), rows), np.float32)

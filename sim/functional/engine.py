@@ -75,6 +75,7 @@ class Functional:
             trace=self.trace,
             saturated=saturation.seen,
             kv_entries=state.pool.entries,
+            channels=(int(state.channels[0]), int(state.channels[1])),
         )
 
 

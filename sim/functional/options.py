@@ -22,8 +22,11 @@ class Options(engine.Options):
         profile: replaces the arithmetic of the program's own profile, for studies.
         scores: gets the head's results, of part after part of the vocabulary: positions (n,), the first id of the part,
             and (n, ids) float32.
+        masks: gets the masks of each product that has one: the layer, the thresholds' address in layer 0, positions (n,) of
+            tokens that are masked, and their active channels, bool (n, channels).
     """
 
     weights: WeightCache | None = None
     profile: Profile = PROFILES[EXACT18]
     scores: Callable[[NDArray[np.int64], int, NDArray[np.float32]], None] | None = None
+    masks: Callable[[int, int, NDArray[np.int64], NDArray[np.bool_]], None] | None = None

@@ -14,7 +14,7 @@ from sim.walk import Fields, Walk
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, BUFFER_UNIT, AlignTarget
 from skipopu.layout import round_up
-from skipopu.numerics import align, fp32
+from skipopu.numerics import align, fp32, mask
 from skipopu.numerics.signature import ALIGNED, index
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -29,6 +29,7 @@ class State:
         routing: bool (layers, 2, context), what executed.
         before: bool (slots, 2), what the last ROUTE made execute. norms: (slots,), 1/rms at that time.
         window: tokens that a query of the present layer sees, 0: all.
+        channels: (2,), of products with a mask, for tokens that are masked: how many were active, and how many there were.
         best: the largest result of the present argmax and its row.
     """
 
@@ -37,7 +38,9 @@ class State:
         self.machine, self.dial, self.walk = machine, np.float32(run.dial), walk
         self.memory = run.prepare(program)
         self.weights = options.weights or WeightCache(self.memory, machine)
-        self.profile, self.scores = options.profile, options.scores
+        self.profile, self.scores, self.see_masks = options.profile, options.scores, options.masks
+        self.thresholds: dict[tuple[int, int, int], NDArray[np.uint16]] = {}
+        self.channels = np.zeros(2, np.int64)
         self.writes = Writes(run.check)
         self.buffer = np.zeros(machine.buffer, np.float32)
         self.activation, self.query = Aligned(machine.tokens), Aligned(machine.tokens)
@@ -92,7 +95,8 @@ class State:
             first = self.inner() if target == AlignTarget.INNER else 0
             if first + groups > capacity:
                 raise self.walk.halt(Error.BUFFER_RANGE, f"activation memory has {self.machine.activation} elements")
-            self.activation.put(slots, first, mantissas, exponents)
+            keys = mask.key(self.buffer[where]) if self.machine.masks else None
+            self.activation.put(slots, first, mantissas, exponents, keys)
         if target == AlignTarget.RESIDUAL:
             constants = np.array([config[Config.INVERSE_SIZE], config[Config.EPSILON]], np.uint32).view(np.float32)
             self.inverse_rms[slots] = align.inverse_rms(mantissas, exponents, constants[0], constants[1])

@@ -10,7 +10,7 @@ from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, AlignTarget, TokenList
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index
-from skipopu.policy import NEVER, WINDOW, Decision, Phase, Weighs, ranks
+from skipopu.policy import NEVER, WINDOW, Decision, Weighs, ranks
 from skipopu.records import ROUTER_RECORD, router_record, router_windows
 
 
@@ -45,7 +45,7 @@ def route(s: State, f: Fields) -> None:
     where = s.vectors(f["src"], f["stride"], slots, 4)
     record = s.read(0, s.address(f), ROUTER_RECORD.size)
     bias, phases = router_record(record, 0)
-    policies = phases[Phase.DECODE if walk.decoding else Phase.PREFILL]
+    policies = phases[walk.phase]
     s.window = router_windows(record, 0)[0] if s.machine.window else 0
     sums = s.buffer[where].reshape(-1, 2, 2)
     z = np.zeros(sums.shape[:2], np.float32)

@@ -206,7 +206,7 @@ def _checked(request: Request) -> tuple[Checkpoint, Asked]:
         raise ProgramError(f"--text is {text}, the calibration text; losses on it say nothing: give another text")
     if request.budget is not None and not 1 <= request.budget <= 2:
         raise ProgramError(f"--budget is {request.budget}; accepted: 1 to 2, times the bytes of 4 bits")
-    checkpoint = load(request.model, request.routers, request.lora)
+    checkpoint = load(request.model, request.routers, request.lora, mask_file=False)
     config = checkpoint.config
     there = (*in_layer(config), "head")
     if wrong := [product for product in request.int8 if product not in there]:

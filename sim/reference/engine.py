@@ -2,134 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compiler.passes.fold import attention_scale
 from sim.engine import QUIET, Watch
+from sim.masks import Masks
 from sim.reference.decide import Deciding
+from sim.reference.image import model_of as model_of
+from sim.reference.masks import Compared, Masking, Replayed, replayed
 from sim.reference.model import Output, SkipLlama
 from sim.reference.options import Options as Options
-from sim.reference.state import load_hf_state_dict
 from sim.result import Routed
-from skipopu.adjust_record import adjust_operands
-from skipopu.layout import EmbeddingRows
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import soft_cap
-from skipopu.numerics.formats import dequantise
 from skipopu.program.program import Program
 from skipopu.program.run import Run
-from skipopu.records import router_record
-from skipopu.row_order import permutation
 
 name = "reference"
-
-
-def dequantised(program: Program, name: str, layer: int = 0) -> NDArray[np.float32]:
-    """One matrix of the image as (rows, n) float32 in the checkpoint's row order."""
-    d = program.matrices[name]
-    stream = program.stream(name)
-    address = d["address"] + layer * d["layer_stride"]
-    rows = dequantise(*stream.unpack([port[address : address + stream.size] for port in program.memory]), d["n"])
-    return _unordered(program, d["order"], rows)
-
-
-def _unordered(program: Program, order: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of the image in the checkpoint's order."""
-    ordered = np.empty_like(rows)
-    ordered[permutation(order, program.model, len(rows))] = rows
-    return ordered
-
-
-def adjusted(program: Program, name: str, layer: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Gains and biases of an ADJUST, (elements,) each, in the checkpoint's order; ones and zeros where there is none."""
-    d = program.adjusts[name]
-    operands = adjust_operands(program.memory[0], d["address"] + layer * d["layer_stride"], d["elements"])
-    gains, biases = (_unordered(program, d["order"], part) for part in operands)
-    return gains, biases
-
-
-def model_of(program: Program, dtype: torch.dtype = torch.float32) -> SkipLlama:
-    """The model that the image describes; gains of norms in front of products are part of its weights."""
-    config = program.model
-    region = program.regions["embedding"]
-    embedding = EmbeddingRows(config.hidden_size, config.vocab_size, program.machine.ports)
-    table = embedding.unpack([port[region.address : region.address + embedding.size] for port in program.memory])
-    one = np.ones(config.hidden_size, np.float32)
-    base: dict[str, NDArray[np.float32]] = {"model.norm.weight": one, "lm_head.weight": dequantised(program, "head")}
-    if config.final_bias:
-        base["model.norm.weight"], base["model.norm.bias"] = adjusted(program, "final")
-    for layer in range(config.num_layers):
-        base |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(program, layer).items()}
-    routers: dict[str, NDArray[np.float32]] = {}
-    for layer in range(config.num_layers):
-        routers |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _routers(program, layer).items()}
-    # The head is quantised, the embedding is not: they are never tied here.
-    model = SkipLlama(config.untied).to(dtype)
-    base["model.embed_tokens.weight"] = table.astype(np.float32)
-    load_hf_state_dict(
-        model, {n: torch.from_numpy(t) for n, t in base.items()}, {n: torch.from_numpy(t) for n, t in routers.items()}
-    )
-    model.round_kv = True
-    return model.requires_grad_(False)
-
-
-def _routers(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
-    """The tensors of one layer's routers."""
-    digits = dequantised(program, "router", layer)
-    bias, _ = router_record(program.memory[0], program.router_record[0] + layer * program.router_record[1])
-    hidden, added = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
-    if two := "router_hidden" in program.matrices:
-        hidden, (_, added) = dequantised(program, "router_hidden", layer), adjusted(program, "router_hidden", layer)
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for module, name in enumerate(("attention", "mlp")):
-        weight, prefix = digits[2 * module] + digits[2 * module + 1], f"router_{name}"
-        if two:  # each reads its half of what the first layer gives
-            weight = np.split(weight, 2)[module]
-            tensors[f"{prefix}.hidden_layer.weight"] = np.split(hidden, 2)[module]
-            tensors[f"{prefix}.hidden_layer.bias"] = np.split(added, 2)[module]
-        tensors[f"{prefix}.weight_predictor.weight"] = np.stack([weight, 0 * weight])
-        tensors[f"{prefix}.weight_predictor.bias"] = np.array([bias[module], 0], np.float32)
-    return tensors
-
-
-def _layer(program: Program, layer: int) -> dict[str, NDArray[np.float32]]:
-    """One layer's tensors but for its routers'."""
-    config, one = program.model, np.ones(program.model.hidden_size, np.float32)
-    scale = np.float32(attention_scale(config))
-    tensors: dict[str, NDArray[np.float32]] = {}
-    if config.pre_norm:
-        tensors["input_layernorm.weight"] = tensors["post_attention_layernorm.weight"] = one
-    if config.ffn_norm_bias:
-        norm = "post_attention_layernorm"
-        tensors[f"{norm}.weight"], tensors[f"{norm}.bias"] = adjusted(program, "ffn_norm", layer)
-    key, value = np.split(dequantised(program, "kv", layer), 2)
-    products = {"q": dequantised(program, "q", layer), "k": key, "v": value, "o": dequantised(program, "o", layer)}
-    if config.gated:
-        products["gate"], products["up"] = np.split(dequantised(program, "gate_up", layer), 2)
-    else:
-        products["up"] = dequantised(program, "up", layer)
-    products["down"] = dequantised(program, "down", layer)
-    gains = dict.fromkeys("qk", "self_attn.{}_norm") if config.qk_norm else {}
-    gains |= {"o": "attention_post_norm", "down": "mlp_post_norm"} if config.post_norm else {}
-    for name, matrix in products.items():
-        place = f"{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj"
-        own = scale if name == "q" else np.float32(1)
-        tensors[f"{place}.weight"] = matrix / (own if name not in gains else np.float32(1))
-        if name in config.biases:
-            before = name in gains  # of the norm, which has an ADJUST of its own
-            _, bias = adjusted(program, f"{name}_bias" if before else name, layer)
-            tensors[f"{place}.bias"] = bias / (own if not before else np.float32(1))
-        if name in gains:
-            gain, _ = adjusted(program, name, layer)
-            size = config.head_dim if config.qk_norm == "head" and name in "qk" else len(gain)
-            tensors[f"{gains[name].format(name)}.weight"] = gain[:size] / own
-    return tensors
 
 
 def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None) -> Output:
@@ -138,14 +32,21 @@ def forward(program: Program, model: SkipLlama, tokens: Tensor, options: Run, ro
 
 
 def decided(
-    program: Program, model: SkipLlama, tokens: Tensor, options: Run, routing: Tensor | None = None
-) -> tuple[Output, Deciding]:
-    """:func:`forward`, and what the policies looked at."""
+    program: Program,
+    model: SkipLlama,
+    tokens: Tensor,
+    options: Run,
+    routing: Tensor | None = None,
+    masks: Replayed | None = None,
+) -> tuple[Output, Deciding, Masking]:
+    """:func:`forward`, and what policies and masks looked at; ``masks`` are replayed."""
     if isinstance(options.routing, np.ndarray) and routing is None:
         routing = torch.from_numpy(options.routing[None, :, :, : tokens.shape[1]].copy()).expand(len(tokens), -1, -1, -1)
     deciding = Deciding(program, options, tokens.shape[1])
-    model.see = deciding.see
-    return model(tokens, kv=program.kv, routing=routing, rule=deciding.rule), deciding
+    masking = Masking(program, model.thresholds, options, tokens.shape[1], masks)
+    model.see, model.mask = deciding.see, masking if model.thresholds else None
+    out = model(tokens, kv=program.kv, routing=routing, rule=deciding.rule)
+    return replace(out, channels=masking.channels(out.gates, program.kv)), deciding, masking
 
 
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Routed:
@@ -167,7 +68,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         if token in program.model.eos_token_ids or len(generated) >= run.max_new:
             break
         sequence.append(token)
-    return Routed(tokens=generated, routing=out.gates[0].bool().numpy(), saturated=saturated)
+    return Routed(tokens=generated, routing=out.gates[0].bool().numpy(), channels=out.channels, saturated=saturated)
 
 
 @dataclass(frozen=True)
@@ -181,6 +82,8 @@ class Agreement:
     alignment error causes: the reference is run ``DISTURBED_RUNS`` times with errors of half a unit of the aligned 18-bit grid, uniform, seeded, on the
     input of every product, and with errors as large as the machine's on capped scores. All other roundings of the machine (FP32, tables, probabilities)
     are at least 8 times smaller, but for those of 1/rms (see :class:`sim.reference.decide.Deciding`), which are added where norms are weighed.
+    Masks are replayed too, and each of their bits is compared with what the reference's own numbers say, which decide where they do so
+    with the same bounds on both sides of them.
     """
 
     routing_bound: float
@@ -192,11 +95,12 @@ class Agreement:
     token_inside: int
     token_differing: int
     max_logit_error: float | None
+    masks: Compared = field(default_factory=Compared)
     non_finite: int = 0  # NaN and infinities among the reference's logits, router differences and bounds
 
     @property
     def ok(self) -> bool:
-        return not self.routing_differing and not self.token_differing and not self.non_finite
+        return not (self.routing_differing or self.token_differing or self.masks.differing or self.non_finite)
 
     @property
     def undecided(self) -> bool:
@@ -236,24 +140,27 @@ def agreement(
     routing: NDArray[np.bool_],
     logits: NDArray[np.float32] | None = None,
     seed: int = 0,
+    masks: Sequence[Masks] = (),
 ) -> Agreement:
     """Compares the machine's decisions on equally long ``sequences`` (prompt and generated tokens) with the reference.
 
     ``routing`` (sequences, layers, 2, tokens) are the machine's bits of the tokens it processed: all but a last generated one.
-    ``logits`` (sequences, tokens, vocab) optional.
+    ``logits`` (sequences, tokens, vocab) optional. ``masks`` are the machine's, of each sequence, where the program has any.
     """
     model = model_of(program)
     ids = torch.tensor(sequences)
     inputs, chosen = ids[:, : routing.shape[-1]], ids[:, prompt_length:]
     replay = torch.from_numpy(routing[..., : inputs.shape[1]].copy())
-    out, deciding = decided(program, model, inputs, options, replay)
+    masked = replayed(masks) if masks else None
+    out, deciding, masking = decided(program, model, inputs, options, replay, masked)
     margin = deciding.margins(out.differences)
     # torch.maximum and amax keep a NaN; Python's max(0.0, nan) is 0.0.
     logit_error, route_error = torch.zeros(()), torch.zeros(program.model.num_layers, 2)
     for number in range(DISTURBED_RUNS):
         generator = torch.Generator().manual_seed(seed + number)
         model.disturb = _noise(program.matrices["head"]["group"], program.model, generator)
-        noisy, noisily = decided(program, model, inputs, options, replay)
+        noisy, noisily, disturbed = decided(program, model, inputs, options, replay, masked)
+        masking.spread(disturbed)
         logit_error = torch.maximum(logit_error, (noisy.logits - out.logits).abs().amax())
         route_error = torch.maximum(route_error, (noisily.margins(noisy.differences) - margin).abs().amax((0, 3)))
     model.disturb = None
@@ -280,5 +187,6 @@ def agreement(
         token_inside=int((~sure).sum()),
         token_differing=int(wrong.sum()),
         max_logit_error=None if logits is None else float((torch.from_numpy(logits) - out.logits).abs().max()),
+        masks=masking.compared(SAFETY, deciding.norm_error, program.matrices["head"]["group"]),
         non_finite=sum(int((~t.isfinite()).sum()) for t in (out.logits, margin, logit_bound, routing_bound)),
     )

@@ -34,11 +34,13 @@ class Output:
         logits: (batch, tokens, vocab).
         gates: (batch, layers, 2, tokens), 1 = executed.
         differences: (batch, layers, 2, tokens), router logit 0 minus logit 1 (zeros where nothing was routed).
+        channels: as of :class:`sim.result.Result`, where who made it knows.
     """
 
     logits: Tensor
     gates: Tensor
     differences: Tensor
+    channels: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -70,7 +72,9 @@ class SkipLlama(nn.Module):
 
     ``disturb``, when set, maps (name, tensor) to a tensor and is called on the input of every product and on capped scores; the error
     analysis uses it to inject rounding errors. ``round_kv`` rounds K (after RoPE) and V to FP16, as the machine stores them. ``see``,
-    when set, is shown what each layer's routers read before their gates are decided.
+    when set, is shown what each layer's routers read before their gates are decided. ``mask``, when set, is asked with the name, the input
+    and the scale (None without norm) of every product which of its channels count, bool as the input; None for all. ``thresholds``
+    are those of an image, (layers, channels) by input.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -87,6 +91,8 @@ class SkipLlama(nn.Module):
         self.disturb: Callable[[str, Tensor], Tensor] | None = None
         self.quantise: Callable[[Tensor, Tensor], Tensor] | None = None
         self.see: Callable[[int, Tensor], None] | None = None
+        self.mask: Callable[[str, Tensor, Tensor | None], Tensor | None] | None = None
+        self.thresholds: dict[str, Tensor] = {}
 
     def _product(self, name: str, x: Tensor, linear: nn.Linear, gain: Tensor | None = None) -> Tensor:
         """x (..., n) times weight (m, n), behind an RMSNorm when ``gain`` is given; the gain is part of the weight."""
@@ -97,8 +103,10 @@ class SkipLlama(nn.Module):
             weight = self.quantise(weight, gain if gain is not None else torch.ones_like(weight[0]))
         elif gain is not None:
             weight = weight * gain
+        kept = self.mask(name, x, scale) if self.mask is not None else None
         if self.disturb is not None:
             x = self.disturb(name, x)
+        x = x if kept is None else torch.where(kept, x, 0)
         y = x @ weight.T
         y = y if scale is None else y * scale
         return y if linear.bias is None else y + linear.bias

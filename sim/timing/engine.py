@@ -17,6 +17,7 @@ from sim.timing.options import Options as Options
 from sim.timing.repeat import Repeats
 from sim.timing.state import State
 from sim.walk import CONTROL, Fields, Step, Walk
+from skipopu.errors import ProgramError
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Error
 from skipopu.isa.spec import (
@@ -198,8 +199,10 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     """Counts cycles of ``run`` under a routing and a number of tokens that another engine gave, or the functional engine gives.
 
     Raises:
-        ProgramError, MachineHalt: the functional engine's.
+        ProgramError, MachineHalt: the functional engine's; the program has masks.
     """
+    if program.masks:
+        raise ProgramError("masks of input channels are not counted yet: run the functional engine, or compile with --no-masks")
     options = options or Options()
     routed = options.routed
     if routed is None:

@@ -36,10 +36,12 @@ class Config(IntEnum):
     SCHEDULE = 23  # bits WEIGHTS_ON_DEMAND, SERIAL_ATTENTION (parts of the dataflow taken apart, for comparison), PREFETCH (entries of KV)
     HISTORY = 24  # tokens per port whose entries the KV history buffer keeps; 0 is off
     SOFT_CAP = 25  # FP32 factor of skipopu.numerics.soft_cap; 0 is none, as when a run starts; of machines with soft_cap
+    MASKING = 26  # whose tokens' masks apply: bits MASK_PROMPT, MASK_GENERATED; 0 when a run starts; of machines with masks
 
 
 NO_TOKEN = 0xFFFF_FFFF
 WEIGHTS_ON_DEMAND, SERIAL_ATTENTION, PREFETCH = 1, 2, 4  # bits of Config.SCHEDULE
+MASK_PROMPT, MASK_GENERATED = 1, 2  # bits of Config.MASKING
 
 
 ERROR_BITS = 8

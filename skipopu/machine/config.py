@@ -62,6 +62,7 @@ class Machine:
         soft_cap: scores may be capped softly, c * tanh(s / c), by the register SOFT_CAP.
         short_groups: groups of weights may be a half and a quarter of a beat too, of 8 weights or more.
         stationary: every multiplier of the array keeps two rows, a beat of weights is an input channel; else a row.
+        masks: input channels of products may be left out, token by token, by thresholds (EXTEND) and the register MASKING.
         formats: of weights that the array multiplies, by name; int4, which routers are in, is always one.
         multiplier: primitive of the array, "27x18" (DSP48E2) or "18x18" (ECP5); both give the same bits.
         instructions: depth of the instruction memory.
@@ -95,6 +96,7 @@ class Machine:
     soft_cap: bool = False
     short_groups: bool = False
     stationary: bool = False
+    masks: bool = False
     formats: tuple[str, ...] = USUAL
     multiplier: str = "27x18"
     instructions: int = 64
@@ -161,6 +163,7 @@ class Machine:
             "formats",
             f"{INT4.name} and some of {', '.join(name for name in formats.BY_NAME if name != INT4.name)}, each once",
         )
+        need(self.stationary or not self.masks, "masks", "false, or true with stationary")
         need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
         need(8 <= self.instructions <= 4096, "instructions", "8..4096")
         need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
@@ -231,7 +234,7 @@ class Machine:
 
     def numerics_fingerprint(self, profile: str) -> str:
         """That of a numerics profile with this machine's weight formats."""
-        return fingerprint(profile, self._format_names)
+        return fingerprint(profile, self._format_names, self.masks)
 
     @property
     def groups_in_beats(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipopu.errors import ProgramError
-from skipopu.isa.registers import Config
+from skipopu.isa.registers import MASK_GENERATED, MASK_PROMPT, Config
 from skipopu.isa.spec import MATMUL
 from skipopu.layout import KvEntry, round_up
 from skipopu.machine.config import QUERY_LANES, Machine
@@ -47,6 +47,8 @@ def ranges(machine: Machine) -> dict[Config, Range]:
         units[Config.ACTIVATION] = Range(0, max(Activation))
     if machine.soft_cap:  # patterns of positive numbers stand in their order
         units[Config.SOFT_CAP] = Range(0, int(fp32.bits(soft_cap.factor(soft_cap.LARGEST))))
+    if machine.masks:
+        units[Config.MASKING] = Range(0, MASK_PROMPT | MASK_GENERATED)
     return units | {
         Config.CONTEXT: Range(1, min(LARGEST_CONTEXT, machine.map_entries)),
         Config.HEAD_DIM: Range(max(8, machine.vector_lanes), LARGEST_HEAD, machine.vector_lanes),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.numerics import adjust, align, fp16, fp32, half, tables
+from skipopu.numerics import adjust, align, fp16, fp32, half, mask, tables
 from skipopu.numerics.activation import Activation, gated
 from skipopu.numerics.formats import BY_NAME, USUAL
 from skipopu.numerics.fp32 import F32, F64, I64
@@ -83,21 +83,21 @@ EXECUTED = (EXACT18,)  # what the generated processor can be built for
 
 
 @functools.cache
-def fingerprint(profile: str, formats: tuple[str, ...] = USUAL) -> str:
+def fingerprint(profile: str, formats: tuple[str, ...] = USUAL, masks: bool = False) -> str:
     """16 hex digits over what the profile's operations give for fixed operands: who computes another bit has another fingerprint.
 
-    ``formats`` are those of the weights, by name.
+    ``formats`` are those of the weights, by name; ``masks``: input channels may be left out.
 
     Raises:
         KeyError: the profile is not known.
     """
     digest = hashlib.sha256(PROFILES[profile].name.encode())
-    for result in golden(PROFILES[profile], formats):
+    for result in golden(PROFILES[profile], formats, masks):
         digest.update(np.ascontiguousarray(result).tobytes())
     return digest.hexdigest()[:16]
 
 
-def golden(profile: Profile, formats: tuple[str, ...]) -> Iterator[NDArray]:
+def golden(profile: Profile, formats: tuple[str, ...], masks: bool = False) -> Iterator[NDArray]:
     """Results of the operations that a program is made of, of seeded operands of many magnitudes."""
     draw = np.random.default_rng(18)
 
@@ -130,4 +130,6 @@ def golden(profile: Profile, formats: tuple[str, ...]) -> Iterator[NDArray]:
     yield adjust.affine(x, y, y[::-1])
     for function in Activation:
         yield gated(function, x, y, np.float32(1.702))
+    if masks:
+        yield mask.active(mask.key(x), mask.key(y[:, :1]), (mask.key(x[::-1]) + mask.ONE).astype(np.uint16))
     yield np.array(signature(np.arange(800, dtype=np.uint32), x.view(np.uint32).reshape(-1)))

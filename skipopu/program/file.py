@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skipopu.accept import BOOLEAN, MAPPING, TEXT, Accepted, list_of, one_of, whole
 from skipopu.errors import ProgramError
+from skipopu.masks import INPUT_OF
 from skipopu.numerics import formats
 from skipopu.policy import KvPolicy
 from skipopu.row_order import ORDERS
@@ -29,7 +30,7 @@ _PAIR = Accepted("a list of two counts", lambda value: list_of(_COUNT).holds(val
 _WORD = Accepted(
     "a word of 32 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{32}", value))
 )
-# Keys of a program file's description, of a matrix and of an adjust record in it, and of its source.
+# Keys of a program file's description, of a matrix, an adjust record and thresholds in it, and of its source.
 _KEYS = {
     "machine": MAPPING,
     "machine_fingerprint": TEXT,
@@ -44,6 +45,7 @@ _KEYS = {
     "regions": MAPPING,
     "matrices": MAPPING,
     "adjusts": MAPPING,
+    "masks": MAPPING,
     "router_record": _PAIR,
     "port_bytes": whole(1, 1 << 40),
     "source": MAPPING,
@@ -64,6 +66,7 @@ _ADJUST = {
     "elements": whole(1, 1 << 24),
     "order": one_of(ORDERS),
 }
+_MASK = {"address": _COUNT, "layer_stride": _COUNT, "channels": whole(1, 1 << 24)}
 _SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
 _REGIONS = ("program", "tokens", "trace", "ring", "rope", "embedding", "layers", "head", "kv")
 _MATRICES = ("router", "kv", "q", "o", "down", "head")  # and up or gate_up
@@ -84,6 +87,7 @@ def _described(text: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ProgramError(f"{where}: not valid JSON ({error})") from None
     MAPPING.check(d, f"{where}: the content", ProgramError)
+    d.setdefault("masks", {})  # of files from before there were any
     _require(d, _KEYS, where)
     _require(d["source"], _SOURCE, f"{where}: source")
     _require(d["regions"], dict.fromkeys(_REGIONS, _PAIR), f"{where}: regions")
@@ -96,6 +100,10 @@ def _described(text: bytes, where: str) -> dict[str, Any]:
     for name, adjust in d["adjusts"].items():
         MAPPING.check(adjust, f"{where}: adjusts: {name}", ProgramError)
         _require(adjust, _ADJUST, f"{where}: adjusts: {name}")
+    for name, mask in d["masks"].items():
+        one_of(list(dict.fromkeys(INPUT_OF.values()))).check(name, f"{where}: masks: a key", ProgramError)
+        MAPPING.check(mask, f"{where}: masks: {name}", ProgramError)
+        _require(mask, _MASK, f"{where}: masks: {name}")
     if len(d["notes"]) != len(d["instructions"]):
         raise ProgramError(
             f"{where}: notes are {len(d['notes'])}; accepted: one for each of {len(d['instructions'])} instructions"

@@ -14,10 +14,11 @@ from skipopu.adjust_record import adjust_size
 from skipopu.channel_stream import ChannelStream
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import ADDRESS_UNIT, WORD_BYTES
+from skipopu.isa.spec import ADDRESS_UNIT, SET, WORD_BYTES, instruction_of
 from skipopu.layout import EmbeddingRows, WeightStream
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import ranges
+from skipopu.masks import ThresholdTable
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats
 from skipopu.policy import KvPolicy
@@ -48,6 +49,7 @@ class Program:
         matrices: weight streams by name: address, layer_stride, rows, n, groups, group, ``format`` by name, and ``order``,
             which says how the checkpoint's rows lie in the stream.
         adjusts: operands of ADJUST by name: address of the records in port 0, layer_stride, elements, and ``order``, as of matrices.
+        masks: thresholds by what they are of, see :data:`skipopu.masks.INPUT_OF`: address, layer_stride, channels.
         router_record: (address, stride) of the layers' router records in port 0.
         model: shape of the model; ``kv`` policy; ``context`` planned tokens.
         memory: initial image per port, (bytes,) uint8, all of one size.
@@ -67,6 +69,7 @@ class Program:
     numerics: str = "exact18"
     source: dict[str, Any] = field(default_factory=dict)
     adjusts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def text(self) -> Text:
@@ -97,6 +100,11 @@ class Program:
         """Bytes of one port's memory."""
         return max(region.address + region.size for region in self.regions.values())
 
+    def register(self, register: Config) -> int:
+        """What the program writes to a configuration register; 0 where it does not."""
+        words = [SET.decode(word) for word in self.instructions if instruction_of(word) is SET]
+        return next((f["value"] for f in words if f["register"] == register), 0)
+
     def save(self, directory: str | Path) -> Path:
         """Writes ``directory/program.skpu`` and returns its path.
 
@@ -119,6 +127,7 @@ class Program:
             "regions": {name: [r.address, r.size] for name, r in self.regions.items()},
             "matrices": self.matrices,
             "adjusts": self.adjusts,
+            "masks": self.masks,
             "router_record": list(self.router_record),
             "port_bytes": self.port_bytes,
             "source": self.source,
@@ -163,6 +172,7 @@ class Program:
             numerics=d["numerics"],
             source=d["source"],
             adjusts=d["adjusts"],
+            masks=d["masks"],
         )
         program._check_map(str(path))
         return program
@@ -200,11 +210,24 @@ class Program:
         for name, d in self.adjusts.items():
             last = (layers - 1) * d["layer_stride"]
             inside(f"adjust record {name}", d["address"] + last, adjust_size(d["elements"]), end)
+        for name, d in self.masks.items():
+            inside(f"mask {name}", d["address"] + (layers - 1) * d["layer_stride"], self.thresholds_of(name).size, end)
 
     def stream(self, name: str) -> WeightStream | ChannelStream:
         """How the ports hold matrix ``name``."""
         d = self.matrices[name]
         return stream_of(self.machine, d["rows"], d["groups"], d["group"], formats.BY_NAME[d["format"]])
+
+    def thresholds_of(self, name: str) -> ThresholdTable:
+        """How the ports hold the thresholds of input ``name``; its groups are those of the layers' matrices."""
+        group, machine = self.matrices["q"]["group"], self.machine
+        return ThresholdTable(-(-self.masks[name]["channels"] // group), group, machine.ports, machine.beat_bytes)
+
+    def thresholds(self, name: str, layer: int) -> NDArray[np.uint16]:
+        """(channels,) of a layer's input ``name``."""
+        d, table = self.masks[name], self.thresholds_of(name)
+        address = d["address"] + layer * d["layer_stride"]
+        return table.unpack([port[address : address + table.size] for port in self.memory]).reshape(-1)[: d["channels"]]
 
     def require_machine(self, machine: Machine) -> None:
         """Raises ProgramError unless the program was compiled for ``machine``."""

@@ -18,7 +18,7 @@ from compiler.frontend.routers import read
 from compiler.frontend.shapes import outline
 from compiler.frontend.tensors import Rows
 from compiler.pipeline import compile_checkpoint
-from sim.reference.engine import adjusted, dequantised
+from sim.reference.image import adjusted, dequantised
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.machine.config import Machine
 from tests.support import random_checkpoint, small_config

@@ -13,7 +13,7 @@ from compiler.pipeline import compile_checkpoint
 from compiler.quantise.choose import objective
 from sim.quantise.calibrate import Asked, quantise
 from sim.quantise.work import PRODUCTS
-from sim.reference import engine as reference
+from sim.reference.image import dequantised
 from sim.studies.accuracy.extra import correction, held
 from sim.studies.accuracy.plot import front
 from sim.studies.accuracy.points import as_held, random_rule
@@ -78,7 +78,7 @@ def test_what_was_chosen_is_what_is_compiled() -> None:
         for name, product in (("o", "self_attn.o_proj"), ("down", "mlp.down_proj")):
             for layer in range(2):
                 own = found.tensors[f"model.layers.{layer}.{product}.weight"]
-                assert np.array_equal(reference.dequantised(program, name, layer), own), name
+                assert np.array_equal(dequantised(program, name, layer), own), name
         assert program.matrices["down"]["format"] == formats["down"].name
 
 

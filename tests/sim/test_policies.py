@@ -184,7 +184,7 @@ def test_undecided_positions_are_shown(policy: str) -> None:
     last = LAYERS - 1
     program = compiled(policies={"attention": "always", "ffn": "always", "layers": {str(last): {"ffn": policy}}})
     model = checking.reference.model_of(program)
-    out, deciding = checking.reference.decided(program, model, torch.tensor([PROMPT]), Run(PROMPT))
+    out, deciding, _ = checking.reference.decided(program, model, torch.tensor([PROMPT]), Run(PROMPT))
     before, norm = deciding.norms[-2:]
     dial = out.differences[:, last, 1] if policy == "exit" else (before - norm).abs() / norm
     run = Run(PROMPT, dial=float(dial[0, 4]))
