@@ -105,7 +105,7 @@ def stream_for(weights: Weights, group: int, machine: Machine) -> WeightStream |
 
 
 def table_of(mask: Mask, group: int, machine: Machine) -> ThresholdTable:
-    return ThresholdTable(-(-mask.thresholds.shape[1] // group), group, machine.ports, machine.beat_bytes)
+    return ThresholdTable(-(-mask.thresholds.shape[1] // group), group, machine.mask_ports, machine.beat_bytes)
 
 
 def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int, logits: bool, group: int, plan: Plan) -> None:

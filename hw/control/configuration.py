@@ -19,9 +19,9 @@ def setting(config: Value, register: Config) -> Value:
 
 
 def registers_of(machine: Machine) -> list[Config]:
-    """A machine's registers, in their order; none of them has a unit that reads MASKING."""
-    absent = {Config.MASKING} | (set() if machine.soft_cap else {Config.SOFT_CAP})
-    return [register for register in Config if register not in absent]
+    """A machine's registers, in their order: as many as it needs."""
+    last = Config.MASKING if machine.masks else Config.SOFT_CAP if machine.soft_cap else Config.HISTORY
+    return [register for register in Config if register <= last]
 
 
 def config_bits(machine: Machine) -> int:
@@ -32,7 +32,7 @@ def config_bits(machine: Machine) -> int:
 class Configuration(Component):
     """Registers that SET writes. What a machine cannot execute is written, but said; what is no register is written nowhere.
 
-    What programs without a cap do not write is cleared when a run starts.
+    What programs without caps and masks do not write is cleared when a run starts.
 
     Latency: 1 cycle from a write to ``config``, none to ``illegal``. Throughput: a write per cycle.
     """
@@ -43,7 +43,7 @@ class Configuration(Component):
         self.register = given(SET.by_name["register"].width, "number of the register")
         self.value = given(REGISTER_BITS, "its new value")
         self.illegal = gives(1, "the machine cannot execute that value; whether written or not")
-        if machine.soft_cap:
+        if machine.soft_cap or machine.masks:
             self.restart = given(1, "a run starts, for a cycle")
         self.config = gives(config_bits(machine), "all registers, in their order")
         super().__init__()
@@ -65,7 +65,7 @@ class Configuration(Component):
                         for value in allowed.also:
                             outside &= self.value != value
                         m.d.comb += self.illegal.eq(outside)
-        if self.machine.soft_cap:
+        if cleared := [register for register in registers if register > Config.HISTORY]:
             with m.If(self.restart):
-                m.d.sync += registers[Config.SOFT_CAP].eq(0)
+                m.d.sync += [registers[register].eq(0) for register in cleared]
         return m

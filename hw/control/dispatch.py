@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
@@ -20,7 +20,7 @@ from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.widths import MAP_ROW_BITS, POSITION_BITS
-from skipopu.isa.registers import ERROR_BITS, Config, Error
+from skipopu.isa.registers import ERROR_BITS, MASK_GENERATED, MASK_PROMPT, Config, Error
 from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
 from skipopu.machine.config import Machine
 
@@ -73,6 +73,8 @@ class Dispatcher(Component):
         self.layers = LayerLoop(machine)
         self.outcome = RunStatus()
         self.issuer = Issuer(machine)
+        if machine.masks:
+            self.extends = Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -118,7 +120,9 @@ class Dispatcher(Component):
                         m.d.comb += self.chunk.eq(1)
                         m.next = "CHUNK"
                     with m.Case(EXTEND.opcode):
-                        with m.If(word[OPCODE_BITS:] != 0):  # no unit takes such an operand
+                        if self.machine.masks:
+                            m.d.comb += self.extends.eq(1)
+                        with m.If(self._unknown_operands(word)):
                             self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
                     with m.Case(LOOP.opcode):
                         m.d.comb += layers.begin.eq(1)
@@ -165,6 +169,26 @@ class Dispatcher(Component):
                         m.d.sync += pc.eq(behind_next)
                     m.next = "READ"
         return m
+
+    def _unknown_operands(self, word: Value) -> Value:
+        """Whether EXTEND has one that no unit takes."""
+        if not self.machine.masks:
+            return word[OPCODE_BITS:] != 0
+        return Cat(field(word, EXTEND, other.name) for other in EXTEND.fields[1:] if other.name != "mask") != 0
+
+    def _masks(self, m: Module, word: Value) -> None:
+        """The thresholds that EXTEND named, for the product behind it."""
+        thresholds = Signal(EXTEND.by_name["mask"].width)
+        with m.If(self.issuer.taken & (word[:OPCODE_BITS] == MATMUL.opcode)):
+            m.d.sync += thresholds.eq(0)
+        with m.If(self.extends):
+            m.d.sync += thresholds.eq(field(word, EXTEND, "mask"))
+        with m.If(self.restart):
+            m.d.sync += thresholds.eq(0)
+        masking = setting(self.config, Config.MASKING)
+        generated, prompt = ((masking & bit) != 0 for bit in (MASK_GENERATED, MASK_PROMPT))
+        applies = Mux(self.lists.decoding, generated, prompt)
+        m.d.comb += [self.issuer.thresholds.eq(thresholds), self.issuer.masked.eq((thresholds != 0) & applies)]
 
     def fail(self, m: Module, code: Error | Value, pc: Value) -> None:
         """In a state: an error of the instruction at ``pc``."""
@@ -240,5 +264,7 @@ class Dispatcher(Component):
         ]
         if self.machine.window:
             m.d.comb += issuer.window.eq(self.window)
-        if self.machine.soft_cap:
+        if self.machine.masks:
+            self._masks(m, word)
+        if self.machine.soft_cap or self.machine.masks:
             m.d.comb += configuration.restart.eq(self.restart)

@@ -20,7 +20,7 @@ class Issue(data.StructLayout):
     word: the instruction. mask: listed slots. address: memory address with the layer base, 64-byte units. position: of
     slot 0. count: slots of the chunk. map_row: KV map index of (layer, token 0). trace_row: address of the layer's trace,
     64-byte units. first_layer: layer is 0. empty: nothing to do. entries: KVWRITEs
-    dispatched before it. window: tokens that a query of the layer sees, 0: all; where a machine has windows.
+    dispatched before it. window: tokens that a query of the layer sees, 0: all; where a machine has windows. masked: a product with thresholds; where it has masks.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -39,6 +39,7 @@ class Issue(data.StructLayout):
                 "sequence": 32,
                 "entries": ENTRY_BITS,
                 **({"window": POSITION_BITS} if machine.window else {}),
+                **({"masked": 1} if machine.masks else {}),
             }
         )
 

@@ -21,6 +21,7 @@ from skipopu.isa.spec import (
     ALIGN,
     ATTEND,
     INSTRUCTIONS,
+    EXTEND,
     KVWRITE,
     MATMUL,
     OPCODE_BITS,
@@ -70,6 +71,9 @@ class Issuer(Component):
         self.wait_route = gives(1, "it waits for a routing decision")
         self.row_end = gives(1, "the layer's attention is handed over")
         self.retired = gives(32, "instructions handed over so far")
+        if machine.masks:
+            self.masked = given(1, "a product has thresholds")
+            self.thresholds = given(EXTEND.by_name["mask"].width, "their address")
         if machine.window:
             self.window = given(POSITION_BITS, "tokens that a query of the layer sees, by its last decision; 0: all")
         super().__init__()
@@ -102,6 +106,14 @@ class Issuer(Component):
         ]
         if self.machine.zero_points:
             m.d.comb += request.zero_points.eq(zero_points(field(word, MATMUL, "format"), formats))
+        if self.machine.masks:
+            base = Mux(field(word, MATMUL, "layered"), self.layer.base, 0)
+            m.d.comb += [
+                issue.masked.eq(self.masked),
+                request.masked.eq(self.masked),
+                request.thresholds.eq(self.thresholds + base),
+                request.source.eq(field(word, MATMUL, "source")),
+            ]
         if self.machine.window:
             m.d.comb += issue.window.eq(self.window)
         # One decision at a time: a second ROUTE would clear the first one's mark too early.

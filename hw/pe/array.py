@@ -44,6 +44,8 @@ class ArrayUnit(Component):
         read = [walk.inner, walk.activation_word, walk.activation_group]
         if isinstance(walk, StationarySequencer):
             read += [*walk.activation_slots, walk.activation_place, walk.activation_channels]
+            if machine.masks:
+                read += [walk.active, walk.masks_done, walk.nothing]
         else:
             read.insert(1, walk.activation_slot)
             if machine.short_groups:
@@ -59,6 +61,9 @@ class ArrayUnit(Component):
         else:
             self.exponent = given(8, "of the activations read, two cycles after their address")
         self.started = gives(1, "a product with weights starts")
+        if machine.masks:
+            self.drop = given(machine.mask_ports, "ports whose next beat is none of weights, and taken")
+            self.begins = gives(1, "a product begins, for a cycle")
         self.saturated = gives(1, "a number was beyond FP32")
         super().__init__()
 
@@ -123,6 +128,10 @@ class ArrayUnit(Component):
             m.d.comb += [tile.slice.step.eq(sequencer.step), tile.slice.format.eq(sequencer.format)]
         if isinstance(sequencer, StationarySequencer):
             self._sums(m, sequencer)
+        if self.machine.masks:
+            m.d.comb += self.begins.eq(begin)
+            for p, tile in enumerate(self.tiles):
+                m.d.comb += cast(StationarySlice, tile.slice).drop.eq(self.drop[p] if p < self.machine.mask_ports else 0)
         m.d.comb += [
             epilogue.drain_even.eq(Cat(tile.slice.drain_even for tile in self.tiles)),
             epilogue.drain_odd.eq(Cat(tile.slice.drain_odd for tile in self.tiles)),

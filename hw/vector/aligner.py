@@ -15,6 +15,7 @@ from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
+from skipopu.numerics import mask
 from skipopu.numerics.align import ALIGNED_BITS, ALIGNED_MAX
 from skipopu.numerics.signature import ALIGNED
 
@@ -71,6 +72,8 @@ class Aligner(Component):
         self.write_element = gives(ELEMENT_BITS, "element index of the first of ``vector_lanes`` mantissas")
         self.write_offset = gives(OFFSET_BITS, "the same within its group")
         self.write_data = gives(ALIGNED_BITS * machine.vector_lanes, "mantissas to write")
+        if machine.masks:
+            self.write_keys = gives(mask.KEY_BITS * machine.vector_lanes, "keys of the elements")
         self.write_exponent = gives(8, "their group's exponent")
         self.write_enable = gives(1, "write now")
         self.inverse_rms = gives(32 * machine.tokens, "1/rms of each slot, FP32")
@@ -127,6 +130,9 @@ class Aligner(Component):
             self.write_exponent.eq(written_exponent),
             self.write_enable.eq(valid),
         ]
+        if machine.masks:
+            keys = [value[32 - 1 - mask.KEY_BITS : 32 - 1] for value in values]
+            m.d.comb += self.write_keys.eq(Cat(delay(m, key, 1, f"key_{k}") for k, key in enumerate(keys)))
         m.submodules.rms = rms = InverseRms(machine)
         m.d.comb += [
             rms.clear.eq(self.clear),

@@ -69,6 +69,14 @@ def join(m: Module, units: Units) -> None:
         *(unit.aligned.eq(aligner.done) for unit in (array.epilogue, attention, units.embed, units.scan)),
         *(unit.pause.eq(groups.pause) for unit in (array.epilogue, attention, units.scan)),
     ]
+    if units.masks is not None:
+        m.d.comb += [
+            units.masks.write_slot.eq(aligner.write_slot),
+            units.masks.write_element.eq(aligner.write_element),
+            units.masks.write_keys.eq(aligner.write_keys),
+            units.masks.write_enable.eq(aligner.write_enable & ~source.queries),
+            units.masks.inverse_rms.eq(aligner.inverse_rms),
+        ]
     for memory in (attention.writes, *memories):
         m.d.comb += [
             memory.write_offset.eq(aligner.write_offset),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from amaranth.hdl import Module, Mux
 from amaranth.lib.wiring import connect
 
 from hw.arithmetic.pipeline import delay
+from hw.control.channels import ChannelFetch
 from hw.pe.activation import AlignedMemory
+from hw.pe.stationary.mask import MaskUnit
 from hw.pe.stationary.operands import Operands
 from hw.wiring.units import Units
 from skipopu.isa.registers import WEIGHTS_ON_DEMAND, Config
@@ -87,4 +89,33 @@ def join_stationary(m: Module, units: Units, operands: Operands, second: Aligned
             operands.words[k].eq(memory.data),
             array.exponents[k].eq(memory.exponent),
             array.mantissas[k].eq(memory.sum),
+        ]
+    if units.masks is not None:
+        join_masks(m, units, units.masks, operands)
+
+
+def join_masks(m: Module, units: Units, masks: MaskUnit, operands: Operands) -> None:
+    """Which of those activations count, and which weights are fetched."""
+    array, walk, fetch = units.array, units.array.sequencer, cast(ChannelFetch, units.weights)
+    connect(m, walk.active, masks.active_words[1])
+    connect(m, fetch.active, masks.active_words[0])
+    nothing = delay(m, walk.nothing, 1, "nothing")
+    m.d.comb += [
+        masks.begin.eq(array.begins),
+        masks.instruction.eq(array.instruction),
+        masks.group.eq(array.group),
+        masks.inner.eq(walk.inner),
+        masks.read_word.eq(walk.activation_word),
+        array.drop.eq(masks.taken),
+        walk.masks_done.eq(masks.done),
+        fetch.inner.eq(walk.inner),
+        fetch.masked.eq(masks.started),
+        fetch.groups_done.eq(masks.groups_done),
+    ]
+    for p, (ready, thresholds) in enumerate(zip(masks.ready, masks.thresholds, strict=True)):
+        m.d.comb += [ready.eq(array.beats[p].valid), thresholds.eq(array.beats[p].payload)]
+    for k, slot in enumerate(masks.read_slots):
+        m.d.comb += [
+            slot.eq(walk.activation_slots[k]),
+            operands.masks[k].eq(masks.masks[k] & ~nothing.replicate(len(masks.masks[k]))),
         ]

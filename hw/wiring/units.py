@@ -28,6 +28,7 @@ from hw.pe.activation import AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.sharing import Sharing
 from hw.pe.spread import PIECES, Spread
+from hw.pe.stationary.mask import MaskUnit
 from hw.pe.stationary.operands import Operands, word_lanes
 from hw.pe.tile import Tile
 from hw.router.route import RouteUnit
@@ -75,6 +76,7 @@ class Units:
         if machine.stationary:  # two tokens at a time
             self.activation_second = AlignedMemory(machine, machine.activation, lanes, machine.group_sums)
             self.operands = Operands(machine)
+        self.masks = MaskUnit(machine) if machine.masks else None
         self.buffer = Buffer(machine)
         self.switch = VectorSwitch(machine)
         self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)

@@ -32,6 +32,6 @@ def _thresholds(s: State, address: int, groups: int, group: int) -> NDArray[np.u
     """(groups, group) at a byte address, read once: the image's do not change while a program runs."""
     key = address, groups, group
     if key not in s.thresholds:
-        table = ThresholdTable(groups, group, s.machine.ports, s.machine.beat_bytes)
-        s.thresholds[key] = table.unpack([s.read(port, address, table.size) for port in range(s.machine.ports)])
+        table = ThresholdTable(groups, group, s.machine.mask_ports, s.machine.beat_bytes)
+        s.thresholds[key] = table.unpack([s.read(port, address, table.size) for port in range(s.machine.mask_ports)])
     return s.thresholds[key]

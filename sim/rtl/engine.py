@@ -43,12 +43,10 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     """Simulates ``program``; the machine counts what executes and does not list it. Ids of tokens are known at the end only.
 
     Raises:
-        ProgramError: the run does not fit, the program has masks, or the image is larger than the simulated memory.
+        ProgramError: the run does not fit, or the image is larger than the simulated memory.
         MachineHalt: the machine stopped with an error code.
         SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
     """
-    if program.masks:
-        raise ProgramError("no hardware has masks of input channels yet: run the functional engine, or compile with --no-masks")
     options = options or Options()
     memory, waves = options.memory or Memory(), options.waves
     if waves is not None:

@@ -20,6 +20,7 @@ from skipopu.numerics.profile import EXECUTED, fingerprint
 
 QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 TOKENS_AT_ONCE = 2  # tokens that share a weight in one cycle, where every multiplier keeps its rows
+THRESHOLD_PORTS = 4  # hold thresholds of channels, at most
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
 ENTRIES_AHEAD = 8  # keys or values of entries that a port is asked for before they are used, at most
@@ -202,6 +203,11 @@ class Machine:
     def weight_lanes(self) -> int:
         """INT4 weights per beat."""
         return self.port_bits // 4
+
+    @property
+    def mask_ports(self) -> int:
+        """Ports that hold thresholds of channels: what they bring is compared in one place."""
+        return min(1 << self.ports.bit_length() - 1, THRESHOLD_PORTS)
 
     @property
     def channel_slots(self) -> int:

@@ -221,7 +221,7 @@ class Program:
     def thresholds_of(self, name: str) -> ThresholdTable:
         """How the ports hold the thresholds of input ``name``; its groups are those of the layers' matrices."""
         group, machine = self.matrices["q"]["group"], self.machine
-        return ThresholdTable(-(-self.masks[name]["channels"] // group), group, machine.ports, machine.beat_bytes)
+        return ThresholdTable(-(-self.masks[name]["channels"] // group), group, machine.mask_ports, machine.beat_bytes)
 
     def thresholds(self, name: str, layer: int) -> NDArray[np.uint16]:
         """(channels,) of a layer's input ``name``."""

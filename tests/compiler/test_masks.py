@@ -24,7 +24,7 @@ from skipopu.program.program import Program
 from tests.support import random_checkpoint, small_config
 
 TINY = Machine.load("tiny")
-MASKING = dataclasses.replace(TINY, masks=True)
+MASKING = dataclasses.replace(TINY, stationary=True, masks=True)
 CONFIG = small_config(head_dim=16)
 LAYER = "model.layers.1."
 

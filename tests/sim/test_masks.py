@@ -37,7 +37,7 @@ from skipopu.program.run import Run
 from tests.support import random_checkpoint, small_config
 from tests.variants import VARIANTS
 
-MASKING = dataclasses.replace(Machine.load("tiny"), masks=True)
+MASKING = dataclasses.replace(Machine.load("tiny"), stationary=True, masks=True)
 CONFIG = small_config(num_layers=3)
 PROMPT = tuple(range(3, 14))
 PLAIN = random_checkpoint(CONFIG, 2)

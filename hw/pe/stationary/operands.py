@@ -16,7 +16,8 @@ def word_lanes(machine: Machine) -> int:
 
 
 class Operands(Component):
-    """Of two tokens' words the channels of a beat, repeated over the multipliers: multiplier i has channel i mod ``2 ** channels``.
+    """Of two tokens' words the channels of a beat, repeated over the multipliers: multiplier i has channel i mod ``2 ** channels``, 0 where that is
+    masked.
 
     Latency: 1 cycle. Throughput: a step per cycle.
     """
@@ -25,6 +26,8 @@ class Operands(Component):
         self.machine = machine
         lanes = word_lanes(machine)
         self.words = [given(ALIGNED_BITS * lanes, f"of token {k}") for k in range(TOKENS_AT_ONCE)]
+        if machine.masks:
+            self.masks = [given(lanes, f"which of them count, token {k}") for k in range(TOKENS_AT_ONCE)]
         self.place = given(range(lanes), "of the first channel in them")
         self.channels = given(range(machine.channel_slots.bit_length()), "of the beat, logarithm")
         self.operands = gives(ALIGNED_BITS * machine.weight_lanes, "to every slice, a token's multipliers behind the other's")
@@ -42,7 +45,10 @@ class Operands(Component):
                 for bit in range(len(which)):
                     fixed = bit < slots.bit_length() - 1
                     m.d.comb += which[bit].eq(Mux(self.channels > bit, slot >> bit & 1, self.place[bit]) if fixed else self.place[bit])
-                own.append(registered(m, word.word_select(which, ALIGNED_BITS), f"operand_{token}_{slot}"))
+                value = word.word_select(which, ALIGNED_BITS)
+                if machine.masks:
+                    value &= self.masks[token].bit_select(which, 1).replicate(ALIGNED_BITS)
+                own.append(registered(m, value, f"operand_{token}_{slot}"))
             tokens += own * (machine.weight_lanes // TOKENS_AT_ONCE // slots)
         m.d.comb += self.operands.eq(Cat(tokens))
         return m

@@ -90,6 +90,8 @@ class StationarySlice(Component):
         self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
         self.fill = given(Fill(machine), "what to do with the next beat, if this slice takes one")
         self.taking = given(1, "this slice takes the next beat")
+        if machine.masks:
+            self.drop = given(1, "the next beat is not this slice's, it is taken")
         self.format = given(FORMAT_BITS, "of the weights")
         self.step = given(Beat(machine), "what to multiply")
         self.sum = given(Sum(machine), "which sum to take")
@@ -176,7 +178,7 @@ class StationarySlice(Component):
         write, read = codes.write_port(), codes.read_port()
         fill = self.fill
         m.d.comb += [
-            self.beats.ready.eq(self.taking & (fill.scale | fill.zero | fill.code)),
+            self.beats.ready.eq(self.taking & (fill.scale | fill.zero | fill.code) | (self.drop if self.machine.masks else 0)),
             write.addr.eq(fill.address),
             write.data.eq(self.beats.payload),
             write.en.eq(self.taking & fill.code),

@@ -1,0 +1,169 @@
+"""Which input channels of a product are active: keys of its elements against thresholds; :mod:`skipopu.numerics.mask` has the rule."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib.memory import Memory
+
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, registered
+from hw.component import Component, given, gives
+from hw.control.issue import Issue, field
+from hw.pe.stationary.active import ActiveWords
+from hw.pe.stationary.operands import word_lanes
+from hw.pe.tokens import TokenSlots
+from hw.widths import ELEMENT_BITS, GROUP_BITS
+from skipopu.isa.spec import MATMUL
+from skipopu.machine.config import TOKENS_AT_ONCE, Machine
+from skipopu.numerics import mask
+
+THRESHOLD_BITS = 16
+
+
+class MaskUnit(Component):
+    """Holds the keys of aligned elements; when a product with thresholds begins, compares them group by group, a token after the other.
+
+    Thresholds are the first beats that the product's first ports bring, a group from each in turn.
+
+    Latency: ``machine.tokens`` + 5 cycles from ``begin`` to the first group in ``groups_done``; none from an address to ``active_words``, 1 to
+    ``masks``. Throughput: ``vector_lanes`` channels of a token per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        slot, lanes, ports = bits_for_index(machine.tokens), word_lanes(machine), machine.mask_ports
+        word = bits_for_index(machine.activation // lanes)
+        self.write_slot = given(slot, "token slot of the keys")
+        self.write_element = given(ELEMENT_BITS, "element index of the first of ``vector_lanes`` keys")
+        self.write_keys = given(mask.KEY_BITS * machine.vector_lanes, "keys to write")
+        self.write_enable = given(1, "write now")
+        self.begin = given(1, "a product begins, for a cycle")
+        self.instruction = given(Issue(machine), "a MATMUL, stable from there on")
+        self.group = given(GROUP_BITS, "channels of a group")
+        self.inner = given(ELEMENT_BITS, "first element of the inner region")
+        self.inverse_rms = given(32 * machine.tokens, "1/rms of each slot, FP32")
+        self.ready = given(ports, "ports with a beat")
+        self.thresholds = [given(machine.port_bits, f"port {p}'s next beat") for p in range(ports)]
+        self.taken = gives(ports, "ports whose beat is taken")
+        self.started = gives(1, "a product with thresholds begins, for a cycle")
+        self.groups_done = gives(count_shape((1 << MATMUL.by_name["groups"].width) - 1), "of the present product")
+        self.done = gives(1, "all of them; or the product has no thresholds")
+        self.masked = gives(1, "the product has thresholds")
+        self.read_slots = [given(slot, f"token slot {k} of the masks read") for k in range(TOKENS_AT_ONCE)]
+        self.read_word = given(word, "which of those slots' words")
+        self.masks = [gives(lanes, f"active channels of slot {k}, all without thresholds") for k in range(TOKENS_AT_ONCE)]
+        self.active_words = [given(ActiveWords(machine), f"reads of channels that a token has active, {who}", f"{who}_{{}}") for who in ("fetch", "fill")]
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        machine, vector, lanes = self.machine, self.machine.vector_lanes, word_lanes(self.machine)
+        shift = vector.bit_length() - 1
+        pieces = machine.activation // vector
+        m.submodules.keys = keys = Memory(shape=mask.KEY_BITS * vector, depth=machine.tokens * pieces, init=[])
+        write, read = keys.write_port(), keys.read_port()
+        m.d.comb += [
+            write.addr.eq(self.write_slot * pieces + (self.write_element >> shift)),
+            write.data.eq(self.write_keys),
+            write.en.eq(self.write_enable),
+        ]
+        word = self.instruction.word
+        m.submodules.slots = slots = TokenSlots(machine)
+        walking, token = Signal(), Signal(bits_for_index(machine.tokens))
+        group, piece, port = Signal.like(self.groups_done), Signal(GROUP_BITS), Signal(range(machine.mask_ports))
+        place = Signal(range(pieces))  # of the keys in their slot
+        m.d.comb += [
+            self.masked.eq(self.instruction.masked),
+            self.started.eq(self.begin & self.instruction.masked),
+            slots.start.eq(self.begin),
+            slots.mask.eq(self.instruction.mask),
+            slots.position.eq(token),
+            read.addr.eq(slots.slot * pieces + place),
+        ]
+        with m.If(self.started):
+            m.d.sync += walking.eq(1)
+        per_beat = machine.kv_lanes // vector  # pieces of a beat of thresholds
+        in_beat = piece[: (per_beat - 1).bit_length()] if per_beat > 1 else Const(0, 1)
+        beat = Signal(machine.port_bits)
+        m.d.comb += beat.eq(Array(self.thresholds)[port])
+        step, last_token = Signal(), token + 1 == slots.count
+        last_piece = piece + 1 == self.group >> shift
+        beat_ends = (in_beat == per_beat - 1) | last_piece
+        m.d.comb += [
+            step.eq(walking & slots.ready & self.ready.bit_select(port, 1)),
+            self.taken.eq((step & last_token & beat_ends) << port),
+        ]
+        with m.If(step):
+            m.d.sync += token.eq(token + 1)
+            with m.If(last_token):
+                m.d.sync += [token.eq(0), piece.eq(piece + 1), place.eq(place + 1)]
+                with m.If(last_piece):
+                    m.d.sync += [piece.eq(0), group.eq(group + 1), port.eq(Mux(port == machine.mask_ports - 1, 0, port + 1))]
+                    with m.If(group + 1 == field(word, MATMUL, "groups")):
+                        m.d.sync += walking.eq(0)
+        with m.If(self.begin):
+            m.d.sync += [
+                *(signal.eq(0) for signal in (group, piece, port, token)),
+                place.eq(Mux(field(word, MATMUL, "source"), self.inner >> shift, 0)),
+            ]
+        # The comparison, a cycle behind its keys' address; what it says is written a cycle later.
+        own = registered(m, beat.word_select(in_beat, THRESHOLD_BITS * vector), "own_thresholds")
+        root = self.inverse_rms.word_select(slots.slot, 32)[THRESHOLD_BITS : THRESHOLD_BITS + mask.KEY_BITS]
+        scale = registered(m, Mux(field(word, MATMUL, "norm"), root, mask.ONE), "scale")
+        passed = [
+            read.data[mask.KEY_BITS * k : mask.KEY_BITS * (k + 1)] + scale >= own[THRESHOLD_BITS * k : THRESHOLD_BITS * (k + 1)]
+            for k in range(vector)
+        ]
+        found = registered(m, Cat(passed), "found")
+        of_piece, of_slot = delay(m, place, 2, "of_piece"), delay(m, slots.slot, 2, "of_slot")
+        valid = self._later(m, step, 2, "valid")
+        self._write(m, found, of_piece, of_slot, valid, self._later(m, step & last_token, 2, "last"), token)
+        finished = self._later(m, step & last_token & last_piece, 3, "finished")
+        with m.If(finished):
+            m.d.sync += self.groups_done.eq(self.groups_done + 1)
+        with m.If(self.begin):
+            m.d.sync += self.groups_done.eq(0)
+        m.d.comb += self.done.eq(~self.masked | (self.groups_done == field(word, MATMUL, "groups")))
+        assert lanes % vector == 0
+        return m
+
+    @staticmethod
+    def _later(m: Module, value: Value, cycles: int, name: str) -> Value:
+        current = Value.cast(value)
+        for number in range(cycles):
+            register = Signal(name=f"{name}_{number + 1}")
+            m.d.sync += register.eq(current)
+            current = register
+        return current
+
+    def _write(self, m: Module, found: Value, piece: Value, slot: Value, valid: Value, last: Value, token: Value) -> None:
+        """Each slot's channels, and behind the last token those that any has."""
+        machine, vector, lanes = self.machine, self.machine.vector_lanes, word_lanes(self.machine)
+        words, parts = machine.activation // lanes, lanes // vector
+        shift = (parts - 1).bit_length()
+        which = Const(1, parts) << (piece[:shift] if shift else 0)
+        word = piece[shift:]
+        union, any_token = Signal(vector), Signal(vector)
+        first = delay(m, token == 0, 2, "first")
+        m.d.comb += any_token.eq(found | Mux(first, 0, union))
+        with m.If(valid):
+            m.d.sync += union.eq(any_token)
+        for k, masks in enumerate(self.masks):
+            m.submodules[f"masks_{k}"] = memory = Memory(shape=lanes, depth=machine.tokens * words, init=[])
+            write, read = memory.write_port(granularity=vector), memory.read_port()
+            m.d.comb += [
+                write.addr.eq(slot * words + word),
+                write.data.eq(found.replicate(parts)),
+                write.en.eq(Mux(valid, which, 0)),
+                read.addr.eq(self.read_slots[k] * words + self.read_word),
+                masks.eq(Mux(self.masked, read.data, (1 << lanes) - 1)),
+            ]
+        for k, reader in enumerate(self.active_words):
+            m.submodules[f"any_{k}"] = memory = Memory(shape=lanes, depth=words, init=[])
+            write, read = memory.write_port(granularity=vector), memory.read_port(domain="comb")
+            m.d.comb += [
+                write.addr.eq(word),
+                write.data.eq(any_token.replicate(parts)),
+                write.en.eq(Mux(last, which, 0)),
+                read.addr.eq(reader.address),
+                reader.word.eq(read.data),
+            ]
