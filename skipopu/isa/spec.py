@@ -200,10 +200,10 @@ EXTEND = Instruction(
     15,
     "control",
     "Further operands of the MATMUL behind it, which is layered or not with all of them. Each that is not 0 needs a unit of its own:"
-    " a machine without it refuses the instruction.",
+    " a machine without it refuses the instruction. A mask applies to tokens that Config.MASKING names.",
     (
         *_HEAD[:1],
-        Field("mask", 28, "address of thresholds: input channels below them are left out", "64 bytes"),
+        Field("mask", 28, "address of thresholds: input channels below them count as zero", "64 bytes"),
         Field("side", 28, "address of a low-rank product's two matrices, whose result is added", "64 bytes"),
         Field("rank", 12, "rows of the first of them"),
     ),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from compiler.frontend import masks
 from compiler.frontend.checkpoint import Checkpoint, load
@@ -136,18 +137,28 @@ def test_whose_tokens_are_masked(prompt: bool) -> None:
     sequence = [*PROMPT, *result.tokens]
     model = reference.model_of(program)
     replayed = reference.replayed([seen])
-    ids = reference.torch.tensor([sequence[: result.routing.shape[-1]]])
-    out, _, _ = reference.decided(program, model, ids, run, reference.torch.from_numpy(result.routing[None].copy()), replayed)
+    ids = torch.tensor([sequence[: result.routing.shape[-1]]])
+    out, _, _ = reference.decided(program, model, ids, run, torch.from_numpy(result.routing[None].copy()), replayed)
     assert out.channels == result.channels
+
+
+def test_the_reference_masks_the_same_tokens() -> None:
+    ids, logits = torch.tensor([PROMPT]), []
+    for checkpoint, prompt in ((PLAIN, False), (drawn(PLAIN), False), (drawn(PLAIN), True)):
+        program = compiled(checkpoint, mask_prompt=prompt)
+        logits.append(reference.forward(program, reference.model_of(program), ids, Run(PROMPT)).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
 
 
 def agreed(program: Program, run: Run, *spoiled: tuple[str, int]) -> reference.Agreement:
     """Functional engine against reference, masks replayed; ``spoiled`` inputs' masks of a layer are turned round."""
     result, seen = recorded(program, run)
+    count = result.routing.shape[-1]
     for own, layer in spoiled:
         seen.active[own][layer] ^= seen.seen[own][layer][:, None]
-    sequence, count = [*run.prompt, *result.tokens], result.routing.shape[-1]
-    logits = logits_of(program, result, count)[None]
+    sequence = [*run.prompt, *result.tokens]
+    logits = logits_of(program, result, count)[None] if program.logits else None
     return reference.agreement(program, run, [sequence], len(run.prompt), result.routing[None], logits, masks=[seen])
 
 
@@ -187,6 +198,19 @@ def test_the_shipped_model(shipped: Path, kv: KvPolicy, prompt: bool) -> None:
     assert found.functional.active_channels_share is not None
     assert 0.2 < found.functional.active_channels_share < 0.9
     assert found.agreement.masks.inside < 0.1 * found.agreement.masks.positions
+
+
+@pytest.mark.slow
+def test_the_bounds_are_needed(shipped: Path) -> None:
+    """Keys of the machine's numbers are others here and there: without bounds engines would differ."""
+    program, text = compiled(drawn(load(shipped)), context=128, logits=False), (shipped / "heldout.txt").read_bytes()
+    run = Run(tuple(text[:127]))
+    result, seen = recorded(program, run)
+    ids, routing = (torch.from_numpy(x) for x in (np.array([run.prompt]), result.routing[None].copy()))
+    _, _, masking = reference.decided(program, reference.model_of(program), ids, run, routing, reference.replayed([seen]))
+    masking.spread(masking)
+    assert masking.compared(0.0, 0.0, 0).differing > 0
+    assert agreed(program, run).ok
 
 
 @pytest.mark.slow
