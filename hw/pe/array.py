@@ -15,6 +15,7 @@ from hw.control.issue import Issue, field
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
+from hw.pe.stationary.operands import Operands
 from hw.pe.stationary.sequencer import StationarySequencer
 from hw.pe.stationary.slice import StationarySlice
 from hw.pe.tile import Tile
@@ -43,7 +44,7 @@ class ArrayUnit(Component):
         self.epilogue = passes(drain, without=[*own, *rounds, *slices])
         read = [walk.inner, walk.activation_word, walk.activation_group]
         if isinstance(walk, StationarySequencer):
-            read += [*walk.activation_slots, walk.activation_place, walk.activation_channels]
+            read += [*walk.activation_slots, walk.activation_place, walk.activation_channels, walk.step]
             if machine.masks:
                 read += [walk.active, walk.masks_done, walk.nothing]
         else:
@@ -57,7 +58,7 @@ class ArrayUnit(Component):
         self.group = given(GROUP_BITS, "weights per group")
         if machine.stationary:
             self.exponents = [given(8, f"of the activations of token {k} read, a cycle after their address") for k in range(2)]
-            self.mantissas = [given(signed(MANTISSA_SUM_BITS), f"the sum of their group's mantissas, with them, token {k}") for k in range(2)]
+            self.mantissas = [given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)]
         else:
             self.exponent = given(8, "of the activations read, two cycles after their address")
         self.started = gives(1, "a product with weights starts")
@@ -142,14 +143,14 @@ class ArrayUnit(Component):
     def _sums(self, m: Module, sequencer: StationarySequencer) -> None:
         """What the slices of a stationary array are told of the sums that they take out; a part's exponents come with its last step."""
         lag = StationarySlice.PUT_ASIDE - 2
-        own: list[Value] = []
+        kept: list[Value] = []
         for k, (exponent, mantissas) in enumerate(zip(self.exponents, self.mantissas, strict=True)):
-            of_group = delay(m, Cat(exponent, mantissas), lag, f"of_group_{k}")
+            own = Cat(delay(m, exponent, lag, f"exponent_{k}"), delay(m, mantissas, lag + 1 - Operands.summed(self.machine), f"mantissas_{k}"))
             held = Signal(8 + MANTISSA_SUM_BITS, name=f"held_{k}", reset_less=True)
             with m.If(sequencer.kept):
-                m.d.sync += held.eq(of_group)
-            own.append(held)
-        present = Mux(sequencer.second, own[1], own[0])
+                m.d.sync += held.eq(own)
+            kept.append(held)
+        present = Mux(sequencer.second, kept[1], kept[0])
         for tile in self.tiles:
             unit = cast(StationarySlice, tile.slice)
             m.d.comb += [

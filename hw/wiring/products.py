@@ -7,7 +7,7 @@ from typing import Any, cast
 from amaranth.hdl import Module, Mux
 from amaranth.lib.wiring import connect
 
-from hw.arithmetic.pipeline import delay
+from hw.arithmetic.pipeline import delay, delay_valid
 from hw.control.channels import ChannelFetch
 from hw.pe.activation import AlignedMemory
 from hw.pe.stationary.mask import MaskUnit
@@ -80,6 +80,8 @@ def join_stationary(m: Module, units: Units, operands: Operands, second: Aligned
         units.sharing.activations.eq(operands.operands),
         operands.place.eq(delay(m, walk.activation_place, 1, "place")),
         operands.channels.eq(delay(m, walk.activation_channels, 1, "channels")),
+        operands.product.eq(delay_valid(m, walk.step.product, 1, "product")),
+        operands.first.eq(delay(m, walk.step.first, 1, "first")),
     ]
     for k, memory in enumerate((units.activation, second)):
         m.d.comb += [
@@ -88,7 +90,7 @@ def join_stationary(m: Module, units: Units, operands: Operands, second: Aligned
             memory.read_group.eq(walk.activation_group),
             operands.words[k].eq(memory.data),
             array.exponents[k].eq(memory.exponent),
-            array.mantissas[k].eq(memory.sum),
+            array.mantissas[k].eq(operands.sums[k]),
         ]
     if units.masks is not None:
         join_masks(m, units, units.masks, operands)

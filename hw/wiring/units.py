@@ -66,7 +66,7 @@ class Units:
         self.array = ArrayUnit(machine, self.tiles)
         pieces = PIECES if machine.short_groups and not machine.stationary else 1
         lanes = word_lanes(machine) if machine.stationary else machine.weight_lanes
-        self.activation = AlignedMemory(machine, machine.activation, lanes, machine.group_sums, pieces)
+        self.activation = AlignedMemory(machine, machine.activation, lanes, machine.zero_points and not machine.stationary, pieces)
         self.attention = AttentionUnit(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()
@@ -74,7 +74,7 @@ class Units:
         self.spread = Spread(machine) if machine.short_groups and not machine.stationary else None
         self.activation_second = self.operands = None
         if machine.stationary:  # two tokens at a time
-            self.activation_second = AlignedMemory(machine, machine.activation, lanes, machine.group_sums)
+            self.activation_second = AlignedMemory(machine, machine.activation, lanes)
             self.operands = Operands(machine)
         self.masks = MaskUnit(machine) if machine.masks else None
         self.buffer = Buffer(machine)

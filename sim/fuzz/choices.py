@@ -1,12 +1,17 @@
-"""What is drawn beside a case's own fields: weight formats and groups, skip policies."""
+"""What is drawn beside a case's own fields: weight formats and groups, skip policies, masks of channels."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.fuzz.draw import Draw
 from skipopu.machine.config import SHORTEST_GROUP
-from skipopu.numerics import formats
+from skipopu.masks import channels
+from skipopu.model_config import ModelConfig
+from skipopu.numerics import formats, mask
 from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
 
 
@@ -49,3 +54,26 @@ def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
 
         layers = {str(draw.between(0, last)): {phase: modules(phase)} for phase in PHASES if draw.chance(0.5)}
         program["compile"]["policies"] = {**modules(""), "decode": modules("decode"), "layers": layers}
+
+
+def channels_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
+    """Whether the array is stationary and leaves out channels, and the programs' thresholds; a few ask for masks that it does not have."""
+    machine["stationary"] = draw.chance(0.5)
+    machine["masks"] = draw.chance(0.6 if machine["stationary"] else 0.03)
+    for program in programs:
+        if draw.chance(0.7 if machine["masks"] else 0.03):
+            seed, spread, fixed = draw.between(0, 999), draw.of((64, 256, 1024)), draw.of((0.0, 0.0, 0.2, 1.0))
+            program["masks"] = {"seed": seed, "spread": spread, "fixed": fixed}
+            program["compile"]["mask_prompt"] = draw.chance(0.5)
+
+
+def thresholds(config: ModelConfig, seed: int, spread: int, fixed: float) -> dict[str, NDArray[np.uint16]]:
+    """Of each input (layers, channels): within ``spread`` around keys of numbers near 1, a share of ``fixed`` always or never reached."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, NDArray[np.uint16]] = {}
+    for name, count in channels(config).items():
+        shape = config.num_layers, count
+        near = 2 * mask.ONE + rng.integers(-spread, spread, shape)
+        either = rng.choice([0, mask.NEVER], shape)
+        found[name] = np.where(rng.random(shape) < fixed, either, near).astype(np.uint16)
+    return found

@@ -18,6 +18,7 @@ from hw.emit import overlay_verilog
 from sim.check import differing_bits, first_difference
 from sim.functional import engine as functional
 from sim.fuzz.case import Case
+from sim.fuzz.choices import thresholds
 from sim.result import Computed, Counted, Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
@@ -45,6 +46,8 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     target = Machine.from_dict(dict(machine), "machine description")
     config = ModelConfig.from_dict(program["model"])
     checkpoint = random_checkpoint(config, **program["weights"])
+    if "masks" in program:
+        checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, **program["masks"]))
     options = dict(program["compile"])
     level = Schedule(options.pop("level", Schedule.RUN_AHEAD))
     result = compile_checkpoint(checkpoint, target, **options, level=level)

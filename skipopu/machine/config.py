@@ -233,11 +233,6 @@ class Machine:
         """Whether one of them has zero points."""
         return any(form.zero_points for form in self.weight_formats)
 
-    @property
-    def group_sums(self) -> bool:
-        """Whether the sum of a group's mantissas is made."""
-        return self.stationary or self.zero_points
-
     def numerics_fingerprint(self, profile: str) -> str:
         """That of a numerics profile with this machine's weight formats."""
         return fingerprint(profile, self._format_names, self.masks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.pipeline import registered
+from hw.arithmetic.pipeline import adder_tree, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.pe.activation import MANTISSA_SUM_BITS
 from skipopu.machine.config import TOKENS_AT_ONCE, Machine
+from skipopu.machine.pipeline import tree
 from skipopu.numerics.align import ALIGNED_BITS
 
 
@@ -19,7 +21,10 @@ class Operands(Component):
     """Of two tokens' words the channels of a beat, repeated over the multipliers: multiplier i has channel i mod ``2 ** channels``, 0 where that is
     masked.
 
-    Latency: 1 cycle. Throughput: a step per cycle.
+    Beside them the sum of a token's operands since the first step of a part: what plain nibbles are less in the multipliers is added back
+    to all rows alike.
+
+    Latency: 1 cycle to ``operands``, ``summed`` - 1 to ``sums``. Throughput: a step per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -30,8 +35,16 @@ class Operands(Component):
             self.masks = [given(lanes, f"which of them count, token {k}") for k in range(TOKENS_AT_ONCE)]
         self.place = given(range(lanes), "of the first channel in them")
         self.channels = given(range(machine.channel_slots.bit_length()), "of the beat, logarithm")
+        self.product = given(1, "a step")
+        self.first = given(1, "a part's first one")
+        self.sums = [gives(signed(MANTISSA_SUM_BITS), f"of token {k}'s operands since then") for k in range(TOKENS_AT_ONCE)]
         self.operands = gives(ALIGNED_BITS * machine.weight_lanes, "to every slice, a token's multipliers behind the other's")
         super().__init__()
+
+    @staticmethod
+    def summed(machine: Machine) -> int:
+        """Cycles from the step in which the sequencer asks for activations until they are in ``sums``."""
+        return 3 + tree(machine.channel_slots)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -50,5 +63,16 @@ class Operands(Component):
                     value &= self.masks[token].bit_select(which, 1).replicate(ALIGNED_BITS)
                 own.append(registered(m, value, f"operand_{token}_{slot}"))
             tokens += own * (machine.weight_lanes // TOKENS_AT_ONCE // slots)
+            self._sum(m, token, own)
         m.d.comb += self.operands.eq(Cat(tokens))
         return m
+
+    def _sum(self, m: Module, token: int, own: list[Value]) -> None:
+        """The channels' first copies."""
+        channels = delay(m, self.channels, 1, f"channels_{token}")
+        parts = [Mux(slot >> channels == 0, value, 0) for slot, value in ((Const(s), v.as_signed()) for s, v in enumerate(own))]
+        total, cycles = adder_tree(m, parts, f"sum_{token}_")
+        first, valid = delay(m, self.first, 1 + cycles, f"first_{token}"), delay_valid(m, self.product, 1 + cycles, f"product_{token}")
+        with m.If(valid):
+            m.d.sync += self.sums[token].eq(total + Mux(first, 0, self.sums[token]))
+        assert cycles + 3 == self.summed(self.machine)

@@ -72,8 +72,8 @@ class StationarySlice(Component):
     """The multipliers of :class:`hw.pe.stationary.lanes.Lanes` behind one memory port, between a buffer of weights and accumulators.
 
     Weights: beats are kept, those of a group's part in one half of the buffer while those of another are multiplied. A part's sums are
-    taken out one after another: a group's parts are added as integers, with 8 or 8 - z times the sum of its mantissas where nibbles are plain
-    numbers, the whole is scaled, rounded once to FP32 and added to its row's accumulator. The same accumulator is updated at most every 6
+    taken out one after another; where nibbles are plain numbers 8 or 8 - z times the sum of its operands is added. A group's parts are added as
+    integers, the whole is scaled, rounded once to FP32 and added to its row's accumulator. The same accumulator is updated at most every 6
     cycles.
 
     Attention: ``dots`` and ``products`` as of :class:`hw.pe.slice.Slice`.
@@ -100,7 +100,7 @@ class StationarySlice(Component):
             ALIGNED_BITS * machine.weight_lanes, "operand of each multiplier, three cycles after the step; of attention two"
         )
         self.exponent = given(8, "of the sum's group and token, with it")
-        self.mantissas = given(signed(MANTISSA_SUM_BITS), "the sum of its group's mantissas, with it")
+        self.mantissas = given(signed(MANTISSA_SUM_BITS), "the sum of its part's operands, with it")
         self.keys = given(1, "attention multiplies queries by keys")
         self.values = given(1, "attention multiplies probabilities by values")
         self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
@@ -155,7 +155,7 @@ class StationarySlice(Component):
         sums = self._whole(m, lanes.own, at_own)
         digits = two_digits(self.format, machine.weight_formats)
         both = sums[0] + (sums[1] << 4)  # lower + 16 * upper
-        at_sum = at_own + 3
+        at_sum = at_own + 4
         scales = self._scales(m, at_sum)
         row_pair = Mux(digits, taken.index >> 1, taken.index)[: len(taken.index)]
         address = Cat(taken.token, row_pair, taken.bank)
@@ -187,7 +187,7 @@ class StationarySlice(Component):
         ]
 
     def _whole(self, m: Module, own: Value, at_own: int) -> list[Value]:
-        """The rows' integers, 2 cycles behind ``own``: taken apart (:func:`skipopu.numerics.accumulate.apart`), corrected, parts added."""
+        """The rows' integers, 3 cycles behind ``own``: taken apart (:func:`skipopu.numerics.accumulate.apart`), corrected, parts added."""
         high, side = own[SPACING:WIDTH], own[WIDTH:]
         over = Signal(signed(SIDE_BITS))
         m.d.comb += over.eq(high[:SIDE_BITS] - side)
@@ -200,16 +200,16 @@ class StationarySlice(Component):
         m.submodules.parts = parts = Memory(shape=2 * bits, depth=self.machine.weight_lanes, init=[])
         write, read = parts.write_port(), parts.read_port()
         place = Cat(taken.index, taken.lane[-1])
-        begins, valid = delay(m, taken.begins, at_own + 1, "begins"), delay_valid(m, taken.valid, at_own + 2, "summed")
+        begins, valid = delay(m, taken.begins, at_own + 2, "begins"), delay_valid(m, taken.valid, at_own + 3, "summed")
         sums: list[Value] = []
         for k, (part, correction) in enumerate(zip(apart, corrections, strict=True)):
             before = read.data[bits * k : bits * (k + 1)].as_signed()
-            total = Signal(signed(bits), name=f"total_{k}")
-            m.d.sync += total.eq(part + Mux(begins, correction, before))
+            corrected, total = (Signal(signed(bits), name=f"{name}_{k}") for name in ("corrected", "total"))
+            m.d.sync += [corrected.eq(part + correction), total.eq(corrected + Mux(begins, 0, before))]
             sums.append(total)
         m.d.comb += [
-            read.addr.eq(delay(m, place, at_own, "part_read")),
-            write.addr.eq(delay(m, place, at_own + 2, "part_write")),
+            read.addr.eq(delay(m, place, at_own + 1, "part_read")),
+            write.addr.eq(delay(m, place, at_own + 3, "part_write")),
             write.data.eq(Cat(sums)),
             write.en.eq(valid),
         ]

@@ -32,7 +32,7 @@ class Bench(Elaboratable):
     def __init__(self, machine: Machine) -> None:
         self.tiles = [Tile(machine) for _ in range(machine.ports)]
         self.array = ArrayUnit(machine, self.tiles)
-        self.memories = [AlignedMemory(machine, machine.activation, word_lanes(machine), sums=True) for _ in range(2)]
+        self.memories = [AlignedMemory(machine, machine.activation, word_lanes(machine)) for _ in range(2)]
         self.operands = Operands(machine)
         self.slot, self.element, self.offset = Signal(2), Signal(20), Signal(10)
         self.data, self.exponent, self.enable = Signal(ALIGNED_BITS * machine.vector_lanes), Signal(8), Signal()
@@ -44,6 +44,8 @@ class Bench(Elaboratable):
         m.d.comb += [
             operands.place.eq(delay(m, walk.activation_place, 1, "place")),
             operands.channels.eq(delay(m, walk.activation_channels, 1, "channels")),
+            operands.product.eq(delay(m, walk.step.product, 1, "product")),
+            operands.first.eq(delay(m, walk.step.first, 1, "first")),
         ]
         for k, memory in enumerate(self.memories):
             m.submodules[f"memory_{k}"] = memory
@@ -53,7 +55,7 @@ class Bench(Elaboratable):
                 memory.read_group.eq(walk.activation_group),
                 operands.words[k].eq(memory.data),
                 array.exponents[k].eq(memory.exponent),
-                array.mantissas[k].eq(memory.sum),
+                array.mantissas[k].eq(operands.sums[k]),
                 memory.write_slot.eq(self.slot),
                 memory.write_element.eq(self.element),
                 memory.write_offset.eq(self.offset),

@@ -11,7 +11,6 @@ from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
 from hw.arithmetic.pipeline import delay
-from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.stationary.operands import Operands, word_lanes
 from hw.pe.stationary.sequencer import StationarySequencer
 from hw.pe.stationary.slice import StationarySlice
@@ -29,7 +28,7 @@ WIDE = dataclasses.replace(MACHINE, port_bits=128, activation=1024)
 
 
 class Bench(Elaboratable):
-    """One slice behind its sequencer; activations come from a memory of words, exponents and sums from one of groups, a drained bank is
+    """One slice behind its sequencer; activations come from a memory of words, exponents from one of groups, a drained bank is
     free at once."""
 
     def __init__(self, machine: Machine, words: list[int], groups: list[int], group: int, tokens: int) -> None:
@@ -45,7 +44,7 @@ class Bench(Elaboratable):
         for k in range(2):
             width = ALIGNED_BITS * word_lanes(self.machine)
             m.submodules[f"words_{k}"] = words = Memory(shape=width, depth=len(self.words), init=self.words)
-            m.submodules[f"groups_{k}"] = groups = Memory(shape=8 + MANTISSA_SUM_BITS, depth=len(self.groups), init=self.groups)
+            m.submodules[f"groups_{k}"] = groups = Memory(shape=8, depth=len(self.groups), init=self.groups)
             read, read_group = words.read_port(), groups.read_port()
             slot = sequencer.activation_slots[k]
             m.d.comb += [
@@ -56,11 +55,15 @@ class Bench(Elaboratable):
                 operands.words[k].eq(read.data),
                 sequencer.slots[k].eq(sequencer.tokens[k]),
             ]
-            held.append(delay(m, read_group.data, StationarySlice.PUT_ASIDE - 2, f"of_group_{k}"))
+            lag = StationarySlice.PUT_ASIDE - 2
+            sums = delay(m, operands.sums[k], lag + 1 - Operands.summed(self.machine), f"sums_{k}")
+            held.append(Cat(delay(m, read_group.data, lag, f"of_group_{k}"), sums))
         kept = [delay_kept(m, sequencer.kept, value, k) for k, value in enumerate(held)]
         m.d.comb += [
             operands.place.eq(delay(m, sequencer.activation_place, 1, "place")),
             operands.channels.eq(delay(m, sequencer.activation_channels, 1, "channels")),
+            operands.product.eq(delay(m, sequencer.step.product, 1, "product")),
+            operands.first.eq(delay(m, sequencer.step.first, 1, "first")),
             unit.activation.eq(delay(m, operands.operands, 1, "bus")),
             Cat(unit.exponent, unit.mantissas).eq(Mux(sequencer.second, kept[1], kept[0])),
             sequencer.weights_ready.eq(unit.beats.valid),
@@ -108,11 +111,9 @@ def run(machine: Machine, group: int, weights: Format, tokens: int, rows: int, p
     scale = (rng.random((rows, groups)) * rng.choice([-1, 1, 1e-6], (rows, groups))).astype(np.float16)
     stream = ChannelStream(rows, groups, group, 1, machine.weight_lanes, weights)
     beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, machine.beat_bytes)
-    mask, sum_mask = (1 << ALIGNED_BITS) - 1, (1 << MANTISSA_SUM_BITS) - 1
+    mask = (1 << ALIGNED_BITS) - 1
     memory = [sum((int(v) & mask) << ALIGNED_BITS * i for i, v in enumerate(word)) for word in m.reshape(-1, lanes)]
-    totals = m.sum(-1).astype(int).reshape(-1).tolist()
-    of_groups = [e | (total & sum_mask) << 8 for e, total in zip(exponent.reshape(-1).tolist(), totals, strict=True)]
-    dut = Bench(machine, memory, of_groups, group, tokens)
+    dut = Bench(machine, memory, exponent.reshape(-1).tolist(), group, tokens)
     shape = {**matmul_shape(rows, 1), "groups": groups, "format": weights.code}
     seen: dict[tuple[int, int], int] = {}
     spent = {"cycles": 0, "steps": 0}
