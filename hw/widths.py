@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipopu.isa.spec import KVWRITE
-from skipopu.machine.config import LARGEST_BUFFER, LARGEST_MAP
+from skipopu.machine.accepted import LARGEST_BUFFER, LARGEST_MAP
 from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_GROUP, LARGEST_HEAD, LARGEST_VOCABULARY
 from skipopu.records import ROUTER_RECORD
 

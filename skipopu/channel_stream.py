@@ -171,5 +171,5 @@ class ChannelStream:
         scale = np.ascontiguousarray(tile[:, : 2 * rows]).view(np.float16).T
         zero = tile[:, head : head + rows].T if zeros else np.zeros((rows, self.groups), np.uint8)
         pairs = tile[:, head + zeros :].reshape(self.groups, self.group // channels, -1, channels).transpose(2, 0, 1, 3)
-        nibbles = np.stack([pairs & 15, pairs >> 4], 1).reshape(-1, self.groups, self.group)
+        nibbles = np.stack([pairs & 15, pairs >> 4], 1, dtype=np.uint8).reshape(-1, self.groups, self.group)
         return self.format.integers(nibbles, zero), scale

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from compiler.graph.ops import Graph, Mask, Place, Value, Weights
 from skipopu.adjust_record import adjust_size
+from skipopu.channel_stream import ChannelStream
 from skipopu.errors import ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT, MATMUL, WORD_BYTES
-from skipopu.channel_stream import ChannelStream
 from skipopu.layout import EmbeddingRows, KvEntry, WeightStream, buffer_stride, round_up
-from skipopu.machine.config import LARGEST_MEMORY, Machine
+from skipopu.machine.accepted import LARGEST_MEMORY
+from skipopu.machine.config import Machine
 from skipopu.masks import ThresholdTable
 from skipopu.model_config import ModelConfig
 from skipopu.program.program import Region

@@ -58,7 +58,9 @@ class ArrayUnit(Component):
         self.group = given(GROUP_BITS, "weights per group")
         if machine.stationary:
             self.exponents = [given(8, f"of the activations of token {k} read, a cycle after their address") for k in range(2)]
-            self.mantissas = [given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)]
+            self.mantissas = [
+                given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)
+            ]
         else:
             self.exponent = given(8, "of the activations read, two cycles after their address")
         self.started = gives(1, "a product with weights starts")
@@ -89,7 +91,10 @@ class ArrayUnit(Component):
             m.d.sync += running.eq(0)
         if isinstance(sequencer, StationarySequencer):
             m.submodules.second_slots = second_slots = TokenSlots(self.machine)
-            own = [(step_slots, sequencer.tokens[0], sequencer.slots[0]), (second_slots, sequencer.tokens[1], sequencer.slots[1])]
+            own = [
+                (step_slots, sequencer.tokens[0], sequencer.slots[0]),
+                (second_slots, sequencer.tokens[1], sequencer.slots[1]),
+            ]
         else:
             own = [(step_slots, sequencer.token, sequencer.slot)]
         lists = [(sequencer, own), (epilogue, [(drain_slots, epilogue.token, epilogue.slot)])]
@@ -145,7 +150,10 @@ class ArrayUnit(Component):
         lag = StationarySlice.PUT_ASIDE - 2
         kept: list[Value] = []
         for k, (exponent, mantissas) in enumerate(zip(self.exponents, self.mantissas, strict=True)):
-            own = Cat(delay(m, exponent, lag, f"exponent_{k}"), delay(m, mantissas, lag + 1 - Operands.summed(self.machine), f"mantissas_{k}"))
+            own = Cat(
+                delay(m, exponent, lag, f"exponent_{k}"),
+                delay(m, mantissas, lag + 1 - Operands.summed(self.machine), f"mantissas_{k}"),
+            )
             held = Signal(8 + MANTISSA_SUM_BITS, name=f"held_{k}", reset_less=True)
             with m.If(sequencer.kept):
                 m.d.sync += held.eq(own)

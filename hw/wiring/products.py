@@ -10,8 +10,10 @@ from amaranth.lib.wiring import connect
 from hw.arithmetic.pipeline import delay, delay_valid
 from hw.control.channels import ChannelFetch
 from hw.pe.activation import AlignedMemory
+from hw.pe.sequencer import Sequencer
 from hw.pe.stationary.mask import MaskUnit
 from hw.pe.stationary.operands import Operands
+from hw.pe.stationary.sequencer import StationarySequencer
 from hw.wiring.units import Units
 from skipopu.isa.registers import WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import Unit
@@ -48,7 +50,7 @@ def join(m: Module, units: Units) -> None:
         join_stationary(m, units, units.operands, units.activation_second)
         return
     if (spread := units.spread) is not None:
-        walk = array.sequencer
+        walk = cast(Sequencer, array.sequencer)
         m.d.comb += [
             spread.word.eq(units.activation.data),
             spread.place.eq(delay(m, walk.activation_group[:2], 1, "place")),
@@ -63,7 +65,7 @@ def join(m: Module, units: Units) -> None:
 
 def of_rows(m: Module, units: Units) -> list[Any]:
     """Whole words of activations."""
-    memory, walk = units.activation, units.array.sequencer
+    memory, walk = units.activation, cast(Sequencer, units.array.sequencer)
     return [
         memory.read_slot.eq(walk.activation_slot),
         memory.read_word.eq(walk.activation_word),
@@ -75,7 +77,7 @@ def of_rows(m: Module, units: Units) -> list[Any]:
 
 def join_stationary(m: Module, units: Units, operands: Operands, second: AlignedMemory) -> None:
     """Two tokens' activations, in the order of a stationary array's multipliers."""
-    array, walk = units.array, units.array.sequencer
+    array, walk = units.array, cast(StationarySequencer, units.array.sequencer)
     m.d.comb += [
         units.sharing.activations.eq(operands.operands),
         operands.place.eq(delay(m, walk.activation_place, 1, "place")),
@@ -98,7 +100,8 @@ def join_stationary(m: Module, units: Units, operands: Operands, second: Aligned
 
 def join_masks(m: Module, units: Units, masks: MaskUnit, operands: Operands) -> None:
     """Which of those activations count, and which weights are fetched."""
-    array, walk, fetch = units.array, units.array.sequencer, cast(ChannelFetch, units.weights)
+    array, fetch = units.array, cast(ChannelFetch, units.weights)
+    walk = cast(StationarySequencer, array.sequencer)
     connect(m, walk.active, masks.active_words[1])
     connect(m, fetch.active, masks.active_words[0])
     nothing = delay(m, walk.nothing, 1, "nothing")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from amaranth.hdl import Module, Value
 
 from hw.component import AnyComponent, Component
-from hw.control.configuration import setting
 from hw.control.channels import ChannelFetch
+from hw.control.configuration import setting
 from hw.control.counters import Counters
 from hw.control.dispatch import Dispatcher
 from hw.control.host import HostRegisters
@@ -66,7 +66,9 @@ class Units:
         self.array = ArrayUnit(machine, self.tiles)
         pieces = PIECES if machine.short_groups and not machine.stationary else 1
         lanes = word_lanes(machine) if machine.stationary else machine.weight_lanes
-        self.activation = AlignedMemory(machine, machine.activation, lanes, machine.zero_points and not machine.stationary, pieces)
+        self.activation = AlignedMemory(
+            machine, machine.activation, lanes, machine.zero_points and not machine.stationary, pieces
+        )
         self.attention = AttentionUnit(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()

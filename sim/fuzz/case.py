@@ -19,7 +19,8 @@ from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.layout import buffer_stride, round_up
-from skipopu.machine.config import LARGEST_BUFFER, MULTIPLIERS, QUERY_LANES
+from skipopu.machine.accepted import LARGEST_BUFFER, MULTIPLIERS
+from skipopu.machine.config import QUERY_LANES
 from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics.activation import ACTIVATIONS, Activation

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.fuzz.draw import Draw
-from skipopu.machine.config import SHORTEST_GROUP
+from skipopu.machine.accepted import SHORTEST_GROUP
 from skipopu.masks import channels
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats, mask

@@ -11,27 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from skipopu.errors import ConfigError
-from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, BUFFER_UNIT
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
+from skipopu.machine.accepted import HISTORY_SLOT, LARGEST_BUFFER, SHORTEST_GROUP, check
+from skipopu.machine.accepted import QUERY_LANES as QUERY_LANES
 from skipopu.machine.files import describe
 from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics import formats
-from skipopu.numerics.formats import INT4, USUAL, Format
-from skipopu.numerics.profile import EXECUTED, fingerprint
+from skipopu.numerics.formats import USUAL, Format
+from skipopu.numerics.profile import fingerprint
 
-QUERY_LANES = 4  # queries (heads or tokens) that meet the same elements of K in one cycle; a score word holds as many
 TOKENS_AT_ONCE = 2  # tokens that share a weight in one cycle, where every multiplier keeps its rows
 THRESHOLD_PORTS = 4  # hold thresholds of channels, at most
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
 ENTRIES_AHEAD = 8  # keys or values of entries that a port is asked for before they are used, at most
 AHEAD_STEP = 2  # rounds from one whose entries are fetched ahead to the next: hits and misses alternate when they are used
-MOST_PORTS = 64
-LARGEST_BUFFER = 1 << 19  # elements
-LARGEST_MAP = 1 << 19  # tokens of all layers
-LARGEST_MEMORY = ADDRESS_UNIT << 28  # bytes that an instruction's address reaches
-SHORTEST_GROUP = 8  # weights: shorter ones would have more scale than weight
-HISTORY_SLOT = 16  # beats of the history buffer per slot, at least: so many tags it has
-MULTIPLIERS = ("27x18", "18x18")
 
 
 @dataclass(frozen=True)
@@ -108,75 +102,7 @@ class Machine:
     memory: MemoryTiming = dataclasses.field(default_factory=MemoryTiming)
 
     def __post_init__(self) -> None:
-        def need(condition: bool, field: str, accepted: str) -> None:
-            if not condition:
-                raise ConfigError(f"machine {self.name}: {field} is {getattr(self, field)!r}; accepted: {accepted}")
-
-        def power_of_two(value: int) -> bool:
-            return value > 0 and value & value - 1 == 0
-
-        need(1 <= self.ports <= MOST_PORTS, "ports", f"1..{MOST_PORTS}")
-        need(power_of_two(self.port_bits) and 64 <= self.port_bits <= 512, "port_bits", "a power of two from 64 to 512")
-        need(1 <= self.tokens <= 64, "tokens", "1..64")
-        need(
-            power_of_two(self.vector_lanes) and 2 <= self.vector_lanes <= self.kv_lanes,
-            "vector_lanes",
-            f"a power of two from 2 to {self.kv_lanes} (half words of a {self.port_bits}-bit port)",
-        )
-        need(
-            self.buffer > 0 and self.buffer % (4 * BUFFER_UNIT) == 0 and self.buffer <= LARGEST_BUFFER,
-            "buffer",
-            f"a multiple of {4 * BUFFER_UNIT} up to {LARGEST_BUFFER}",
-        )
-        need(
-            0 < self.activation <= LARGEST_BUFFER and self.activation % self.weight_lanes == 0,
-            "activation",
-            f"a multiple of {self.weight_lanes} up to {LARGEST_BUFFER}",
-        )
-        need(
-            0 < self.query <= LARGEST_BUFFER and self.query % self.kv_lanes == 0,
-            "query",
-            f"a multiple of {self.kv_lanes} up to {LARGEST_BUFFER}",
-        )
-        for field in ("map_entries", "score_entries"):
-            need(0 < getattr(self, field) <= LARGEST_MAP, field, f"1 to {LARGEST_MAP}")
-        need(1 <= self.kv_heads <= 64, "kv_heads", "1..64")
-        need(1 <= self.query_group <= 16, "query_group", "1..16")
-        need(1 <= self.burst <= 256, "burst", "1..256")
-        need(self.burst * self.beat_bytes <= 4096, "burst", f"at most {4096 // self.beat_bytes} beats (4096 bytes)")
-        need(
-            0 <= self.write_burst * self.beat_bytes <= 4096 and self.write_burst <= 256,
-            "write_burst",
-            f"0, or up to {min(256, 4096 // self.beat_bytes)} beats",
-        )
-        need(self.weight_fifo >= 2 * self.burst, "weight_fifo", f"at least two bursts, {2 * self.burst}")
-        need(self.kv_fifo >= 2 * self.burst, "kv_fifo", f"at least two bursts, {2 * self.burst}")
-        need(
-            self.weights_in_flight == 0 or 2 * self.burst <= self.weights_in_flight <= self.weight_fifo,
-            "weights_in_flight",
-            f"0, or two bursts to weight_fifo, {2 * self.burst} to {self.weight_fifo}",
-        )
-        need(self.history == 0 or HISTORY_SLOT <= self.history <= 1 << 20, "history", f"0, or {HISTORY_SLOT} to {1 << 20}")
-        need(
-            INT4.name in self.formats
-            and set(self.formats) <= set(formats.BY_NAME)
-            and len(set(self.formats)) == len(self.formats),
-            "formats",
-            f"{INT4.name} and some of {', '.join(name for name in formats.BY_NAME if name != INT4.name)}, each once",
-        )
-        need(self.stationary or not self.masks, "masks", "false, or true with stationary")
-        need(self.multiplier in MULTIPLIERS, "multiplier", " or ".join(MULTIPLIERS))
-        need(8 <= self.instructions <= 4096, "instructions", "8..4096")
-        need(set(self.numerics) <= set(EXECUTED) and bool(self.numerics), "numerics", f"some of {', '.join(EXECUTED)}")
-        need(self.score_entries % QUERY_LANES == 0, "score_entries", f"a multiple of {QUERY_LANES}")
-        need(
-            0 <= self.memory_bytes <= LARGEST_MEMORY and self.memory_bytes % 4096 == 0,
-            "memory_bytes",
-            f"a multiple of 4096 up to {LARGEST_MEMORY}, or 0",
-        )
-        need(power_of_two(self.trace_records) and self.trace_records >= 4, "trace_records", "a power of two, at least 4")
-        need(1 <= self.clock_mhz <= 10_000, "clock_mhz", "1 to 10000")
-        self.memory.check(f"machine {self.name}")
+        check(self)
 
     def with_chunk(self, tokens: int) -> Machine:
         """This machine with chunks of at least ``tokens`` tokens, buffers growing with them. No result depends on the chunk."""

@@ -25,7 +25,8 @@ from skipopu.program.program import Program
 from tests.support import random_checkpoint, small_config
 
 TINY = Machine.load("tiny")
-MASKING = dataclasses.replace(TINY, stationary=True, masks=True)
+STATIONARY = dataclasses.replace(TINY, stationary=True)
+MASKING = dataclasses.replace(STATIONARY, masks=True)
 CONFIG = small_config(head_dim=16)
 LAYER = "model.layers.1."
 
@@ -127,7 +128,7 @@ def test_a_program_holds_them(only: str | None, tmp_path: Path) -> None:
 
 def test_without_thresholds_nothing_is_changed() -> None:
     plain = random_checkpoint(CONFIG)
-    program, before = (compile_checkpoint(plain, machine, context=40) for machine in (MASKING, TINY))
+    program, before = (compile_checkpoint(plain, machine, context=40) for machine in (MASKING, STATIONARY))
     assert program.instructions == before.instructions
     assert all(np.array_equal(a, b) for a, b in zip(program.memory, before.memory, strict=True))
     assert "masks" not in TINY.hardware_parameters

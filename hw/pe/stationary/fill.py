@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
@@ -163,7 +165,12 @@ class FillWalk(Component):
                     group_word.eq(group_word + (self.group >> lanes)),
                 ]
                 with m.If(last_group):
-                    m.d.sync += [left.eq(left - (Const(1) << size)), bank.eq(~bank), group_index.eq(0), group_word.eq(first_word)]
+                    m.d.sync += [
+                        left.eq(left - (Const(1) << size)),
+                        bank.eq(~bank),
+                        group_index.eq(0),
+                        group_word.eq(first_word),
+                    ]
                     with m.If(last_tile):
                         m.d.sync += self.taking.eq(0)
         with m.If(self.start):
@@ -181,7 +188,16 @@ class FillWalk(Component):
         return self.masks_done if self.machine.masks else Const(1, 1)
 
     def _beats(
-        self, m: Module, opening: Value, part: Signal, own: Value, take: Value, open: Value, count: Value, half: Value, over: Signal
+        self,
+        m: Module,
+        opening: Value,
+        part: Any,
+        own: Value,
+        take: Value,
+        open: Value,
+        count: Value,
+        half: Value,
+        over: Signal,
     ) -> Value:
         """Whether the ``open`` part has one more beat, of ``count`` so far; says when it is ``over``."""
         last = count == (own >> part.channels) - 1

@@ -51,7 +51,10 @@ class MaskUnit(Component):
         self.read_slots = [given(slot, f"token slot {k} of the masks read") for k in range(TOKENS_AT_ONCE)]
         self.read_word = given(word, "which of those slots' words")
         self.masks = [gives(lanes, f"active channels of slot {k}, all without thresholds") for k in range(TOKENS_AT_ONCE)]
-        self.active_words = [given(ActiveWords(machine), f"reads of channels that a token has active, {who}", f"{who}_{{}}") for who in ("fetch", "fill")]
+        self.active_words = [
+            given(ActiveWords(machine), f"reads of channels that a token has active, {who}", f"{who}_{{}}")
+            for who in ("fetch", "fill")
+        ]
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:

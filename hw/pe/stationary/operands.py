@@ -57,7 +57,9 @@ class Operands(Component):
                 which = Signal(range(lanes), name=f"which_{token}_{slot}")
                 for bit in range(len(which)):
                     fixed = bit < slots.bit_length() - 1
-                    m.d.comb += which[bit].eq(Mux(self.channels > bit, slot >> bit & 1, self.place[bit]) if fixed else self.place[bit])
+                    m.d.comb += which[bit].eq(
+                        Mux(self.channels > bit, slot >> bit & 1, self.place[bit]) if fixed else self.place[bit]
+                    )
                 value = word.word_select(which, ALIGNED_BITS)
                 if machine.masks:
                     value &= self.masks[token].bit_select(which, 1).replicate(ALIGNED_BITS)
@@ -72,7 +74,10 @@ class Operands(Component):
         channels = delay(m, self.channels, 1, f"channels_{token}")
         parts = [Mux(slot >> channels == 0, value, 0) for slot, value in ((Const(s), v.as_signed()) for s, v in enumerate(own))]
         total, cycles = adder_tree(m, parts, f"sum_{token}_")
-        first, valid = delay(m, self.first, 1 + cycles, f"first_{token}"), delay_valid(m, self.product, 1 + cycles, f"product_{token}")
+        first, valid = (
+            delay(m, self.first, 1 + cycles, f"first_{token}"),
+            delay_valid(m, self.product, 1 + cycles, f"product_{token}"),
+        )
         with m.If(valid):
             m.d.sync += self.sums[token].eq(total + Mux(first, 0, self.sums[token]))
         assert cycles + 3 == self.summed(self.machine)

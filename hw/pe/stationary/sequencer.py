@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import connect, flipped
 
@@ -49,7 +51,9 @@ class StationarySequencer(Component):
         self.sum = gives(Sum(machine), "what to take out")
         self.active_ports = gives(machine.ports, "ports that take part in the sum")
         self.format = gives(FORMAT_BITS, "of the weights")
-        self.activation_slots = [gives(slot, f"slot {k} of the aligned memory to read, with the step") for k in range(TOKENS_AT_ONCE)]
+        self.activation_slots = [
+            gives(slot, f"slot {k} of the aligned memory to read, with the step") for k in range(TOKENS_AT_ONCE)
+        ]
         word = bits_for_index(machine.activation // word_lanes(machine))
         self.activation_word = gives(word, "word to read")
         self.activation_group = gives(word, "its group's first word")
@@ -156,7 +160,7 @@ class StationarySequencer(Component):
             m.d.sync += [beat.eq(0), claimed.eq(0), first_token.eq(0), half.eq(0)]
         self._take_out(m, fire & last_beat, part, first_token, two, last_pass)
 
-    def _take_out(self, m: Module, last: Value, part: Signal, first_token: Signal, two: Value, last_pass: Value) -> None:
+    def _take_out(self, m: Module, last: Value, part: Any, first_token: Signal, two: Value, last_pass: Value) -> None:
         """The sums of a part and its tokens, from PUT_ASIDE cycles behind its last step; no other part's last step comes sooner."""
         machine = self.machine
         lane_bits = (machine.weight_lanes // 2 - 1).bit_length()

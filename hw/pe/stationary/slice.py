@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 
@@ -16,14 +16,16 @@ from hw.pe.stationary.lanes import Lanes
 from hw.pe.stationary.tiles import largest
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine import pipeline
-from skipopu.machine.config import QUERY_LANES, TOKENS_AT_ONCE, Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.accumulate import SIDE_BITS, SPACING, TERMS, WIDTH
 from skipopu.numerics.accumulate import SUM_BITS as PART_BITS
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import UNSIGNED
 from skipopu.numerics.packing import WEIGHT_BITS
 
-SCALES_KEPT = 8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, 8 cycles apart
+SCALES_KEPT = (
+    8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, 8 cycles apart
+)
 PLAIN = 8  # what plain nibbles are less in the multipliers
 ROW_BITS = ALIGNED_BITS + WEIGHT_BITS + 9  # of a row's sum over a group: 512 products of an 18-bit activation
 
@@ -197,9 +199,9 @@ class StationarySlice(Component):
         ]
         corrections = self._corrections(m, at_own + 1)
         bits, taken = ROW_BITS, self.sum
-        m.submodules.parts = parts = Memory(shape=2 * bits, depth=self.machine.weight_lanes, init=[])
+        place = Cat(taken.index, taken.token)
+        m.submodules.parts = parts = Memory(shape=2 * bits, depth=1 << len(place), init=[])
         write, read = parts.write_port(), parts.read_port()
-        place = Cat(taken.index, taken.lane[-1])
         begins, valid = delay(m, taken.begins, at_own + 2, "begins"), delay_valid(m, taken.valid, at_own + 3, "summed")
         sums: list[Value] = []
         for k, (part, correction) in enumerate(zip(apart, corrections, strict=True)):

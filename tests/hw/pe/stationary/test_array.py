@@ -71,7 +71,8 @@ class Bench(Elaboratable):
 
 
 @pytest.mark.parametrize(
-    ("ports", "mask", "weights", "rows"), [(1, 0b0010, INT4, 4), (2, 0b1111, INT8, 20), (2, 0b1011, INT4, 52), (2, 0b0001, INT4, 4)]
+    ("ports", "mask", "weights", "rows"),
+    [(1, 0b0010, INT4, 4), (2, 0b1111, INT8, 20), (2, 0b1011, INT4, 52), (2, 0b0001, INT4, 4)],
 )
 def test_a_product(ports: int, mask: int, weights: Format, rows: int) -> None:
     """Listed slots' products lie where the instruction says, and nothing else is written."""
@@ -131,6 +132,8 @@ def test_a_product(ports: int, mask: int, weights: Format, rows: int) -> None:
         ctx.set(array.active, 0)
         assert seen == expected
 
-    feed = {array.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports) if len(beats[p])}
+    feed = {
+        array.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports) if len(beats[p])
+    }
     constants = [(array.instruction, {"word": word, "mask": mask}), (array.group, group)]
     exercise(dut, feed, {}, drive=drive, constants=constants, seeds=(1,))

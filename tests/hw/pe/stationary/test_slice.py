@@ -19,7 +19,7 @@ from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.machine.config import Machine
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
-from skipopu.numerics.formats import BY_NAME, FORMATS, INT4, Format
+from skipopu.numerics.formats import BY_NAME, FORMATS, Format
 from skipopu.numerics.profile import PROFILES
 from tests.support import random_codes
 
@@ -49,9 +49,7 @@ class Bench(Elaboratable):
             slot = sequencer.activation_slots[k]
             m.d.comb += [
                 read.addr.eq(slot * (len(self.words) // self.tokens) + sequencer.activation_word),
-                read_group.addr.eq(
-                    slot * (len(self.groups) // self.tokens) + sequencer.activation_group // self.per_group
-                ),
+                read_group.addr.eq(slot * (len(self.groups) // self.tokens) + sequencer.activation_group // self.per_group),
                 operands.words[k].eq(read.data),
                 sequencer.slots[k].eq(sequencer.tokens[k]),
             ]
@@ -99,7 +97,7 @@ def test_products(weights: Format, tokens: int, rows: int, pauses: float) -> Non
 @pytest.mark.parametrize("weights", FORMATS, ids=lambda form: form.name)
 def test_groups(weights: Format, group: int, rows: int) -> None:
     """Short ones, and those of several parts."""
-    run(WIDE, group, weights, 2, rows, 0.0)
+    run(WIDE, group, weights, 4 if group > 128 else 2, rows, 0.0)
 
 
 def run(machine: Machine, group: int, weights: Format, tokens: int, rows: int, pauses: float) -> None:
@@ -150,7 +148,9 @@ def run(machine: Machine, group: int, weights: Format, tokens: int, rows: int, p
         """Reads a bank as soon as its tile is done."""
         number, rounds = 0, -(-rows // 8)
         while number < rounds:
-            done, bank, more = (ctx.get(port) for port in (dut.sequencer.rounds.done, dut.sequencer.rounds.bank, dut.sequencer.rounds.more))
+            done, bank, more = (
+                ctx.get(port) for port in (dut.sequencer.rounds.done, dut.sequencer.rounds.bank, dut.sequencer.rounds.more)
+            )
             await ctx.tick()
             if not done:
                 continue

@@ -1,0 +1,62 @@
+"""Stationary arrays, with masks of channels and without: the same bits in RTL, whatever the formats, groups and tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from compiler.pipeline import compile_checkpoint
+from sim.functional import engine as functional
+from sim.fuzz.choices import thresholds
+from sim.rtl import engine as rtl
+from skipopu.machine.config import Machine
+from skipopu.program.run import Run
+from tests.agreement.test_rtl import agree
+from tests.support import random_checkpoint, small_config
+
+pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]
+
+TINY = dataclasses.replace(Machine.load("tiny"), stationary=True, masks=True)
+MONO = dataclasses.replace(Machine.load("mono"), stationary=True, masks=True)
+RUN = Run(tuple(range(1, 12)), 6, check=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "weights", "group", "kv", "stall"),
+    [
+        (TINY, "int4", 32, "reuse", 0),
+        (TINY, "int8", 16, "dense", 0),
+        (TINY, "int4z", 8, "reuse", 90),
+        (TINY, "fp4", 128, "reuse", 0),
+        (TINY, "int4", 256, "dense", 90),
+        (MONO, "int8", 64, "reuse", 0),
+    ],
+)
+@pytest.mark.parametrize("masks", ["none", "generated", "all"])
+def test_formats_and_groups(machine: Machine, weights: str, group: int, kv: str, stall: int, masks: str) -> None:
+    """More tokens than are multiplied at once, groups of several parts, ends of matrices that fill no tile."""
+    config = small_config(hidden_size=80, intermediate_size=200, num_heads=6, num_kv_heads=3, vocab_size=90)
+    checkpoint = random_checkpoint(config, 3)
+    if masks != "none":
+        checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, seed=5, spread=200, fixed=0.1))
+    program = compile_checkpoint(checkpoint, machine, kv, context=40, weights=weights, group=group, mask_prompt=masks == "all")
+    if masks != "none":
+        found, every = functional.run(program, RUN).channels
+        assert 0.2 < found / every < 0.95
+    agree(program, RUN, rtl.Memory(stall=stall, reorder=stall > 0, seed=3))
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0, 1.0), (0xFFFF, 0.0)])
+def test_all_channels_and_none(threshold: int, share: float) -> None:
+    config = small_config()
+    shapes = thresholds(config, 0, 1, 0.0)
+    fixed = {name: np.full_like(table, threshold) for name, table in shapes.items()}
+    checkpoint = random_checkpoint(config, 2)
+    program = compile_checkpoint(dataclasses.replace(checkpoint, masks=fixed), TINY, context=40)
+    assert functional.run(program, RUN).active_channels_share == share
+    seen = agree(program, RUN, rtl.Memory())
+    if threshold == 0:
+        plain = agree(compile_checkpoint(checkpoint, TINY, context=40), RUN, rtl.Memory())
+        assert seen.tokens == plain.tokens
