@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 
 PUT_ASIDE = pipeline.STEP_OPERANDS + pipeline.STEP_SUM + 1  # a part's last step to its first sum; two last steps are no closer
 RUN = 3  # cycles from a run that all ports accepted to the next one
+
+SHORT = 4  # bursts in a FIFO in which it matters where they end
 
 
 class Group(NamedTuple):
@@ -203,6 +206,13 @@ class Walk:
         return later
 
 
+def window(machine: Machine, unit: int) -> int:
+    """After how many units of so many beats everything may repeat: all bursts that may be under way, twice; whole fillings of a short FIFO."""
+    fifo = machine.weight_fifo if machine.weight_fifo <= SHORT * machine.burst else 1
+    least = math.lcm(unit, fifo) // unit
+    return -(-2 * under_way(machine) // (unit * least)) * least
+
+
 def more(machine: Machine, marks: list[Mark], beats: int, most: int) -> tuple[int, int]:
     """How often the latest windows of ``beats`` can be repeated, ``most`` at most, and how much sooner their beats are taken each time.
 
@@ -236,9 +246,8 @@ def flow(
     walk.takes += pending.takes
     page, whole, kept = shape.page, 4096 // machine.beat_bytes, machine.weight_fifo
     run = FIRST
-    window = 2 * under_way(machine)  # beats after which everything may repeat
     for tile in shape.tiles:
-        groups, together = -(-window // tile.group.beats), -(-window // tile.beats)
+        groups, together = window(machine, tile.group.beats), window(machine, tile.beats)
         times, marks = tile.times, list[Mark]()
         while times:
             walk.enter(tile, 0 if keep else groups)
