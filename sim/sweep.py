@@ -149,7 +149,7 @@ def row(job: Job, part: Estimate) -> dict[str, Any]:
         "share_of_cap": part.share_of_cap,
         "energy_per_token_j": joules.likely,
         "power_w": joules.likely * part.tokens_per_s,
-        "multipliers": machine.ports * machine.weight_lanes,
+        "multipliers": energy.array_multipliers(machine),
         "on_chip_mib": on_chip_bits(machine) / 8 / 2**20,
         "peak_gb_s": machine.peak_bandwidth / 1e9,
         "memory_bytes": sum(part.regions.values()),

@@ -31,7 +31,8 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
     stream = s.streams.flow(p.shape, times.pending, first - ref, begin - ref, attended, beside)
     tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
     end = begin + stream.drained + EPILOGUE + tail
-    s.book("ARRAY", p.steps, end - start, WEIGHTS=stream.end + 1 - p.steps - stream.stalled, DRAIN=stream.stalled)
+    weights = stream.end + 1 - p.steps - stream.stalled - stream.held
+    s.book("ARRAY", p.steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
     s.counters["EPILOGUE_BUSY"] += p.drains
     times.asked, times.last.sent, times.pending = begin + stream.asked, begin + stream.sent, stream.pending
     s.span("weights", first, begin + stream.end)

@@ -93,13 +93,22 @@ class Part:
     joules: Range
 
 
+def array_multipliers(machine: Machine) -> int:
+    """Multipliers of the array. Where they keep their rows every two have a third one for what their registers have no room for."""
+    lanes = machine.ports * machine.weight_lanes
+    return lanes * 3 // 2 if machine.stationary else lanes
+
+
 def estimate(machine: Machine, counters: dict[str, int]) -> list[Part]:
-    """Joules of a run (or of a difference of two runs' counters), by event; a cycle of ADJUST counts as one of the whole vector unit."""
+    """Joules of a run (or of a difference of two runs' counters), by event; a cycle of ADJUST counts as one of the whole vector unit.
+
+    A stationary array's multipliers of a second token work where there is none, too, and its codes go through a buffer behind the FIFOs.
+    """
     memory = MEMORY.get(machine.memory.device, OTHER_MEMORY)
     static, why = STATIC.get(machine.memory.device, OTHER_STATIC)
     beat = 8 * machine.beat_bytes
     moved = (counters["READ_BEATS"] + counters["WRITE_BEATS"]) * beat
-    multipliers = machine.ports * machine.weight_lanes
+    buffered = counters["ARRAY_BUSY"] * machine.ports if machine.stationary else 0
     attention = machine.ports * machine.kv_lanes * QUERY_LANES
     cycles = counters["CYCLES"]
     elements = counters["VECTOR_BUSY"] + counters["EPILOGUE_BUSY"] + counters["ALIGN_BUSY"]
@@ -107,8 +116,8 @@ def estimate(machine: Machine, counters: dict[str, int]) -> list[Part]:
     watt = Event(REST, "second", static * 1e12, why)
     counts = [
         (memory, moved),
-        (PRODUCT, counters["ARRAY_BUSY"] * multipliers + counters["ATTENTION_BUSY"] * attention),
-        (FIFO, counters["READ_BEATS"] * beat),
+        (PRODUCT, counters["ARRAY_BUSY"] * array_multipliers(machine) + counters["ATTENTION_BUSY"] * attention),
+        (FIFO, (counters["READ_BEATS"] + buffered) * beat),
         (HISTORY, counters["HISTORY_BEATS"] * beat),
         (ELEMENT, elements * machine.vector_lanes),
         (CLOCK, cycles * machine.ports * machine.port_bits),

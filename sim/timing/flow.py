@@ -42,12 +42,37 @@ class Shape:
     def beats(self) -> int:
         return self.beats_of(self.pairs)
 
+    @property
+    def array_steps(self) -> int:
+        """Of all pairs."""
+        return self.pairs * self.steps
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What the pace of a long stream depends on."""
+        return self.steps, self.per_word, self.scale, self.ports
+
+    def endless(self, pairs: int) -> Shape:
+        """A long stream of this kind, of one round."""
+        return replace(self, pairs=pairs, per_round=pairs, page=1 << 30)
+
     def window(self, machine: Machine) -> int:
         """Pairs after which everything may repeat: whole rounds and scale words, all bursts that may be under way, twice."""
-        memory = machine.memory
-        loop = min(machine.weights_in_flight or machine.weight_fifo, memory.outstanding * machine.burst, memory.latency)
         unit = math.lcm(self.per_round, self.per_word)
-        return -(-max(loop, 2 * machine.burst) // unit) * unit
+        return -(-under_way(machine) // unit) * unit
+
+    def flow(
+        self,
+        machine: Machine,
+        readers: list[Reader],
+        pending: Pending,
+        due: int,
+        begin: int,
+        blocked: Windows = ((),),
+        takes: list[int] | None = None,
+    ) -> Flow:
+        """See :func:`flow`."""
+        return flow(machine, self, readers, pending, due, begin, blocked, takes)
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,7 @@ class Flow:
         end: the last step. drained: the last accumulator was read. stalled: waits for a bank of accumulators.
         asked, sent: the last burst's request, the last beat's departure from memory.
         pending: what it leaves in the reader.
+        held: waits for sums that were not taken out yet.
     """
 
     end: int
@@ -66,6 +92,7 @@ class Flow:
     asked: int
     sent: int
     pending: Pending
+    held: int = 0
 
     def later(self, cycles: int) -> Flow:
         """The same, all of it done ``cycles`` later."""
@@ -150,6 +177,16 @@ def flow(
                 for reader in readers:
                     reader.skip(arrivals, len(takes))
                 marks = []
+    return ended(machine, readers, run, takes, begin, (pop, drained, stalled))
+
+
+def ended(
+    machine: Machine, readers: list[Reader], run: int, takes: list[int], begin: int, end: tuple[int, int, int], held: int = 0
+) -> Flow:
+    """A stream of which beats were taken from ``begin`` on, at ``takes``; its last run was accepted at ``run``.
+
+    ``end``: the last step, the last drain, waits for a bank.
+    """
     reader = max(readers, key=lambda reader: reader.sent)
     ref, coarse = reader.asked, grain(machine)
 
@@ -160,7 +197,7 @@ def flow(
             later = [last * number // count for number in range(1, count + 1)]
         return tuple(later)
 
-    left_over = Pending(
+    pending = Pending(
         max(run - ref, -6),
         reader.accepted - ref,
         (reader.sent - ref) // coarse * coarse,
@@ -169,7 +206,15 @@ def flow(
         behind(reader.pushes, machine.weight_fifo),
         behind(reader.finishes, reader.outstanding),
     )
-    return Flow(pop - begin, drained - begin, stalled, ref - begin, reader.sent - begin, left_over)
+    last, drained, stalled = end
+    return Flow(last - begin, drained - begin, stalled, ref - begin, reader.sent - begin, pending, held)
+
+
+def under_way(machine: Machine) -> int:
+    """Bursts that may be under way, in beats, at least two."""
+    memory = machine.memory
+    loop = min(machine.weights_in_flight or machine.weight_fifo, memory.outstanding * machine.burst, memory.latency)
+    return max(loop, 2 * machine.burst)
 
 
 def grain(machine: Machine) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from sim.timing.flow import Flow, Shape, flow, grain
+from sim.timing.flow import Flow, grain
+from sim.timing.product import Weights
 from sim.timing.reader import NOTHING, Pending, Reader, Windows
 from sim.timing.refresh import pace, phases, wait_of_ports
 from skipopu.machine.config import Machine
@@ -15,13 +14,13 @@ class Streams:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.rates: dict[tuple[int, ...], tuple[float, float]] = {}
+        self.rates: dict[tuple[object, ...], tuple[float, float]] = {}
         self.flows: dict[tuple[object, ...], Flow] = {}
 
     def flow(
-        self, shape: Shape, pending: Pending, due: int, begin: int, before: tuple[int, int], beside: Windows = ((),)
+        self, shape: Weights, pending: Pending, due: int, begin: int, before: tuple[int, int], beside: Windows = ((),)
     ) -> Flow:
-        """See :func:`flow`; the memory's refreshes are part of :meth:`rate`.
+        """See :func:`sim.timing.flow.flow`; the memory's refreshes are part of :meth:`rate`.
 
         ``before`` is when attention had the bus of all ports; ``beside`` when entries are written to each.
         """
@@ -50,7 +49,7 @@ class Streams:
             if pending is NOTHING:
                 for reader in readers:
                     reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine, shape.ports))
-            found = flow(self.machine, shape, readers, pending, due, settled, blocked)
+            found = shape.flow(self.machine, readers, pending, due, settled, blocked)
             self.flows[key] = found.later(int((slow - 1) * max(0, found.end)))
         return self.flows[key]
 
@@ -61,7 +60,7 @@ class Streams:
         under_way = min(memory.outstanding, (m.weights_in_flight or m.weight_fifo) // m.burst)
         return int(loop + -(-m.weight_fifo // m.burst) * max(m.burst / rate, memory.issue, loop / under_way))
 
-    def rate(self, shape: Shape) -> tuple[float, float]:
+    def rate(self, shape: Weights) -> tuple[float, float]:
         """How a memory without refreshes serves a long stream like this machine's: (beats per cycle, how much longer all takes).
 
         A stream that waits for the memory's latency does not see its rate: refreshes make it longer.
@@ -69,7 +68,7 @@ class Streams:
         memory = self.machine.memory
         if not memory.refresh:
             return memory.moving, 1.0
-        key = (shape.steps, shape.per_word, shape.scale, shape.ports)
+        key = shape.kind
         if key not in self.rates:
             real = self.sustained(shape, memory.moving, phases(self.machine, shape.ports))
             low, high = 0.5 * memory.rate, memory.moving
@@ -85,12 +84,11 @@ class Streams:
             self.rates[key] = low, slow
         return self.rates[key]
 
-    def sustained(self, shape: Shape, rate: float, refreshes: list[int | None]) -> float:
+    def sustained(self, shape: Weights, rate: float, refreshes: list[int | None]) -> float:
         """Beats per cycle of a long stream."""
         machine = self.machine
-        pairs = machine.weight_fifo + max(600, 2 * machine.memory.refresh_interval)
+        endless = shape.endless(machine.weight_fifo + max(600, 2 * machine.memory.refresh_interval))
         takes: list[int] = []
-        shape = replace(shape, pairs=pairs, per_round=pairs, page=1 << 30)
         readers = [Reader(machine, rate, NOTHING, phase) for phase in refreshes]
-        flow(machine, shape, readers, NOTHING, 0, 0, ((),) * len(readers), takes)
+        endless.flow(machine, readers, NOTHING, 0, 0, ((),) * len(readers), takes)
         return pace(takes, machine.memory.refresh_interval)

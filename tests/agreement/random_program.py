@@ -10,7 +10,7 @@ from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_TOKEN, Config
 from skipopu.isa.spec import BUFFER_UNIT, AlignTarget, Epilogue, Finish, Reduce, TokenList, Unit
-from skipopu.layout import EmbeddingRows, WeightStream, buffer_stride, round_up
+from skipopu.layout import EmbeddingRows, buffer_stride, round_up
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import Range, ranges
 from skipopu.model_config import ModelConfig
@@ -20,6 +20,7 @@ from skipopu.policy import SKIP_POLICIES, WHOLE_RUN, KvPolicy, SkipPolicy
 from skipopu.program.program import Program, place_instructions
 from skipopu.program.run import Run
 from skipopu.records import pack_router_record
+from skipopu.streams import stream_of
 from tests.support import Regions, random_codes
 
 CONTEXT = 24
@@ -73,7 +74,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         rows = 2 * pick(1, widest // 2) if epilogue is Epilogue.GATED else pick(1, widest)
         groups = -(-elements // group)
         weights = machine.weight_formats[pick(0, len(machine.formats) - 1)]
-        stream = WeightStream(rows, groups, group, machine.ports, machine.weight_lanes, weights)
+        stream = stream_of(machine, rows, groups, group, weights)
         codes = random_codes(weights, rng, (rows, groups, group))
         scales = (rng.choice([1.0, 1e-3, 1e-7, -1.0], (rows, groups)) * rng.random((rows, groups))).astype(np.float16)
         address = region(f"weights{len(body)}", stream.size)
@@ -126,7 +127,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
             body.append((spec.STORE, copy, Unit.VECTOR))
     # The head below decides the token.
     head_rows = model.vocab_size
-    head = WeightStream(head_rows, -(-hidden // group), group, machine.ports, machine.weight_lanes)
+    head = stream_of(machine, head_rows, -(-hidden // group), group)
     head_address = region("head", head.size)
     head_codes = rng.integers(-8, 8, (head_rows, head.groups, group)).astype(np.int8)
     placed.append((head_address, head.pack(head_codes, rng.random((head_rows, head.groups)).astype(np.float16))))

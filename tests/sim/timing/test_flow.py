@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.timing.stream import NOTHING, Reader, Shape, flow
+from sim.timing.flow import Shape, flow
+from sim.timing.reader import NOTHING, Reader
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 

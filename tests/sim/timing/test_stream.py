@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.timing.stream import Shape, Streams
+from sim.timing.flow import Shape
+from sim.timing.stream import Streams
 from skipopu.machine.config import Machine
 
 U280 = Machine.load("u280")
