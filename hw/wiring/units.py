@@ -7,8 +7,8 @@ from collections.abc import Callable
 from amaranth.hdl import Module, Value
 
 from hw.component import AnyComponent, Component
-from hw.control.configuration import setting
 from hw.control.channels import ChannelFetch
+from hw.control.configuration import setting
 from hw.control.counters import Counters
 from hw.control.dispatch import Dispatcher
 from hw.control.host import HostRegisters
@@ -53,7 +53,7 @@ class Units:
         self.machine, self.library = machine, library
         ports = range(machine.ports)
         # Per port
-        self.tiles = [library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
+        self.tiles = [library.use("tile", lambda: Tile(machine, library), f"tile_{p}") for p in ports]
         self.readers = [library.use("read_port", lambda: ReadPort(machine), f"read_{p}") for p in ports]
         self.writers = [library.use("write_port", lambda: WritePort(machine), f"write_{p}") for p in ports]
         # Control

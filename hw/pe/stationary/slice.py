@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.library import Library
 from hw.pe.accumulate import SUM_BITS, Group, accumulate
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
@@ -16,7 +17,7 @@ from hw.pe.stationary.lanes import Lanes
 from hw.pe.stationary.tiles import largest
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine import pipeline
-from skipopu.machine.config import QUERY_LANES, TOKENS_AT_ONCE, Machine
+from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.accumulate import SIDE_BITS, SPACING, TERMS, WIDTH
 from skipopu.numerics.accumulate import SUM_BITS as PART_BITS
 from skipopu.numerics.align import ALIGNED_BITS
@@ -84,8 +85,8 @@ class StationarySlice(Component):
 
     PUT_ASIDE = pipeline.STEP_OPERANDS + Lanes.PUT_ASIDE
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library | None = None) -> None:
+        self.machine, self.inner_lanes = machine, Lanes(machine, library)
         self.depth = 1 << self.drain_address_bits(machine)
         self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
         self.fill = given(Fill(machine), "what to do with the next beat, if this slice takes one")
@@ -131,7 +132,7 @@ class StationarySlice(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, taken = self.machine, self.sum
-        m.submodules.lanes = lanes = Lanes(machine)
+        m.submodules.lanes = lanes = self.inner_lanes
         self._keep(m, lanes)
         at = pipeline.STEP_OPERANDS
         m.d.comb += [
