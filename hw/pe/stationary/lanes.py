@@ -7,7 +7,7 @@ from functools import partial
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.pipeline import adder_tree, delay, delay_valid, registered
+from hw.arithmetic.pipeline import adder_tree, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.library import Library
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
@@ -173,29 +173,27 @@ class Lanes(Component):
         return total[:SIDE_BITS], (total[SPACING : SPACING + SIDE_BITS] + total[SPACING - 1])[:SIDE_BITS]
 
     def _sums(self, m: Module, quarters: list[list[Value]]) -> None:
-        """A quarter's tree chooses or adds at each level; the others' add, for attention."""
+        """A quarter's tree adds what was chosen for it, or attention's products as the others do."""
         attending = delay_valid(m, self.keys, pipeline.STEP_SUM + 1, "attending")  # with the products that were put aside
         within, which = self.select[: self.levels], self.select[self.levels :]
-        level: list[Value] = [
-            registered(m, Array(lanes)[Mux(attending, 0, which)], f"chosen_{k}")
-            for k, lanes in enumerate(zip(*quarters, strict=True))
-        ]
+        every = self.adds | attending.replicate(self.levels)
+        level: list[Value] = []
+        for k, lanes in enumerate(zip(*quarters, strict=True)):  # those that are not added are zero: their registers' resets
+            chosen = Signal(WIDTH + SIDE_BITS, name=f"chosen_{k}", reset_less=True)
+            m.d.sync += chosen.eq(Array(lanes)[Mux(attending, 0, which)])
+            with m.If(~(every | ~(within ^ k)).all()):
+                m.d.sync += chosen.eq(0)
+            level.append(chosen)
         for j in range(self.levels):
-            every = delay(m, self.adds[j] | attending, j + 1, f"every_{j}")
-            odd = delay(m, within[j], j + 1, f"odd_{j}")
-            take = [every | ~odd, every | odd]
-            total: list[Value] = []
-            for k in range(0, len(level), 2):
-                a, b = (level[k + side] & take[side].replicate(WIDTH + SIDE_BITS) for side in range(2))
-                both = Cat((a[:WIDTH] + b[:WIDTH])[:WIDTH], (a[WIDTH:] + b[WIDTH:])[:SIDE_BITS])
-                total.append(registered(m, both, f"level_{j}_{k // 2}"))
-            level = total
+            pairs = [level[k : k + 2] for k in range(0, len(level), 2)]
+            sums = [Cat((a[:WIDTH] + b[:WIDTH])[:WIDTH], (a[WIDTH:] + b[WIDTH:])[:SIDE_BITS]) for a, b in pairs]
+            level = [registered(m, both, f"level_{j}_{k}") for k, both in enumerate(sums)]
         m.d.comb += self.own.eq(level[0])
         bits = PackedDot.dot_bits(self.lanes)
         for q in range(QUERY_LANES):
             dot: Value = level[0]
             if q:
-                dot, _ = adder_tree(m, [lane[:bits].as_signed() for lane in quarters[q]], f"dot_{q}_")
+                dot, _ = adder_tree(m, [lane[: 2 * ALIGNED_BITS].as_signed() for lane in quarters[q]], f"dot_{q}_")
                 dot = registered(m, dot, f"dot_{q}")
             m.d.comb += self.dots[bits * q : bits * (q + 1)].eq(dot[:bits])
 
