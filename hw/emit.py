@@ -17,6 +17,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Elaboratable, Signal
 from amaranth.lib.wiring import Component
 
+from hw.block import BlockUnit, either
 from hw.library import Library
 from hw.overlay import Overlay
 from skipopu.machine.config import Machine
@@ -36,9 +37,8 @@ def overlay_verilog(machine: Machine) -> str:
 
 def _overlay_parts(machine: Machine) -> str:
     library = Library()
-    parts = [component_verilog(Overlay(machine, library), TOP)]
-    parts += [component_verilog(component, name) for name, component in library.modules.items()]
-    return equal_modules_once(without_unread_fields("".join(parts)))
+    text = component_verilog(Overlay(machine, library), TOP) + library_verilog(library)
+    return equal_modules_once(without_unread_fields(text))
 
 
 # A wire that is a field of another one, by Amaranth's naming.
@@ -101,6 +101,19 @@ def _interruptible(work: Callable[[], str]) -> str:
 
     Thread(target=target, daemon=True).start()
     return outcome.result()
+
+
+def library_verilog(library: Library) -> str:
+    """Modules that occur many times."""
+    return "".join(_unit_verilog(component, name) for name, component in library.modules.items())
+
+
+def _unit_verilog(component: Component, name: str) -> str:
+    """One of them, with a block's form beside the described one where there is one."""
+    text = component_verilog(component, name)
+    if isinstance(component, BlockUnit):
+        return either(component.block, component_verilog(component.instantiated(), name), text)
+    return text
 
 
 def component_verilog(component: Component, name: str) -> str:

@@ -22,8 +22,8 @@ from skipopu.machine.config import Machine
 RULE = (
     "Each unit is synthesised on its own, flattened inside, with other units as black boxes, and counted as often as it"
     " occurs; the top level's own logic is one of them. LUTs are LUT1 to LUT6, shift registers and distributed RAM, none shared"
-    " by two functions; registers that a multiplier block holds count as flip-flops. Shell and memory controllers are not"
-    " included. Levels: LUTs between registers, carry chains free."
+    " by two functions; registers that a multiplier block would hold count as flip-flops, except those of blocks that the Verilog"
+    " has as such. Shell and memory controllers are not included. Levels: LUTs between registers, carry chains free."
 )
 FAMILIES = {"27x18": "ultrascale+", "18x18": "ecp5"}  # by the machine's multiplier
 WAIVERS = Path(__file__).with_name("lint.vlt")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import networkx
 
+from hw.block import for_family
 from skipopu.cache import cache_directory
 from skipopu.errors import SkipopuError
 
@@ -155,7 +156,7 @@ class Design:
     def synthesise(self, top: str, flow: str, without: Collection[str] = ()) -> Resources:
         """Synthesis of ``top`` with everything below it, except that modules in ``without`` are black boxes."""
         names = self.closure(top, without)
-        text = "".join(self.modules[n] for n in names)
+        text = for_family("".join(self.modules[n] for n in names), flow)
         inner = [n for n in names[1:] if n in without]
         plain = top.removeprefix("\\")
         steps = ["read_verilog design.v"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from boards.board import Board
+from hw.block import for_family
 from hw.registers import c_header, register_table
 from hw.shell.shell import SHELL, Shell, shell_verilog
 from skipopu import shell
@@ -69,5 +70,5 @@ def project(board: Board, machine: Machine) -> dict[str, str]:
         "kernel": board.flow == "vitis",
     }
     files = {file: environment.get_template(name).render(values) for name, file in FILES[board.flow].items()}
-    files[f"{SHELL}.v"] = shell_verilog(machine, gearbox)
+    files[f"{SHELL}.v"] = for_family(shell_verilog(machine, gearbox), board.family)
     return files | {"registers.csv": register_table(machine.ports), "skipopu.h": c_header(machine.ports)}

@@ -8,8 +8,9 @@ from amaranth.hdl import Module
 
 from hw.component import Component, gives, pass_on, passes
 from hw.kv.port import AttentionPort
+from hw.library import Library
 from hw.pe.slice import Slice
-from hw.pe.slices import slice_of
+from hw.pe.stationary.slice import StationarySlice
 from skipopu.machine.config import Machine
 
 
@@ -17,10 +18,15 @@ class Tile(Component):
     """The ports of :class:`hw.pe.slice.Slice` (or :class:`hw.pe.stationary.slice.StationarySlice`) and :class:`hw.kv.port.AttentionPort`, less what runs between them.
 
     Latency and throughput: theirs.
+
+    Parameters:
+        machine: the machine.
+        library: takes what repeats in a slice.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        unit, port = slice_of(machine)(machine), AttentionPort(machine)
+    def __init__(self, machine: Machine, library: Library | None = None) -> None:
+        unit = StationarySlice(machine, library) if machine.stationary else Slice(machine)
+        port = AttentionPort(machine)
         self.inner_slice, self.inner_attention = unit, port
         between = [unit.keys, unit.values, unit.element, unit.probability, unit.dots, unit.saturated]
         self.slice = cast(Slice, passes(unit, without=between))

@@ -54,7 +54,7 @@ class Units:
         self.machine, self.library = machine, library
         ports = range(machine.ports)
         # Per port
-        self.tiles = [library.use("tile", lambda: Tile(machine), f"tile_{p}") for p in ports]
+        self.tiles = [library.use("tile", lambda: Tile(machine, library), f"tile_{p}") for p in ports]
         self.readers = [library.use("read_port", lambda: ReadPort(machine), f"read_{p}") for p in ports]
         self.writers = [library.use("write_port", lambda: WritePort(machine), f"write_{p}") for p in ports]
         # Control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import tkinter
@@ -199,3 +200,14 @@ def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
 def test_unknown_board() -> None:
     with pytest.raises(BoardError, match="board 'u9000' is not known; accepted: kv260, u280"):
         Board.load("u9000")
+
+
+@pytest.mark.slow
+def test_multipliers_that_add_up_are_blocks() -> None:
+    """The project's Verilog chooses the device's blocks where a machine has such multipliers, and says nothing of them elsewhere."""
+    board = Board.load("kv260")
+    machine = Machine.load(board.target)
+    text = project(board, dataclasses.replace(machine, stationary=True))[f"{MODULE}.v"]
+    assert text.startswith("`define DSP48E2\n")
+    assert text.count("`ifdef DSP48E2\n") == text.count("  DSP48E2 #(") == 2
+    assert "DSP48E2" not in project(board, machine)[f"{MODULE}.v"]

@@ -1,25 +1,101 @@
-"""A multiplier that adds up its own results: DSP48E2 with its registers, as it is described."""
+"""A multiplier that adds up its own products: DSP48E2 with all its registers, or the same described."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import delay, registered
+from hw.block import BlockUnit
+from hw.component import given, gives
 from skipopu.machine import pipeline
 from skipopu.numerics.accumulate import WIDTH
 
+WIDE_PORT, NARROW_PORT = 27, 18  # bits of the block's operands
 
-def accumulate(m: Module, name: str, wide: tuple[Value, Value, Value], narrow: Value, valid: Value, first: Value) -> Value:
-    """The sum, WIDTH bits, of products of ``narrow`` and the first of ``wide``, or its second where the third is set.
 
-    ``valid`` adds a product and ``first`` forgets those before it; they come a cycle before the sum, pipeline.STEP_SUM - 1 behind the operands.
+class Multiplier(BlockUnit):
+    """The sum of products of ``narrow`` and ``wide``, or of ``narrow`` and ``other`` where ``choose``.
+
+    Latency: pipeline.STEP_SUM cycles from ``narrow``, ``other`` and ``choose`` to ``total``, one more from ``wide``, one from ``valid``
+    and ``more``. Throughput: a product per cycle.
+
+    Parameters:
+        wide: bits of one operand.
+        narrow: of the other one.
+        other: of what takes the place of the wide one; 0 if nothing does.
+        instance: an instance of the block.
     """
-    plain, other, choose = wide
-    a, d = registered(m, plain, f"a_{name}"), registered(m, other, f"d_{name}")
-    operand = registered(m, Mux(delay(m, choose, 1, f"inmode_{name}"), d, a), f"ad_{name}")
-    product = registered(m, operand.as_signed() * delay(m, narrow, 2, f"b_{name}").as_signed(), f"m_{name}")
-    total = Signal(signed(WIDTH), name=f"p_{name}", reset_less=True)
-    with m.If(valid):
-        m.d.sync += total.eq(Mux(first, 0, total) + product)
-    assert pipeline.STEP_SUM == 4
-    return total
+
+    def __init__(self, wide: int, narrow: int, other: int = 0, instance: bool = False) -> None:
+        assert max(wide, other) <= WIDE_PORT
+        assert narrow <= NARROW_PORT
+        self.shape, self.instance = (wide, narrow, other), instance
+        self.wide = given(signed(wide), "operand, a cycle before the others")
+        if other:
+            self.other = given(signed(other), "what takes its place")
+            self.choose = given(1, "the other operand")
+        self.narrow = given(signed(narrow), "what either is multiplied with")
+        self.valid = given(1, "add a product, a cycle before its sum")
+        self.more = given(1, "to the sum so far, else it is the first one, with that")
+        self.total = gives(signed(WIDTH), "the sum, modulo its width")
+        super().__init__()
+
+    def instantiated(self) -> Multiplier:
+        return Multiplier(*self.shape, instance=True)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        if self.instance:
+            m.submodules.dsp = self._instance()
+            return m
+        operand: Value = delay(m, self.wide, 2, "a")
+        if self.shape[2]:
+            operand = Mux(registered(m, self.choose, "inmode"), registered(m, self.other, "d"), operand)
+        operand = registered(m, operand, "ad")
+        product = registered(m, operand.as_signed() * delay(m, self.narrow, 2, "b").as_signed(), "m")
+        total = Signal(signed(WIDTH), name="p", reset_less=True)
+        with m.If(self.valid):
+            m.d.sync += total.eq(Mux(self.more, total, 0) + product)
+        m.d.comb += self.total.eq(total)
+        assert pipeline.STEP_SUM == 4
+        return m
+
+    def _instance(self) -> Instance:
+        """All registers but those of the controls: what chooses the operand is what the sum in front of the multiplier leaves out (UG579,
+        INMODE). No free model of the block is at hand: tests run the described form."""
+        other, choose = (self.other, self.choose) if self.shape[2] else (Const(0, 1), Const(0, 1))
+        held = dict.fromkeys(("AREG", "ACASCREG", "BREG", "BCASCREG"), 2)
+        held |= dict.fromkeys(("DREG", "ADREG", "MREG", "PREG", "INMODEREG"), 1)
+        held |= dict.fromkeys(("OPMODEREG", "ALUMODEREG", "CARRYINREG", "CARRYINSELREG", "CREG"), 0)
+        clocked = ("CEA1", "CEA2", "CEB1", "CEB2", "CED", "CEAD", "CEM", "CEINMODE")
+        idle = ("CEC", "CECTRL", "CEALUMODE", "CECARRYIN", "CARRYIN", "CARRYCASCIN", "MULTSIGNIN")
+        resets = ("A", "B", "C", "D", "M", "P", "INMODE", "CTRL", "ALUMODE", "ALLCARRYIN")
+        return Instance(
+            "DSP48E2",
+            p_AMULTSEL="AD",
+            p_BMULTSEL="B",
+            p_PREADDINSEL="A",
+            p_USE_MULT="MULTIPLY",
+            **{f"p_{name}": count for name, count in held.items()},
+            i_CLK=ClockSignal(),
+            i_A=_extended(self.wide, 30),
+            i_B=_extended(self.narrow, NARROW_PORT),
+            i_C=Const(0, WIDTH),
+            i_D=_extended(other, WIDE_PORT),
+            i_INMODE=Cat(Const(0, 1), choose, choose, Const(0, 2)),
+            i_OPMODE=Cat(Const(0b0101, 4), Const(0, 1), self.more, Const(0, 3)),
+            i_ALUMODE=Const(0, 4),
+            i_CARRYINSEL=Const(0, 3),
+            i_ACIN=Const(0, 30),
+            i_BCIN=Const(0, 18),
+            i_PCIN=Const(0, WIDTH),
+            **{f"i_{name}": Const(1, 1) for name in clocked},
+            **{f"i_{name}": Const(0, 1) for name in idle},
+            **{f"i_RST{name}": Const(0, 1) for name in resets},
+            i_CEP=self.valid,
+            o_P=self.total,
+        )
+
+
+def _extended(value: Value, bits: int) -> Value:
+    return Cat(value, value[-1].replicate(bits - len(value)))

@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.library import Library
 from hw.pe.accumulate import SUM_BITS, Group, accumulate
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
@@ -86,8 +87,8 @@ class StationarySlice(Component):
 
     PUT_ASIDE = pipeline.STEP_OPERANDS + Lanes.PUT_ASIDE
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library | None = None) -> None:
+        self.machine, self.inner_lanes = machine, Lanes(machine, library)
         self.depth = 1 << self.drain_address_bits(machine)
         self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
         self.fill = given(Fill(machine), "what to do with the next beat, if this slice takes one")
@@ -135,7 +136,7 @@ class StationarySlice(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, taken = self.machine, self.sum
-        m.submodules.lanes = lanes = Lanes(machine)
+        m.submodules.lanes = lanes = self.inner_lanes
         self._keep(m, lanes)
         at = pipeline.STEP_OPERANDS
         m.d.comb += [

@@ -3,5 +3,4 @@
 from hw.pe.variants.aligned import AlignedDot as AlignedDot
 from hw.pe.variants.half_dot import HalfDot as HalfDot
 from hw.pe.variants.half_multiply_add import HalfMultiplyAdd as HalfMultiplyAdd
-from hw.pe.variants.stationary import Stationary as Stationary
 from hw.pe.variants.transposing import Transposing as Transposing
