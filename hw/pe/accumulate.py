@@ -17,7 +17,8 @@ SUM_BITS = ALIGNED_BITS + 8 + 9  # of a group's sum: 512 products of an 18-bit a
 @dataclass(frozen=True)
 class Group:
     """Of the row of which parity, and ``at`` cycles before its sum: whether there is one, whether it is the row's first, its accumulator's
-    address, and the one to drain; its exponent is given ``lag`` cycles before the sum."""
+    address, and the one to drain; its exponent is given ``lag`` cycles before the sum. Where several accumulators are drained at once, ``place`` is
+    which of them it is."""
 
     parity: int
     valid: Value
@@ -27,6 +28,7 @@ class Group:
     drain: Value
     exponent: Value
     lag: int
+    place: Value | None = None
 
 
 def accumulate(
@@ -51,17 +53,22 @@ def accumulate(
     m.d.comb += [convert.mantissa.eq(scaled), convert.exponent.eq(exponent), convert.valid.eq(valid)]
 
     at_result = at_scaled + FromInteger.LATENCY
-    m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32, depth=depth, init=[])
+    together = 1 if group.place is None else 1 << len(group.place)
+    m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32 * together, depth=depth, init=[])
     m.submodules[f"add_{name}"] = add = Add()
     first = delay(m, group.first, at_result, f"{name}_first")
     if transparent:
         write = memory.write_port()
         read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
     else:
-        write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
+        granularity = 32 if together > 1 else None
+        write, read, drain = memory.write_port(granularity=granularity), memory.read_port(), memory.read_port()
+    before: Value = read.data
+    if group.place is not None:
+        before = before.word_select(delay(m, group.place, at_result, f"{name}_read_place"), 32)
     m.d.comb += [
         read.addr.eq(delay(m, group.address, at_result - 1, f"{name}_read_address")),
-        add.a.eq(read.data),
+        add.a.eq(before),
         add.b.eq(convert.z),
         add.valid.eq(delay_valid(m, valid, FromInteger.LATENCY, f"{name}_result_valid") & ~first),
     ]
@@ -69,8 +76,13 @@ def accumulate(
     value = Mux(delay(m, first, Add.LATENCY, f"{name}_f"), delay(m, convert.z, Add.LATENCY, f"{name}_z"), add.z)
     m.d.comb += [
         write.addr.eq(delay(m, group.address, at_write, f"{name}_write_address")),
-        write.data.eq(value),
-        write.en.eq(delay_valid(m, group.valid, at_write, f"{name}_write")),
+        write.data.eq(value if together == 1 else value.replicate(together)),
+        write.en.eq(_enable(m, group, at_write, name)),
         drain.addr.eq(group.drain),
     ]
     return drain.data, [add.saturated, convert.saturated], at_write
+
+
+def _enable(m: Module, group: Group, at: int, name: str) -> Value:
+    valid = delay_valid(m, group.valid, at, f"{name}_write")
+    return valid if group.place is None else valid << delay(m, group.place, at, f"{name}_write_place")

@@ -15,9 +15,9 @@ PAIRS = BLOCK_ROWS // 2
 
 
 class Drain(Component):
-    """Takes a pair of rows of ``drain_ports`` ports at a time: all pairs of a token, all tokens, then the next ports.
+    """Takes ``drain_pairs`` pairs of rows of ``drain_ports`` ports at a time: all pairs of a token, all tokens, then the next ports.
 
-    Latency: 1 cycle from a round to its first pair. Throughput: a pair of rows of ``drain_ports`` ports per cycle.
+    Latency: 1 cycle from a round to its first pair. Throughput: those per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -34,7 +34,7 @@ class Drain(Component):
         self.finished = gives(1, "the product's last pair was taken, until it is done")
         self.bank = gives(1, "bank of the accumulators")
         self.token = gives(bits_for_index(machine.tokens), "place in the list of tokens")
-        self.pair = gives(range(PAIRS), "pair of the block")
+        self.pair = gives(range(PAIRS), "pair of the block, of several the first")
         self.turn = gives(range(max(2, self.turns)), "which of the round's ports, counted in ``drain_ports``")
         self.blocks = gives(machine.ports, "ports of the round that have a block, from the turn's first on")
         self.last = gives(1, "the round is the product's last")
@@ -57,7 +57,7 @@ class Drain(Component):
                 last_of[self.round.bank].eq(self.round.last),
             ]
         row = Signal(OUTPUT_BITS)  # first row of the first port's block
-        many, whole = self.machine.stationary, self._rounds(m)
+        many, whole, pairs = self.machine.stationary, self._rounds(m), self.machine.drain_pairs
         every = (1 << self.machine.ports) - 1
         m.d.comb += [
             self.draining.eq(waiting.bit_select(self.bank, 1) & ~self.pause),
@@ -70,8 +70,8 @@ class Drain(Component):
         ]
         last_turn = (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
         with m.If(self.draining):
-            m.d.sync += self.pair.eq(self.pair + 1)
-            with m.If(self.pair == PAIRS - 1):
+            m.d.sync += self.pair.eq(self.pair + pairs)
+            with m.If(self.pair == PAIRS - pairs):
                 m.d.sync += [self.pair.eq(0), self.token.eq(self.token + 1)]
                 with m.If(self.token == self.token_count - 1):
                     m.d.sync += [self.token.eq(0), self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
@@ -90,7 +90,7 @@ class Drain(Component):
             m.d.comb += rotary.eq(self._below_half_head(first + self.pair))
             with m.If(self.start):
                 m.d.sync += first.eq(PAIRS * i)
-            with m.Elif(self.draining & (self.pair == PAIRS - 1) & (self.token == self.token_count - 1)):
+            with m.Elif(self.draining & (self.pair == PAIRS - pairs) & (self.token == self.token_count - 1)):
                 m.d.sync += first.eq(self._below_half_head(first + PAIRS * together))
         with m.If(self.start):
             m.d.sync += [s.eq(0) for s in (self.bank, self.turn, self.token, self.pair, row, self.finished)]

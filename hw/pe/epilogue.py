@@ -24,10 +24,10 @@ from skipopu.numerics.signature import SLOT_SHIFT
 
 
 class EpilogueUnit(Component):
-    """Takes a pair of rows of ``drain_ports`` ports at a time from the accumulators to the buffer.
+    """Takes ``drain_pairs`` pairs of rows of ``drain_ports`` ports at a time from the accumulators to the buffer.
 
     Latency: LATENCY cycles from ``drain_address`` to ``write``; LATENCY + Signature.LATENCY + 1 from the product's last pair to
-    ``finish`` or ``done``. Throughput: a pair of rows of ``drain_ports`` ports per cycle.
+    ``finish`` or ``done``. Throughput: those per cycle.
     """
 
     LATENCY = pipeline.EPILOGUE
@@ -47,8 +47,8 @@ class EpilogueUnit(Component):
         self.drained = gives(1, "for one cycle: a round's last pair is taken")
         self.drained_bank = gives(1, "the bank that is drained")
         self.drain_address = gives(address, "accumulators to read, of all slices")
-        self.drain_even = given(32 * machine.ports, "sums of the even row, per port, a cycle later")
-        self.drain_odd = given(32 * machine.ports, "sums of the odd row")
+        self.drain_even = given(32 * machine.ports * machine.drain_pairs, "sums of the even rows, per port, a cycle later")
+        self.drain_odd = given(32 * machine.ports * machine.drain_pairs, "sums of the odd rows")
         self.inverse_rms = given(32 * machine.tokens, "1/rms of each slot, FP32")
         self.half_head = given(8, "half of head_dim")
         self.activation = given(3, "function of gated pairs, an Activation")
@@ -71,7 +71,7 @@ class EpilogueUnit(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine, together = self.machine, self.machine.drain_ports
+        machine, together, pairs = self.machine, self.machine.drain_ports, self.machine.drain_pairs
         m.submodules.drain = drain = Drain(machine)
         connect(m, flipped(self.round), drain.round)
         m.d.comb += [
@@ -85,7 +85,7 @@ class EpilogueUnit(Component):
             self.drained.eq(drain.drained),
             self.drained_bank.eq(drain.bank),
             self.drain_address.eq(
-                Cat(drain.token, drain.pair, drain.within, drain.bank)
+                Cat(drain.token, drain.pair[(pairs - 1).bit_length() :], drain.within, drain.bank)
                 if machine.stationary
                 else Cat(drain.token, drain.pair, drain.bank)
             ),
@@ -94,8 +94,10 @@ class EpilogueUnit(Component):
         rows, valids = [], []
         for i in range(together):
             left = Mux(drain.last & ((drain.blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)
-            rows.append((drain.row + BLOCK_ROWS * i)[:OUTPUT_BITS])
-            valids += [drain.draining & drain.blocks[i] & (Cat(Const(odd, 1), drain.pair) < left) for odd in range(2)]
+            rows += [(drain.row + (BLOCK_ROWS * i + 2 * j))[:OUTPUT_BITS] for j in range(pairs)]
+            for j in range(pairs):
+                first = drain.pair if pairs == 1 else (drain.pair + j)[: len(drain.pair)]
+                valids += [drain.draining & drain.blocks[i] & (Cat(Const(odd, 1), first) < left) for odd in range(2)]
         address = Signal(ELEMENT_BITS)
         m.d.comb += [
             address.eq(self._base(m) + Mux(self._gated, drain.row >> 1, drain.row)),
@@ -110,9 +112,9 @@ class EpilogueUnit(Component):
         # Numbers of the rows among all that the argmax compares
         first = Mux(self._field("argmax"), self._field("aux") << 3, 0)
         row_end = [delay(m, row, at_end, f"row_{i}") for i, row in enumerate(rows)]
-        numbers = [Signal(32, name=f"number_{k}") for k in range(2 * together)]
+        numbers = [Signal(32, name=f"number_{k}") for k in range(2 * together * pairs)]
         m.d.comb += [number.eq(row_end[k // 2] + first + k % 2) for k, number in enumerate(numbers)]
-        m.submodules.argmax = argmax = Argmax(2 * together)
+        m.submodules.argmax = argmax = Argmax(2 * together * pairs)
         m.d.comb += [
             argmax.clear.eq(self.chunk),
             argmax.enable.eq(self._field("argmax") & (slot_end == self.last_slot)),
@@ -121,10 +123,11 @@ class EpilogueUnit(Component):
             *(port.eq(number) for port, number in zip(argmax.row, numbers, strict=True)),
             *(port.eq(result) for port, result in zip(argmax.result, results, strict=True)),
         ]
-        m.submodules.writes = writes = Signature(2 * together)
+        m.submodules.writes = writes = Signature(2 * together * pairs)
         m.d.comb += [writes.clear.eq(self.start), self.digest.eq(writes.total)]
         for k, (result, valid, number) in enumerate(zip(results, valid_end, numbers, strict=True)):
-            stored = (address_end + self._offset(k // 2) + k % 2)[:ELEMENT_BITS]
+            first = address_end + self._offset(k // 2 // pairs)
+            stored = ((first if pairs == 1 else first + self._within(k // 2 % pairs)) + k % 2)[:ELEMENT_BITS]
             m.d.comb += [
                 writes.valid[k].eq(valid & ~(self._gated & (k % 2))),
                 writes.where[k].eq(Mux(self._stores, stored, number | Cat(Const(0, SLOT_SHIFT), slot_end))),
@@ -143,6 +146,10 @@ class EpilogueUnit(Component):
     @property
     def _stores(self) -> Value:
         return self._field("epilogue") != Epilogue.NONE
+
+    def _within(self, pair: int) -> Value:
+        """From a block's first result to those of a ``pair`` that is drained with it."""
+        return Mux(self._gated, pair, 2 * pair)
 
     def _offset(self, i: int) -> Value:
         """From a turn's first result to the first one of its port ``i``, in the buffer."""
@@ -174,11 +181,12 @@ class EpilogueUnit(Component):
         turn = delay(m, drain.turn, 1, "turn")
         results: list[Value] = []
         saturated: list[Value] = []
-        for i in range(together):
+        pairs = machine.drain_pairs
+        for i in range(together * pairs):
             m.submodules[f"finish_{i}"] = finish = Finish(tanh=machine.adjust)
             rotated = (kind == Epilogue.ROPE) & (rows[i] < self._field("aux"))
             m.d.comb += [
-                rotary.pair[i].eq(drain.rotary[i]),
+                *([] if i % pairs else [rotary.pair[i // pairs].eq(drain.rotary[i // pairs])]),
                 finish.kind.eq(kind),
                 finish.activation.eq(self.activation),
                 finish.parameter.eq(self.parameter),
@@ -190,8 +198,8 @@ class EpilogueUnit(Component):
             ]
             sums = ((self.drain_even, finish.even, finish.residual_even), (self.drain_odd, finish.odd, finish.residual_odd))
             for odd, (drained, taken, residual) in enumerate(sums):
-                of_turns = Cat(drained.word_select(i + together * t, 32) for t in range(drain.turns))
-                own = (lane + BLOCK_ROWS * i + odd)[: len(lane)]
+                of_turns = Cat(drained.word_select(i + together * pairs * t, 32) for t in range(drain.turns))
+                own = (lane + (BLOCK_ROWS * (i // pairs) + i % pairs * 2) + odd)[: len(lane)]
                 m.d.sync += [taken.eq(of_turns.word_select(turn, 32)), residual.eq(self.read.data.word_select(own, 32))]
             results += [finish.result_even, finish.result_odd]
             saturated.append(finish.saturated)
@@ -205,12 +213,15 @@ class EpilogueUnit(Component):
         m.d.comb += [self.write.address.eq(address), self.write.slot.eq(slot)]
         first_lane = lane_of(machine, address)
         data: list[Value] = []
+        pairs = machine.drain_pairs
         for k in range(lanes):
-            row, pair = k // BLOCK_ROWS % together * 2 + k % 2, k // PAIRS % together * 2
+            port, half = k // BLOCK_ROWS % together * pairs, k // PAIRS % together * pairs
+            row, pair = (port + k % BLOCK_ROWS // 2 % pairs) * 2 + k % 2, (half + k % PAIRS % pairs) * 2
             data.append(Mux(self._gated, results[pair], results[row]))
         enables: list[Value] = []
         for i in range(together):
-            enable = Cat(valids[2 * i], valids[2 * i + 1] & ~self._gated)
+            own = valids[2 * pairs * i : 2 * pairs * (i + 1)]
+            enable = Cat(own[0], own[1] & ~self._gated) if pairs == 1 else Mux(self._gated, Cat(own[0::2]), Cat(own))
             enables.append((enable << (first_lane + self._offset(i))[: len(first_lane)])[:lanes])
         m.d.comb += [
             self.write_valid.eq(self._stores & Cat(valids).any()),

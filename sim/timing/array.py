@@ -29,7 +29,7 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
     beside = times.writes.beside(ref, first, written_beside(s, start))
     attended = times.last.since - ref, times.last.until - ref
     stream = s.streams.flow(p.shape, times.pending, first - ref, begin - ref, attended, beside)
-    tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2)
+    tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // s.machine.drain_pairs)
     end = begin + stream.drained + EPILOGUE + tail
     weights = stream.end + 1 - p.steps - stream.stalled - stream.held
     s.book("ARRAY", p.steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)

@@ -179,7 +179,7 @@ class Costs:
 
     def drain(self, slots: int, ports: int) -> int:
         """Cycles to drain one round of ``ports`` blocks."""
-        return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2
+        return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2 // self.machine.drain_pairs
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""

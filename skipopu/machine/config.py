@@ -175,6 +175,11 @@ class Machine:
         return math.gcd(max(1, self.vector_lanes // BLOCK_ROWS), self.ports)
 
     @property
+    def drain_pairs(self) -> int:
+        """Pairs of rows of a port that leave the array in one cycle: a stationary array's results come many rows at a time."""
+        return min(BLOCK_ROWS, self.vector_lanes) // 2 if self.stationary else 1
+
+    @property
     def history_slots(self) -> int:
         """Tokens whose entries a port's history buffer can tell apart."""
         return self.history // HISTORY_SLOT

@@ -113,7 +113,7 @@ def test_any_value_is_taken_or_refused(changes: dict, memory: dict) -> None:
 
 
 def test_unknown_target_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="accepted: kv260, mono, tiny, trio"):
+    with pytest.raises(ConfigError, match="accepted: kv260, mono, tiny, tiny-masks, trio"):
         Machine.load("huge")
 
 

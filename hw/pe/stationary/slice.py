@@ -109,10 +109,10 @@ class StationarySlice(Component):
         self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
         self.probability = given(PROBABILITY_BITS, "of the entry, with them")
         self.drain_address = given(
-            self.drain_address_bits(machine), "accumulators to read: token, pair of rows, round, bank from below"
+            self.drain_address_bits(machine), "accumulators to read: token, pairs of rows, round, bank from below"
         )
-        self.drain_even = gives(32, "of the pair's first row, FP32, a cycle later")
-        self.drain_odd = gives(32, "of its second row")
+        self.drain_even = gives(32 * machine.drain_pairs, "of the first rows of the round's pairs, FP32, a cycle later")
+        self.drain_odd = gives(32 * machine.drain_pairs, "of their second rows")
         self.dots = gives(self.dot_bits(machine) * QUERY_LANES, "sums of a query's products each")
         self.products = gives(WEIGHTED_BITS * machine.kv_lanes, "probability times elements")
         self.saturated = gives(1, "a sum was beyond FP32")
@@ -120,9 +120,10 @@ class StationarySlice(Component):
 
     @staticmethod
     def drain_address_bits(machine: Machine) -> int:
-        """Width of (bank, round, pair of rows, token)."""
+        """Width of (bank, round, pairs of rows that are not drained at once, token)."""
         rounds = bits_for_index(machine.channel_slots).width
-        return 1 + rounds + (BLOCK_ROWS // 2 - 1).bit_length() + bits_for_index(machine.tokens).width
+        pairs = (BLOCK_ROWS // 2 // machine.drain_pairs - 1).bit_length()
+        return 1 + rounds + pairs + bits_for_index(machine.tokens).width
 
     @staticmethod
     def dot_bits(machine: Machine) -> int:
@@ -161,13 +162,15 @@ class StationarySlice(Component):
         at_sum = at_own + 4
         scales = self._scales(m, at_sum)
         row_pair = Mux(digits, taken.index >> 1, taken.index)[: len(taken.index)]
-        address = Cat(taken.token, row_pair, taken.bank)
+        together = (machine.drain_pairs - 1).bit_length()
+        address = Cat(taken.token, row_pair[together:], taken.bank)
         flags: list[Value] = []
         for parity, total in enumerate(sums):
             group_sum = Signal(signed(SUM_BITS), name=f"{('even', 'odd')[parity]}_group_sum")
             m.d.sync += group_sum.eq(Mux(digits, both, total))
             here = self.active & taken.valid & taken.ends & (~digits | (taken.index[0] == parity))
-            group = Group(parity, here, taken.first_group, address, at_sum, self.drain_address, self.exponent, at_sum)
+            place = row_pair[:together] if together else None
+            group = Group(parity, here, taken.first_group, address, at_sum, self.drain_address, self.exponent, at_sum, place)
             drained, beyond, at_write = accumulate(m, group, group_sum, scales[parity], self.depth, False)
             m.d.comb += (self.drain_odd if parity else self.drain_even).eq(drained)
             flags += beyond

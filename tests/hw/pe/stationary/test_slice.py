@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from skipopu.numerics.profile import PROFILES
 from tests.support import random_codes
 
 MACHINE = Machine("bench", 1, 64, 4, 2, 1024, 1024, 64, 64, 64, weight_fifo=8, burst=4, formats=tuple(BY_NAME), stationary=True)
-WIDE = dataclasses.replace(MACHINE, port_bits=128, activation=1024)
+WIDE = dataclasses.replace(MACHINE, port_bits=128, vector_lanes=8, activation=1024)
 
 
 class Bench(Elaboratable):
@@ -154,14 +155,19 @@ def run(machine: Machine, group: int, weights: Format, tokens: int, rows: int, p
             await ctx.tick()
             if not done:
                 continue
-            width = (machine.channel_slots - 1).bit_length() or 1
+            width, together = (machine.channel_slots - 1).bit_length() or 1, machine.drain_pairs
+            bits = (4 // together - 1).bit_length()
             for within in range(more + 1):
-                for pair in range(4):
-                    for token in range(tokens):
-                        ctx.set(dut.slice.drain_address, token | pair << 2 | within << 4 | bank << 4 + width)
-                        await ctx.tick()
-                        seen[8 * (number + within) + 2 * pair, token] = ctx.get(dut.slice.drain_even)
-                        seen[8 * (number + within) + 2 * pair + 1, token] = ctx.get(dut.slice.drain_odd)
+                for token, first in itertools.product(range(tokens), range(0, 4, together)):
+                    ctx.set(
+                        dut.slice.drain_address, token | first // together << 2 | within << 2 + bits | bank << 2 + bits + width
+                    )
+                    await ctx.tick()
+                    for odd, port in enumerate((dut.slice.drain_even, dut.slice.drain_odd)):
+                        values = ctx.get(port)
+                        for pair in range(together):
+                            row = 8 * (number + within) + 2 * (first + pair) + odd
+                            seen[row, token] = values >> 32 * pair & 0xFFFF_FFFF
             number += more + 1
 
     simulator = Simulator(dut)
