@@ -44,7 +44,7 @@ from skipopu.isa.registers import Config
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
 
-PORTS = ("activation", "array", "attention", "tokens", "unwritten")  # names of units that ports have too
+PORTS = ("activation", "array", "attention", "operands", "tokens", "unwritten")  # names of units that ports have too
 
 
 class Units:

@@ -15,12 +15,10 @@ from hw.pe.variants.variant import Variant
 from hw.synthesis import Design, Resources
 from skipopu.machine.config import Machine
 from skipopu.numerics.accumulate import SUM_BITS
-from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.report import Cell, Record, Table, shown
 
 ROWS = 128  # of a beat of 512 bits
-TOKENS = 2
-COLUMNS = ("multipliers of a port", "LUT", "FF", "DSP", "LUT levels", "activation bits to every port")
+COLUMNS = ("multipliers of a port", "LUT", "FF", "DSP", "LUT levels")
 
 
 def synthesised(*units: Variant | Component, library: Library | None = None) -> Resources:
@@ -43,22 +41,20 @@ def lanes(library: Library) -> Lanes:
 
 def table(say: Callable[[str], None]) -> Table:
     """Rounding of two results, operands of attention and its sums are in all of them."""
-    across, along = ROWS * ALIGNED_BITS, TOKENS * ALIGNED_BITS
     library = Library()
     converters = [FromInteger(SUM_BITS) for _ in range(2)]
-    ways: dict[str, tuple[tuple[Variant | Component, ...], int]] = {
-        "a row's channels side by side (today's)": ((AlignedDot(ROWS),), across),
-        "today's behind a transposing buffer": ((AlignedDot(ROWS), Transposing(ROWS)), across),
-        "a channel's rows side by side, sums beside in a third multiplier": ((lanes(library), *converters), along),
+    ways: dict[str, tuple[Variant | Component, ...]] = {
+        "a row's channels side by side": (AlignedDot(ROWS),),
+        "the same behind a transposing buffer": (AlignedDot(ROWS), Transposing(ROWS)),
+        "a channel's rows side by side, sums beside in a third multiplier": (lanes(library), *converters),
     }
     rows: list[list[Cell]] = []
-    for name, (units, wires) in ways.items():
+    for name, units in ways.items():
         say(f"{name}: synthesis")
         found = synthesised(*units, library=library)
         cells: list[Cell] = [name]
         for key in ("lut", "ff", "dsp", "levels"):
             value = Record(f"channels.{key}", getattr(found, key), key, "synthesised", "skipopu study pe", system=name)
             cells.append(shown("{:,.0f}", value))
-        cells.append(shown("{:,}", Record("channels.wires", wires, "bit", "derived", "skipopu study pe", system=name)))
         rows.append(cells)
     return Table("Leaving out channels: 128 multipliers of a 512-bit port, UltraScale+", COLUMNS, rows, marked=[2])
