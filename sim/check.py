@@ -13,6 +13,7 @@ from sim.reference import engine as reference
 from sim.result import SATURATED, Computed, Counted, Result, Retired, Routed, Timed
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
+from sim.timing.masks import Recorded
 from sim.walk import decode
 from skipopu.errors import MachineHalt
 from skipopu.isa.asm import disassemble
@@ -130,10 +131,9 @@ def check(
     count = len(options.prompt) + max(len(expected.tokens) - 1, 0)
     routing, masked = expected.routing[None, ..., :count], [masks.until(count)] if golden.masks else []
     agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing, masks=masked)
-    timed = None if program.masks else timing.run(program, options, timing.Options(expected))
+    channels = Recorded(program, masks) if golden.masks else None
+    timed = timing.run(program, options, timing.Options(expected, channels=channels))
     result = Check(expected, free, None, timed, agreement)
-    if program.masks:
-        result.remarks.append("timing engine and RTL are left out: they have no masks")
     if agreement.non_finite:
         result.problems.append(
             f"{agreement.non_finite} of the reference's logits, router outputs and bounds are NaN or infinite: nothing was compared"
@@ -154,7 +154,7 @@ def check(
         result.problems.append(
             f"functional and reference disagree on {agreement.masks.differing} masked channels outside the derived bounds"
         )
-    if with_rtl and not program.masks:
+    if with_rtl:
         try:
             result.rtl = rtl.run(program, checked, rtl.Options(memory, verilog=verilog), watch)
         except MachineHalt as halt:

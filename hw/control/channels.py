@@ -116,7 +116,7 @@ class ChannelFetch(Component):
         tile: tuple[Signal, Value, Value, Value, Signal],
         to_ports: tuple[Signal, Signal, Value],
     ) -> None:
-        """States of a product with thresholds. ``open_run`` is a run that may still grow; it goes out when the next does not follow it."""
+        """States of a product with thresholds. ``open_run`` is a run that may still grow, up to a burst; it goes out when the next piece does not."""
         machine, (left, rounds, channels, heads, per_group), (pending, taking_part, free) = self.machine, tile, to_ports
         lanes, ports = word_lanes(machine).bit_length() - 1, machine.mask_ports
         m.submodules.active_runs = active = ActiveRuns(machine)
@@ -153,7 +153,7 @@ class ChannelFetch(Component):
                     port.eq(port + 1),
                 ]
         piece, count, takes, grows = Signal.like(base), Signal.like(run.count), Signal(), Signal()
-        m.d.comb += grows.eq(is_open & (behind == piece))
+        m.d.comb += grows.eq(is_open & (behind == piece) & (open_run.count < machine.burst))
 
         def take(condition: Value) -> Value:
             """A piece is added to the open run, or becomes the next one when that goes out."""

@@ -19,11 +19,13 @@ from sim.check import differing_bits, first_difference
 from sim.functional import engine as functional
 from sim.fuzz.case import Case
 from sim.fuzz.choices import thresholds
+from sim.masks import Masks
 from sim.result import Computed, Counted, Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.rtl.build import build
 from sim.timing import engine as timing
+from sim.timing.masks import Recorded
 from skipopu.errors import MachineHalt, SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
@@ -107,15 +109,15 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         Machine.from_dict(dict(machine), "machine description")
         stage = "program"
         made, run = compiled(machine, program)
-        stage = "functional"
+        stage, seen = "functional", Masks(made, len(run.prompt) + run.max_new)
         try:
-            expected = functional.run(made, run)
+            expected = functional.run(made, run, functional.Options(masks=seen.see if made.masks else None))
         except MachineHalt as halt:
             expected = halt
         if isinstance(expected, MachineHalt):
             return _halted(made, run, program, expected, verilog) if with_rtl else _refused(stage, str(expected))
         stage = "timing"
-        predicted = timing.run(made, run, timing.Options(expected)).counters
+        predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen))).counters
     except SkipopuError as error:
         return _refused(stage, str(error))
     except Exception as error:
@@ -197,8 +199,13 @@ def replay(line: Line) -> dict[str, int]:
     shape, bits = line["routing"]
     routing = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=int(np.prod(shape)))
     program, run = compiled(line["machine"], line)
+    channels = None
+    if program.masks:
+        seen = Masks(program, len(run.prompt) + run.max_new)
+        functional.run(program, run, functional.Options(masks=seen.see))
+        channels = Recorded(program, seen)
     routed = Routed(tokens=line["tokens"], routing=routing.reshape(shape).astype(bool))
-    return timing.run(program, run, timing.Options(routed)).counters
+    return timing.run(program, run, timing.Options(routed, channels=channels)).counters
 
 
 def cycle_error(line: Line) -> float | None:

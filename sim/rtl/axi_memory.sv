@@ -16,7 +16,7 @@ module axi_memory #(
 ) (
     input clk, input rst,
     input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input dump,
-    input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [4:0] outstanding,
+    input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [6:0] outstanding,
     input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
     input arvalid, output arready,
@@ -27,7 +27,7 @@ module axi_memory #(
     output [1:0] bid, output reg [1:0] bresp, output reg bvalid, input bready
 );
     localparam SHIFT = $clog2(DATA / 8);
-    localparam DEPTH = 16;
+    localparam DEPTH = 64;
 
     reg [DATA-1:0] mem [0:WORDS-1];
     string directory;
@@ -65,11 +65,11 @@ module axi_memory #(
     reg [31:0] queue_time [0:4*DEPTH-1];
     reg [31:0] queue_number [0:4*DEPTH-1];
     reg queue_bad [0:4*DEPTH-1];
-    reg [3:0] head [0:3];
-    reg [3:0] tail [0:3];
-    reg [4:0] waiting [0:3];
+    reg [5:0] head [0:3];
+    reg [5:0] tail [0:3];
+    reg [6:0] waiting [0:3];
     reg [7:0] beat [0:3];
-    reg [4:0] in_flight;
+    reg [6:0] in_flight;
     reg [39:0] last_channel;
     wire same_channel = (araddr >> channel) == last_channel;
     assign arready = in_flight < outstanding && cycle >= next_issue && !hold_ar && (same_channel || in_flight == 0);
@@ -89,7 +89,7 @@ module axi_memory #(
             end
         end
     end
-    wire [5:0] first = {chosen, head[chosen]};
+    wire [7:0] first = {chosen, head[chosen]};
     wire [39:0] address = queue_address[first] + ({32'b0, beat[chosen]} << SHIFT);
     wire advance = chosen_valid && can_send;
     wire finished = advance && beat[chosen] == queue_length[first];
@@ -133,8 +133,8 @@ module axi_memory #(
                 last_channel <= araddr >> channel;
             end
             for (i = 0; i < 4; i = i + 1)
-                waiting[i] <= waiting[i] + {4'b0, accepted && arid == i[1:0]} - {4'b0, finished && chosen == i[1:0]};
-            in_flight <= in_flight + {4'b0, accepted} - {4'b0, finished};
+                waiting[i] <= waiting[i] + {6'b0, accepted && arid == i[1:0]} - {6'b0, finished && chosen == i[1:0]};
+            in_flight <= in_flight + {6'b0, accepted} - {6'b0, finished};
             if (rready) rvalid <= 0;
             if (advance) begin
                 rvalid <= 1;

@@ -43,7 +43,7 @@ MEMORY_SETTINGS = {
     "refresh_together": 1,
     "turnaround": 8,
     "issue": 8,
-    "outstanding": 5,
+    "outstanding": 7,
     "channel": 6,
     "reorder": 1,
     "bad_read": 32,

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.engine import QUIET, Watch
+from sim.masks import Masks
 from sim.result import Retired, Routed, Timed
 from sim.timeline import Span, write_perfetto
 from sim.timing import array, attention, vector
 from sim.timing.bus import NONE
 from sim.timing.costs import DISPATCH, HANDOVER, short_read
+from sim.timing.masks import Channels, Recorded
 from sim.timing.options import Options as Options
 from sim.timing.repeat import Repeats
 from sim.timing.state import State
@@ -27,6 +29,7 @@ from skipopu.isa.spec import (
     CHUNK,
     EMBED,
     END,
+    EXTEND,
     HALT,
     KVWRITE,
     LOOP,
@@ -73,9 +76,10 @@ class Timing:
         spans: list[Span] | None = None,
         repeat: bool = True,
         watch: Watch = QUIET,
+        channels: Channels | None = None,
     ) -> None:
         self.walk = Walk(program, len(run.prompt), len(routed.tokens), self.emit, watch)
-        self.state = State(program, run, routed, self.walk, spans)
+        self.state = State(program, run, routed, self.walk, spans, channels)
         self.repeats = Repeats(self.state, repeat, self.walk_through)
         self.at_token: list[dict[str, int]] = []
 
@@ -132,7 +136,10 @@ class Timing:
             self.repeats.through(range(body.start, decided), (walk.count, s.traced, s.ranked, s.ahead))
             coming = attention.fetch_ahead(s, quiet) if s.prefetch else NONE
             s.part = attention.read_history(s, walk.lists[TokenList.ATTENTION].tolist(), coming)
-            about = (walk.count, executed.tobytes(), s.part, s.late(s.kvwrites))
+            needed = (
+                s.channels.about(layer, range(walk.position, walk.position + walk.count)) if s.channels and s.masked else ()
+            )
+            about = (walk.count, executed.tobytes(), s.part, s.late(s.kvwrites), needed)
             self.repeats.through(range(decided, body.stop), about)
         s.times.settle(walk.position)
 
@@ -142,7 +149,10 @@ class Timing:
         for pc in part:
             if steps[pc].instruction in HANDLERS:
                 self.issue(steps[pc])
+                self.state.thresholds = 0
             else:
+                if steps[pc].instruction is EXTEND:
+                    self.state.thresholds = steps[pc].fields["mask"]
                 self.state.times.now += DISPATCH
         behind = steps[part.stop]
         if behind.instruction is END:
@@ -199,23 +209,27 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     """Counts cycles of ``run`` under a routing and a number of tokens that another engine gave, or the functional engine gives.
 
     Raises:
-        ProgramError, MachineHalt: the functional engine's; the program has masks.
+        ProgramError, MachineHalt: the functional engine's; nothing says which channels a program with masks leaves out.
     """
-    if program.masks:
-        raise ProgramError("masks of input channels are not counted yet: run the functional engine, or compile with --no-masks")
     options = options or Options()
-    routed = options.routed
+    routed, channels = options.routed, options.channels
     if routed is None:
         from sim.functional import engine as functional
 
         watch.say("functional engine")
-        routed = functional.run(program, run)
+        seen = Masks(program, len(run.prompt) + run.max_new) if program.masks else None
+        routed = functional.run(program, run, functional.Options(masks=seen.see if seen else None))
+        channels = Recorded(program, seen) if seen else None
     spans = options.spans
     if spans is None and options.timeline is not None:
         spans = []
     watch.say("timing engine")
     begin = time.perf_counter()
-    timing = Timing(program, run, routed, spans, options.repeat, watch)
+    if program.masks and channels is None:
+        raise ProgramError(
+            "which channels are left out is not said: give the timing engine the run's masks, or a share of them"
+        )
+    timing = Timing(program, run, routed, spans, options.repeat, watch, channels)
     timing.count()
     seconds = time.perf_counter() - begin
     if options.timeline is not None and spans is not None:

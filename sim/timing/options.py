@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from sim import engine
 from sim.result import Routed
 from sim.timeline import Span
+from sim.timing.masks import Channels
 from skipopu.arguments import output_file
 
 
@@ -20,6 +21,7 @@ class Options(engine.Options):
     Attributes:
         routed: whose ``routing`` (layers, 2, positions) and number of ``tokens`` are timed: another engine's result for the same
             run, or any. None: the functional engine runs first.
+        channels: which channels a program with masks leaves out, if ``routed`` is given.
         spans: receives what every unit did when. timeline: the same as a file for Perfetto.
         repeat: without it (and with spans, or in check mode) every instruction of every layer is walked through; no count depends
             on it.
@@ -31,6 +33,7 @@ class Options(engine.Options):
     spans: list[Span] | None = None
     repeat: bool = True
     timeline: Path | None = None
+    channels: Channels | None = None
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.timing.costs import Costs
 from sim.timing.flow import Flow, Shape
+from sim.timing.masked import Masked, threshold_beats
 from sim.timing.reader import Pending, Reader, Windows
 from sim.timing.stationary import Group, Tile, Tiles
 from skipopu.channel_stream import ChannelStream
@@ -149,3 +150,12 @@ def alike_tiles(costs: Costs, stream: ChannelStream, slots: int, last_ports: int
         parts = tuple(min(most, stream.group - first) // each for first in range(0, stream.group, most))
         sums = machine.weight_lanes // 2 // each
         yield Tile(alike, stream.groups, Group(head, parts), sums, rounds * drain - (0 if sizes else less))
+
+
+def beats_of(costs: Costs, fields: dict[str, int], group: int, product: Masked) -> int:
+    """Beats of all ports that a product with thresholds reads."""
+    machine, alike = costs.machine, product.tiles.tiles
+    total = sum(tile.times * product.tile_beats(tile) for tile in alike) * machine.ports
+    if channels(costs, fields, group).tiles[-1] == 1:  # a last tile of one round is not all ports'
+        total -= (machine.ports - fields["ports"]) * product.tile_beats(alike[-1])
+    return total + threshold_beats(machine, fields["groups"], group)

@@ -9,11 +9,13 @@ from sim.result import Retired, Routed
 from sim.timeline import Span
 from sim.timing.costs import Attention, Costs
 from sim.timing.history import History
+from sim.timing.masked import Masked
+from sim.timing.masks import Channels
 from sim.timing.product import Product
 from sim.timing.stream import Streams
 from sim.timing.times import Times
 from sim.walk import Fields, Walk
-from skipopu.isa.registers import COUNTERS, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
+from skipopu.isa.registers import COUNTERS, MASK_GENERATED, MASK_PROMPT, PREFETCH, SERIAL_ATTENTION, WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import AlignTarget
 from skipopu.layout import KvEntry, port_of, round_up
 from skipopu.policy import Pair, Phase
@@ -33,10 +35,19 @@ class State:
         part: what the present layer's attention takes. parts: those that were worked out.
         room: beats that could be fetched ahead of the layer before. ahead: whether more than that is missing for the present one.
         products, undecided: remembered by :mod:`sim.timing.array` and :mod:`sim.timing.bus`.
+        channels: which channels products need, thresholds: address of those of the next one. masked_products: remembered.
         spans: receives a bar of the timeline for everything, if there is one.
     """
 
-    def __init__(self, program: Program, run: Run, routed: Routed, walk: Walk, spans: list[Span] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        run: Run,
+        routed: Routed,
+        walk: Walk,
+        spans: list[Span] | None = None,
+        channels: Channels | None = None,
+    ) -> None:
         self.program, self.machine, self.run, self.walk, self.spans = program, program.machine, run, walk, spans
         self.routing = routed.routing
         self.costs, self.streams, self.times = Costs(program.machine), Streams(program.machine), Times(program.machine)
@@ -54,6 +65,8 @@ class State:
         self.room = 0
         self.products: dict[tuple[int, int, int], Product] = {}
         self.undecided: dict[int, NDArray[np.int64]] = {}
+        self.channels, self.thresholds = channels, 0
+        self.masked_products: dict[tuple[object, ...], Masked] = {}
 
     @property
     def prefetch(self) -> bool:
@@ -62,6 +75,12 @@ class State:
     @property
     def on_demand(self) -> bool:
         return bool(self.walk.config[Config.SCHEDULE] & WEIGHTS_ON_DEMAND)
+
+    @property
+    def masked(self) -> bool:
+        """Whether masks of the chunk's tokens apply."""
+        bit = MASK_GENERATED if self.walk.decoding else MASK_PROMPT
+        return self.machine.masks and bool(self.walk.config[Config.MASKING] & bit)
 
     @property
     def serial(self) -> bool:

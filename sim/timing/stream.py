@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sim.timing import masked
 from sim.timing.flow import Flow, grain
+from sim.timing.masked import Masked
 from sim.timing.product import Weights
 from sim.timing.reader import NOTHING, Pending, Reader, Windows
 from sim.timing.refresh import pace, phases, wait_of_ports
@@ -50,6 +52,28 @@ class Streams:
                 for reader in readers:
                     reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine, shape.ports))
             found = shape.flow(self.machine, readers, pending, due, settled, blocked)
+            self.flows[key] = found.later(int((slow - 1) * max(0, found.end)))
+        return self.flows[key]
+
+    def masked(
+        self, product: Masked, pending: Pending, due: int, begin: int, before: tuple[int, int], beside: Windows = ((),)
+    ) -> Flow:
+        """As :meth:`flow`, of a product with thresholds; see :func:`sim.timing.masked.flow`."""
+        pending, _ = pending.settled(0, due)
+        if pending is NOTHING:
+            begin, before = begin - due, (before[0] - due, before[1] - due)
+            beside = tuple(tuple((first - due, last - due) for first, last in windows) for windows in beside)
+            due = 0
+        own = [before] if due < before[1] else []
+        blocked = tuple((*own, *windows) for windows in beside)
+        key = (id(product), pending, due, begin, blocked)
+        if key not in self.flows:
+            rate, slow = self.rate(product.tiles)
+            readers = [Reader(self.machine, rate, pending) for _ in blocked]
+            if pending is NOTHING:
+                for reader in readers:
+                    reader.sent = due + round(self.machine.memory.latency + wait_of_ports(self.machine, product.tiles.ports))
+            found = masked.flow(self.machine, product, readers, pending, due, begin, blocked)
             self.flows[key] = found.later(int((slow - 1) * max(0, found.end)))
         return self.flows[key]
 

@@ -105,7 +105,7 @@ class MemoryTiming:
             "refresh": (0, max(0, self.refresh_interval - 1)),
             "turnaround": (0, 255),
             "issue": (1, 255),
-            "outstanding": (1, 16),
+            "outstanding": (1, 64),
             "channel": (12, 40),
         }
         for field, (least, most) in limits.items():

@@ -11,6 +11,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
 from sim.fuzz.choices import thresholds
 from sim.rtl import engine as rtl
+from sim.timing import engine as timing
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 from tests.agreement.test_rtl import agree
@@ -45,7 +46,12 @@ def test_formats_and_groups(machine: Machine, weights: str, group: int, kv: str,
     if masks != "none":
         found, every = functional.run(program, RUN).channels
         assert 0.2 < found / every < 0.95
-    agree(program, RUN, rtl.Memory(stall=stall, reorder=stall > 0, seed=3))
+    seen = agree(program, RUN, rtl.Memory(stall=stall, reorder=stall > 0, seed=3)).counters
+    if not stall:
+        predicted = timing.run(program, RUN).counters
+        assert abs(predicted["CYCLES"] - seen["CYCLES"]) < max(0.03 * seen["CYCLES"], 300)
+        assert all(predicted[name] == seen[name] for name in ("ARRAY_BUSY", "WRITE_BEATS"))
+        assert predicted["READ_BEATS"] - seen["READ_BEATS"] == predicted["AHEAD_BEATS"] - seen["AHEAD_BEATS"]
 
 
 @pytest.mark.parametrize(("threshold", "share"), [(0, 1.0), (0xFFFF, 0.0)])

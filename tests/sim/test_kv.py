@@ -130,7 +130,7 @@ def test_a_memory_is_a_device_or_cycles() -> None:
     assert memory_timing("hbm2", 225, 64, "here").rate == pytest.approx(13.15 / 14.4, rel=1e-3)
     with pytest.raises(ConfigError, match=r"here: memory is 'sram'; accepted: hbm2, ddr4-2400"):
         memory_timing("sram", 225, 64, "here")
-    with pytest.raises(ConfigError, match="here: memory outstanding is 99; accepted: 1 to 16"):
+    with pytest.raises(ConfigError, match="here: memory outstanding is 99; accepted: 1 to 64"):
         memory_timing({"outstanding": 99}, 225, 64, "here")
 
 

@@ -234,9 +234,11 @@ def test_losses_and_commands(shipped: Path, tmp_path: Path, capsys: pytest.Captu
     assert "the program masks no channels; compile with --mask-prompt" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_an_engine_without_masks_says_so() -> None:
-    with pytest.raises(ProgramError, match="are not counted yet"):
-        timing.run(compiled(drawn(PLAIN)), Run(PROMPT, 1))
+def test_timing_asks_which_channels_are_left_out() -> None:
+    program, run = compiled(drawn(PLAIN)), Run(PROMPT, 1)
+    routed = functional.run(program, run)
+    with pytest.raises(ProgramError, match="which channels are left out is not said"):
+        timing.run(program, run, timing.Options(routed))
 
 
 def replaced(program: Program, pc: int, word: int) -> Program:

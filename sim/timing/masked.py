@@ -1,0 +1,261 @@
+"""The weights of a product with thresholds: what is left out is known when the product begins, and what is left is fetched in runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.timing.flow import Flow, ended
+from sim.timing.reader import FIRST, READABLE, Pending, Reader, Windows
+from sim.timing.stationary import PUT_ASIDE, Tile, Tiles
+from skipopu.machine import pipeline
+from skipopu.machine.config import TOKENS_AT_ONCE, Machine
+from skipopu.masks import ThresholdTable
+
+KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
+GROUP = 3  # cycles of the fetch's walk over a group, besides its pieces
+TILE = 3  # from a tile's last run to the next one's first group
+OPEN, OVER = 1, 1  # bubbles in front of a part's first beat and behind its last one
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A product's weights less the channels that no token needs.
+
+    Attributes:
+        tiles: all of its weights. active: bool (groups, group).
+        thresholds: beats of the first port that holds them. pieces: cycles in which a group's keys are compared.
+        word: channels that are looked at in a cycle.
+    """
+
+    tiles: Tiles
+    active: NDArray[np.bool_]
+    thresholds: int
+    pieces: int
+    word: int
+
+    def codes(self, tile: Tile) -> NDArray[np.bool_]:
+        """bool (groups, beats of a group): which beats have an active channel."""
+        return np.asarray(self.active.reshape(len(self.active), sum(tile.group.parts), -1).any(-1))
+
+    def tile_beats(self, tile: Tile) -> int:
+        """Beats of a tile that are fetched."""
+        return len(self.active) * tile.group.head + int(self.codes(tile).sum())
+
+    @property
+    def steps(self) -> int:
+        """Of the array: a part without a beat is a step too."""
+        return self.tiles.passes * sum(tile.times * int(np.maximum(1, self.counts(tile)).sum()) for tile in self.tiles.tiles)
+
+    def word_beats(self, tile: Tile) -> int:
+        """Beats of a word of channels."""
+        return self.word * sum(tile.group.parts) // self.active.shape[1]
+
+    def empty(self, tile: Tile) -> NDArray[np.int64]:
+        """(groups, parts) words of channels without a beat."""
+        ends = np.cumsum((0, *tile.group.parts)) * self.active.shape[1] // sum(tile.group.parts)
+        words = ~np.asarray(self.active.reshape(len(self.active), -1, self.word).any(-1))
+        return np.stack([words[:, a // self.word : b // self.word].sum(1) for a, b in itertools.pairwise(ends)], 1)
+
+    def counts(self, tile: Tile) -> NDArray[np.int64]:
+        """(groups, parts) beats."""
+        codes, ends = self.codes(tile), np.cumsum((0, *tile.group.parts))
+        return np.stack([codes[:, a:b].sum(1) for a, b in itertools.pairwise(ends)], 1)
+
+
+def masked(machine: Machine, group: int, tiles: Tiles, active: NDArray[np.bool_], slots: int) -> Masked:
+    """A product with ``active`` channels, bool (groups, group), of any of ``slots`` tokens."""
+    table = ThresholdTable(len(active), group, machine.mask_ports, machine.beat_bytes)
+    beats = -(-len(active) // machine.mask_ports) * table.group_bytes // machine.beat_bytes
+    word = max(machine.channel_slots, machine.vector_lanes)
+    return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word)
+
+
+def threshold_beats(machine: Machine, groups: int, group: int) -> int:
+    """Of all ports."""
+    table = ThresholdTable(groups, group, machine.mask_ports, machine.beat_bytes)
+    return groups * table.group_bytes // machine.beat_bytes
+
+
+class Piece(NamedTuple):
+    """What the fetch finds in a cycle: beats of a word of channels that follow one another, or a group's scales (``head``).
+
+    beat: the first one in its tile. empty: words without a beat that were looked at before.
+    """
+
+    beat: int
+    beats: int
+    group: int
+    head: bool
+    empty: int
+
+
+def pieces_of(product: Masked, tile: Tile) -> list[Piece]:
+    """Of a tile, in their order."""
+    codes, head, word = product.codes(tile), tile.group.head, product.word_beats(tile)
+    apart = np.zeros((len(codes), codes.shape[1] // word, word + 1), bool)  # words with a gap behind each
+    apart[..., :word] = codes.reshape(len(codes), -1, word)
+    flat = np.concatenate([[False], apart.reshape(-1)])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    first, behind = edges[0::2], edges[1::2]
+    words = first // (word + 1)
+    group, within = np.divmod(words, codes.shape[1] // word)
+    beat = group * (head + codes.shape[1]) + head + within * word + first % (word + 1)
+    new = np.diff(words, prepend=-1)
+    pieces: list[Piece] = []
+    at = 0
+    for number in range(len(codes)):
+        pieces.append(Piece(number * (head + codes.shape[1]), head, number, True, 0))
+        while at < len(first) and group[at] == number:
+            pieces.append(Piece(int(beat[at]), int(behind[at] - first[at]), number, False, max(0, int(new[at]) - 1)))
+            at += 1
+    return pieces
+
+
+class Segment(NamedTuple):
+    """Beats that the array takes one behind the other. part: they are a part's codes, else a group's scales; first: of its tile.
+
+    ends: the tile, if they are its last ones. empty: words of channels without a beat.
+    """
+
+    beats: int
+    part: bool
+    first: bool
+    sums: int
+    ends: Tile | None
+    empty: int = 0
+
+
+def segments(product: Masked) -> Iterator[Segment]:
+    """Of all tiles."""
+    for tile in product.tiles.tiles:
+        counts, empty = product.counts(tile).tolist(), product.empty(tile).tolist()
+        for _ in range(tile.times):
+            for number, parts in enumerate(counts):
+                yield Segment(tile.group.head, False, False, 0, None)
+                for k, beats in enumerate(parts):
+                    last = number == len(counts) - 1 and k == len(parts) - 1
+                    yield Segment(beats, True, number == k == 0, tile.sums, tile if last else None, empty[number][k])
+
+
+class MaskedWalk:
+    """The array as :class:`sim.timing.stationary.Walk` has it, with parts of any number of beats.
+
+    Attributes: those of it.
+    """
+
+    def __init__(self, machine: Machine, product: Masked, begin: int, takes: list[int]) -> None:
+        self.again, self.of_last = product.tiles.passes - 1, product.tiles.slots - TOKENS_AT_ONCE * (product.tiles.passes - 1)
+        self.accumulated = pipeline.accumulated(machine)
+        self.take, self.takes = begin - 1, takes
+        self.last = self.before = self.drained = self.spaced = FIRST
+        self.free, self.half, self.opened = [FIRST, FIRST], 0, 0
+        self.stalled = self.held = 0
+        self.segments = segments(product)
+        self.next()
+
+    def next(self) -> None:
+        """The next segment that has beats."""
+        for segment in self.segments:
+            self.segment, self.left = segment, segment.beats
+            if segment.part:
+                self.take = max(self.take + OPEN, self.free[self.half])
+                self.opened = self.take + 1
+            if segment.beats:
+                return
+            self.multiply()
+
+    def feed(self, arrivals: list[int]) -> None:
+        """Beats that come at ``arrivals``."""
+        for at in arrivals:
+            self.take = at + READABLE if at + READABLE > self.take else self.take + 1
+            self.takes.append(self.take)
+            self.left -= 1
+            if not self.left:
+                if self.segment.part:
+                    self.multiply()
+                self.next()
+
+    def multiply(self) -> None:
+        """A part with all tokens; one without a beat is a step too."""
+        segment = self.segment
+        self.take += OVER + segment.empty
+        beats = max(1, segment.beats)
+        step = max(self.opened, self.last) + 1
+        if segment.first and step <= self.before:
+            self.stalled += self.before + 1 - step
+            step = self.before + 1
+        last = max(self.take + 1, step + beats - 1)
+        between = max(PUT_ASIDE, TOKENS_AT_ONCE * segment.sums)
+        later = max(0, self.spaced - last)
+        self.held += later + self.again * max(0, between - beats)
+        self.last = last + later + self.again * max(between, beats)
+        self.spaced = self.last + max(PUT_ASIDE, self.of_last * segment.sums)
+        self.free[self.half] = self.last
+        self.half ^= 1
+        if segment.ends is not None:
+            complete = self.last + PUT_ASIDE + self.of_last * segment.sums + self.accumulated
+            self.before, self.drained = self.drained, max(complete - 1, self.drained) + segment.ends.drain
+
+
+def flow(
+    machine: Machine, product: Masked, readers: list[Reader], pending: Pending, due: int, begin: int, blocked: Windows
+) -> Flow:
+    """Walks a product whose thresholds are asked for from ``due`` on; it begins at ``begin``."""
+    page, whole = product.tiles.page, 4096 // machine.beat_bytes
+    takes = [*pending.takes]
+
+    def bring(size: int, since: int) -> list[int]:
+        ready = [reader.bring(size, since, takes, windows) for reader, windows in zip(readers, blocked, strict=True)]
+        return ready[0] if len(ready) == 1 else list(map(max, zip(*ready, strict=True)))
+
+    # Thresholds: the comparison takes them group by group, a port after the other.
+    arrivals: list[int] = []
+    for first in range(0, product.thresholds, machine.burst):
+        arrivals += bring(min(machine.burst, product.thresholds - first), due)
+    groups = len(product.active)
+    turns = np.arange(groups) // machine.mask_ports
+    each = product.thresholds // (int(turns[-1]) + 1)
+    there = np.maximum(np.array(arrivals)[(turns + 1) * each - 1] + READABLE, begin)
+    ahead = np.arange(groups) * product.pieces
+    known = np.maximum.accumulate(there - ahead) + ahead + product.pieces
+    takes += np.repeat(known[:: machine.mask_ports], each).tolist()
+    walk = MaskedWalk(machine, product, int(known[-1]) + KNOWN, takes)
+    now = accepted = begin
+    compared = True
+
+    def send(beat: int, beats: int) -> None:
+        """A run goes out."""
+        nonlocal now, accepted
+        now = max(now, accepted) + 1
+        accepted = max(now, *(reader.asked + 1 for reader in readers))
+        here = (page - beat - 1) % whole + 1
+        while beats:
+            size = min(beats, machine.burst, here)
+            walk.feed(bring(size, accepted + 1))
+            beats, here = beats - size, here - size or whole
+
+    for tile in product.tiles.tiles:
+        pieces = pieces_of(product, tile)
+        for _ in range(tile.times):
+            beat = beats = 0
+            for piece in pieces:
+                now += 1 + piece.empty + GROUP * piece.head
+                if piece.head and compared:
+                    now = max(now, int(known[piece.group]) + KNOWN)
+                if beats and beat + beats == piece.beat and beats < machine.burst:
+                    beats += piece.beats
+                    continue
+                if beats:
+                    send(beat, beats)
+                beat, beats = piece.beat, piece.beats
+            send(beat, beats)
+            page = (page - tile.beats - 1) % whole + 1
+            now, compared = now + TILE, False
+    run = accepted
+    return ended(machine, readers, run, takes, begin, (walk.last, walk.drained + 1, walk.stalled), walk.held)
