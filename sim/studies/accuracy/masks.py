@@ -47,7 +47,7 @@ def masked(
     case: Case, format: str, method: str, weights: Checkpoint, programs: Mapping[KvPolicy, Program], model: SkipLlama
 ) -> Iterator[Point]:
     """Points of the shipped model in one format, its chosen ``weights``: everything executed and the routers as trained, under both KV
-    policies, in the first format also their mildest dial."""
+    policies, in the first format also their mildest dial with the last way."""
     subject, first = case.subject, format == FORMATS[0].name
     policies = [(Policy("always", KvPolicy.REUSE), 0.0)]
     if case.checkpoint.routers:
@@ -56,13 +56,14 @@ def masked(
         policies += [(policy, dial) for policy, dial in subject.dials if first and policy.share == most]
     machine = dataclasses.replace(case.machine, masks=True)
     for chosen in subject.masks if subject.form == SHIPPED else ():
-        if not first and chosen.way != WAYS[-1]:
+        last = chosen.way == WAYS[-1]
+        if not (first or last):
             continue
         # The compiler puts thresholds where heads are padded.
         own = dataclasses.replace(weights, masks=chosen.thresholds)
         held = thresholds_of(compile_checkpoint(own, machine, context=case.window, weights=format))
         for policy, dial in policies:
-            if (policy.name == "always") is not chosen.dense:
+            if (policy.name == "always") is not chosen.dense or (policy.share is not None and not last):
                 continue
             watched = Masked.of(model, policy.kv)
             watched.thresholds = held
