@@ -20,6 +20,7 @@ from skipopu.isa.registers import Config
 from skipopu.isa.spec import EXTEND, MATMUL
 from skipopu.machine.config import Machine
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER, channels
+from skipopu.program import file
 from skipopu.program.program import Program
 from tests.support import random_checkpoint, small_config
 
@@ -146,6 +147,13 @@ def test_heads_that_grow_take_their_thresholds_along() -> None:
     assert np.array_equal(heads[..., :20].reshape(2, -1), given[ATTENTION_OUTPUT])
     assert not heads[..., 20:].any()
     assert np.array_equal(grown.masks[FFN], given[FFN])
+
+
+def test_files_from_before_there_were_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = file.write
+    monkeypatch.setattr(file, "write", lambda where, d, images: write(where, {k: d[k] for k in d if k != "masks"}, images))
+    program = compile_checkpoint(random_checkpoint(CONFIG), TINY, context=40)
+    assert Program.load(program.save(tmp_path)).masks == {}
 
 
 def test_a_file_of_a_description_that_names_no_input(tmp_path: Path) -> None:
