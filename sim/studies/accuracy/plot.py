@@ -76,8 +76,8 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
             text = f"{len(beyond)} points above, up to {max(beyond):.1f}"
             axis.text(0.98, 0.98, text, transform=axis.transAxes, ha="right", va="top", fontsize=8)
     axes[0].set_ylabel("bits per byte of held-out text")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=7, fontsize=8)
 
 
 def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Point]:
