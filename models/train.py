@@ -6,7 +6,7 @@ Three stages: the base model; the routers alone (base frozen) with a sparsity pe
 routing, the KV policies and the INT4 rounding of the weights in the loop. ``--masks STEPS`` adds one with masks of input channels
 in the loop too, which leave out a share of the weights that is drawn for each step. It can also run alone:
 
-    python models/train.py pybyte-1m --from models/pybyte-1m --masks 700 --out out/masked
+    python models/train.py pybyte-1m --from models/pybyte-1m --masks 1000 --out out/masked
 
 Everything is seeded; the log is written beside the weights. ``--scale 0.01`` runs a smoke test.
 """
