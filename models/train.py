@@ -3,8 +3,12 @@
     python models/train.py pybyte-1m --out models/pybyte-1m
 
 Three stages: the base model; the routers alone (base frozen) with a sparsity penalty; then everything jointly with hard
-routing, the KV policies and the INT4 rounding of the weights in the loop. Everything is seeded; the log is written beside
-the weights. ``--scale 0.01`` runs a smoke test.
+routing, the KV policies and the INT4 rounding of the weights in the loop. ``--masks STEPS`` adds one with masks of input channels
+in the loop too, which leave out a share of the weights that is drawn for each step. It can also run alone:
+
+    python models/train.py pybyte-1m --from models/pybyte-1m --masks 1000 --out out/masked
+
+Everything is seeded; the log is written beside the weights. ``--scale 0.01`` runs a smoke test.
 """
 
 from __future__ import annotations
@@ -18,15 +22,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compiler.frontend.checkpoint import load
+from models.loop import RunningMasks, quantiser, sparsity_penalty, straight_through
+from sim.calibrate.budget import curves, sizes
+from sim.calibrate.place import How, subject_of
 from sim.reference.model import GateRule, SkipLlama
-from sim.reference.state import hf_state_dict
+from sim.reference.state import hf_state_dict, load_hf_state_dict
 from skipopu.model_config import ModelConfig
-from skipopu.policy import KvPolicy, Module
+from skipopu.policy import KvPolicy
+from skipopu.text import Passage
 
 MODELS = {
     "pybyte-1m": ModelConfig(
@@ -80,61 +91,6 @@ def held_out_sample(size: int = 65536) -> bytes:
     return b"".join(data[i * step : i * step + stretch] for i in range(count))
 
 
-class RoundToInt4(torch.autograd.Function):
-    """Rounds (rows, n) weights as the compiler does (symmetric INT4, ``group`` per scale); the gradient passes through."""
-
-    @staticmethod
-    def forward(ctx: object, weight: Tensor, group: int) -> Tensor:
-        rows, n = weight.shape
-        groups = F.pad(weight, (0, -n % group)).view(rows, -1, group)
-        scale = (groups.abs().amax(-1, keepdim=True) / 7).half().float()
-        q = torch.where(scale > 0, (groups / scale.clamp_min(1e-20)).round().clamp(-8, 7), 0.0)
-        return (q * scale).view(rows, -1)[:, :n]
-
-    @staticmethod
-    def backward(ctx: object, *grad: Tensor) -> tuple[Tensor, None]:
-        return grad[0], None
-
-
-def quantiser(group: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Weights times the norm's gain, rounded."""
-
-    def quantised(weight: Tensor, gain: Tensor) -> Tensor:
-        rounded = RoundToInt4.apply(weight * gain, group)
-        assert isinstance(rounded, Tensor)
-        return rounded
-
-    return quantised
-
-
-def straight_through(noise: torch.Generator | None, temperature: float) -> GateRule:
-    """Hard gates forward, a sigmoid's gradient backward; logistic noise explores while ``noise`` is given."""
-
-    def rule(difference: Tensor, layer: int, module: int) -> Tensor:
-        del layer, module
-        if noise is not None:
-            u = torch.rand(difference.shape, generator=noise).clamp(1e-6, 1 - 1e-6)
-            difference = difference + temperature * (u.log() - (-u).log1p())
-        soft = torch.sigmoid(difference / temperature)
-        return (difference >= 0).float() + soft - soft.detach()
-
-    return rule
-
-
-def sparsity_penalty(gates: Tensor, skip: float) -> Tensor:
-    """Holds the mean skip ratio at ``skip`` and each module of each layer inside a band.
-
-    Bands of the skip ratio: 0.12 to 0.5 for attention (layer 0's is forced and left out), 0.08 to 0.6 for the FFN. They keep
-    routing token-dependent: with a free budget whole layers collapse to always-run or never-run. gates (batch, layers, 2,
-    tokens), layer 0's forced attention counted as executed.
-    """
-    skipped = 1 - gates.mean((0, 3))  # (layers, 2)
-    free = torch.ones_like(skipped)
-    free[0, Module.ATTENTION] = 0
-    outside = (skipped - torch.tensor([0.5, 0.6])).clamp_min(0) + (torch.tensor([0.12, 0.08]) - skipped).clamp_min(0)
-    return 8 * (skipped.mean() - skip).square() + (outside * free).sum()
-
-
 def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool, window: int) -> tuple[float, Tensor]:
     """(bits per byte, executed share (layers, 2)) over windows of ``window`` bytes, each starting cold."""
     tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long().view(-1, window)
@@ -147,6 +103,13 @@ def bits_per_byte(model: SkipLlama, data: bytes, kv: KvPolicy, dense: bool, wind
     return total / math.log(2) / (tokens.numel() - len(tokens)), (share / len(tokens)).round(decimals=3)
 
 
+def masks_for(directory: Path, windows: NDArray[np.int64], window: int, seed: int) -> RunningMasks:
+    """Masks for a model whose ratios are those that cost it least as it is, on ``windows`` (samples, window) of ids."""
+    subject = subject_of(load(directory, mask_file=False), How())
+    own = sizes(subject, Passage(windows.reshape(-1), None), window)
+    return RunningMasks(curves(subject, windows[:8]), own, seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
@@ -154,6 +117,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=float, default=0.26, help="target ratio of skipped modules")
     parser.add_argument("--steps", type=int, nargs=3, default=(5000, 400, 2000), help="steps of the three stages")
+    parser.add_argument("--from", dest="start", type=Path, metavar="DIR", help="trained already: no stage but that with masks")
+    parser.add_argument("--masks", type=int, default=0, metavar="STEPS", help="steps of a stage with masks; default none")
+    parser.add_argument(
+        "--most", type=float, default=0.5, help="share of the weights that masks leave out at most; default 0.5"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="shortens all stages")
     args = parser.parse_args()
     config = MODELS[args.model]
@@ -174,6 +142,9 @@ def main() -> None:
         for router in (layer.router_attention, layer.router_mlp):
             torch.nn.init.zeros_(router.weight_predictor.weight)
             router.weight_predictor.bias.data = torch.tensor([0.5, -0.5])
+    if args.start is not None:
+        parts = (load_file(args.start / f"{part}.safetensors") for part in ("model", "routers"))
+        load_hf_state_dict(model, *parts)
     log = (args.out / "train.log").open("w")
 
     def say(text: str) -> None:
@@ -193,6 +164,7 @@ def main() -> None:
         penalty: float,
         plan: Callable[[int], tuple[KvPolicy, bool]],
         rule: GateRule,
+        masks: RunningMasks | None = None,
     ) -> None:
         steps = max(2, int(steps * args.scale))
         matrices: list[torch.nn.Parameter] = []
@@ -217,6 +189,9 @@ def main() -> None:
                     group["lr"] = rate * factor
             rows = batch()
             kv, dense = plan(step)
+            share = args.most * torch.rand((), generator=picker).item() if masks is not None else 0.0
+            if masks is not None:
+                masks.begin(share)
             out = model(rows[:, :-1], kv=kv, dense=dense, rule=rule)
             loss = F.cross_entropy(out.logits.flatten(0, 1), rows[:, 1:].flatten())
             total = loss if dense else loss + penalty * sparsity_penalty(out.gates, args.skip)
@@ -231,7 +206,8 @@ def main() -> None:
                 skip = 1 - float(out.gates.mean())
                 say(
                     f"{stage} step {step + 1}/{steps} train {mean / since / math.log(2):.4f} bits/byte"
-                    f" last batch kv={kv} skip={skip:.3f} {(step + 1) * rows[:, 1:].numel() / (time.time() - start):.0f} tokens/s"
+                    f" last batch kv={kv} skip={skip:.3f}{f' masked={share:.3f}' if masks is not None else ''}"
+                    f" {(step + 1) * rows[:, 1:].numel() / (time.time() - start):.0f} tokens/s"
                 )
                 mean = 0.0
         results: list[tuple[str, KvPolicy, bool]] = [
@@ -239,42 +215,51 @@ def main() -> None:
             ("dense_kv", KvPolicy.DENSE, False),
             ("reuse_kv", KvPolicy.REUSE, False),
         ]
-        for label, kv, dense in results:
-            bits, shares = bits_per_byte(model, sample, kv, dense, window)
-            share = float(shares.mean())
-            say(f"{stage} held-out {label}: {bits:.4f} bits/byte, executed share {share:.3f}")
+        if masks is not None:
+            masks.learning = False
+        shares = torch.zeros(())
+        for masked in (0.0,) if masks is None else (0.5, 0.4, 0.25, 0.0):
+            if masks is not None:
+                masks.begin(masked)
+            for label, kv, dense in results:
+                bits, shares = bits_per_byte(model, sample, kv, dense, window)
+                aside = f", {masked:.0%} masked" if masked else ""
+                say(f"{stage} held-out {label}{aside}: {bits:.4f} bits/byte, executed share {float(shares.mean()):.3f}")
         say(f"{stage} executed share by layer [attention, ffn]: {shares.tolist()}")
 
     say(
         f"seed {args.seed}, {sum(p.numel() for p in model.parameters())} parameters, {len(stream)} training bytes, torch {torch.__version__}"
     )
+
+    def save() -> None:
+        base_tensors, router_tensors = hf_state_dict(model)
+        save_file(base_tensors, args.out / "model.safetensors", metadata={"format": "pt"})
+        save_file(router_tensors, args.out / "routers.safetensors", metadata={"format": "pt"})
+        (args.out / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n")
+        (args.out / "heldout.txt").write_bytes(sample)
+
     is_router = lambda name: "router" in name  # noqa: E731
-    run(
-        "base",
-        args.steps[0],
-        0.02,
-        lambda n: not is_router(n),
-        0.0,
-        lambda step: (KvPolicy.DENSE, True),
-        straight_through(None, 1.0),
-    )
     mixed: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
         KvPolicy.REUSE if step % 2 else KvPolicy.DENSE,
         False,
     )
-    run("routers", args.steps[1], 0.0, is_router, 4.0, mixed, straight_through(noise, 1.0))
-    model.quantise = quantiser(config.weight_group)
     # Joint repair: mostly reuse, some dense_kv, and every eighth step with everything executed.
     joint: Callable[[int], tuple[KvPolicy, bool]] = lambda step: (  # noqa: E731
         (KvPolicy.DENSE, True) if step % 8 == 7 else (KvPolicy.DENSE if step % 8 in (2, 5) else KvPolicy.REUSE, False)
     )
-    run("joint", args.steps[2], 0.008, lambda n: True, 4.0, joint, straight_through(None, 1.0))
-
-    base_tensors, router_tensors = hf_state_dict(model)
-    save_file(base_tensors, args.out / "model.safetensors", metadata={"format": "pt"})
-    save_file(router_tensors, args.out / "routers.safetensors", metadata={"format": "pt"})
-    (args.out / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n")
-    (args.out / "heldout.txt").write_bytes(sample)
+    hard = straight_through(None, 1.0)
+    if args.start is None:
+        run("base", args.steps[0], 0.02, lambda n: not is_router(n), 0.0, lambda step: (KvPolicy.DENSE, True), hard)
+        run("routers", args.steps[1], 0.0, is_router, 4.0, mixed, straight_through(noise, 1.0))
+    model.quantise = quantiser(config.weight_group)
+    if args.start is None:
+        run("joint", args.steps[2], 0.008, lambda n: True, 4.0, joint, hard)
+    save()
+    if args.masks:
+        masks = masks_for(args.out, torch.cat([batch()[:, :-1] for _ in range(2)]).numpy(), window, args.seed)
+        model.mask = masks
+        run("masks", args.masks, 0.001, lambda n: True, 4.0, joint, masks.noting(hard), masks)
+        save()
     log.close()
 
 

@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 # module -> what it offers here
 OFFERED = {
     "sim.api": ("target", "checkpoint", "shape", "compile", "quantise", "verilog"),
+    "sim.api_masks": ("calibrate",),
     "sim.api_runs": ("run", "check", "compare", "timeline"),
     "skipopu.machine.config": ("Machine",),
     "compiler.frontend.checkpoint": ("Checkpoint",),
@@ -35,6 +36,7 @@ OFFERED = {
     "sim.check": ("Check",),
     "sim.compare.comparison": ("Comparison",),
     "sim.quantise.work": ("Quantisation",),
+    "sim.calibrate.work": ("Calibration",),
     "skipopu.errors": ("SkipopuError", "ConfigError", "CheckpointError", "ProgramError", "MachineHalt"),
 }
 _HOME = {name: module for module, names in OFFERED.items() for name in names}
@@ -47,10 +49,12 @@ if TYPE_CHECKING:
     from sim.api import shape as shape
     from sim.api import target as target
     from sim.api import verilog as verilog
+    from sim.api_masks import calibrate as calibrate
     from sim.api_runs import check as check
     from sim.api_runs import compare as compare
     from sim.api_runs import run as run
     from sim.api_runs import timeline as timeline
+    from sim.calibrate.work import Calibration as Calibration
     from sim.check import Check as Check
     from sim.compare.comparison import Comparison as Comparison
     from sim.engine import Watch as Watch

@@ -24,6 +24,10 @@ COMMANDS = {
         "sim.command.quantise",
         "a checkpoint's weights to INT4 or INT8, calibrated on text with skipping switched on",
     ),
+    "calibrate": (
+        "sim.command.calibrate",
+        "thresholds that mask input channels, calibrated on text with skipping switched on",
+    ),
     "run": ("sim.command.run", "one engine: streams text, prints tokens and cycles"),
     "eval": ("sim.command.eval", "loss of a text: nats per token, bits per byte"),
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),

@@ -30,6 +30,7 @@ class Keys(TypedDict, total=False):
     model: str | None
     context: str | None
     skip: float | None
+    masked: float | None
     kv: str | None
     phase: str | None
     system: str | None
@@ -54,6 +55,7 @@ class Record:
     model: str | None = None
     context: str | None = None
     skip: float | None = None
+    masked: float | None = None
     kv: str | None = None
     phase: str | None = None
     system: str | None = None

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import skipopu as sk
-from sim import api, api_runs
+from sim import api, api_masks, api_runs
 from sim.compare import subject
 from skipopu.cli import COMMANDS
 from skipopu.shipped import HELD_OUT
 from tests.support import Followed
 
 PROMPT = "def read(self"
-FUNCTIONS = (*sk.OFFERED["sim.api"], *sk.OFFERED["sim.api_runs"])
+FUNCTIONS = tuple(name for home in ("sim.api", "sim.api_masks", "sim.api_runs") for name in sk.OFFERED[home])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def program() -> sk.Program:
 
 
 # Seconds; the first of a machine that those tests generate anyway.
-SLOW = {"verilog": [pytest.mark.agreement], "quantise": [pytest.mark.slow]}
+SLOW = {"verilog": [pytest.mark.agreement], "quantise": [pytest.mark.slow], "calibrate": [pytest.mark.slow]}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in FUNCTIONS])
@@ -154,8 +154,10 @@ def test_timeline_shows_one_token(program: sk.Program) -> None:
 
 
 def test_functions_are_named_like_their_commands() -> None:
-    assert {"compile", "quantise", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
-    assert all(getattr(home, name) is getattr(sk, name) for home in (api, api_runs) for name in sk.OFFERED[home.__name__])
+    assert {"compile", "quantise", "calibrate", "run", "check", "compare"} <= set(COMMANDS) & set(FUNCTIONS)
+    assert all(
+        getattr(home, name) is getattr(sk, name) for home in (api, api_masks, api_runs) for name in sk.OFFERED[home.__name__]
+    )
 
 
 def test_a_shape_takes_no_adapter() -> None:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
-        " families: models of every family on all engines; accuracy: bits per byte and bytes per token by format, quantiser, skipping",
+        " families: models of every family on all engines; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks",
     )
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"

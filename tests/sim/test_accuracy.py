@@ -14,9 +14,10 @@ from compiler.quantise.choose import objective
 from sim.quantise.calibrate import Asked, quantise
 from sim.quantise.work import PRODUCTS
 from sim.reference.image import dequantised
+from sim.studies.accuracy.case import random_rule
 from sim.studies.accuracy.extra import correction, held
 from sim.studies.accuracy.plot import front
-from sim.studies.accuracy.points import as_held, random_rule
+from sim.studies.accuracy.points import as_held
 from sim.studies.accuracy.setting import SHIPPED, Point, Policy
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4Z, INT8
@@ -98,16 +99,31 @@ def test_the_study(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -
     for r in (r for r in records if r["name"] == "executed_share"):
         if r["system"] != "routers":
             assert r["value"] == pytest.approx(1 - r.get("skip", 0), abs=0.03), r
-        elif "skip" in r:
+        elif "skip" in r and "masked" not in r:
             routed.setdefault((r["model"], r["kv"], r["precision"], r["stack"]), []).append((r["skip"], r["value"]))
     assert routed
     assert all(np.diff([share for _, share in sorted(shares)]).max() < 0 for shares in routed.values()), (
         "dials for less execute less"
     )
-    read = [r for r in records if r["name"] == "bytes_read" and r["system"] == "always"]
+    plain = [r for r in records if "masked" not in r]
+    read = [r for r in plain if r["name"] == "bytes_read" and r["system"] == "always"]
     (four,), (eight,) = ({r["value"] for r in read if r["precision"] == form} for form in ("int4", "int8"))
     assert four < eight < 2 * four
+    masked = [r for r in records if "masked" in r]
+    assert {(r["masked"], r["value"]) for r in masked if r["kind"] == "published"} >= {(0.5, 5.59)}
+    for form in Machine.load("ulx3s").formats:
+        (all_of_it,) = {r["value"] for r in read if r["precision"] == form}
+        rates = {
+            (r["stack"], r["masked"]): r["value"] / all_of_it
+            for r in masked
+            if r["name"] == "bytes_read" and (r["system"], r["precision"]) == ("always", form)
+        }
+        assert {share for _, share in rates} == {0.25, 0.4, 0.5}
+        assert all(1 - share < rate < 1 for (_, share), rate in rates.items()), "scales, head and KV are read whole"
+    for r in (r for r in masked if r["name"] == "active_channels_share" and "uniform" in r["stack"]):
+        assert r["value"] == pytest.approx(1 - r["masked"], abs=0.03)
     text = page.read_text()
+    assert "as trained: " in text
     assert text.count("| int4 |") > 8
     assert "\n- turned: " in text
     picture = (tmp_path / "accuracy.png").read_bytes()

@@ -1,4 +1,5 @@
-"""Study ``accuracy``: what a model's loss and the bytes that it reads for a token are, by weights' format, quantiser and skipping."""
+"""Study ``accuracy``: what a model's loss and the bytes that it reads for a token are, by weights' format, quantiser,
+skipping of modules and masks of channels."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from sim import parallel
 from sim.quantise.turned import can_turn
 from sim.studies.accuracy import show
 from sim.studies.accuracy.extra import corrections, mixtures
+from sim.studies.accuracy.masks import calibrated
 from sim.studies.accuracy.plot import draw
 from sim.studies.accuracy.points import bound, dials, of_format
 from sim.studies.accuracy.setting import FP32, SHIPPED, TURNED, Design, Point, Subject
@@ -42,10 +44,13 @@ def study(model: Path, design: Design, say: Say) -> tuple[list[Point], list[Poin
         )
     forms = (SHIPPED, TURNED) if can_turn(load(model)) else (SHIPPED,)
     with parallel.one_thread_each(design.workers) as pool:
-        say("dials")
-        found = pool.submit(dials, Subject(model, design, SHIPPED)).result()
+        say("dials and masks")
+        plain = Subject(model, design, SHIPPED)
+        ways = (True, False) if load(model).routers else (True,)
+        dialled, *chosen = (pool.submit(dials, plain), *(pool.submit(calibrated, plain, dense) for dense in ways))
+        found, masks = dialled.result(), tuple(one for future in chosen for one in future.result())
         jobs: list[Job] = [
-            (Subject(model, design, form, found), format.name)
+            (Subject(model, design, form, found, masks), format.name)
             for form in forms
             for format in FORMATS
             if format.name in machine.formats

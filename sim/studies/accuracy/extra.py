@@ -17,7 +17,8 @@ from sim.quantise.calibrate import Asked, Calibration, Quantised, router_tensors
 from sim.quantise.calibrate import quantise as quantised
 from sim.quantise.loss import model_of
 from sim.reference import engine as reference
-from sim.studies.accuracy.points import Case, as_held
+from sim.studies.accuracy.case import Case
+from sim.studies.accuracy.points import as_held
 from sim.studies.accuracy.setting import PRODUCTS, Point, Policy, Subject
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT4, INT8, dequantise

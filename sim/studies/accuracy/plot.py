@@ -11,6 +11,7 @@ from sim.studies.accuracy.setting import FP32, PRODUCTS, Point
 from skipopu.numerics.formats import INT4, INT8
 
 MARKERS = {"always": "s", "routers": "o", "random": "x"}
+MASKED = {"always": "D", "routers": "P"}  # where channels are left out too
 TOP = 1.16  # times the least bits, up to where points are shown
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:olive")
 
@@ -39,7 +40,7 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
         own = [point for point in points if point.form == form and point.bytes is not None]
         for format, colour in zip(formats, COLOURS, strict=False):
             for policy, marker in MARKERS.items():
-                some = [p for p in own if (p.format, p.policy.name) == (format, policy)]
+                some = [p for p in own if (p.format, p.policy.name) == (format, policy) and not p.masked]
                 if some:
                     label = f"{format}, {policy}"
                     axis.scatter(
@@ -51,6 +52,11 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
                         alpha=0.8,
                         label=label,
                     )
+            for policy, marker in MASKED.items():
+                some = [p for p in own if (p.format, p.policy.name) == (format, policy) and p.masked]
+                if some:
+                    label = f"{format}, {policy}, masks"
+                    axis.scatter(sizes(some), [p.bits for p in some], c=colour, marker=marker, s=26, alpha=0.8, label=label)
         best = front(own)
         axis.plot(sizes(best), [p.bits for p in best], color="black", linewidth=1, zorder=0, label="front")
         for point in points:
@@ -70,13 +76,13 @@ def draw(figure: Figure, points: Sequence[Point], more: Sequence[Point]) -> None
             text = f"{len(beyond)} points above, up to {max(beyond):.1f}"
             axis.text(0.98, 0.98, text, transform=axis.transAxes, ha="right", va="top", fontsize=8)
     axes[0].set_ylabel("bits per byte of held-out text")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=7, fontsize=8)
 
 
 def curve(points: Sequence[Point], more: Sequence[Point], form: str) -> list[Point]:
     """Everything executed, GPTQ: from INT4 over 8 bits for some products to 8 bits for all, by rising bytes."""
-    own = [p for p in (*more, *points) if p.form == form and p.policy.name == "always" and p.method == "gptq"]
+    own = [p for p in (*more, *points) if p.form == form and p.policy.name == "always" and p.method == "gptq" and not p.masked]
     some = [p for p in own if p.format in (INT4.name, INT8.name) or p.bought == PRODUCTS]
     by_bytes = {p.bytes: p for p in some if p.bytes is not None}
     return [by_bytes[size] for size in sorted(by_bytes)]

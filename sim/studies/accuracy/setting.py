@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.frontend.masks import Masks
+from sim.calibrate.rules import TEAL, WINA
+from sim.calibrate.work import GREEDY, UNIFORM
 from skipopu.policy import KvPolicy
 
 SEED = 0
 FP32 = "fp32"  # weights as they are: a bound, no format of the machine
 PRODUCTS = "products"
 SHIPPED, TURNED = "as trained", "turned"
+
+# Ways to choose thresholds: a rule and how ratios are found. The first format meets all of them, the others the last.
+Way = tuple[str, str]
+WAYS: tuple[Way, ...] = ((TEAL, UNIFORM), (WINA, GREEDY))
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Design:
         traces: windows of held-out text whose routing is timed.
         shares: of modules, that dials and random skipping are to execute.
         ranks: of low-rank corrections.
+        masked: shares of the weights that masks of channels leave out.
     """
 
     target: str = "tiny"
@@ -35,6 +43,7 @@ class Design:
     traces: int = 2
     shares: tuple[float, ...] = (0.9, 0.8, 0.6)
     ranks: tuple[int, ...] = (4, 8, 16)
+    masked: tuple[float, ...] = (0.25, 0.4, 0.5)
     workers: int | None = None
 
 
@@ -70,6 +79,8 @@ class Point:
         executed: share of modules.
         bytes: read for a decoded token, all of them; None where no machine holds the weights.
         dial: the routers'.
+        masked: share of the weights that masks of channels were to leave out; ``masks``: how they were chosen; ``active``: the share of
+            channels that they left.
         bought: what more bytes went into: PRODUCTS in 8 bits, or a correction whose factors are in this form; "" for nothing.
     """
 
@@ -83,6 +94,19 @@ class Point:
     dial: float = 0.0
     chosen: bool = False
     bought: str = ""
+    masked: float = 0.0
+    masks: str = ""
+    active: float = 1.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Thresholds that were calibrated in a way, with everything executed or with the routers, for a share of the weights."""
+
+    dense: bool
+    way: Way
+    share: float
+    thresholds: Masks
 
 
 @dataclass(frozen=True)
@@ -93,3 +117,4 @@ class Subject:
     design: Design
     form: str
     dials: tuple[tuple[Policy, float], ...] = ()
+    masks: tuple[Chosen, ...] = ()

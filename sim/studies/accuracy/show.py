@@ -3,78 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from sim.studies.accuracy import channels
+from sim.studies.accuracy.noted import Points, bits_of, bytes_of
 from sim.studies.accuracy.plot import curve, front
-from sim.studies.accuracy.setting import FP32, PRODUCTS, SEED, SHIPPED, Design, Point, Policy
+from sim.studies.accuracy.setting import FP32, PRODUCTS, Design, Point, Policy
 from skipopu.numerics.formats import FORMATS, INT8
 from skipopu.policy import KvPolicy
-from skipopu.report import Cell, Keys, Record, Report, Table, shown
-
-COMMAND = "skipopu study accuracy"
-
-
-@dataclass(frozen=True)
-class Noted:
-    """A point with its records."""
-
-    point: Point
-    bits: Record
-    executed: Record
-    bytes: Record | None
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for record in (self.bits, self.executed, self.bytes) if record is not None]
-
-
-def noted(point: Point, model: str, design: Design, part: str) -> Noted:
-    policy = point.policy
-    who = f"{policy.label}, dial {point.dial:g}" if policy.name == "routers" else policy.label
-    who += part and f"; {part}"
-    keys: Keys = {
-        "model": model if point.form == SHIPPED else f"{model}, {point.form}",
-        "skip": None if policy.share is None else round(1 - policy.share, 4),
-        "kv": str(policy.kv),
-        "system": policy.name,
-        "precision": point.format,
-        "stack": point.method,
-    }
-    text = f"{COMMAND}, seed {SEED}, first {design.size} bytes of heldout.txt; {who}"
-    by_reference: Keys = keys | {"engine": "reference"}
-    bits = Record("bits_per_byte", point.bits, "bit/byte", "simulated", text, digits=".4f", **by_reference)
-    executed = Record("executed_share", point.executed, "ratio", "simulated", text, digits=".4f", **by_reference)
-    read = None
-    if point.bytes is not None:
-        half = design.window // 2
-        by_timing: Keys = keys | {"engine": "timing", "target": design.target, "context": f"{half}+{half}", "phase": "decode"}
-        source = f"{COMMAND}; every beat read between the first and the last decoded token; {who}"
-        read = Record("bytes_read", point.bytes, "byte/token", "simulated", source, digits=".0f", **by_timing)
-    return Noted(point, bits, executed, read)
-
-
-class Points:
-    """All points with their records, to be found by what they are of."""
-
-    def __init__(self, points: Sequence[Point], model: str, design: Design, part: str = "") -> None:
-        self.all = [noted(point, model, design, part) for point in points]
-
-    def find(self, policy: Policy, **fields: object) -> Noted | None:
-        """The first under the policy whose point has the fields."""
-        for one in self.all:
-            if one.point.policy == policy and all(getattr(one.point, name) == value for name, value in fields.items()):
-                return one
-        return None
-
-
-def bits_of(found: Noted | None) -> Cell:
-    return "" if found is None else shown("{:.4f}", found.bits)
-
-
-def bytes_of(found: Noted | None) -> Cell:
-    return "" if found is None or found.bytes is None else shown("{:,.0f}", found.bytes)
+from skipopu.report import Cell, Report, Table, shown
 
 
 def quantisers(points: Points, usual: Policy, design: Design) -> Table:
@@ -83,7 +21,7 @@ def quantisers(points: Points, usual: Policy, design: Design) -> Table:
     rows: list[list[Cell]] = []
     marked: list[int] = []
     for form, format, method, chosen in dict.fromkeys(
-        (n.point.form, n.point.format, n.point.method, n.point.chosen) for n in points.all
+        (n.point.form, n.point.format, n.point.method, n.point.chosen) for n in points.all if not n.point.masked
     ):
         own = {"form": form, "format": format, "method": method}
         routed = points.find(usual, **own)
@@ -138,11 +76,12 @@ def fronts(points: Points) -> list[Table]:
                     point.policy.label,
                     kv,
                     shown("{:.1%}", found.executed),
+                    f"{point.masked:.0%}, {point.masks}" if point.masked else "",
                     bits_of(found),
                     bytes_of(found),
                 ]
             )
-        columns = ["format", "method", "skipping", "kv", "executed", "bits/byte", "bytes/token"]
+        columns = ["format", "method", "skipping", "kv", "executed", "masked", "bits/byte", "bytes/token"]
         tables.append(Table(f"The front, {form}: fewer bytes cost bits", columns, rows))
     return tables
 
@@ -164,7 +103,9 @@ def findings(points: Points) -> list[str]:
             f" {listed(str(p.policy.kv) for p in best if p.policy.name != 'always') if any(p.policy.name != 'always' for p in best) else '-'};"
             f" from {best[0].bits:.4f} bits at {best[0].bytes:,.0f} bytes to {best[-1].bits:.4f} at {best[-1].bytes:,.0f}."
         )
-        said += [*_formats(own, form), *_random(own, form)]
+        said += channels.findings(points, form)
+        plain = [point for point in own if not point.masked]
+        said += [*_formats(plain, form), *_random(plain, form)]
     return said
 
 
@@ -240,7 +181,10 @@ def report(of: Sequence[Point], more: Sequence[Point], model: str, design: Desig
     routed = any(point.policy.name == "routers" for point in of)
     usual = Policy("routers" if routed else "always", KvPolicy.REUSE)
     forms = dict.fromkeys(point.form for point in of)
-    tables = [quantisers(points, usual, design), *(skipping(points, form) for form in forms), *fronts(points)]
+    tables = [quantisers(points, usual, design), *(skipping(points, form) for form in forms)]
+    if masked := [each for form in forms for each in channels.table(points, form)]:
+        tables += [*masked, channels.published()]
+    tables += fronts(points)
     tables.append(extras(points, extra, usual))
     records = [record for one in (*points.all, *extra.all) for record in one.records]
     return Report(tables, findings=[*findings(points), *_bought(points, extra)], listed=records)
