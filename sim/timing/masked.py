@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -203,6 +203,24 @@ class MaskedWalk:
             self.before, self.drained = self.drained, max(complete - 1, self.drained) + segment.ends.drain
 
 
+def compare(
+    machine: Machine, product: Masked, bring: Callable[[int, int], list[int]], takes: list[int], due: int, begin: int
+) -> list[int]:
+    """Fetches thresholds, which are taken group by group, one from each port that has some in turn; when each group is compared."""
+    groups, ports = len(product.active), machine.mask_ports
+    each = product.thresholds // -(-groups // ports)  # beats of a group in its port
+    now, known, done = begin, list[int](), 0
+    for first in range(0, product.thresholds, machine.burst):
+        for arrival in bring(min(machine.burst, product.thresholds - first), due):
+            now, done = max(now, arrival + READABLE) + product.pieces // each, done + 1
+            takes.append(now)
+            if done % each == 0:  # the other ports' groups are there too
+                turn = min(ports, groups - len(known))
+                known += [now + product.pieces * number for number in range(turn)]
+                now = known[-1]
+    return known
+
+
 def flow(
     machine: Machine, product: Masked, readers: list[Reader], pending: Pending, due: int, begin: int, blocked: Windows
 ) -> Flow:
@@ -214,18 +232,8 @@ def flow(
         ready = [reader.bring(size, since, takes, windows) for reader, windows in zip(readers, blocked, strict=True)]
         return ready[0] if len(ready) == 1 else list(map(max, zip(*ready, strict=True)))
 
-    # Thresholds: the comparison takes them group by group, a port after the other.
-    arrivals: list[int] = []
-    for first in range(0, product.thresholds, machine.burst):
-        arrivals += bring(min(machine.burst, product.thresholds - first), due)
-    groups = len(product.active)
-    turns = np.arange(groups) // machine.mask_ports
-    each = product.thresholds // (int(turns[-1]) + 1)
-    there = np.maximum(np.array(arrivals)[(turns + 1) * each - 1] + READABLE, begin)
-    ahead = np.arange(groups) * product.pieces
-    known = np.maximum.accumulate(there - ahead) + ahead + product.pieces
-    takes += np.repeat(known[:: machine.mask_ports], each).tolist()
-    walk = MaskedWalk(machine, product, int(known[-1]) + KNOWN, takes)
+    known = compare(machine, product, bring, takes, due, begin)
+    walk = MaskedWalk(machine, product, known[-1] + KNOWN, takes)
     now = accepted = begin
     compared = True
 
@@ -247,7 +255,7 @@ def flow(
             for piece in pieces:
                 now += 1 + piece.empty + GROUP * piece.head
                 if piece.head and compared:
-                    now = max(now, int(known[piece.group]) + KNOWN)
+                    now = max(now, known[piece.group] + KNOWN)
                 if beats and beat + beats == piece.beat and beats < machine.burst:
                     beats += piece.beats
                     continue

@@ -74,7 +74,7 @@ def records(m: Measurement, copied: float, precision: str, mode: str, skip: floa
     """The figures of one measurement."""
     rate, first, share = m.tokens_per_s, m.first_token_s, m.bytes_per_s / copied
     policy = MODES[mode]
-    of = keys | {"precision": precision, **({"kv": policy} if policy else {})}
+    of: dict[str, Any] = keys | {"precision": precision, **({"kv": policy} if policy else {})}
     skipped = skip if policy else 0.0
 
     def record(name: str, value: float, unit: str, source: str, kind: str = "derived", phase: str = "decode") -> Record:

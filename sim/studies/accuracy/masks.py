@@ -54,7 +54,7 @@ def masked(
         policies += [(Policy("routers", kv), 0.0) for kv in KvPolicy]
         most = max(case.design.shares)
         policies += [(policy, dial) for policy, dial in subject.dials if first and policy.share == most]
-    machine = dataclasses.replace(case.machine, masks=True)
+    machine = dataclasses.replace(case.machine, stationary=True, masks=True)
     for chosen in subject.masks if subject.form == SHIPPED else ():
         last = chosen.way == WAYS[-1]
         if not (first or last):

@@ -25,7 +25,7 @@ from skipopu.text import Passage
 from tests.support import random_checkpoint, said, small_config
 from tests.variants import VARIANTS
 
-MASKING = dataclasses.replace(Machine.load("tiny"), masks=True)
+MASKING = Machine.load("tiny-masks")
 IDS = np.random.default_rng(3).integers(0, 70, (4, 32))
 TEXT = Passage(IDS.reshape(-1), None)
 
