@@ -18,7 +18,7 @@ from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 from skipopu.masks import ThresholdTable
 
 KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
-GROUP = 3  # cycles of the fetch's walk over a group, besides its pieces
+GROUP = 2  # cycles of the fetch's walk over a group, besides its pieces
 TILE = 3  # from a tile's last run to the next one's first group
 OPEN, OVER = 1, 1  # bubbles in front of a part's first beat and behind its last one
 
@@ -240,8 +240,8 @@ def flow(
     def send(beat: int, beats: int) -> None:
         """A run goes out."""
         nonlocal now, accepted
-        now = max(now, accepted) + 1
-        accepted = max(now, *(reader.asked + 1 for reader in readers))
+        now = max(now, accepted)
+        accepted = max(now + 1, *(reader.asked + 1 for reader in readers))
         here = (page - beat - 1) % whole + 1
         while beats:
             size = min(beats, machine.burst, here)
