@@ -85,7 +85,7 @@ class Check:
     functional: Computed
     reference: Routed
     rtl: Counted | None
-    timing: Timed | None
+    timing: Timed
     agreement: reference.Agreement
     differing_bits: int | None = None
     difference: Difference | None = None
@@ -99,7 +99,7 @@ class Check:
     @property
     def cycle_error(self) -> float | None:
         """(timing - rtl) / rtl."""
-        if self.rtl is None or self.timing is None:
+        if self.rtl is None:
             return None
         cycles = self.rtl.counters["CYCLES"]
         return (self.timing.counters["CYCLES"] - cycles) / cycles

@@ -70,16 +70,15 @@ def check_table(program: Program, result: Check) -> Table:
         share += f", active channels {active:.3f}"
     share += saturation(result.functional)
     table.add_row("functional", f"{len(expected)} new", "", share, "", "")
-    if result.timing is not None:
-        counters, error = result.timing.counters, result.cycle_error
-        table.add_row(
-            "timing",
-            "",
-            "rtl cycles",
-            "" if error is None else f"{error:+.2%}",
-            f"{counters['CYCLES']:,}",
-            f"{counters['READ_BEATS'] * beat:,}",
-        )
+    counters, error = result.timing.counters, result.cycle_error
+    table.add_row(
+        "timing",
+        "",
+        "rtl cycles",
+        "" if error is None else f"{error:+.2%}",
+        f"{counters['CYCLES']:,}",
+        f"{counters['READ_BEATS'] * beat:,}",
+    )
     if result.rtl is not None:
         counters = result.rtl.counters
         table.add_row(
@@ -138,7 +137,7 @@ def records_of(program: Program, result: Check) -> list[Record]:
         ),
         Record("executed_share", result.functional.executed_share, "ratio", "simulated", source, engine="functional", **keys),
         Record("kv_entries", result.functional.kv_entries, "entry", "simulated", source, engine="functional", **keys),
-        *([] if result.timing is None else counter_records(program, result.timing.counters, "timing")),
+        *counter_records(program, result.timing.counters, "timing"),
         *mask_records(result, source, keys),
     ]
     engines: dict[str, Result | None] = {"reference": result.reference, "functional": result.functional, "rtl": result.rtl}

@@ -83,7 +83,7 @@ def spared(model: Masked, traces: NDArray[np.bool_], bits: int) -> float:
     """Bytes that a decoded token reads less for its masks: codes of channels that are left out, without the thresholds that are read.
 
     By channels, of the text that was measured, and by the modules that ``traces`` (windows, layers, 2, tokens) execute. What whole
-    beats add is not in it: the engine of cycles and beats has no masks yet.
+    beats add is not in it.
     """
     executed = traces[..., traces.shape[-1] // 2 :].mean((0, 3))
     total = 0.0
