@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from sim.result import Routed, Timed
 from sim.routing import independent, ratios
 from sim.timing import energy
 from sim.timing import engine as timing
+from sim.timing.masks import Drawn
+from skipopu import masks
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
@@ -38,6 +41,7 @@ class Workload:
         seed: of random routing.
         routers: kind, of a shape.
         history: tokens that the KV history buffer keeps; None is what it holds.
+        masked: share of input channels that products of generated tokens leave out, drawn; None: there are no thresholds.
     """
 
     model: str
@@ -48,6 +52,7 @@ class Workload:
     seed: int = 0
     routers: str = "linear"
     history: int | None = None
+    masked: float | None = None
 
     @property
     def context(self) -> str:
@@ -171,10 +176,14 @@ def estimate(
         raise ProgramError(
             f"the routing trace has shape {routing.shape}; {workload.model} at {workload.context} needs ({layers}, 2, {total - 1})"
         )
+    if workload.masked is not None:
+        none = {name: np.zeros((layers, count), np.uint16) for name, count in masks.channels(checkpoint.config).items()}
+        checkpoint = dataclasses.replace(checkpoint, masks=none)
     program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
+    drawn = None if workload.masked is None else Drawn(program, workload.masked, workload.seed)
     run = Run((0,) * workload.prompt, workload.new)
     run.validate(program)
-    result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing)))
+    result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing), channels=drawn))
     return of_result(program, workload, result)
 
 

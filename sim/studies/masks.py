@@ -1,0 +1,84 @@
+"""What leaving out input channels is worth at full size: Llama-2-7B on a machine with masks, by the timing engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+
+from sim.estimate import Estimate, Workload, estimate
+from skipopu.machine.config import Machine
+from skipopu.report import Cell, Record, Report, Table, shown
+
+TARGET, MODEL, PROMPT, NEW = "u280-masks", "llama-2-7b", 128, 1024
+SOURCE = "timing engine, assumed clock, independent skips and channels, seed 0"
+# Modules skipped, channels masked; without thresholds at all where that is None.
+POINTS: tuple[tuple[str, float | None], ...] = (
+    ("0", None),
+    ("0.25", None),
+    ("0", 0.4),
+    ("0", 0.5),
+    ("0.25", 0.25),
+    ("0.25", 0.4),
+    ("0.25", 0.5),
+)
+MEMORIES: dict[str, dict[str, int]] = {
+    "as described": {},
+    "16 bursts outstanding": {"outstanding": 16},
+    "an address every 3 cycles": {"issue": 3},
+    "an address every 4 cycles": {"issue": 4},
+}
+
+
+def counted(job: tuple[Machine, str, float | None]) -> Estimate:
+    machine, skip, masked = job
+    return estimate(machine, Workload(MODEL, PROMPT, NEW, skip, masked=masked))
+
+
+def cells(machine: Machine, skip: str, masked: float | None, part: Estimate) -> list[Cell]:
+    """One row's figures."""
+    figures = (
+        ("{:.1f}", "decode_tokens_per_s", part.tokens_per_s, "token/s", ".1f"),
+        ("{:.1f}", "roof_tokens_per_s", part.roof, "token/s", ".1f"),
+        ("{:.2f}", "gigabytes_per_token", part.bytes_per_token / 1e9, "GB", ".3f"),
+        ("{:.0f}", "time_to_first_token_ms", 1e3 * part.time_to_first_token, "ms", ".1f"),
+    )
+    keys = {"target": machine.name, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
+    return [
+        shown(form, Record(name, value, unit, "simulated", SOURCE, digits=digits, skip=float(skip), masked=masked, **keys))
+        for form, name, value, unit, digits in figures
+    ]
+
+
+def table(title: str, first: str, jobs: Mapping[str, tuple[Machine, str, float | None]], say: Callable[[str], None]) -> Table:
+    """A row for each job."""
+    say(title)
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(counted, jobs.values()))
+    rows = [[name, *cells(*job, part)] for (name, job), part in zip(jobs.items(), found, strict=True)]
+    columns = [first, "tokens/s", "roof of the same bytes", "GB per token", "first token, ms"]
+    return Table(title, columns, rows)
+
+
+def report(say: Callable[[str], None]) -> Report:
+    """By what is left out, and by what short reads cost."""
+    machine = Machine.load(TARGET)
+    named = {
+        f"{float(skip):.0%} of modules, " + ("no masks" if masked is None else f"{masked:.0%} of channels"): (
+            machine,
+            skip,
+            masked,
+        )
+        for skip, masked in POINTS
+    }
+    memories = {
+        name: (dataclasses.replace(machine, memory=dataclasses.replace(machine.memory, **change)), "0.25", 0.4)
+        for name, change in MEMORIES.items()
+    }
+    where = f"Llama-2-7B on {TARGET}, [{PROMPT}, {NEW}]"
+    return Report(
+        [
+            table(f"{where}, by what is left out", "left out", named, say),
+            table(f"{where}, 25 % of modules and 40 % of channels left out, by memory", "memory", memories, say),
+        ]
+    )
