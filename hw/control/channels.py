@@ -137,8 +137,7 @@ class ChannelFetch(Component):
         # Thresholds: of every ``ports``th group, from the first ports' first on
         port = Signal(range(ports + 1))
         with m.State("THRESHOLDS"):
-            own = (head.groups + (ports - 1) - port) >> (ports.bit_length() - 1) if ports & ports - 1 == 0 else None
-            assert own is not None
+            own = (head.groups + (ports - 1) - port) >> (ports.bit_length() - 1)
             m.d.sync += [group.eq(0), word.eq(first_word), is_open.eq(0)]
             with m.If(port == ports):
                 with m.If(free & (credit != 0)):

@@ -23,7 +23,7 @@ TILE = 3  # from a tile's last run to the next one's first group
 OPEN, OVER = 1, 1  # bubbles in front of a part's first beat and behind its last one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Masked:
     """A product's weights less the channels that no token needs.
 

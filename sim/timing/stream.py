@@ -66,7 +66,7 @@ class Streams:
             due = 0
         own = [before] if due < before[1] else []
         blocked = tuple((*own, *windows) for windows in beside)
-        key = (id(product), pending, due, begin, blocked)
+        key = (product, pending, due, begin, blocked)
         if key not in self.flows:
             rate, slow = self.rate(product.tiles)
             readers = [Reader(self.machine, rate, pending) for _ in blocked]

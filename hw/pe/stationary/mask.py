@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, registered
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.stationary.active import ActiveWords
@@ -118,9 +118,9 @@ class MaskUnit(Component):
         ]
         found = registered(m, Cat(passed), "found")
         of_piece, of_slot = delay(m, place, 2, "of_piece"), delay(m, slots.slot, 2, "of_slot")
-        valid = self._later(m, step, 2, "valid")
-        self._write(m, found, of_piece, of_slot, valid, self._later(m, step & last_token, 2, "last"), token)
-        finished = self._later(m, step & last_token & last_piece, 3, "finished")
+        valid = delay_valid(m, step, 2, "valid")
+        self._write(m, found, of_piece, of_slot, valid, delay_valid(m, step & last_token, 2, "last"), token)
+        finished = delay_valid(m, step & last_token & last_piece, 3, "finished")
         with m.If(finished):
             m.d.sync += self.groups_done.eq(self.groups_done + 1)
         with m.If(self.begin):
@@ -128,15 +128,6 @@ class MaskUnit(Component):
         m.d.comb += self.done.eq(~self.masked | (self.groups_done == field(word, MATMUL, "groups")))
         assert lanes % vector == 0
         return m
-
-    @staticmethod
-    def _later(m: Module, value: Value, cycles: int, name: str) -> Value:
-        current = Value.cast(value)
-        for number in range(cycles):
-            register = Signal(name=f"{name}_{number + 1}")
-            m.d.sync += register.eq(current)
-            current = register
-        return current
 
     def _write(self, m: Module, found: Value, piece: Value, slot: Value, valid: Value, last: Value, token: Value) -> None:
         """Each slot's channels, and behind the last token those that any has."""
