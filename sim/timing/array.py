@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.timing.bus import REQUEST, due
 from sim.timing.costs import EPILOGUE
-from sim.timing.masked import masked
+from sim.timing.masked import Masked, masked
 from sim.timing.product import Product, beats_of, product
 from sim.timing.state import State
 from sim.timing.stationary import Tiles
@@ -25,59 +25,46 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
         cycles = costs.matmul_start() + EPILOGUE
         s.book("ARRAY", 0, cycles)
         return cycles
+    p, product = remembered(s, f, slots), None
     if s.thresholds and s.masked:
-        return product_with_thresholds(s, f, s.thresholds, start)
-    p = remembered(s, f, slots)
+        product = with_thresholds(s, f, p)
     begin = start + costs.matmul_start()
     first = due(s, start + 4 if s.on_demand else times.now + REQUEST)
     ref = times.asked
     times.writes.forget(times.now)
     beside = times.writes.beside(ref, first, written_beside(s, start))
     attended = times.last.since - ref, times.last.until - ref
-    stream = s.streams.flow(p.shape, times.pending, first - ref, begin - ref, attended, beside)
+    at = times.pending, first - ref, begin - ref, attended, beside
+    if product is None:
+        stream, steps, beats = s.streams.flow(p.shape, *at), p.steps, p.beats
+    else:
+        stream, steps = s.streams.masked(product, *at), product.steps
+        beats = beats_of(costs, f, s.walk.config[Config.GROUP], product)
     tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // s.machine.drain_pairs)
     end = begin + stream.drained + EPILOGUE + tail
-    weights = stream.end + 1 - p.steps - stream.stalled - stream.held
-    s.book("ARRAY", p.steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
+    weights = stream.end + 1 - steps - stream.stalled - stream.held
+    s.book("ARRAY", steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
     s.counters["EPILOGUE_BUSY"] += p.drains
     times.asked, times.last.sent, times.pending = begin + stream.asked, begin + stream.sent, stream.pending
     s.span("weights", first, begin + stream.end)
-    s.counters["READ_BEATS"] += p.beats
+    s.counters["READ_BEATS"] += beats
     return end - start
 
 
-def product_with_thresholds(s: State, f: Fields, address: int, start: int) -> int:
-    """A product that leaves out channels; its weights are asked for as it goes on."""
-    times, machine = s.times, s.machine
-    listed = s.walk.lists[f["list"]].tolist()
-    positions = [s.walk.position + slot for slot in listed]
-    group, slots = s.walk.config[Config.GROUP], len(listed)
-    p = remembered(s, f, slots)
-    begin = start + s.costs.matmul_start()
-    first = due(s, start + 4 if s.on_demand else times.now + REQUEST)
-    ref = times.asked
-    times.writes.forget(times.now)
-    beside = times.writes.beside(ref, first, written_beside(s, start))
-    attended = times.last.since - ref, times.last.until - ref
+def with_thresholds(s: State, f: Fields, p: Product) -> Masked:
+    """The present MATMUL less the channels that none of its tokens needs; its weights are asked for as it goes on."""
     assert isinstance(p.shape, Tiles)
     assert s.channels is not None
-    needed = np.ones(f["groups"] * group, bool)
-    own = s.channels.of(s.walk.layer, address * ADDRESS_UNIT, positions)
-    needed[: len(own)] = own
-    key = s.pc, s.channels.about(s.walk.layer, positions), slots
-    product = s.masked_products.get(key)
-    if product is None:
-        product = s.masked_products[key] = masked(machine, group, p.shape, needed.reshape(-1, group), slots)
-    stream = s.streams.masked(product, times.pending, first - ref, begin - ref, attended, beside)
-    tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // machine.drain_pairs)
-    end = begin + stream.drained + EPILOGUE + tail
-    weights = stream.end + 1 - product.steps - stream.stalled - stream.held
-    s.book("ARRAY", product.steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
-    s.counters["EPILOGUE_BUSY"] += p.drains
-    times.asked, times.last.sent, times.pending = begin + stream.asked, begin + stream.sent, stream.pending
-    s.span("weights", first, begin + stream.end)
-    s.counters["READ_BEATS"] += beats_of(s.costs, f, group, product)
-    return end - start
+    listed = s.walk.lists[f["list"]].tolist()
+    positions = [s.walk.position + slot for slot in listed]
+    key = s.pc, s.channels.about(s.walk.layer, positions), len(listed)
+    if key not in s.masked_products:
+        group = s.walk.config[Config.GROUP]
+        needed = np.ones(f["groups"] * group, bool)
+        own = s.channels.of(s.walk.layer, s.thresholds * ADDRESS_UNIT, positions)
+        needed[: len(own)] = own
+        s.masked_products[key] = masked(s.machine, group, p.shape, needed.reshape(-1, group), len(listed))
+    return s.masked_products[key]
 
 
 def remembered(s: State, f: Fields, slots: int) -> Product:
