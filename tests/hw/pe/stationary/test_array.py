@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -76,8 +77,6 @@ class Bench(Elaboratable):
 )
 def test_a_product(ports: int, mask: int, weights: Format, rows: int) -> None:
     """Listed slots' products lie where the instruction says, and nothing else is written."""
-    import dataclasses
-
     machine, rng = dataclasses.replace(MACHINE, ports=ports), np.random.default_rng(ports)
     groups, group, tokens = 3, 16, machine.tokens
     slots = [slot for slot in range(tokens) if mask >> slot & 1]

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Elaboratable, Module, Mux
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
@@ -57,7 +57,7 @@ class Bench(Elaboratable):
             lag = StationarySlice.PUT_ASIDE - 2
             sums = delay(m, operands.sums[k], lag + 1 - Operands.summed(self.machine), f"sums_{k}")
             held.append(Cat(delay(m, read_group.data, lag, f"of_group_{k}"), sums))
-        kept = [delay_kept(m, sequencer.kept, value, k) for k, value in enumerate(held)]
+        kept = [held_at(m, sequencer.kept, value, f"held_{k}") for k, value in enumerate(held)]
         m.d.comb += [
             operands.place.eq(delay(m, sequencer.activation_place, 1, "place")),
             operands.channels.eq(delay(m, sequencer.activation_channels, 1, "channels")),
@@ -78,10 +78,9 @@ class Bench(Elaboratable):
         return m
 
 
-def delay_kept(m: Module, kept, value, k: int):
-    from amaranth.hdl import Signal
-
-    held = Signal(len(value), name=f"held_{k}")
+def held_at(m: Module, kept: Value, value: Value, name: str) -> Signal:
+    """``value`` as it was when ``kept`` last was set."""
+    held = Signal(len(value), name=name)
     with m.If(kept):
         m.d.sync += held.eq(value)
     return held
