@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.timing.flow import Flow, ended
-from sim.timing.reader import FIRST, READABLE, Pending, Reader, Windows
-from sim.timing.stationary import PUT_ASIDE, Tile, Tiles
-from skipopu.machine import pipeline
-from skipopu.machine.config import TOKENS_AT_ONCE, Machine
+from sim.timing.multiplying import Multiplying
+from sim.timing.reader import READABLE, Pending, Reader, Windows
+from sim.timing.stationary import Tile, Tiles
+from skipopu.machine.config import Machine
 from skipopu.masks import ThresholdTable
 
 KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
@@ -143,19 +143,11 @@ def segments(product: Masked) -> Iterator[Segment]:
                     yield Segment(beats, True, number == k == 0, tile.sums, tile if last else None, empty[number][k])
 
 
-class MaskedWalk:
-    """The array as :class:`sim.timing.stationary.Walk` has it, with parts of any number of beats.
-
-    Attributes: those of it.
-    """
+class MaskedWalk(Multiplying):
+    """As :class:`sim.timing.stationary.Walk`, with parts of any number of beats."""
 
     def __init__(self, machine: Machine, product: Masked, begin: int, takes: list[int]) -> None:
-        self.again, self.of_last = product.tiles.passes - 1, product.tiles.slots - TOKENS_AT_ONCE * (product.tiles.passes - 1)
-        self.accumulated = pipeline.accumulated(machine)
-        self.take, self.takes = begin - 1, takes
-        self.last = self.before = self.drained = self.spaced = FIRST
-        self.free, self.half, self.opened = [FIRST, FIRST], 0, 0
-        self.stalled = self.held = 0
+        super().__init__(machine, product.tiles, begin, takes)
         self.segments = segments(product)
         self.next()
 
@@ -168,7 +160,7 @@ class MaskedWalk:
                 self.opened = self.take + 1
             if segment.beats:
                 return
-            self.multiply()
+            self.complete()
 
     def feed(self, arrivals: list[int]) -> None:
         """Beats that come at ``arrivals``."""
@@ -178,29 +170,16 @@ class MaskedWalk:
             self.left -= 1
             if not self.left:
                 if self.segment.part:
-                    self.multiply()
+                    self.complete()
                 self.next()
 
-    def multiply(self) -> None:
-        """A part with all tokens; one without a beat is a step too."""
+    def complete(self) -> None:
+        """A part has all its beats; one without any is a step too."""
         segment = self.segment
         self.take += OVER + segment.empty
-        beats = max(1, segment.beats)
-        step = max(self.opened, self.last) + 1
-        if segment.first and step <= self.before:
-            self.stalled += self.before + 1 - step
-            step = self.before + 1
-        last = max(self.take + 1, step + beats - 1)
-        between = max(PUT_ASIDE, TOKENS_AT_ONCE * segment.sums)
-        later = max(0, self.spaced - last)
-        self.held += later + self.again * max(0, between - beats)
-        self.last = last + later + self.again * max(between, beats)
-        self.spaced = self.last + max(PUT_ASIDE, self.of_last * segment.sums)
-        self.free[self.half] = self.last
-        self.half ^= 1
+        self.multiply(max(1, segment.beats), segment.first, segment.sums)
         if segment.ends is not None:
-            complete = self.last + PUT_ASIDE + self.of_last * segment.sums + self.accumulated
-            self.before, self.drained = self.drained, max(complete - 1, self.drained) + segment.ends.drain
+            self.drain(segment.ends)
 
 
 def compare(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.timing.flow import Flow, ended, under_way
+from sim.timing.multiplying import PUT_ASIDE as PUT_ASIDE
+from sim.timing.multiplying import Multiplying
 from sim.timing.reader import FIRST, READABLE, Pending, Reader, Windows
-from skipopu.machine import pipeline
 from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 
-PUT_ASIDE = pipeline.STEP_OPERANDS + pipeline.STEP_SUM + 1  # a part's last step to its first sum; two last steps are no closer
 RUN = 3  # cycles from a run that all ports accepted to the next one
 
 SHORT = 4  # bursts in a FIFO in which it matters where they end
@@ -110,32 +110,22 @@ class Mark(NamedTuple):
     held: int
 
 
-class Walk:
+class Walk(Multiplying):
     """The array. Filling knows when beats come; a part's multiplying follows from when its first and its last beat are taken.
 
     Attributes:
-        takes: when beats were taken, the latest one at ``take``, when it had been there for ``slack`` cycles.
-        last: the latest step. spaced: no part's last step before. free: of each half of the buffer, its last part's last step.
-        before, drained: ends of the latest two drains.
-        stalled, held: cycles that steps waited for a bank, and for sums to be taken out.
+        slack: how long the latest beat had been there when it was taken.
         ended: the present tile's groups that are done. marks: at ends of windows of so many groups.
     """
 
     def __init__(self, machine: Machine, shape: Tiles, begin: int, takes: list[int], undisturbed: int) -> None:
-        self.takes, self.undisturbed = takes, undisturbed
-        self.again = shape.passes - 1
-        self.of_last = shape.slots - TOKENS_AT_ONCE * self.again  # tokens of the last pass
-        self.accumulated = pipeline.accumulated(machine)
-        self.take, self.slack = begin - 1, 0
-        self.last = self.before = self.drained = self.spaced = FIRST
-        self.free, self.half = [FIRST, FIRST], 0
-        self.stalled = self.held = 0
+        super().__init__(machine, shape, begin, takes)
+        self.undisturbed, self.slack = undisturbed, 0
 
     def enter(self, tile: Tile, window: int) -> None:
         """The next beat is the first of ``tile``."""
         self.tile, self.window, self.marks = tile, window, list[Mark]()
         self.ended, self.part, self.left, self.opened = 0, -1, tile.group.head, 0
-        self.between = max(PUT_ASIDE, TOKENS_AT_ONCE * tile.sums)
 
     def mark(self) -> Mark:
         return Mark(self.last, self.last - self.take, self.slack, self.stalled, self.held)
@@ -169,30 +159,15 @@ class Walk:
         """The scales or a part are complete."""
         group = self.tile.group
         if self.part >= 0:
-            self.multiply(group.parts[self.part])
+            self.multiply(group.parts[self.part], self.part == self.ended == 0, self.tile.sums)
         self.part += 1
         if self.part == len(group.parts):
             self.part, self.ended = -1, self.ended + 1
             if self.ended == self.tile.groups:
-                complete = self.last + PUT_ASIDE + self.of_last * self.tile.sums + self.accumulated
-                self.before, self.drained = self.drained, max(complete - 1, self.drained) + self.tile.drain
+                self.drain(self.tile)
             elif self.window and self.last >= self.undisturbed and not self.ended % self.window:
                 self.marks.append(self.mark())
         self.left = group.parts[self.part] if self.part >= 0 else group.head
-
-    def multiply(self, beats: int) -> None:
-        """A part with all tokens: what is behind the first pass waits for no beat."""
-        step = max(self.opened, self.last) + 1
-        if self.part == self.ended == 0 and step <= self.before:
-            self.stalled += self.before + 1 - step
-            step = self.before + 1
-        last = max(self.take + 1, step + beats - 1)
-        later = max(0, self.spaced - last)
-        self.held += later + self.again * max(0, self.between - beats)
-        self.last = last + later + self.again * max(self.between, beats)
-        self.spaced = self.last + max(PUT_ASIDE, self.of_last * self.tile.sums)
-        self.free[self.half] = self.last
-        self.half ^= 1
 
     def skip(self, count: int, marks: list[Mark], kept: int) -> int:
         """``count`` times more what was done between the last of three ``marks``; returns in how many cycles. ``kept``: beats to remember."""
