@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,11 +56,16 @@ class Masked:
         """Beats of a word of channels."""
         return self.word * sum(tile.group.parts) // self.active.shape[1]
 
-    def empty(self, tile: Tile) -> NDArray[np.int64]:
-        """(groups, parts) words of channels without a beat."""
-        ends = np.cumsum((0, *tile.group.parts)) * self.active.shape[1] // sum(tile.group.parts)
-        words = ~np.asarray(self.active.reshape(len(self.active), -1, self.word).any(-1))
-        return np.stack([words[:, a // self.word : b // self.word].sum(1) for a, b in itertools.pairwise(ends)], 1)
+    def skipped(self, tile: Tile) -> Iterator[Iterator[list[int]]]:
+        """Of each group's parts: words without a beat in front of each beat, and behind the last."""
+        codes, ends, word = self.codes(tile), np.cumsum((0, *tile.group.parts)), self.word_beats(tile)
+
+        def of_part(part: NDArray[np.bool_]) -> list[int]:
+            words = np.concatenate([[-1], np.flatnonzero(part) // word, [len(part) // word]])
+            return np.maximum(0, np.diff(words) - 1).tolist()
+
+        for group in codes:
+            yield (of_part(group[a:b]) for a, b in itertools.pairwise(ends))
 
     def counts(self, tile: Tile) -> NDArray[np.int64]:
         """(groups, parts) beats."""
@@ -120,27 +125,26 @@ def pieces_of(product: Masked, tile: Tile) -> list[Piece]:
 class Segment(NamedTuple):
     """Beats that the array takes one behind the other. part: they are a part's codes, else a group's scales; first: of its tile.
 
-    ends: the tile, if they are its last ones. empty: words of channels without a beat.
+    ends: the tile, if they are its last ones. skipped: words of channels without a beat, in front of each beat and behind the last.
     """
 
     beats: int
     part: bool
     first: bool
     sums: int
-    ends: Tile | None
-    empty: int = 0
+    ends: Tile | None = None
+    skipped: Sequence[int] = ()
 
 
 def segments(product: Masked) -> Iterator[Segment]:
     """Of all tiles."""
     for tile in product.tiles.tiles:
-        counts, empty = product.counts(tile).tolist(), product.empty(tile).tolist()
         for _ in range(tile.times):
-            for number, parts in enumerate(counts):
-                yield Segment(tile.group.head, False, False, 0, None)
-                for k, beats in enumerate(parts):
-                    last = number == len(counts) - 1 and k == len(parts) - 1
-                    yield Segment(beats, True, number == k == 0, tile.sums, tile if last else None, empty[number][k])
+            for number, parts in enumerate(product.skipped(tile)):
+                yield Segment(tile.group.head, False, False, 0)
+                for k, skipped in enumerate(parts):
+                    last = number == len(product.active) - 1 and k == len(tile.group.parts) - 1
+                    yield Segment(len(skipped) - 1, True, number == k == 0, tile.sums, tile if last else None, skipped)
 
 
 class MaskedWalk(Multiplying):
@@ -165,7 +169,11 @@ class MaskedWalk(Multiplying):
     def feed(self, arrivals: list[int]) -> None:
         """Beats that come at ``arrivals``."""
         for at in arrivals:
-            self.take = at + READABLE if at + READABLE > self.take else self.take + 1
+            self.take += 1
+            if self.segment.part:
+                self.take += self.segment.skipped[-1 - self.left]
+            if at + READABLE > self.take:
+                self.take = at + READABLE
             self.takes.append(self.take)
             self.left -= 1
             if not self.left:
@@ -176,7 +184,7 @@ class MaskedWalk(Multiplying):
     def complete(self) -> None:
         """A part has all its beats; one without any is a step too."""
         segment = self.segment
-        self.take += OVER + segment.empty
+        self.take += OVER + segment.skipped[-1]
         self.multiply(max(1, segment.beats), segment.first, segment.sums)
         if segment.ends is not None:
             self.drain(segment.ends)

@@ -20,7 +20,7 @@ from tests.support import random_checkpoint, small_config
 pytestmark = [pytest.mark.rtl, pytest.mark.timeout(600)]
 
 TINY = dataclasses.replace(Machine.load("tiny"), stationary=True, masks=True)
-MONO = dataclasses.replace(Machine.load("mono"), stationary=True, masks=True, weight_fifo=64)
+MONO = dataclasses.replace(Machine.load("mono"), stationary=True, masks=True)
 RUN = Run(tuple(range(1, 12)), 6, check=True)
 
 
