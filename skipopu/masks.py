@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.layout import U8, round_up
 from skipopu.model_config import ModelConfig
+from skipopu.numerics.mask import THRESHOLD_BITS
 
 U16 = NDArray[np.uint16]
+THRESHOLD_BYTES = THRESHOLD_BITS // 8
 
 # What a layer's products read, by the names that files of thresholds have. The head and routers are never masked.
 ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER = "self_attn.input", "self_attn.output", "mlp.input", "mlp.inner"
@@ -47,7 +49,7 @@ class ThresholdTable:
     @property
     def group_bytes(self) -> int:
         """Bytes of a group in its port."""
-        return round_up(2 * self.group, self.beat)
+        return round_up(THRESHOLD_BYTES * self.group, self.beat)
 
     @property
     def size(self) -> int:
@@ -59,7 +61,7 @@ class ThresholdTable:
         padded = np.zeros(self.groups * self.group, "<u2")
         padded[: len(thresholds)] = thresholds
         tables = np.zeros((self.groups, self.group_bytes), np.uint8)
-        tables[:, : 2 * self.group] = padded.view(np.uint8).reshape(self.groups, -1)
+        tables[:, : THRESHOLD_BYTES * self.group] = padded.view(np.uint8).reshape(self.groups, -1)
         parts = [np.zeros(self.size, np.uint8) for _ in range(self.ports)]
         for port, part in enumerate(parts):
             own = tables[port :: self.ports].reshape(-1)
@@ -71,6 +73,6 @@ class ThresholdTable:
         thresholds = np.zeros((self.groups, self.group), np.uint16)
         for port, part in enumerate(parts):
             count = len(range(port, self.groups, self.ports))
-            own = part[: count * self.group_bytes].reshape(count, self.group_bytes)[:, : 2 * self.group]
+            own = part[: count * self.group_bytes].reshape(count, self.group_bytes)[:, : THRESHOLD_BYTES * self.group]
             thresholds[port :: self.ports] = np.ascontiguousarray(own).view("<u2")
         return thresholds

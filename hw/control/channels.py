@@ -19,6 +19,7 @@ from hw.pe.stationary.tiles import head_beats, tile_size
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, MATMUL
 from skipopu.machine.config import QUEUE_DEPTH, Machine
+from skipopu.masks import THRESHOLD_BYTES
 
 
 class ChannelFetch(Component):
@@ -126,7 +127,7 @@ class ChannelFetch(Component):
         is_open, behind = Signal(), Signal.like(base)
         begins = Signal()
         m.d.sync += credit.eq(credit + self.masked - begins)
-        beats_per_group = (self.group * 2 + (machine.beat_bytes - 1)) >> (machine.beat_bytes - 1).bit_length()
+        beats_per_group = (self.group * THRESHOLD_BYTES + (machine.beat_bytes - 1)) >> (machine.beat_bytes - 1).bit_length()
         first_word = Mux(head.source, self.inner >> lanes, 0)
         m.d.comb += [
             behind.eq(open_run.beat + open_run.count),

@@ -29,16 +29,21 @@ def zero_points(code: Value, formats: Sequence[Format]) -> Value:
     return one_of(code, (form for form in formats if form.zero_points))
 
 
-def integer(m: Module, nibble: Value, code: Value, member: int, name: str, formats: Sequence[Format]) -> Value:
+def integer(
+    m: Module, nibble: Value, code: Value, member: int, name: str, formats: Sequence[Format], centred: bool = False
+) -> Value:
     """What ``nibble`` stands for as a pair's ``member`` (0 or 1) in format ``code``: signed, WEIGHT_BITS, combinational.
 
-    A format whose nibbles are plain numbers costs a sign bit; another one a table per multiplier.
+    A format whose nibbles are plain numbers costs a sign bit, or, ``centred``, is less 8, a bit shorter where no format has a table; one
+    with a table costs it per multiplier.
     """
     tables = [form for form in formats if form.digits[member] not in (SIGNED, UNSIGNED)]
     plain = [form for form in formats if form.digits[member] == UNSIGNED]
-    sign = nibble[3] & ~one_of(code, plain) if plain else nibble[3]
-    result = Signal(signed(WEIGHT_BITS), name=name)
-    m.d.comb += result.eq(Cat(nibble, sign).as_signed())
+    sign: Value = nibble[3]
+    if plain:
+        sign = sign ^ one_of(code, plain) if centred else sign & ~one_of(code, plain)
+    result = Signal(signed(WEIGHT_BITS if tables or not centred else WEIGHT_BITS - 1), name=name)
+    m.d.comb += result.eq(Cat(nibble[:3] if centred else nibble, sign).as_signed())
     for form in tables:
         with m.If(code == form.code):
             with m.Switch(nibble):

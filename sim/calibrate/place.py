@@ -24,7 +24,7 @@ from sim.quantise.calibrate import fill, router_tensors
 from sim.quantise.loss import loss_of, rounded
 from sim.reference.masks import COUNTED
 from sim.reference.model import Stream, execute_when_positive
-from skipopu.masks import INPUT_OF, channels
+from skipopu.masks import INPUT_OF, THRESHOLD_BYTES, channels
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import fp16
 from skipopu.numerics.formats import INT4, Format, dequantise
@@ -32,7 +32,6 @@ from skipopu.policy import KvPolicy
 from skipopu.text import Passage
 
 ALIKE = {"v": "k", "gate": "up"}  # products that are counted as others are: they read the same for the same tokens
-THRESHOLD_BYTES = 2  # of a channel, read for each product, those that are one matrix together
 
 
 @dataclass(frozen=True)
@@ -159,5 +158,6 @@ def weight_bytes(subject: Subject) -> tuple[float, float]:
         plain, masked = plain + codes + others, masked + codes * active + others
         if product in COUNTED and INPUT_OF[product] in subject.model.thresholds:
             _, read, total = subject.model.counts[layer, product]
+            # Read for each product, those that are one matrix together
             masked += THRESHOLD_BYTES * channels(subject.config)[INPUT_OF[product]] * read / total
     return plain, masked

@@ -15,8 +15,8 @@ from compiler.frontend.masks import MASKS_FILE
 from compiler.pipeline import KV_POLICIES
 from sim.calibrate.rules import RULES, WINA
 from sim.calibrate.work import GREEDY, MOST, RATIOS, Calibration, Measured, Request, carried_out
-from sim.command.common import inputs_of
-from skipopu.arguments import add_json, add_seed, integer, output_file, positive, real
+from sim.command.common import add_calibration_arguments, inputs_of
+from skipopu.arguments import add_json, output_file, real
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import HELD_OUT, NAMES, path_or_shipped
@@ -51,15 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="write a file anew that is there already")
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
     add_lora(parser)
-    parser.add_argument(
-        "--text",
-        type=path_or_shipped,
-        metavar="FILE",
-        help="text to calibrate on, or ids (.npy); default the source of Python's standard library",
-    )
-    parser.add_argument("--samples", type=positive, default=64, metavar="N", help="windows of it; default 64")
-    parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="default 256")
-    add_seed(parser, "of the windows' places")
+    add_calibration_arguments(parser, "--text", 64)
     parser.add_argument(
         "--held-out",
         type=path_or_shipped,

@@ -11,7 +11,7 @@ from typing import Any
 from compiler.command import COMPILE_OPTIONS, add_compile_arguments, compile_from
 from sim import asked
 from sim.engine import Watch
-from skipopu.arguments import add_json, add_seed, finite, natural, refuse
+from skipopu.arguments import add_json, add_seed, finite, integer, natural, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.policy import WHOLE_RUN
 from skipopu.program.file import FILE_NAME
@@ -44,6 +44,19 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", po
     if policies:
         add_policy_argument(routing)
     add_seed(parser)
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser, text: str, samples: int) -> None:
+    """The text that is calibrated on, under the name ``text``, and the windows of it."""
+    parser.add_argument(
+        text,
+        type=path_or_shipped,
+        metavar="FILE",
+        help="text to calibrate on, or ids (.npy); default the source of Python's standard library",
+    )
+    parser.add_argument("--samples", type=positive, default=samples, metavar="N", help=f"windows of it; default {samples}")
+    parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="default 256")
+    add_seed(parser, "of the windows' places")
 
 
 def add_policy_argument(parser: argparse._ActionsContainer) -> None:

@@ -14,11 +14,11 @@ from compiler.command import add_lora
 from compiler.pipeline import KV_POLICIES
 from compiler.quantise.choose import METHODS
 from compiler.quantise.write import WEIGHTS
-from sim.command.common import inputs_of, warn
+from sim.command.common import add_calibration_arguments, inputs_of, warn
 from sim.quantise.calibrate import Quantised
 from sim.quantise.observe import HELD, OUTPUT
 from sim.quantise.work import BEST, JUDGED, PRODUCTS, Quantisation, Request, carried_out
-from skipopu.arguments import add_json, add_seed, integer, output_directory, positive, real
+from skipopu.arguments import add_json, output_directory, positive, real
 from skipopu.numerics.formats import INT8
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
@@ -47,15 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights; default routers.* of the checkpoint")
     add_lora(parser)
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FILE",
-        help="text to calibrate on, or ids (.npy); default the source of Python's standard library",
-    )
-    parser.add_argument("--samples", type=positive, default=128, metavar="N", help="windows of it; default 128")
-    parser.add_argument("--window", type=integer(2), default=256, metavar="TOKENS", help="default 256")
-    add_seed(parser, "of the windows' places")
+    add_calibration_arguments(parser, "--calibration", 128)
     parser.add_argument("--group", type=positive, metavar="N", help="weights per scale; default the model's weight_group")
     parser.add_argument(
         "--zero-points", action="store_true", help="a zero point for each group of 4 bits (int4z), for machines that have them"

@@ -13,7 +13,8 @@ from skipopu.numerics import fp32
 from skipopu.numerics.fp32 import I64
 
 KEY_BITS = 15  # of a finite number: sums of two are below NEVER
-NEVER = 0xFFFF  # the threshold that no channel reaches; 0 is reached by all
+THRESHOLD_BITS = 16
+NEVER = (1 << THRESHOLD_BITS) - 1  # the threshold that no channel reaches; 0 is reached by all
 
 
 def key(x: ArrayLike) -> I64:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -11,32 +10,15 @@ from hw.arithmetic.pipeline import adder_tree, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.library import Library
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
-from hw.pe.formats import FORMAT_BITS, one_of
+from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.stationary.multiplier import Multiplier
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, TOKENS_AT_ONCE, Machine
 from skipopu.numerics.accumulate import SIDE_BITS, SPACING, WIDTH
 from skipopu.numerics.align import ALIGNED_BITS
-from skipopu.numerics.formats import SIGNED, UNSIGNED, Format
 from skipopu.numerics.packing import WEIGHT_BITS
 
 PACKED_BITS = SPACING + WEIGHT_BITS  # of two weights in one operand: the second one is a bit longer for what the first borrows
-
-
-def less_eight(m: Module, nibble: Value, code: Value, member: int, name: str, formats: Sequence[Format]) -> Value:
-    """What ``nibble`` stands for as a pair's ``member``, less 8 where nibbles are plain numbers: signed, combinational."""
-    plain = [form for form in formats if form.digits[member] == UNSIGNED]
-    tables = [form for form in formats if form.digits[member] not in (SIGNED, UNSIGNED)]
-    sign = nibble[3] ^ one_of(code, plain) if plain else nibble[3]
-    result = Signal(signed(WEIGHT_BITS if tables else WEIGHT_BITS - 1), name=name)
-    m.d.comb += result.eq(Cat(nibble[:3], sign).as_signed())
-    for form in tables:
-        with m.If(code == form.code):
-            with m.Switch(nibble):
-                for k, value in enumerate(form.digits[member]):
-                    with m.Case(k):
-                        m.d.comb += result.eq(value)
-    return result
 
 
 def _packed(m: Module, lower: Value, upper: Value, name: str) -> Value:
@@ -131,7 +113,7 @@ class Lanes(Component):
         """The packed operand of a pair of codes, and the second one's weight alone."""
         nibbles = [self.beat[8 * i + 4 * k : 8 * i + 4 * k + 4] for k in range(2)]
         lower, upper = (
-            less_eight(m, nibble, self.format, k, f"weight_{i}_{k}", self.machine.weight_formats)
+            integer(m, nibble, self.format, k, f"weight_{i}_{k}", self.machine.weight_formats, centred=True)
             for k, nibble in enumerate(nibbles)
         )
         return _packed(m, lower, upper, f"wide_{i}"), upper

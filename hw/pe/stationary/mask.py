@@ -15,8 +15,7 @@ from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import MATMUL
 from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 from skipopu.numerics import mask
-
-THRESHOLD_BITS = 16
+from skipopu.numerics.mask import THRESHOLD_BITS
 
 
 class MaskUnit(Component):
@@ -110,7 +109,7 @@ class MaskUnit(Component):
             ]
         # The comparison, a cycle behind its keys' address; what it says is written a cycle later.
         own = registered(m, beat.word_select(in_beat, THRESHOLD_BITS * vector), "own_thresholds")
-        root = self.inverse_rms.word_select(slots.slot, 32)[THRESHOLD_BITS : THRESHOLD_BITS + mask.KEY_BITS]
+        root = self.inverse_rms.word_select(slots.slot, 32)[31 - mask.KEY_BITS : 31]
         scale = registered(m, Mux(field(word, MATMUL, "norm"), root, mask.ONE), "scale")
         passed = [
             read.data[mask.KEY_BITS * k : mask.KEY_BITS * (k + 1)] + scale >= own[THRESHOLD_BITS * k : THRESHOLD_BITS * (k + 1)]

@@ -13,13 +13,13 @@ from compiler.pipeline import compile_checkpoint
 from compiler.quantise.products import in_layer
 from sim.calibrate.budget import allocate, curves, sizes
 from sim.calibrate.observe import Masked
-from sim.calibrate.place import ALIKE, THRESHOLD_BYTES, How, choose, subject_of
+from sim.calibrate.place import ALIKE, How, choose, subject_of
 from sim.calibrate.work import TRIED, UNIFORM
 from sim.reference.masks import COUNTED, thresholds_of
 from sim.reference.model import SkipLlama
 from sim.studies.accuracy.case import Case
 from sim.studies.accuracy.setting import SHIPPED, WAYS, Chosen, Point, Policy, Subject
-from skipopu.masks import INPUT_OF
+from skipopu.masks import INPUT_OF, THRESHOLD_BYTES
 from skipopu.numerics.formats import BY_NAME, FORMATS
 from skipopu.policy import KvPolicy, Module
 from skipopu.program.program import Program
