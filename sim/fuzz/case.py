@@ -69,7 +69,7 @@ def case(seed: int, long: bool = False) -> Case:
         "trace_records": _ring(draw),
         "clock_mhz": draw.of((25.0, 100, 187.5, 225, 300.0)),
         "numerics": ["exact18"],
-        "instructions": draw.of((48, 50, 53, 64, 64, 65, 77, 128, 256)),
+        "instructions": draw.of((51, 54, 57, 64, 64, 65, 77, 128, 256)),
     } | _memory_path(draw, 4096 // (port_bits // 8))
     programs = [_program(draw, machine, {}, long)]
     for _ in range(1, PROGRAMS):
@@ -174,7 +174,7 @@ def memory_behind(draw: Draw) -> str | dict[str, Any]:
         "turnaround": draw.of((0, 0, 1, 3, 18)),
         "issue": draw.of((1, 1, 1, 2, 5, 12)),
         "outstanding": draw.between(1, 16) if draw.chance(0.5) else 16,
-        "channel": draw.of((40, 40, 40, 14, 18)),
+        "channel": draw.of((40, 40, 40, 40, 40, 40, 16, 18)),
         "device": draw.of(("", "", "none")),
     }
 

@@ -61,7 +61,7 @@ def channels_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, An
     machine["stationary"] = draw.chance(0.5)
     machine["masks"] = draw.chance(0.6 if machine["stationary"] else 0.03)
     for program in programs:
-        if draw.chance(0.7 if machine["masks"] else 0.03):
+        if draw.chance(0.7 if machine["masks"] else 0.01):
             seed, spread, fixed = draw.between(0, 999), draw.of((64, 256, 1024)), draw.of((0.0, 0.0, 0.2, 1.0))
             program["masks"] = {"seed": seed, "spread": spread, "fixed": fixed}
             program["compile"]["mask_prompt"] = draw.chance(0.5)
