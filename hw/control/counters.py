@@ -6,12 +6,12 @@ from amaranth.hdl import Module, Signal, Value
 
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
-from skipopu.isa.registers import COUNTERS
+from skipopu.isa.registers import COUNTERS, OF_MASKS
 from skipopu.machine.config import Machine
 
 
 class Counters(Component):
-    """A 64-bit counter for each of :data:`skipopu.isa.registers.COUNTERS`, in their order.
+    """A 64-bit counter for each of :data:`skipopu.isa.registers.COUNTERS` that the machine has, in their order.
 
     Latency: 1 cycle from an amount to its count. Throughput: an amount of each per cycle.
     """
@@ -19,11 +19,13 @@ class Counters(Component):
     BITS = 64
 
     def __init__(self, machine: Machine) -> None:
-        most = count_shape(machine.ports)
+        self.names = counters_of(machine)
+        most = {name: count_shape(machine.ports) for name in COUNTERS if "BEATS" in name}
+        most |= dict.fromkeys(OF_MASKS, count_shape(machine.vector_lanes))
         self.restart = given(1, "a run begins: every count is 0")
         self.running = given(1, "amounts are added")
-        self.amounts = [given(most if "BEATS" in name else 1, f"to add to {name}") for name in COUNTERS]
-        self.counts = [gives(self.BITS, name) for name in COUNTERS]
+        self.amounts = [given(most.get(name, 1), f"to add to {name}") for name in self.names]
+        self.counts = [gives(self.BITS, name) for name in self.names]
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -37,9 +39,14 @@ class Counters(Component):
 
     def count(self, m: Module, amounts: dict[str, Value]) -> None:
         """Connects ``amounts`` by name, all of them."""
-        assert tuple(amounts) == COUNTERS
+        assert tuple(amounts) == self.names
         m.d.comb += [port.eq(amount) for port, amount in zip(self.amounts, amounts.values(), strict=True)]
 
     def of(self, name: str) -> Signal:
         """The count of ``name``."""
-        return self.counts[COUNTERS.index(name)]
+        return self.counts[self.names.index(name)]
+
+
+def counters_of(machine: Machine) -> tuple[str, ...]:
+    """The machine's own of :data:`skipopu.isa.registers.COUNTERS`."""
+    return COUNTERS if machine.masks else tuple(name for name in COUNTERS if name not in OF_MASKS)

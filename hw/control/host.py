@@ -5,8 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Module, ResetSignal, Signal
 
 from hw.component import Bundle, Component, given, gives
+from hw.control.counters import counters_of
 from hw.memory.axi import AxiLite
-from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE, identity
+from skipopu.isa.registers import HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, OF_MASKS, WIDE, identity
 from skipopu.machine.config import Machine
 
 ADDRESS_BITS = 9
@@ -68,10 +69,13 @@ class HostRegisters(Component):
         self.ring_records = gives(32, HOST["RING_RECORDS"].meaning)
         self.state = given(RunState(), "how the run goes", "{}")
         self.kv_entries = given(32, HOST["KV_ENTRIES"].meaning)
-        for name in COUNTERS:
+        for name in counters_of(machine):
             setattr(self, name.lower(), given(64, HOST[name].meaning))
         super().__init__()
-        self.registers: dict[str, Signal] = {name: vars(self)[name.lower()] for name in (*WRITABLE, *READABLE)}
+        absent = () if machine.masks else OF_MASKS
+        self.readable = tuple(name for name in (*WRITABLE, *READABLE) if name not in absent)
+        self.upper = tuple(name for name in UPPER if name.removesuffix("_HIGH") not in absent)
+        self.registers: dict[str, Signal] = {name: vars(self)[name.lower()] for name in self.readable}
 
     def elaborate(self, platform: object) -> Module:
         m, bus = Module(), self.bus
@@ -109,10 +113,10 @@ class HostRegisters(Component):
             for name, constant in constants.items():
                 with m.Case(HOST[name].address):
                     m.d.comb += value.eq(constant)
-            for name in (*WRITABLE, *READABLE):
+            for name in self.readable:
                 with m.Case(HOST[name].address):
                     m.d.comb += [value.eq(self.registers[name]), upper.eq(self.registers[name] >> 32)]
-            with m.Case(*(HOST[name].address for name in UPPER)):
+            with m.Case(*(HOST[name].address for name in self.upper)):
                 m.d.comb += [value.eq(kept), upper.eq(kept)]
         with m.If(read):
             m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(value), kept.eq(upper)]

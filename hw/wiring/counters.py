@@ -43,6 +43,8 @@ def join(m: Module, units: Units) -> None:
         "HISTORY_BEATS": attention.hits,
         "AHEAD_BEATS": attention.fetched_ahead,
     }
+    if units.masks is not None:
+        amounts |= {"CHANNELS_READ": units.masks.channels_read, "CHANNELS_LEFT_OUT": units.masks.channels_left_out}
     units.counters.count(m, amounts)
     m.d.comb += [units.counters.restart.eq(units.dispatch.restart), units.counters.running.eq(units.dispatch.running)]
     for name in amounts:

@@ -7,18 +7,20 @@ from rich.table import Table
 from sim.command.common import console
 from sim.profile import CAUSES, exposed, profile
 from sim.result import Result
-from skipopu.isa.registers import COUNTERS
+from skipopu.isa.registers import COUNTERS, OF_MASKS
 from skipopu.program.program import Program
 from skipopu.quantity import quantity
 from skipopu.report import Record
 
 
 def counter_records(program: Program, counters: dict[str, int], engine: str) -> list[Record]:
-    """Counters of an engine with time, under the host registers' names, and bytes."""
+    """Counters of an engine with time, under the host registers' names, bytes, and channels where there are masks."""
     keys = {"engine": engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     source = "RTL counters" if engine == "rtl" else "timing engine"
     records = [
-        Record(name.lower(), counters[name], "cycle", "simulated", source, **keys) for name in COUNTERS if "BEATS" not in name
+        Record(name.lower(), counters[name], "channel" if name in OF_MASKS else "cycle", "simulated", source, **keys)
+        for name in COUNTERS
+        if "BEATS" not in name and (name not in OF_MASKS or program.masks)
     ]
     beat = program.machine.beat_bytes
     records.append(Record("bytes_read", counters["READ_BEATS"] * beat, "byte", "simulated", source, **keys))

@@ -40,6 +40,9 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
     else:
         stream, steps = s.streams.masked(product, *at), product.steps
         beats = beats_of(costs, f, s.walk.config[Config.GROUP], product)
+        read = int(np.count_nonzero(product.active))
+        s.counters["CHANNELS_READ"] += read
+        s.counters["CHANNELS_LEFT_OUT"] += product.active.size - read
     tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // s.machine.drain_pairs)
     end = begin + stream.drained + EPILOGUE + tail
     weights = stream.end + 1 - steps - stream.stalled - stream.held

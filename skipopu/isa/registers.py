@@ -125,6 +125,9 @@ _WIDE = (
     ("WRITE_BEATS", "write data beats over all ports"),
     ("HISTORY_BEATS", "beats of KV entries that came from the history buffer, over all ports"),
     ("AHEAD_BEATS", "beats of KV entries fetched ahead into the history buffer, over all ports"),
+    # Of machines with masks, on others 0:
+    ("CHANNELS_READ", "input channels that products with thresholds read, with those behind the last in its group"),
+    ("CHANNELS_LEFT_OUT", "input channels that products with thresholds left out"),
 )
 _ALL = (
     *_HOST,
@@ -134,6 +137,7 @@ HOST_REGISTERS = tuple(HostRegister(name, 4 * i, access, text) for i, (name, acc
 HOST = {register.name: register for register in HOST_REGISTERS}
 WIDE = tuple(name for name, _ in _WIDE)
 COUNTERS = WIDE[WIDE.index("CYCLES") :]
+OF_MASKS = WIDE[WIDE.index("CHANNELS_READ") :]
 MAGIC = 0x534B4950
 ISA_VERSION = 8
 

@@ -12,6 +12,7 @@ from sim.functional import engine as functional
 from sim.fuzz.choices import thresholds
 from sim.rtl import engine as rtl
 from sim.timing import engine as timing
+from skipopu.isa.registers import OF_MASKS
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 from tests.agreement.test_rtl import agree
@@ -43,6 +44,7 @@ def test_formats_and_groups(machine: Machine, weights: str, group: int, kv: str,
     if masks != "none":
         checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, seed=5, spread=200, fixed=0.1))
     program = compile_checkpoint(checkpoint, machine, kv, context=40, weights=weights, group=group, mask_prompt=masks == "all")
+    found = every = 0
     if masks != "none":
         found, every = functional.run(program, RUN).channels
         assert 0.2 < found / every < 0.95
@@ -50,7 +52,9 @@ def test_formats_and_groups(machine: Machine, weights: str, group: int, kv: str,
     if not stall:
         predicted = timing.run(program, RUN).counters
         assert abs(predicted["CYCLES"] - seen["CYCLES"]) < max(0.03 * seen["CYCLES"], 300)
-        assert all(predicted[name] == seen[name] for name in ("ARRAY_BUSY", "WRITE_BEATS"))
+        assert all(predicted[name] == seen[name] for name in ("ARRAY_BUSY", "WRITE_BEATS", *OF_MASKS))
+        if masks == "generated":  # a token at a time
+            assert seen["CHANNELS_LEFT_OUT"] == every - found
         assert abs(predicted["READ_BEATS"] - seen["READ_BEATS"]) <= 0.002 * seen["READ_BEATS"]  # entries fetched ahead
 
 
@@ -61,8 +65,11 @@ def test_all_channels_and_none(threshold: int, share: float) -> None:
     fixed = {name: np.full_like(table, threshold) for name, table in shapes.items()}
     checkpoint = random_checkpoint(config, 2)
     program = compile_checkpoint(dataclasses.replace(checkpoint, masks=fixed), TINY, context=40)
-    assert functional.run(program, RUN).active_channels_share == share
+    predicted = functional.run(program, RUN)
+    assert predicted.active_channels_share == share
     seen = agree(program, RUN, rtl.Memory())
+    active, every = predicted.channels
+    assert seen.counters["CHANNELS_LEFT_OUT"] == every - active
     if threshold == 0:
         plain = agree(compile_checkpoint(checkpoint, TINY, context=40), RUN, rtl.Memory())
         assert seen.tokens == plain.tokens

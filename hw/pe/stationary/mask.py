@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered, tree
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.stationary.active import ActiveWords
@@ -47,6 +47,9 @@ class MaskUnit(Component):
         self.groups_done = gives(count_shape((1 << MATMUL.by_name["groups"].width) - 1), "of the present product")
         self.done = gives(1, "all of them; or the product has no thresholds")
         self.masked = gives(1, "the product has thresholds")
+        channels = count_shape(machine.vector_lanes)
+        self.channels_read = gives(channels, "channels that are found active for a token, in each cycle")
+        self.channels_left_out = gives(channels, "channels that are found active for none")
         self.read_slots = [given(slot, f"token slot {k} of the masks read") for k in range(TOKENS_AT_ONCE)]
         self.read_word = given(word, "which of those slots' words")
         self.masks = [gives(lanes, f"active channels of slot {k}, all without thresholds") for k in range(TOKENS_AT_ONCE)]
@@ -140,6 +143,9 @@ class MaskUnit(Component):
         m.d.comb += any_token.eq(found | Mux(first, 0, union))
         with m.If(valid):
             m.d.sync += union.eq(any_token)
+        read = registered(m, tree(list(any_token), lambda a, b: a + b), "read")
+        with m.If(delay_valid(m, last, 1, "counted")):
+            m.d.comb += [self.channels_read.eq(read), self.channels_left_out.eq(vector - read)]
         for k, masks in enumerate(self.masks):
             m.submodules[f"masks_{k}"] = memory = Memory(shape=lanes, depth=machine.tokens * words, init=[])
             write, read = memory.write_port(granularity=vector), memory.read_port()
