@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.hdl import Const, Module, Mux, Signal, Value
-from amaranth.lib import stream
+from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives, level
+from hw.control.active_tile import ActiveTile
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
-from hw.pe.stationary.active import ActiveRuns, ActiveWords
+from hw.pe.stationary.active import ActiveWords
 from hw.pe.stationary.operands import word_lanes
 from hw.pe.stationary.tiles import head_beats, tile_size
 from hw.widths import ELEMENT_BITS, GROUP_BITS
@@ -67,6 +66,20 @@ class ChannelFetch(Component):
             m.d.comb += [runs.payload.eq(run), runs.valid.eq(pending[p]), accepted[p].eq(runs.valid & runs.ready)]
         m.d.sync += pending.eq(pending & ~accepted)
         free = (pending & ~accepted) == 0
+        tile = ActiveTile(machine) if machine.masks else None
+        if tile is not None:
+            m.submodules.tile = tile
+            connect(m, tile.active, flipped(self.active))
+            m.d.comb += [
+                tile.base.eq(base),
+                tile.heads.eq(heads),
+                tile.per_group.eq(per_group),
+                tile.channels.eq(channels),
+                tile.groups.eq(head.groups),
+                tile.group.eq(self.group),
+                tile.first_word.eq(Mux(head.source, self.inner >> (word_lanes(machine).bit_length() - 1), 0)),
+                tile.groups_done.eq(self.groups_done),
+            ]
         demanded = Signal(2)
         m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))
         with m.FSM():
@@ -81,9 +94,10 @@ class ChannelFetch(Component):
             with m.State("TILE"):
                 m.d.sync += per_group.eq(heads + (self.group >> channels))
                 m.next = "BEATS"
-                if machine.masks:
+                if tile is not None:
                     with m.If(head.masked):
-                        m.next = "GROUP"
+                        m.d.comb += tile.start.eq(1)
+                        m.next = "ACTIVE"
             with m.State("BEATS"):
                 with m.If(free):
                     m.d.sync += [run.beat.eq(base), run.count.eq(head.groups * per_group), pending.eq(taking_part)]
@@ -92,8 +106,15 @@ class ChannelFetch(Component):
                 with m.If(free):
                     m.d.sync += base.eq(run.beat + run.count)
                     self._next_tile(m, left, rounds, fifo)
-            if machine.masks:
-                self._masked(m, fifo, head, run, base, (left, rounds, channels, heads, per_group), (pending, taking_part, free))
+            if tile is not None:
+                self._thresholds(m, head, run, pending, free)
+                with m.State("ACTIVE"):
+                    m.d.comb += tile.runs.ready.eq(free)
+                    with m.If(free & tile.runs.valid):
+                        m.d.sync += [run.eq(tile.runs.payload), pending.eq(taking_part)]
+                        with m.If(tile.last):
+                            m.d.sync += base.eq(tile.end)
+                            self._next_tile(m, left, rounds, fifo)
         return m
 
     def _beat(self, address: Value) -> Value:
@@ -107,39 +128,15 @@ class ChannelFetch(Component):
             m.d.comb += fifo.r_en.eq(1)
             m.next = "IDLE"
 
-    def _masked(
-        self,
-        m: Module,
-        fifo: SyncFIFOBuffered,
-        head: Any,
-        run: Any,
-        base: Signal,
-        tile: tuple[Signal, Value, Value, Value, Signal],
-        to_ports: tuple[Signal, Signal, Value],
-    ) -> None:
-        """States of a product with thresholds. ``open_run`` is a run that may still grow, up to a burst; it goes out when the next piece does not."""
-        machine, (left, rounds, channels, heads, per_group), (pending, taking_part, free) = self.machine, tile, to_ports
-        lanes, ports = word_lanes(machine).bit_length() - 1, machine.mask_ports
-        m.submodules.active_runs = active = ActiveRuns(machine)
-        connect(m, active.read, flipped(self.active))
-        credit, group, open_run = Signal(2), Signal.like(self.groups_done), Signal(Run(machine))
-        word, code = Signal.like(active.first), Signal.like(base)  # of the group's channels, of its codes
-        is_open, behind = Signal(), Signal.like(base)
-        begins = Signal()
+    def _thresholds(self, m: Module, head: data.View, run: data.View, pending: Signal, free: Value) -> None:
+        """The state in which thresholds are asked for: of every ``mask_ports``th group, from the first ports' first on. It ends when the product
+        has begun."""
+        machine, ports = self.machine, self.machine.mask_ports
+        credit, begins, port = Signal(2), Signal(), Signal(range(ports + 1))
         m.d.sync += credit.eq(credit + self.masked - begins)
         beats_per_group = (self.group * THRESHOLD_BYTES + (machine.beat_bytes - 1)) >> (machine.beat_bytes - 1).bit_length()
-        first_word = Mux(head.source, self.inner >> lanes, 0)
-        m.d.comb += [
-            behind.eq(open_run.beat + open_run.count),
-            active.first.eq(word),
-            active.words.eq(self.group >> lanes),
-            active.channels.eq(channels),
-        ]
-        # Thresholds: of every ``ports``th group, from the first ports' first on
-        port = Signal(range(ports + 1))
         with m.State("THRESHOLDS"):
             own = (head.groups + (ports - 1) - port) >> (ports.bit_length() - 1)
-            m.d.sync += [group.eq(0), word.eq(first_word), is_open.eq(0)]
             with m.If(port == ports):
                 with m.If(free & (credit != 0)):
                     m.d.comb += begins.eq(1)
@@ -152,38 +149,3 @@ class ChannelFetch(Component):
                     pending.eq(Mux(own != 0, Const(1, machine.ports) << port, 0)),
                     port.eq(port + 1),
                 ]
-        piece, count, takes, grows = Signal.like(base), Signal.like(run.count), Signal(), Signal()
-        m.d.comb += grows.eq(is_open & (behind == piece) & (open_run.count < machine.burst))
-
-        def take(condition: Value) -> Value:
-            """A piece is added to the open run, or becomes the next one when that goes out."""
-            done = condition & (grows | ~is_open | free)
-            with m.If(done):
-                with m.If(grows):
-                    m.d.sync += open_run.count.eq(open_run.count + count)
-                with m.Else():
-                    m.d.sync += [open_run.beat.eq(piece), open_run.count.eq(count), is_open.eq(1)]
-                    with m.If(is_open):
-                        m.d.sync += [run.eq(open_run), pending.eq(taking_part)]
-            return done
-
-        with m.State("GROUP"):
-            m.d.comb += [piece.eq(base), count.eq(heads)]
-            known = self.groups_done > group
-            with m.If(take(known)):
-                m.d.comb += active.start.eq(1)
-                m.d.sync += code.eq(base + heads)
-                m.next = "PIECES"
-        with m.State("PIECES"):
-            m.d.comb += [piece.eq(code + active.beat), count.eq(active.length), active.next.eq(takes)]
-            m.d.comb += takes.eq(take(active.valid))
-            with m.If(active.ended):
-                m.d.sync += [base.eq(base + per_group), group.eq(group + 1), word.eq(word + (self.group >> lanes))]
-                m.next = "GROUP"
-                with m.If(group + 1 == head.groups):
-                    m.d.sync += [group.eq(0), word.eq(first_word)]
-                    m.next = "LAST"
-        with m.State("LAST"):
-            with m.If(free):
-                m.d.sync += [run.eq(open_run), pending.eq(taking_part), is_open.eq(0)]
-                self._next_tile(m, left, rounds, fifo)

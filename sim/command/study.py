@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
-        " families: models of every family on all engines; masks: what leaving out channels is worth at full size; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks",
+        " families: models of every family on all engines; masks: what leaving out channels is worth, at full size and in RTL; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks",
     )
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
@@ -54,8 +54,6 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--target"], "is of the study accuracy")
     if args.name == "families":
         refuse(args, ["--model"], "has no effect on the study families, which makes its models")
-    if args.name == "masks":
-        refuse(args, ["--model"], "has no effect on the study masks, which is of a shape")
     if args.name != "timing":
         refuse(args, ["--log", "--decode"], "is of the study timing")
     elif (args.log is None) != args.decode:
@@ -126,7 +124,7 @@ def families_study(args: argparse.Namespace, say: Say) -> Report:
 def masks_study(args: argparse.Namespace, say: Say) -> Report:
     from sim.studies import masks
 
-    return masks.report(say)
+    return masks.report(args.model, say)
 
 
 STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
 from hw.control.counters import Counters
 from skipopu.machine.config import Machine
 
 
-def test_counts_are_sums_of_a_run() -> None:
-    dut = Counters(Machine.load("trio"))
+@pytest.mark.parametrize("target", ["trio", "tiny-masks"])
+def test_counts_are_sums_of_a_run(target: str) -> None:
+    dut = Counters(Machine.load(target))
     draw = random.Random(0)
 
     async def bench(ctx: SimulatorContext) -> None:

@@ -120,7 +120,7 @@ def test_a_write_and_a_read_per_cycle() -> None:
 
 
 def test_a_counter_read_in_mid_run_is_one_number() -> None:
-    dut = HostRegisters(MONO)
+    dut = HostRegisters(Machine.load("tiny-masks"))  # which has all of them
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         host = Host(dut, ctx, stalls)

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from sim.estimate import Estimate, Workload, estimate
 from skipopu.machine.config import Machine
-from skipopu.report import Cell, Record, Report, Table, shown
+from skipopu.report import Cell, Record, Table, shown
 
 TARGET, MODEL, PROMPT, NEW = "u280-masks", "llama-2-7b", 128, 1024
 SOURCE = "timing engine, assumed clock, independent skips and channels, seed 0"
@@ -60,7 +60,7 @@ def table(title: str, first: str, jobs: Mapping[str, tuple[Machine, str, float |
     return Table(title, columns, rows)
 
 
-def report(say: Callable[[str], None]) -> Report:
+def tables(say: Callable[[str], None]) -> list[Table]:
     """By what is left out, and by what short reads cost."""
     machine = Machine.load(TARGET)
     named = {
@@ -76,9 +76,7 @@ def report(say: Callable[[str], None]) -> Report:
         for name, change in MEMORIES.items()
     }
     where = f"Llama-2-7B on {TARGET}, [{PROMPT}, {NEW}]"
-    return Report(
-        [
-            table(f"{where}, by what is left out", "left out", named, say),
-            table(f"{where}, 25 % of modules and 40 % of channels left out, by memory", "memory", memories, say),
-        ]
-    )
+    return [
+        table(f"{where}, by what is left out", "left out", named, say),
+        table(f"{where}, 25 % of modules and 40 % of channels left out, by memory", "memory", memories, say),
+    ]
