@@ -144,6 +144,7 @@ class MeasuredFigure(BaseModel):
     context: str
     stack: str = ""
     skip: float = 0.0
+    masked: float | None = None
     kv: Literal["dense", "reuse"] | None = None
     phase: str | None = None
 

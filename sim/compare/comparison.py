@@ -115,6 +115,7 @@ class Comparison:
         held = {
             (figure.precision, figure.skip > 0, figure.kv if figure.skip > 0 else None)
             for figure in self.measured_figures("decode_tokens_per_s")
+            if figure.masked is None
         }
         return [wanted for wanted in WANTED if wanted not in held]
 

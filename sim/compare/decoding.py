@@ -134,14 +134,16 @@ def measured_decoding(c: Comparison, figure: data.MeasuredFigure) -> Decoding:
     """A measured rate, with the share and the energy of the same record."""
 
     def same(name: str) -> float | None:
-        what = ("system", "stack", "precision", "skip", "kv")
+        what = ("system", "stack", "precision", "skip", "masked", "kv")
         others = c.measured_figures(name)
         return next((f.value for f in others if all(getattr(f, k) == getattr(figure, k) for k in what)), None)
 
     joule, copied = same("energy_per_token_j"), same("bandwidth_efficiency")
     return Decoding(
         system=figure.system,
-        how=figure.stack + (f", {figure.kv} KV" if figure.skip and figure.kv else ""),
+        how=figure.stack
+        + (f", {figure.kv} KV" if figure.skip and figure.kv else "")
+        + (f", {figure.masked:.0%} of channels masked" if figure.masked is not None else ""),
         weights=figure.precision,
         skipped=figure.skip,
         tokens_per_s=figure.value,

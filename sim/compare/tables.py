@@ -150,7 +150,14 @@ def measured_table(f: Figures) -> Table:
     """Records measured on GPUs, what is missing said."""
     c = f.c
     rows = [
-        [figure.system, figure.precision, f"{figure.skip:.0%}", figure.kv or "", f"{figure.value:.1f}", figure.source]
+        [
+            figure.system,
+            figure.precision,
+            f"{figure.skip:.0%}" + (f", {figure.masked:.0%} of channels" if figure.masked is not None else ""),
+            figure.kv or "",
+            f"{figure.value:.1f}",
+            figure.source,
+        ]
         for figure in c.measured_figures("decode_tokens_per_s")
     ]
     for precision, skips, policy in c.missing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import replace
@@ -111,6 +112,17 @@ def test_measured_records_are_shown_and_missing_ones_said(small: Comparison) -> 
     missing = [r for r in report(small).records if r.kind == "measured"]
     assert len(missing) == 3
     assert all(r.value is None for r in missing)
+
+
+def test_a_record_with_masks_says_so_and_is_not_the_one_without(small: Comparison) -> None:
+    both = [figure.model_copy(update={"masked": 0.4, "value": 2 * figure.value}) for figure in small.measured[0].records]
+    file = small.measured[0].model_copy(update={"records": both})
+    c = dataclasses.replace(small, measured=[file])
+    assert c.missing() == list(comparison.WANTED)
+    row = next(row for row in decodings(c) if row.kind == "measured")
+    assert (row.how, row.joules) == ("torch, reuse KV, 40% of channels masked", "2.5 J")
+    table = next(table for table in report(c).tables if "Measured" in table.title)
+    assert any("25%, 40% of channels" in text for text in table.texts)
 
 
 def test_every_figure_says_what_it_is(small: Comparison) -> None:
