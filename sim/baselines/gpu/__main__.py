@@ -17,10 +17,12 @@ import torch
 
 from sim.baselines.gpu import reference
 from sim.baselines.gpu.decoder import Decoder, backend
+from sim.baselines.gpu.masks import drawn
 from sim.baselines.gpu.measure import Measurement, check, copy_bandwidth, measure
 from sim.baselines.gpu.state import new_state
 from sim.baselines.gpu.weights import random_weights
 from sim.routing import independent, load_trace
+from skipopu.arguments import ratio
 from skipopu.errors import ProgramError, SkipopuError
 from skipopu.model_config import ModelConfig
 from skipopu.report import Record, write_json
@@ -46,12 +48,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--skip", type=float, default=0.25, help="share of modules skipped at random, as in `skipopu compare`; default 0.25"
     )
+    p.add_argument(
+        "--mask",
+        type=ratio,
+        metavar="R",
+        help="share of input channels that decoded tokens leave out, drawn; default: no masks",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--trace", type=Path, help="a recorded trace instead, from `skipopu run --save-trace`")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--device", help="cuda, cuda:N or cpu; default cuda, and cpu without a GPU for --shape small")
     p.add_argument("--backend", default="auto", choices=["auto", "triton", "torch"])
-    p.add_argument("-o", "--output", type=Path, help="JSON file; default DEVICE-SHAPE.json")
+    p.add_argument(
+        "-o", "--output", type=Path, help="JSON file; default DEVICE-SHAPE.json, with --mask DEVICE-SHAPE-masked.json"
+    )
     return p
 
 
@@ -70,11 +80,11 @@ def software(device: torch.device) -> dict[str, str]:
     return versions
 
 
-def records(m: Measurement, copied: float, precision: str, mode: str, skip: float, keys: dict[str, str]) -> list[Record]:
+def records(m: Measurement, copied: float, precision: str, mode: str, skip: float, keys: dict[str, Any]) -> list[Record]:
     """The figures of one measurement."""
     rate, first, share = m.tokens_per_s, m.first_token_s, m.bytes_per_s / copied
     policy = MODES[mode]
-    of: dict[str, Any] = keys | {"precision": precision, **({"kv": policy} if policy else {})}
+    of = keys | {"precision": precision, **({"kv": policy} if policy else {})}
     skipped = skip if policy else 0.0
 
     def record(name: str, value: float, unit: str, source: str, kind: str = "derived", phase: str = "decode") -> Record:
@@ -117,21 +127,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{about['gpu']}; {stack}; copies at {copied.median / 1e9:.1f} GB/s ({copied.least / 1e9:.1f} to {copied.largest / 1e9:.1f})"
     )
     tokens = np.random.default_rng(args.seed).integers(0, config.vocab_size, max(prompt, CHECKED)).tolist()
-    keys = {"system": about["gpu"].removeprefix("NVIDIA "), "stack": stack, "model": args.shape, "context": f"{prompt}+{new}"}
+    keys: dict[str, Any] = {"system": about["gpu"].removeprefix("NVIDIA "), "stack": stack, "model": args.shape}
+    keys |= {"context": f"{prompt}+{new}", "masked": args.mask}
     inputs: dict[str, Any] = about | {
         "copy_bandwidth_gb_s": copied.median / 1e9,
         "repeats": args.repeats,
         "routing": args.trace or f"independent {args.skip}, seed {args.seed}",
         "prefill": "every module computed, skipped ones masked",
     }
+    masks = None
+    if args.mask is not None:
+        masks = drawn(config, args.mask, device, args.seed)
+        inputs["masks"] = f"independent {args.mask}, seed {args.seed}; of decoded tokens"
     result: list[Record] = []
     for precision in args.precision:
-        weights = random_weights(config, precision, device, args.seed)
+        weights = random_weights(config, precision, device, args.seed, by_channel=masks is not None)
         for mode in args.mode:
             say(f"{args.shape}, {precision}, {mode}: checking {CHECKED} tokens against the plain loop")
-            state = new_state(weights, max(total, CHECKED), MODES[mode], trace)
-            expected = reference.logits(weights, tokens[:CHECKED], MODES[mode], padded(trace, CHECKED))
-            error = check(Decoder(weights, state, ops, forced=True), expected, tokens[:CHECKED])
+            state = new_state(weights, max(total, CHECKED), MODES[mode], trace, masks)
+            checked = weights, tokens[:CHECKED], MODES[mode], padded(trace, CHECKED)
+            expected = reference.logits(*checked, masks)
+            unmasked = None if masks is None else reference.logits(*checked)
+            error = check(Decoder(weights, state, ops, forced=True), expected, tokens[:CHECKED], unmasked)
             if not error <= reference.tolerance(weights):
                 say(
                     f"wrong: logits differ by {error:.2e} of their size, {reference.tolerance(weights):.1e} are explained by rounding"
@@ -145,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f" {m.bytes_per_s / copied.median:.1%} of a copy; first token {m.first_token_s.median * 1e3:.1f} ms; logits within {error:.1e}"
             )
             del state
-    path = args.output or Path(f"{file_name(about['gpu'] if device.type == 'cuda' else device.type)}-{args.shape}.json")
+    name = file_name(about["gpu"] if device.type == "cuda" else device.type)
+    path = args.output or Path(f"{name}-{args.shape}{'' if masks is None else '-masked'}.json")
     write_json(path, "python -m sim.baselines.gpu", inputs, result)
     say(f"{path}: {len(result)} records")
     return 0

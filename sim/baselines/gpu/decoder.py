@@ -39,6 +39,8 @@ class Decoder:
 
     def step(self) -> None:
         w, s, ops = self.weights, self.state, self.ops
+        if s.masks is not None:
+            s.masks.take(s.position)
         ops.embed(w, s)
         for layer in range(w.config.num_layers):
             if s.policy is not None:
@@ -79,7 +81,7 @@ class Decoder:
         """The first ``prompt`` tokens at once, from an empty state; the token behind them is written.
 
         Every module is computed for every token and masked where it is skipped: on a GPU, gathering the tokens of each module
-        would have to wait for the host. INT4 weights are dequantised for each product.
+        would have to wait for the host. INT4 weights are dequantised for each product. Channels are never masked.
         """
         w, s, c = self.weights, self.state, self.weights.config
         kv_heads, group, dim = c.num_kv_heads, c.queries_per_kv_head, c.head_dim

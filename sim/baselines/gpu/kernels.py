@@ -7,24 +7,21 @@ launches within a CUDA graph, no memory traffic and no host synchronisation.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 import triton  # pyright: ignore[reportMissingImports] -- comes with PyTorch's CUDA builds only
 from triton import language as tl  # pyright: ignore[reportMissingImports]
 
+from sim.baselines.gpu import masked
+from sim.baselines.gpu.ends import finish, inverse_rms, jit
 from sim.baselines.gpu.state import State
 from sim.baselines.gpu.weights import GROUP, HALF, ZERO, Matrix, Weights
+from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
 
 NEVER = 1 << 30
 SPLITS = 8  # of the context; with the KV heads they fill the device
 TOKENS = 32  # entries that a program looks at together
 EMBED_BLOCK = 1024
-
-
-def jit(kernel: Any) -> Any:
-    """A Triton kernel. Its launches, by a grid in brackets, are beyond Triton's own types, which a type checker may not find."""
-    return triton.jit(kernel)
 
 
 @jit
@@ -103,24 +100,17 @@ def _product(
     NORM_BLOCK: tl.constexpr, INT4: tl.constexpr, NORM: tl.constexpr, FORM: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr,
     ZERO: tl.constexpr,
 ):  # fmt: skip
-    """FORM 0: y = W x; 1: y += W x; 2: y = silu(gate) * up, whose rows follow gate's. Rows from ``always`` on are never skipped."""
+    """FORM as in ``finish``; up's rows follow gate's. Rows from ``always`` on are never skipped."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if (tl.load(flag) != 0) | (tl.program_id(0) * BLOCK + BLOCK > always):
         scale = 1.0
         if NORM:
-            squares = tl.zeros([NORM_BLOCK], tl.float32)
-            for start in range(0, INPUTS, NORM_BLOCK):
-                i = start + tl.arange(0, NORM_BLOCK)
-                value = tl.load(x + i, mask=i < INPUTS, other=0.0)
-                squares += value * value
-            scale = 1.0 / tl.sqrt(tl.sum(squares, 0) / INPUTS + eps)
+            scale = inverse_rms(x, eps, INPUTS, NORM_BLOCK)
         result = _dot(x, scale, data, scales, row, ROWS, INPUTS, BLOCK, GROUPS, INT4, GROUP, HALF, ZERO)
+        up = result
         if FORM == 2:
             up = _dot(x, scale, data, scales, row + ROWS, 2 * ROWS, INPUTS, BLOCK, GROUPS, INT4, GROUP, HALF, ZERO)
-            result = result / (1.0 + tl.exp(-result)) * up
-        if FORM == 1:
-            result += tl.load(y + row, mask=row < ROWS, other=0.0)
-        tl.store(y + row, result.to(y.dtype.element_ty), mask=row < ROWS)
+        finish(y, row, result, up, ROWS, FORM)
 
 
 @jit
@@ -217,7 +207,8 @@ def route(w: Weights, s: State, layer: int) -> None:
 def qkv(w: Weights, s: State, layer: int) -> None:
     c = w.config
     always = c.num_heads * c.head_dim if s.policy == "dense" else None
-    _launch(w.layers[layer].qkv, s.qkv, s.h, s.executed[layer, 0:], c.rms_norm_eps, norm=True, always=always)
+    active = s.active(layer, ATTENTION)
+    _launch(w.layers[layer].qkv, s.qkv, s.h, s.executed[layer, 0:], c.rms_norm_eps, norm=True, always=always, active=active)
 
 
 def attend(w: Weights, s: State, layer: int) -> None:
@@ -233,15 +224,16 @@ def attend(w: Weights, s: State, layer: int) -> None:
 
 
 def o(w: Weights, s: State, layer: int) -> None:
-    _launch(w.layers[layer].o, s.h, s.mixed, s.executed[layer, 0:], 0.0, form=1)
+    _launch(w.layers[layer].o, s.h, s.mixed, s.executed[layer, 0:], 0.0, form=1, active=s.active(layer, ATTENTION_OUTPUT))
 
 
 def gate_up(w: Weights, s: State, layer: int) -> None:
-    _launch(w.layers[layer].gate_up, s.fed, s.h, s.executed[layer, 1:], w.config.rms_norm_eps, norm=True, form=2)
+    flag, active = s.executed[layer, 1:], s.active(layer, FFN)
+    _launch(w.layers[layer].gate_up, s.fed, s.h, flag, w.config.rms_norm_eps, norm=True, form=2, active=active)
 
 
 def down(w: Weights, s: State, layer: int) -> None:
-    _launch(w.layers[layer].down, s.h, s.fed, s.executed[layer, 1:], 0.0, form=1)
+    _launch(w.layers[layer].down, s.h, s.fed, s.executed[layer, 1:], 0.0, form=1, active=s.active(layer, FFN_INNER))
 
 
 def head(w: Weights, s: State) -> None:
@@ -250,13 +242,17 @@ def head(w: Weights, s: State) -> None:
 
 def _launch(
     matrix: Matrix, y: torch.Tensor, x: torch.Tensor, flag: torch.Tensor, eps: float, norm: bool = False, form: int = 0,
-    always: int | None = None,
+    always: int | None = None, active: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
+    always = NEVER if always is None else always
+    if active is not None:
+        masked.product(matrix, y, x, active, flag, eps, norm, form, always)
+        return
     rows = matrix.rows // 2 if form == 2 else matrix.rows
     block, groups, warps = tiling(rows, matrix.inputs)
     scales = matrix.data if matrix.scales is None else matrix.scales
     _product[(triton.cdiv(rows, block),)](
-        y, x, matrix.data, scales, flag, eps, NEVER if always is None else always, ROWS=rows, INPUTS=matrix.inputs, BLOCK=block,
+        y, x, matrix.data, scales, flag, eps, always, ROWS=rows, INPUTS=matrix.inputs, BLOCK=block,
         GROUPS=groups, NORM_BLOCK=1024, INT4=matrix.scales is not None, NORM=norm, FORM=form, GROUP=GROUP, HALF=HALF, ZERO=ZERO,
         num_warps=warps,
     )  # fmt: skip

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from sim.baselines.gpu.decoder import Decoder
+from sim.baselines.gpu.masks import SAMPLES
+from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER, channels
 
 
 @dataclass(frozen=True)
@@ -146,21 +148,29 @@ def bytes_per_token(decoder: Decoder, prompt: int, new: int, trace: NDArray[np.b
         share = s.taken.cpu().numpy() / (prompt + steps)
         executed = np.broadcast_to(share[:, :, None], (c.num_layers, 2, steps))
     entry = 2 * c.num_kv_heads * c.head_dim * s.keys.element_size()
+    active = dict.fromkeys(channels(c), np.ones((c.num_layers, steps)))
+    if s.masks is not None:
+        active = {name: s.masks.share(name)[:, positions % SAMPLES] for name in active}
     total = 0.0
-    for layer, (attention, ffn) in zip(w.layers, executed, strict=True):
-        total += attention.sum() * (layer.qkv.bytes + layer.o.bytes) + ffn.sum() * (layer.gate_up.bytes + layer.down.bytes)
+    for number, (layer, (attention, ffn)) in enumerate(zip(w.layers, executed, strict=True)):
+        of = {name: share[number] for name, share in active.items()}
+        total += (attention * (layer.qkv.read(of[ATTENTION]) + layer.o.read(of[ATTENTION_OUTPUT]))).sum()
+        total += (ffn * (layer.gate_up.read(of[FFN]) + layer.down.read(of[FFN_INNER]))).sum()
         total += (attention * (positions + 1)).sum() * entry  # the token's own entry is written
         if s.policy == "dense":
             share = 2 * c.num_kv_heads / (c.num_heads + 2 * c.num_kv_heads)
-            total += (1 - attention).sum() * (share * layer.qkv.bytes + entry)
+            total += ((1 - attention) * (share * layer.qkv.read(of[ATTENTION]) + entry)).sum()
         if s.policy is not None:
             total += steps * layer.router.numel() * layer.router.element_size()
     total += steps * (w.head.bytes + w.embedding.shape[1] * w.embedding.element_size())
     return total / steps
 
 
-def check(decoder: Decoder, expected: torch.Tensor, tokens: list[int]) -> float:
-    """Largest relative error of the logits of given ``tokens`` against ``expected``: decoded step by step, and of a prefill's last."""
+def check(decoder: Decoder, expected: torch.Tensor, tokens: list[int], unmasked: torch.Tensor | None = None) -> float:
+    """Largest relative error of the logits of given ``tokens`` against ``expected``: decoded step by step, and of a prefill's last.
+
+    ``unmasked`` is what the prefill is held to where the steps' channels are masked.
+    """
     s = decoder.state
     s.reset()
     s.tokens[: len(tokens)] = torch.tensor(tokens, device=decoder.weights.device)
@@ -170,4 +180,5 @@ def check(decoder: Decoder, expected: torch.Tensor, tokens: list[int]) -> float:
         worst = max(worst, float((s.logits - row).norm() / row.norm()))
     s.reset()
     decoder.prefill(len(tokens))
-    return max(worst, float((s.logits - expected[-1]).norm() / expected[-1].norm()))
+    last = (expected if unmasked is None else unmasked)[-1]
+    return max(worst, float((s.logits - last).norm() / last.norm()))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from sim.baselines.gpu.state import State
 from sim.baselines.gpu.weights import Matrix, Weights
+from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
 
 
 def embed(w: Weights, s: State) -> None:
@@ -32,7 +33,7 @@ def route(w: Weights, s: State, layer: int) -> None:
 
 
 def qkv(w: Weights, s: State, layer: int) -> None:
-    s.qkv.copy_(_product(w.layers[layer].qkv, _normed(w, s)))
+    s.qkv.copy_(_product(w.layers[layer].qkv, _normed(w, s), s.active(layer, ATTENTION)))
 
 
 def attend(w: Weights, s: State, layer: int) -> None:
@@ -53,16 +54,18 @@ def attend(w: Weights, s: State, layer: int) -> None:
 
 
 def o(w: Weights, s: State, layer: int) -> None:
-    s.h += torch.where(s.executed[layer, 0] != 0, _product(w.layers[layer].o, s.mixed.float()), 0.0)
+    product = _product(w.layers[layer].o, s.mixed.float(), s.active(layer, ATTENTION_OUTPUT))
+    s.h += torch.where(s.executed[layer, 0] != 0, product, 0.0)
 
 
 def gate_up(w: Weights, s: State, layer: int) -> None:
-    gate, up = _product(w.layers[layer].gate_up, _normed(w, s)).chunk(2)
+    gate, up = _product(w.layers[layer].gate_up, _normed(w, s), s.active(layer, FFN)).chunk(2)
     s.fed.copy_(functional.silu(gate) * up)
 
 
 def down(w: Weights, s: State, layer: int) -> None:
-    s.h += torch.where(s.executed[layer, 1] != 0, _product(w.layers[layer].down, s.fed.float()), 0.0)
+    product = _product(w.layers[layer].down, s.fed.float(), s.active(layer, FFN_INNER))
+    s.h += torch.where(s.executed[layer, 1] != 0, product, 0.0)
 
 
 def head(w: Weights, s: State) -> None:
@@ -73,8 +76,8 @@ def _normed(w: Weights, s: State) -> Tensor:
     return s.h * (s.h.square().mean() + w.config.rms_norm_eps).rsqrt()
 
 
-def _product(matrix: Matrix, x: Tensor) -> Tensor:
-    return matrix.plain(torch.float32) @ x
+def _product(matrix: Matrix, x: Tensor, active: Tensor | None = None) -> Tensor:
+    return matrix.plain(torch.float32) @ (x if active is None else x * active)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

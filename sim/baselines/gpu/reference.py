@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sim.baselines.gpu.masks import SAMPLES, Masks
 from sim.baselines.gpu.weights import Weights
+from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
 
 
 def rope(x: Tensor, position: int, theta: float) -> Tensor:
@@ -22,13 +24,18 @@ def rope(x: Tensor, position: int, theta: float) -> Tensor:
     return torch.cat([x[:, :half] * cos - x[:, half:] * sin, x[:, half:] * cos + x[:, :half] * sin], 1)
 
 
-def logits(weights: Weights, tokens: list[int], policy: str | None, trace: NDArray[np.bool_] | None) -> Tensor:
-    """(tokens, vocabulary) float32 for given tokens; ``policy`` and ``trace`` as in :class:`State`."""
+def logits(
+    weights: Weights, tokens: list[int], policy: str | None, trace: NDArray[np.bool_] | None, masks: Masks | None = None
+) -> Tensor:
+    """(tokens, vocabulary) float32 for given tokens; ``policy``, ``trace`` and ``masks`` as in :class:`State`."""
     c = weights.config
     heads, kv_heads, dim = c.num_heads, c.num_kv_heads, c.head_dim
 
     def norm(h: Tensor) -> Tensor:
         return h / torch.sqrt(h.square().mean() + c.rms_norm_eps)
+
+    def masked(x: Tensor, token: int, layer: int, name: str) -> Tensor:
+        return x if masks is None else torch.where(masks.draws[token % SAMPLES, layer, masks.places[name]] != 0, x, 0.0)
 
     entries: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(c.num_layers)]  # [layer][token]
     result = []
@@ -43,7 +50,7 @@ def logits(weights: Weights, tokens: list[int], policy: str | None, trace: NDArr
                 attention |= number == 0
             queries: Sequence[Tensor] = ()
             if attention or policy == "dense":
-                qkv = layer.qkv.plain(torch.float32) @ norm(h)
+                qkv = layer.qkv.plain(torch.float32) @ masked(norm(h), t, number, ATTENTION)
                 q, k, v = (x.view(-1, dim) for x in qkv.split([heads * dim, kv_heads * dim, kv_heads * dim]))
                 entries[number].append((rope(k, t, c.rope_theta), v))
                 queries = tuple(rope(q, t, c.rope_theta))
@@ -56,10 +63,10 @@ def logits(weights: Weights, tokens: list[int], policy: str | None, trace: NDArr
                     keys = torch.stack([entry[0][kv] for entry in entries[number]])
                     values = torch.stack([entry[1][kv] for entry in entries[number]])
                     outputs.append(((keys @ queries[head]) / math.sqrt(dim)).softmax(0) @ values)
-                h = h + layer.o.plain(torch.float32) @ torch.cat(outputs)
+                h = h + layer.o.plain(torch.float32) @ masked(torch.cat(outputs), t, number, ATTENTION_OUTPUT)
             if ffn:
-                gate, up = (layer.gate_up.plain(torch.float32) @ norm(h)).chunk(2)
-                h = h + layer.down.plain(torch.float32) @ (functional.silu(gate) * up)
+                gate, up = (layer.gate_up.plain(torch.float32) @ masked(norm(h), t, number, FFN)).chunk(2)
+                h = h + layer.down.plain(torch.float32) @ masked(functional.silu(gate) * up, t, number, FFN_INNER)
         result.append(weights.head.plain(torch.float32) @ norm(h))
     return torch.stack(result)
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sim.baselines.gpu.masks import Masks
 from sim.baselines.gpu.weights import Weights
 
 POLICIES = ("dense", "reuse")
@@ -29,6 +30,7 @@ class State:
         rope: (context, 2, head_dim / 2) float32, cos and sin.
         h: (hidden,) float32. qkv, mixed, fed: of a layer, in half precision. logits: (vocabulary,) float32.
         router: (layers, 2) float32, the routers' sums.
+        masks: of input channels, or None: nothing is masked.
     """
 
     policy: str | None
@@ -48,6 +50,11 @@ class State:
     fed: Tensor
     logits: Tensor
     router: Tensor
+    masks: Masks | None = None
+
+    def active(self, layer: int, name: str) -> Tensor | None:
+        """(channels,) uint8, which of an input's channels the present token reads; None: all."""
+        return None if self.masks is None else self.masks.present[0, layer, self.masks.places[name]]
 
     def reset(self) -> None:
         """Before a new sequence."""
@@ -57,7 +64,9 @@ class State:
         self.executed.fill_(1)
 
 
-def new_state(weights: Weights, context: int, policy: str | None, trace: NDArray[np.bool_] | None) -> State:
+def new_state(
+    weights: Weights, context: int, policy: str | None, trace: NDArray[np.bool_] | None, masks: Masks | None = None
+) -> State:
     """For sequences of up to ``context`` tokens; ``trace`` is bool (layers, 2, at least context - 1), layer 0's attention executed."""
     c, device, dtype = weights.config, weights.device, weights.dtype
     layers = c.num_layers
@@ -96,4 +105,5 @@ def new_state(weights: Weights, context: int, policy: str | None, trace: NDArray
         fed=zeros(c.intermediate_size),
         logits=zeros(c.vocab_size, dtype=torch.float32),
         router=zeros(layers, 2, dtype=torch.float32),
+        masks=masks,
     )
