@@ -131,7 +131,7 @@ def check(
     count = len(options.prompt) + max(len(expected.tokens) - 1, 0)
     routing, masked = expected.routing[None, ..., :count], [masks.until(count)] if golden.masks else []
     agreement = reference.agreement(golden, options, [sequence], len(options.prompt), routing, masks=masked)
-    channels = Recorded(program, masks) if golden.masks else None
+    channels = Recorded(program, masks.active) if golden.masks else None
     timed = timing.run(program, options, timing.Options(expected, channels=channels))
     result = Check(expected, free, None, timed, agreement)
     if agreement.non_finite:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,13 @@ from numpy.typing import NDArray
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
+from sim.masking import require_masks, with_masks
+from sim.masks import Active
 from sim.result import Routed, Timed
 from sim.routing import independent, ratios
 from sim.timing import energy
 from sim.timing import engine as timing
-from sim.timing.masks import Drawn
+from sim.timing.masks import Drawn, Recorded
 from skipopu import masks
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
@@ -22,12 +23,13 @@ from skipopu.model_config import ModelConfig
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
-# Bits of a quantised weight with its share of what its group of 128 carries.
-WEIGHT_BITS = {
-    "int4": 4 + 16 / 128,  # an FP16 scale: this machine's, without routers
-    "int4 with zero points": 4 + 20 / 128,  # a 4-bit zero point too: the paper's
-    "fp16": 16.0,
+# Bits of a weight, and its share of what its group of 128 carries.
+STORED_BITS = {
+    "int4": (4, 16 / 128),  # an FP16 scale: this machine's, without routers
+    "int4 with zero points": (4, 20 / 128),  # a 4-bit zero point too: the paper's
+    "fp16": (16, 0.0),
 }
+WEIGHT_BITS = {name: own + shared for name, (own, shared) in STORED_BITS.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Workload:
         seed: of random routing.
         routers: kind, of a shape.
         history: tokens that the KV history buffer keeps; None is what it holds.
-        masked: share of input channels that products of generated tokens leave out, drawn; None: there are no thresholds.
+        masked: share of input channels that products of generated tokens leave out, drawn unless masks are replayed; None: there are
+            no thresholds.
     """
 
     model: str
@@ -62,6 +65,10 @@ class Workload:
     def mean_context(self) -> int:
         """Tokens that the middle one of the new tokens sees."""
         return self.prompt + self.new // 2
+
+    def routing(self, layers: int) -> NDArray[np.bool_]:
+        """Random, of ``skip`` and ``seed``: bool (layers, 2, prompt + new), 1 = execute."""
+        return independent(layers, self.prompt + self.new, *ratios(self.skip, layers), self.seed)
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,9 @@ def estimate(
     workload: Workload,
     config: ModelConfig | None = None,
     routing: NDArray[np.bool_] | None = None,
+    active: Active | None = None,
 ) -> Estimate:
-    """Compiles and times ``workload``; ``config`` and ``routing`` replace its known shape and its random routing.
+    """Compiles and times ``workload``; ``config``, ``routing`` and ``active`` replace its known shape, random routing and drawn masks.
 
     Raises:
         ProgramError, CheckpointError: the model is not known or does not fit the machine, with both numbers.
@@ -171,19 +179,21 @@ def estimate(
     checkpoint = outline(workload.model, workload.routers, config)
     layers, total = checkpoint.config.num_layers, workload.prompt + workload.new
     if routing is None:
-        routing = independent(layers, total, *ratios(workload.skip, layers), workload.seed)
+        routing = workload.routing(layers)
     elif len(routing) != layers or routing.shape[2] < total - 1:
         raise ProgramError(
             f"the routing trace has shape {routing.shape}; {workload.model} at {workload.context} needs ({layers}, 2, {total - 1})"
         )
     if workload.masked is not None:
-        none = {name: np.zeros((layers, count), np.uint16) for name, count in masks.channels(checkpoint.config).items()}
-        checkpoint = dataclasses.replace(checkpoint, masks=none)
+        require_masks(machine)
+        checkpoint = with_masks(checkpoint, active)
     program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
-    drawn = None if workload.masked is None else Drawn(program, workload.masked, workload.seed)
+    channels = None
+    if workload.masked is not None:
+        channels = Drawn(program, workload.masked, workload.seed) if active is None else Recorded(program, active)
     run = Run((0,) * workload.prompt, workload.new)
     run.validate(program)
-    result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing), channels=drawn))
+    result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing), channels=channels))
     return of_result(program, workload, result)
 
 
@@ -207,8 +217,7 @@ def of_result(program: Program, workload: Workload, result: Timed) -> Estimate:
 
 def layer_weights(config: ModelConfig) -> int:
     """Weights of one layer's matrices."""
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return config.hidden_size * (2 * queries + 2 * keys + (3 if config.gated else 2) * config.intermediate_size)
+    return sum(masks.weights(config).values())
 
 
 def kv_bytes(config: ModelConfig) -> int:
@@ -216,14 +225,21 @@ def kv_bytes(config: ModelConfig) -> int:
     return 2 * 2 * config.num_kv_heads * config.head_dim
 
 
-def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: float = 0.0) -> float:
+def masked_bits(weights: str, masked: float) -> float:
+    """WEIGHT_BITS with a share of the channels masked: their weights are not read, what their groups share is."""
+    own, shared = STORED_BITS[weights]
+    return own * (1 - masked) + shared
+
+
+def workload_bytes(config: ModelConfig, context: int, weights: str, skipped: float = 0.0, masked: float = 0.0) -> float:
     """Bytes of one decoded token by the formula that papers use: nothing is read twice, nothing is padded.
 
-    Layers' weights and FP16 keys and values of the ``context`` tokens, or of those in a layer's window, each less the skipped share, and
-    the head.
+    Layers' weights, less the ``masked`` share, and FP16 keys and values of the ``context`` tokens, or of those in a layer's window, each
+    less the skipped share, and the head.
     """
     seen = sum(config.window(layer, context) or context for layer in range(config.num_layers))
-    return weight_bytes(config, WEIGHT_BITS[weights], None, skipped) + kv_bytes(config) * seen * (1 - skipped)
+    read = weight_bytes(config, masked_bits(weights, masked), WEIGHT_BITS[weights], skipped)
+    return read + kv_bytes(config) * seen * (1 - skipped)
 
 
 def weight_bytes(config: ModelConfig, bits: float, head_bits: float | None = None, skipped: float = 0.0) -> float:

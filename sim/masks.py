@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 
 from skipopu.program.program import Program
 
+Active = dict[str, NDArray[np.bool_]]  # by input, (layers, tokens, channels): which channels were read
+
 
 class Masks:
     """Of one run's tokens; :meth:`see` is the functional engine's option ``masks``.
 
     Attributes:
-        active: by input, bool (layers, tokens, channels); true where nothing was masked.
+        active: true where nothing was masked.
         seen: by input, bool (layers, tokens), which tokens were masked there.
     """
 
     def __init__(self, program: Program, tokens: int) -> None:
         layers = program.model.num_layers
-        self.active = {name: np.ones((layers, tokens, d["channels"]), bool) for name, d in program.masks.items()}
+        self.active: Active = {name: np.ones((layers, tokens, d["channels"]), bool) for name, d in program.masks.items()}
         self.seen = {name: np.zeros((layers, tokens), bool) for name in program.masks}
         self._inputs = {d["address"]: name for name, d in program.masks.items()}
 

@@ -32,6 +32,18 @@ def channels(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def weights(config: ModelConfig) -> dict[str, int]:
+    """Weights of one layer's matrices, by the input that they read."""
+    inner, keys = config.intermediate_size, config.num_kv_heads * config.head_dim
+    rows = {
+        ATTENTION: config.num_heads * config.head_dim + 2 * keys,
+        ATTENTION_OUTPUT: config.hidden_size,
+        FFN: 2 * inner if config.gated else inner,
+        FFN_INNER: config.hidden_size,
+    }
+    return {name: size * rows[name] for name, size in channels(config).items()}
+
+
 @dataclass(frozen=True)
 class ThresholdTable:
     """Thresholds of one product's input, uint16 little endian, as the ports hold them.

@@ -117,7 +117,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         if isinstance(expected, MachineHalt):
             return _halted(made, run, program, expected, verilog) if with_rtl else _refused(stage, str(expected))
         stage = "timing"
-        predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen))).counters
+        predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen.active))).counters
     except SkipopuError as error:
         return _refused(stage, str(error))
     except Exception as error:
@@ -203,7 +203,7 @@ def replay(line: Line) -> dict[str, int]:
     if program.masks:
         seen = Masks(program, len(run.prompt) + run.max_new)
         functional.run(program, run, functional.Options(masks=seen.see))
-        channels = Recorded(program, seen)
+        channels = Recorded(program, seen.active)
     routed = Routed(tokens=line["tokens"], routing=routing.reshape(shape).astype(bool))
     return timing.run(program, run, timing.Options(routed, channels=channels)).counters
 

@@ -219,7 +219,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         watch.say("functional engine")
         seen = Masks(program, len(run.prompt) + run.max_new) if program.masks else None
         routed = functional.run(program, run, functional.Options(masks=seen.see if seen else None))
-        channels = Recorded(program, seen) if seen else None
+        channels = Recorded(program, seen.active) if seen else None
     spans = options.spans
     if spans is None and options.timeline is not None:
         spans = []

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.masks import Masks
+from sim.masks import Active
 from skipopu.program.program import Program
 
 SAMPLES = 4  # draws that take turns: a stream's length differs little from one to the next
@@ -30,12 +30,12 @@ class Channels(Protocol):
 class Recorded:
     """Those of another engine's run."""
 
-    def __init__(self, program: Program, masks: Masks) -> None:
+    def __init__(self, program: Program, active: Active) -> None:
         self.inputs = {d["address"]: name for name, d in program.masks.items()}
-        self.masks = masks
+        self.active = active
 
     def of(self, layer: int, address: int, positions: Sequence[int]) -> NDArray[np.bool_]:
-        return np.asarray(self.masks.active[self.inputs[address]][layer, list(positions)].any(0))
+        return np.asarray(self.active[self.inputs[address]][layer, list(positions)].any(0))
 
     def about(self, layer: int, positions: Sequence[int]) -> tuple[int, ...]:
         return layer, *positions
