@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,13 +37,14 @@ class SweepError(SkipopuError):
 
 
 class Workloads(BaseModel):
-    """Lists to combine; ``context`` as P+G, ``skip`` as ``--skip`` takes it."""
+    """Lists to combine; ``context`` as P+G, ``skip`` as ``--skip`` takes it, ``mask`` as ``--mask``, null for no thresholds at all."""
 
     model_config = ConfigDict(extra="forbid")
 
     shape: list[str] = Field(min_length=1)
     context: list[str] = ["128+256"]
     skip: list[str | float] = [0.0, 0.25]
+    mask: list[Annotated[float, Field(ge=0, le=1)] | None] = [None]
     kv: list[str] = ["reuse"]
     seed: list[int] = [0]
 
@@ -113,7 +114,9 @@ def read(path: Path) -> list[Job]:
         raise SweepError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     lists = description.workload
     workloads = []
-    for name, context, skip, kv, seed in itertools.product(lists.shape, lists.context, lists.skip, lists.kv, lists.seed):
+    for name, context, skip, mask, kv, seed in itertools.product(
+        lists.shape, lists.context, lists.skip, lists.mask, lists.kv, lists.seed
+    ):
         prompt, _, new = context.partition("+")
         if not (prompt.isdecimal() and new.isdecimal() and int(prompt) >= 1 and int(new) >= 2):
             raise SweepError(f"{path}: workload.context is {context!r}; accepted: P+G, as in 128+1024, at least 1+2")
@@ -122,7 +125,7 @@ def read(path: Path) -> list[Job]:
         if seed < 0:
             raise SweepError(f"{path}: workload.seed is {seed}; accepted: 0 or more")
         ratios(str(skip), shape(name).num_layers)
-        workloads.append(Workload(name, int(prompt), int(new), str(skip), kv, seed))
+        workloads.append(Workload(name, int(prompt), int(new), str(skip), kv, seed, masked=mask))
     grid = [tuple(zip(description.machine, values, strict=True)) for values in itertools.product(*description.machine.values())]
     jobs = [Job(description.base, parameters, workload) for parameters in grid for workload in workloads]
     for parameters in grid:
@@ -135,7 +138,8 @@ def columns(job: Job) -> dict[str, Any]:
     values = {key: str(value) if isinstance(value, dict) else value for key, value in job.parameters}
     of = job.workload
     workload = {"shape": label(of.model), "context": of.context, "skip": of.skip, "kv": of.kv, "seed": of.seed}
-    return {"machine": job.machine().name, **values, **workload}
+    masked = {} if of.masked is None else {"mask": of.masked}
+    return {"machine": job.machine().name, **values, **workload, **masked}
 
 
 def row(job: Job, part: Estimate) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweep",
         type=Path,
-        help="a sweep (.yaml): base, machine: {parameter: [values]}, workload: {shape, context, skip, kv: [values]}",
+        help="a sweep (.yaml): base, machine: {parameter: [values]}, workload: {shape, context, skip, mask, kv: [values]}",
     )
     parser.add_argument(
         "-o",
@@ -101,7 +101,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def group_of(row: dict[str, Any]) -> str:
-    return f"{row['shape']} [{row['context']}], skip {row['skip']}, {row['kv']} KV"
+    masked = f", mask {row['mask']}" if "mask" in row else ""
+    return f"{row['shape']} [{row['context']}], skip {row['skip']}{masked}, {row['kv']} KV"
 
 
 def fronts(rows: list[dict[str, Any]], cost: str, worth: str) -> dict[str, list[int]]:
@@ -167,6 +168,7 @@ def records(row: dict[str, Any]) -> dict[str, Record]:
     """A line's figures by name."""
     skip = float(row["skip"]) if row["skip"].replace(".", "", 1).isdigit() else None
     keys = {"engine": "timing", "target": row["machine"], "model": row["shape"], "context": row["context"], "skip": skip}
+    keys["masked"] = row.get("mask")
     kinds = dict.fromkeys(ESTIMATED, "estimated") | dict.fromkeys(COUNTED, "simulated")
     return {
         name: Record(name, row[name], unit, kinds.get(name, "derived"), "skipopu sweep", kv=row["kv"], system="skipopu", **keys)

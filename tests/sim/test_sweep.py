@@ -88,6 +88,30 @@ def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(
     assert (names["decode_tokens_per_s"], names["power_w"]) == ("simulated", "estimated")
 
 
+def test_masks_are_an_axis(tmp_path: Path) -> None:
+    """Of the workload; machines without masks are refused, rows without them say nothing of them."""
+    path, out, figures = tmp_path / "sweep.yaml", tmp_path / "out", tmp_path / "figures.json"
+    path.write_text(
+        "base: tiny-masks\nmachine: {masks: [true, false]}\n"
+        f"workload: {{shape: [{MODELS / 'pybyte-1m'}], context: [4+4], skip: [0], mask: [null, 0, 0.5]}}\n"
+    )
+    assert cli.main(["sweep", str(path), "-o", str(out), "--jobs", "1", "--json", str(figures)]) == 0
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["masks"], row["mask"], row["status"]) for row in rows] == [
+        ("True", "", "ok"),
+        ("True", "0.0", "ok"),
+        ("True", "0.5", "ok"),
+        ("False", "", "ok"),
+        ("False", "0.0", "refused"),
+        ("False", "0.5", "refused"),
+    ]
+    assert "masks is False; accepted: true, to leave out input channels" in rows[-1]["reason"]
+    assert float(rows[2]["decode_tokens_per_s"]) > float(rows[1]["decode_tokens_per_s"])
+    found = [r.get("masked") for r in json.loads(figures.read_text())["records"] if r["name"] == "decode_tokens_per_s"]
+    assert found == [None, 0, 0.5, None]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -100,6 +124,11 @@ def test_a_machine_that_does_not_fit_is_said_and_the_rest_runs(
         (TEXT.replace("4+4", "4+1"), "workload.context is '4\\+1'"),
         (TEXT.replace("skip: [0,", "skip: [7,"), "--skip is '7.0'"),
         (TEXT.replace("workload: {", "workload: {kv: [none], "), "workload.kv is 'none'; accepted: dense, reuse"),
+        (
+            TEXT.replace("workload: {", "workload: {mask: [-0.1], "),
+            "workload.mask.0: Input should be greater than or equal to 0",
+        ),
+        (TEXT.replace("workload: {", "workload: {mask: [.nan], "), "workload.mask.0: Input should be less than or equal to 1"),
         (TEXT.replace("4+4", "44"), "workload.context is '44'; accepted: P\\+G"),
         ("[", "not valid YAML"),
     ],
