@@ -142,6 +142,9 @@ def compare(
     skip: Skip = None,
     trace: Trace = None,
     seed: int = 0,
+    mask: float | None = None,
+    mask_trace: str | Path | None = None,
+    masks: str | Path | None = None,
     routers: Path | None = None,
     lora: Path | None = None,
     text: Path | None = None,
@@ -151,12 +154,13 @@ def compare(
     """A known shape, or a checkpoint's directory, on a machine against published GPUs and FPGAs doing the same work.
 
     ``prompt`` and ``max_new`` are numbers of tokens. A checkpoint's routers decide on ``text`` unless ``skip`` or ``trace`` says
-    otherwise; a shape skips a quarter. ``measured`` are files of records from GPUs of your own; ``workers`` processes, default
+    otherwise; a shape skips a quarter. ``mask`` is a share of input channels to leave out, ``mask_trace`` a file of recorded masks,
+    ``masks`` one of thresholds for the text (docs/masks.md). ``measured`` are files of records from GPUs of your own; ``workers`` processes, default
     one per core. A minute for Llama-2-7B on two cores.
 
     Returns:
-        ``dense`` and ``skipping`` (``tokens_per_s``, ``time_to_first_token`` in s, bytes), the same around them, and
-        ``gpu_rows``; :func:`sim.compare.render.write` makes pages of it.
+        ``dense`` and ``skipping`` (``tokens_per_s``, ``time_to_first_token`` in s, bytes), both again in ``masked``, the same around
+        them, and ``gpu_rows``; :func:`sim.compare.render.write` makes pages of it.
 
     Raises:
         SkipopuError: the work does not fit the machine, or a file of measured records is wrong.
@@ -170,6 +174,7 @@ def compare(
     if lora is not None and str(model) in SHAPES:
         raise ProgramError(f"lora is {str(lora)!r}; it has no effect on shape {model}, which has no weights")
     asked: dict[str, Any] = {"skip": skip, "trace": trace, "seed": seed, "routers": routers, "lora": lora, "text": text}
+    asked |= {"mask": mask, "mask_trace": mask_trace, "masks": masks}
     return compare_model(subject, _machine(target), prompt, max_new, kv=kv, **asked, measured=measured, workers=workers)
 
 

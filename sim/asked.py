@@ -102,11 +102,11 @@ def routing_of(layers: int, tokens: int, skip: Skip, trace: Trace, seed: int, wh
     return load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
 
 
-def only_one(**given: object) -> None:
-    """Raises ProgramError when more than one says what is skipped."""
+def only_one(done: str = "skipped", /, **given: object) -> None:
+    """Raises ProgramError when more than one says what is skipped, or ``done`` otherwise."""
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
-        raise ProgramError(f"what is skipped is said twice, by {' and '.join(said)}; accepted: one of {', '.join(given)}")
+        raise ProgramError(f"what is {done} is said twice, by {' and '.join(said)}; accepted: one of {', '.join(given)}")
 
 
 def run_of(

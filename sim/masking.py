@@ -42,7 +42,7 @@ def masked_share(config: ModelConfig, active: Active, executed: NDArray[np.bool_
         tokens = executed[:, module, prompt:]
         every += size * int(tokens.sum())
         if name in active:
-            left_out += size * float(1 - active[name][:, prompt : executed.shape[2]].mean(-1)[tokens].sum())
+            left_out += size * float((1 - active[name][:, prompt : executed.shape[2]].mean(-1))[tokens].sum())
     return left_out / every if every else 0.0
 
 

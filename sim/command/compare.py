@@ -13,7 +13,7 @@ from sim.command.common import add_routing_arguments, console, inputs_of, out, p
 from sim.compare import render
 from sim.compare.report import report
 from sim.compare.subject import SHAPE_SKIP, compare_model
-from skipopu.arguments import add_json, output_directory, positive, refuse
+from skipopu.arguments import add_json, output_directory, positive, ratio, refuse
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.report import write_json
@@ -34,6 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
     add_lora(parser)
     add_routing_arguments(parser, f"; default {SHAPE_SKIP} for a shape")
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--mask",
+        type=ratio,
+        metavar="R",
+        help="share of the input channels that products of generated tokens leave out, drawn by --seed (see docs/masks.md); default no masks",
+    )
+    masks.add_argument(
+        "--mask-trace", type=Path, metavar="FILE", help="replay masks that `skipopu run --save-mask-trace` wrote (.safetensors)"
+    )
+    masks.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FILE",
+        help="thresholds that mask a checkpoint's channels on its text, where its routers decide",
+    )
     parser.add_argument(
         "--text",
         type=path_or_shipped,
@@ -54,13 +70,12 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
     prompt, new = parse_context(args.context)
+    deciding = ["--routers", "--lora", "--text", "--masks"]
     if args.shape is not None:
-        refuse(args, ["--routers", "--lora", "--text"], "has no effect on --shape, which has no routers to decide")
+        refuse(args, deciding, "has no effect on --shape, which has no routers to decide")
     elif args.skip is not None or args.skip_trace is not None:
-        refuse(
-            args, ["--routers", "--lora", "--text"], "has no effect: --skip and --skip-trace replace what routers decide on it"
-        )
-    if args.skip_trace is not None or (args.shape is None and args.skip is None):
+        refuse(args, deciding, "has no effect: --skip and --skip-trace replace what routers decide on it")
+    if args.mask is None and (args.skip_trace is not None or (args.shape is None and args.skip is None)):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
     subject: Path | str = args.model or vars(args)["shape"]
@@ -75,6 +90,9 @@ def main(args: argparse.Namespace) -> int:
             skip=args.skip,
             trace=args.skip_trace,
             seed=args.seed,
+            mask=args.mask,
+            mask_trace=args.mask_trace,
+            masks=args.masks,
             routers=args.routers,
             lora=args.lora,
             text=args.text,
@@ -98,5 +116,7 @@ def main(args: argparse.Namespace) -> int:
             "fingerprint": machine.fingerprint,
             "skip": result.workload.skip,
         }
+        if result.masked:
+            inputs["masked"] = result.masked_share
         write_json(args.json, "compare", inputs, whole.records)
     return 0

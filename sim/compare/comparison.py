@@ -14,6 +14,8 @@ from compiler.pipeline import compile_checkpoint
 from sim import parallel
 from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
+from sim.masking import require_masks, with_masks
+from sim.masks import Active
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
@@ -39,10 +41,11 @@ class Point:
     workload: Workload
     config: ModelConfig | None = None
     routing: NDArray[np.bool_] | None = field(default=None, compare=False)
+    active: Active | None = field(default=None, compare=False)
 
 
 def evaluate(point: Point) -> Estimate:
-    return estimate(point.machine, point.workload, point.config, point.routing)
+    return estimate(point.machine, point.workload, point.config, point.routing, point.active)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Comparison:
         paper: the paper's runs with the paper's parameters, by model.
         measured: files of records measured on GPUs.
         left_out: a sentence for each run that does not fit.
+        masked: (dense, skipping) with input channels masked; None where that was not asked for. Nothing else here has masks.
+        replayed: the masks of the skipping one were recorded, not drawn.
     """
 
     machine: Machine
@@ -76,6 +81,8 @@ class Comparison:
     paper: dict[str, Estimate]
     measured: list[data.MeasuredFile]
     left_out: tuple[str, ...] = ()
+    masked: tuple[Estimate, Estimate] | None = None
+    replayed: bool = False
 
     @property
     def workload(self) -> Workload:
@@ -95,14 +102,28 @@ class Comparison:
             return self.skipped
 
     @property
+    def masked_share(self) -> float:
+        """Share of the layers' weights that masks left out, of those that a generated token would have read."""
+        return 0.0 if self.masked is None else self.masked[1].workload.masked or 0.0
+
+    @property
+    def masked_runs(self) -> list[tuple[Estimate, float]]:
+        """Runs with input channels masked, and what each skips."""
+        return [] if self.masked is None else [(self.masked[0], 0.0), (self.masked[1], self.skipped)]
+
+    @property
+    def how_masked(self) -> str:
+        return "as recorded" if self.replayed else "drawn independently"
+
+    @property
     def gpu_rows(self) -> list[data.GpuRow]:
         """Published rows of the same model, fastest first."""
         rows = [row for row in data.gpus().rows if row.model == self.model]
         return sorted(rows, key=lambda row: -row.tokens_per_s)
 
-    def formula_bytes(self, weights: str, skipped: float) -> float:
+    def formula_bytes(self, weights: str, skipped: float, masked: float = 0.0) -> float:
         """Bytes per token by formula, at the workload's mean context."""
-        return workload_bytes(self.config, self.workload.mean_context, weights, skipped)
+        return workload_bytes(self.config, self.workload.mean_context, weights, skipped, masked)
 
     def weight_share(
         self, tokens_per_s: float, peak: float, bits: float, head_bits: float | None = None, skipped: float = 0.0
@@ -138,10 +159,11 @@ def compare(
     measured: Sequence[Path] = (),
     workers: int | None = None,
     say: Callable[[int, int], None] = lambda done, of: None,
+    active: Active | None = None,
 ) -> Comparison:
     """Runs everything on all cores, a minute for Llama-2-7B on two; ``say`` gets (done, of) runs.
 
-    ``config`` and ``routing`` are a checkpoint's shape and what its routers (or a trace) decided.
+    ``config`` and ``routing`` are a checkpoint's shape and what its routers (or a trace) decided, ``active`` masks that were recorded.
 
     Raises:
         SkipopuError: the workload does not fit the machine, or a file of measured records is wrong.
@@ -149,8 +171,12 @@ def compare(
     known = config is None
     config = shape(workload.model) if config is None else config
     records = data.measured(measured)
-    checkpoint = outline(workload.model, config=config)
-    compile_checkpoint(checkpoint, machine, workload.kv, context=workload.prompt + workload.new)  # fails before anything runs
+    checkpoint, share = outline(workload.model, config=config), workload.masked
+    workload, largest = replace(workload, masked=None), checkpoint
+    if share is not None:
+        require_masks(machine)
+        largest = with_masks(checkpoint)
+    compile_checkpoint(largest, machine, workload.kv, context=workload.prompt + workload.new)  # fails before anything runs
     longest = min(LONGEST, compile_checkpoint(checkpoint, machine).context)
     skip = workload.skip
     if routing is not None:
@@ -164,6 +190,9 @@ def compare(
 
     points["asked",] = Point(machine, workload, config, routing)
     point(("dense",), replace(around, skip="0"))
+    if share is not None:
+        point(("masked", "dense"), replace(around, skip="0", masked=share))
+        points["masked", "skipping"] = Point(machine, replace(workload, masked=share), config, routing, active)
     prompts = [prompt for prompt in PROMPTS if prompt + 2 <= longest and prompt != workload.prompt]
     clocks = [round(machine.clock_mhz * part, 3) for part in CLOCKS]
     for name, part in (("dense", "0"), ("skipping", skip)):
@@ -191,7 +220,7 @@ def compare(
         for number, outcome in parallel.finished(pool, evaluate, jobs):
             key = keys[number]
             if isinstance(outcome, SkipopuError):
-                if key in (("asked",), ("dense",)) or key[0] == "paper":
+                if key in (("asked",), ("dense",)) or key[0] in ("paper", "masked"):
                     pool.shutdown(cancel_futures=True)
                     raise outcome
                 failed[key] = outcome
@@ -223,4 +252,6 @@ def compare(
             *(f"Prompts of {n} tokens are left out: the machine holds {longest}." for n in PROMPTS if n + 2 > longest),
             *(f"Left out, {' '.join(map(str, key))}: {str(error).rstrip('.')}." for key, error in failed.items()),
         ),
+        pair("masked"),
+        active is not None,
     )

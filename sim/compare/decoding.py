@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.estimate import WEIGHT_BITS, Estimate
+from sim.estimate import WEIGHT_BITS, Estimate, masked_bits
 from sim.timing import energy
 from skipopu.quantity import prefix
 
@@ -70,14 +70,24 @@ def span(value: energy.Range) -> str:
     return f"{likely} {name}J ({low} to {high})"
 
 
+def own_share(c: Comparison, part: Estimate, skipped: float) -> float:
+    """A run's share of the peak, by RULE."""
+    bits = masked_bits("int4", part.workload.masked or 0.0)
+    return c.weight_share(part.tokens_per_s, c.machine.peak_bandwidth, bits, WEIGHT_BITS["int4"], skipped)
+
+
+def masks_said(c: Comparison) -> str:
+    return f"{c.masked_share:.0%} of channels masked"
+
+
 def own_decoding(c: Comparison, part: Estimate, skipped: float) -> Decoding:
     return Decoding(
         system=c.machine.name,
-        how="timing engine",
+        how="timing engine" + ("" if part.workload.masked is None else f", {c.masked_share:.0%} masked"),
         weights="int4",
         skipped=skipped,
         tokens_per_s=part.tokens_per_s,
-        share=c.weight_share(part.tokens_per_s, c.machine.peak_bandwidth, WEIGHT_BITS["int4"], skipped=skipped),
+        share=own_share(c, part, skipped),
         other=f"{part.efficiency:.1%}: {PHYSICAL}",
         joules=span(energy.total(part.energy())),
         kind="simulated",
@@ -158,6 +168,7 @@ def measured_decoding(c: Comparison, figure: data.MeasuredFigure) -> Decoding:
 def decodings(c: Comparison) -> list[Decoding]:
     """This machine's rows, GPUs' and other FPGAs' of the same model; fastest first."""
     rows = [own_decoding(c, c.skipping, c.skipped), own_decoding(c, c.dense, 0.0)]
+    rows += [own_decoding(c, part, skipped) for part, skipped in c.masked_runs]
     rows += [gpu_decoding(c, row) for row in c.gpu_rows]
     rows += [measured_decoding(c, figure) for figure in c.measured_figures("decode_tokens_per_s")]
     same_model = [row for row in data.fpgas().rows if row.model == c.model]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, decodings
-from sim.estimate import WEIGHT_BITS, Estimate
+from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, decodings, own_share
+from sim.estimate import Estimate
 from sim.timing import energy
 from skipopu.report import Keys, Record
 
@@ -23,7 +23,7 @@ class Figures:
         self.all: list[Record] = []
         self._of: dict[tuple[int, str], Record] = {}
         self._rates()
-        for part, skip in ((c.skipping, c.skipped), (c.dense, 0.0)):
+        for part, skip in ((c.skipping, c.skipped), (c.dense, 0.0), *c.masked_runs):
             self._asked(part, skip)
         self._over_prompt_and_context()
         for row in self.rows:
@@ -61,6 +61,7 @@ class Figures:
             model=part.workload.model,
             context=part.workload.context,
             skip=round(skip, 4),
+            masked=None if part.workload.masked is None else round(part.workload.masked, 4),
             kv=part.workload.kv,
             phase=phase,
             system="skipopu",
@@ -77,6 +78,7 @@ class Figures:
         c = self.c
         runs: list[tuple[Estimate, float, str]] = [(c.skipping, c.skipped, "linear routers"), (c.dense, 0.0, "linear routers")]
         runs += [(c.two_layer, c.skipped, "two-layer routers")] if c.two_layer else []
+        runs += [(part, skip, f"channels masked, {c.how_masked}") for part, skip in c.masked_runs]
         runs += [
             (part, skip, f"at {clock:g} MHz")
             for clock, pair in list(c.by_clock.items())[1:]
@@ -102,8 +104,7 @@ class Figures:
 
     def _asked(self, part: Estimate, skip: float) -> None:
         """Of the asked-for workload, skipping or not: shares of roofs, energy, what the history buffer spares, memory."""
-        machine = self.c.machine
-        share = self.c.weight_share(part.tokens_per_s, machine.peak_bandwidth, WEIGHT_BITS["int4"], skipped=skip)
+        share = own_share(self.c, part, skip)
         note = f"{RULE}; {RULE_NOTE}"
         self._put(part, skip, "weight_share", share, "ratio", "derived", source=note, digits=".5f", phase="decode")
         self._put(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
-from sim.compare.decoding import RULE, Decoding, decodings, percent, rate, span
+from sim.compare.decoding import RULE, Decoding, decodings, masks_said, percent, rate, span
 from sim.estimate import prefill_products
 from sim.timing import energy
 from skipopu.quantity import quantity
@@ -34,6 +34,11 @@ def clock_note(c: Comparison) -> str:
     return said
 
 
+def masks_note(c: Comparison) -> str:
+    """What masks are worth against others."""
+    return f"masks are {c.how_masked}, a GPU that masks channels gains as well, and none was measured doing so"
+
+
 def verdict(c: Comparison) -> list[str]:
     """Plain sentences: who is faster, who uses its memory better, what is not known."""
     rows, machine = decodings(c), c.machine.name
@@ -43,6 +48,12 @@ def verdict(c: Comparison) -> list[str]:
         f" {c.skipped:.0%} of them skipped, {ours / dense:.2f} times as many.",
         clock_note(c),
     ]
+    if c.masked:
+        rates, before = [part.tokens_per_s for part in c.masked], (dense, ours)
+        said.append(
+            f"With {masks_said(c)} these are {rates[0]:.1f} and {rates[1]:.1f}, {rates[0] / before[0]:.2f} and {rates[1] / before[1]:.2f}"
+            f" times as many. No comparison with GPUs below has them: {masks_note(c)}."
+        )
     gpus = [row for row in rows if row.system in data.gpus().gpus]
     if faster := [row for row in gpus if row.tokens_per_s > dense]:
         fastest = max(faster, key=lambda row: row.high or row.tokens_per_s)
@@ -57,7 +68,7 @@ def verdict(c: Comparison) -> list[str]:
         said.append(
             f"No GPU figure is published for {c.model} in our sources; the rooflines below are all there is to hold it against."
         )
-    own = [row for row in rows if row.own]
+    own = [row for row in rows if row.part is c.dense or row.part is c.skipping]
     int4 = [row for row in gpus if row.weights == "int4" and row.share]
     if int4:
         best = max(int4, key=lambda row: row.share_high or row.share or 0)

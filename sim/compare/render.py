@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from sim.compare.comparison import Comparison
-from sim.compare.decoding import PHYSICAL
+from sim.compare.decoding import PHYSICAL, masks_said
 from sim.timing import energy
 from skipopu import __version__
 from skipopu.plots import svg
@@ -23,10 +23,10 @@ def write(c: Comparison, report: Report, directory: Path) -> list[Path]:
     drawn = {plot.name: (plot.caption, svg(plot)) for plot in report.plots}
     for name, (_, text) in drawn.items():
         (directory / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text)
-    workload = c.workload
+    workload, masked = c.workload, f", {masks_said(c)}" if c.masked else ""
     values = {
         "title": f"{c.model} on {c.machine.name}",
-        "subtitle": f"[{workload.prompt}, {workload.new}] tokens, batch 1, {c.skipped:.1%} of modules skipped, {workload.kv} KV",
+        "subtitle": f"[{workload.prompt}, {workload.new}] tokens, batch 1, {c.skipped:.1%} of modules skipped, {workload.kv} KV{masked}",
         "machine": c.machine,
         "verdict": report.findings,
         "cards": cards(c),
@@ -52,6 +52,8 @@ def write(c: Comparison, report: Report, directory: Path) -> list[Path]:
         "kv": workload.kv,
         "seed": workload.seed,
     }
+    if c.masked:
+        inputs["masked"] = c.masked_share
     path = directory / "comparison.json"
     write_json(path, "compare", inputs, report.records)
     return [*written, path]
@@ -66,6 +68,10 @@ def cards(c: Comparison) -> list[tuple[str, str, str]]:
     return [
         (f"{c.dense.tokens_per_s:.1f}", "tokens/s, every module", clock),
         (f"{c.skipping.tokens_per_s:.1f}", f"tokens/s, {c.skipped:.0%} skipped", clock),
+        *(
+            (f"{part.tokens_per_s:.1f}", f"tokens/s, {masks_said(c)}, {skip:.0%} skipped", clock)
+            for part, skip in c.masked_runs[1:]
+        ),
         (f"{c.skipping.efficiency:.1%}", "of peak bandwidth", PHYSICAL),
         (first, f"to first token, prompt {c.workload.prompt}", clock),
         (quantity(joule.likely, "J"), "per token", f"estimated, {joule.low / factor:.3g} to {joule.high / factor:.3g} {name}J"),

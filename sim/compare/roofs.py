@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sim.baselines import data
-from sim.compare.decoding import PHYSICAL, RULE, percent
+from sim.compare.decoding import PHYSICAL, RULE, masks_said, percent
 from sim.compare.figures import Figures
+from sim.compare.findings import masks_note
 from sim.compare.paper import PAPER_BYTES, PAPER_FORMULA
 from sim.estimate import Estimate, weight_bytes
 from skipopu.quantity import quantity, size
@@ -42,6 +43,11 @@ def roof_table(f: Figures) -> Table:
     ):
         if other is not None:
             rows.append([what, *rate_and_bytes(f, other), how])
+    if c.masked:
+        masked = c.masked[1]
+        rows.append([masks_said(c), *rate_and_bytes(f, masked), c.how_masked])
+        roof, read = shown("{:.1f}", f.of(masked, "roof_tokens_per_s")), shown(size, f.of(masked, "bytes_per_token"))
+        rows.append(["roof: these bytes at the memory's cap", roof, read, "cap / bytes"])
     rows += [
         ["share of the peak, weights alone", shown(percent, f.of(part, "weight_share")), "", RULE],
         ["share of the cap, physical bytes", shown(percent, f.of(part, "share_of_cap")), "", "bytes x tok/s / cap"],
@@ -72,6 +78,7 @@ def gpu_roof_table(f: Figures) -> Table:
     """What memory bandwidth allows each system on the same bytes."""
     c = f.c
     dense, skipping, half = c.formula_bytes("int4", 0), c.formula_bytes("int4", c.ratio), c.formula_bytes("fp16", 0)
+    masked = c.formula_bytes("int4", c.ratio, c.masked_share)
     rows = []
     systems = [(name, gpu.peak_gb_s * 1e9) for name, gpu in data.gpus().gpus.items()]
     for name, peak in [(c.machine.name, c.machine.peak_bandwidth), *systems]:
@@ -83,6 +90,7 @@ def gpu_roof_table(f: Figures) -> Table:
                 f"{peak / half:.0f}",
                 f"{peak / dense:.0f}",
                 f"{peak / skipping:.0f}",
+                *([f"{peak / masked:.0f}"] if c.masked else []),
                 percent(best) if best else "",
                 f"{best * peak / skipping:.0f}" if best else "",
             ]
@@ -93,6 +101,7 @@ def gpu_roof_table(f: Figures) -> Table:
         "FP16 dense",
         "INT4 dense",
         f"INT4, {c.ratio:.0%} skipped",
+        *([f"the same, {masks_said(c)}"] if c.masked else []),
         "best INT4 share",
         "at that share",
     ]
@@ -102,4 +111,6 @@ def gpu_roof_table(f: Figures) -> Table:
         f" reach if it skipped as freely as it reads dense weights, at the best share ({RULE}) of any INT4 rate published for it: no"
         f" measurement of that is at hand. Ours is {PHYSICAL}."
     )
+    if c.masked:
+        note += f" Whoever masks channels reads the layers' weights less the masked share, and every scale: {masks_note(c)}."
     return Table("The same bytes on every memory: rooflines", header, rows, note, (0,))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.frontend.checkpoint import load
+from compiler.frontend.shapes import outline
+from compiler.passes.heads import widen
 from compiler.pipeline import compile_checkpoint
-from sim.asked import Skip, Trace
+from sim.asked import Skip, Trace, only_one
 from sim.compare.comparison import Comparison, compare
 from sim.estimate import Workload
 from sim.functional import engine as functional
+from sim.masking import load_mask_trace, masked_share, require_masks
+from sim.masks import Active, Masks
 from sim.routing import load_trace
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
@@ -33,16 +38,20 @@ def routers_decide(
     new: int,
     routers: Path | None,
     lora: Path | None,
+    masks: Path | None,
     remark: Callable[[str], None],
-) -> NDArray[np.bool_]:
-    """bool (layers, 2, prompt + new): what a checkpoint does on the first tokens of a text, by the functional engine."""
+) -> tuple[NDArray[np.bool_], Active | None]:
+    """bool (layers, 2, prompt + new): what a checkpoint does on the first tokens of a text, by the functional engine.
+
+    With thresholds from the file ``masks`` also what these leave out.
+    """
     try:
         data = text.read_bytes()
     except OSError as error:
         raise ProgramError(
             f"{text}: cannot be read ({error.strerror}); give a prompt with --text, or routing with --skip"
         ) from None
-    checkpoint = load(model, routers, lora, mask_file=False)
+    checkpoint = load(model, routers, lora, masks or False)
     try:
         ids = text_of(checkpoint.config, carried(model), model.name).encode(data)
     except NoText as error:
@@ -52,11 +61,13 @@ def routers_decide(
     group = min(128, max(machine.weight_lanes, 32))
     program = compile_checkpoint(checkpoint, machine, kv, context=prompt + new, group=group)
     remark("The checkpoint's routers decide (functional engine).")
-    result = functional.run(program, Run(ids[:prompt], new))
+    seen = Masks(program, prompt + new)
+    result = functional.run(program, Run(ids[:prompt], new), functional.Options(masks=seen.see))
     if len(result.tokens) < new:
         remark(f"The model ended its text after {len(result.tokens)} tokens; the rest is routed like its last token.")
-    missing = prompt + new - result.routing.shape[2]
-    return np.concatenate([result.routing, np.repeat(result.routing[..., -1:], missing, -1)], -1)
+    processed = np.minimum(np.arange(prompt + new), result.routing.shape[2] - 1)
+    active = {name: rows[:, processed] for name, rows in seen.active.items()}
+    return result.routing[..., processed], active or None
 
 
 def compare_model(
@@ -69,6 +80,9 @@ def compare_model(
     skip: Skip = None,
     trace: Trace = None,
     seed: int = 0,
+    mask: float | None = None,
+    mask_trace: Path | str | None = None,
+    masks: Path | str | None = None,
     routers: Path | None = None,
     lora: Path | None = None,
     text: Path | None = None,
@@ -80,15 +94,34 @@ def compare_model(
     """:func:`sim.compare.comparison.compare` of a checkpoint's directory (a path) or of a shape (a string).
 
     Without ``skip`` and ``trace``, a checkpoint's routers decide on ``text`` (its ``heldout.txt`` unless given); a shape skips
-    a quarter. ``remark`` receives sentences.
+    a quarter. Channels are masked by a share that is drawn (``mask``), by the file ``mask_trace``, or by thresholds of the file ``masks``
+    while routers decide. ``remark`` receives sentences.
+
+    Raises:
+        SkipopuError: the machine cannot do it, a file is wrong, or what is masked is said twice or by thresholds without a text.
     """
-    config: ModelConfig | None = None
-    routing = load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
-    if isinstance(model, Path):
-        config = ModelConfig.load(model)
-        if routing is None and skip is None:
-            routing = routers_decide(model, text or model / "heldout.txt", machine, kv, prompt, new, routers, lora, remark)
+    config = ModelConfig.load(model) if isinstance(model, Path) else None
     name = model.absolute().name if isinstance(model, Path) else model
+    only_one("masked", mask=mask, mask_trace=mask_trace, masks=masks)
+    decided = isinstance(model, Path) and trace is None and skip is None
+    if masks is not None and not decided:
+        raise ProgramError(f"masks is {str(masks)!r}; it has no effect where no checkpoint's routers decide on a text")
+    if mask is not None and not 0 <= mask <= 1:
+        raise ProgramError(f"mask is {mask}; accepted: a share in 0..1")
+    if (mask, mask_trace, masks) != (None, None, None):
+        require_masks(machine)
+    shape, active = widen(outline(name, config=config), machine).config, None
+    if mask_trace is not None:
+        active = load_mask_trace(Path(mask_trace), shape, prompt + new - 1)
+    routing = load_trace(Path(trace)) if isinstance(trace, str | Path) else trace
+    if isinstance(model, Path) and decided:
+        read = text or model / "heldout.txt"
+        thresholds = None if masks is None else Path(masks)
+        routing, seen = routers_decide(model, read, machine, kv, prompt, new, routers, lora, thresholds, remark)
+        active = active or seen
     asked = "trace" if routing is not None else SHAPE_SKIP if skip is None else str(skip)
     workload = Workload(name, prompt, new, asked, kv, seed)
-    return compare(machine, workload, config, routing, measured, workers, say)
+    if active is not None:
+        executed = workload.routing(shape.num_layers) if routing is None else routing
+        mask = masked_share(shape, active, executed[..., : prompt + new - 1], prompt)
+    return compare(machine, replace(workload, masked=mask), config, routing, measured, workers, say, active)

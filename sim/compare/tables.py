@@ -7,7 +7,7 @@ from sim.compare.comparison import Comparison
 from sim.compare.decoding import PHYSICAL, RULE, RULE_NOTE, Decoding, percent, rate
 from sim.compare.energy import joules_cell
 from sim.compare.figures import Figures
-from sim.compare.findings import clock_note
+from sim.compare.findings import clock_note, masks_note
 from sim.estimate import prefill_products, workload_bytes
 from skipopu.quantity import seconds, size
 from skipopu.report import Cell, Record, Table, shown
@@ -71,6 +71,8 @@ def decode_table(f: Figures) -> Table:
         f" run with skipping. Of peak: {RULE} ({RULE_NOTE}); otherwise: by the formula that stands with it. Our joules are"
         " estimated, likely (least to largest); a GPU's are its board's power limit over its rate, so no more than that."
     )
+    if c.masked:
+        note += f" Rows with masked channels, whose weights are not read, stand beside ours without: {masks_note(c)}."
     own = tuple(k for k, row in enumerate(rows) if row.own)
     return Table(f"Decoding {c.model}, ours at [{c.workload.prompt}, {c.workload.new}]", header, cells, note, own, ASIDE)
 
