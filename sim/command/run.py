@@ -27,6 +27,8 @@ from sim.command.common import (
 from sim.command.counters import counter_records, profile_table, tell_time
 from sim.engine import Watch
 from sim.engines import ENGINES, Known, engine, knows, options
+from sim.masking import save_mask_trace
+from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from skipopu.arguments import output_file, positive, refuse
@@ -118,6 +120,11 @@ def main(args: argparse.Namespace) -> int:
     chosen = {name: options(name).from_arguments(args) for name in ENGINES}[args.engine]
     if routed is not None:
         chosen = replace(chosen, routed=routed)
+    seen = Masks(program, len(run.prompt) + run.max_new)
+    if args.save_mask_trace is not None:
+        if not program.masks:
+            raise ProgramError("--save-mask-trace has no effect: the program has no thresholds of input channels")
+        chosen = replace(chosen, masks=seen.see)
     streams = knows(args.engine, "text")
     progress = Progress(console=console, transient=True)
     watch = Typed(program) if streams else Bar(progress, len(run.prompt) + run.max_new)
@@ -133,6 +140,8 @@ def main(args: argparse.Namespace) -> int:
         print(outputs_of(program, run.prompt, result.tokens, result.saturated).get("text", result.tokens))
     if args.save_trace is not None and result.routing is not None:
         save_trace(args.save_trace, result.routing)
+    if args.save_mask_trace is not None and result.routing is not None:
+        save_mask_trace(args.save_mask_trace, seen.until(result.routing.shape[2]).active)
     if args.shape is None:
         console.print(f"tokens {result.tokens}")
     console.print(f"{len(run.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")

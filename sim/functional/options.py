@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim import engine
 from sim.functional.weights import WeightCache
+from skipopu.arguments import output_file
 from skipopu.numerics.profile import EXACT18, PROFILES, Profile
 
 
@@ -26,7 +29,18 @@ class Options(engine.Options):
             tokens that are masked, and their active channels, bool (n, channels).
     """
 
+    FLAGS: ClassVar[tuple[str, ...]] = ("--save-mask-trace",)
+
     weights: WeightCache | None = None
     profile: Profile = PROFILES[EXACT18]
     scores: Callable[[NDArray[np.int64], int, NDArray[np.float32]], None] | None = None
     masks: Callable[[int, int, NDArray[np.int64], NDArray[np.bool_]], None] | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--save-mask-trace",
+            type=output_file,
+            metavar="FILE",
+            help="write which channels were read, for compare's --mask-trace (functional)",
+        )
