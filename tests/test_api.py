@@ -142,6 +142,20 @@ def test_a_comparison_is_of_a_shape_or_of_what_routers_decide(monkeypatch: pytes
     assert 0.2 < routing.mean() < 0.9
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"mask": 0.4}, "machine u280: masks is False; accepted: true, to leave out input channels"),
+        ({"mask": float("nan")}, "mask is nan; accepted: a share in 0..1"),
+        ({"mask": 0.4, "mask_trace": "x"}, "what is masked is said twice, by mask and mask_trace"),
+        ({"masks": "x"}, "masks is 'x'; it has no effect where no checkpoint's routers decide on a text"),
+    ],
+)
+def test_masks_of_a_comparison_are_looked_at_first(asked: dict, message: str) -> None:
+    with pytest.raises(sk.ProgramError, match=message):
+        sk.compare("llama-2-7b", "u280", **asked)
+
+
 def test_timeline_shows_one_token(program: sk.Program) -> None:
     spans: list[sk.Span] = []
     timed = sk.run(program, PROMPT, 3, engine="timing", spans=spans)

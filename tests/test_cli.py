@@ -98,6 +98,7 @@ def test_what_would_be_ignored_is_refused(program: Path, model: Path, capsysbina
         ["--dial", "1e39"],
         ["--json", "."],
         ["--save-trace", "FILE/x"],
+        ["--save-mask-trace", "FILE/x"],
         ["--timeline", "FILE/x"],
     ],
 )

@@ -17,7 +17,7 @@ from sim.compare.comparison import Comparison, Point, evaluate
 from sim.compare.decoding import decodings
 from sim.compare.findings import verdict
 from sim.compare.report import report
-from sim.estimate import Workload, weight_bytes
+from sim.estimate import Workload, weight_bytes, workload_bytes
 from sim.timing import energy
 from skipopu.machine.config import Machine
 from skipopu.shapes import shape
@@ -155,6 +155,41 @@ def test_skipping_is_never_compared_with_dense_alone(small: Comparison) -> None:
     assert rows["SkipOPU, U280"][2] == f"{143.4 / c.skipping.tokens_per_s:.2f}x"
     said = next(line for line in verdict(c) if "GPUs execute every module" in line)
     assert f"up to {209.19 / c.dense.tokens_per_s:.2f} times" in said
+
+
+def test_masked_runs_stand_beside_those_without(small: Comparison, tmp_path: Path) -> None:
+    """No comparison with others has them; who else masks channels is given the same bytes."""
+    machine = Machine.load("tiny-masks")
+    dense, some = (evaluate(Point(machine, Workload("small", 8, 4, skip, masked=0.5), small.config)) for skip in ("0", "0.25"))
+    c = replace(small, masked=(dense, some))
+    before, after = report(small), report(c)
+    rows = {row[1]: row for row in after.tables[0].texts if "50% masked" in row[0]}
+    for part, plain, skipped in ((dense, small.dense, 0.0), (some, small.skipping, c.skipped)):
+        row = rows[f"{part.tokens_per_s:.1f}"]
+        assert row[2:4] == [f"{part.tokens_per_s / plain.tokens_per_s:.2f}x", f"{skipped:.0%}"]
+        size = weight_bytes(c.config, 2.125, 4.125, skipped)
+        assert row[5] == f"{size * part.tokens_per_s / c.machine.peak_bandwidth:.1%}"
+    others = [[row for row in found.tables[0].texts if "masked" not in row[0]] for found in (before, after)]
+    assert others[0] == others[1]
+    roofs = next(table for table in after.tables if "rooflines" in table.title)
+    column = roofs.columns.index("the same, 50% of channels masked")
+    read = workload_bytes(c.config, c.workload.mean_context, "int4", c.ratio, 0.5)
+    for row in roofs.texts[1:]:
+        assert row[column] == f"{data.gpus().gpus[row[0]].peak_gb_s * 1e9 / read:.0f}"
+    said = [line for line in after.findings if line not in before.findings]
+    assert len(said) == 1
+    assert (
+        "No comparison with GPUs below has them: masks are drawn independently, a GPU that masks channels gains as well"
+        in said[0]
+    )
+    masked = [record for record in after.records if record.masked is not None]
+    assert {record.masked for record in masked} == {0.5}
+    assert [r.value for r in masked if r.name == "bytes_per_token"] == [dense.bytes_per_token, some.bytes_per_token]
+    assert [r for r in after.records if r.masked is None and r.kind != "published"] == [
+        r for r in before.records if r.kind != "published"
+    ]
+    render.write(c, after, tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text())["inputs"]["masked"] == 0.5
 
 
 def test_small_models_show_no_zeros(small: Comparison) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compiler.frontend.shapes import outline
@@ -21,6 +22,7 @@ from sim.estimate import Estimate, Workload
 from skipopu import cli
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
+from skipopu.masks import channels
 from skipopu.shapes import SHAPES, shape
 from tests.support import small_config
 
@@ -35,6 +37,14 @@ DOCS = Path(__file__).parents[2] / "docs" / "comparison"
         (["--shape", "llama-2-7b", "--context", "128"], "--context is '128'; accepted: P+G"),
         (["--shape", "llama-2-7b", "--context", "128+9000"], "context is 9128; accepted: 1 to 4096"),
         (["--shape", "llama-2-7b", "--target", "tiny"], "machine tiny: key-value heads is 32; accepted: 1 to 8"),
+        (
+            ["--shape", "llama-2-7b", "--mask", "0.4"],
+            "machine u280: masks is False; accepted: true, to leave out input channels",
+        ),
+        (["--shape", "llama-2-7b", "--mask-trace", "x"], "machine u280: masks is False; accepted: true"),
+        (["--shape", "llama-2-7b", "--target", "u280-masks", "--mask-trace", "nowhere"], "nowhere: no such file"),
+        (["--shape", "llama-2-7b", "--masks", "x"], "--masks has no effect on --shape"),
+        (["pybyte-1m", "--skip", "0", "--masks", "x"], "--masks has no effect: --skip and --skip-trace replace"),
     ],
 )
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +99,37 @@ def test_what_does_not_fit_is_left_out_with_a_sentence(monkeypatch: pytest.Monke
     assert any("no room" in line for line in c.left_out)
     assert set(c.left_out) <= set(verdict(c))
     assert len(report(c).plots) == 4
+
+
+def test_masks_are_runs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else stays without them, the dense run and what surrounds it too."""
+    machine, config = Machine.load("tiny-masks"), small_config(max_positions=64)
+    example = evaluate(Point(Machine.load("tiny"), Workload("small", 8, 4), config))
+    asked: list[Point] = []
+
+    def in_turn(pool: object, work: object, jobs: Sequence[Point]) -> Iterator[tuple[int, Estimate]]:
+        asked.extend(jobs)
+        return ((number, replace(example, workload=job.workload)) for number, job in enumerate(jobs))
+
+    monkeypatch.setattr(parallel, "finished", in_turn)
+    work = Workload("small", 8, 4, "0.25", masked=0.4)
+    active = {name: np.ones((2, 12, size), bool) for name, size in channels(config).items()}
+    c = compare(machine, work, config, workers=1, active=active)
+    assert [(p.workload.skip, p.workload.masked, p.active) for p in asked if p.workload.masked is not None] == [
+        ("0", 0.4, None),
+        ("0.25", 0.4, active),
+    ]
+    assert c.masked is not None
+    assert [part.workload for part in c.masked] == [replace(work, skip="0"), work]
+    assert (c.dense.workload.masked, c.skipping.workload.masked, c.masked_share, c.how_masked) == (
+        None,
+        None,
+        0.4,
+        "as recorded",
+    )
+    assert compare(machine, replace(work, masked=None), config, workers=1).masked is None
+    with pytest.raises(SkipopuError, match="machine tiny: masks is False"):
+        compare(Machine.load("tiny"), work, config, workers=1)
 
 
 def test_an_unknown_executor() -> None:
