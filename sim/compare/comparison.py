@@ -113,6 +113,7 @@ class Comparison:
 
     @property
     def how_masked(self) -> str:
+        """Of the skipping run's masks; those of the dense one are drawn."""
         return "as recorded" if self.replayed else "drawn independently"
 
     @property
