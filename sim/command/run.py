@@ -120,10 +120,11 @@ def main(args: argparse.Namespace) -> int:
     chosen = {name: options(name).from_arguments(args) for name in ENGINES}[args.engine]
     if routed is not None:
         chosen = replace(chosen, routed=routed)
-    seen = Masks(program, len(run.prompt) + run.max_new)
+    seen: Masks | None = None
     if args.save_mask_trace is not None:
         if not program.masks:
             raise ProgramError("--save-mask-trace has no effect: the program has no thresholds of input channels")
+        seen = Masks(program, len(run.prompt) + run.max_new)
         chosen = replace(chosen, masks=seen.see)
     streams = knows(args.engine, "text")
     progress = Progress(console=console, transient=True)
@@ -140,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
         print(outputs_of(program, run.prompt, result.tokens, result.saturated).get("text", result.tokens))
     if args.save_trace is not None and result.routing is not None:
         save_trace(args.save_trace, result.routing)
-    if args.save_mask_trace is not None and result.routing is not None:
+    if args.save_mask_trace is not None and seen is not None and result.routing is not None:
         save_mask_trace(args.save_mask_trace, seen.until(result.routing.shape[2]).active)
     if args.shape is None:
         console.print(f"tokens {result.tokens}")
