@@ -88,7 +88,7 @@ def decode(case: Case, way: Way, machine: Machine) -> Decoded:
         if bits or seen.tokens != expected.tokens:
             raise SkipopuError(f"{way.name} on {machine.name}: RTL and functional engine differ, {bits} bits of memory")
         counted.append(seen.counters)
-    at = timing.run(program, run, timing.Options(expected, channels=Recorded(program, seen_masks))).at_token
+    at = timing.run(program, run, timing.Options(expected, channels=Recorded(program, seen_masks.active))).at_token
     cycles, beats = ((counted[1][name] - counted[0][name]) / (NEW - 1) for name in ("CYCLES", "READ_BEATS"))
     return Decoded(machine, cycles, beats, (at[-1]["CYCLES"] - at[0]["CYCLES"]) / (NEW - 1))
 
