@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.accept import MAPPING, shown
+from skipopu.accept import read_json, shown
+from skipopu.chat_template import environment, template_of
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.model_config import TOKENIZERS, ModelConfig
+from skipopu.text_files import DECIDES, MODEL, READ, TEMPLATES, TOKENIZER
+from skipopu.tokenizer_class import tokenizer_of
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-TOKENIZER, CONFIG, SPECIAL, TEMPLATE = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-READ = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE)
+    from tokenizers import Encoding
 
 
 class NoText(ProgramError):
@@ -41,14 +36,19 @@ def carried(directory: Path) -> dict[str, str]:
         CheckpointError: one of them cannot be read as text.
     """
     found: dict[str, str] = {}
-    for name in dict.fromkeys((*READ, *TOKENIZERS)):
+    templates = sorted(str(path.relative_to(directory)) for path in (directory / TEMPLATES).glob("*.jinja"))
+    for name in dict.fromkeys((*READ, *templates, *TOKENIZERS)):
         path = directory / name
         if path.exists():
+            encoding = "utf-8" if path.suffix == ".jinja" else "utf-8-sig"  # a template's mark is text
             try:
-                found[name] = path.read_text(encoding="utf-8-sig") if name in READ else ""
+                found[name] = path.read_text(encoding=encoding) if name in READ or name in templates else ""
             except (OSError, UnicodeDecodeError) as error:
                 raise CheckpointError(f"{path}: cannot be read as text ({error})") from None
-    return found if found.keys() & set(TOKENIZERS) else {}
+    if not found.keys() & set(TOKENIZERS):
+        return {}
+    described = read_json(path, CheckpointError) if (path := directory / MODEL).exists() else {}
+    return {**found, MODEL: json.dumps({key: described[key] for key in DECIDES if key in described})}
 
 
 class Passage(NamedTuple):
@@ -98,6 +98,8 @@ def text_of(config: ModelConfig, files: Mapping[str, str], model: str) -> Text:
             f"model {model} does not take text: of its tokenizer there is {next(iter(files))} and no {TOKENIZER}, which alone is"
             " read; AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY) of the package transformers writes one"
         )
+    if MODEL not in files:
+        raise NoText(f"model {model} does not take text: its program does not say what family it is of; compile it again")
     return _vocabulary(tuple(files.items()), config.vocab_size, model)
 
 
@@ -135,31 +137,13 @@ class Bytes:
         return Passage(np.frombuffer(data, np.uint8).astype(np.int64), np.ones(len(data), np.int64))
 
 
-def _json(files: Mapping[str, str], name: str, model: str) -> dict[str, Any]:
-    try:
-        return MAPPING.check(json.loads(files.get(name, "{}")), f"{model}/{name}: the content", ProgramError)
-    except (ValueError, RecursionError) as error:
-        raise ProgramError(f"{model}/{name}: not valid JSON ({error})") from None
-
-
-def _name(token: Any) -> str | None:
-    """A special token's text, which stands alone or in a description of it."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
 class Vocabulary:
     """A checkpoint's tokenizer: tokenizer.json, with what tokenizer_config.json says beside it."""
 
     def __init__(self, files: Mapping[str, str], vocabulary: int, model: str) -> None:
         """``vocabulary``: ids of the model. Raises ProgramError naming the file that does not fit."""
-        from tokenizers import Tokenizer
-
-        self.model, self.size, self.where = model, vocabulary, f"{model}/{TOKENIZER}"
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_str(files[TOKENIZER])
-        except Exception as error:  # the package raises nothing more precise
-            raise ProgramError(f"{self.where}: not a tokenizer ({' '.join(str(error).split())})") from None
+        self.model, self.size, self.where, self.files = model, vocabulary, f"{model}/{TOKENIZER}", files
+        self.tokenizer, self.settings, self.special = tokenizer_of(files, model)
         # Added tokens may lie beyond the embedding, as padding often does: they are refused where they occur.
         most = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
         if most >= vocabulary:
@@ -168,31 +152,7 @@ class Vocabulary:
             )
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        config = _json(files, CONFIG, model)
-        named = {**_json(files, SPECIAL, model), **config}
-        self.special = {
-            key: name for key, token in named.items() if key.endswith("_token") and (name := _name(token)) is not None
-        }
-        declared = config.get("added_tokens_decoder")
-        for number, token in (declared if isinstance(declared, dict) else {}).items():
-            content = _name(token) or ""
-            if str(known := self.tokenizer.token_to_id(content)) != number:
-                raise ProgramError(
-                    f"{model}/{CONFIG}: added_tokens_decoder gives {content!r} id {number}; {TOKENIZER} gives it"
-                    f" {'none' if known is None else known}"
-                )
-        self.template = files.get(TEMPLATE, self._default(config.get("chat_template")))
-        # As transformers 5.24 has it: beside a tokenizer.json add_bos_token and add_eos_token are not read (PreTrainedTokenizerBase),
-        # and one class takes away what that puts around a text.
-        bare = str(config.get("tokenizer_class")).removesuffix("Fast") == "GPTNeoXTokenizer"
-        self.around: list[list[int]] | None = [[], []] if bare else None
-
-    @staticmethod
-    def _default(template: Any) -> str | None:
-        if isinstance(template, list):
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
-        return template if isinstance(template, str) else None
+        self.around: list[list[int]] | None = None
 
     def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         if beyond := [number for number in ids if number >= self.size]:
@@ -202,17 +162,23 @@ class Vocabulary:
             )
         return tuple(ids)
 
+    def _encoding(self, text: str, ends: bool = False) -> Encoding:
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=ends)
+        except Exception as error:  # the package raises nothing more precise
+            raise ProgramError(f"{self.where}: cannot encode {shown(text)} ({' '.join(str(error).split())})") from None
+
     def _ends(self) -> list[list[int]]:
         """Ids that the checkpoint puts before and behind a text."""
         if self.around is None:
-            encoding = self.tokenizer.encode("a")
+            encoding = self._encoding("a", ends=True)
             inner = [k for k, added in enumerate(encoding.special_tokens_mask) if not added] or [0]
             self.around = [list(encoding.ids[: inner[0]]), list(encoding.ids[inner[-1] + 1 :])]
         return self.around
 
     def encode(self, text: str | bytes) -> tuple[int, ...]:
         before, behind = self._ends()
-        body = self.tokenizer.encode(_string(text, "the prompt"), add_special_tokens=False).ids
+        body = self._encoding(_string(text, "the prompt")).ids
         return self._checked([*before, *body, *behind])
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -220,22 +186,20 @@ class Vocabulary:
 
     def render(self, message: str) -> str:
         """One user's message in the checkpoint's chat template, ready to be answered."""
-        if self.template is None:
-            raise ProgramError(f"model {self.model} has no chat template: neither {TEMPLATE} nor chat_template in {CONFIG}")
-        environment, messages = _environment(), [{"role": "user", "content": message}]
+        template, messages = template_of(self.files, self.settings, self.model), [{"role": "user", "content": message}]
         given: dict[str, Any] = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
-            return environment.from_string(self.template).render(**given, **self.special)
+            return environment().from_string(template).render(**given, **self.special)
         except Exception as error:  # a template runs code of its own
             raise ProgramError(f"{self.model}: its chat template fails ({' '.join(str(error).split())})") from None
 
     def chat(self, message: str) -> tuple[int, ...]:
         rendered = self.render(_string(message, "the prompt"))
-        return self._checked(self.tokenizer.encode(rendered, add_special_tokens=False).ids)
+        return self._checked(self._encoding(rendered).ids)
 
     def passage(self, data: bytes) -> Passage:
         text = _string(data, "the text")
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         points = np.frombuffer(text.encode("utf-32-le"), "<u4")
         widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
         places = np.concatenate([[0], widths.cumsum()])
@@ -249,33 +213,3 @@ class Vocabulary:
 @functools.lru_cache(maxsize=4)
 def _vocabulary(files: tuple[tuple[str, str], ...], size: int, model: str) -> Vocabulary:
     return Vocabulary(dict(files), size, model)
-
-
-@functools.lru_cache(maxsize=1)
-def _environment() -> Any:
-    """Where chat templates run: sandboxed, with the names that transformers gives them."""
-    import datetime
-
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.nodes import Node
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """{% generation %} marks what a model said, for training: its body stands."""
-
-        tags = {"generation"}  # noqa: RUF012 (as the class above has it)
-
-        def parse(self, parser: Parser) -> list[Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False, **how})
-    return environment

@@ -6,6 +6,7 @@ canonical form, whose products are the quantised ones: a Llama with the key ``sk
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +26,12 @@ from compiler.frontend.tensors import F32
 from compiler.quantise.nearest import Rounded
 from compiler.quantise.products import tensor_of
 from skipopu.accept import read_json
-from skipopu.errors import CheckpointError
+from skipopu.errors import CheckpointError, ProgramError
 from skipopu.model_config import TOKENIZERS, ModelConfig
 from skipopu.numerics.formats import INT4, INT4Z, INT8, Format
-from skipopu.text import READ
+from skipopu.text import carried
+from skipopu.text_files import CONFIG, READ, TEMPLATES, TOKENIZER
+from skipopu.tokenizer_class import class_of
 
 WEIGHTS = "model.safetensors"
 COPIED = tuple(dict.fromkeys((*READ, *TOKENIZERS, "generation_config.json")))
@@ -141,7 +144,19 @@ class Writer:
         for path in [self.checkpoint.directory / name for name in COPIED] + ([routers] if routers else []):
             if path.exists():
                 shutil.copyfile(path, output / (path.name if path != routers else f"routers{path.suffix}"))
+        for path in (self.checkpoint.directory / TEMPLATES).glob("*.jinja"):
+            (output / TEMPLATES).mkdir(exist_ok=True)
+            shutil.copyfile(path, output / TEMPLATES / path.name)
+        if self.canonical.family.centred and (output / TOKENIZER).exists():
+            self.keep_class(output / CONFIG)
         return sum(part.bytes for parts in codes.values() for part in parts)
+
+    def keep_class(self, path: Path) -> None:
+        """The family is written as another, which must not change how text is read: tokenizer_config.json names the class."""
+        with contextlib.suppress(ProgramError):  # a tokenizer that is refused is refused there too
+            kind = class_of(carried(self.checkpoint.directory), self.checkpoint.directory.name)
+            before = read_json(path, ProgramError) if path.exists() else {}
+            path.write_text(json.dumps(before | {"tokenizer_class": kind}, indent=2) + "\n")
 
     def stored(self, name: str) -> torch.Tensor:
         """One of the checkpoint's own tensors, in its own type where no adapter changed it."""
