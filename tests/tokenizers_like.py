@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 from skipopu.errors import ProgramError
@@ -65,9 +66,8 @@ def text_in(directory: Path) -> Vocabulary:
 
 def compared(directory: Path) -> None:
     """The same ids, of texts and of a chat, and the same texts of them, as transformers has."""
-    from transformers import AutoTokenizer
-
-    ours, theirs = text_in(directory), AutoTokenizer.from_pretrained(directory)
+    transformers = pytest.importorskip("transformers")
+    ours, theirs = text_in(directory), transformers.AutoTokenizer.from_pretrained(directory)
     for text in TEXTS:
         ids = tuple(theirs(text)["input_ids"])
         assert ours.encode(text) == ids

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -43,6 +45,15 @@ def families() -> list[str]:
     from sim.studies.families.models import MODELS
 
     return list(MODELS)
+
+
+def test_another_family_reads_text_as_before(tmp_path: Path) -> None:
+    """A Pythia, written as a Llama, keeps its tokenizer's class."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
+    writer = SimpleNamespace(checkpoint=SimpleNamespace(directory=tmp_path))
+    Writer.keep_class(cast(Writer, writer), tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == {"tokenizer_class": "GPTNeoXTokenizer"}
 
 
 @pytest.mark.parametrize("name", families())
