@@ -60,6 +60,7 @@ KEYS: dict[str, Accepted] = {
     "is_causal": one_of([True]),
     "quantization_config": MAPPING | NULL,
     "compression_config": NULL,
+    "transformers_weights": one_of([None, "model.safetensors"]),
     "quantization": NULL,
 }
 # Values of quantization_config.quant_method.

@@ -60,7 +60,8 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
     kv_heads = value("num_key_value_heads") or heads
     head_dim = value("head_dim") or hidden // heads
     if heads % kv_heads:
-        raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        many = f"num_key_value_heads{'' if 'num_key_value_heads' in data else ', by default,'} {kv_heads}"
+        raise CheckpointError(f"{where}: num_attention_heads {heads} is no multiple of {many}")
     if head_dim % 2 or not head_dim:
         raise CheckpointError(f"{where}: head_dim is {head_dim}; accepted: an even number, rotary embedding needs pairs")
     if value("byte_level") and vocabulary < 256:
@@ -88,7 +89,7 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
         "rms_norm_eps": float(value(family.epsilon)) if family.gains else 1e-5,
         "tie_word_embeddings": value("tie_word_embeddings") and not family.centred and embedding == head == 1,
         "eos_token_ids": eos,
-        "hidden_act": _activation(family, value, where),
+        "hidden_act": _activation(data, family, value, where),
         "weight_group": data.get("weight_group")
         or quantised_group(data.get("quantization_config") or {})
         or value("weight_group"),
@@ -107,13 +108,13 @@ def fields(data: dict[str, Any], where: str) -> dict[str, Any]:
     return result | {"windows": windows if any(windows) else ()}
 
 
-def _activation(family: Family, value: Value, where: str) -> str:
+def _activation(data: dict[str, Any], family: Family, value: Value, where: str) -> str:
     """Of two keys that a family reads, neither may contradict the other."""
     keys = ("hidden_activation", "hidden_act") if family.activations else ("hidden_activation",)
     given: dict[str, str] = {}  # activation: key
     for key in keys:
         if (name := value(key)) is not None:
-            given[family.activations.get(str(name), str(name))] = key
+            given[family.activations.get(str(name), str(name))] = key if key in data else f"{key}, by default,"
     if len(given) > 1:
         (one, first), (other, second) = given.items()
         raise CheckpointError(f"{where}: {first} is {one!r} and {second} is {other!r}; accepted: one activation")
@@ -152,12 +153,14 @@ def _tables(data: dict[str, Any], family: Family, layers: list[str], head_dim: i
     value = family.value(data)
     parameters, scaling = data.get("rope_parameters") or {}, data.get("rope_scaling") or {}
     nested = FULL in parameters or SLIDING in parameters
-    if nested and ("layer_types" not in family.reads or set(parameters) - {FULL, SLIDING}):
+    if nested and (not family.two_tables or set(parameters) - {FULL, SLIDING}):
         raise CheckpointError(f"{where}: rope_parameters is {shown(parameters)}; accepted: the keys of one table")
     if parameters and family.two_tables and not nested:
         raise CheckpointError(f"{where}: rope_parameters is {shown(parameters)}; accepted: a table under {FULL} and {SLIDING}")
     if scaling and nested:
         raise CheckpointError(f"{where}: rope_scaling stands beside rope_parameters; accepted: one of them")
+    if family.two_tables and scaling.get("rope_type") is None and scaling.get("type", "default") != "default":
+        raise CheckpointError(f"{where}: rope_scaling.type is {shown(scaling['type'])}; accepted: the same as rope_type")
 
     def found(kind: str) -> Found:
         own, name = parameters, "rope_parameters"
@@ -167,7 +170,7 @@ def _tables(data: dict[str, Any], family: Family, layers: list[str], head_dim: i
         local = family.two_tables and kind == SLIDING
         return _table(data, family, own, name, {} if local else scaling, local, head_dim, where)
 
-    kinds = sorted(set(layers)) if nested or family.two_tables else [FULL]
+    kinds = sorted(set(layers)) if family.two_tables else [FULL]
     tables = {kind: found(kind) for kind in kinds}
     ropes = [entry.rope for entry in tables.values()]
     of_layer = [kinds.index(kind) if len(kinds) > 1 else 0 for kind in layers]
@@ -202,37 +205,44 @@ def _table(
         return {k: family.types.get(v, v) if k in ("rope_type", "type") and isinstance(v, str) else v for k, v in table.items()}
 
     given = checked(renamed(parameters), f"{where}: {name}")
+    replaced: dict[str, Any] = {}
     if scaling:
         other = checked(renamed(scaling), f"{where}: rope_scaling")
-        if parameters and {"rope_theta": other.get("rope_theta"), **given} != {"rope_theta": given.get("rope_theta"), **other}:
+        if parameters and other | {"rope_theta": None} != given | {"rope_theta": None}:
             raise CheckpointError(
                 f"{where}: rope_scaling is {shown(scaling)} and {name} is {shown(parameters)}; accepted: one of them, or the same"
             )
-        given = given | other
-        name = "rope_scaling"
+        replaced = {f"{name}.rope_theta": given.get("rope_theta")}  # rope_scaling alone is read
+        given, name = other, "rope_scaling"
+    if family.two_tables and given.get("truncate") is False:  # it is looked for beside both tables
+        raise CheckpointError(f"{where}: {name}.truncate is False; accepted: True for {data['model_type']}")
+
+    def settled(key: str, own: str, default: Any, unread: dict[str, Any]) -> Any:
+        """The value of ``key``, of the table or of ``own`` at the top level; none may differ from it, read or not."""
+        said = {f"{name}.{key}": given.get(key), own: data.get(own)}
+        first, result = next(((k, v) for k, v in said.items() if v is not None), (f"{own}, by default,", default))
+        for other, found in (said | unread).items():
+            if found not in (None, result):
+                raise CheckpointError(f"{where}: {first} is {result:g} and {other} is {found:g}; accepted: one value")
+        return result
+
+    def common(key: str) -> dict[str, Any]:
+        """The common name, where a family has one of its own: not read, and not to say something else."""
+        return {} if family.two_tables else {key: data.get(key)}
+
     theta, share = "rope_local_base_freq" if local else family.theta, family.share or "partial_rotary_factor"
-    _settle(given, "rope_theta", {theta}, data, f"{where}: {name}")
-    given.setdefault("rope_theta", 10000.0 if local else family.defaults.get(family.theta, 10000.0))
-    _settle(given, "partial_rotary_factor", {share}, data, f"{where}: {name}")
-    given.setdefault("partial_rotary_factor", family.defaults.get(family.share, 1))
-    if not family.two_tables:  # the common names, of a family that has its own: not read, and not to say something else
-        _settle(given, "rope_theta", {"rope_theta"}, data, f"{where}: {name}")
-        _settle(given, "partial_rotary_factor", {"partial_rotary_factor"}, data, f"{where}: {name}")
-    if not family.share and given["partial_rotary_factor"] != 1:
-        raise CheckpointError(
-            f"{where}: partial_rotary_factor is {given['partial_rotary_factor']:g}; accepted: 1 for {data['model_type']}"
-        )
+    base = 10000.0 if local else family.defaults.get(family.theta, 10000.0)
+    given["rope_theta"] = settled("rope_theta", theta, base, common("rope_theta") | replaced)
+    part = settled("partial_rotary_factor", share, family.defaults.get(family.share, 1), common("partial_rotary_factor"))
+    if not family.share and part != 1:
+        raise CheckpointError(f"{where}: partial_rotary_factor is {part:g}; accepted: 1 for {data['model_type']}")
+    given["partial_rotary_factor"] = part
     if given["rope_type"] in ("yarn", "longrope", "llama3"):
         key = "original_max_position_embeddings"
-        _settle(given, key, {key}, {key: value(key)}, f"{where}: {name}")
+        silent = {"max_position_embeddings": value("max_position_embeddings")} if family.two_tables and key not in given else {}
+        silent |= {f"{key}, by default,": family.defaults.get(key)} if key not in data else {}
+        given[key] = settled(key, key, value("max_position_embeddings"), silent)
     return table(given, head_dim, value("max_position_embeddings"), f"{where}: {name}")
-
-
-def _settle(given: dict[str, Any], key: str, names: set[str], data: dict[str, Any], what: str) -> None:
-    """Takes ``key`` from the top level, where it has one of ``names``; raises CheckpointError for two different values."""
-    for name in sorted(names):
-        if (top := data.get(name)) is not None and given.setdefault(key, top) != top:
-            raise CheckpointError(f"{what}.{key} is {given[key]:g} and {name} is {top:g}; accepted: one value")
 
 
 def quantised_group(config: dict[str, Any]) -> int | None:

@@ -42,7 +42,7 @@ TYPES: dict[str, dict[str, Accepted]] = {
         "beta_slow": _SOME,
         "mscale": _SOME,
         "mscale_all_dim": _SOME,
-        "truncate": BOOLEAN | NULL,
+        "truncate": BOOLEAN | NULL,  # absent it is true
     },
     "longrope": {
         "factor": _FACTOR | NULL,
@@ -71,12 +71,13 @@ class Found:
 
 
 def checked(parameters: dict[str, Any], where: str) -> dict[str, Any]:
-    """``parameters`` with ``rope_type`` for ``type`` and without nulls.
+    """``parameters`` with ``rope_type`` for ``type`` and without nulls, of which that of ``truncate`` means false.
 
     Raises:
         CheckpointError: an unknown type or key, a value out of range, a key that is missing.
     """
     given = {key: value for key, value in parameters.items() if value is not None}
+    given |= {"truncate": False} if parameters.get("truncate", True) is None else {}
     names = [given.pop(key) for key in ("rope_type", "type") if key in given]
     for name in names:
         one_of(TYPES).check(name, f"{where}.rope_type", CheckpointError)

@@ -17,6 +17,7 @@ from skipopu.rope import TYPES
 from tests.support import ANYTHING, small_config
 
 CONFIG = small_config()
+GEMMA3 = {"model_type": "gemma3_text", "sliding_window_pattern": 2}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +91,10 @@ CONFIG = small_config()
             {"model_type": "phi3", "sliding_window": 16, "layer_types": ["full_attention"] * 2},
             "layer_types is .* beside sliding_window; accepted: one",
         ),
-        ({"model_type": "gpt_neox", "rope_theta": 5e5}, "rope_theta is 10000 and rope_theta is 500000; accepted: one value"),
+        ({"model_type": "gpt_neox", "rope_theta": 5e5}, "rotary_emb_base, by default, is 10000 and rope_theta is 5"),
         (
             {"model_type": "gpt_neox", "partial_rotary_factor": 0.5},
-            "partial_rotary_factor is 0.25 and partial_rotary_factor is 0.5; accepted: one value",
+            "rotary_pct, by default, is 0.25 and partial_rotary_factor is 0.5; accepted: one value",
         ),
         ({"model_type": "granite", "attention_multiplier": 0}, "attention_multiplier is 0; accepted: a number from 1e-09"),
         ({"skipopu": {"attention_scale": -0.1}}, "attention_scale is -0.1; accepted: a number from 1e-09"),
@@ -113,7 +114,7 @@ CONFIG = small_config()
                     "original_max_position_embeddings": 8,
                 },
             },
-            "original_max_position_embeddings is 8 and original_max_position_embeddings is 4096; accepted: one value",
+            "original_max_position_embeddings is 8 and original_max_position_embeddings, by default, is 4096; accepted: one",
         ),
         ({"residual_multiplier": 0.2}, "residual_multiplier is 0.2; accepted: 1 or 1.0 or null"),
         ({"skipopu": {"window": 4}}, "skipopu.window is not known; accepted: rope,"),
@@ -130,6 +131,31 @@ CONFIG = small_config()
             "rope_parameters.rope_theta is 500000 and rope_theta is 10000; accepted: one",
         ),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        (
+            {"transformers_weights": "b.safetensors"},
+            "transformers_weights is 'b.safetensors'; accepted: null or 'model.safeten",
+        ),
+        (
+            {
+                "rope_theta": None,
+                "rope_scaling": {"rope_type": "default"},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 500},
+            },
+            "rope_theta, by default, is 10000 and rope_parameters.rope_theta is 500; accepted: one value",
+        ),
+        (
+            {"model_type": "qwen3", "rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
+            "rope_parameters is .*; accepted: the keys of one table",
+        ),
+        (GEMMA3 | {"rope_scaling": {"type": "linear", "factor": 8}}, "rope_scaling.type is 'linear'"),
+        (
+            GEMMA3 | {"rope_scaling": {"rope_type": "yarn", "factor": 8, "truncate": False}},
+            "rope_scaling.truncate is False; accepted: True for gemma3_text",
+        ),
+        (
+            GEMMA3 | {"original_max_position_embeddings": 32, "rope_scaling": {"rope_type": "yarn", "factor": 8}},
+            "original_max_position_embeddings is 32 and max_position_embeddings is 64; accepted: one value",
+        ),
     ],
 )
 def test_configuration_errors_name_the_key(tmp_path: Path, change: dict, message: str) -> None:
@@ -168,11 +194,21 @@ def test_any_value_is_taken_or_refused(family: str, changes: dict) -> None:
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_hf()))) == config
 
 
+def test_null_does_not_truncate_a_ramp() -> None:
+    def of(**more: bool | None) -> ModelConfig:
+        return ModelConfig.from_dict(CONFIG.to_hf() | {"rope_scaling": {"rope_type": "yarn", "factor": 8, **more}})
+
+    assert of(truncate=None) == of(truncate=False) != of() == of(truncate=True)
+
+
 def test_gelu_of_gemma_is_that_by_tanh() -> None:
     data = CONFIG.to_hf() | {"model_type": "gemma", "hidden_act": "gelu"}
     assert ModelConfig.from_dict(data).hidden_act == "gelu_pytorch_tanh"
     assert ModelConfig.from_dict(data | {"hidden_activation": "gelu_pytorch_tanh"}) == ModelConfig.from_dict(data)
     with pytest.raises(CheckpointError, match="hidden_activation is 'relu' and hidden_act is 'gelu_pytorch_tanh'"):
+        ModelConfig.from_dict(data | {"hidden_activation": "relu"})
+    del data["hidden_act"]
+    with pytest.raises(CheckpointError, match="'relu' and hidden_act, by default, is 'gelu_pytorch_tanh'"):
         ModelConfig.from_dict(data | {"hidden_activation": "relu"})
 
 
