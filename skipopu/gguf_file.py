@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from skipopu.accept import shown
+from skipopu.accept import number, shown
 from skipopu.errors import CheckpointError
+from skipopu.rope import THETA
 
 SUFFIX = ".gguf"
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -29,6 +30,7 @@ KEYS: dict[str, str | None] = {
     "rope.dimension_count": None,
 }
 FREQUENCIES = "rope_freqs.weight"
+FACTOR = number(0, 1e6)
 BLOCKS = {"Q4_0": 32, "Q8_0": 32}  # elements that share a scale
 TYPES = ("F32", "F16", "BF16", *BLOCKS)
 
@@ -86,14 +88,20 @@ def _config(
     if architecture not in ARCHITECTURES:
         raise CheckpointError(f"{path}: general.architecture is {shown(architecture)}; accepted: {', '.join(ARCHITECTURES)}")
     own = {key.removeprefix(f"{architecture}."): value for key, value in values.items() if key.startswith(f"{architecture}.")}
-    scaling = own.pop("rope.scaling.type", "none"), own.pop("rope.scaling.factor", 1.0)
-    if scaling[0] not in ("none", "linear"):
-        raise CheckpointError(f"{path}: {architecture}.rope.scaling.type is {shown(scaling[0])}; accepted: none, linear")
+    scaling, factor = own.pop("rope.scaling.type", "linear"), own.pop("rope.scaling.factor", 1.0)
+    if scaling not in ("none", "linear"):
+        raise CheckpointError(f"{path}: {architecture}.rope.scaling.type is {shown(scaling)}; accepted: none, linear")
+    FACTOR.check(factor, f"{path}: {architecture}.rope.scaling.factor", CheckpointError)
+    factor = 1.0 if scaling == "none" else factor or 1.0  # 0 is none
     for key in sorted(own.keys() - KEYS.keys()):
         raise CheckpointError(f"{path}: {architecture}.{key} is not known; accepted: {', '.join(KEYS)}")
+    for key in ("context_length", "attention.layer_norm_rms_epsilon"):
+        if key not in own:
+            raise CheckpointError(f"{path}: {architecture}.{key} is missing; accepted: a number")
     if values.get("split.count", 1) > 1:
         raise CheckpointError(f"{path}: split.count is {values['split.count']}; accepted: 1, one file")
     data: dict[str, Any] = {name: own[key] for key, name in KEYS.items() if name and key in own}
+    data.setdefault("num_key_value_heads", data.get("num_attention_heads"))  # as llama.cpp has it
     head = data.setdefault("head_dim", data.get("hidden_size", 0) // max(1, data.get("num_attention_heads") or 1))
     for key in ("attention.value_length", "rope.dimension_count"):
         if own.get(key, head) != head:
@@ -107,15 +115,18 @@ def _config(
     }
     if architecture != "qwen2":
         data["attention_bias"] = "blk.0.attn_q.bias" in tensors
-    if scaling[0] == "linear":
-        data["rope_scaling"] = {"rope_type": "linear", "factor": scaling[1]}
+    if factor != 1:
+        data["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     if frequencies is not None:
+        if architecture != "llama":
+            raise CheckpointError(f"{path}: tensor {FREQUENCIES} is not known of {architecture}; accepted: those of its layers")
+        THETA.check(data.get("rope_theta"), f"{path}: {architecture}.rope.freq_base", CheckpointError)
         # Llama 3's rotary table: what each of its frequencies is divided by.
         base = data.get("rope_theta", 10000.0) ** (-np.arange(head // 2) / max(1, head // 2))
         if len(frequencies) != head // 2:
             raise CheckpointError(f"{path}: tensor {FREQUENCIES} has {len(frequencies)} elements; accepted: {head // 2}")
-        with np.errstate(divide="ignore"):
-            data["skipopu"] = {"rope": [{"frequencies": (base / frequencies).tolist(), "factor": 1.0}]}
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            data["skipopu"] = {"rope": [{"frequencies": (base / frequencies / factor).tolist(), "factor": 1.0}]}
     if groups := {BLOCKS[held.kind] for held in tensors.values() if held.kind in BLOCKS}:
         data["weight_group"] = max(groups)
     return data

@@ -74,8 +74,10 @@ def of_directory(directory: Path, ignored: tuple[str, ...], unpack: Unpack = pla
     if single.exists() or not index.exists():
         return SafeTensors([single], ignored, unpack)
     table = read_json(index, CheckpointError).get("weight_map")
-    if not MAPPING.holds(table) or not table or not all(map(TEXT.holds, table.values())):
+    if not MAPPING.holds(table) or not table:
         raise CheckpointError(f"{index}: weight_map is {shown(table)}; accepted: a mapping of tensors to files")
+    for name, file in table.items():
+        TEXT.check(file, f"{index}: weight_map.{name}", CheckpointError)
     tensors = SafeTensors([directory / name for name in sorted(set(table.values()))], ignored, unpack)
     for name, path in tensors.stored.files.items():
         if (said := table.get(name)) is None or directory / said != path:

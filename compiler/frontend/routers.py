@@ -117,17 +117,20 @@ def _pickled(path: Path) -> dict[str, F32]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch file of tensors ({' '.join(str(error).split())})") from None
+    except Exception as error:  # whose text advises to trust the file
+        raise CheckpointError(f"{path}: not a readable PyTorch file of tensors alone ({type(error).__name__})") from None
     kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     MAPPING.check(loaded, f"{path}: the content", CheckpointError)
     if wrapped := [key for key in WRAPPERS if MAPPING.holds(loaded.get(key))]:
         loaded = loaded[wrapped[0]]
     for name, tensor in loaded.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in kinds:
-            what = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise CheckpointError(f"{path}: entry {name} is of {what}; accepted: a tensor of {', '.join(FLOATS)}")
-    return {name: tensor.float().numpy() for name, tensor in loaded.items()}
+        what = type(tensor).__name__
+        if isinstance(tensor, torch.Tensor):
+            odd = tensor.dtype not in kinds, tensor.layout != torch.strided, tensor.is_meta
+            what = next((str(of) for of, why in zip((tensor.dtype, tensor.layout, tensor.device), odd, strict=True) if why), "")
+        if what:
+            raise CheckpointError(f"{path}: entry {name} is of {what}; accepted: a dense tensor of {', '.join(FLOATS)}")
+    return {name: tensor.detach().float().numpy() for name, tensor in loaded.items()}
 
 
 def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -> list[tuple[Router, Router]]:

@@ -106,8 +106,11 @@ def test_routers_without_any_bias_have_none(directory: Path, inside: bool) -> No
         ({3: torch.ones(1)}, "the content is"),
         (
             {"model.layers.0.router_mlp.weight_predictor.weight": torch.ones(2, 96).to(torch.float8_e4m3fn)},
-            "entry model.layers.0.router_mlp.* is .*; accepted: a tensor of F64, F32, F16, BF16",
+            "entry model.layers.0.router_mlp.* is .*; accepted: a dense tensor of F64, F32, F16, BF16",
         ),
+        ({"a": torch.ones(2, 2).to_sparse()}, "entry a is of torch.sparse_coo; accepted: a dense tensor"),
+        ({"a": torch.ones(2, device="meta")}, "entry a is of meta; accepted: a dense tensor"),
+        ({"a": Path()}, r"not a readable PyTorch file of tensors alone \(UnpicklingError\)$"),
         ({"model.layers.7.router_mlp.weight_predictor.bias": torch.ones(2)}, "bias is of a layer beyond the model's 2"),
         (
             {"model.layers.0.router_mlp.weight_predictor.bias": torch.tensor([3e38, -3e38])},
@@ -300,7 +303,7 @@ def test_published_skipgpt_routers_have_the_expected_keys(tmp_path: Path) -> Non
 def test_routers_beside_the_model(directory: Path) -> None:
     """A PyTorch file, wrapped or not, is read like safetensors; of two nobody can say which is meant."""
     table = {name: torch.from_numpy(tensor) for name, tensor in routers(2, CONFIG.hidden_size).items()}
-    for content in (table, {"state_dict": table}):
+    for content in (table, {"state_dict": table}, {name: torch.nn.Parameter(tensor) for name, tensor in table.items()}):
         torch.save(content, directory / "routers.pth")
         found = load(directory).routers
         assert found is not None

@@ -17,13 +17,14 @@ from compiler.frontend.quantised.fp8 import BLOCK, FP8
 from compiler.frontend.quantised.packed import Grouped, Packed, divides, fields, grouped, of_blocks, order_of
 from compiler.frontend.stored import FLOATS, Stored
 from compiler.frontend.tensors import Shape
-from skipopu.accept import BOOLEAN, MAPPING, NULL, TEXT, list_of, one_of, whole
+from skipopu.accept import BOOLEAN, MAPPING, NULL, TEXT, list_of, one_of, shown, whole
 from skipopu.errors import CheckpointError
 from skipopu.numerics.formats import INT4, INT4Z, INT8
 
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 STRATEGIES = ("tensor", "channel", "group", "block")
 BYTES = ("I8", FP8)
+_REORDERED = ("true", "group", "dynamic")  # values of actorder by which g_idx is read
 
 
 def matrices(stored: Stored, config: Mapping[str, Any], where: str) -> dict[str, Packed]:
@@ -67,6 +68,7 @@ def _checked(scheme: dict[str, Any], what: str) -> tuple[list[str], dict[str, An
         for key, (default, kind) in kinds.items()
     }
     size = weights.get("group_size")
+    given["actorder"] = weights.get("actorder")
     strategy = weights.get("strategy") or ("tensor" if size is None else "channel" if size == -1 else "group")
     given["strategy"] = one_of(STRATEGIES).check(strategy, f"{what}.weights.strategy", CheckpointError)
     if strategy == "group":
@@ -127,6 +129,11 @@ def _made(
         used.append(index)
         if (stored.take(index) != -1).any():
             order = order_of(stored, index, name, shape[1], block[1])
+        if order is not None and str(weights["actorder"]).lower() not in _REORDERED:
+            raise CheckpointError(
+                f"{stored.files[index]}: tensor {index} reorders columns and actorder of config.json is"
+                f" {shown(weights['actorder'])}; accepted: 'group', or an order of neighbours"
+            )
 
     def rows(first: int, end: int) -> Grouped:
         return Grouped(rows_of(first, end), scales(first, end), zeros and zeros(first, end))

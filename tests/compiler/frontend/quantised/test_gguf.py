@@ -18,6 +18,7 @@ from compiler.pipeline import compile_checkpoint
 from sim.studies.families.models import save
 from skipopu.errors import CheckpointError
 from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
 from tests.support import said
 
 gguf: Any = pytest.importorskip("gguf")
@@ -65,7 +66,12 @@ def convert(directory: Path, kind: str = "F32", extra: dict[str, Any] | None = N
     writer.add_vocab_size(data["vocab_size"])
     writer.add_token_list([f"token {n}" for n in range(data["vocab_size"])])
     for key, value in (extra or {}).items():
-        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+        if value is None:
+            del writer.kv_data[0][f"{architecture}.{key}"]
+        elif isinstance(value, np.ndarray):
+            writer.add_tensor(key, value)
+        else:
+            (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
     for name, tensor in load_file(directory / "model.safetensors").items():
         module, _, last = name.rpartition(".")
         layer = module.split(".")[2] if ".layers." in module else None
@@ -144,6 +150,8 @@ def test_bytes_of_q8_0_are_placed_as_they_are(tmp_path: Path) -> None:
     [
         ({"llama.expert_count": 8}, "llama.expert_count is not known; accepted: block_count"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; accepted: none, linear"),
+        ({"llama.rope.scaling.factor": "2"}, "llama.rope.scaling.factor is '2'; accepted: a number from 0"),
+        ({"context_length": None}, "llama.context_length is missing; accepted: a number"),
         ({"split.count": 2}, "split.count is 2; accepted: 1"),
         ({"llama.attention.sliding_window": 4}, "llama.attention.sliding_window is not known"),
     ],
@@ -152,6 +160,26 @@ def test_what_would_change_the_model_is_refused(tmp_path: Path, extra: dict[str,
     save("llama", tmp_path)
     with pytest.raises(CheckpointError, match=message):
         load(convert(tmp_path, extra=extra))
+
+
+def test_what_is_left_out_is_as_in_llama_cpp(tmp_path: Path) -> None:
+    """Scaling is linear where a factor stands alone, and beside frequencies; each head has keys of its own."""
+    save("llama", tmp_path)
+    plain = np.array(load(convert(tmp_path)).config.rope_tables[0].frequencies)
+    divisors = np.linspace(1, 3, len(plain), dtype=np.float32)
+    scaled = {"llama.rope.scaling.factor": 4}
+    for extra, expected in (
+        (scaled, plain / 4),
+        (scaled | {"rope_freqs.weight": divisors}, plain / 4 / divisors),
+        (scaled | {"rope_freqs.weight": divisors, "llama.rope.scaling.type": "none"}, plain / divisors),
+        ({"llama.rope.scaling.factor": 0}, plain),
+    ):
+        assert np.allclose(load(convert(tmp_path, extra=extra)).config.rope_tables[0].frequencies, expected)
+    save("qwen2", tmp_path)
+    with pytest.raises(CheckpointError, match="tensor rope_freqs.weight is not known of qwen2"):
+        load(convert(tmp_path, extra={"rope_freqs.weight": divisors}))
+    path = convert(tmp_path, extra={"attention.head_count_kv": None})
+    assert ModelConfig.load(path).num_kv_heads == ModelConfig.load(path).num_heads
 
 
 def test_without_the_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
