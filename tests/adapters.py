@@ -17,7 +17,14 @@ CONFIG = small_config()
 PEFT = "base_model.model."
 UP, QUERY, DOWN = "model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 RANK = 4
-BASE: dict[str, Any] = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6, "bias": "none", "init_lora_weights": True}
+BASE: dict[str, Any] = {
+    "peft_type": "LORA",
+    "target_modules": "all-linear",
+    "r": RANK,
+    "lora_alpha": 6,
+    "bias": "none",
+    "init_lora_weights": True,
+}
 RNG = np.random.default_rng(4)
 
 

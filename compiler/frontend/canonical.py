@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.frontend.tensors import F32, Codes, Held, NoCodes, Shape, Tensors, blocks
+from compiler.frontend.tensors import F32, Codes, FileTensors, Held, NoCodes, Shape, Tensors, blocks
 from skipopu.errors import CheckpointError
 from skipopu.families import FAMILIES
 from skipopu.model_config import OWN, ModelConfig
@@ -170,7 +170,9 @@ class Canonical:
         around, within = _around(rows)
         tensor = self.own.read(own, around)[within]
         if not np.isfinite(tensor).all():
-            raise CheckpointError(f"{self.where(own)}: tensor {own} holds NaN, infinity, or a number beyond FP32")
+            parts = self.own.packed[own].tensors if isinstance(self.own, FileTensors) and own in self.own.packed else ()
+            made = f", made of {', '.join(parts)}," if parts else ""
+            raise CheckpointError(f"{self.where(own)}: tensor {own}{made} holds NaN, infinity, or a number beyond FP32")
         return tensor
 
     def _place(self, name: str, rows: slice) -> tuple[str, slice | np.ndarray]:

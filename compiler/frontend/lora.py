@@ -25,6 +25,7 @@ ALL = "all-linear"
 ADDED = "an adapter is added to them"
 
 
+_BASE = "base_model.model."
 _PREFIXES = re.compile(r"(?:module\.|_orig_mod\.|base_model\.model\.)*")  # DataParallel's, torch.compile's, PEFT's
 # Modules around one: PEFT's, and that of SkipGPT around a layer.
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save(?:\.[^.]+)?(?=\.(?:weight|bias)$)|block)(?=\.)")
@@ -74,17 +75,30 @@ class Merged(FileTensors):
                 self._part(name, match)
         for name, change in self.changes.items():
             self._check(name, change)
-        for name in own.shapes if self.config["target_modules"] not in (None, ALL) else ():
+        for name in own.shapes if self.config["target_modules"] != ALL else ():
             module = name.removesuffix(".weight")
             if len(own.shapes[name]) == 2 and name not in self.changes and self._targeted(module):
                 raise CheckpointError(
                     f"{directory / WEIGHTS}: module {module} has no tensors; target_modules of {CONFIG} names it"
                 )
+        if not self.changes and self.config["target_modules"] != ALL:
+            raise CheckpointError(f"{directory / WEIGHTS}: it changes no module; target_modules of {CONFIG} has to name some")
+        for name in dict.fromkeys((*own.shapes, f"{aliases.get('lm_head', 'lm_head')}.weight")):
+            self._check_saved(name)
         self.merged = frozenset((*self.changes, *self.added, *self.replaced))
         whole = {name: self.stored.shapes[there] for name, there in self.replaced.items()}
         super().__init__({**own.shapes, **whole}, self._tensor, self._codes)
         self.files = own.files | {name: self.stored.files[there] for name, there in self.replaced.items()}
         self.packed = {name: packed for name, packed in own.packed.items() if name not in whole}
+
+    def _check_saved(self, name: str) -> None:
+        """Raises CheckpointError where an own tensor's module is to be replaced and the adapter has not what by."""
+        called = f"{_BASE}{name}", f"{_BASE}lm_head." if name == f"{self.aliases.get('lm_head', 'lm_head')}.weight" else ""
+        for saved in self.config["modules_to_save"] or ():
+            if name not in self.replaced and any(f"{saved}." in which for which in called):
+                raise CheckpointError(
+                    f"{self.directory / WEIGHTS}: tensor {name} is missing; modules_to_save of {CONFIG} names {saved!r}"
+                )
 
     def _wrong(self, name: str, what: str) -> CheckpointError:
         return CheckpointError(f"{self.stored.files[name]}: tensor {name} {what}")
@@ -133,7 +147,7 @@ class Merged(FileTensors):
                 name, f"is of module {module}, which the model has not; accepted: its linear modules, its embedding"
             )
         if not self._targeted(module):
-            raise self._wrong(name, f"is of module {module}, which target_modules of {CONFIG} leaves out")
+            raise self._wrong(name, f"is of module {module}, which target_modules of {CONFIG} leaves out, or a key beside it")
         change = self.changes.setdefault(own, Change(module, self._scale(module)))
         if part in change.parts:
             raise self._wrong(name, f"and {change.parts[part]} are the same module's; accepted: one of them")
@@ -149,9 +163,9 @@ class Merged(FileTensors):
             return False
         if any(re.match(rf"(?:^|.*\.){re.escape(name)}(?:$|\.)", module) for name in saved):
             return False
-        if target in (None, ALL):
+        if target == ALL:
             return True
-        if isinstance(target, str) or not _names(target, module) or index is None or index == []:
+        if isinstance(target, str) or module in target or not _names(target, module) or index in (None, []):
             return _names(target, module)
         patterns = self.config["layers_pattern"] or "[^.]*"
         for pattern in [patterns] if isinstance(patterns, str) else patterns:

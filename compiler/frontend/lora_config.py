@@ -31,7 +31,7 @@ KEYS: dict[str, Accepted] = {
     "use_dora": _FLAG,
     "rank_pattern": _of_modules(_RANK),
     "alpha_pattern": _of_modules(_ALPHA),
-    "target_modules": TEXT | _NAMES,
+    "target_modules": TEXT | list_of(TEXT),
     "exclude_modules": TEXT | _NAMES,
     "layers_to_transform": _LAYERS | list_of(_LAYERS) | NULL,
     "layers_pattern": TEXT | _NAMES,
@@ -67,12 +67,19 @@ def config_of(directory: Path) -> dict[str, Any]:
     if not path.exists() and (others := sorted(file.parent.name for file in directory.glob(f"*/{CONFIG}"))):
         raise CheckpointError(f"{path}: no such file; accepted: one adapter's directory, of {', '.join(others)} in it")
     data = read_json(path, CheckpointError)
-    for key in ("peft_type", *(key for key in data if key != "peft_type")):
+    for key in dict.fromkeys(("peft_type", "target_modules", *data)):
         if key not in KEYS:
             _OFF.check(data[key], f"{path}: {key}, which is not known,", CheckpointError)
         else:
             KEYS[key].check(data.get(key), f"{path}: {key}", CheckpointError)
     given = {key: value for key, value in data.items() if value is not None}
+    for key in ("layers_to_transform", "layers_pattern"):
+        if key in given and isinstance(given["target_modules"], str):
+            raise CheckpointError(f"{path}: {key} is beside target_modules of text; accepted: beside a list")
+    if given.get("layers_pattern") and "layers_to_transform" not in given:
+        raise CheckpointError(f"{path}: layers_pattern is without layers_to_transform; accepted: both, or neither")
+    if given.get("lora_bias") and given.get("use_dora"):
+        raise CheckpointError(f"{path}: lora_bias and use_dora are true; accepted: one of them")
     defaults = {"r": 8, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {}}
     for key in ("target_modules", "exclude_modules"):
         _compiled(given.get(key), f"{path}: {key}")

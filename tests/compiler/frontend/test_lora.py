@@ -35,6 +35,7 @@ from tests.support import random_checkpoint, said, small_config
         ({"alpha_pattern": {"layers.0.mlp.up_proj": 10, r"layers\.\d+\.mlp\..*": 12}}, 12 / 4),
         ({"rank_pattern": {"up_proj": 3}}, 6 / 3),
         ({"r": 64, "rank_pattern": {"^model.layers.1.mlp.up_proj": 3}, "use_rslora": True}, 6 / math.sqrt(3)),
+        ({"target_modules": [UP], "layers_to_transform": [0]}, 6 / 4),  # a whole name is of its own layer
         ({"target_modules": ["up_proj"], "exclude_modules": ["layers.0.mlp.up_proj"]}, 6 / 4),
         ({"target_modules": "all-linear", "fan_in_fan_out": True, "lora_dropout": 0.1, "task_type": "CAUSAL_LM"}, 6 / 4),
     ],
@@ -130,7 +131,7 @@ def test_whole_modules(directory: Path) -> None:
             tensors[f"{PEFT}model.layers.{layer}.router_{module}.weight_predictor.weight"] = np.array([[2], [1]]) * np.ones(
                 (1, 96), np.float32
             )
-    path = adapter(directory, tensors, modules_to_save=["norm", "lm_head", "router_attention", "router_mlp"])
+    path = adapter(directory, tensors, modules_to_save=["model.norm", "lm_head", "router_attention", "router_mlp"])
     found = load(directory, lora=path)
     assert (found.tensors["model.norm.weight"] == norm).all()
     assert (found.tensors["lm_head.weight"] == head).all()

@@ -31,6 +31,26 @@ Change = Callable[[Arrays], Arrays]
         ({"some_new_thing": {"a": 1}}, None, "some_new_thing, which is not known, is .*; accepted: null"),
         ({"rank_pattern": {"a": "b"}}, None, "rank_pattern is .*; accepted: a mapping of modules to an integer from 1"),
         ({"target_modules": "(up"}, None, r"target_modules is '\(up' \(.*\); accepted: a regular expression"),
+        ({"target_modules": None}, None, "config.json: target_modules is None; accepted: printable text or a list"),
+        ({"layers_to_transform": 1}, None, "layers_to_transform is beside target_modules of text; accepted: beside a list"),
+        ({"layers_pattern": "h"}, None, "layers_pattern is beside target_modules of text; accepted: beside a list"),
+        (
+            {"target_modules": ["up_proj"], "layers_pattern": "h"},
+            None,
+            "layers_pattern is without layers_to_transform; accepted: both, or neither",
+        ),
+        ({"lora_bias": True, "use_dora": True}, None, "lora_bias and use_dora are true; accepted: one of them"),
+        (
+            {"target_modules": ["w1"]},
+            lambda t: {f"{PEFT}model.norm.weight": drawn(96)},
+            "model.safetensors: it changes no module; target_modules of adapter_config.json has to name some",
+        ),
+        ({"modules_to_save": ["lm_head"]}, None, "tensor lm_head.weight is missing; modules_to_save of .* names 'lm_head'"),
+        (
+            {"modules_to_save": ["norm"]},
+            lambda t: {**t, f"{PEFT}model.norm.weight": drawn(96)},
+            "tensor model.layers.0.input_layernorm.weight is missing; modules_to_save of .* names 'norm'",
+        ),
         ({"alpha_pattern": {"*": 3}}, None, r"alpha_pattern is '\*' \(.*\); accepted: a regular expression"),
         ({"target_modules": ["q_proj"]}, None, "up_proj.lora_A.weight is of module .*, which target_modules of adapter_config"),
         (

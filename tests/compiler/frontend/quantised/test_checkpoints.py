@@ -95,6 +95,18 @@ def test_every_canonical_tensor_is_the_same(tmp_path: Path, family: str, method:
     assert integers == {"pythia": 4, "stablelm": 5}.get(family, 7)
 
 
+@pytest.mark.parametrize(("method", "scale"), [("gptq", "scales"), ("awq", "scales"), ("compressed-tensors", "weight_scale")])
+def test_a_scale_that_is_no_number_is_named(tmp_path: Path, method: str, scale: str) -> None:
+    save("llama", tmp_path)
+    _, packed = quantised(tmp_path, method)
+    tensors = load_file(packed / "model.safetensors")
+    base = "model.layers.0.self_attn.q_proj."
+    tensors[base + scale][0] = torch.nan
+    save_file(tensors, packed / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"tensor {base}weight, made of .*{base}{scale}.*, holds NaN"):
+        load(packed)
+
+
 def test_integers_of_8_bits_that_are_rounded_again_stay_of_8(tmp_path: Path) -> None:
     """Columns of one scale lie apart, so that none is placed; what the file spent on a weight is asked all the same."""
     save("llama", tmp_path)

@@ -181,7 +181,7 @@ def test_what_is_rounded_again_is_told(tmp_path: Path) -> None:
     given = matrices(4, GROUP, False)
     name = "model.layers.1.mlp.down_proj.weight"
     given[name] = given[name].permuted(np.random.default_rng(0))
-    checkpoint = write(tmp_path, given, False)
+    checkpoint = write(tmp_path, given, False, actorder="group")
     told = compile_checkpoint(checkpoint, TINY, weights="int4").source["warnings"]
     assert told == [
         "14 of 14 quantised matrices are rounded again: 13 as their integers, less zero points, are beyond int4"

@@ -32,7 +32,7 @@ def test_packed_integers(tmp_path: Path, bits: int, group: int, kind: str) -> No
     given = drawn(ROWS, N, bits, group, kind != "asym", seed=bits + group)
     if kind == "act order":
         given = given.permuted(np.random.default_rng(1))
-    asked = {"strategy": "channel"} if group == -1 else {"group_size": group}
+    asked: dict[str, Any] = {"strategy": "channel"} if group == -1 else {"group_size": group}
     asked |= {"actorder": "group"} if kind == "act order" else {}
     tensors = given.compressed(BASE, kind != "asym")
     found = opened(tmp_path, tensors, config(num_bits=bits, symmetric=kind != "asym", **asked))
@@ -84,7 +84,9 @@ def test_numbers_in_bytes(tmp_path: Path, strategy: str, form: str, symmetric: b
     assert codes == NoCodes(FLOATING) if floating else isinstance(codes, Codes)
     if floating and strategy == "group":  # act-order takes nothing from that
         tensors[f"{BASE}weight_g_idx"] = torch.arange(N).flip(0) // 64
-        assert opened(tmp_path, tensors, config(form, **kind, **asked, actorder="group")).codes(NAME, slice(0, 9)) == NoCodes(FLOATING)
+        assert opened(tmp_path, tensors, config(form, **kind, **asked, actorder="group")).codes(NAME, slice(0, 9)) == NoCodes(
+            FLOATING
+        )
 
 
 def test_the_most_special_target_says_what_a_module_is(tmp_path: Path) -> None:
@@ -151,7 +153,9 @@ def test_configurations_are_refused_by_their_key(tmp_path: Path, change: dict[st
 @pytest.mark.parametrize("order", [None, False, "weight", "static"])
 def test_an_order_that_nothing_asks_for_is_refused(tmp_path: Path, order: object) -> None:
     given = drawn(ROWS, N, 4, 64, True).permuted(np.random.default_rng(1)).compressed(BASE, True)
-    with pytest.raises(CheckpointError, match=rf"weight_g_idx reorders columns and actorder of config.json is {order!r}; accep"):
+    with pytest.raises(
+        CheckpointError, match=rf"weight_g_idx reorders columns and actorder of config.json is {order!r}; accep"
+    ):
         opened(tmp_path, given, config(actorder=order))
 
 

@@ -176,7 +176,7 @@ def test_what_is_left_out_is_as_in_llama_cpp(tmp_path: Path) -> None:
     ):
         assert np.allclose(load(convert(tmp_path, extra=extra)).config.rope_tables[0].frequencies, expected)
     save("qwen2", tmp_path)
-    with pytest.raises(CheckpointError, match="tensor rope_freqs.weight is not known of qwen2"):
+    with pytest.raises(CheckpointError, match=r"tensor rope_freqs\.weight is not known of qwen2"):
         load(convert(tmp_path, extra={"rope_freqs.weight": divisors}))
     path = convert(tmp_path, extra={"attention.head_count_kv": None})
     assert ModelConfig.load(path).num_kv_heads == ModelConfig.load(path).num_heads
@@ -212,7 +212,16 @@ def test_an_adapter_is_added_to_rows_in_transformers_order(tmp_path: Path) -> No
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "bias": "none", "init_lora_weights": True})
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "target_modules": "all-linear",
+                "r": 3,
+                "lora_alpha": 6,
+                "bias": "none",
+                "init_lora_weights": True,
+            }
+        )
     )
     shape = load(file).tensors[f"{name}.weight"].shape
     first, second = (rng.standard_normal(size).astype(np.float32) for size in ((3, shape[1]), (shape[0], 3)))

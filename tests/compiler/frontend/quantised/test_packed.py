@@ -41,7 +41,7 @@ def test_rows_of_any_matrix(data: st.DataObject) -> None:
     matrix: Quantised = drawn(rows, n, bits, group, symmetric, data.draw(st.integers(0, 1 << 20)))
     if data.draw(st.booleans()):
         matrix = matrix.permuted(np.random.default_rng(0))
-    weights = {"num_bits": bits, "symmetric": symmetric, "group_size": group}
+    weights = {"num_bits": bits, "symmetric": symmetric, "group_size": group, "actorder": "group"}
     groups = {"a": {"targets": ["Linear"], "weights": weights, "format": "pack-quantized"}}
     ways: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = [
         ({"quant_method": "gptq", "bits": bits, "group_size": group}, matrix.gptq(BASE)),
