@@ -215,7 +215,8 @@ def _table(
         replaced = {f"{name}.rope_theta": given.get("rope_theta")}  # rope_scaling alone is read
         given, name = other, "rope_scaling"
     if family.two_tables and given.get("truncate") is False:  # it is looked for beside both tables
-        raise CheckpointError(f"{where}: {name}.truncate is False; accepted: True for {data['model_type']}")
+        said = (scaling or parameters)["truncate"]
+        raise CheckpointError(f"{where}: {name}.truncate is {said}; accepted: True for {data['model_type']}")
 
     def settled(key: str, own: str, default: Any, unread: dict[str, Any]) -> Any:
         """The value of ``key``, of the table or of ``own`` at the top level; none may differ from it, read or not."""
