@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
-from sim.masking import require_masks, with_masks
+from sim.mask_traces import require_masks, with_masks
 from sim.masks import Active
 from sim.result import Routed, Timed
 from sim.routing import independent, ratios

@@ -70,7 +70,7 @@ def test_the_class_decides_as_in_transformers(family: str, named: str | None, ma
         (FAST, byte_level, {"add_prefix_space": True, "clean_up_tokenization_spaces": True}),
         (FAST, byte_level, {"split_special_tokens": True}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_is_set_of_a_class(named: str, make: Any, more: dict[str, Any], tmp_path: Path) -> None:
     compared(written(tmp_path, make(), "llama", tokenizer_config__json=TOLD | {"tokenizer_class": named} | more))

@@ -30,10 +30,12 @@ from skipopu.errors import CheckpointError, ProgramError
 from skipopu.model_config import TOKENIZERS, ModelConfig
 from skipopu.numerics.formats import INT4, INT4Z, INT8, Format
 from skipopu.text import carried
-from skipopu.text_files import CONFIG, READ, TEMPLATES, TOKENIZER
-from skipopu.tokenizer_class import class_of
+from skipopu.text_files import CONFIG as TOKENIZER_CONFIG
+from skipopu.text_files import READ, TEMPLATES, TOKENIZER
+from skipopu.tokenizer_class import BACKEND, class_of
 
 WEIGHTS = "model.safetensors"
+OLDER = "PreTrainedTokenizerFast"  # BACKEND's name in transformers 4, which 5 knows as well
 COPIED = tuple(dict.fromkeys((*READ, *TOKENIZERS, "generation_config.json")))
 
 
@@ -148,7 +150,7 @@ class Writer:
             (output / TEMPLATES).mkdir(exist_ok=True)
             shutil.copyfile(path, output / TEMPLATES / path.name)
         if self.canonical.family.centred and (output / TOKENIZER).exists():
-            self.keep_class(output / CONFIG)
+            self.keep_class(output / TOKENIZER_CONFIG)
         return sum(part.bytes for parts in codes.values() for part in parts)
 
     def keep_class(self, path: Path) -> None:
@@ -156,7 +158,8 @@ class Writer:
         with contextlib.suppress(ProgramError):  # a tokenizer that is refused is refused there too
             kind = class_of(carried(self.checkpoint.directory), self.checkpoint.directory.name)
             before = read_json(path, ProgramError) if path.exists() else {}
-            path.write_text(json.dumps(before | {"tokenizer_class": kind}, indent=2) + "\n")
+            name = OLDER if kind == BACKEND else kind
+            path.write_text(json.dumps(before | {"tokenizer_class": name}, indent=2) + "\n")
 
     def stored(self, name: str) -> torch.Tensor:
         """One of the checkpoint's own tensors, in its own type where no adapter changed it."""

@@ -7,7 +7,7 @@ from amaranth.hdl import Module, ResetSignal, Signal
 from hw.component import Bundle, Component, given, gives
 from hw.control.counters import counters_of
 from hw.memory.axi import AxiLite
-from skipopu.isa.registers import HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, OF_MASKS, WIDE, identity
+from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE, identity
 from skipopu.machine.config import Machine
 
 ADDRESS_BITS = 9
@@ -72,7 +72,7 @@ class HostRegisters(Component):
         for name in counters_of(machine):
             setattr(self, name.lower(), given(64, HOST[name].meaning))
         super().__init__()
-        absent = () if machine.masks else OF_MASKS
+        absent = set(COUNTERS) - set(counters_of(machine))
         self.readable = tuple(name for name in (*WRITABLE, *READABLE) if name not in absent)
         self.upper = tuple(name for name in UPPER if name.removesuffix("_HIGH") not in absent)
         self.registers: dict[str, Signal] = {name: vars(self)[name.lower()] for name in self.readable}

@@ -75,7 +75,8 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, deciding, "has no effect on --shape, which has no routers to decide")
     elif args.skip is not None or args.skip_trace is not None:
         refuse(args, deciding, "has no effect: --skip and --skip-trace replace what routers decide on it")
-    if args.mask is None and (args.skip_trace is not None or (args.shape is None and args.skip is None)):
+    drawn = (args.mask, args.mask_trace, args.masks) != (None, None, None)  # at least masks of the run without skipping
+    if not drawn and (args.skip_trace is not None or (args.shape is None and args.skip is None)):
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
     subject: Path | str = args.model or vars(args)["shape"]

@@ -27,7 +27,7 @@ from sim.command.common import (
 from sim.command.counters import counter_records, profile_table, tell_time
 from sim.engine import Watch
 from sim.engines import ENGINES, Known, engine, knows, options
-from sim.masking import save_mask_trace
+from sim.mask_traces import save_mask_trace
 from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace

@@ -14,7 +14,7 @@ from compiler.pipeline import compile_checkpoint
 from sim import parallel
 from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
-from sim.masking import require_masks, with_masks
+from sim.mask_traces import require_masks, with_masks
 from sim.masks import Active
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock

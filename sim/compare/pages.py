@@ -66,9 +66,9 @@ def own_rates(records: Records, source: str = "; linear routers") -> tuple[float
     return float(by[False] or 0), float(by[True] or 0)
 
 
-def lut_sum() -> str:
+def lut_sum(target: str = TARGET) -> str:
     """LUTs with what stands between the machine and the memory's ports."""
-    lut, ports = Records(f"boards/resources/{TARGET}.json").value("lut"), Machine.load(TARGET).ports
+    lut, ports = Records(f"boards/resources/{target}.json").value("lut"), Machine.load(target).ports
     gears = ports * GEARBOX_LUT
     return (
         f"{lut:,.0f} LUTs are {lut / DEVICE['lut']:.1%} of the device; {ports} gearboxes of {GEARBOX_LUT:,} LUTs each make it"
@@ -230,6 +230,16 @@ def levels() -> str:
     return f"{Table('', ['LUT levels', f'units of `{TARGET}`'], rows).markdown}\n\n{lut_sum()}.\n"
 
 
+def stationary() -> str:
+    target = f"{TARGET}-masks"
+    used = Records(f"boards/resources/{target}.json")
+    flip_flops, own = used.value("ff"), Records(f"boards/resources/{TARGET}.json").value("ff")
+    return (
+        f"The whole of `{target}`: {lut_sum(target)}. It has {flip_flops:,.0f} flip-flops, where `{TARGET}` has {own:,.0f}, and"
+        f" {used.value('dsp'):,.0f} DSPs; its Verilog has {used.value('verilog_bytes') / 1e6:.2f} MB.\n"
+    )
+
+
 def sums() -> str:
     return f"For `{TARGET}`: {lut_sum()}.\n"
 
@@ -243,6 +253,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "worth": worth,
     "gpus": gpus,
     "levels": levels,
+    "stationary": stationary,
     "sums": sums,
 }
 

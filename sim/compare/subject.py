@@ -17,7 +17,7 @@ from sim.asked import Skip, Trace, only_one
 from sim.compare.comparison import Comparison, compare
 from sim.estimate import Workload
 from sim.functional import engine as functional
-from sim.masking import load_mask_trace, masked_share, require_masks
+from sim.mask_traces import load_mask_trace, masked_share, require_masks
 from sim.masks import Active, Masks
 from sim.routing import load_trace
 from skipopu.errors import ProgramError
@@ -63,8 +63,12 @@ def routers_decide(
     remark("The checkpoint's routers decide (functional engine).")
     seen = Masks(program, prompt + new)
     result = functional.run(program, Run(ids[:prompt], new), functional.Options(masks=seen.see))
+    if masks is not None and result.routing.shape[2] <= prompt:
+        raise ProgramError(f"masks is {str(masks)!r}; the model ends the text behind its prompt, so that no token is masked")
     if len(result.tokens) < new:
-        remark(f"The model ended its text after {len(result.tokens)} tokens; the rest is routed like its last token.")
+        remark(
+            f"The model ended its text after {len(result.tokens)} tokens; the rest is routed and masked like its last token."
+        )
     processed = np.minimum(np.arange(prompt + new), result.routing.shape[2] - 1)
     active = {name: rows[:, processed] for name, rows in seen.active.items()}
     return result.routing[..., processed], active or None

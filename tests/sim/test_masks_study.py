@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.studies, pytest.mark.timeout(900)]
 
 
 def test_fewer_bytes_are_fewer_cycles(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the timing engine knows how many."""
+    """Where everything executes; and the timing engine knows how many."""
     monkeypatch.setattr(study, "NEW", 9)
     monkeypatch.setattr(study, "SHARES", (0.4,))
     monkeypatch.setattr(study, "Design", partial(Design, size=1024, samples=8, judged=4))
@@ -22,7 +22,11 @@ def test_fewer_bytes_are_fewer_cycles(shipped: Path, monkeypatch: pytest.MonkeyP
     assert len(table.rows) == 9
     found = {(r.name, r.system, r.kv, r.target, r.masked): r.value for r in table.records if isinstance(r.value, float)}
     assert all(abs(value) < 0.03 for key, value in found.items() if key[0] == "cycle_error")
-    for name in ("bytes_read", "decode_cycles_per_token"):
-        for system, kv in (("always", "reuse"), ("routers", "dense"), ("routers", "reuse")):
-            without, left_out = (found[name, system, kv, study.TARGET, masked] for masked in (None, 0.4))
-            assert left_out < 0.95 * without
+    for name, system, kv, most in (
+        ("bytes_read", "always", "reuse", 0.75),
+        ("bytes_read", "routers", "dense", 0.8),
+        ("bytes_read", "routers", "reuse", 0.85),
+        ("decode_cycles_per_token", "always", "reuse", 0.95),
+    ):
+        without, left_out = (found[name, system, kv, study.TARGET, masked] for masked in (None, 0.4))
+        assert left_out < most * without, (name, system, kv)

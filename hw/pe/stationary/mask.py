@@ -143,9 +143,9 @@ class MaskUnit(Component):
         m.d.comb += any_token.eq(found | Mux(first, 0, union))
         with m.If(valid):
             m.d.sync += union.eq(any_token)
-        read = registered(m, tree(list(any_token), lambda a, b: a + b), "read")
+        active_count = registered(m, tree(list(any_token), lambda a, b: a + b), "active_count")
         with m.If(delay_valid(m, last, 1, "counted")):
-            m.d.comb += [self.channels_read.eq(read), self.channels_left_out.eq(vector - read)]
+            m.d.comb += [self.channels_read.eq(active_count), self.channels_left_out.eq(vector - active_count)]
         for k, masks in enumerate(self.masks):
             m.submodules[f"masks_{k}"] = memory = Memory(shape=lanes, depth=machine.tokens * words, init=[])
             write, read = memory.write_port(granularity=vector), memory.read_port()

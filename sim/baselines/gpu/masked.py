@@ -105,6 +105,7 @@ def product(
 ) -> None:  # fmt: skip
     """``y`` from the product of ``matrix``, which lies by channel, with the channels of ``x`` that are ``active``, (inputs,) uint8."""
     assert matrix.by_channel
+    assert matrix.inputs % GROUP == 0
     int4, groups = matrix.scales is not None, matrix.inputs // GROUP
     data = matrix.data.view(torch.int32) if int4 else matrix.data
     block = COLUMN // matrix.data.element_size()

@@ -1,4 +1,4 @@
-"""Masks of input channels that no engine computes: drawn ones, and those that a file holds."""
+"""Masks of input channels that were recorded: their files, the share that they leave out, what stands for their thresholds."""
 
 from __future__ import annotations
 

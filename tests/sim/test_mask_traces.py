@@ -13,7 +13,7 @@ from compiler.frontend import masks
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
 from sim.estimate import Workload, estimate, layer_weights, workload_bytes
-from sim.masking import load_mask_trace, masked_share, save_mask_trace
+from sim.mask_traces import load_mask_trace, masked_share, save_mask_trace
 from sim.masks import Active
 from sim.routing import load_trace
 from sim.timing import engine as timing
