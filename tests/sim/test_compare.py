@@ -179,7 +179,7 @@ def test_masked_runs_stand_beside_those_without(small: Comparison, tmp_path: Pat
     said = [line for line in after.findings if line not in before.findings]
     assert len(said) == 1
     assert (
-        "No comparison with GPUs below has them: masks are drawn independently, a GPU that masks channels gains as well"
+        "No comparison with GPUs below has them: masks are drawn independently, and a GPU that masks channels gains as well;"
         in said[0]
     )
     masked = [record for record in after.records if record.masked is not None]

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from sim.calibrate.rules import WINA
+from sim.calibrate.work import UNIFORM
+from sim.studies.accuracy import masks
 from sim.studies.accuracy.setting import Design
 from sim.studies.masks import shipped as study
 
-pytestmark = [pytest.mark.studies, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.studies, pytest.mark.timeout(1800)]
 
 
 def test_fewer_bytes_are_fewer_cycles(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where everything executes; and the timing engine knows how many."""
+    ways = ((WINA, UNIFORM),)  # ratios of each input take minutes to find
+    monkeypatch.setattr(study, "WAYS", ways)
+    monkeypatch.setattr(masks, "WAYS", ways)
     monkeypatch.setattr(study, "NEW", 9)
     monkeypatch.setattr(study, "SHARES", (0.4,))
     monkeypatch.setattr(study, "Design", partial(Design, size=1024, samples=8, judged=4))

@@ -133,6 +133,7 @@ def test_nothing_is_written_when_something_is_wrong(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of one core, more beside other work
 def test_the_shipped_model_loses_less_by_ratios_of_its_own(shipped: Path, tmp_path: Path) -> None:
     """Under the same bytes; the functional engine runs it."""
     text = tmp_path / "text"
