@@ -35,10 +35,11 @@ def embed(s: State, f: Fields, slots: int, start: int) -> int:
     # The first layer's entries are fetched ahead meanwhile.
     ahead = s.history.missing(0, s.walk.position, config[Config.HISTORY], s.first(0)) if s.prefetch else 0
     reads = min(3 * slots, ahead // max(1, int(costs.read * machine.memory.rate)))
+    behind_entries = min(reads * costs.behind_ahead(s.entry), int(ahead / machine.memory.rate))
     # The first row waits for the weights that are asked for behind the first token.
     behind = 0 if s.on_demand else min(int(undecided(s, 0)[0]), costs.in_flight) / machine.memory.rate
     cycles += s.times.writes.hold(start + costs.read, 0)
-    cycles += reads * costs.behind_ahead(s.entry) + max(0, int(behind) + 2 - machine.memory.latency)
+    cycles += behind_entries + max(0, int(behind) + 2 - machine.memory.latency)
     return booked(s, busy, max(0, cycles - busy - 6 * slots), cycles + tail, beats)
 
 

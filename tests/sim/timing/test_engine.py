@@ -16,10 +16,12 @@ from sim.functional import engine as functional
 from sim.result import Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
+from sim.timeline import Span
 from sim.timing import engine as timing
 from sim.timing.bus import undecided
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ROUTE
+from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.program.program import Program
@@ -74,6 +76,23 @@ def test_repeated_layers_are_counted_like_every_layer(
     checkpoint = outline("", config=small_config(num_layers=LAYERS))
     program = compile_checkpoint(checkpoint, machine, kv, context=CONTEXT, group=128, level=level)
     both_ways(program, prompt, new, independent(LAYERS, CONTEXT, *skips, seed))
+
+
+def test_embed_waits_no_longer_than_entries_are_fetched_ahead() -> None:
+    """On a slow memory a token's short reads meet one another's wait, not each a wait of its own."""
+    memory = MemoryTiming(latency=4, beats_per_256_cycles=52, outstanding=4)
+    machine = replace(Machine.load("tiny"), memory=memory, burst=32, weight_fifo=70, kv_fifo=71)
+    checkpoint = outline("", config=small_config(num_layers=2))
+    embedded = []
+    for prefetch in (False, True):
+        program = compile_checkpoint(checkpoint, machine, "reuse", context=CONTEXT, group=128, prefetch=prefetch)
+        spans: list[Span] = []
+        routed = Routed(tokens=[0] * 8, routing=np.ones((2, 2, CONTEXT), bool))
+        timing.run(program, Run((0,), 8), timing.Options(routed, spans=spans))
+        first = next(span for span in spans if span.track == "vector" and span.position == 7)
+        embedded.append(first.end - first.start)
+    missing = -(-7 // machine.ports) * KvEntry(program.model.num_kv_heads, program.model.head_dim, machine).beats
+    assert embedded[0] < embedded[1] <= embedded[0] + missing / memory.rate
 
 
 @pytest.mark.parametrize("seed", range(4))
