@@ -281,19 +281,26 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     waits = (1 + rotary_trips) * m.memory.refresh_wait + row_trips * wait_of_ports(m, ports)
     now = first + ports
     for port in range(ports):
-        for ready in short_read(m, beats, first + port):
-            now = max(now, ready) + m.kv_lanes // m.vector_lanes
-    for number, ready in enumerate(short_read(m, rotary, now)):
-        now = max(now, ready) + min(words, 2 * half_head - number * words)
+        now = used(m, [m.kv_lanes // m.vector_lanes] * beats, first + port, now)
+    now = used(m, [min(words, 2 * half_head - beat * words) for beat in range(rotary)], now, now)
     return round(now + waits)
 
 
 def short_read(machine: Machine, beats: int, at: int) -> list[int]:
-    """When the beats of a read can be taken that the loader is asked for at ``at``; it has two bursts under way."""
-    depth = 2 * machine.burst
-    reader = Reader(machine, machine.memory.rate, NOTHING, None, depth, depth)
+    """When the beats of a read can be taken that the loader is asked for at ``at``; it has two bursts under way, or waiting to be taken."""
     takes: list[int] = []
-    while len(takes) < beats:
-        size = min(machine.burst, beats - len(takes))
-        takes += [push + READABLE for push in reader.bring(size, at + 1, takes, [])]
+    used(machine, [0] * beats, at, at, takes)
     return takes
+
+
+def used(machine: Machine, cycles: Sequence[int], at: int, now: int, takes: list[int] | None = None) -> int:
+    """When the last beat of such a read is used that are used from ``now`` on, for ``cycles`` each; ``takes`` receives when each is taken."""
+    depth, burst = 2 * machine.burst, machine.burst
+    reader = Reader(machine, machine.memory.rate, NOTHING, None, depth, depth)
+    takes = [] if takes is None else takes
+    for first in range(0, len(cycles), burst):
+        part = cycles[first : first + burst]
+        for push, busy in zip(reader.bring(len(part), at + 1, takes), part, strict=True):
+            now = max(now, push + READABLE) + busy
+            takes.append(now - min(1, busy))  # with its last word
+    return now

@@ -36,11 +36,15 @@ class Streams:
         if shape.beats > self.machine.weight_fifo:
             # Once the FIFO is full nothing changes until its beats are taken.
             coarse, limit = grain(self.machine), max([due, *pending.takes[-1:]]) + self.fill(self.rate(shape)[0])
-            settled = min(begin, limit + max(0, before[1] - due)) // coarse * coarse
+            disturbed = max(sum(max(0, min(last, begin) - max(first, due)) for first, last in windows) for windows in beside)
+            settled = min(begin, limit + max(0, before[1] - due) + disturbed) // coarse * coarse
 
         def moved(window: tuple[int, int]) -> tuple[int, int]:
-            by = settled - begin if window[1] > begin else 0
-            return (window[0] + by) // coarse * coarse, (window[1] + by) // coarse * coarse
+            if window[1] <= begin:  # what comes to a full FIFO delays nothing
+                first, last = min(window[0], settled), min(window[1], settled)
+            else:
+                first, last = (time + settled - begin for time in window)
+            return first // coarse * coarse, last // coarse * coarse
 
         own = [before] if due < before[1] and (before[0] < limit or before[1] > begin) else []
         blocked = tuple(tuple(map(moved, [*own, *windows])) for windows in beside)
