@@ -130,13 +130,14 @@ def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], boo
 
 
 def _prepare() -> None:
-    """A worker ends by an exception on either signal, so that what it started is ended and what it built is deleted."""
+    """The parent, which an interrupt reaches too, ends a worker: by one exception, so that what it started is ended and what it built is deleted."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(1)
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(job: tuple[Case, bool, bool]) -> list[Line]:
