@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
@@ -16,14 +16,16 @@ from hw.kv.blocks import QueryBlocks
 from hw.kv.divide import Divide
 from hw.kv.fetch import KvFetch, Loader
 from hw.kv.heads import HeadSizes
+from hw.kv.lockstep import EARLIEST, EARLIEST_SHAPE, EXPONENT_BITS
 from hw.kv.map import Layer, MapRead, MapWalk
 from hw.kv.phases import Phases
-from hw.kv.port import EARLIEST, EARLIEST_SHAPE, EXPONENT_BITS, AttentionPort
+from hw.kv.port import AttentionPort
 from hw.kv.query import QueryMemory, QueryWrites
 from hw.kv.reduce import Reduction
 from hw.kv.shapes import HeadShapes, Pool
 from hw.kv.soft_cap import SoftCap, behind
 from hw.kv.softmax import SoftmaxWalk
+from hw.kv.stationary.walk import HeldWalk
 from hw.kv.walk import KvWalk
 from hw.library import Library
 from hw.memory.buffer import WordWrite
@@ -38,6 +40,22 @@ class Tile(Protocol):
 
     attention: AttentionPort
     slice: Slice
+
+
+Statements = list[Any]
+
+
+class Share(NamedTuple):
+    """What a port takes of its entries: a beat, an entry's last one; who waits for whom; other statements; the entry and the step that it is
+    at; the weighted values that it gives."""
+
+    pop: Value
+    end: Value
+    waiting: Statements
+    others: Statements
+    present: Any
+    step: Any
+    products: Value
 
 
 class AttentionUnit(Component):
@@ -88,11 +106,12 @@ class AttentionUnit(Component):
         self.waiting = gives(1, "a step waits for memory")
         self.saturated = gives(1, "a number was clipped")
         self.range = gives(1, "a query went beyond the query memory")
+        self._declare(machine)
         super().__init__()
         self.phases, self.sizes = Phases(), HeadSizes(machine)
         self.queries, self.blocks, self.entries = QueryMemory(machine), QueryBlocks(machine), MapWalk(machine)
-        self.walk, self.softmax = KvWalk(machine), SoftmaxWalk(machine)
-        self.reduction, self.divide = Reduction(machine, library), Divide(machine)
+        self.softmax, self.divide = SoftmaxWalk(machine), Divide(machine)
+        self.walk, self.reduction = self._make(machine, library)
         self.fetches = [library.use("kv_fetch", lambda: KvFetch(machine), f"fetch_{p}") for p in ports]
         self.tiles = tiles
         self.earliest = Signal(EARLIEST_SHAPE)
@@ -143,15 +162,34 @@ class AttentionUnit(Component):
             self.digest.eq(divide.digest),
             self.done.eq(divide.done),
             self.saturated.eq(divide.saturated | Cat(tile.attention.score_saturated for tile in self.tiles).any()),
-            self.working.eq(walk.round.step.work | walk.round.step.header),
+            self.working.eq(self._working()),
             self.waiting.eq(
                 (phase.keys | phase.values)
                 & ~self.working
-                & (phase.keys | softmax.weighed)
-                & (~walk.idle | more | walk.pending.any())
+                & (phase.keys | self._weighed())
+                & (~walk.idle | more | self._pending())
             ),
         ]
         return m
+
+    def _declare(self, machine: Machine) -> None:
+        """Declares what another kind of array needs beside the rest."""
+
+    def _make(self, machine: Machine, library: Library) -> tuple[KvWalk | HeldWalk, Reduction]:
+        """The walk over keys and values, and what it is reduced with."""
+        self.rows = KvWalk(machine)
+        return self.rows, Reduction(machine, library)
+
+    def _working(self) -> Value:
+        return self.rows.round.step.work | self.rows.round.step.header
+
+    def _weighed(self) -> Value:
+        """Whether the next head of values has its probabilities."""
+        return self.softmax.weighed
+
+    def _pending(self) -> Value:
+        """Whether entries of the phase wait."""
+        return self.rows.pending.any()
 
     def _list(self, m: Module) -> None:
         """The queries: their memory, and the blocks of the listed ones."""
@@ -196,10 +234,10 @@ class AttentionUnit(Component):
             m.d.sync += self.earliest.eq(Mux(self.instruction.window == 0, EARLIEST, position + 1 - self.instruction.window))
         connect(m, flipped(self.layer), entries.layer)
         connect(m, flipped(self.map), entries.map)
-        connect(m, walk.round, reduction.round)
+        before, behind = self._rounds(m)
         connect(m, softmax.round, reduction.softmax)
         more = Mux(values, ~entries.values_requested, ~entries.keys_requested)
-        over = walk.idle & ~walk.pending.any() & reduction.settled
+        over = walk.idle & ~self._pending() & reduction.settled
         m.d.comb += [
             entries.restart.eq(self.restart),
             entries.start.eq(phases.start_keys),
@@ -215,52 +253,75 @@ class AttentionUnit(Component):
             self.quiet.eq(~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all()),
             self.hits.eq(total([fetch.hit for fetch in self.fetches])),
             self.fetched_ahead.eq(total([fetch.fetched_ahead for fetch in self.fetches])),
-            # An entry that its port cannot take yet is the port's next: the port has entries pending.
-            walk.last_entries.eq(~more | entries.blocked),
-            walk.weighed.eq(softmax.weighed),
+            walk.last_entries.eq(~more | self._asked()),
+            *before,
             softmax.values.eq(values),
             softmax.serial.eq(self.serial),
-            softmax.written.eq(delay_valid(m, self.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
-            softmax.head_end.eq(walk.head_end & values),
-            softmax.round_end.eq(walk.round_end & values),
+            self._written().eq(delay_valid(m, self.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
+            *behind,
             phases.keys_done.eq(entries.keys_requested & over),
             phases.values_done.eq(entries.values_requested & over & softmax.idle & ~softmax.left.any()),
         ]
         return more
 
+    def _written(self) -> Signal:
+        """Who counts the heads whose probabilities are in memory."""
+        return self.softmax.written
+
+    def _asked(self) -> Value:
+        """Whether a round need not wait for more, although more will be asked for."""
+        return self.entries.blocked  # an entry that its port cannot take yet is the port's next: the port has entries pending
+
+    def _rounds(self, m: Module) -> tuple[Statements, Statements]:
+        """What joins the walk to the others."""
+        connect(m, self.rows.round, self.reduction.round)
+        values = self.phases.phase.values
+        return [self.rows.weighed.eq(self.softmax.weighed)], [
+            self.softmax.head_end.eq(self.rows.head_end & values),
+            self.softmax.round_end.eq(self.rows.round_end & values),
+        ]
+
+    def _share(self, m: Module, p: int) -> Share:
+        """What port ``p`` takes of its entries, and gives."""
+        fetch, walk = self.fetches[p], self.rows
+        step, active = walk.round.step, walk.active[p]
+        waiting = [walk.pending[p].eq(fetch.pending), walk.beats_ready[p].eq(fetch.ready)]
+        beat = [self.tiles[p].attention.work.kv_beat.eq(fetch.beat)]
+        return Share(active & step.pop, active & step.entry_end, waiting, beat, fetch.entry, step, self.tiles[p].slice.products)
+
     def _port(self, m: Module, p: int) -> None:
         """Port ``p``: its entries, its tile."""
         entries, walk, softmax, reduction = self.entries, self.walk, self.softmax, self.reduction
-        fetch, tile, port, here = self.fetches[p], self.tiles[p], self.tiles[p].attention, entries.port == p
+        fetch, port, here = self.fetches[p], self.tiles[p].attention, entries.port == p
         connect(m, flipped(self.loaders[p]), fetch.loader)
         connect(m, flipped(self.pool), fetch.pool)
         connect(m, port.scores, reduction.scores[p])
+        share = self._share(m, p)
         m.d.comb += [
             fetch.begin.eq(self.phases.begin),
             fetch.restart.eq(self.restart),
             fetch.filling.eq(entries.ahead),
             fetch.wanted.valid.eq(entries.asking & here),
             fetch.wanted.payload.eq(entries.wanted),
-            fetch.pop.eq(walk.active[p] & walk.round.step.pop),
-            fetch.end.eq(walk.active[p] & walk.round.step.entry_end),
+            fetch.pop.eq(share.pop),
+            fetch.end.eq(share.end),
             fetch.softmax_end.eq(softmax.active[p] & softmax.round.step.entry_end),
-            walk.pending[p].eq(fetch.pending),
-            walk.beats_ready[p].eq(fetch.ready),
+            *share.waiting,
             softmax.left[p].eq(fetch.left),
             softmax.chosen[p].eq(fetch.softmax_ready),
-            port.work.kv_beat.eq(fetch.beat),
-            port.work.token.eq(fetch.entry.token),
-            port.work.score.eq(fetch.entry.score),
+            *share.others,
+            port.work.token.eq(share.present.token),
+            port.work.score.eq(share.present.score),
             port.work.softmax_score.eq(fetch.softmax_score),
             port.work.working.eq(walk.active[p]),
             port.work.weighing.eq(softmax.active[p]),
             port.lockstep.position.eq(self.instruction.position),
-            port.lockstep.kv_step.eq(walk.round.step),
+            port.lockstep.kv_step.eq(share.step),
             port.lockstep.softmax_step.eq(softmax.round.step),
             port.lockstep.query_exponents.eq(self.queries.exponents),
             port.lockstep.maximum.eq(self.maximum),
             port.lockstep.shared_exponent.eq(self.shared_exponent),
-            reduction.products[p].eq(tile.slice.products),
+            reduction.products[p].eq(share.products),
         ]
         if self.machine.window:
             m.d.comb += port.lockstep.earliest.eq(self.earliest)

@@ -60,7 +60,14 @@ class KvFetch(Component):
         self.softmax_score = gives(entry["score"].shape, "first score word of the entry whose probabilities are next")
         self.softmax_ready = gives(1, "it is settled which that is")
         self.softmax_end = given(1, "its probabilities are made")
-        self.pending = gives(1, "an entry of the phase waits or is worked on")
+        if machine.stationary:
+            if machine.history:
+                self.kept = gives(machine.port_bits, "the beat, where the present entry is a hit")
+                self.present_hit = gives(1, "it is one")
+            self.came = gives(1, "an entry is wanted, one cycle")
+            self.came_values = gives(1, "its values are")
+        else:
+            self.pending = gives(1, "an entry of the phase waits or is worked on")
         self.left = gives(1, "a scored entry has no probabilities yet")
         self.hit = gives(1, "a beat came from the history buffer")
         self.fetched_ahead = gives(1, "a beat came that was asked for ahead")
@@ -126,15 +133,19 @@ class KvFetch(Component):
         ]
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
-        waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
-        for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
-            came = requests.taken & ~wanted.ahead & (wanted.half.values == which)
-            m.d.sync += count.eq(count + came - (self.end & phase))
+        came = requests.taken & ~wanted.ahead
+        if machine.stationary:
+            m.d.comb += [self.came.eq(came), self.came_values.eq(wanted.half.values)]
+        else:
+            waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
+            for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
+                m.d.sync += count.eq(count + (came & (wanted.half.values == which)) - (self.end & phase))
+            m.d.comb += self.pending.eq(Mux(self.phase.values, waiting[1], waiting[0]) != 0)
         left = Signal(TOKEN_BITS)
         m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)
-        m.d.comb += [self.pending.eq(Mux(self.phase.values, waiting[1], waiting[0]) != 0), self.left.eq(left != 0)]
+        m.d.comb += self.left.eq(left != 0)
         if machine.history:
             self._keep(m, requests, order, hits.r_en, alone, miss.half, alone_number)
         return m
@@ -174,4 +185,8 @@ class KvFetch(Component):
             reads.r_en.eq(history.reads.ready),
         ]
         with m.If(present.hit):
-            m.d.comb += [self.beat.eq(history.beats.payload), self.ready.eq(order.there & history.beats.valid)]
+            if not machine.stationary:
+                m.d.comb += self.beat.eq(history.beats.payload)
+            m.d.comb += self.ready.eq(order.there & history.beats.valid)
+        if machine.stationary:
+            m.d.comb += [self.kept.eq(history.beats.payload), self.present_hit.eq(present.hit)]

@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
+from hw.arithmetic.pipeline import delay, delay_valid, registered
 from hw.arithmetic.quadratic import Quadratic
-from hw.component import Bundle, Component, given, gives
+from hw.component import Component, given, gives
+from hw.kv.lockstep import Lockstep, Scores, Work
 from hw.kv.numbers import align_half, order_key
 from hw.kv.phases import Phase
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
 from hw.kv.soft_cap import CappedStep, SoftCap, behind
-from hw.kv.softmax import SoftmaxStep
-from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.slice import Slice
-from hw.widths import POSITION_BITS, TOKEN_BITS
+from hw.widths import POSITION_BITS
 from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS
 from skipopu.numerics.tables import EXP2, FRACTION_BITS, OUTPUT_BITS
 
-EXPONENT_BITS = 5  # of FP16
-EARLIEST = -(1 << POSITION_BITS)  # before any token
-EARLIEST_SHAPE = signed(POSITION_BITS + 1)
 MOST_REGISTERS = 8  # sums of so many blocks stand in registers, more of them in a memory, which is smaller then
 HIDDEN = 0xFFFFFFFF  # in place of a score that its query does not see
-
-
-class Lockstep(Bundle):
-    """What all ports are told, seen by who tells them."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.position = gives(POSITION_BITS, "token of slot 0")
-        if machine.window:
-            self.earliest = gives(EARLIEST_SHAPE, "token that its window begins with, before the first one if with none")
-        self.kv_step = gives(KvStep(machine), "what all ports do")
-        self.softmax_step = gives(SoftmaxStep(machine), "the probability that all ports make")
-        self.query_exponents = gives(8 * QUERY_LANES, "exponents of the step's queries, a cycle after it")
-        if machine.soft_cap:
-            # One wire: with its fields' names for every port the Verilog would be a fiftieth longer.
-            self.capped = gives(CappedStep(machine).size, "a CappedStep; at once without a cap")
-        self.maximum = gives(32, "largest score of the softmax step's query, FP32, a cycle after it; capped, after that step")
-        self.shared_exponent = gives(EXPONENT_BITS, "largest exponent of V that it sees, with that")
-        super().__init__()
-
-
-class Work(Bundle):
-    """What one port works on, seen by who hands it over."""
-
-    def __init__(self, machine: Machine) -> None:
-        word = bits_for_index(machine.score_entries // QUERY_LANES)
-        self.kv_beat = gives(machine.port_bits, "beat of the present entry that the step works on")
-        self.token = gives(TOKEN_BITS, "the present entry's token")
-        self.score = gives(word, "its first score word")
-        self.softmax_score = gives(word, "first score word of the entry whose probabilities are made")
-        self.working = gives(1, "the port takes part in the round of keys or values")
-        self.weighing = gives(1, "it takes part in the round of probabilities")
-        super().__init__()
-
-
-class Scores(Bundle):
-    """What one port found."""
-
-    def __init__(self) -> None:
-        self.score_keys = gives(32 * QUERY_LANES, "keys of the four scores in the order of numbers, 0 where hidden")
-        self.value_exponents = gives(EXPONENT_BITS * QUERY_LANES, "exponents of the head's V, 0 where hidden, with them")
-        self.weight = gives(PROBABILITY_BITS, "probability of the softmax step before its shift, 0 where hidden")
-        super().__init__()
 
 
 class AttentionPort(Component):
@@ -92,11 +48,15 @@ class AttentionPort(Component):
         self.lockstep = given(Lockstep(machine), "steps of all ports", "{}")
         self.work = given(Work(machine), "this port's share", "{}")
         self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, two cycles after the step")
-        self.probability = gives(PROBABILITY_BITS, "probability that they are multiplied by, with them")
-        self.dots = given(Slice.dot_bits(machine) * QUERY_LANES, "products of the elements and the step's four queries")
-        self.scores = gives(Scores(), "scores and probabilities", "{}")
+        self._operands(machine)
+        self.scores = gives(Scores(machine), "scores and probabilities", "{}")
         self.score_saturated = gives(1, "a score was clipped")
         super().__init__()
+
+    def _operands(self, machine: Machine) -> None:
+        """Declares what goes to the multipliers beside the elements, and what comes from them."""
+        self.probability = gives(PROBABILITY_BITS, "probability that they are multiplied by, with them")
+        self.dots = given(Slice.dot_bits(machine) * QUERY_LANES, "products of the elements and the step's four queries")
 
     @staticmethod
     def score_latency(machine: Machine) -> int:
@@ -125,15 +85,7 @@ class AttentionPort(Component):
         self._elements(m, key_exponent, stored_exponent, delay_valid(m, working, 1, "element_valid"))
 
         # Scores
-        visible = Signal(QUERY_LANES)
-        ahead = Signal(signed(POSITION_BITS + 1))
-        m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
-        seen_of = [ahead <= step.slots[q] for q in range(QUERY_LANES)]
-        if self.machine.window:
-            inside = Signal(signed(POSITION_BITS + 2))
-            m.d.comb += inside.eq(self.work.token - self.lockstep.earliest)
-            seen_of = [earlier & (inside >= step.slots[q]) for q, earlier in enumerate(seen_of)]
-        m.d.comb += visible.eq(Cat(lane & shown for lane, shown in zip(step.lanes, seen_of, strict=True)))
+        visible = self._visible(m, step)
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
         scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
@@ -153,9 +105,40 @@ class AttentionPort(Component):
             write.data.eq(Cat(Mux(seen[q], score, HIDDEN) for q, score in enumerate(scores))),
         ]
 
-        # Probabilities of two rounds
+        scaled, softmax, written_lane, at_scaled = self._weights(m, read.data, softmax_exponent)
+        rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])
+        m.submodules.probabilities = rounds
+        put, take = rounds.write_port(granularity=1), rounds.read_port()
+        m.d.comb += [
+            put.addr.eq(delay(m, Cat(softmax.parity, softmax.number), at_scaled, "probability_index")),
+            put.en.eq(written_lane),
+            put.data.eq(Cat(scaled[:PROBABILITY_BITS] for _ in range(QUERY_LANES))),
+            take.addr.eq(Cat(step.parity, step.number)),
+        ]
+        used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
+        using = delay_valid(m, working & self.phase.values, 1, "using")
+        m.d.sync += self.probability.eq(Mux(using, used, 0))
+        return m
+
+    def _visible(self, m: Module, step: Any) -> Signal:
+        """Which of a step's queries exist and see the present entry."""
+        visible = Signal(QUERY_LANES)
+        ahead = Signal(signed(POSITION_BITS + 1))
+        m.d.comb += ahead.eq(self.work.token - self.lockstep.position)  # above the slot: a later token
+        seen_of = [ahead <= step.slots[q] for q in range(QUERY_LANES)]
+        if self.machine.window:
+            inside = Signal(signed(POSITION_BITS + 2))
+            m.d.comb += inside.eq(self.work.token - self.lockstep.earliest)
+            seen_of = [earlier & (inside >= step.slots[q]) for q, earlier in enumerate(seen_of)]
+        m.d.comb += visible.eq(Cat(lane & shown for lane, shown in zip(step.lanes, seen_of, strict=True)))
+        return visible
+
+    def _weights(self, m: Module, scores: Value, softmax_exponent: Value) -> tuple[Value, Any, Value, int]:
+        """Of a word of ``scores``, read for the softmax step: (the lane's scaled probability, that step, capped or not, the lanes to write, the
+        cycles after the step in which they are)."""
+        softmax: Any = self.lockstep.softmax_step
         lane = delay(m, softmax.lane, 1, "softmax_lane")
-        score, weighing = read.data.word_select(lane, 32), self.work.weighing & softmax.work
+        score, weighing = scores.word_select(lane, 32), self.work.weighing & softmax.work
         hidden = score[23:31] == 255
         if self.machine.soft_cap:
             step_capped = data.View(CappedStep(self.machine), self.lockstep.capped)
@@ -168,22 +151,10 @@ class AttentionPort(Component):
             softmax = step_capped
             lane = delay(m, softmax.lane, 1, "weight_lane")
         scaled, at_scaled = self._probability(m, score, hidden, softmax_exponent, weighing)
-        rounds = Memory(shape=data.ArrayLayout(PROBABILITY_BITS, QUERY_LANES), depth=2 * query_depth(self.machine), init=[])
-        m.submodules.probabilities = rounds
-        put, take = rounds.write_port(granularity=1), rounds.read_port()
         replaced = delay_valid(m, weighing, at_scaled, "replaced")
         written_lane = Const(1, QUERY_LANES) << delay(m, lane, at_scaled - 1, "written_lane")
-        m.d.comb += [
-            put.addr.eq(delay(m, Cat(softmax.parity, softmax.number), at_scaled, "probability_index")),
-            put.en.eq(Mux(replaced, written_lane, 0)),
-            put.data.eq(Cat(scaled[:PROBABILITY_BITS] for _ in range(QUERY_LANES))),
-            take.addr.eq(Cat(step.parity, step.number)),
-        ]
         assert at_scaled + 1 == self.WRITTEN
-        used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
-        using = delay_valid(m, working & self.phase.values, 1, "using")
-        m.d.sync += self.probability.eq(Mux(using, used, 0))
-        return m
+        return scaled, softmax, Mux(replaced, written_lane, 0), at_scaled
 
     def _header(self, m: Module, working: Value, first: Signal, softmax_first: Signal) -> tuple[Value, Value, Value, Value]:
         """Exponents of the present head: of K, of V (both from the header); of V as kept, for the values and for softmax.
@@ -211,8 +182,11 @@ class AttentionPort(Component):
     def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
         raw = registered(m, self.work.kv_beat, "raw")
+        self._align(m, raw, delay(m, key_exponent, 1, "key_exponent"), stored_exponent, valid)
+
+    def _align(self, m: Module, raw: Value, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, delay(m, key_exponent, 1, "key_exponent")))
+        m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, key_exponent))
         for k in range(self.machine.kv_lanes):
             aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
             m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)

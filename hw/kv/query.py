@@ -17,8 +17,8 @@ QUERY_WRITES = ("head_slot", "head_end", "write_offset", "write_data", "write_ex
 
 
 def query_depth(machine: Machine) -> int:
-    """Words per bank: every slot's queries, whatever the number of query heads per KV head."""
-    return machine.query // machine.kv_lanes * -(-machine.tokens // QUERY_LANES)
+    """Words per bank."""
+    return machine.query_words
 
 
 class QueryWrites(Bundle):

@@ -9,15 +9,15 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, pipelined_tree
 from hw.component import Bundle, Component, given, gives
+from hw.kv.lockstep import EXPONENT_BITS, Scores
 from hw.kv.numbers import from_key
 from hw.kv.phases import Phase
-from hw.kv.port import EXPONENT_BITS, AttentionPort, Scores
-from hw.kv.port_sum import PortSum
+from hw.kv.port import AttentionPort
+from hw.kv.port_sum import PortSum, weighted_bits
 from hw.kv.query import query_depth
 from hw.kv.softmax import SoftmaxRound
 from hw.kv.walk import Round
 from hw.library import Library
-from hw.pe.dot import WEIGHTED_BITS
 from hw.pe.slice import Slice
 from skipopu.machine.config import QUERY_LANES, Machine
 
@@ -65,10 +65,10 @@ class Reduction(Component):
     def __init__(self, machine: Machine, library: Library) -> None:
         self.machine, self.library = machine, library
         ports = range(machine.ports)
-        self.scores = [given(Scores(), f"port {p}", f"{{}}_{p}") for p in ports]
-        self.products = [given(WEIGHTED_BITS * machine.kv_lanes, f"port {p}'s weighted values") for p in ports]
+        self.scores = [given(Scores(machine), f"port {p}", f"{{}}_{p}") for p in ports]
+        self.products = [given(weighted_bits(machine) * machine.kv_lanes, f"port {p}'s weighted values") for p in ports]
         self.phase = given(Phase(), "what attention is at", "{}")
-        self.round = given(Round(machine), "what the ports do")
+        self._walked(machine)
         self.softmax = given(SoftmaxRound(machine), "the probabilities that they make")
         if machine.soft_cap:
             self.weighed = given(SoftmaxRound(machine), "the same, once its scores are capped")
@@ -77,13 +77,18 @@ class Reduction(Component):
         self.settled = gives(1, "everything given is in")
         super().__init__()
 
+    def _walked(self, machine: Machine) -> None:
+        """Declares what the ports are told."""
+        self.round = given(Round(machine), "what the ports do")
+
+    def _working(self) -> Value:
+        return self.round.step.work | self.round.step.header
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         latest = max(self._maxima(m), self._totals(m), self._sums(m)) + 1
         quiet = Signal(range(latest + 1))
-        with m.If(
-            self.round.step.work | self.round.step.header | self.softmax.step.work | ~(self.phase.keys | self.phase.values)
-        ):
+        with m.If(self._working() | self.softmax.step.work | ~(self.phase.keys | self.phase.values)):
             m.d.sync += quiet.eq(0)
         with m.Elif(quiet != latest):
             m.d.sync += quiet.eq(quiet + 1)
@@ -148,25 +153,31 @@ class Reduction(Component):
         ]
         return at
 
+    def _weighted(self) -> tuple[int, Value, Value, Value]:
+        """(cycles until ports have their weighted values, of what: lane and number of the sum, whether it is the first one, whether it is one)."""
+        step = self.round.step
+        return Slice.product_latency(self.machine), Cat(step.lane, self.round.sum_number), self.round.first, step.work
+
     def _sums(self, m: Module) -> int:
         """The same sum is read one cycle before it is written; a round takes at least two."""
-        step, machine = self.round.step, self.machine
+        machine = self.machine
         added = []
         depth = (machine.ports - 1).bit_length()
         for k in range(machine.kv_lanes):
-            products = lane_of(self.products, WEIGHTED_BITS, k)
+            products = lane_of(self.products, weighted_bits(machine), k)
             if machine.ports == 1:
                 added.append(products[0].as_signed())
                 continue
             m.submodules[f"port_sum_{k}"] = unit = self.library.use("port_sum", lambda: PortSum(machine), f"port_sum_{k}")
             m.d.comb += [port.eq(product) for port, product in zip(unit.product, products, strict=True)]
             added.append(unit.sum.as_signed())
-        at = Slice.product_latency(machine) + depth
+        before, place, begins, valid = self._weighted()
+        at = before + depth
         memory = Memory(shape=SUM_BITS * machine.kv_lanes, depth=QUERY_LANES * query_depth(machine), init=[])
         m.submodules.sums = memory
         write, read = memory.write_port(), memory.read_port()
-        address = delay(m, Cat(step.lane, self.round.sum_number), at - 1, "sum_address")
-        first = delay(m, self.round.first, at, "sum_first")
+        address = delay(m, place, at - 1, "sum_address")
+        first = delay(m, begins, at, "sum_first")
         sums = []
         for k, value in enumerate(added):
             old = Mux(first, 0, read.data[SUM_BITS * k : SUM_BITS * (k + 1)])
@@ -177,7 +188,7 @@ class Reduction(Component):
             read.addr.eq(Mux(self.phase.values, address, Cat(self.reduced.sum_lane, self.reduced.sum_address))),
             write.addr.eq(delay(m, address, 1, "sum_written")),
             write.data.eq(Cat(sums)),
-            write.en.eq(delay_valid(m, step.work & self.phase.values, at, "sum_valid")),
+            write.en.eq(delay_valid(m, valid & self.phase.values, at, "sum_valid")),
             self.reduced.sums.eq(read.data),
         ]
         return at

@@ -10,6 +10,7 @@ from hw.arithmetic.fp32 import Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.kv.query import query_depth
+from hw.kv.softmax import rounds_kept
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.tables import SIGMOID
@@ -57,4 +58,12 @@ class CappedStep(data.StructLayout):
     """The softmax step whose capped scores are there, as far as ports ask; capping: scores are capped, level, by ``factor``."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"lane": 2, "number": bits_for_index(query_depth(machine)), "parity": 1, "capping": 1, "factor": 32})
+        super().__init__(
+            {
+                "lane": 2,
+                "number": bits_for_index(query_depth(machine)),
+                "parity": rounds_kept(machine),
+                "capping": 1,
+                "factor": 32,
+            }
+        )

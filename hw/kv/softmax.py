@@ -5,12 +5,17 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Bundle, Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
+
+
+def rounds_kept(machine: Machine) -> range:
+    """Of rounds whose probabilities are kept: of entries, two for each whose values are added up."""
+    return range(ENTRIES_HELD if machine.stationary else 2)
 
 
 class SoftmaxStep(data.StructLayout):
@@ -18,7 +23,9 @@ class SoftmaxStep(data.StructLayout):
 
     def __init__(self, machine: Machine) -> None:
         number = bits_for_index(query_depth(machine))
-        super().__init__({"work": 1, "entry_end": 1, "lane": 2, "number": number, "number_first": number, "parity": 1})
+        super().__init__(
+            {"work": 1, "entry_end": 1, "lane": 2, "number": number, "number_first": number, "parity": rounds_kept(machine)}
+        )
 
 
 class SoftmaxRound(Bundle):
@@ -33,6 +40,8 @@ class SoftmaxRound(Bundle):
 class SoftmaxWalk(Component):
     """Rounds of probabilities, up to two ahead of the values' rounds that use them (one at a time when ``serial``).
 
+    In a stationary array a round of values may be several of these; its walk counts the heads that are there.
+
     Latency: 1 cycle from ``chosen`` to a round's first step, 1 from ``written`` to ``weighed``. Throughput: a step per cycle, a
     cycle between rounds.
     """
@@ -45,20 +54,25 @@ class SoftmaxWalk(Component):
         self.chosen = given(machine.ports, "per port: it is settled which of them is next")
         self.heads = given(Heads(machine), "the model's heads")
         self.listed = given(Listed(machine), "blocks of queries")
-        self.written = given(1, "a head's probabilities are in memory, one cycle")
-        self.head_end = given(1, "a head's last step of values")
-        self.round_end = given(1, "a round's last step of values")
+        if machine.stationary:
+            self.together = given(range(ENTRIES_AT_ONCE.bit_length()), "logarithm of the most entries of a round of values")
+            self.ended = given(range(ENTRIES_AT_ONCE + 1), "entries of the round of values that ends, for one cycle")
+        else:
+            self.written = given(1, "a head's probabilities are in memory, one cycle")
+            self.head_end = given(1, "a head's last step of values")
+            self.round_end = given(1, "a round's last step of values")
         self.round = gives(SoftmaxRound(machine), "what the ports do")
         self.head_weighed = gives(1, "a head's last step")
         self.active = gives(machine.ports, "ports in the round")
-        self.weighed = gives(1, "the next head of values has its probabilities")
+        if not machine.stationary:
+            self.weighed = gives(1, "the next head of values has its probabilities")
         self.idle = gives(1, "between rounds")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step, heads, listed = self.round.step, self.heads, self.listed
-        running, active, parity = Signal(), Signal.like(self.active), Signal()
+        running, active, parity = Signal(), Signal.like(self.active), Signal(rounds_kept(self.machine))
         kv_head, block, left = (
             Signal.like(heads.kv_heads),
             Signal(bits_for_index(listed.blocks.shape().length)),
@@ -66,9 +80,11 @@ class SoftmaxWalk(Component):
         )
         number_first = Signal.like(step.number)
         # Rounds started here and not ended there; heads written here and not ended there.
-        under_way, ready = Signal(2), Signal(len(heads.kv_heads) + 1)
+        held = self.machine.stationary
+        under_way, ready = Signal(count_shape(len(rounds_kept(self.machine)))), Signal(len(heads.kv_heads) + 1)
         settled = self.left.any() & ((self.left & ~self.chosen) == 0)
-        start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < 2)
+        most, ended = (2 << self.together, self.ended) if held else (2, self.round_end)
+        start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < most)
         following = left & (left - 1)
         last_lane = ~following[:QUERY_LANES].any()
         last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
@@ -77,7 +93,7 @@ class SoftmaxWalk(Component):
             next_block.eq(Mux(last_block, 0, block + 1)),
             self.active.eq(active),
             self.idle.eq(~running),
-            self.weighed.eq(ready != 0),
+            *([] if held else [self.weighed.eq(ready != 0)]),
             self.head_weighed.eq(running & last_lane & last_block),
             step.work.eq(running),
             step.entry_end.eq(running & last_lane & last_block & last_head),
@@ -86,7 +102,9 @@ class SoftmaxWalk(Component):
             step.number_first.eq(number_first),
             step.parity.eq(parity),
         ]
-        m.d.sync += [under_way.eq(under_way + start - self.round_end), ready.eq(ready + self.written - self.head_end)]
+        m.d.sync += under_way.eq(under_way + start - ended)
+        if not held:
+            m.d.sync += ready.eq(ready + self.written - self.head_end)
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -101,7 +119,7 @@ class SoftmaxWalk(Component):
                 with m.If(last_block):
                     m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + listed.count)]
         with m.If(step.entry_end):
-            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(~parity)]
+            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(parity + 1 if held else ~parity)]
         with m.If(~self.values):
             m.d.sync += [s.eq(0) for s in (under_way, ready, parity)]
             m.d.sync += self.round.first.eq(1)

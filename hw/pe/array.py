@@ -15,9 +15,10 @@ from hw.control.issue import Issue, field
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
+from hw.pe.stationary.lanes import Lanes
 from hw.pe.stationary.operands import Operands
 from hw.pe.stationary.sequencer import StationarySequencer
-from hw.pe.stationary.slice import StationarySlice
+from hw.pe.stationary.slice import Beat, StationarySlice, Sum
 from hw.pe.tile import Tile
 from hw.pe.tokens import TokenSlots
 from hw.widths import GROUP_BITS
@@ -57,6 +58,9 @@ class ArrayUnit(Component):
         self.instruction = given(Issue(machine), "a MATMUL, while active")
         self.group = given(GROUP_BITS, "weights per group")
         if machine.stationary:
+            self.attending = given(1, "attention has the multipliers")
+            self.attention_beat = given(Beat(machine), "what it multiplies")
+            self.attention_lane = given(2, "query whose sums it takes out")
             self.exponents = [given(8, f"of the activations of token {k} read, a cycle after their address") for k in range(2)]
             self.mantissas = [
                 given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)
@@ -131,7 +135,10 @@ class ArrayUnit(Component):
             m.d.comb += tile.slice.drain_address.eq(epilogue.drain_address)
             if not isinstance(sequencer, StationarySequencer):
                 m.d.comb += tile.slice.take.eq(sequencer.take)
-            m.d.comb += [tile.slice.step.eq(sequencer.step), tile.slice.format.eq(sequencer.format)]
+            step = sequencer.step
+            if isinstance(sequencer, StationarySequencer):
+                step = Mux(self.attending, self.attention_beat.as_value(), sequencer.step.as_value())
+            m.d.comb += [tile.slice.step.eq(step), tile.slice.format.eq(sequencer.format)]
         if isinstance(sequencer, StationarySequencer):
             self._sums(m, sequencer)
         if self.machine.masks:
@@ -159,11 +166,15 @@ class ArrayUnit(Component):
                 m.d.sync += held.eq(own)
             kept.append(held)
         present = Mux(sequencer.second, kept[1], kept[0])
+        taken = Signal(Sum(self.machine))
+        m.d.comb += taken.eq(sequencer.sum)
+        with m.If(self.attending):
+            m.d.comb += [taken.lane.eq(Lanes.first_of(self.machine, self.attention_lane)), taken.adds.eq(-1)]
         for tile in self.tiles:
             unit = cast(StationarySlice, tile.slice)
             m.d.comb += [
                 unit.fill.eq(sequencer.fill),
-                unit.sum.eq(sequencer.sum),
+                unit.sum.eq(taken),
                 Cat(unit.exponent, unit.mantissas).eq(present),
             ]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 
 from hw.component import Component, gives, pass_on, passes
 from hw.kv.port import AttentionPort
+from hw.kv.stationary.port import HeldPort
 from hw.library import Library
 from hw.pe.slice import Slice
 from hw.pe.stationary.slice import StationarySlice
@@ -26,11 +27,21 @@ class Tile(Component):
 
     def __init__(self, machine: Machine, library: Library | None = None) -> None:
         unit = StationarySlice(machine, library) if machine.stationary else Slice(machine)
-        port = AttentionPort(machine)
+        port = HeldPort(machine) if machine.stationary else AttentionPort(machine)
         self.inner_slice, self.inner_attention = unit, port
-        between = [unit.keys, unit.values, unit.element, unit.probability, unit.dots, unit.saturated]
-        self.slice = cast(Slice, passes(unit, without=between))
-        self.attention = passes(port, without=[port.element, port.probability, port.dots])
+        # (of the slice, of attention): operands go to the slice, sums come from there
+        self.operands: list[tuple[Signal, Signal]] = [(unit.element, port.element)]
+        self.sums: list[tuple[Signal, Signal]]
+        if isinstance(unit, StationarySlice) and isinstance(port, HeldPort):
+            self.operands.append((unit.probabilities, port.probabilities))
+            self.sums = [(unit.kept_beat, port.beat), (unit.dot, port.dot)]
+        else:
+            rows = cast(Slice, unit)
+            self.operands.append((rows.probability, port.probability))
+            self.sums = [(rows.dots, port.dots)]
+        own, others = zip(*self.operands, *self.sums, strict=True)
+        self.slice = cast(Slice, passes(unit, without=[unit.keys, unit.values, unit.saturated, *own]))
+        self.attention = passes(port, without=others)
         self.slice_saturated = gives(1, "a sum of the slice was beyond FP32")
         super().__init__()
 
@@ -42,9 +53,8 @@ class Tile(Component):
         m.d.comb += [
             unit.keys.eq(self.attention.phase.keys),
             unit.values.eq(self.attention.phase.values),
-            unit.element.eq(port.element),
-            unit.probability.eq(port.probability),
-            port.dots.eq(unit.dots),
+            *(own.eq(other) for own, other in self.operands),
+            *(other.eq(own) for own, other in self.sums),
             self.slice_saturated.eq(unit.saturated),
         ]
         return m

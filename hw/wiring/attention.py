@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux
 from amaranth.lib.wiring import connect
 
+from hw.kv.stationary.attention import HeldAttention
 from hw.wiring.units import Units
 from skipopu.isa.registers import PREFETCH, SERIAL_ATTENTION, Config
 from skipopu.isa.spec import Unit
@@ -39,6 +40,12 @@ def join(m: Module, units: Units) -> None:
         units.unwritten.before.eq(queue.instruction.entries),
         attention.unwritten.eq(units.unwritten.unwritten),
     ]
+    if isinstance(attention, HeldAttention):
+        m.d.comb += [
+            units.array.attending.eq(units.sharing.attention_active),
+            units.array.attention_beat.eq(attention.beat),
+            units.array.attention_lane.eq(attention.lane),
+        ]
     if units.machine.window:
         m.d.comb += [dispatch.window.eq(units.route.window), attention.layer.next_window.eq(units.route.window_next)]
     if units.machine.soft_cap:

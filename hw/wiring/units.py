@@ -18,6 +18,7 @@ from hw.control.tokens import DependenceTokens
 from hw.control.weights import WeightFetch
 from hw.kv.attention import AttentionUnit
 from hw.kv.map_memory import MapMemory
+from hw.kv.stationary.attention import HeldAttention
 from hw.kv.unwritten import Unwritten
 from hw.kv.write import KvWriteUnit
 from hw.library import Library
@@ -69,7 +70,7 @@ class Units:
         self.activation = AlignedMemory(
             machine, machine.activation, lanes, machine.zero_points and not machine.stationary, pieces
         )
-        self.attention = AttentionUnit(machine, self.tiles, library)
+        self.attention = (HeldAttention if machine.stationary else AttentionUnit)(machine, self.tiles, library)
         self.sharing = Sharing(machine)
         self.map, self.unwritten = MapMemory(machine, 2), Unwritten()
         # Vectors

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.entries import entry_pace
+from sim.timing.entries import BUFFER
 from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
+from sim.timing.rounds import rounds_of
 from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import KvEntry
 from skipopu.machine import pipeline
-from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, QUERY_LANES, Machine
+from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, Machine
 from skipopu.numerics.formats import SCALE_WORD, Format
 from skipopu.records import RING_RECORD, ROUTER_RECORD_READ
 
@@ -214,44 +215,46 @@ class Costs:
         ``hits`` the smallest number of entries that it need not: with them a port begins while its first miss is on its way.
         """
         m = self.machine
-        blocks = len({(slot * queries + g) // QUERY_LANES for slot in listed for g in range(queries)})
-        heads, beats = entry.kv_heads, entry.kv_heads * entry.head_beats
-        mine = queries * len(listed)
-        key_steps, value_steps = entry.header_beats + beats * blocks, beats * mine
+        mine, made = (
+            queries * len(listed),
+            entry.kv_heads * queries * len(listed) + 1,
+        )  # queries of a KV head; probabilities of an entry
+        parts = rounds_of(m, ports, listed, queries, entry, serial)
+        together, drain = max(1, parts.together), self.attention_drain + parts.taken
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
-        key_round = max(key_steps, key_run) + 1
-        key_pace = entry_pace(m, ports, entry.beats, key_run, entry.header_beats, blocks, key_round)
         missed = reads[0] / key_run
-        read = self.read_all(ports)
-        covered = min(read + 1, hits * key_round)
-        keys = max(rounds * key_round - covered, int(key_pace.until(missed))) + read + 1
-        fill = mine + WEIGHED
+        read = self.read_all(ports) + m.stationary
+        covered = min(read + 1, hits * parts.key_round)
+        keys = max(rounds * parts.key_round - covered, int(parts.key_pace.until(missed))) + read + 1
+        fill = (min(together, rounds) - 1) * made + mine + WEIGHED
         late = pipeline.SOFT_CAP * capped
-        value_pace = entry_pace(m, ports, entry.beats, value_run, 0, mine, value_steps + 1)
+        groups, of_round = -(-rounds // together), parts.values(together)
+        shorter = of_round - parts.values(rounds - (groups - 1) * together)  # the last round
         # They are asked for right behind the keys.
-        fetched = value_pace.until(missed + reads[1] / value_run) - value_pace.until(missed)
+        fetched = parts.value_pace.until(missed + reads[1] / value_run) - parts.value_pace.until(missed)
         weighing = 0  # cycles beyond the steps in which values wait for the rounds' probabilities
         if serial:
             fill += 2 + late
-            values = int(max(rounds * (value_steps + fill), fetched)) + read - SERIAL_REQUEST
-            divisions = heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
+            values = int(max(rounds * (of_round + fill), fetched)) + read - SERIAL_REQUEST
+            divisions = entry.kv_heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Two rounds' probabilities are under way at most; what a cap adds delays the first, and every other one behind the second.
-            ahead = max((fill + value_steps + 2) / 2, heads * mine + 1)
-            period = max(value_steps + 1, ahead)
-            capping = (rounds - 1) // 2 * max(0, fill + late + value_steps + 2 - 2 * period)
+            ahead = max((fill + of_round + 2) / 2, together * made)
+            period = max(of_round + 1, ahead)
+            capping = (groups - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
             fill += late
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            early = min(self.attention_drain + fill, m.kv_fifo / value_run * value_pace.period)
-            values = fill + int(max(rounds * period + capping, fetched - early))
-            weighing = max(0, int(rounds * (ahead - value_steps - 1))) + int(capping)
-            divisions = heads * mine * (head_dim // m.vector_lanes)
-        busy = rounds * (key_steps + value_steps)
-        cycles = 3 + m.tokens * queries + keys + values + 2 * self.attention_drain + divisions + DIVIDE
+            places = m.kv_fifo + BUFFER * m.stationary
+            early = min(self.attention_drain + fill, places / value_run * parts.value_pace.period)
+            values = fill + int(max(groups * period + capping - shorter, fetched - early))
+            weighing = max(0, int(groups * (ahead - of_round - 1))) + int(capping)
+            divisions = entry.kv_heads * mine * (head_dim // m.vector_lanes)
+        busy = rounds * (parts.key_steps + parts.value_steps)
+        cycles = 3 + m.tokens * queries + keys + values + 2 * drain + divisions + DIVIDE
         filling = fill * rounds if serial else fill + weighing
-        memory = keys - rounds * key_steps + max(0, values - filling - rounds * value_steps)
+        memory = keys - rounds * parts.key_steps + max(0, values - filling - rounds * parts.value_steps)
         own_rounds = -(-(listed[-1] + 1) // m.ports)
-        own = max(own_rounds * key_round, int(key_pace.until(own_rounds)))
+        own = max(own_rounds * parts.key_round, int(parts.key_pace.until(own_rounds)))
         return Attention(cycles, busy, memory, int(sum(reads) / m.memory.rate), 3 + m.tokens * queries + keys, own, read)
 
 

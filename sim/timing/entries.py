@@ -8,8 +8,10 @@ from functools import lru_cache
 
 from sim.timing.reader import FIRST, NOTHING, READABLE, Reader
 from sim.timing.refresh import pace, phases
-from skipopu.machine.config import ENTRIES_AHEAD, Machine
+from skipopu.machine.config import ENTRIES_AHEAD, ENTRIES_HELD, Machine
+from skipopu.numerics.accumulate import TERMS
 
+BUFFER = 2 * TERMS  # beats that a stationary array's multipliers keep
 WANTED = ENTRIES_AHEAD + 1  # per port: those asked for and the one whose turn is next
 FIRST_ENTRIES = 24  # walked one by one, more than are ever under way; behind them entries follow one another evenly
 
@@ -82,3 +84,64 @@ def walk_entries(
         end = max(end - 1, start + least - 2)
         ends.append(end - begun[0])
     return ends, 1 / pace(begun, memory.refresh_interval)
+
+
+@lru_cache(maxsize=4096)
+def held_pace(
+    machine: Machine, ports: int, entry: int, run: int, header: int, word: float, together: int, least: int
+) -> EntryPace:
+    """The same where beats wait in the buffer of a stationary array: ``together`` entries' words are used up in ``word`` cycles each."""
+    given = (machine, entry, run, header, word, together, least)
+    ends, even = walk_held(*given, [None])
+    return EntryPace(
+        (0, *ends[:FIRST_ENTRIES]), even, walk_held(*given, phases(machine, ports))[1] if machine.memory.refresh else even
+    )
+
+
+def walk_held(
+    machine: Machine, entry: int, run: int, header: int, word: float, together: int, least: int, refreshes: Sequence[int | None]
+) -> tuple[list[int], float]:
+    """As :func:`walk_entries`, of :func:`held_pace`: ``hw/kv/stationary/held.py`` and ``hw/kv/stationary/walk.py``."""
+    memory, page = machine.memory, 4096 // machine.beat_bytes
+    readers = [Reader(machine, memory.moving, NOTHING, phase, machine.kv_fifo, machine.kv_fifo) for phase in refreshes]
+    takes: list[int] = []  # when beats go from the loader into the buffer
+    begun: list[int] = []  # when entries' first ones do
+    freed: list[float] = []  # when beats are used up
+    ends: list[float] = []
+    end, asked, first = float(FIRST), 0, 0.0
+    count = max(FIRST_ENTRIES, min(400, 4 * memory.refresh_interval // max(run, least))) // together * together
+    for number in range(count):
+        due = max(number * machine.ports, asked + 2)
+        if number > WANTED:
+            due = max(due, begun[number - WANTED - 1] + 2)
+        at = number * entry % page
+        left, start, beat = run, 0.0, 0
+        alone, last = together == 1, number % together == together - 1
+        while left:
+            size = min(left, machine.burst, page - at % page)
+            ready = [reader.bring(size, due, takes) for reader in readers]
+            left, at = left - size, at + size
+            for push in map(max, zip(*ready, strict=True)):
+                take = max(push + READABLE, takes[-1] + 1 if takes else 0)
+                if len(takes) >= BUFFER:
+                    take = max(take, int(freed[len(takes) - BUFFER]) + 1)
+                if not beat:
+                    if number >= ENTRIES_HELD:
+                        take = max(take, int(ends[number - ENTRIES_HELD]) + 1)
+                    begun.append(take)
+                takes.append(take)
+                if last:
+                    if not beat:
+                        start = end = max(end + 1, take + 1.0)
+                    end = max(end, take + 1.0) + (1 if beat < header else word)
+                    if alone:
+                        freed.append(end)
+                beat += 1
+        asked = max(reader.asked for reader in readers)
+        if last:
+            end = max(end, start + least * together - 1)
+            first = first or start
+            if not alone:
+                freed += [end] * (run * together)
+            ends += [start + (end - start) * (k + 1) / together for k in range(together)]
+    return [round(time - first) for time in ends], 1 / pace(begun, memory.refresh_interval)

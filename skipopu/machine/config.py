@@ -17,10 +17,13 @@ from skipopu.machine.accepted import QUERY_LANES as QUERY_LANES
 from skipopu.machine.files import describe
 from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics import formats
+from skipopu.numerics.accumulate import TERMS
 from skipopu.numerics.formats import USUAL, Format
 from skipopu.numerics.profile import fingerprint
 
 TOKENS_AT_ONCE = 2  # tokens that share a weight in one cycle, where every multiplier keeps its rows
+ENTRIES_AT_ONCE = 4  # entries of a port whose weighted values a multiplier adds up there, at most
+ENTRIES_HELD = 2 * ENTRIES_AT_ONCE  # of a port in the buffer of its multipliers there, at most
 THRESHOLD_PORTS = 4  # hold thresholds of channels, at most
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
@@ -144,6 +147,16 @@ class Machine:
     def kv_lanes(self) -> int:
         """FP16 elements per beat."""
         return self.port_bits // 16
+
+    @property
+    def query_words(self) -> int:
+        """Words of ``kv_lanes`` elements in each of four banks of queries: every slot's, whatever the number of query heads per KV head."""
+        return self.query // self.kv_lanes * -(-self.tokens // QUERY_LANES)
+
+    def adds_entries(self, logarithm: int, kv_words: Any, score_words: Any) -> Any:
+        """Whether a multiplier adds up weighted values of 2 ** ``logarithm`` entries of ``kv_words`` beats and ``score_words`` each: half its
+        buffer has their beats, and there is room for two rounds' probabilities. Numbers or hardware's values."""
+        return (kv_words << logarithm <= TERMS) & (score_words << logarithm <= self.query_words)
 
     @property
     def weight_formats(self) -> tuple[Format, ...]:

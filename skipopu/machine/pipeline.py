@@ -19,8 +19,9 @@ SIGNATURE = 3  # a write to its instruction's signature
 
 # The array.
 PRODUCT = 2 + 1 + MULTIPLIER  # a step to its products: memory, bus and operand registers, multiplier
-STEP_OPERANDS = 3  # of a stationary array: a step of a product to its operands; of attention one less
+STEP_OPERANDS = 3  # of a stationary array: a step to its operands
 STEP_SUM = 4  # operands to a multiplier's sum: two registers in front of it, one in it, the sum
+PUT_ASIDE = STEP_OPERANDS + STEP_SUM + 1  # a sum's last step to its being taken
 FACTOR = MULTIPLY + SYMMETRIC  # a scaled result to its activation's factor
 FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the result
 EPILOGUE = 2 + FINISH  # an accumulator's address to the result
@@ -67,7 +68,7 @@ def tree(leaves: int) -> int:
 
 def product(machine: Machine) -> int:
     """A step of attention to its products."""
-    return STEP_OPERANDS - 1 + STEP_SUM if machine.stationary else PRODUCT
+    return PRODUCT
 
 
 def accumulated(machine: Machine) -> int:
@@ -78,9 +79,14 @@ def accumulated(machine: Machine) -> int:
 
 def dot(machine: Machine) -> int:
     """A step of keys to its quarters' sums."""
-    return product(machine) + 2 * machine.stationary + tree(machine.kv_lanes)
+    return product(machine) + tree(machine.kv_lanes)
+
+
+def scored(machine: Machine) -> int:
+    """Of a stationary array, a query's sum of a head taken out of the multipliers to its score."""
+    return 1 + tree(machine.kv_lanes) + 1 + FROM_INTEGER
 
 
 def score(machine: Machine) -> int:
     """A step of keys to the score of its last beat."""
-    return dot(machine) + 1 + FROM_INTEGER
+    return PUT_ASIDE + scored(machine) if machine.stationary else dot(machine) + 1 + FROM_INTEGER

@@ -6,18 +6,19 @@ from functools import partial
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.pipeline import adder_tree, delay_valid, registered
+from hw.arithmetic.pipeline import delay_valid, registered
 from hw.component import Component, given, gives
 from hw.library import Library
-from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
+from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
 from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.stationary.multiplier import Multiplier
 from skipopu.machine import pipeline
-from skipopu.machine.config import QUERY_LANES, TOKENS_AT_ONCE, Machine
+from skipopu.machine.config import ENTRIES_AT_ONCE, QUERY_LANES, TOKENS_AT_ONCE, Machine
 from skipopu.numerics.accumulate import SIDE_BITS, SPACING, WIDTH
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.packing import WEIGHT_BITS
 
+ADDED_BITS = WEIGHTED_BITS + (ENTRIES_AT_ONCE - 1).bit_length()  # of such a sum
 PACKED_BITS = SPACING + WEIGHT_BITS  # of two weights in one operand: the second one is a bit longer for what the first borrows
 
 
@@ -33,12 +34,12 @@ class Lanes(Component):
 
     A channel's weights meet one number per token, which all multipliers of the token and channel share. With a group's ``last`` beat the
     sums are put aside; ``select`` chooses a multiplier's, or adds up those of the same rows. Every two multipliers have a
-    third one for what their registers have no room for. Attention: with ``keys`` a multiplier takes an element of K and one
-    of a query, a quarter of the multipliers per query, with ``values`` those of the first quarter the probability and an element of V.
+    third one for what their registers have no room for. Attention: a quarter of the multipliers has a query; with ``keys`` each takes an
+    element of K and one of the query, with ``values`` the query's probability and an element of V. They add up as well: over a head's
+    beats, or over entries; a quarter's sums are selected with all of ``adds``.
 
-    Latency: PUT_ASIDE cycles from the last beat's activations until its sums can be selected, ``selected`` from ``select`` to ``own``;
-    pipeline.STEP_SUM from operands of attention to ``products``, 2 and the levels of a quarter's tree more to ``dots``. Throughput: a
-    beat, a selection, and a set of attention's operands per cycle.
+    Latency: PUT_ASIDE cycles from the last beat's activations, or operands, until its sums can be selected, 1 from ``select`` to ``chosen``,
+    ``selected`` to ``own``. Throughput: a beat, and a selection per cycle.
 
     Parameters:
         machine: the machine.
@@ -57,18 +58,17 @@ class Lanes(Component):
         self.operand = given(
             ALIGNED_BITS * self.lanes, "of each multiplier: its token's activation of its channel, or its query's element"
         )
-        self.valid = given(1, "activations of a beat")
-        self.first = given(1, "of the group's first one")
+        self.valid = given(1, "activations of a beat, or operands of attention")
+        self.first = given(1, "of the group's or sum's first one")
         self.last = given(1, "of the last one")
         self.keys = given(1, "attention multiplies queries by keys")
-        self.values = given(1, "attention multiplies a probability by values")
+        self.values = given(1, "attention multiplies probabilities by values")
         self.element = given(ALIGNED_BITS * self.quarter, "of an entry")
-        self.probability = given(PROBABILITY_BITS, "of the entry")
+        self.probabilities = given(PROBABILITY_BITS * QUERY_LANES, "of the entry, each quarter's query's")
         self.select = given(range(self.lanes), "a multiplier")
         self.adds = given(self.levels, "bits of its number for which others' sums are added")
         self.own = gives(WIDTH + SIDE_BITS, "the register and what is beside it")
-        self.dots = gives(PackedDot.dot_bits(self.lanes) * QUERY_LANES, "sums of the quarters' products")
-        self.products = gives(WEIGHTED_BITS * self.quarter, "the first quarter's products")
+        self.chosen = gives(ADDED_BITS * self.quarter, "each sum of the quarter selected, signed")
         super().__init__()
         main = partial(Multiplier, PACKED_BITS, ALIGNED_BITS, PROBABILITY_BITS + 1)
         beside = partial(Multiplier, PACKED_BITS, SIDE_BITS + 1)
@@ -85,13 +85,17 @@ class Lanes(Component):
         """Cycles from ``select`` to ``own``."""
         return 1 + pipeline.tree(machine.kv_lanes)
 
+    @staticmethod
+    def first_of(machine: Machine, query: Value) -> Value:
+        """The first multiplier of a query's quarter."""
+        return query << pipeline.tree(machine.kv_lanes)
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         at = pipeline.STEP_SUM - 1
-        attend = delay_valid(m, self.keys | self.values, at, "attend")
-        valid = delay_valid(m, self.valid, at, "valid") | attend
-        more = delay_valid(m, ~self.first, at, "more") & ~attend
-        keep = delay_valid(m, self.valid & self.last, at + 1, "last") | registered(m, attend, "attended")
+        valid = delay_valid(m, self.valid, at, "valid")
+        more = delay_valid(m, ~self.first, at, "more")
+        keep = delay_valid(m, self.valid & self.last, at + 1, "last")
         pairs = [self._weights(m, i) for i in range(self.pairs)]
         totals = [self._multiplier(m, lane, pairs[lane % self.pairs][0], valid, more) for lane in range(self.lanes)]
         sides: list[Value] = [Const(0)] * self.lanes
@@ -104,8 +108,6 @@ class Lanes(Component):
             with m.If(keep):
                 m.d.sync += aside.eq(Cat(total, side))
             kept.append(aside)
-        for k in range(self.quarter):
-            m.d.comb += self.products[WEIGHTED_BITS * k : WEIGHTED_BITS * (k + 1)].eq(totals[k][:WEIGHTED_BITS])
         self._sums(m, [kept[q * self.quarter : (q + 1) * self.quarter] for q in range(QUERY_LANES)])
         return m
 
@@ -123,13 +125,11 @@ class Lanes(Component):
 
     def _multiplier(self, m: Module, lane: int, wide: Value, valid: Value, more: Value) -> Value:
         """The sum of a multiplier's products since one without ``more``, which comes with the product."""
-        k = lane % self.quarter
+        query, k = divmod(lane, self.quarter)
         element = self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].as_signed()
-        narrow: Value = self._operand(lane).as_signed()
-        other: Value = element
-        if lane < self.quarter:
-            other = Mux(self.values, Cat(self.probability, Const(0, 1)).as_signed(), element)
-            narrow = Mux(self.values, element, narrow)
+        probability = Cat(self.probabilities.word_select(query, PROBABILITY_BITS), Const(0, 1)).as_signed()
+        other = Mux(self.values, probability, element)
+        narrow = Mux(self.values, element, self._operand(lane).as_signed())
         m.submodules[f"multiplier_{lane}"] = unit = self.multipliers[lane]
         m.d.comb += [
             unit.wide.eq(wide),
@@ -155,29 +155,21 @@ class Lanes(Component):
         return total[:SIDE_BITS], (total[SPACING : SPACING + SIDE_BITS] + total[SPACING - 1])[:SIDE_BITS]
 
     def _sums(self, m: Module, quarters: list[list[Value]]) -> None:
-        """A quarter's tree adds what was chosen for it, or attention's products as the others do."""
-        attending = delay_valid(m, self.keys, pipeline.STEP_SUM + 1, "attending")  # with the products that were put aside
+        """A tree adds what was chosen of a quarter."""
         within, which = self.select[: self.levels], self.select[self.levels :]
-        every = self.adds | attending.replicate(self.levels)
         level: list[Value] = []
         for k, lanes in enumerate(zip(*quarters, strict=True)):  # those that are not added are zero: their registers' resets
             chosen = Signal(WIDTH + SIDE_BITS, name=f"chosen_{k}", reset_less=True)
-            m.d.sync += chosen.eq(Array(lanes)[Mux(attending, 0, which)])
-            with m.If(~(every | ~(within ^ k)).all()):
+            m.d.sync += chosen.eq(Array(lanes)[which])
+            with m.If(~(self.adds | ~(within ^ k)).all()):
                 m.d.sync += chosen.eq(0)
             level.append(chosen)
+        m.d.comb += self.chosen.eq(Cat(chosen[:ADDED_BITS] for chosen in level))
         for j in range(self.levels):
             pairs = [level[k : k + 2] for k in range(0, len(level), 2)]
             sums = [Cat((a[:WIDTH] + b[:WIDTH])[:WIDTH], (a[WIDTH:] + b[WIDTH:])[:SIDE_BITS]) for a, b in pairs]
             level = [registered(m, both, f"level_{j}_{k}") for k, both in enumerate(sums)]
         m.d.comb += self.own.eq(level[0])
-        bits = PackedDot.dot_bits(self.lanes)
-        for q in range(QUERY_LANES):
-            dot: Value = level[0]
-            if q:
-                dot, _ = adder_tree(m, [lane[: 2 * ALIGNED_BITS].as_signed() for lane in quarters[q]], f"dot_{q}_")
-                dot = registered(m, dot, f"dot_{q}")
-            m.d.comb += self.dots[bits * q : bits * (q + 1)].eq(dot[:bits])
 
 
 assert TOKENS_AT_ONCE == 2

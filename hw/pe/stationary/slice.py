@@ -7,13 +7,13 @@ from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
-from hw.component import Component, given, gives
+from hw.component import Bundle, Component, given, gives
 from hw.library import Library
 from hw.pe.accumulate import SUM_BITS, Group, accumulate
 from hw.pe.activation import MANTISSA_SUM_BITS
-from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
+from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.formats import FORMAT_BITS, one_of, two_digits, zero_points
-from hw.pe.stationary.lanes import Lanes
+from hw.pe.stationary.lanes import ADDED_BITS, Lanes
 from hw.pe.stationary.tiles import largest
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine import pipeline
@@ -27,6 +27,7 @@ from skipopu.numerics.packing import WEIGHT_BITS
 SCALES_KEPT = (
     8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, 8 cycles apart
 )
+BEATS = 2 * TERMS  # kept of a port: two parts of groups, or entries
 PLAIN = 8  # what plain nibbles are less in the multipliers
 ROW_BITS = ALIGNED_BITS + WEIGHT_BITS + 9  # of a row's sum over a group: 512 products of an 18-bit activation
 
@@ -35,16 +36,29 @@ class Fill(data.StructLayout):
     """What all filling slices do with their next weight beat: keep it as a group's ``scale`` or ``zero`` or ``code`` at ``address``."""
 
     def __init__(self, machine: Machine) -> None:
-        places = max(2 * TERMS, SCALES_KEPT * largest(machine, "scale"))
+        places = max(BEATS, SCALES_KEPT * largest(machine, "scale"))
         super().__init__({"scale": 1, "zero": 1, "code": 1, "address": bits_for_index(places)})
 
 
+class EntryFill(Bundle):
+    """A beat of attention on its way into the buffer, seen by who brings it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.enable = gives(1, "keep it; only while attention has the multipliers")
+        self.address = gives(range(BEATS), "where")
+        self.beat = gives(machine.port_bits, "what, from memory")
+        if machine.history:
+            self.hit = gives(1, "it is in the history buffer")
+            self.kept = gives(machine.port_bits, "what, from there")
+        super().__init__()
+
+
 class Beat(data.StructLayout):
-    """A beat that all slices multiply in one cycle, in lockstep: its ``address`` among the codes, whether it is the ``first`` or ``last`` of
+    """A beat that all slices multiply in one cycle, in lockstep: its ``address`` among those kept, whether it is the ``first`` or ``last`` of
     its group's sum."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"product": 1, "address": bits_for_index(2 * TERMS), "first": 1, "last": 1})
+        super().__init__({"product": 1, "address": range(BEATS), "first": 1, "last": 1})
 
 
 class Sum(data.StructLayout):
@@ -79,13 +93,14 @@ class StationarySlice(Component):
     integers, the whole is scaled, rounded once to FP32 and added to its row's accumulator. The same accumulator is updated at most every 6
     cycles.
 
-    Attention: ``dots`` and ``products`` as of :class:`hw.pe.slice.Slice`.
+    Attention: ``step`` and ``sum`` are those of products, ``valid`` of the sum apart; beats of entries are kept in the same buffer.
 
-    Latency: PUT_ASIDE cycles from a part's last beat until its first sum can be taken, ``latency`` from a sum to its accumulators,
-    ``dot_latency`` and ``product_latency`` for attention. Throughput: a beat kept, a beat multiplied with two tokens and a sum taken per cycle.
+    Latency: PUT_ASIDE cycles from a part's last beat until its first sum can be taken, ``latency`` from a sum to its accumulators, of
+    attention 1 to ``chosen`` and ``Lanes.selected`` to ``dot``; 2 from a step to ``kept_beat``. Throughput: a beat kept, a beat multiplied with two
+    tokens and a sum taken per cycle.
     """
 
-    PUT_ASIDE = pipeline.STEP_OPERANDS + Lanes.PUT_ASIDE
+    PUT_ASIDE = pipeline.PUT_ASIDE
 
     def __init__(self, machine: Machine, library: Library | None = None) -> None:
         self.machine, self.inner_lanes = machine, Lanes(machine, library)
@@ -99,22 +114,22 @@ class StationarySlice(Component):
         self.step = given(Beat(machine), "what to multiply")
         self.sum = given(Sum(machine), "which sum to take")
         self.active = given(1, "this slice takes part in the sum")
-        self.activation = given(
-            ALIGNED_BITS * machine.weight_lanes, "operand of each multiplier, three cycles after the step; of attention two"
-        )
+        self.activation = given(ALIGNED_BITS * machine.weight_lanes, "operand of each multiplier, three cycles after the step")
         self.exponent = given(8, "of the sum's group and token, with it")
         self.mantissas = given(signed(MANTISSA_SUM_BITS), "the sum of its part's operands, with it")
         self.keys = given(1, "attention multiplies queries by keys")
         self.values = given(1, "attention multiplies probabilities by values")
-        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
-        self.probability = given(PROBABILITY_BITS, "of the entry, with them")
+        self.entry = given(EntryFill(machine), "beat of an entry to keep", "entry_{}")
+        self.kept_beat = gives(machine.port_bits, "that a step of attention asked for, two cycles after it")
+        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of its elements, three cycles after the step")
+        self.probabilities = given(PROBABILITY_BITS * QUERY_LANES, "of its entry, each query's, with them")
         self.drain_address = given(
             self.drain_address_bits(machine), "accumulators to read: token, pairs of rows, round, bank from below"
         )
         self.drain_even = gives(32 * machine.drain_pairs, "of the first rows of the round's pairs, FP32, a cycle later")
         self.drain_odd = gives(32 * machine.drain_pairs, "of their second rows")
-        self.dots = gives(self.dot_bits(machine) * QUERY_LANES, "sums of a query's products each")
-        self.products = gives(WEIGHTED_BITS * machine.kv_lanes, "probability times elements")
+        self.dot = gives(WIDTH, "sum over the multipliers of the query taken, signed")
+        self.chosen = gives(ADDED_BITS * machine.kv_lanes, "their own sums, signed")
         self.saturated = gives(1, "a sum was beyond FP32")
         super().__init__()
 
@@ -125,13 +140,6 @@ class StationarySlice(Component):
         pairs = (BLOCK_ROWS // 2 // machine.drain_pairs - 1).bit_length()
         return 1 + rounds + pairs + bits_for_index(machine.tokens).width
 
-    @staticmethod
-    def dot_bits(machine: Machine) -> int:
-        """Width of a quarter's sum of products of two aligned numbers."""
-        return PackedDot.dot_bits(machine.weight_lanes)
-
-    product_latency = staticmethod(pipeline.product)
-    dot_latency = staticmethod(pipeline.dot)
     latency = staticmethod(pipeline.accumulated)
 
     def elaborate(self, platform: object) -> Module:
@@ -149,11 +157,11 @@ class StationarySlice(Component):
             lanes.keys.eq(self.keys),
             lanes.values.eq(self.values),
             lanes.element.eq(self.element),
-            lanes.probability.eq(self.probability),
+            lanes.probabilities.eq(self.probabilities),
             lanes.select.eq(taken.lane),
             lanes.adds.eq(taken.adds),
-            self.dots.eq(lanes.dots),
-            self.products.eq(lanes.products),
+            self.dot.eq(lanes.own[:WIDTH]),
+            self.chosen.eq(lanes.chosen),
         ]
         at_own = Lanes.selected(machine)
         sums = self._whole(m, lanes.own, at_own)
@@ -179,17 +187,20 @@ class StationarySlice(Component):
         return m
 
     def _keep(self, m: Module, lanes: Lanes) -> None:
-        """The buffer of codes: a beat is read the cycle behind its step, and decoded the cycle behind that."""
-        m.submodules.codes = codes = Memory(shape=self.machine.port_bits, depth=2 * TERMS, init=[])
+        """The buffer of codes, or of entries: a beat is read the cycle behind its step, and decoded the cycle behind that."""
+        m.submodules.codes = codes = Memory(shape=self.machine.port_bits, depth=BEATS, init=[])
         write, read = codes.write_port(), codes.read_port()
-        fill = self.fill
+        fill, entry, attention = self.fill, self.entry, self.keys | self.values
+        # One choice of three: of two apart each would cost a LUT per bit.
+        beat = Mux(entry.hit, entry.kept, entry.beat) if self.machine.history else entry.beat
         m.d.comb += [
             self.beats.ready.eq(self.taking & (fill.scale | fill.zero | fill.code) | (self.drop if self.machine.masks else 0)),
-            write.addr.eq(fill.address),
-            write.data.eq(self.beats.payload),
-            write.en.eq(self.taking & fill.code),
+            write.addr.eq(Mux(attention, entry.address, fill.address)),
+            write.data.eq(Mux(attention, beat, self.beats.payload)),
+            write.en.eq((self.taking & fill.code) | entry.enable),
             read.addr.eq(self.step.address),
             lanes.beat.eq(registered(m, read.data, "beat")),
+            self.kept_beat.eq(lanes.beat),
         ]
 
     def _whole(self, m: Module, own: Value, at_own: int) -> list[Value]:

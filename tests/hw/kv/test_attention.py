@@ -14,6 +14,9 @@ from amaranth.sim import SimulatorContext
 from hw.arithmetic.pipeline import registered
 from hw.kv.attention import AttentionUnit
 from hw.kv.query import QueryWrites
+from hw.kv.stationary.attention import HeldAttention
+from hw.pe.stationary.lanes import Lanes
+from hw.pe.stationary.slice import StationarySlice
 from hw.pe.tile import Tile
 from sim.functional.attention import attend
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT
@@ -32,7 +35,7 @@ class Attention(Elaboratable):
 
     def __init__(self, machine: Machine) -> None:
         self.tiles = [Tile(machine) for _ in range(machine.ports)]
-        self.unit = AttentionUnit(machine, self.tiles, BuiltLibrary())
+        self.unit = (HeldAttention if machine.stationary else AttentionUnit)(machine, self.tiles, BuiltLibrary())
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -41,6 +44,9 @@ class Attention(Elaboratable):
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile
             m.d.comb += tile.slice.activation.eq(operands)
+            if isinstance(tile.inner_slice, StationarySlice):
+                m.d.comb += [tile.slice.step.eq(self.unit.beat), tile.slice.sum.adds.eq(-1)]
+                m.d.comb += tile.slice.sum.lane.eq(Lanes.first_of(tile.inner_slice.machine, self.unit.lane))
         return m
 
 
@@ -98,6 +104,14 @@ class Bench:
         ("tiny", True, 14, 1, {"ports": 3}, 0),
         ("tiny", True, 9, 4, {"tokens": 1}, 0),
         ("tiny", False, 3, 0, {"query_group": 16}, 0),
+        ("tiny-masks", True, 3, 0, {}, 0),
+        ("tiny-masks", True, 16, 8, {}, 3),
+        ("tiny-masks", False, 40, 0, {}, 0),
+        ("tiny-masks", False, 13, 3, {}, 0),
+        ("tiny-masks", True, 29, 0, {"ports": 3}, 0.5),
+        ("tiny-masks", True, 9, 4, {"tokens": 1}, 0),
+        ("tiny-masks", False, 23, 0, {"tokens": 1, "ports": 1}, 0),
+        ("tiny-masks", False, 3, 0, {"query_group": 16}, 0),
     ],
 )
 def test_against_the_functional_engine(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.kv.port import EXPONENT_BITS, AttentionPort
+from hw.kv.lockstep import EXPONENT_BITS
+from hw.kv.port import AttentionPort
 from hw.kv.reduce import SUM_BITS, Reduction
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS
 from hw.pe.slice import Slice

@@ -8,7 +8,7 @@ from amaranth.sim import SimulatorContext
 
 from hw.kv.softmax import SoftmaxWalk
 from skipopu.layout import KvEntry
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import ENTRIES_HELD, QUERY_LANES, Machine
 from tests.hw.kv.support import set_heads, simulate
 from tests.hw.kv.test_walk import random_blocks
 
@@ -77,5 +77,50 @@ def test_rounds(serial: bool, stalls: bool) -> None:
         assert furthest == (0 if serial else 1)
         if not stalls and not serial:
             assert starts[1] - starts[0] == len(expected) + 1
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("together", [0, 1, 2])
+def test_rounds_of_entries_that_go_together(together: int) -> None:
+    """Of two rounds of values probabilities are under way at most, each with its own number."""
+    machine = Machine.load("tiny-masks")
+    dut, rng, entry, most = (
+        SoftmaxWalk(machine),
+        np.random.default_rng(together),
+        KvEntry(2, machine.kv_lanes, machine),
+        2 << together,
+    )
+    blocks = random_blocks(rng, 1, machine)
+    lanes = [q for q in range(QUERY_LANES) if blocks[0]["lanes"] >> q & 1]
+    every = (1 << machine.ports) - 1
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, entry)
+        ctx.set(dut.together, together)
+        ctx.set(dut.listed.count, 1)
+        ctx.set(dut.listed.blocks[0], blocks[0])
+        await ctx.tick()
+        for port in (dut.left, dut.chosen):
+            ctx.set(port, every)
+        ctx.set(dut.values, 1)
+        begun = ended = 0
+        steps: list[tuple[int, int, int]] = []
+        for _ in range(20 * most):
+            ctx.set(dut.ended, 0)
+            step = ctx.get(dut.round.step)
+            if step.work:
+                assert ctx.get(dut.round.first) == (begun == 0)
+                steps.append((step.lane, step.number, step.parity))
+                if step.entry_end:
+                    assert steps == [(q, head, begun % ENTRIES_HELD) for head in range(entry.kv_heads) for q in lanes]
+                    steps, begun = [], begun + 1
+            if begun - ended == most and rng.random() < 0.2:
+                count = min(1 << together, int(rng.integers(1, 5)))
+                ctx.set(dut.ended, count)
+                ended += count
+            assert begun - ended <= most
+            await ctx.tick()
+        assert ended > most
 
     simulate(dut, bench)

@@ -22,12 +22,12 @@ EVERY = (1 << MACHINE.ports) - 1
 Block = dict[str, Any]
 
 
-def random_blocks(rng: np.random.Generator, count: int) -> list[Block]:
+def random_blocks(rng: np.random.Generator, count: int, machine: Machine = MACHINE) -> list[Block]:
     return [
         {
             "lanes": int(rng.integers(1, 1 << QUERY_LANES)),
             "base": int(rng.integers(0, 64)),
-            "slots": [int(s) for s in rng.integers(0, MACHINE.tokens, QUERY_LANES)],
+            "slots": [int(s) for s in rng.integers(0, machine.tokens, QUERY_LANES)],
         }
         for _ in range(count)
     ]

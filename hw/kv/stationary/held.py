@@ -1,0 +1,108 @@
+"""One port's entries in the buffer of a stationary array: their beats are kept there until they are used up."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
+
+from hw.arithmetic.pipeline import bits_for_index
+from hw.component import Bundle, Component, given, gives
+from hw.kv.order import CHOSEN
+from hw.kv.phases import Phase
+from hw.kv.request import Entry
+from hw.kv.shapes import Heads
+from hw.pe.stationary.slice import BEATS
+from hw.widths import TOKEN_BITS
+from skipopu.machine.config import ENTRIES_AHEAD, ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
+
+TOGETHER = range((ENTRIES_AT_ONCE - 1).bit_length() + 1)  # logarithms of how many entries' values are added up
+
+
+class Progress(Bundle):
+    """How far entries are used up, the same in all ports, seen by who walks them. Beats are counted modulo twice the buffer."""
+
+    def __init__(self) -> None:
+        self.together = gives(TOGETHER, "logarithm of the most entries of a round; stable while a phase is on")
+        self.begin = gives(1, "a round begins, one cycle: it takes that many entries of each port, or what there is")
+        self.needed = gives(range(2 * BEATS), "the beat that the next step needs")
+        self.freed = gives(range(2 * BEATS), "beats used up")
+        self.finished = gives(range(2 * ENTRIES_HELD), "entries used up, modulo its range")
+        self.entry = gives(range(ENTRIES_HELD), "the present step's entry, a cycle behind what it needs")
+        super().__init__()
+
+
+class Held(data.StructLayout):
+    """What a port has to know of an entry whose beats are kept: whose it is, and its first score word."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({"token": TOKEN_BITS, "score": bits_for_index(machine.score_entries // QUERY_LANES)})
+
+
+class HeldEntries(Component):
+    """Brings the beats of a phase's entries into the buffer, one entry behind the other, as there is room.
+
+    All ports' buffers are filled alike, so that a step reads the same address in all of them.
+
+    Latency: none from a beat to the buffer, 1 cycle from there to ``there``. Throughput: a beat per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.phase = given(Phase(), "what attention is at", "{}")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.progress = given(Progress(), "of the walk", "{}")
+        self.came = given(1, "an entry is wanted, one cycle")
+        self.came_values = given(1, "its values are")
+        self.ready = given(1, "a beat of the present entry is there")
+        self.present = given(Entry(machine), "the present entry")
+        self.pop = gives(1, "the beat is taken")
+        self.end = gives(1, "it is the entry's last one")
+        self.address = gives(range(BEATS), "where it is kept")
+        self.pending = gives(ENTRIES_AT_ONCE, "bit k: more than k entries of the phase wait for a round")
+        self.there = gives(1, "the beat needed is kept")
+        self.own = gives(Held(machine), "the present step's entry")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        phase, progress = self.phase, self.progress
+        waiting = [
+            Signal(range(2 * ENTRIES_AHEAD + CHOSEN + ENTRIES_HELD + 2), name=f"waiting_{name}") for name in ("keys", "values")
+        ]
+        own = Mux(phase.values, waiting[1], waiting[0])
+        most = Signal(range(ENTRIES_AT_ONCE + 1))
+        m.d.comb += [most.eq(1 << progress.together), self.pending.eq(Cat(own > k for k in range(ENTRIES_AT_ONCE)))]
+        for which, (on, count) in enumerate(zip((phase.keys, phase.values), waiting, strict=True)):
+            begun = Mux(progress.begin & on, Mux(count < most, count, most), 0)
+            m.d.sync += count.eq(count + (self.came & (self.came_values == which)) - begun)
+
+        # Beats
+        written, filled = Signal.like(progress.freed), Signal.like(progress.finished)
+        number, ahead = Signal.like(self.heads.key_beats), Signal.like(written)
+        first, held = number == 0, Held(self.machine)
+        room, place = Signal.like(written), Signal.like(filled)
+        m.d.comb += [
+            room.eq(written - progress.freed),
+            place.eq(filled - progress.finished),
+            self.pop.eq((phase.keys | phase.values) & self.ready & (room != BEATS) & (~first | (place != ENTRIES_HELD))),
+            self.end.eq(self.pop & (number == Mux(phase.values, self.heads.kv_words, self.heads.key_beats) - 1)),
+            self.address.eq(written),
+            ahead.eq(written - progress.needed - 1),
+            self.there.eq(~ahead[-1]),
+        ]
+        with m.If(self.pop):
+            m.d.sync += [written.eq(written + 1), number.eq(Mux(self.end, 0, number + 1)), filled.eq(filled + first)]
+        with m.If(~(phase.keys | phase.values)):
+            m.d.sync += [written.eq(0), filled.eq(0)]
+
+        m.submodules.held = entries = Memory(shape=held.size, depth=ENTRIES_HELD, init=[])
+        write, read = entries.write_port(), entries.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(filled),
+            write.data.eq(Cat(self.present.token, self.present.score)),
+            write.en.eq(self.pop & first),
+            read.addr.eq(progress.entry),
+            self.own.eq(read.data),
+        ]
+        return m

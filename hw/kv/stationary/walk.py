@@ -1,0 +1,273 @@
+"""Walks attention of a stationary array in lockstep over all ports: rounds of entries, heads, beats, queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data
+
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, tree
+from hw.component import Component, given, gives
+from hw.kv.blocks import Listed, block_of, lowest
+from hw.kv.phases import Phase
+from hw.kv.query import QueryRead, query_depth
+from hw.kv.shapes import Heads, HeadShapes
+from hw.kv.stationary.held import TOGETHER, Progress
+from hw.pe.stationary.slice import Beat, StationarySlice
+from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
+
+VALID = ("header", "work")  # fields of a step that count by themselves
+
+
+class HeldStep(data.StructLayout):
+    """What all ports do with a beat, a cycle behind its address.
+
+    header: keep a beat of the entry's header. work: multiply, by the queries of a block. first_beat: of
+    the head. lanes, slots: of the block. number: kv_head * blocks + block. number_first: the same for the head's first block. round:
+    number of the entry's round of probabilities, modulo its range.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        number, shapes = bits_for_index(query_depth(machine)), HeadShapes(machine)
+        super().__init__(
+            {
+                "header": 1,
+                "header_number": shapes.header_beats,
+                "work": 1,
+                "kv_head": shapes.kv_heads,
+                "first_beat": 1,
+                "lanes": QUERY_LANES,
+                "slots": data.ArrayLayout(bits_for_index(machine.tokens), QUERY_LANES),
+                "number": number,
+                "number_first": number,
+                "round": range(ENTRIES_HELD),
+            }
+        )
+
+
+class Taken(data.StructLayout):
+    """What is taken out of all ports' multipliers: a query's sums.
+
+    begin: the first query of a block. valid: there is one. lane: which of the block's four. first: its round is the phase's first. number:
+    kv_head * blocks + block. sum_number: number of (head, beat, block) within the entry.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        number = bits_for_index(query_depth(machine))
+        super().__init__({"begin": 1, "valid": 1, "lane": 2, "first": 1, "number": number, "sum_number": number})
+
+
+class HeldWalk(Component):
+    """A round is one entry of each port, for values up to ``ENTRIES_AT_ONCE``; it starts when every port has as many, or when no more are coming.
+
+    Keys: heads, blocks of queries, beats, over which a multiplier adds up. Values: heads, beats, blocks, entries, over which it adds up. Then the
+    block's queries are taken out, one per cycle; the next sum's last step waits until they are. Ports without an entry sit it out. The order
+    of rounds depends on memory timing, results do not.
+
+    Latency: 1 cycle from ``pending`` to a round's first step, none from ``there`` to a step's address, 1 from there to ``step`` and ``query``,
+    ``StationarySlice.PUT_ASIDE`` from a sum's last address to its first query. Throughput: a step per cycle, a cycle between rounds.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        ports = range(machine.ports)
+        self.phase = given(Phase(), "what attention is at", "{}")
+        self.most = given(TOGETHER, "logarithm of the most entries of a round of values")
+        self.pending = [given(ENTRIES_AT_ONCE, f"bit k: more than k entries of the phase wait in port {p}") for p in ports]
+        self.there = given(machine.ports, "per port: the beat needed is kept")
+        self.last_entries = given(1, "no entry will come that is not pending")
+        self.written = given(1, "a head's probabilities are in memory, one cycle")
+        self.heads = given(Heads(machine), "the model's heads")
+        self.listed = given(Listed(machine), "blocks of queries")
+        self.progress = gives(Progress(), "to the ports", "{}")
+        self.beat = gives(Beat(machine), "what is multiplied")
+        self.step = gives(HeldStep(machine), "what the ports do with it, a cycle later")
+        self.active = gives(machine.ports, "ports that do, with the step")
+        self.query = gives(QueryRead(machine), "what the step needs of the queries a cycle later")
+        self.taken = gives(Taken(machine), "what is taken out")
+        self.ended = gives(range(ENTRIES_AT_ONCE + 1), "entries of the round of values that ends, for one cycle")
+        self.working = gives(1, "a step")
+        self.weighed = gives(1, "values may be multiplied")
+        self.idle = gives(1, "between rounds")
+        self.waits = gives(1, "an entry of the phase waits for a round")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        heads, listed, progress, values = self.heads, self.listed, self.progress, self.phase.values
+        in_phase = self.phase.keys | values
+        running, first_round = Signal(), Signal()
+        at, again = Signal.like(progress.needed), Signal.like(progress.needed)  # the beat; where the next block's begins
+        header_left, header_number = Signal.like(heads.header_beats), Signal.like(heads.header_beats)
+        kv_head, beat, block = (
+            Signal.like(heads.kv_heads),
+            Signal.like(heads.head_beats),
+            Signal(bits_for_index(listed.blocks.shape().length)),
+        )
+        entry, last_entry = Signal(range(ENTRIES_AT_ONCE)), Signal(range(ENTRIES_AT_ONCE))
+        number = bits_for_index(query_depth(self.machine))
+        number_first, sum_first, sum_number = (Signal(number, name=n) for n in ("number_first", "sum_first", "sum_number"))
+        word, word_first = Signal.like(self.query.word), Signal.like(self.query.word)
+        present = block_of(listed, block)
+
+        # Rounds
+        together = Signal(TOGETHER)
+        m.d.comb += [together.eq(Mux(values, self.most, 0)), progress.together.eq(together)]
+        among = [k < (1 << together) for k in range(ENTRIES_AT_ONCE)]
+        some = [Cat(port[k] for port in self.pending) & among[k].replicate(self.machine.ports) for k in range(ENTRIES_AT_ONCE)]
+        active = [Signal(self.machine.ports, name=f"active_{k}") for k in range(ENTRIES_AT_ONCE)]
+        full = Cat(~wanted | pending.all() for wanted, pending in zip(among, some, strict=True)).all()
+        round_first, finished = Signal(range(ENTRIES_HELD)), Signal.like(progress.finished)
+        m.d.comb += [
+            progress.begin.eq(in_phase & ~running & some[0].any() & (full | self.last_entries)),
+            last_entry.eq(Mux(active[3].any(), 3, Mux(active[2].any(), 2, active[1].any()))),
+            progress.needed.eq(at),
+            progress.finished.eq(finished),
+            self.idle.eq(~running),
+            self.waits.eq(some[0].any()),
+        ]
+        with m.If(progress.begin):
+            m.d.sync += [
+                running.eq(1),
+                *(own.eq(pending) for own, pending in zip(active, some, strict=True)),
+                header_left.eq(Mux(values, 0, heads.header_beats)),
+                again.eq(at),
+                *(
+                    s.eq(0)
+                    for s in (header_number, kv_head, beat, block, entry, number_first, sum_first, sum_number, word, word_first)
+                ),
+            ]
+
+        # Steps
+        here = Signal(self.machine.ports)
+        m.d.comb += here.eq(Mux(entry[1], Mux(entry[0], active[3], active[2]), Mux(entry[0], active[1], active[0])))
+        hold = Signal(range(QUERY_LANES))
+        last_beat, last_block, last_head = (
+            beat == heads.head_beats - 1,
+            block == listed.count - 1,
+            kv_head == heads.kv_heads - 1,
+        )
+        header, sum_first_step = header_left != 0, Mux(values, entry == 0, beat == 0)
+        sum_end = Mux(values, entry == last_entry, last_beat)
+        ready = running & ((here & ~self.there) == 0) & (self.phase.keys | self.weighed)
+        head, work = Signal(), Signal()
+        block_end = work & sum_end
+        beat_end = block_end & last_block  # of keys: the head's last one
+        head_end = beat_end & (self.phase.keys | last_beat)
+        end = head_end & last_head
+        following = Signal.like(at)
+        m.d.comb += [
+            head.eq(ready & header),
+            work.eq(ready & ~header & (~sum_end | (hold == 0))),
+            following.eq(at + 1),
+            self.working.eq(head | work),
+            self.beat.product.eq(work),
+            self.beat.address.eq(at),
+            self.beat.first.eq(sum_first_step),
+            self.beat.last.eq(sum_end),
+            self.ended.eq(Mux(end & values, last_entry + 1, 0)),
+        ]
+        with m.If(head):
+            m.d.sync += [
+                header_left.eq(header_left - 1),
+                header_number.eq(header_number + 1),
+                at.eq(following),
+                again.eq(following),
+            ]
+        with m.If(hold != 0):
+            m.d.sync += hold.eq(hold - 1)
+        with m.If(work):
+            with m.If(values):
+                m.d.sync += [entry.eq(entry + 1), at.eq(at + heads.kv_words)]
+            with m.Else():
+                m.d.sync += [beat.eq(beat + 1), at.eq(following), word.eq(word + 1)]
+            with m.If(sum_end):
+                m.d.sync += [
+                    hold.eq(tree(list(present.lanes), lambda a, b: a + b) - 1),
+                    block.eq(Mux(last_block, 0, block + 1)),
+                    sum_number.eq(sum_number + 1),
+                    at.eq(again),
+                    entry.eq(0),
+                ]
+                with m.If(self.phase.keys):
+                    m.d.sync += [beat.eq(0), word.eq(word_first)]
+        with m.If(beat_end):
+            m.d.sync += [
+                word.eq(word + 1),
+                again.eq(Mux(values, again + 1, following)),
+                at.eq(Mux(values, again + 1, following)),
+            ]
+            with m.If(values):
+                m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            with m.If(self.phase.keys | (together == 0) | end):
+                m.d.sync += progress.freed.eq(following)
+        with m.If(head_end):
+            m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + listed.count), word_first.eq(word + 1)]
+        with m.If(end):
+            m.d.sync += [
+                running.eq(0),
+                first_round.eq(0),
+                round_first.eq(round_first + last_entry + 1),
+                finished.eq(finished + last_entry + 1),
+                at.eq(following),
+            ]
+        with m.If(~in_phase):
+            m.d.sync += [first_round.eq(1), *(s.eq(0) for s in (round_first, finished, at, progress.freed, hold))]
+        self._weigh(m, kv_head, last_entry)
+        self._tell(
+            m,
+            {
+                "header": head,
+                "header_number": header_number,
+                "work": work,
+                "kv_head": kv_head,
+                "first_beat": beat == 0,
+                "lanes": present.lanes,
+                "slots": present.slots,
+                "number": number_first + block,
+                "number_first": number_first,
+                "round": round_first + entry,
+            },
+            (here, finished + entry, present.base + word, present.base + word_first),
+        )
+        self._take(m, block_end, present.lanes, Cat(first_round, (number_first + block)[: number.width], sum_number))
+        return m
+
+    def _weigh(self, m: Module, kv_head: Signal, last_entry: Signal) -> None:
+        """A head of a round's values waits for its last entry's probabilities, which are made entry by entry."""
+        heads = self.heads.kv_heads
+        before, ready = Signal(len(heads) + 2), Signal(len(heads) + ENTRIES_HELD.bit_length())
+        m.d.comb += [
+            before.eq((heads & last_entry[0].replicate(len(heads))) + ((heads & last_entry[1].replicate(len(heads))) << 1)),
+            self.weighed.eq(ready > before + kv_head),
+        ]
+        m.d.sync += ready.eq(ready + self.written - Mux(self.ended != 0, before + heads, 0))
+        with m.If(~self.phase.values):
+            m.d.sync += ready.eq(0)
+
+    def _tell(self, m: Module, step: dict[str, Any], others: Sequence[Value]) -> None:
+        """The ports, a cycle behind a beat's address: what they do; which of them, the entry, the word of the queries and its head's first."""
+        m.d.comb += [
+            self.step[name].eq(delay_valid(m, value, 1, f"step_{name}")) for name, value in step.items() if name in VALID
+        ]
+        rest = {name: value for name, value in step.items() if name not in VALID}
+        m.d.comb += [self.step[name].eq(delay(m, value, 1, f"step_{name}")) for name, value in rest.items()]
+        told = (self.active, self.progress.entry, self.query.word, self.query.head)
+        m.d.comb += [own.eq(delay(m, value[: len(own)], 1, "told")) for own, value in zip(told, others, strict=True)]
+
+    def _take(self, m: Module, last: Value, lanes: Value, about: Value) -> None:
+        """The queries of a block whose sums are complete, from PUT_ASIDE cycles behind the last step."""
+        at, taken = StationarySlice.PUT_ASIDE, self.taken
+        begin = delay_valid(m, last, at, "taken")
+        left, kept = Signal(QUERY_LANES), Signal.like(Value.cast(about), name="kept")
+        present = Mux(begin, delay(m, lanes, at, "taken_lanes"), left)
+        known = Mux(begin, delay(m, about, at, "taken_about"), kept)
+        m.d.sync += [left.eq(present & (present - 1)), kept.eq(known)]
+        m.d.comb += [
+            taken.begin.eq(begin),
+            taken.valid.eq(present.any()),
+            taken.lane.eq(lowest(present)),
+            Cat(taken.first, taken.number, taken.sum_number).eq(known),
+        ]

@@ -1,0 +1,107 @@
+"""Entries in the multipliers' buffer: what comes in which order, how far ahead, and what the walk is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.stationary.held import HeldEntries
+from hw.pe.stationary.slice import BEATS
+from skipopu.layout import KvEntry
+from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, Machine
+from tests.hw.kv.support import set_heads, simulate
+
+MACHINE = Machine.load("tiny-masks")
+LANES = MACHINE.kv_lanes
+
+
+@pytest.mark.parametrize(
+    ("heads", "dim", "together"),
+    [
+        (2, LANES, 0),
+        (3, 2 * LANES, 2),
+        (8, 4 * LANES, 2),
+        (5, 9 * LANES, 1),
+        (33, 8 * LANES, 0),
+    ],  # the last one: longer than the buffer
+)
+@pytest.mark.parametrize("stalls", [0, 0.2, 0.9])  # how often the walk waits, and memory
+def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: int, stalls: float) -> None:
+    """No beat goes where one is still needed, no entry's description either; whoever walks finds both while it needs them."""
+    dut, entry, rng = HeldEntries(MACHINE), KvEntry(heads, dim, MACHINE), np.random.default_rng(heads)
+
+    async def phase(ctx: SimulatorContext, values: bool, entries: int) -> int:
+        run, most = entry.key_beats - entry.header_beats * values, 1 << together if values else 1
+        for port, value in (
+            (dut.phase.keys, not values),
+            (dut.phase.values, values),
+            (dut.progress.together, together * values),
+        ):
+            ctx.set(port, value)
+        buffer, written, freed, finished, came, begun, cycle = [-1] * BEATS, 0, 0, 0, 0, 0, 0
+        walking: list[int] = []  # beats of the round that are to be used, in their order
+        while finished < entries:
+            came_now = came < entries and (not stalls or bool(rng.integers(2)))
+            ctx.set(dut.came, came_now)
+            ctx.set(dut.came_values, values)
+            waiting = min(ENTRIES_AT_ONCE, came - begun)
+            assert ctx.get(dut.pending) == (1 << waiting) - 1
+            start = not walking and came > begun and (came - begun >= most or came == entries)
+            ctx.set(dut.progress.begin, start)
+            if start:
+                own = min(most, came - begun)
+                walking = [(begun + e) * run + w for w in range(run) for e in range(own)]
+                begun += own
+            # Memory
+            ready = written < came * run and (not stalls or rng.random() < 0.8)
+            ctx.set(dut.ready, ready)
+            present = written // run
+            ctx.set(dut.present, {"token": 100 + present, "score": 3 * present})
+            ctx.set(dut.progress.freed, freed % (2 * BEATS))
+            ctx.set(dut.progress.finished, finished % (2 * ENTRIES_HELD))
+            popped = ctx.get(dut.pop)
+            room = written - freed < BEATS and (written % run > 0 or present - finished < ENTRIES_HELD)
+            assert popped == (ready and room)
+            # A step of the walk
+            if walking and not start:
+                beat = walking[0]
+                ctx.set(dut.progress.needed, beat % (2 * BEATS))
+                ctx.set(dut.progress.entry, beat // run % ENTRIES_HELD)
+                assert ctx.get(dut.there) == (written > beat)
+                if written > beat and rng.random() >= stalls:
+                    assert buffer[beat % BEATS] == beat
+                    known = ctx.get(dut.own)
+                    assert (known.token, known.score) == (100 + beat // run, 3 * (beat // run))
+                    walking.pop(0)
+                    if most == 1:
+                        freed = beat + 1
+                    if not walking:
+                        freed, finished = begun * run, begun
+            if popped:
+                assert ctx.get(dut.address) == written % BEATS
+                assert ctx.get(dut.end) == (written % run == run - 1)
+                buffer[written % BEATS] = written
+                written += 1
+            else:
+                assert not ctx.get(dut.end)
+            came += came_now
+            await ctx.tick()
+            cycle += 1
+        ctx.set(dut.ready, 0)
+        for port in (dut.phase.keys, dut.phase.values, dut.progress.begin, dut.came, dut.progress.freed, dut.progress.finished):
+            ctx.set(port, 0)
+        await ctx.tick()
+        return cycle
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, entry)
+        await ctx.tick()
+        for values in (False, True):
+            entries = 11 if entry.key_beats < BEATS else 3
+            cycles = await phase(ctx, values, entries)
+            run = entry.key_beats - entry.header_beats * values
+            if not stalls and run > 8 and together == 0:  # a beat per cycle, a cycle between rounds and where a round begins
+                assert cycles <= entries * (run + 2) + 4
+
+    simulate(dut, bench)

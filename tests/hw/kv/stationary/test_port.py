@@ -1,0 +1,127 @@
+"""A port's scores, one query at a time, its probabilities of several rounds and aligned elements, each in its cycle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from amaranth.sim import SimulatorContext
+
+from hw.kv.soft_cap import CappedStep
+from hw.kv.stationary.port import STEP_TAKEN, HeldPort
+from hw.kv.stationary.walk import Taken
+from hw.pe.dot import PROBABILITY_BITS
+from hw.pe.stationary.lanes import Lanes
+from skipopu.layout import KvEntry
+from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.numerics import fp16, fp32
+from skipopu.numerics.accumulate import WIDTH
+from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
+from skipopu.numerics.tables import exp2_negative, shift_half_up
+from tests.hw.kv.support import Schedule, joined, simulate
+from tests.hw.kv.test_format import packed, random_heads
+from tests.hw.kv.test_port import order_key
+
+MACHINE = Machine.load("tiny-masks")
+ENTRY = KvEntry(2, 2 * MACHINE.kv_lanes, MACHINE)
+WIDE, POSITION, BLOCKS, SCORE = MACHINE.kv_lanes, 5, 2, 40
+SHAPE = (ENTRY.kv_heads, BLOCKS, QUERY_LANES)
+
+
+@pytest.mark.parametrize("together", [0, 2])
+@pytest.mark.parametrize("token", [3, 6])
+def test_an_entry(token: int, together: int) -> None:
+    """Token 6 is seen by slots from 1 on; the second block has three queries."""
+    dut, rng, plan = HeldPort(MACHINE), np.random.default_rng(token), Schedule()
+    step, softmax, work, lockstep = dut.lockstep.kv_step, dut.lockstep.softmax_step, dut.work, dut.lockstep
+    heads = random_heads(rng, ENTRY) + np.float32(0.5)
+    heads[1, 0] /= 64  # another exponent than the next head's
+    halves, fields, beats = packed(ENTRY, heads)
+    aligned = np.stack([fp16.align(halves[v], fields[:, v, None]) for v in (0, 1)]).astype(np.int64)
+    query = rng.integers(-(1 << 17) + 1, 1 << 17, (*SHAPE, ENTRY.head_dim))
+    query_exponents = rng.integers(ALIGNED_BIAS - 25, ALIGNED_BIAS - 15, SHAPE)
+    slots, lanes = rng.integers(0, MACHINE.tokens, (BLOCKS, QUERY_LANES)), [0b1111, 0b1011]
+    exists = np.array([[m >> q & 1 for q in range(QUERY_LANES)] for m in lanes], bool)
+    exact = np.einsum("hbqd,hd->hbq", query, aligned[0])
+    exponent = query_exponents - ALIGNED_BIAS + (fields[:, 0] - fp16.ALIGNED_BIAS)[:, None, None]
+    scores = fp32.narrow(np.ldexp(exact.astype(np.float64), exponent))
+    seen = (token - POSITION <= slots) & exists
+    for port, value in (
+        (work.token, token),
+        (work.score, SCORE),
+        (work.softmax_score, SCORE),
+        (work.working, 1),
+        (lockstep.position, POSITION),
+        (lockstep.together, together),
+        (dut.phase.keys, 1),
+    ):
+        plan.set(0, port, value)
+
+    def fields_of(h: int, k: int, b: int) -> dict[str, object]:
+        number = {"number": h * BLOCKS + k, "number_first": h * BLOCKS}
+        return {"work": 1, "kv_head": h, "lanes": lanes[k], "slots": slots[k].tolist(), "first_beat": b == 0, **number}
+
+    cycle = 1
+    for number in range(ENTRY.header_beats):
+        plan.pulse(cycle, step, {"header": 1, "header_number": number}, {})
+        plan.pulse(cycle + 1, dut.beat, beats[number], 0)
+        cycle += 1
+    for h in range(ENTRY.kv_heads):
+        for k in range(BLOCKS):
+            for b in range(ENTRY.head_beats):
+                part = slice(WIDE * b, WIDE * (b + 1))
+                plan.pulse(cycle, step, fields_of(h, k, b), {})
+                plan.pulse(cycle + 1, dut.beat, beats[ENTRY.header_beats + h * ENTRY.head_beats + b], 0)
+                plan.pulse(cycle + 1, lockstep.query_exponents, joined(query_exponents[h, k], 8), 0)
+                plan.expect(cycle + 2, dut.element, joined(aligned[0, h, part], ALIGNED_BITS), "element")
+                cycle += 1
+            for turn, q in enumerate(np.flatnonzero(exists[k])):
+                at = cycle - 1 + STEP_TAKEN + turn
+                taken = {"valid": 1, "begin": turn == 0, "lane": int(q), "number": h * BLOCKS + k}
+                plan.pulse(at, lockstep.taken, Taken(MACHINE).const(taken).as_bits(), 0)
+                plan.pulse(at + Lanes.selected(MACHINE), dut.dot, joined([exact[h, k, q]], WIDTH), 0)
+                at += HeldPort.score_latency(MACHINE)
+                plan.expect(at, dut.scores.score_keys, order_key(scores[h, k, q]) if seen[k, q] else 0, "score key")
+                plan.expect(at, dut.scores.value_exponents, int(fields[h, 1]) if seen[k, q] else 0, "exponent")
+            cycle += QUERY_LANES - ENTRY.head_beats
+    cycle += STEP_TAKEN + HeldPort.score_latency(MACHINE) + 2
+    plan.expect(cycle - 1, dut.scores.score_keys, 0, "keys of no head")
+
+    plan.set(cycle, dut.phase.keys, 0)
+    plan.set(cycle, dut.phase.values, 1)
+    plan.set(cycle, work.weighing, 1)
+    maximum = fp32.add(scores, rng.uniform(0, 3, SHAPE).astype(np.float32))  # some other token's score
+    shared = int(fields[:, 1].max())
+    probabilities = np.where(seen, exp2_negative(fp32.add(maximum, -scores)), 0)
+    rounds = rng.permutation(2 << together)[:2].tolist()
+    scaled: dict[int, np.ndarray] = {}
+    for turn, number in enumerate(rounds):  # of the second one another maximum
+        shift = shared + turn
+        scaled[number] = shift_half_up(probabilities, (shift - fields[:, 1])[:, None, None])
+        for h, k, q in np.argwhere(np.broadcast_to(exists, SHAPE)).tolist():
+            what = {"work": 1, "lane": q, "number": h * BLOCKS + k, "number_first": h * BLOCKS, "parity": number}
+            plan.pulse(cycle, softmax, what, {})
+            capped = CappedStep(MACHINE).const({"lane": q, "number": h * BLOCKS + k, "parity": number})
+            plan.pulse(cycle, lockstep.capped, capped.as_bits(), 0)
+            plan.set(cycle + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
+            plan.set(cycle + 1, lockstep.shared_exponent, shift)
+            plan.expect(cycle + HeldPort.WEIGHT_LATENCY, dut.scores.weight, int(probabilities[h, k, q]), "weight")
+            cycle += 1
+    cycle += HeldPort.WRITTEN - 1
+    for h in range(ENTRY.kv_heads):
+        for b in range(ENTRY.head_beats):
+            part = slice(WIDE * b, WIDE * (b + 1))
+            for k in range(BLOCKS):
+                for number in rounds:
+                    plan.pulse(cycle, step, fields_of(h, k, b) | {"round": number}, {})
+                    plan.pulse(cycle + 1, dut.beat, beats[ENTRY.key_beats + h * ENTRY.head_beats + b], 0)
+                    plan.expect(cycle + 2, dut.element, joined(aligned[1, h, part], ALIGNED_BITS), "element of V")
+                    for q in np.flatnonzero(exists[k]).tolist():
+                        own = dut.probabilities.word_select(q, PROBABILITY_BITS)
+                        plan.expect(cycle + 2, own, int(scaled[number][h, k, q]), "probability")
+                    cycle += 1
+    plan.expect(cycle + 2, dut.element, 0, "no element")
+
+    async def bench(ctx: SimulatorContext) -> None:
+        await plan.play(ctx)
+
+    simulate(dut, bench)
