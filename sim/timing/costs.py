@@ -194,7 +194,7 @@ class Costs:
     def attention_drain(self) -> int:
         """Last step of a phase to the phase's end: the longest pipeline, scores with their tree over ports."""
         m = self.machine
-        return pipeline.score(m) + pipeline.tree(m.ports) + 2
+        return pipeline.settled(m) + pipeline.tree(m.ports) + 2
 
     def attend(
         self,
@@ -215,21 +215,17 @@ class Costs:
         ``hits`` the smallest number of entries that it need not: with them a port begins while its first miss is on its way.
         """
         m = self.machine
-        mine, made = (
-            queries * len(listed),
-            entry.kv_heads * queries * len(listed) + 1,
-        )  # queries of a KV head; probabilities of an entry
+        mine = queries * len(listed)  # queries of a KV head
+        made = entry.kv_heads * mine + 1  # probabilities of an entry, and a cycle until the next one's
         parts = rounds_of(m, ports, listed, queries, entry, serial)
-        together, drain = max(1, parts.together), self.attention_drain + parts.taken
+        of_round, drain = parts.of_round, self.attention_drain + parts.taken
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         missed = reads[0] / key_run
         read = self.read_all(ports) + m.stationary
         covered = min(read + 1, hits * parts.key_round)
         keys = max(rounds * parts.key_round - covered, int(parts.key_pace.until(missed))) + read + 1
-        fill = (min(together, rounds) - 1) * made + mine + WEIGHED
+        fill = (min(max(1, parts.together), rounds) - 1) * made + mine + WEIGHED
         late = pipeline.SOFT_CAP * capped
-        groups, of_round = -(-rounds // together), parts.values(together)
-        shorter = of_round - parts.values(rounds - (groups - 1) * together)  # the last round
         # They are asked for right behind the keys.
         fetched = parts.value_pace.until(missed + reads[1] / value_run) - parts.value_pace.until(missed)
         weighing = 0  # cycles beyond the steps in which values wait for the rounds' probabilities
@@ -239,15 +235,18 @@ class Costs:
             divisions = entry.kv_heads * mine * (head_dim // m.vector_lanes + SERIAL_DIVIDE) - SERIAL_DIVIDE
         else:
             # Two rounds' probabilities are under way at most; what a cap adds delays the first, and every other one behind the second.
-            ahead = max((fill + of_round + 2) / 2, together * made)
+            ahead = max((fill + of_round + 2) / 2, made)
             period = max(of_round + 1, ahead)
-            capping = (groups - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
+            capping = (rounds - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
             fill += late
             # Values come while the keys' pipeline drains and the first probabilities are made.
             places = m.kv_fifo + BUFFER * m.stationary
             early = min(self.attention_drain + fill, places / value_run * parts.value_pace.period)
-            values = fill + int(max(groups * period + capping - shorter, fetched - early))
-            weighing = max(0, int(groups * (ahead - of_round - 1))) + int(capping)
+            unhindered = int(rounds * period + capping)
+            if m.stationary:
+                unhindered = parts.values(rounds, made, mine + WEIGHED + late) - fill
+            values = fill + max(unhindered, int(fetched - early))
+            weighing = max(0, int(rounds * (ahead - of_round - 1))) + int(capping)
             divisions = entry.kv_heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (parts.key_steps + parts.value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * drain + divisions + DIVIDE

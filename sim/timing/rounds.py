@@ -32,10 +32,30 @@ class Rounds:
     key_pace: EntryPace
     value_pace: EntryPace
 
-    def values(self, entries: int) -> int:
-        """Steps of a round of values of so many entries, and what it waits for sums to be taken out."""
-        beats = self.entry.kv_heads * self.entry.head_beats
-        return beats * sum(max(entries, lanes) if self.together else lanes for lanes in self.lanes)
+    @property
+    def of_round(self) -> int:
+        """Steps of a round of values with all its entries, and what it waits for sums to be taken out."""
+        return self.entry.kv_heads * self.of_head(max(1, self.together))
+
+    def of_head(self, entries: int) -> int:
+        return self.entry.head_beats * sum(max(entries, lanes) if self.together else lanes for lanes in self.lanes)
+
+    def values(self, rounds: int, made: int, first: int) -> int:
+        """From the first probability to the last step of values of ``rounds`` entries, nothing else in the way, in a stationary array.
+
+        ``made``: cycles of an entry's probabilities and until the next one's, ``first``: until the first head's may be used.
+        """
+        heads, made_head = self.entry.kv_heads, (made - 1) // self.entry.kv_heads
+        ends, ready = [0, 0], 0
+        for begun in range(0, rounds, self.together):
+            entries = min(self.together, rounds - begun)
+            # Two rounds' are under way at most.
+            ready = max(ready, ends[-2] + 1) + entries * made
+            last = ready - made  # the round's last entry's first
+            steps = self.of_head(entries)
+            begin = max(last + first, ends[-1] + (entries >= self.lanes[-1]))
+            ends.append(max(begin + heads * steps, last + first + (heads - 1) * made_head + steps))
+        return ends[-1]
 
     @property
     def taken(self) -> int:
@@ -60,8 +80,11 @@ def rounds_of(machine: Machine, ports: int, listed: Sequence[int], queries: int,
         most = ENTRIES_AT_ONCE.bit_length()
         together = 1 << max(k for k in range(most) if not k or machine.adds_entries(k, beats, heads * len(lanes)))
     of_head = sum(max(head_beats, count) for count in lanes)
-    key_round = entry.header_beats + heads * of_head + 1
-    word = sum(max(together, count) for count in lanes)
-    keys = held_pace(machine, ports, entry.beats, key_run, entry.header_beats, of_head / head_beats, 1, key_round)
-    values = held_pace(machine, ports, entry.beats, beats, 0, word, together, -(-(beats * word + 1) // together))
+    # The first block's queries meet the last sums of the round before as they are taken out.
+    first = max(lanes[-1], 1 + entry.header_beats + head_beats) - max(lanes[-1], head_beats)
+    key_round = heads * of_head + first
+    round_of = beats * sum(max(together, count) for count in lanes) + (together >= lanes[-1])
+    of_word = (key_round - 1 - entry.header_beats) / beats, (round_of - 1) / beats
+    keys = held_pace(machine, ports, entry.beats, key_run, entry.header_beats, of_word[0], 1, key_round)
+    values = held_pace(machine, ports, entry.beats, beats, 0, of_word[1], together, -(-round_of // together))
     return Rounds(entry, lanes, together, key_steps, beats * len(lanes), key_round, keys, values)

@@ -89,4 +89,9 @@ def scored(machine: Machine) -> int:
 
 def score(machine: Machine) -> int:
     """A step of keys to the score of its last beat."""
-    return PUT_ASIDE + scored(machine) if machine.stationary else dot(machine) + 1 + FROM_INTEGER
+    return dot(machine) + 1 + FROM_INTEGER
+
+
+def settled(machine: Machine) -> int:
+    """Attention's last step to the last of what its ports have to say, before it is reduced over them."""
+    return PUT_ASIDE + max(scored(machine), WEIGHT) if machine.stationary else score(machine)

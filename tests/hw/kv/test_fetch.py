@@ -16,6 +16,7 @@ from skipopu.machine.config import Machine
 
 HEADER, WORDS, ENTRY_BLOCKS = 1, 3, 1  # beats of the header, of K; 64-byte units of an entry
 MACHINE = dataclasses.replace(Machine.load("mono"), history=128, kv_fifo=16)
+BOTH = pytest.mark.parametrize("machine", [MACHINE, dataclasses.replace(MACHINE, stationary=True)], ids=["rows", "stationary"])
 CAPACITY = MACHINE.history_slots
 BLOCK_BEATS = 64 // MACHINE.beat_bytes
 
@@ -28,6 +29,11 @@ def first_beat(place: int, values: int) -> int:
     return place * ENTRY_BLOCKS * BLOCK_BEATS + (HEADER + WORDS if values else 0)
 
 
+def beat_of(ctx: SimulatorContext, dut: KvFetch) -> int:
+    """The present beat; a stationary array chooses it where it is kept."""
+    return ctx.get(dut.kept if dut.machine.stationary and ctx.get(dut.present_hit) else dut.beat)
+
+
 class Bench:
     """A memory that answers in order after random pauses, and a reader that takes entries with random pauses."""
 
@@ -38,6 +44,7 @@ class Bench:
         self.held: dict[tuple[int, int], int] = {}  # (slot, values): place
         self.cycle = self.requested = self.hits = self.expected_hits = self.ahead = self.given_up = 0
         self.last_run = -1
+        self.came = [0, 0]  # of a stationary array: keys and values told to be wanted
 
     async def step(self, ctx: SimulatorContext, dut: KvFetch) -> None:
         """Ends a cycle, whose other inputs the caller has set, and begins the next."""
@@ -53,6 +60,8 @@ class Bench:
             self.fifo.popleft()
         self.hits += ctx.get(dut.hit)
         self.ahead += ctx.get(dut.fetched_ahead)
+        if dut.machine.stationary:
+            self.came[ctx.get(dut.came_values)] += ctx.get(dut.came)
         self.cycle += 1
         await ctx.tick()
         while self.flight and self.flight[0][0] <= self.cycle and len(self.fifo) < MACHINE.kv_fifo:
@@ -133,7 +142,7 @@ class Bench:
                     assert token not in seen
                     assert ctx.get(dut.entry.half.values) == values
                     assert ctx.get(dut.entry.score) == token
-                    assert ctx.get(dut.beat) == content(first_beat(places[token], values) + number)
+                    assert beat_of(ctx, dut) == content(first_beat(places[token], values) + number)
                     number = 0 if end else number + 1
                     if end:
                         seen.append(token)
@@ -150,15 +159,21 @@ class Bench:
                 idle = 0 if pop or softmax or taken else idle + 1
                 assert idle < 500, "nothing moves any more"
             assert sorted(seen) == list(range(len(places)))
-            assert not ctx.get(dut.pending)
+            if dut.machine.stationary:
+                assert self.came[values] == len(places)
+                self.came[values] = 0
+            else:
+                assert not ctx.get(dut.pending)
         ctx.set(dut.phase.keys, 0)
         ctx.set(dut.phase.values, 0)
         assert not ctx.get(dut.left)
 
 
-def exercise(seed: int, slots: int, layers: int, skipped: float, unit: type[KvFetch] = KvFetch) -> Bench:
+def exercise(
+    seed: int, slots: int, layers: int, skipped: float, unit: type[KvFetch] = KvFetch, machine: Machine = MACHINE
+) -> Bench:
     """Some layers of growing contexts; a token's entry changes where its attention executes."""
-    dut, bench = unit(MACHINE), Bench(seed, slots)
+    dut, bench = unit(machine), Bench(seed, slots)
 
     async def run(ctx: SimulatorContext) -> None:
         ctx.set(dut.heads.header_beats, HEADER)
@@ -189,16 +204,18 @@ def exercise(seed: int, slots: int, layers: int, skipped: float, unit: type[KvFe
     return bench
 
 
+@BOTH
 @settings(max_examples=6)
 @given(st.integers(0, 1 << 30), st.sampled_from([0, 3, CAPACITY]), st.sampled_from([0.0, 0.4, 0.9]))
-def test_every_entry_comes_once_with_its_own_beats(seed: int, slots: int, skipped: float) -> None:
-    bench = exercise(seed, slots, 8, skipped)
+def test_every_entry_comes_once_with_its_own_beats(machine: Machine, seed: int, slots: int, skipped: float) -> None:
+    bench = exercise(seed, slots, 8, skipped, machine=machine)
     assert bench.hits == bench.expected_hits
     assert slots or not bench.hits
 
 
-def test_hits_and_prefetches_happen() -> None:
-    bench = exercise(1, CAPACITY, 16, 0.7)
+@BOTH
+def test_hits_and_prefetches_happen(machine: Machine) -> None:
+    bench = exercise(1, CAPACITY, 16, 0.7, machine=machine)
     assert bench.hits > 0
     assert bench.ahead > 0
     assert bench.given_up > 0

@@ -30,6 +30,7 @@ LANES = MACHINE.kv_lanes
 def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: int, stalls: float) -> None:
     """No beat goes where one is still needed, no entry's description either; whoever walks finds both while it needs them."""
     dut, entry, rng = HeldEntries(MACHINE), KvEntry(heads, dim, MACHINE), np.random.default_rng(heads)
+    asked = [0, 0]  # entries wanted of keys, of values
 
     async def phase(ctx: SimulatorContext, values: bool, entries: int) -> int:
         run, most = entry.key_beats - entry.header_beats * values, 1 << together if values else 1
@@ -39,12 +40,14 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             (dut.progress.together, together * values),
         ):
             ctx.set(port, value)
-        buffer, written, freed, finished, came, begun, cycle = [-1] * BEATS, 0, 0, 0, 0, 0, 0
+        buffer, written, freed, finished, begun, cycle = [-1] * BEATS, 0, 0, 0, 0, 0
         walking: list[int] = []  # beats of the round that are to be used, in their order
         while finished < entries:
-            came_now = came < entries and (not stalls or bool(rng.integers(2)))
+            came = asked[values]
+            which = values or (bool(stalls) and rng.random() < 0.3)  # values may be wanted while keys are used
+            came_now = asked[which] < entries and (not stalls or bool(rng.integers(2)))
             ctx.set(dut.came, came_now)
-            ctx.set(dut.came_values, values)
+            ctx.set(dut.came_values, which)
             waiting = min(ENTRIES_AT_ONCE, came - begun)
             assert ctx.get(dut.pending) == (1 << waiting) - 1
             start = not walking and came > begun and (came - begun >= most or came == entries)
@@ -85,12 +88,13 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
                 written += 1
             else:
                 assert not ctx.get(dut.end)
-            came += came_now
+            asked[which] += came_now
             await ctx.tick()
             cycle += 1
-        ctx.set(dut.ready, 0)
         for port in (dut.phase.keys, dut.phase.values, dut.progress.begin, dut.came, dut.progress.freed, dut.progress.finished):
             ctx.set(port, 0)
+        ctx.set(dut.ready, 1)  # of the next phase
+        assert not ctx.get(dut.pop)
         await ctx.tick()
         return cycle
 

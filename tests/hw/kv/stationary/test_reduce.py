@@ -6,9 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from amaranth.sim import SimulatorContext
 
-from hw.kv.lockstep import EXPONENT_BITS
 from hw.kv.reduce import SUM_BITS
 from hw.kv.stationary.port import HeldPort
 from hw.kv.stationary.reduce import HeldReduction
@@ -37,8 +35,20 @@ def test_keys_then_values(ports: int) -> None:
     longest = max(at_score + depth, StationarySlice.PUT_ASIDE, HeldPort.WEIGHT_LATENCY + depth) + 1
     order = [(r, n, q) for r in range(ROUNDS) for n in rng.permutation(NUMBERS).tolist() for q in range(QUERY_LANES)]
     cycle = 4
-    plan.set(1, dut.phase.keys, 1)
-    for n, q in [(n, q) for n in range(NUMBERS) for q in range(QUERY_LANES)]:  # of an instruction before
+    every = [(n, q) for n in range(NUMBERS) for q in range(QUERY_LANES)]
+    for n, q in every:  # values of an instruction before, then its keys: what stands there is replaced
+        plan.set(cycle, dut.phase.values, 1)
+        for port, value in ((softmax.work, 1), (softmax.number, n), (softmax.lane, q), (dut.softmax.first, 1)):
+            plan.pulse(cycle, port, value, 0)
+        plan.pulse(cycle, dut.taken, {"valid": 1, "lane": q, "sum_number": n, "first": 1}, nothing)
+        for p in range(ports):
+            plan.pulse(cycle + HeldPort.WEIGHT_LATENCY, dut.scores[p].weight, (1 << PROBABILITY_BITS) - 1, 0)
+            plan.pulse(cycle + 1, dut.products[p], joined([limit - 1] * machine.kv_lanes, ADDED_BITS), 0)
+        cycle += 1
+    cycle += longest
+    plan.set(cycle, dut.phase.values, 0)
+    plan.set(cycle, dut.phase.keys, 1)
+    for n, q in every:
         plan.pulse(cycle, dut.taken, {"valid": 1, "lane": q, "number": n, "first": 1}, nothing)
         for p in range(ports):
             plan.pulse(cycle + at_score, dut.scores[p].score_keys, (1 << 32) - 1, 0)
@@ -76,18 +86,13 @@ def test_keys_then_values(ports: int) -> None:
     plan.set(cycle, dut.phase.values, 0)
     totals, sums = weights.sum((0, 2)), products.sum((0, 2))
     cycle += 1
-    for n in range(NUMBERS):
-        for q in range(QUERY_LANES):
-            for port, value in ((dut.reduced.read_number, n), (dut.reduced.read_lane, q)):
-                plan.set(cycle, port, value)
-            plan.set(cycle, dut.reduced.sum_address, n)
-            plan.set(cycle, dut.reduced.sum_lane, q)
-            plan.expect(cycle + 1, dut.reduced.total, int(totals[n, q]), "total")
-            plan.expect(cycle + 1, dut.reduced.exponent, int(fields[n, q]) & (1 << EXPONENT_BITS) - 1, "exponent")
-            plan.expect(cycle + 1, dut.reduced.sums, joined(sums[n, q], SUM_BITS), "sums")
-            cycle += 1
-
-    async def bench(ctx: SimulatorContext) -> None:
-        await plan.play(ctx)
-
-    simulate(dut, bench)
+    for n, q in every:
+        for port, value in ((dut.reduced.read_number, n), (dut.reduced.read_lane, q)):
+            plan.set(cycle, port, value)
+        plan.set(cycle, dut.reduced.sum_address, n)
+        plan.set(cycle, dut.reduced.sum_lane, q)
+        plan.expect(cycle + 1, dut.reduced.total, int(totals[n, q]), "total")
+        plan.expect(cycle + 1, dut.reduced.exponent, int(fields[n, q]), "exponent")
+        plan.expect(cycle + 1, dut.reduced.sums, joined(sums[n, q], SUM_BITS), "sums")
+        cycle += 1
+    simulate(dut, plan.play)

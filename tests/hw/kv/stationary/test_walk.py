@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +19,10 @@ from skipopu.machine.config import ENTRIES_HELD, QUERY_LANES, Machine
 from tests.hw.kv.support import set_heads, simulate
 from tests.hw.kv.test_walk import Block, random_blocks
 
-MACHINE = Machine.load("tiny-masks")
-ENTRY = KvEntry(3, 2 * MACHINE.kv_lanes, MACHINE)
+MACHINE = dataclasses.replace(Machine.load("tiny-masks"), kv_heads=16)
+ENTRY = KvEntry(9, 2 * MACHINE.kv_lanes, MACHINE)  # two header beats
 EVERY = (1 << MACHINE.ports) - 1
+BLOCKS = min(HeadShapes(MACHINE).blocks, MACHINE.query_words // (ENTRY.kv_heads * ENTRY.head_beats))
 Step = dict[str, Any]
 
 
@@ -27,11 +30,23 @@ def lanes_of(block: Block) -> list[int]:
     return [q for q in range(QUERY_LANES) if block["lanes"] >> q & 1]
 
 
-def steps(blocks: list[Block], values: bool, entries: int, first: int, number: int) -> Iterator[Step]:
-    """Of a round of ``entries`` entries, ``number`` rounds of entries behind the first: beats count from ``first`` on."""
+def steps(blocks: list[Block], values: bool, alone: bool, entries: int, first: int, number: int) -> Iterator[Step]:
+    """Of a round of ``entries`` entries, ``number`` rounds of entries behind the first: beats count from ``first`` on.
+
+    Of values that go together all beats are ``kept`` until the round ends, else a head of keys, or a beat of values, until it is used up.
+    """
     run = ENTRY.key_beats - ENTRY.header_beats * values
     for k in range(0 if values else ENTRY.header_beats):
-        yield {"at": first + k, "product": 0, "header": 1, "work": 0, "header_number": k, "entry": number, "of": 0}
+        yield {
+            "at": first + k,
+            "product": 0,
+            "header": 1,
+            "work": 0,
+            "header_number": k,
+            "entry": number,
+            "of": 0,
+            "kept": first,
+        }
     body, count = first + (0 if values else ENTRY.header_beats), len(blocks)
     for head in range(ENTRY.kv_heads):
         beats = range(ENTRY.head_beats)
@@ -43,8 +58,10 @@ def steps(blocks: list[Block], values: bool, entries: int, first: int, number: i
         for beat, k, e in loops:
             word = head * ENTRY.head_beats + beat
             begins, ends = (e == 0, e == entries - 1) if values else (beat == 0, beat == ENTRY.head_beats - 1)
+            used = word if values else word - beat
             yield {
                 "at": body + word + e * run,
+                "kept": body + used if alone and used else first,
                 "product": 1,
                 "first": begins,
                 "last": ends,
@@ -74,7 +91,7 @@ def test_rounds(together: int, stalls: bool) -> None:
     taken_at, words = StationarySlice.PUT_ASIDE, 1 << len(dut.query.word)
 
     async def phase(ctx: SimulatorContext, values: bool) -> None:
-        blocks = random_blocks(rng, int(rng.integers(1, HeadShapes(MACHINE).blocks + 1)), MACHINE)
+        blocks = random_blocks(rng, int(rng.integers(1, BLOCKS + 1)), MACHINE)
         set_heads(ctx, dut.heads, ENTRY)
         ctx.set(dut.most, together)
         ctx.set(dut.listed.count, len(blocks))
@@ -84,9 +101,9 @@ def test_rounds(together: int, stalls: bool) -> None:
         ctx.set(dut.phase.values, values)
         most = 1 << together if values else 1
         rounds = [
-            [most] * ports,
-            [most] * ports,
-            [int(rng.integers(1, most + 1)), *rng.integers(0, most + 1, ports - 1).tolist()],
+            *[[most] * ports] * (7 if most == 4 else 2),  # of seven: more beats than their numbers have a range
+            [most, *[most // 2] * (ports - 1)],  # what no more come behind
+            [max(1, most - 1), *[0] * (ports - 1)],
         ]
         first, number, heads_there, cycle = 0, 0, 0, 0
         told: dict[int, tuple[Step, int]] = {}
@@ -123,7 +140,9 @@ def test_rounds(together: int, stalls: bool) -> None:
             cycle += 1
 
         for turn, counts in enumerate(rounds):
-            last, entries = turn == len(rounds) - 1, max(counts)
+            last, entries = turn >= len(rounds) - 2, max(counts)
+            often = float(rng.choice([0.05, 0.5])) if stalls else 1
+            coming = sum(map(max, rounds[turn : turn + 2]))  # entries whose probabilities may be made by then
             if stalls and not last:  # a port that may get another entry is waited for
                 ctx.set(dut.last_entries, 0)
                 for p, port in enumerate(dut.pending):
@@ -131,21 +150,25 @@ def test_rounds(together: int, stalls: bool) -> None:
                 for _ in range(3):
                     assert ctx.get(dut.idle)
                     await tick()
+            assert not ctx.get(dut.progress.begin)
             for p, port in enumerate(dut.pending):
                 ctx.set(port, (1 << counts[p]) - 1)
             ctx.set(dut.last_entries, last)
             assert ctx.get(dut.progress.begin)
+            assert ctx.get(dut.waits)
             await tick()
             for port in dut.pending:
                 ctx.set(port, 0)
-            every = list(steps(blocks, values, entries, first, number))
+            assert not ctx.get(dut.waits)
+            every = list(steps(blocks, values, most == 1, entries, first, number))
+            needed = list(itertools.accumulate((step["at"] for step in reversed(every)), min))[::-1]  # from this step on
             for k, expected in enumerate(every):
                 active = sum(1 << p for p in range(ports) if counts[p] > expected["of"])
                 while True:
                     there = int(rng.integers(0, EVERY + 1)) if stalls and rng.random() < 0.5 else EVERY
                     ctx.set(dut.there, there)
                     wanted = (entries - 1) * ENTRY.kv_heads + (expected.get("head_of_values") or 0)
-                    written = values and heads_there < entries * ENTRY.kv_heads and (not stalls or bool(rng.integers(2)))
+                    written = values and heads_there < coming * ENTRY.kv_heads and rng.random() < often
                     ctx.set(dut.written, written)
                     weighed = not values or heads_there > wanted
                     sums = expected.get("sums", [])
@@ -153,7 +176,11 @@ def test_rounds(together: int, stalls: bool) -> None:
                     free = not sums or cycle + taken_at > busy
                     moves = not active & ~there and weighed and free
                     assert ctx.get(dut.progress.needed) == expected["at"] % (2 * BEATS)
-                    assert first <= ctx.get(dut.progress.freed) <= min(step["at"] for step in every[k:])
+                    kept = expected["kept"]
+                    assert (ctx.get(dut.progress.freed) - kept) % (2 * BEATS) <= needed[k] - kept
+                    assert ctx.get(dut.ended) == (entries if moves and values and k == len(every) - 1 else 0)
+                    if values:
+                        assert ctx.get(dut.weighed) == weighed
                     assert ctx.get(dut.working) == moves
                     beat = ctx.get(dut.beat)
                     assert beat.product == (moves and expected["product"])
@@ -162,9 +189,9 @@ def test_rounds(together: int, stalls: bool) -> None:
                         if expected["product"]:
                             assert (beat.first, beat.last) == (expected["first"], expected["last"])
                         told[cycle + 1] = expected, active
-                        for k, lane in enumerate(sums):
-                            taken[cycle + taken_at + k] = lane, expected, turn == 0
-                            busy = cycle + taken_at + k
+                        for late, lane in enumerate(sums):
+                            taken[cycle + taken_at + late] = lane, expected, turn == 0
+                            busy = cycle + taken_at + late
                     heads_there += written
                     await tick()
                     if moves:

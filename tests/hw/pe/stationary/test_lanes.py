@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
+from hw.kv.shapes import HeadShapes
 from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.stationary.lanes import ADDED_BITS, Lanes
 from skipopu.machine import pipeline
@@ -25,15 +26,16 @@ SUMS = 30
 
 @pytest.mark.parametrize("values", [False, True])
 def test_attention(values: bool) -> None:
-    """Each quarter of the multipliers has a query; sums of one to four steps, with gaps in them, whatever was selected before."""
+    """Each quarter of the multipliers has a query; sums of one step or more, with gaps in them, whatever was selected before."""
     rng, dut, plan, quarter = np.random.default_rng(values), Lanes(MACHINE), Schedule(), MACHINE.kv_lanes
     plan.set(0, dut.values, int(values))
     plan.set(0, dut.keys, int(not values))
     plan.set(0, dut.adds, -1)
     at_sum = Lanes.selected(MACHINE)
+    most = ENTRIES_AT_ONCE if values else HeadShapes(MACHINE).most_head_beats
     cycle, ready = 1, 0
     for turn in range(SUMS):
-        steps = ENTRIES_AT_ONCE if turn == 0 else int(rng.integers(1, ENTRIES_AT_ONCE + 1))
+        steps = most if turn == 0 else int(rng.integers(1, ENTRIES_AT_ONCE + 1))
         choose = [rng.integers(-LIMIT, LIMIT + 1), LIMIT, -LIMIT]
         elements = rng.choice(choose, (steps, quarter))
         queries = rng.choice(choose, (steps, QUERY_LANES, quarter))
@@ -45,8 +47,9 @@ def test_attention(values: bool) -> None:
             if last:  # what was put aside before is taken by then
                 cycle = max(cycle, ready)
             done = cycle
-            for port, value in ((dut.valid, 1), (dut.first, k == 0), (dut.last, last)):
-                plan.pulse(cycle, port, value, 0)
+            plan.pulse(cycle, dut.valid, 1, 0)
+            for port, value in ((dut.first, k == 0), (dut.last, last)):  # in gaps they say nothing
+                plan.pulse(cycle, port, value, int(rng.integers(2)))
             plan.set(cycle, dut.element, number(elements[k], ALIGNED_BITS))
             plan.set(cycle, dut.operand, number(queries[k].reshape(-1), ALIGNED_BITS))
             plan.set(cycle, dut.probabilities, number(probabilities[k], PROBABILITY_BITS))
