@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
-from sim.mask_traces import require_masks, with_masks
+from sim.mask_traces import TO_LEAVE_OUT, with_masks
 from sim.masks import Active
 from sim.result import Routed, Timed
 from sim.routing import independent, ratios
@@ -185,7 +185,7 @@ def estimate(
             f"the routing trace has shape {routing.shape}; {workload.model} at {workload.context} needs ({layers}, 2, {total - 1})"
         )
     if workload.masked is not None:
-        require_masks(machine)
+        machine.require_masks(TO_LEAVE_OUT)
         checkpoint = with_masks(checkpoint, active)
     program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
     channels = None

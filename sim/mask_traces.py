@@ -13,18 +13,12 @@ from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.stored import Stored
 from sim.masks import Active
 from skipopu.errors import ProgramError
-from skipopu.machine.config import Machine
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, channels, weights
 from skipopu.model_config import ModelConfig
 from skipopu.policy import Module
 
+TO_LEAVE_OUT = "to leave out input channels"
 KINDS = ("BOOL", "U8")  # as safetensors calls them
-
-
-def require_masks(machine: Machine) -> None:
-    """Raises ProgramError unless the machine can leave out input channels."""
-    if not machine.masks:
-        raise ProgramError(f"machine {machine.name}: masks is {machine.masks}; accepted: true, to leave out input channels")
 
 
 def with_masks(checkpoint: Checkpoint, active: Active | None = None) -> Checkpoint:

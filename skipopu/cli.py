@@ -33,7 +33,10 @@ COMMANDS = {
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),
     "compare": ("sim.command.compare", "a model on a machine against GPUs and FPGAs on the same work; Markdown, HTML, records"),
     "sweep": ("sim.command.sweep", "many machines and workloads on all cores; CSV, Parquet, Pareto plot"),
-    "study": ("sim.command.study", "a documented study as table, plot and records: pe, fusion, kv, timing"),
+    "study": (
+        "sim.command.study",
+        "a documented study as table, plot and records: accuracy, families, fusion, kv, masks, pe, timing",
+    ),
     "fuzz": ("sim.command.fuzz", "random machines, models and programs: functional engine against RTL, bit for bit"),
     "hdl": ("hw.command", "Verilog of a target, its register map, resources by synthesis, checks"),
     "boards": ("boards.command.boards", "boards, whether machines fit them, expected tokens per second"),
@@ -98,7 +101,9 @@ def run(arguments: list[str]) -> int:
         if name == wanted:
             module = importlib.import_module(path)
             module.add_arguments(sub)
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise SkipopuError(f"unrecognized arguments: {' '.join(unknown)} (see skipopu{f' {wanted}' if module else ''} --help)")
     if wanted is None:
         parser.print_help()
         return 0

@@ -21,11 +21,8 @@ def refuse(machine: Machine, model: ModelConfig, context: int, two_layers: bool,
             raise ProgramError(f"the model's {field} is {value}; accepted: {accepted}")
 
     asked = reasons(model)
-    if masks and not machine.masks:
-        raise ProgramError(
-            f"machine {machine.name}: masks is {machine.masks}; accepted: true, for the model's thresholds of input channels (--masks,"
-            " masks.safetensors), or --no-masks"
-        )
+    if masks:
+        machine.require_masks("for the model's thresholds of input channels (--masks, masks.safetensors), or --no-masks")
     if two_layers and not machine.adjust:
         raise ProgramError(f"machine {machine.name}: adjust is {machine.adjust}; accepted: true, for routers of two layers")
     if asked and not machine.adjust:

@@ -97,11 +97,11 @@ class Subject:
         model = self.model
         return model.advance(layer, stream, self.how.kv, rule=model.noting(execute_when_positive), dense=self.how.dense)[0]
 
-    def loss(self, passage: Passage, window: int) -> Evaluation:
-        """Of a text under the present thresholds; ``model.counts`` are of it."""
+    def loss(self, passage: Passage, window: int, say: Callable[[int], None] = lambda done: None) -> Evaluation:
+        """Of a text under the present thresholds; ``model.counts`` are of it, ``say`` hears of tokens read."""
         model = self.model
         model.counts.clear()
-        return loss_of(model, passage, window, self.how.kv, self.how.dense, model.noting(execute_when_positive))
+        return loss_of(model, passage, window, self.how.kv, self.how.dense, model.noting(execute_when_positive), say)
 
     def masks(self) -> Masks:
         """The present thresholds as files have them."""

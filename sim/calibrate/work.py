@@ -16,7 +16,7 @@ from sim.calibrate.budget import GRID, allocate, curves, sizes
 from sim.calibrate.observe import SEEN_BY, Place
 from sim.calibrate.place import How, Subject, choose, subject_of, weight_bytes
 from sim.calibrate.rules import RULES, WINA
-from sim.evaluation import Evaluation
+from sim.evaluation import Evaluation, windows_of
 from sim.quantise.text import calibration_text, drawn, seen
 from sim.result import share_of
 from skipopu.accept import one_of, whole
@@ -89,9 +89,18 @@ class Calibration:
     after: Measured
 
 
-def measured(subject: Subject, passage: Passage, window: int) -> Measured:
-    """Of the subject under its present thresholds."""
-    loss = subject.loss(passage, window)
+def measured(subject: Subject, passage: Passage, window: int, follow: Follow, what: str) -> Measured:
+    """Of the subject under its present thresholds; ``follow`` sees tokens go by."""
+    parts = windows_of(passage, window)
+    tokens, seen = iter(follow(what, range(sum(part.stop - part.start + len(passage.head) for part in parts)))), 0
+
+    def say(done: int) -> None:
+        nonlocal seen
+        for _ in range(done - seen):
+            next(tokens, None)
+        seen = done
+
+    loss = subject.loss(passage, window, say)
     active, read, _ = np.array(list(subject.model.counts.values())).sum(0)
     return Measured(loss, weight_bytes(subject)[1], (int(active), int(read)))
 
@@ -112,13 +121,13 @@ def carried_out(request: Request, follow: Follow = unseen, say: Callable[[str], 
         say("Calibrating on the source of Python's standard library; --text FILE gives another text.")
     how = How(request.rule, KvPolicy(request.kv), request.always or checkpoint.routers is None)
     subject = subject_of(checkpoint, how)
-    before = measured(subject, held_out, window)
+    before = measured(subject, held_out, window, follow, "loss without masks")
     ratios = dict.fromkeys(subject.places, request.mask)
     if request.ratios == GREEDY:
         tried = curves(subject, windows[:TRIED], follow)
         ratios = allocate(tried, sizes(subject, seen(windows[:JUDGED], calibration), window), request.mask)
     choose(subject, windows, ratios, follow)
-    after = measured(subject, held_out, window)
+    after = measured(subject, held_out, window, follow, "loss with them")
     counts, active = subject.model.counts, {}
     for layer, own in subject.places:
         left, read, _ = counts[layer, SEEN_BY[own]]
@@ -141,13 +150,12 @@ def _checked(request: Request) -> tuple[Path, Checkpoint]:
     whole(2, 1 << 30).check(request.window, "window", ProgramError)
     if not 0 < request.mask <= MOST:
         raise ProgramError(f"--mask is {request.mask}; accepted: more than 0, up to {MOST}")
+    ModelConfig.load(request.model)  # tells a directory without a model
     file = request.output or request.model / MASKS_FILE
     if request.output is None and MODELS in request.model.resolve().parents:
         raise ProgramError(
             f"{request.model.name} comes with the package; -o FILE is needed, which --masks of other commands takes"
         )
-    if request.output is None and not request.model.is_dir():
-        raise ProgramError(f"{request.model} is no directory for {MASKS_FILE}; -o FILE is needed")
     if file.exists() and not request.force:
         raise ProgramError(f"{file} is there already; --force writes it anew")
     text, held_out = request.text, request.held_out or HELD_OUT

@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import math
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
@@ -67,10 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     names = [one.name for one in dataclasses.fields(Request)]
+
+    def follow(what: str, items: Sequence[Any]) -> Iterable[Any]:
+        if console.is_terminal:
+            return progress.track(items, description=what)
+        console.print(f"{what}, {time.perf_counter() - begin:.0f} s")
+        return items
+
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         done = carried_out(
             Request(**{name: getattr(args, name) for name in names}),
-            lambda what, items: progress.track(items, description=what),
+            follow,
             lambda sentence: console.print(sentence),
         )
     tables = report(done, args)

@@ -86,6 +86,8 @@ def main(args: argparse.Namespace) -> int:
     require_windows(target, (each for layer in asked.policies(program) for pair in layer for each in pair))
     if program.masks and not program.register(Config.MASKING) & MASK_PROMPT:
         warn("windows are prompts, of which the program masks no channels; compile with --mask-prompt")
+    if "--window" in args.given and args.window > program.context:
+        raise ProgramError(f"--window is {args.window}; accepted: up to {program.context}, the context of program or model")
     window = min(args.window, program.context)
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()

@@ -14,7 +14,7 @@ from compiler.pipeline import compile_checkpoint
 from sim import parallel
 from sim.baselines import data
 from sim.estimate import Estimate, Workload, estimate, weight_bytes, workload_bytes
-from sim.mask_traces import require_masks, with_masks
+from sim.mask_traces import TO_LEAVE_OUT, with_masks
 from sim.masks import Active
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock
@@ -175,7 +175,7 @@ def compare(
     checkpoint, share = outline(workload.model, config=config), workload.masked
     workload, largest = replace(workload, masked=None), checkpoint
     if share is not None:
-        require_masks(machine)
+        machine.require_masks(TO_LEAVE_OUT)
         largest = with_masks(checkpoint)
     compile_checkpoint(largest, machine, workload.kv, context=workload.prompt + workload.new)  # fails before anything runs
     longest = min(LONGEST, compile_checkpoint(checkpoint, machine).context)

@@ -17,7 +17,7 @@ from sim.asked import Skip, Trace, only_one
 from sim.compare.comparison import Comparison, compare
 from sim.estimate import Workload
 from sim.functional import engine as functional
-from sim.mask_traces import load_mask_trace, masked_share, require_masks
+from sim.mask_traces import TO_LEAVE_OUT, load_mask_trace, masked_share
 from sim.masks import Active, Masks
 from sim.routing import load_trace
 from skipopu.errors import ProgramError
@@ -113,7 +113,7 @@ def compare_model(
     if mask is not None and not 0 <= mask <= 1:
         raise ProgramError(f"mask is {mask}; accepted: a share in 0..1")
     if (mask, mask_trace, masks) != (None, None, None):
-        require_masks(machine)
+        machine.require_masks(TO_LEAVE_OUT)
     shape, active = widen(outline(name, config=config), machine).config, None
     if mask_trace is not None:
         active = load_mask_trace(Path(mask_trace), shape, prompt + new - 1)

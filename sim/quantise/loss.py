@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,10 +52,11 @@ def loss_of(
     kv: KvPolicy,
     dense: bool,
     rule: GateRule = execute_when_positive,
+    say: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """As :func:`sim.evaluation.evaluate` counts it, of a model that nothing was compiled of."""
+    """As :func:`sim.evaluation.evaluate` counts it, of a model that nothing was compiled of; ``say`` hears of tokens read."""
     read = functools.partial(model, kv=kv, dense=dense, rule=rule)
-    return measured_by_reference(passage, window, read, model.config.vocab_size)
+    return measured_by_reference(passage, window, read, model.config.vocab_size, say)
 
 
 def to_nearest(config: ModelConfig, tensors: dict[str, F32], asked: Asked) -> dict[str, F32]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipopu.errors import ConfigError
+from skipopu.errors import ConfigError, ProgramError
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.machine.accepted import HISTORY_SLOT, LARGEST_BUFFER, SHORTEST_GROUP, check
 from skipopu.machine.accepted import QUERY_LANES as QUERY_LANES
-from skipopu.machine.files import describe
+from skipopu.machine.files import describe, target_names
 from skipopu.machine.memory import MemoryTiming, memory_timing, typed
 from skipopu.numerics import formats
 from skipopu.numerics.accumulate import TERMS
@@ -152,6 +152,14 @@ class Machine:
     def query_words(self) -> int:
         """Words of ``kv_lanes`` elements in each of four banks of queries: every slot's, whatever the number of query heads per KV head."""
         return self.query // self.kv_lanes * -(-self.tokens // QUERY_LANES)
+
+    def require_masks(self, purpose: str) -> None:
+        """Raises ProgramError unless this machine can leave out input channels; ``purpose`` is what for."""
+        if not self.masks:
+            having = " and ".join(name for name in target_names() if Machine.load(name).masks)
+            raise ProgramError(
+                f"machine {self.name}: masks is {self.masks}; accepted: true, {purpose}; of the targets {having} have masks"
+            )
 
     def adds_entries(self, logarithm: int, kv_words: Any, score_words: Any) -> Any:
         """Whether a multiplier adds up weighted values of 2 ** ``logarithm`` entries of ``kv_words`` beats and ``score_words`` each: half its

@@ -73,3 +73,29 @@ def test_all_channels_and_none(threshold: int, share: float) -> None:
     if threshold == 0:
         plain = agree(compile_checkpoint(checkpoint, TINY, context=40), RUN, rtl.Memory())
         assert seen.tokens == plain.tokens
+
+
+@pytest.mark.parametrize(
+    ("machine", "heads", "kv_heads", "head_dim"),
+    [
+        (TINY, 8, 2, 16),  # four queries a head, four entries at once
+        (dataclasses.replace(TINY, history=0, query_group=8), 7, 1, 32),  # blocks of four and three queries
+        (dataclasses.replace(TINY, history=0), 8, 8, 16),  # a query a head: entry by entry where tokens come one by one
+        (dataclasses.replace(MONO, ports=3, kv_fifo=64, memory=dataclasses.replace(MONO.memory, latency=60)), 8, 2, 32),
+        (
+            dataclasses.replace(TINY, kv_heads=9, query=2048, activation=4096, buffer=16384),
+            18,
+            9,
+            64,
+        ),  # two header beats, entries of 72
+    ],
+)
+def test_queries_share_heads(machine: Machine, heads: int, kv_heads: int, head_dim: int) -> None:
+    """Several rounds of several entries, the last ones short; every instruction within a few cycles of what the timing engine counts."""
+    config = small_config(num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim, max_positions=96)
+    program = compile_checkpoint(random_checkpoint(config, 3), machine, "dense", context=80)
+    run = Run(tuple(range(1, 56)), 6, check=True, routing="always")
+    seen = agree(program, run, rtl.Memory()).counters
+    predicted = timing.run(program, run).counters
+    assert abs(predicted["CYCLES"] - seen["CYCLES"]) < 0.02 * seen["CYCLES"]
+    assert all(predicted[name] == seen[name] for name in ("ATTENTION_BUSY", "ARRAY_BUSY", "WRITE_BEATS"))

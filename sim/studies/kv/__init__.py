@@ -8,7 +8,7 @@ from pathlib import Path
 from compiler.frontend.shapes import outline
 from sim.studies.kv import buffer, calibration, points, routing, storage, sweeps
 from sim.studies.kv.plot import draw
-from sim.studies.kv.setting import SHAPE, TARGET
+from sim.studies.kv.setting import SHAPE, SHARING, TARGET
 from skipopu.machine.config import Machine
 from skipopu.report import Plot, Report, joined
 
@@ -24,7 +24,7 @@ def report(model: Path, say: Say = lambda text: None) -> Report:
     five = points.points(machine, config)
     say("contexts, skip ratios, capacities")
     swept = sweeps.sweeps(machine, config)
-    parts += [points.report(five), sweeps.report(swept), sweeps.heads_report(machine)]
+    parts += [points.report(five), sweeps.report(swept), sweeps.heads_report([machine, Machine.load(SHARING)])]
     say("routing of held-out text")
     traces = routing.traces(model)
     rows, last, entry = buffer.simulate(model, say)

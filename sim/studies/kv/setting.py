@@ -8,6 +8,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.report import Keys
 
 TARGET, SHAPE = "u280", "llama-2-7b"
+SHARING = "u280-masks"  # where queries that share a head meet its values together
 SKIP, SEED = 0.25, 0
 PROMPT, NEW = 128, 1024  # the paper's run
 CONTEXTS = (512, 1024, 2048, 4096, 8192)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.frontend.shapes import outline
@@ -61,16 +63,17 @@ def report(of: list[Sweep]) -> Report:
     return Report(tables)
 
 
-def heads_report(machine: Machine) -> Report:
+def heads_report(machines: Sequence[Machine]) -> Report:
     """The same by the model's heads, at the paper's skip ratio."""
     rows: list[list[Cell]] = []
-    for name in SHAPES:
+    for machine, name in itertools.product(machines, SHAPES):
         model = outline(name).config
         some = independent(model.num_layers, max(CONTEXTS), SKIP, SKIP, SEED)[:, 0]
-        cells: list[Cell] = [f"{name}: {model.num_kv_heads} x {model.head_dim}, {model.queries_per_kv_head}"]
+        cells: list[Cell] = [machine.name, f"{name}: {model.num_kv_heads} x {model.head_dim}, {model.queries_per_kv_head}"]
         for n in CONTEXTS:
             part = traffic(machine, model, some, (n - 1,), capacity(machine, model))
-            cells.append(cell(part, "timing engine's formulas", KEYS | {"model": name, "context": str(n)}))
+            keys = KEYS | {"model": name, "context": str(n), "target": machine.name}
+            cells.append(cell(part, "timing engine's formulas", keys))
         rows.append(cells)
-    columns = ["KV heads x head size, queries per KV head", *(f"context {n}" for n in CONTEXTS)]
+    columns = ["machine", "KV heads x head size, queries per KV head", *(f"context {n}" for n in CONTEXTS)]
     return Report([Table("Hit rate, GB/s by the model's heads, 25 % skipped", columns, rows)])
