@@ -62,6 +62,8 @@ def checkpoint(
     (256, 96)
     """
     file, adapter = (None if given is None else Path(given) for given in (routers, lora))
+    if masks is not None and masks is not False and not isinstance(masks, str | Path):
+        raise ProgramError(f"masks is {masks!r}; accepted: a file of thresholds, which calibrate writes, or False")
     return load(path_or_shipped(str(path)), file, adapter, masks if masks is None or masks is False else Path(masks))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim import engines
 from sim.result import Routed
 from sim.routing import independent, load_trace, ratios
-from skipopu.accept import shown
+from skipopu.accept import INTEGER, shown
 from skipopu.errors import ProgramError, not_known
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
@@ -84,7 +84,7 @@ def token_ids(program: Program, prompt: Prompt | int) -> tuple[int, ...]:
         raise ProgramError(f"prompt is {prompt}; a number of tokens is enough for the program of a shape only")
     if isinstance(prompt, str | bytes):
         return text_ids(program, prompt, "give token ids instead")
-    if not all(isinstance(token, int | np.integer) for token in prompt):
+    if not isinstance(prompt, Iterable) or not all(isinstance(token, int | np.integer) for token in prompt):
         raise ProgramError(f"prompt is {prompt!r}; accepted: text, or token ids")
     return tuple(int(token) for token in prompt)
 
@@ -128,6 +128,7 @@ def run_of(
         ProgramError: it does not fit the program, or ``dial`` would change nothing.
     """
     only_one(skip=skip, trace=trace, policy=policy)
+    INTEGER.check(max_new, "max_new", ProgramError)
     routing = routing_of(program.model.num_layers, len(prompt) + max_new, skip, trace, seed, what) if max_new >= 0 else None
     if dial and routing is not None:
         raise ProgramError(f"dial is {dial}, the routers' threshold; skip ratios and traces replace the routers")

@@ -6,6 +6,7 @@ import ast
 import doctest
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,17 @@ def test_functions_are_named_like_their_commands() -> None:
 def test_a_shape_takes_no_adapter() -> None:
     with pytest.raises(sk.ProgramError, match="no effect on shape llama-2-7b"):
         sk.compare("llama-2-7b", lora=Path("adapter"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: sk.run(p, 3.5), "prompt is 3.5; accepted: text, or token ids"),
+        (lambda p: sk.run(p, None), "prompt is None; accepted: text, or token ids"),
+        (lambda p: sk.run(p, PROMPT, max_new="3"), "max_new is '3'; accepted: an integer"),
+        (lambda p: sk.compile("pybyte-1m", target="tiny-masks", masks=0.4), "masks is 0.4; accepted: a file of thresholds"),
+    ],
+)
+def test_values_of_another_type(program: sk.Program, call: Callable[[sk.Program], object], message: str) -> None:
+    with pytest.raises(sk.ProgramError, match=message):
+        call(program)

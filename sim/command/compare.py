@@ -16,9 +16,12 @@ from sim.compare.subject import SHAPE_SKIP, compare_model
 from skipopu.arguments import add_json, output_directory, positive, ratio, refuse
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
+from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
 from skipopu.shipped import path_or_shipped
 from skipopu.terminal import show
+
+PROMPT, NEW = 128, 1024  # tokens, where nothing is said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shape", metavar="NAME", help=f"an architecture instead: {SHAPE_HELP}")
     parser.add_argument("--target", default="u280", help="target name or machine description (.yaml); default u280")
-    parser.add_argument("--context", default="128+1024", metavar="P+G", help="prompt and generated tokens; default 128+1024")
+    parser.add_argument(
+        "--context",
+        metavar="P+G",
+        help=f"prompt and generated tokens; default {PROMPT}+{NEW}, of a checkpoint as many as its context has room for",
+    )
     parser.add_argument(
         "--kv", choices=("dense", "reuse"), default="reuse", help="KV of tokens that skip attention; default reuse"
     )
@@ -69,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("compare needs a checkpoint directory or --shape NAME, one of them")
+    if args.context is None:
+        most = PROMPT + NEW if args.shape is not None else min(PROMPT + NEW, ModelConfig.load(args.model).max_positions)
+        args.context = f"{min(PROMPT, most // 4)}+{most - min(PROMPT, most // 4)}"
     prompt, new = parse_context(args.context)
     deciding = ["--routers", "--lora", "--text", "--masks"]
     if args.shape is not None:

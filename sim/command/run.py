@@ -135,10 +135,13 @@ def main(args: argparse.Namespace) -> int:
     with nullcontext() if streams else progress:
         result = engine(args.engine).run(program, run, chosen, watch)
     seconds = result.seconds or time.perf_counter() - begin
-    if isinstance(watch, Typed):
-        watch.end()
-    elif args.engine == "rtl" and result.tokens:
-        print(outputs_of(program, run.prompt, result.tokens, result.saturated).get("text", result.tokens))
+    if args.shape is None:
+        typed = watch if isinstance(watch, Typed) else Typed(program)
+        if typed is not watch:  # all at once
+            typed.prompt(run)
+            for token in result.tokens:
+                typed.token(token)
+        typed.end()
     if args.save_trace is not None and result.routing is not None:
         save_trace(args.save_trace, result.routing)
     if args.save_mask_trace is not None and seen is not None and result.routing is not None:

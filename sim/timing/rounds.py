@@ -17,7 +17,7 @@ class Rounds:
 
     Attributes:
         lanes: queries of each block that is listed.
-        together: entries of a round of values.
+        together: entries of a round of values; 0 where one query at a time meets them, whose sums nobody takes out.
         key_steps, value_steps: of an entry, those with work.
         key_round: from an entry's first step of keys to the next one's, at least.
         key_pace, value_pace: of entries that are read.
