@@ -26,6 +26,9 @@ class HeldAttention(AttentionUnit):
 
     Values of up to ``ENTRIES_AT_ONCE`` entries are added up in the multipliers where a KV head has several queries, half the buffer has
     room for their beats, and the memory of probabilities for two such rounds.
+
+    Latency: as of the unit that it is a kind of, ``HeldWalk`` between the phases. Throughput: a step of four queries, a query's sums and a
+    probability per cycle, then a word of results.
     """
 
     def __init__(self, machine: Machine, tiles: Sequence[Tile], library: Library) -> None:
