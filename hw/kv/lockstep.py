@@ -8,12 +8,11 @@ from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Bundle, gives
 from hw.kv.soft_cap import CappedStep
 from hw.kv.softmax import SoftmaxStep
-from hw.kv.stationary.held import TOGETHER
 from hw.kv.stationary.walk import HeldStep, Taken
 from hw.kv.walk import KvStep
 from hw.pe.dot import PROBABILITY_BITS
 from hw.widths import POSITION_BITS, TOKEN_BITS
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import QUERY_LANES, TOGETHER, Machine
 
 EXPONENT_BITS = 5  # of FP16
 EARLIEST = -(1 << POSITION_BITS)  # before any token

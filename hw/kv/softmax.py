@@ -10,7 +10,7 @@ from hw.component import Bundle, Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads
-from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
+from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
 
 
 def rounds_kept(machine: Machine) -> range:
@@ -55,7 +55,7 @@ class SoftmaxWalk(Component):
         self.heads = given(Heads(machine), "the model's heads")
         self.listed = given(Listed(machine), "blocks of queries")
         if machine.stationary:
-            self.together = given(range(ENTRIES_AT_ONCE.bit_length()), "logarithm of the most entries of a round of values")
+            self.together = given(TOGETHER, "logarithm of the most entries of a round of values")
             self.ended = given(range(ENTRIES_AT_ONCE + 1), "entries of the round of values that ends, for one cycle")
         else:
             self.written = given(1, "a head's probabilities are in memory, one cycle")

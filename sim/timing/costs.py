@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.timing.entries import BUFFER
 from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
 from sim.timing.rounds import rounds_of
@@ -15,7 +14,7 @@ from sim.timing.writes import Burst
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
 from skipopu.layout import KvEntry
 from skipopu.machine import pipeline
-from skipopu.machine.config import BACKGROUND_BURSTS, ENTRIES_AHEAD, Machine
+from skipopu.machine.config import BACKGROUND_BURSTS, BEATS_HELD, ENTRIES_AHEAD, Machine
 from skipopu.numerics.formats import SCALE_WORD, Format
 from skipopu.records import RING_RECORD, ROUTER_RECORD_READ
 
@@ -240,7 +239,7 @@ class Costs:
             capping = (rounds - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
             fill += late
             # Values come while the keys' pipeline drains and the first probabilities are made.
-            places = m.kv_fifo + BUFFER * m.stationary
+            places = m.kv_fifo + BEATS_HELD * m.stationary
             early = min(self.attention_drain + fill, places / value_run * parts.value_pace.period)
             unhindered = int(rounds * period + capping)
             if m.stationary:

@@ -8,10 +8,8 @@ from functools import lru_cache
 
 from sim.timing.reader import FIRST, NOTHING, READABLE, Reader
 from sim.timing.refresh import pace, phases
-from skipopu.machine.config import ENTRIES_AHEAD, ENTRIES_HELD, Machine
-from skipopu.numerics.accumulate import TERMS
+from skipopu.machine.config import BEATS_HELD, ENTRIES_AHEAD, ENTRIES_HELD, Machine
 
-BUFFER = 2 * TERMS  # beats that a stationary array's multipliers keep
 WANTED = ENTRIES_AHEAD + 1  # per port: those asked for and the one whose turn is next
 FIRST_ENTRIES = 24  # walked one by one, more than are ever under way; behind them entries follow one another evenly
 
@@ -123,8 +121,8 @@ def walk_held(
             left, at = left - size, at + size
             for push in map(max, zip(*ready, strict=True)):
                 take = max(push + READABLE, takes[-1] + 1 if takes else 0)
-                if len(takes) >= BUFFER:
-                    take = max(take, int(freed[len(takes) - BUFFER]) + 1)
+                if len(takes) >= BEATS_HELD:
+                    take = max(take, int(freed[len(takes) - BEATS_HELD]) + 1)
                 if not beat:
                     if number >= ENTRIES_HELD:
                         take = max(take, int(ends[number - ENTRIES_HELD]) + 1)

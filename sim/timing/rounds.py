@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sim.timing.entries import EntryPace, entry_pace, held_pace
 from skipopu.layout import KvEntry
-from skipopu.machine.config import ENTRIES_AT_ONCE, QUERY_LANES, Machine
+from skipopu.machine.config import QUERY_LANES, TOGETHER, Machine
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def rounds_of(machine: Machine, ports: int, listed: Sequence[int], queries: int,
         return Rounds(entry, lanes, 0, key_steps, value_steps, key_round, keys, values)
     together = 1
     if sum(lanes) > 1 and not serial:
-        most = ENTRIES_AT_ONCE.bit_length()
-        together = 1 << max(k for k in range(most) if not k or machine.adds_entries(k, beats, heads * len(lanes)))
+        together = 1 << max(k for k in TOGETHER if not k or machine.adds_entries(k, beats, heads * len(lanes)))
     of_head = sum(max(head_beats, count) for count in lanes)
     # The first block's queries meet the last sums of the round before as they are taken out.
     first = max(lanes[-1], 1 + entry.header_beats + head_beats) - max(lanes[-1], head_beats)

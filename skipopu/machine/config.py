@@ -24,6 +24,8 @@ from skipopu.numerics.profile import fingerprint
 TOKENS_AT_ONCE = 2  # tokens that share a weight in one cycle, where every multiplier keeps its rows
 ENTRIES_AT_ONCE = 4  # entries of a port whose weighted values a multiplier adds up there, at most
 ENTRIES_HELD = 2 * ENTRIES_AT_ONCE  # of a port in the buffer of its multipliers there, at most
+TOGETHER = range(ENTRIES_AT_ONCE.bit_length())  # logarithms of how many entries' values are added up
+BEATS_HELD = 2 * TERMS  # of a port in that buffer: two parts of groups of weights, or entries
 THRESHOLD_PORTS = 4  # hold thresholds of channels, at most
 QUEUE_DEPTH = 4  # instructions that wait in front of a unit, and products whose weights wait to be asked for
 BACKGROUND_BURSTS = 4  # of what is fetched ahead under way at most: what weights asked for in the meantime may have to wait for
@@ -164,7 +166,7 @@ class Machine:
     def adds_entries(self, logarithm: int, kv_words: Any, score_words: Any) -> Any:
         """Whether a multiplier adds up weighted values of 2 ** ``logarithm`` entries of ``kv_words`` beats and ``score_words`` each: half its
         buffer has their beats, and there is room for two rounds' probabilities. Numbers or hardware's values."""
-        return (kv_words << logarithm <= TERMS) & (score_words << logarithm <= self.query_words)
+        return (kv_words << logarithm <= BEATS_HELD // 2) & (score_words << logarithm <= self.query_words)
 
     @property
     def weight_formats(self) -> tuple[Format, ...]:

@@ -12,13 +12,13 @@ from hw.component import gives
 from hw.kv.attention import AttentionUnit, Share, Statements, Tile
 from hw.kv.blocks import block_of
 from hw.kv.reduce import Reduction
-from hw.kv.stationary.held import TOGETHER, HeldEntries
+from hw.kv.stationary.held import HeldEntries
 from hw.kv.stationary.reduce import HeldReduction
 from hw.kv.stationary.walk import HeldWalk
 from hw.kv.walk import KvWalk
 from hw.library import Library
 from hw.pe.stationary.slice import Beat, StationarySlice
-from skipopu.machine.config import Machine
+from skipopu.machine.config import TOGETHER, Machine
 
 
 class HeldAttention(AttentionUnit):

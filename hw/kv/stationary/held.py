@@ -12,11 +12,8 @@ from hw.kv.order import CHOSEN
 from hw.kv.phases import Phase
 from hw.kv.request import Entry
 from hw.kv.shapes import Heads
-from hw.pe.stationary.slice import BEATS
 from hw.widths import TOKEN_BITS
-from skipopu.machine.config import ENTRIES_AHEAD, ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
-
-TOGETHER = range((ENTRIES_AT_ONCE - 1).bit_length() + 1)  # logarithms of how many entries' values are added up
+from skipopu.machine.config import BEATS_HELD, ENTRIES_AHEAD, ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
 
 
 class Progress(Bundle):
@@ -25,8 +22,8 @@ class Progress(Bundle):
     def __init__(self) -> None:
         self.together = gives(TOGETHER, "logarithm of the most entries of a round; stable while a phase is on")
         self.begin = gives(1, "a round begins, one cycle: it takes that many entries of each port, or what there is")
-        self.needed = gives(range(2 * BEATS), "the beat that the next step needs")
-        self.freed = gives(range(2 * BEATS), "beats used up")
+        self.needed = gives(range(2 * BEATS_HELD), "the beat that the next step needs")
+        self.freed = gives(range(2 * BEATS_HELD), "beats used up")
         self.finished = gives(range(2 * ENTRIES_HELD), "entries used up, modulo its range")
         self.entry = gives(range(ENTRIES_HELD), "the present step's entry, a cycle behind what it needs")
         super().__init__()
@@ -58,7 +55,7 @@ class HeldEntries(Component):
         self.present = given(Entry(machine), "the present entry")
         self.pop = gives(1, "the beat is taken")
         self.end = gives(1, "it is the entry's last one")
-        self.address = gives(range(BEATS), "where it is kept")
+        self.address = gives(range(BEATS_HELD), "where it is kept")
         self.pending = gives(ENTRIES_AT_ONCE, "bit k: more than k entries of the phase wait for a round")
         self.there = gives(1, "the beat needed is kept")
         self.own = gives(Held(machine), "the present step's entry")
@@ -85,7 +82,7 @@ class HeldEntries(Component):
         m.d.comb += [
             room.eq(written - progress.freed),
             place.eq(filled - progress.finished),
-            self.pop.eq((phase.keys | phase.values) & self.ready & (room != BEATS) & (~first | (place != ENTRIES_HELD))),
+            self.pop.eq((phase.keys | phase.values) & self.ready & (room != BEATS_HELD) & (~first | (place != ENTRIES_HELD))),
             self.end.eq(self.pop & (number == Mux(phase.values, self.heads.kv_words, self.heads.key_beats) - 1)),
             self.address.eq(written),
             ahead.eq(written - progress.needed - 1),

@@ -16,13 +16,12 @@ from hw.kv.numbers import order_key
 from hw.kv.port import HIDDEN, AttentionPort
 from hw.kv.query import query_depth
 from hw.kv.shapes import HeadShapes
-from hw.kv.stationary.held import TOGETHER
 from hw.kv.stationary.walk import Taken
 from hw.pe.dot import PROBABILITY_BITS, PackedDot
 from hw.pe.stationary.lanes import Lanes
 from hw.pe.stationary.slice import StationarySlice
 from skipopu.machine import pipeline
-from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.config import QUERY_LANES, TOGETHER, Machine
 from skipopu.numerics.accumulate import WIDTH
 from skipopu.numerics.align import ALIGNED_BIAS
 from skipopu.numerics.fp16 import ALIGNED_BIAS as KV_BIAS

@@ -14,9 +14,9 @@ from hw.kv.blocks import Listed, block_of, lowest
 from hw.kv.phases import Phase
 from hw.kv.query import QueryRead, query_depth
 from hw.kv.shapes import Heads, HeadShapes
-from hw.kv.stationary.held import TOGETHER, Progress
+from hw.kv.stationary.held import Progress
 from hw.pe.stationary.slice import Beat, StationarySlice
-from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
+from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
 
 VALID = ("header", "work")  # fields of a step that count by themselves
 

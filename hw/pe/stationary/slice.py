@@ -17,8 +17,8 @@ from hw.pe.stationary.lanes import ADDED_BITS, Lanes
 from hw.pe.stationary.tiles import largest
 from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine import pipeline
-from skipopu.machine.config import QUERY_LANES, Machine
-from skipopu.numerics.accumulate import SIDE_BITS, SPACING, TERMS, WIDTH
+from skipopu.machine.config import BEATS_HELD, QUERY_LANES, Machine
+from skipopu.numerics.accumulate import SIDE_BITS, SPACING, WIDTH
 from skipopu.numerics.accumulate import SUM_BITS as PART_BITS
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import UNSIGNED
@@ -27,7 +27,6 @@ from skipopu.numerics.packing import WEIGHT_BITS
 SCALES_KEPT = (
     8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, 8 cycles apart
 )
-BEATS = 2 * TERMS  # kept of a port: two parts of groups, or entries
 PLAIN = 8  # what plain nibbles are less in the multipliers
 ROW_BITS = ALIGNED_BITS + WEIGHT_BITS + 9  # of a row's sum over a group: 512 products of an 18-bit activation
 
@@ -36,7 +35,7 @@ class Fill(data.StructLayout):
     """What all filling slices do with their next weight beat: keep it as a group's ``scale`` or ``zero`` or ``code`` at ``address``."""
 
     def __init__(self, machine: Machine) -> None:
-        places = max(BEATS, SCALES_KEPT * largest(machine, "scale"))
+        places = max(BEATS_HELD, SCALES_KEPT * largest(machine, "scale"))
         super().__init__({"scale": 1, "zero": 1, "code": 1, "address": bits_for_index(places)})
 
 
@@ -45,7 +44,7 @@ class EntryFill(Bundle):
 
     def __init__(self, machine: Machine) -> None:
         self.enable = gives(1, "keep it; only while attention has the multipliers")
-        self.address = gives(range(BEATS), "where")
+        self.address = gives(range(BEATS_HELD), "where")
         self.beat = gives(machine.port_bits, "what, from memory")
         if machine.history:
             self.hit = gives(1, "it is in the history buffer")
@@ -58,7 +57,7 @@ class Beat(data.StructLayout):
     its group's sum."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__({"product": 1, "address": range(BEATS), "first": 1, "last": 1})
+        super().__init__({"product": 1, "address": range(BEATS_HELD), "first": 1, "last": 1})
 
 
 class Sum(data.StructLayout):
@@ -188,7 +187,7 @@ class StationarySlice(Component):
 
     def _keep(self, m: Module, lanes: Lanes) -> None:
         """The buffer of codes, or of entries: a beat is read the cycle behind its step, and decoded the cycle behind that."""
-        m.submodules.codes = codes = Memory(shape=self.machine.port_bits, depth=BEATS, init=[])
+        m.submodules.codes = codes = Memory(shape=self.machine.port_bits, depth=BEATS_HELD, init=[])
         write, read = codes.write_port(), codes.read_port()
         fill, entry, attention = self.fill, self.entry, self.keys | self.values
         # One choice of three: of two apart each would cost a LUT per bit.

@@ -7,9 +7,8 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.kv.stationary.held import HeldEntries
-from hw.pe.stationary.slice import BEATS
 from skipopu.layout import KvEntry
-from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, Machine
+from skipopu.machine.config import BEATS_HELD, ENTRIES_AT_ONCE, ENTRIES_HELD, Machine
 from tests.hw.kv.support import set_heads, simulate
 
 MACHINE = Machine.load("tiny-masks")
@@ -40,7 +39,7 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             (dut.progress.together, together * values),
         ):
             ctx.set(port, value)
-        buffer, written, freed, finished, begun, cycle = [-1] * BEATS, 0, 0, 0, 0, 0
+        buffer, written, freed, finished, begun, cycle = [-1] * BEATS_HELD, 0, 0, 0, 0, 0
         walking: list[int] = []  # beats of the round that are to be used, in their order
         while finished < entries:
             came = asked[values]
@@ -61,19 +60,19 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             ctx.set(dut.ready, ready)
             present = written // run
             ctx.set(dut.present, {"token": 100 + present, "score": 3 * present})
-            ctx.set(dut.progress.freed, freed % (2 * BEATS))
+            ctx.set(dut.progress.freed, freed % (2 * BEATS_HELD))
             ctx.set(dut.progress.finished, finished % (2 * ENTRIES_HELD))
             popped = ctx.get(dut.pop)
-            room = written - freed < BEATS and (written % run > 0 or present - finished < ENTRIES_HELD)
+            room = written - freed < BEATS_HELD and (written % run > 0 or present - finished < ENTRIES_HELD)
             assert popped == (ready and room)
             # A step of the walk
             if walking and not start:
                 beat = walking[0]
-                ctx.set(dut.progress.needed, beat % (2 * BEATS))
+                ctx.set(dut.progress.needed, beat % (2 * BEATS_HELD))
                 ctx.set(dut.progress.entry, beat // run % ENTRIES_HELD)
                 assert ctx.get(dut.there) == (written > beat)
                 if written > beat and rng.random() >= stalls:
-                    assert buffer[beat % BEATS] == beat
+                    assert buffer[beat % BEATS_HELD] == beat
                     known = ctx.get(dut.own)
                     assert (known.token, known.score) == (100 + beat // run, 3 * (beat // run))
                     walking.pop(0)
@@ -82,9 +81,9 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
                     if not walking:
                         freed, finished = begun * run, begun
             if popped:
-                assert ctx.get(dut.address) == written % BEATS
+                assert ctx.get(dut.address) == written % BEATS_HELD
                 assert ctx.get(dut.end) == (written % run == run - 1)
-                buffer[written % BEATS] = written
+                buffer[written % BEATS_HELD] = written
                 written += 1
             else:
                 assert not ctx.get(dut.end)
@@ -102,7 +101,7 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
         set_heads(ctx, dut.heads, entry)
         await ctx.tick()
         for values in (False, True):
-            entries = 11 if entry.key_beats < BEATS else 3
+            entries = 11 if entry.key_beats < BEATS_HELD else 3
             cycles = await phase(ctx, values, entries)
             run = entry.key_beats - entry.header_beats * values
             if not stalls and run > 8 and together == 0:  # a beat per cycle, a cycle between rounds and where a round begins

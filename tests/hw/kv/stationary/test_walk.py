@@ -13,9 +13,9 @@ from amaranth.sim import SimulatorContext
 
 from hw.kv.shapes import HeadShapes
 from hw.kv.stationary.walk import HeldWalk
-from hw.pe.stationary.slice import BEATS, StationarySlice
+from hw.pe.stationary.slice import StationarySlice
 from skipopu.layout import KvEntry
-from skipopu.machine.config import ENTRIES_HELD, QUERY_LANES, Machine
+from skipopu.machine.config import BEATS_HELD, ENTRIES_HELD, QUERY_LANES, Machine
 from tests.hw.kv.support import set_heads, simulate
 from tests.hw.kv.test_walk import Block, random_blocks
 
@@ -175,9 +175,9 @@ def test_rounds(together: int, stalls: bool) -> None:
                     # The first of a sum's queries is taken PUT_ASIDE cycles behind its last step, when all before it are.
                     free = not sums or cycle + taken_at > busy
                     moves = not active & ~there and weighed and free
-                    assert ctx.get(dut.progress.needed) == expected["at"] % (2 * BEATS)
+                    assert ctx.get(dut.progress.needed) == expected["at"] % (2 * BEATS_HELD)
                     kept = expected["kept"]
-                    assert (ctx.get(dut.progress.freed) - kept) % (2 * BEATS) <= needed[k] - kept
+                    assert (ctx.get(dut.progress.freed) - kept) % (2 * BEATS_HELD) <= needed[k] - kept
                     assert ctx.get(dut.ended) == (entries if moves and values and k == len(every) - 1 else 0)
                     if values:
                         assert ctx.get(dut.weighed) == weighed
@@ -185,7 +185,7 @@ def test_rounds(together: int, stalls: bool) -> None:
                     beat = ctx.get(dut.beat)
                     assert beat.product == (moves and expected["product"])
                     if moves:
-                        assert beat.address == expected["at"] % BEATS
+                        assert beat.address == expected["at"] % BEATS_HELD
                         if expected["product"]:
                             assert (beat.first, beat.last) == (expected["first"], expected["last"])
                         told[cycle + 1] = expected, active
@@ -200,7 +200,7 @@ def test_rounds(together: int, stalls: bool) -> None:
             first = expected["at"] + 1
             number += entries
             assert ctx.get(dut.idle)
-            assert ctx.get(dut.progress.freed) == first % (2 * BEATS)
+            assert ctx.get(dut.progress.freed) == first % (2 * BEATS_HELD)
             assert ctx.get(dut.progress.finished) == number % (2 * ENTRIES_HELD)
         ctx.set(dut.written, 0)
         for _ in range(taken_at + QUERY_LANES):
