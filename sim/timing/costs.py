@@ -179,7 +179,7 @@ class Costs:
 
     def drain(self, slots: int, ports: int) -> int:
         """Cycles to drain one round of ``ports`` blocks."""
-        return -(-ports // self.machine.drain_ports) * slots * BLOCK_ROWS // 2 // self.machine.drain_pairs
+        return pipeline.drain(self.machine, slots, ports)
 
     def record_beats(self) -> int:
         """Beats of one record of the trace ring."""

@@ -50,5 +50,5 @@ class Multiplying:
 
     def drain(self, tile: Tile) -> None:
         """The tile's last part is multiplied."""
-        complete = self.last + PUT_ASIDE + self.of_last * tile.sums + self.accumulated
+        complete = self.last + PUT_ASIDE + (self.of_last - 1) * tile.sums + tile.drained + self.accumulated
         self.before, self.drained = self.drained, max(complete - 1, self.drained) + tile.drain

@@ -16,6 +16,7 @@ from sim.timing.reader import Pending, Reader, Windows
 from sim.timing.stationary import Group, Tile, Tiles
 from skipopu.channel_stream import ChannelStream
 from skipopu.isa.spec import ADDRESS_UNIT, Epilogue, block_rows, matmul_rows
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.accumulate import terms
 from skipopu.numerics.formats import BY_CODE, SCALE_WORD
@@ -149,7 +150,8 @@ def alike_tiles(costs: Costs, stream: ChannelStream, slots: int, last_ports: int
         head = (stream.scale_bytes(rounds) + stream.zero_bytes(rounds)) // machine.beat_bytes
         parts = tuple(min(most, stream.group - first) // each for first in range(0, stream.group, most))
         sums = machine.weight_lanes // 2 // each
-        yield Tile(alike, stream.groups, Group(head, parts), sums, rounds * drain - (0 if sizes else less))
+        drained = pipeline.drain_begins(machine, sums // rounds, sums)
+        yield Tile(alike, stream.groups, Group(head, parts), sums, drained, rounds * drain - (0 if sizes else less))
 
 
 def beats_of(costs: Costs, fields: dict[str, int], group: int, product: Masked) -> int:

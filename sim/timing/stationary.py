@@ -31,13 +31,15 @@ class Group(NamedTuple):
 class Tile(NamedTuple):
     """Tiles that are alike; a tile is a run of beats.
 
-    times: how many follow one another. groups: of each, like ``group``. sums: that a part leaves per token. drain: cycles of its rounds' drains.
+    times: how many follow one another. groups: of each, like ``group``. sums: that a part leaves per token. drained: those of the last token
+    behind which rounds are drained. drain: cycles of its rounds' drains.
     """
 
     times: int
     groups: int
     group: Group
     sums: int
+    drained: int
     drain: int
 
     @property

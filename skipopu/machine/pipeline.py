@@ -5,8 +5,13 @@ A unit's own length is that of its parts and the registers between them; where a
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from skipopu.isa.spec import BLOCK_ROWS
 from skipopu.machine.config import Machine
 from skipopu.numerics.adjust import PARTIALS
+
+T = TypeVar("T")
 
 # Arithmetic: operands to result.
 MULTIPLIER = 2  # the primitive's multiplier and output registers
@@ -75,6 +80,19 @@ def accumulated(machine: Machine) -> int:
     """A group's last step, in a stationary array the choice of a sum, until its accumulator can be read."""
     summed = 1 + tree(machine.kv_lanes) + 2 if machine.stationary else PRODUCT + tree(machine.weight_lanes) + 1
     return summed + 2 + FROM_INTEGER + ADD + 2
+
+
+def drain(machine: Machine, slots: int, ports: int) -> int:
+    """Cycles in which a round's results of ``ports`` blocks leave the array."""
+    return -(-ports // machine.drain_ports) * slots * BLOCK_ROWS // 2 // machine.drain_pairs
+
+
+def drain_begins(machine: Machine, round_sums: int, sums: T) -> int | T:
+    """Of the ``sums`` per token that a stationary array's tile takes out, those behind which its rounds can be drained one by one.
+
+    A round's if its drain takes as long as the ``round_sums`` of the next one: then no round is met before its sums.
+    """
+    return round_sums if drain(machine, 1, machine.ports) >= round_sums else sums
 
 
 def dot(machine: Machine) -> int:

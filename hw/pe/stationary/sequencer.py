@@ -10,14 +10,15 @@ from amaranth.lib.wiring import connect, flipped
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
-from hw.pe.formats import FORMAT_BITS
+from hw.pe.formats import FORMAT_BITS, two_digits
 from hw.pe.rounds import Rounds
 from hw.pe.stationary.active import ActiveWords
 from hw.pe.stationary.fill import BEAT_BITS, FillWalk, PartLayout
 from hw.pe.stationary.operands import word_lanes
 from hw.pe.stationary.slice import Beat, Fill, StationarySlice, Sum
 from hw.widths import ELEMENT_BITS, GROUP_BITS
-from skipopu.isa.spec import MATMUL
+from skipopu.isa.spec import BLOCK_ROWS, MATMUL
+from skipopu.machine import pipeline
 from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 from skipopu.numerics.accumulate import TERMS
 
@@ -27,7 +28,7 @@ class StationarySequencer(Component):
 
     A tile gives every port as many blocks of rows as a beat has codes for; what is left at a product's end are tiles of half as many, a
     quarter and so on, whose beats are several channels. Tiles alternate between two banks of accumulators. Multiplying follows filling beat
-    by beat; a part's last beat waits until the sums before are out.
+    by beat; a part's last beat waits until the sums before are out. A tile's rounds are drained as sums come, where draining is no faster.
 
     Latency: 1 cycle from ``start`` to the first beat, and from a beat to its step; ``StationarySlice.PUT_ASIDE`` from a part's last step to
     its first sum, ``StationarySlice.latency`` from a tile's last sum to its accumulators. Throughput: a beat filled, a beat multiplied with two
@@ -194,7 +195,6 @@ class StationarySequencer(Component):
             self.active_ports.eq(ports[1]),
         ]
         last_sum = index == sums - 1
-        ends = running & last_sum & (second == both)
         with m.If(running):
             m.d.sync += index.eq(index + 1)
             with m.If(last_sum):
@@ -202,10 +202,13 @@ class StationarySequencer(Component):
         with m.If(begins):
             m.d.sync += [running.eq(1), index.eq(0), second.eq(0)]
             m.d.sync += [new.eq(old) for old, new in (kept, about, ports)]
+        plain, digits = (pipeline.drain_begins(machine, row_sums, sums) for row_sums in (BLOCK_ROWS // 2, BLOCK_ROWS))
+        drained = Mux(two_digits(self.format, machine.weight_formats), digits, plain)
+        drains = running & (index == drained - 1) & (second == both) & own.tile_ends & of_last_pass
         flight = StationarySlice.latency(machine)
         of_last_round = Mux(own.last, only[: machine.ports], full)
         m.d.comb += [
-            self.rounds.done.eq(delay_valid(m, ends & own.tile_ends & of_last_pass, flight, "round_end")),
+            self.rounds.done.eq(delay_valid(m, drains, flight, "round_end")),
             self.rounds.bank.eq(delay(m, own.bank, flight, "bank_end")),
             self.rounds.ports.eq(delay(m, of_last_round, flight, "ports_end")),
             self.rounds.last.eq(delay(m, own.last, flight, "last_end")),

@@ -30,7 +30,7 @@ def products(draw: st.DrawFn) -> Masked:
     for _ in range(draw(st.integers(1, 3))):
         each = draw(st.sampled_from([1, 2, 4]))
         parts = tuple(min(128, group - first) // each for first in range(0, group, 128))
-        tiles.append(Tile(draw(st.integers(1, 2)), groups, Group(4 // each, parts), 16 // each, 32))
+        tiles.append(Tile(draw(st.integers(1, 2)), groups, Group(4 // each, parts), 16 // each, 4, 32))
     active = np.random.default_rng(draw(st.integers(0, 99))).random((groups, group)) < draw(st.sampled_from([0, 0.1, 0.6, 1]))
     return masked(TINY, group, Tiles(tuple(tiles), draw(st.integers(1, 4)), 64, 2), active, 1)
 

@@ -107,7 +107,8 @@ def cycle_by_cycle(machine: Machine, shape: Tiles, due: int, begin: int) -> tupl
                 if done == shape.slots:
                     opened[part % 2], part, done, claimed = False, part + 1, 0, not tile_ends
                     if tile_ends:
-                        complete = cycle + PUT_ASIDE + sums - 1 + pipeline.accumulated(machine)
+                        taken_out = sums - tiles[number].sums + tiles[number].drained
+                        complete = cycle + PUT_ASIDE + taken_out - 1 + pipeline.accumulated(machine)
                         drained = freed[number % 2] = max(complete, drained) + tiles[number].drain
         cycle += 1
     return last - begin, drained + 1 - begin, stalled, held
@@ -138,6 +139,7 @@ def test_a_stream_is_counted_cycle_by_cycle(data: st.DataObject) -> None:
         groups=st.integers(1, 3),
         group=st.builds(Group, head=st.integers(1, 4), parts=parts),
         sums=st.integers(1, 24),
+        drained=st.integers(1, 24),
         drain=st.integers(1, 90),
     )
     tiles = draw(st.lists(tile, min_size=1, max_size=3).map(tuple), "tiles")
@@ -153,7 +155,7 @@ def test_a_long_stream_is_its_beginning_and_repetition(target: str, slots: int, 
     machine = stationary(target)
     full = machine.channel_slots
     head, sums = max(1, 16 * full // machine.beat_bytes), machine.weight_lanes // 2
-    shape = Tiles((Tile(times, groups, Group(head, (128,)), sums, full * slots * 4),), slots, 64, machine.ports)
+    shape = Tiles((Tile(times, groups, Group(head, (128,)), sums, sums, full * slots * 4),), slots, 64, machine.ports)
     found = [
         flow(machine, shape, [Reader(machine, machine.memory.rate, NOTHING)], NOTHING, 0, 0, ((),), takes)
         for takes in (None, [])  # every beat, when times of all of them are asked for
@@ -190,7 +192,7 @@ def test_memory_limits_one_token_and_multiplying_four() -> None:
     machine = stationary("u280")
     paces = {}
     for slots in (1, 4):
-        shape = Tiles((Tile(50, 32, Group(4, (128,)), 64, 64),), slots, 64, machine.ports)
+        shape = Tiles((Tile(50, 32, Group(4, (128,)), 64, 64, 64),), slots, 64, machine.ports)
         found = Streams(machine).flow(shape, NOTHING, 0, 0, (0, 0))
         paces[slots] = shape.beats / found.end
     assert paces[1] == pytest.approx(machine.memory.rate, rel=0.005)
@@ -202,7 +204,7 @@ def test_a_tile_is_drained_behind_the_next_ones() -> None:
     machine = stationary("u280")
     ends = []
     for drain in (500, 1500):
-        shape = Tiles((Tile(6, 8, Group(4, (128,)), 64, drain),), 1, 64, machine.ports)
+        shape = Tiles((Tile(6, 8, Group(4, (128,)), 64, 64, drain),), 1, 64, machine.ports)
         found = Streams(machine).flow(shape, NOTHING, 0, 0, (0, 0))
         ends.append((found.stalled > 0, found.drained - found.end > drain))
     assert ends == [(False, True), (True, True)]
