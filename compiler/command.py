@@ -13,12 +13,14 @@ from rich.progress import Progress
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.masks import MASKS_FILE
+from compiler.frontend.policies import Source
 from compiler.frontend.shapes import LINEAR, ROUTERS, outline
 from compiler.pipeline import KV_POLICIES, WEIGHT_FORMATS, compile_checkpoint
 from skipopu.arguments import add_json, natural, output_directory, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.machine.files import target_names
+from skipopu.policy import MODULES, WHOLE_RUN, Weighs
 from skipopu.program.listing import listing
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
@@ -74,7 +76,7 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="router weights, in place of any that the checkpoint has; default those of its model.safetensors or routers.safetensors;"
-        f" with --shape their kind: {' or '.join(ROUTERS)}, default {LINEAR}",
+        f" with --shape their kind: {', '.join(ROUTERS)}; default {LINEAR}",
     )
     add_lora(parser)
     add_masks(parser)
@@ -171,13 +173,21 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
             weights=args.weights,
             history=args.history,
             prefetch=args.prefetch,
-            policies=args.policies,
+            policies=policies_asked(args),
             mask_prompt=args.mask_prompt,
             follow=lambda what, items: progress.track(items, description=what),
         )
     for sentence in program.source["warnings"]:
         print(f"warning: {sentence}", file=sys.stderr)
     return program
+
+
+def policies_asked(args: argparse.Namespace) -> Source | None:
+    """What a program is to be compiled with: it computes what its policies weigh, for the whole run's one too."""
+    asked = WHOLE_RUN.get(getattr(args, "policy", None) or "")
+    if args.policies is None and asked is not None and asked.weighs is Weighs.NORM:
+        return dict.fromkeys(MODULES, asked.name)
+    return args.policies
 
 
 def outline_of(args: argparse.Namespace) -> Checkpoint:

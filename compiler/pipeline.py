@@ -28,7 +28,7 @@ from skipopu.machine import limits
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import BY_NAME
-from skipopu.policy import KvPolicy
+from skipopu.policy import KvPolicy, Weighs
 from skipopu.program.program import Program
 from skipopu.program.run import require_windows
 from skipopu.text import carried
@@ -94,7 +94,10 @@ def compile_checkpoint(
             f"history is {history} tokens; machine {machine.name} accepts 0 to {most * machine.ports} for this model"
         )
     slots = (most if history is None else history // machine.ports) if policy.rereads else 0
-    graph = build(checkpoint, policy, logits)
+    weighs = checkpoint.routers is not None or any(
+        named.weighs is not Weighs.NOTHING for layer in decided for pair in layer for named in pair
+    )
+    graph = build(checkpoint, policy, logits, weighs)
     verify(graph)
     examined: list[Examined] = []
 

@@ -13,13 +13,13 @@ from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.shapes import label, shape
 
-LINEAR, TWO_LAYER = ROUTERS = ("linear", "two-layer")
+LINEAR, TWO_LAYER, NONE = ROUTERS = ("linear", "two-layer", "none")
 
 
 def outline(name: str, routers: str = LINEAR, config: ModelConfig | None = None) -> Checkpoint:
     """A checkpoint whose tensors are one zero each, seen in their full shape: of ``config``, or of the known shape ``name``.
 
-    ``routers`` is "linear" (hidden -> 2), or "two-layer" (hidden -> hidden / 4 -> 2).
+    ``routers`` is "linear" (hidden -> 2), "two-layer" (hidden -> hidden / 4 -> 2), or "none".
 
     Raises:
         CheckpointError: the shape, or the kind of routers, is not known.
@@ -34,7 +34,8 @@ def outline(name: str, routers: str = LINEAR, config: ModelConfig | None = None)
         width = usual_width(width)
         inner = Hidden(np.broadcast_to(zero, (width, config.hidden_size)), np.broadcast_to(zero, (width,)))
     router = Router(np.broadcast_to(zero, (width,)), 0.0, inner)
-    return Checkpoint(Path(label(name)), config, tensors, [(router, router)] * config.num_layers, outline=True)
+    every = None if routers == NONE else [(router, router)] * config.num_layers
+    return Checkpoint(Path(label(name)), config, tensors, every, outline=True)
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool | str = True, scale: float = 1.0) -> Checkpoint:
@@ -49,7 +50,12 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, routers: bool | str = 
         else:
             tensors[name] = (scale * rng.standard_normal(size) / np.sqrt(size[1])).astype(np.float32)
     tensors["model.embed_tokens.weight"] *= 4
-    return Checkpoint(Path("random"), config, tensors, random_routers(config, rng, routers == TWO_LAYER) if routers else None)
+    return Checkpoint(
+        Path("random"),
+        config,
+        tensors,
+        random_routers(config, rng, routers == TWO_LAYER) if routers not in (False, NONE) else None,
+    )
 
 
 def random_routers(config: ModelConfig, rng: np.random.Generator, two: bool = False) -> list[tuple[Router, Router]]:

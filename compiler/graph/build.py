@@ -14,14 +14,19 @@ from skipopu.isa.spec import Epilogue, Finish, TokenList
 from skipopu.policy import KvPolicy
 
 
-def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool) -> Graph:
-    """Graph with the checkpoint's own float32 weights, none of them read, rows in the checkpoint's order (see the passes)."""
+def build(checkpoint: Checkpoint, kv: KvPolicy, logits: bool, weighs: bool = True) -> Graph:
+    """Graph with the checkpoint's own float32 weights, none of them read, rows in the checkpoint's order (see the passes).
+
+    ``weighs``: a policy looks at the token to decide, at its routers or its norm. Else what a layer executes is known in front of it.
+    """
     builder = Builder(checkpoint, kv)
-    body = [*builder.routing(), *builder.attention(), *builder.feed_forward()]
+    embed = Op("embed", "token embedding, rotary rows", TokenList.ALL, (), (builder.h, builder.x))
+    *summed, decided = builder.routing(1 if not weighs else checkpoint.config.num_layers)
+    before, inside = ([], summed) if weighs else ([*summed, builder.awaited(summed[-1])], [])
+    body = [*inside, decided, *builder.attention(), *builder.feed_forward()]
     if checkpoint.config.parallel:
         body.append(Op("align", "align the residual", TokenList.ALL, (builder.h,), (builder.x,)))
-    embed = Op("embed", "token embedding, rotary rows", TokenList.ALL, (), (builder.h, builder.x))
-    return Graph([embed], body, builder.head(logits), checkpoint.config.num_layers)
+    return Graph([embed, *before], body, builder.head(logits), checkpoint.config.num_layers)
 
 
 class Builder:
@@ -35,7 +40,7 @@ class Builder:
         self.feed = Value("normalised residual", Place.BUFFER, self.config.hidden_size)
         # In the place of the aligned residual, until the network's results are added.
         self.aligned_feed = Value("aligned normalised residual", Place.RESIDUAL, self.config.hidden_size)
-        self.lists = Value("token lists", Place.STATE, 2)
+        self.lists = Value("token lists", Place.DISPATCH, 2)
 
     def matrix(self, *names: str) -> Matrix:
         """The tensors' rows under one another."""
@@ -45,9 +50,9 @@ class Builder:
         """The tensors' rows under one another, per layer."""
         return [self.matrix(*(f"model.layers.{layer}.{name}" for name in names)) for layer in range(self.config.num_layers)]
 
-    def routing(self) -> list[Op]:
-        config, every = self.config, TokenList.ALL
-        hidden, layers = config.hidden_size, config.num_layers
+    def routing(self, layers: int) -> list[Op]:
+        """Router sums of ``layers`` layers, zeros where there are no routers, and what is decided by them."""
+        hidden, every = self.config.hidden_size, TokenList.ALL
         route = Value("router sums", Place.BUFFER, 4)
         always = Router(np.zeros(hidden, np.float32), 0.0)
         routers = self.checkpoint.routers or [(always, always)] * layers
@@ -62,6 +67,11 @@ class Builder:
             Op("matmul", "routers", every, (read,), (route,), split),
             Op("route", "routing bits and token lists", every, (route,), (self.lists,)),
         ]
+
+    def awaited(self, op: Op) -> Op:
+        """What the vector unit does no earlier than ``op``; the decisions, which follow, need not wait for the array then."""
+        (value,) = op.writes
+        return Op("align", f"wait for {value.name}", op.tokens, (value,), (Value("awaited", Place.INNER, value.elements),))
 
     def router_hidden(self, routers: list[tuple[Router, Router]], width: int) -> tuple[list[Op], Value]:
         """The first layers of both routers under one another, each with rows of zeros to half of ``width``; what they give."""

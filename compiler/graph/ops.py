@@ -25,7 +25,8 @@ class Place(Enum):
     RESIDUAL = "activation memory, residual region"
     INNER = "activation memory, inner region"
     QUERY = "query memory"
-    STATE = "machine state"  # token lists, rotary rows, the KV map: one of each
+    STATE = "machine state"  # rotary rows, the KV map: one of each
+    DISPATCH = "dispatcher's state"  # token lists: an operation takes them along as it is handed over
 
 
 ALIGNED = {Place.RESIDUAL: AlignTarget.RESIDUAL, Place.INNER: AlignTarget.INNER, Place.QUERY: AlignTarget.QUERY}

@@ -41,9 +41,9 @@ def accesses(op: Op, shared: Shared) -> Access:
 
 
 def conflict(one: Access, other: Access) -> bool:
-    """Whether two operations may not change places."""
+    """Whether ``one`` may not be done before ``other``, which is handed over before it and takes the token lists along."""
     return not (
-        one.near_writes.isdisjoint(other.reads)
+        one.near_writes.isdisjoint(value for value in other.reads if value.place is not Place.DISPATCH)
         and one.near_writes.isdisjoint(other.writes)
         and one.near_reads.isdisjoint(other.writes)
     )

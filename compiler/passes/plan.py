@@ -44,7 +44,8 @@ class Plan:
 
 
 def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
-    """First fit by lifetime. The residual lives throughout; every other value within the straight line that uses it.
+    """First fit by lifetime. What is written in front of the layers and used in them lives throughout; every other value within the straight
+    line that uses it.
 
     Raises:
         ProgramError: a value is longer than instructions say, or does not fit; a product has more rows than one instruction computes.
@@ -70,7 +71,7 @@ def plan_buffer(graph: Graph, machine: Machine, plan: Plan) -> None:
     placed: list[tuple[int, int, int, int]] = []  # start time, end time, first, last + 1
     for start, end, value in sorted(spans.values(), key=lambda s: (s[0], s[2].name)):
         size = machine.tokens * buffer_stride(value.elements)
-        if value.name == "residual":
+        if start < len(graph.prologue) <= end:
             end = 1 << 30
         address = 0
         for other in sorted(placed, key=lambda p: p[2]):
@@ -98,7 +99,7 @@ def sharing(graph: Graph, machine: Machine, plan: Plan) -> dict[Value, set[Value
         (first, end), (other, behind) = place(a), place(b)
         return a.place is b.place and first < behind and other < end
 
-    return {a: {b for b in values if a == b or (a.place is not Place.STATE and shared(a, b))} for a in values}
+    return {a: {b for b in values if a == b or (a.place not in (Place.STATE, Place.DISPATCH) and shared(a, b))} for a in values}
 
 
 def stream_for(weights: Weights, group: int, machine: Machine) -> WeightStream | ChannelStream:
@@ -129,6 +130,10 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
     region("ring", RING_RECORD.size * machine.trace_records)
     region("rope", max(1, len(model.rope)) * context * round_up(4 * model.head_dim, ADDRESS_UNIT))
     region("embedding", EmbeddingRows(model.hidden_size, model.vocab_size, machine.ports).size)
+    for op in graph.prologue:
+        if op.weights is not None:
+            region(op.weights.name, stream_for(op.weights, group, machine).size)
+            plan.weights[op.weights.name] = plan.regions[op.weights.name].address
     offset = position
     for op in graph.body:
         if op.kind == "route":

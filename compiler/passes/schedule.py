@@ -53,4 +53,6 @@ def schedule(graph: Graph, level: Schedule) -> Graph:
 
 def align(source: Value, target: Value, op: Op) -> Op:
     """A pass over ``source`` for the tokens of ``op``."""
-    return Op("align", f"align {source.name}", op.tokens, (source, *(v for v in op.reads if v.place is Place.STATE)), (target,))
+    return Op(
+        "align", f"align {source.name}", op.tokens, (source, *(v for v in op.reads if v.place is Place.DISPATCH)), (target,)
+    )

@@ -55,7 +55,7 @@ class Comparison:
     Attributes:
         skipping, dense: the workload as asked for, and with every module executed.
         dense_kv: as asked for, but every token's K and V computed; random routing of the same ratios where a trace was asked for.
-        two_layer: with two-layer routers; None for a checkpoint.
+        two_layer, ahead: with two-layer routers, and without any: what executes is known in front of each layer; None for a checkpoint.
         by_skip: the workload at other skip ratios, both KV policies.
         by_prompt: (dense, skipping) over prompt lengths; at the workload's own, the workload itself.
         by_clock: (dense, skipping) by MHz, the memory as fast as before.
@@ -74,6 +74,7 @@ class Comparison:
     dense: Estimate
     dense_kv: Estimate | None
     two_layer: Estimate | None
+    ahead: Estimate | None
     by_skip: dict[str, dict[float, Estimate]]
     by_prompt: dict[int, tuple[Estimate, Estimate]]
     by_clock: dict[float, tuple[Estimate, Estimate]]
@@ -209,6 +210,7 @@ def compare(
     point(("policy",), replace(around, kv="dense"))
     if known:
         point(("two-layer",), replace(around, routers="two-layer"))
+        point(("ahead",), replace(around, routers="none"))
     paper = data.fpgas().paper
     prompt, new = (int(part) for part in paper.context.split("+"))
     for name in PAPER_MODELS:
@@ -243,6 +245,7 @@ def compare(
         dense,
         results.get(("policy",)),
         results.get(("two-layer",)),
+        results.get(("ahead",)),
         {policy: {r: results[key] for r in SKIPS if (key := ("skip", policy, r)) in results} for policy in ("reuse", "dense")},
         dict(sorted(by_prompt.items())),
         {machine.clock_mhz: own} | {clock: found for clock in clocks if (found := pair("clock", clock))},

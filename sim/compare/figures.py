@@ -78,6 +78,7 @@ class Figures:
         c = self.c
         runs: list[tuple[Estimate, float, str]] = [(c.skipping, c.skipped, "linear routers"), (c.dense, 0.0, "linear routers")]
         runs += [(c.two_layer, c.skipped, "two-layer routers")] if c.two_layer else []
+        runs += [(c.ahead, c.skipped, "no routers")] if c.ahead else []
         runs += [(part, skip, f"channels masked, {c.how_masked}") for part, skip in c.masked_runs]
         runs += [
             (part, skip, f"at {clock:g} MHz")

@@ -39,6 +39,7 @@ def roof_table(f: Figures) -> Table:
     ]
     for what, other, how in (
         ("with two-layer routers", c.two_layer, "hidden layer of d/4 each"),
+        ("without routers", c.ahead, "what executes is known in front of each layer"),
         ("K and V of every token computed", c.dense_kv, "dense policy"),
     ):
         if other is not None:

@@ -11,7 +11,7 @@ from sim.timing.reader import NOTHING, READABLE, Reader
 from sim.timing.refresh import wait_of_ports
 from sim.timing.rounds import rounds_of
 from sim.timing.writes import Burst
-from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS
+from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.layout import KvEntry
 from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, BEATS_HELD, ENTRIES_AHEAD, Machine

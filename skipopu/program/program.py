@@ -92,6 +92,11 @@ class Program:
         return every.pop() if len(every) == 1 else formats
 
     @property
+    def decides_ahead(self) -> bool:
+        """Whether what a layer executes is known in front of it: its policies weigh nothing, and its routers' sums are zeros of no layer."""
+        return self.matrices.get("router", {}).get("layer_stride") == 0
+
+    @property
     def ring_records(self) -> int:
         return self.regions["ring"].size // RING_RECORD.size
 

@@ -71,6 +71,11 @@ class Run:
                 )
             if self.routing != COMPILED:
                 require_windows(program.machine, [WHOLE_RUN[self.routing]])
+                if WHOLE_RUN[self.routing].weighs is Weighs.NORM and program.decides_ahead:
+                    raise ProgramError(
+                        f"policy is {self.routing!r}, which weighs the residual; this program of model {program.source['checkpoint']}"
+                        f" decides before that is known; accepted: one compiled with policies that name {self.routing!r}"
+                    )
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)

@@ -39,6 +39,20 @@ def test_several_windows_long(windows: tuple[int, ...], kv: str) -> None:
     assert seen["CYCLES"] < full["CYCLES"]
 
 
+@pytest.mark.parametrize("windows", [(), (8, 0, 5, 16)])
+@pytest.mark.parametrize("target", ["tiny", "tiny-masks"])
+@pytest.mark.parametrize(("kv", "skip"), [("reuse", 0.3), ("dense", 0.3), ("reuse", 0.0)])
+def test_decisions_far_ahead(kv: str, skip: float, target: str, windows: tuple[int, ...]) -> None:
+    """Without routers a layer is decided while the one before works: nothing of that one may be disturbed."""
+    config = small_config(num_layers=4, windows=windows)
+    program = compile_checkpoint(random_checkpoint(config, 3, routers=False), Machine.load(target), kv, context=CONTEXT)
+    run = Run(tuple(range(1, 30)), 10, check=True, routing=independent(4, CONTEXT, skip, skip, 0))
+    seen = agree(program, run, rtl.Memory()).counters
+    predicted = timing.run(program, run, timing.Options(functional.run(program, run))).counters
+    assert abs(predicted["READ_BEATS"] / seen["READ_BEATS"] - 1) < 0.005
+    assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
+
+
 def test_slow_memory_and_routers() -> None:
     config = small_config(num_layers=4, windows=(8, 0, 5, 16))
     program = compile_checkpoint(random_checkpoint(config, 2), TINY, context=CONTEXT)

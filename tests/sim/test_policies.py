@@ -31,6 +31,7 @@ MASKS = {
     "decode": {"ffn": "never"},
     "layers": {"1": {"attention": "always"}, "2-3": {"decode": {"attention": "never", "ffn": "always"}}, "4": {"ffn": "exit"}},
 }
+BY_NORM = {"attention": "norm", "ffn": "norm"}
 EITHER_KV = pytest.mark.parametrize("kv", ["reuse", "dense"])
 
 
@@ -74,7 +75,7 @@ def test_early_exit_is_for_good(kv: str) -> None:
 
 @EITHER_KV
 def test_norms_decide_without_routers(kv: str) -> None:
-    program = compiled(kv, routers=False)
+    program = compiled(kv, BY_NORM, routers=False)
     assert functional.run(program, Run(PROMPT, NEW, routing="norm")).routing.all(), "every layer changes the norm by 0 or more"
     shares = [functional.run(program, Run(PROMPT, NEW, dial, routing="norm")).routing for dial in (0.3, 0.6, 0.99)]
     assert 1 > shares[0].mean() > shares[1].mean() > shares[2].mean() > 0.5
@@ -82,6 +83,18 @@ def test_norms_decide_without_routers(kv: str) -> None:
         assert seen[0].all(), "the first layer changes it wholly"
         assert (seen[1:] | seen[:-1]).all(), "whoever skipped a layer executes the next"
         assert (seen[1:, 0] == seen[1:, 1]).all(), "both modules see the same norm"
+
+
+@EITHER_KV
+def test_without_routers_it_is_decided_ahead(kv: str) -> None:
+    """Zeros once per chunk instead of a product per layer; what is never weighed cannot be asked for later."""
+    ahead, weighed = compiled(kv, routers=False), compiled(kv, BY_NORM, routers=False)
+    assert [program.decides_ahead for program in (ahead, weighed, compiled(kv))] == [True, False, False]
+    run = Run(PROMPT, NEW, routing="always")
+    one, other = (functional.run(program, run) for program in (ahead, weighed))
+    assert one.tokens == other.tokens
+    with pytest.raises(ProgramError, match="policy is 'norm', which weighs the residual; this program of model random decides"):
+        Run(PROMPT, NEW, routing="norm").validate(ahead)
 
 
 @EITHER_KV
@@ -116,7 +129,7 @@ def test_windows_need_whole_chunks() -> None:
 
 def test_a_dial_beyond_the_range_saturates() -> None:
     run = Run(PROMPT, dial=3e38, routing="norm")
-    program = compiled(routers=False)
+    program = compiled("reuse", BY_NORM, routers=False)
     assert not functional.run(program, dataclasses.replace(run, dial=1e30)).saturated
     small = dataclasses.replace(program, memory=[port.copy() for port in program.memory])
     region = program.regions["embedding"]
