@@ -12,7 +12,7 @@ from skipopu.machine.accepted import SHORTEST_GROUP
 from skipopu.masks import channels
 from skipopu.model_config import ModelConfig
 from skipopu.numerics import formats, mask
-from skipopu.policy import MODULES, PHASES, WHOLE_RUN, Weighs
+from skipopu.policy import MODULES, NORM, PHASES, WHOLE_RUN, Weighs
 
 
 def weights_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
@@ -54,6 +54,8 @@ def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
 
         layers = {str(draw.between(0, last)): {phase: modules(phase)} for phase in PHASES if draw.chance(0.5)}
         program["compile"]["policies"] = {**modules(""), "decode": modules("decode"), "layers": layers}
+    if program["run"]["routing"] == NORM.name and not program["weights"]["routers"] and draw.chance(0.9):
+        program["compile"].setdefault("policies", {})["ffn"] = NORM.name  # only then is it known when a layer is decided
 
 
 def channels_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:

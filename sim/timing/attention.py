@@ -45,8 +45,9 @@ def missing(s: State) -> bool:
 def fetch_ahead(s: State, since: int) -> NDArray[np.int64]:
     """Fills the history buffer from ``since`` until the decision; (ports,) beats still to come then."""
     walk, last = s.walk, s.times.present()[0]
-    time = int((last.route_done + REQUEST + s.costs.read - since) * s.machine.memory.rate)
-    beats = np.maximum(time - undecided(s, 0), 0)
+    # Behind the routers' weights in the ports that have some; a FIFO may not hold all of them.
+    begins = np.maximum(since, np.where(undecided(s, 0) > 0, last.sent + PUSHED + READABLE, since))
+    beats = ((last.route_done + REQUEST + s.costs.read - begins).clip(0) * s.machine.memory.rate).astype(int)
     s.room = int(beats[0])
     begun, coming = s.history.fetch_ahead(walk.layer, walk.position, walk.config[Config.HISTORY], beats, s.first(walk.layer))
     s.counters["READ_BEATS"] += begun

@@ -76,9 +76,9 @@ class History:
         held, valid = self.held[part], self.valid[layer, part]
         missing = (held != valid) & (self.token[part] < tokens)
         cost = (missing * self.runs).reshape(2 * rounds, self.ports)  # halves of rounds in their order
-        before = cost.cumsum(0) - cost
-        cost[before >= beats] = 0
-        asked = 3 + int(np.searchsorted(cost.max(1).cumsum(), longest, "right"))
+        until = cost.cumsum(0)
+        asked = 3 + int((until <= beats).sum(0).min())
+        cost[until - cost >= beats] = 0
         cost[asked:] = 0
         np.copyto(held, valid, where=(cost != 0).reshape(held.shape))
         begun = cost.sum(0)
