@@ -98,6 +98,14 @@ def test_time_without_end_leaves_every_other_round() -> None:
     assert (hit, missed) == (2 * (rounds % AHEAD_STEP == 0).sum(), 2 * (rounds % AHEAD_STEP != 0).sum())
 
 
+def test_ports_run_ahead_of_one_that_waits_by_little() -> None:
+    """They are asked in turn, and a port takes no more than it has places for before it can read."""
+    history = History(PROGRAMS["trio"], independent(LAYERS, CONTEXT, 0.4, 0, 0), ENTRY)
+    history.fetch_ahead(1, CONTEXT, CONTEXT, np.array([0, 1 << 20, 1 << 20]))
+    hits, _ = history.attend(1, CONTEXT, CONTEXT)
+    assert hits.sum(0).tolist() == [0, 3, 3]
+
+
 def test_options_of_the_history_buffer() -> None:
     with pytest.raises(ProgramError, match="history is 999 tokens; machine tiny accepts 0 to"):
         compile_checkpoint(CHECKPOINT, Machine.load("tiny"), context=CONTEXT, history=999)
