@@ -60,21 +60,32 @@ class Walk:
         steps: all of the program's. pc: of the present one.
         config: values of the configuration registers.
         position: of the chunk's first token. count: its tokens. decoding: it lies behind the prompt. lists: of them, by TokenList, those that instructions work on.
+        known: tokens that are there from the beginning. begins: positions of all chunks so far.
         layer, layer_base: of the present pass through the loop's body.
         generated: tokens so far.
         mask: address of the next product's thresholds, 0: none.
     """
 
     def __init__(
-        self, program: Program, prompt: int, most: int, choose: Callable[[], int | None], watch: Watch = QUIET
+        self,
+        program: Program,
+        prompt: int,
+        most: int,
+        choose: Callable[[], int | None],
+        watch: Watch = QUIET,
+        first: int = 0,
+        after: int = 0,
     ) -> None:
-        """For a ``prompt`` of so many tokens and ``most`` generated ones; ``choose`` gives the next one, None where ids are not known."""
+        """For a ``prompt`` of so many tokens, ``after`` behind it that are known too, and ``most`` to be generated, from position ``first`` on;
+        ``choose`` gives the next one, None where ids are not known."""
         self.steps, self.machine = decode(program), program.machine
         self.ranges = ranges(program.machine)
         self.prompt, self.most, self.choose, self.watch = prompt, most, choose, watch
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
-        self.pc = self.position = self.count = self.layer = self.layer_base = self.generated = 0
+        self.position, self.known = first, prompt + after
+        self.begins: list[int] = []
+        self.pc = self.count = self.layer = self.layer_base = self.generated = 0
         self.decoding = False
         self.mask = 0
         self._following = 0  # the instruction behind the present one
@@ -133,13 +144,14 @@ class Walk:
         self.config[f["register"]] = f["value"]
 
     def _chunk(self, f: Fields) -> None:
-        left = self.prompt - self.position
-        self.decoding = left <= 0
-        self.count = 1 if self.decoding else min(self.machine.tokens, left)
+        self.decoding = self.position >= self.prompt
+        left = (self.known if self.decoding else self.prompt) - self.position  # a chunk is of one phase
+        self.count = min(self.machine.tokens, max(1, left))
+        self.begins.append(self.position)
         if self.position + self.count > self.config[Config.CONTEXT]:
             raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
         slots = np.arange(self.count)
-        last = slots[-1:] if self.position + self.count >= self.prompt else slots[:0]
+        last = slots[-1:] if self.position + self.count >= self.known else slots[:0]
         self.lists = {TokenList.ALL: slots, TokenList.ATTENTION: slots, TokenList.FFN: slots, TokenList.LAST: last}
 
     def _begin(self, f: Fields) -> None:

@@ -28,6 +28,9 @@ OFFERED = {
     "skipopu.program.program": ("Program",),
     "skipopu.program.run": ("Run",),
     "skipopu.program.listing": ("listing",),
+    "sim.conversation": ("Conversation", "Turn"),
+    "sim.functional.session": ("Session",),
+    "skipopu.sampling": ("Sampling",),
     "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
     "sim.engine": ("Watch",),
     "sim.timeline": ("Span",),
@@ -57,7 +60,10 @@ if TYPE_CHECKING:
     from sim.calibrate.work import Calibration as Calibration
     from sim.check import Check as Check
     from sim.compare.comparison import Comparison as Comparison
+    from sim.conversation import Conversation as Conversation
+    from sim.conversation import Turn as Turn
     from sim.engine import Watch as Watch
+    from sim.functional.session import Session as Session
     from sim.quantise.work import Quantisation as Quantisation
     from sim.result import Computed as Computed
     from sim.result import Counted as Counted
@@ -76,6 +82,7 @@ if TYPE_CHECKING:
     from skipopu.program.listing import listing as listing
     from skipopu.program.program import Program as Program
     from skipopu.program.run import Run as Run
+    from skipopu.sampling import Sampling as Sampling
 
 
 def __getattr__(name: str) -> object:

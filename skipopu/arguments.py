@@ -91,7 +91,7 @@ def add_json(parser: argparse.ArgumentParser, what: str = "write the figures as 
     )
 
 
-def add_seed(parser: argparse.ArgumentParser, of: str = "of random routing", default: int = 0) -> None:
+def add_seed(parser: argparse._ActionsContainer, of: str = "of random routing", default: int = 0) -> None:
     parser.add_argument("--seed", type=natural, default=default, metavar="N", help=f"{of}; default {default}")
 
 

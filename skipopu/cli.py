@@ -29,6 +29,10 @@ COMMANDS = {
         "thresholds that mask input channels, calibrated on text with skipping switched on",
     ),
     "run": ("sim.command.run", "one engine: streams text, prints tokens and cycles"),
+    "chat": (
+        "sim.command.chat",
+        "a conversation: greedy or sampled answers, streamed; what was said before is not computed again",
+    ),
     "eval": ("sim.command.eval", "loss of a text: nats per token, bits per byte"),
     "check": ("sim.command.check", "all engines on the same input; non-zero exit on any mismatch"),
     "compare": ("sim.command.compare", "a model on a machine against GPUs and FPGAs on the same work; Markdown, HTML, records"),

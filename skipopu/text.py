@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.accept import read_json, shown
+from skipopu.accept import Accepted, read_json, shown
 from skipopu.chat_template import environment, template_of
 from skipopu.errors import CheckpointError, ProgramError
 from skipopu.model_config import TOKENIZERS, ModelConfig
@@ -59,6 +59,13 @@ class Passage(NamedTuple):
     head: tuple[int, ...] = ()
 
 
+Message = Mapping[str, str]  # "role" (user, assistant or system) and "content"
+MESSAGE = Accepted(
+    "a mapping with the text of its role and its content",
+    lambda value: isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content")),
+)
+
+
 class Text(Protocol):
     """Text of one model."""
 
@@ -70,8 +77,12 @@ class Text(Protocol):
         """Text of ``ids``, special tokens left out."""
         ...
 
-    def chat(self, message: str) -> tuple[int, ...]:
-        """Ids of one user's message in the checkpoint's chat template; raises ProgramError when there is none."""
+    def inside(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that stands behind another one; raises ProgramError for what is no text."""
+        ...
+
+    def chat(self, messages: str | Sequence[Message]) -> tuple[int, ...]:
+        """Ids of a conversation, or of a user's only message, in the checkpoint's chat template; raises ProgramError when there is none."""
         ...
 
     def passage(self, data: bytes) -> Passage:
@@ -130,7 +141,10 @@ class Bytes:
         """Ids that are no bytes are left out."""
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
-    def chat(self, message: str) -> tuple[int, ...]:
+    def inside(self, text: str) -> tuple[int, ...]:
+        return self.encode(text)
+
+    def chat(self, messages: str | Sequence[Message]) -> tuple[int, ...]:
         raise ProgramError(f"model {self.model} is byte-level: it has no chat template")
 
     def passage(self, data: bytes) -> Passage:
@@ -184,18 +198,23 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def render(self, message: str) -> str:
-        """One user's message in the checkpoint's chat template, ready to be answered."""
-        template, messages = template_of(self.files, self.settings, self.model), [{"role": "user", "content": message}]
-        given: dict[str, Any] = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation in the checkpoint's chat template, ready to be answered."""
+        template = template_of(self.files, self.settings, self.model)
+        given: dict[str, Any] = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
         try:
             return environment().from_string(template).render(**given, **self.special)
         except Exception as error:  # a template runs code of its own
             raise ProgramError(f"{self.model}: its chat template fails ({' '.join(str(error).split())})") from None
 
-    def chat(self, message: str) -> tuple[int, ...]:
-        rendered = self.render(_string(message, "the prompt"))
-        return self._checked(self._encoding(rendered).ids)
+    def inside(self, text: str) -> tuple[int, ...]:
+        return self._checked(self._encoding(_string(text, "the prompt")).ids)
+
+    def chat(self, messages: str | Sequence[Message]) -> tuple[int, ...]:
+        if isinstance(messages, str | bytes):
+            messages = [{"role": "user", "content": _string(messages, "the prompt")}]
+        said = [{**MESSAGE.check(message, "a message", ProgramError)} for message in messages]
+        return self.inside(self.render([{**each, "content": _string(each["content"], "the prompt")} for each in said]))
 
     def passage(self, data: bytes) -> Passage:
         text = _string(data, "the text")

@@ -27,7 +27,7 @@ def test_templates_are_those_of_transformers(tmp_path: Path) -> None:
     compared(directory)
     (directory / "additional_chat_templates/default.jinja").write_text("\ufeff" + SAID)
     compared(directory)
-    assert text_in(directory).render("x") == "\ufeffx!"
+    assert text_in(directory).render([{"role": "user", "content": "x"}]) == "\ufeffx!"
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,11 @@ def test_chat_templates(tmp_path: Path) -> None:
     assert known.decode(known.chat("x")) == "yes"
     known = text(tmp_path, None, None, chat_template__jinja="{{ messages[0].content }}!")
     assert known.decode(known.chat("x")) == "x!", "the file of its own comes first"
+    for messages in ([{"role": "user"}], [{"role": "user", "content": None}], ["a"], [{"content": "x"}]):
+        with pytest.raises(
+            ProgramError, match=r"a message is .*; accepted: a mapping with the text of its role and its content"
+        ):
+            known.chat(messages)  # type: ignore[arg-type]
     for bad in ("{{ raise_exception('no user') }}", "{% for", "{{ ''.__class__.__mro__ }}", "{{ messages[9].content }}"):
         with pytest.raises(ProgramError, match="its chat template fails") as failed:
             text(tmp_path, None, None, chat_template__jinja=bad).chat("x")

@@ -114,6 +114,7 @@ class Device:
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
             SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
         """
+        run.require_prompt_alone("board")
         board, image = self.transport, run.prepare(program)[0]
         self._reset(seconds)
         regions = program.regions

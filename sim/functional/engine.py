@@ -33,12 +33,16 @@ HANDLERS: dict[Instruction, Callable[[State, Fields], None]] = {
 
 
 class Functional:
-    """One run."""
+    """One run, in a state of its own or in that which another one left."""
 
-    def __init__(self, program: Program, run: Run, options: Options, watch: Watch = QUIET) -> None:
+    def __init__(self, program: Program, run: Run, options: Options, watch: Watch = QUIET, state: State | None = None) -> None:
         self.check, self.watch = run.check, watch
-        self.walk = Walk(program, len(run.prompt), run.max_new, self.emit, watch)
-        self.state = State(program, run, options, self.walk)
+        self.walk = Walk(program, len(run.prompt), run.max_new, self.emit, watch, run.first, len(run.after))
+        if state is None:
+            state = State(program, run, options, self.walk)
+        else:
+            state.go_on(program, run, self.walk)
+        self.state = state
         self.tokens: list[int] = []
         self.trace: list[Retired] = []
 
@@ -86,4 +90,5 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
+    run.require_prompt_alone("functional engine without a session")
     return Functional(program, run, options or Options(), watch).execute()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.errors import ProgramError
+
 
 class KvPool:
     """Entries in the order of their allocation, as attention reads them.
 
     Attributes:
-        entries: how many there are. places: (ports,) how many of them in each.
+        entries: how many there are. next: number of the next one. places: (ports,) how many of them in each.
         map: (layers, context) number of the entry that a layer sees of a token.
         port_place: (entries, 2), where each lies.
         keys, values: (entries, kv_heads, head_dim) aligned. fields: (entries, kv_heads, 2), their exponents.
     """
 
     def __init__(self, ports: int) -> None:
-        self.entries = 0
+        self.entries = self.next = 0
         self.places = np.zeros(ports, np.int64)
         self.map: NDArray[np.int64] = np.zeros((1, 1), np.int64)
         self._reserve(1, 1, 1)
@@ -26,6 +28,24 @@ class KvPool:
         """Makes the map as large as that."""
         if self.map.shape != (layers, context):
             self.map = np.zeros((layers, context), np.int64)
+
+    def rewind(self, position: int) -> None:
+        """Gives back what tokens from ``position`` on have.
+
+        Raises:
+            ProgramError: a port's places of theirs lie between those of tokens before, with which they shared a chunk.
+        """
+        kept = np.unique(self.map[:, :position])
+        if not position:
+            kept = kept[:0]
+        ports, places = self.port_place[kept].T
+        counts = np.bincount(ports, minlength=len(self.places))
+        if (places >= counts[ports]).any():
+            raise ProgramError(
+                f"position {position} is inside a chunk of more tokens than ports; accepted: a chunk's first one"
+            )
+        self.places[:] = counts
+        self.entries, self.next = len(kept), int(kept.max(initial=-1)) + 1
 
     def inherit(self, layer: int, tokens: slice) -> None:
         """``layer`` sees of ``tokens`` what the layer before it sees."""
@@ -49,18 +69,18 @@ class KvPool:
         fields: NDArray[np.int64],
     ) -> None:
         """New entries of ``tokens``: ``aligned`` (tokens, 2, kv_heads, head_dim), ``fields`` (tokens, 2, kv_heads)."""
-        first, last = self.entries, self.entries + len(tokens)
+        first, last = self.next, self.next + len(tokens)
         if len(self.keys) < last or self.keys.shape[1:] != aligned.shape[2:]:
             self._reserve(max(1024, 2 * last), *aligned.shape[2:])
         self.map[layer, tokens] = np.arange(first, last)
         self.port_place[first:last] = port_place
         self.keys[first:last], self.values[first:last] = aligned[:, 0], aligned[:, 1]
         self.fields[first:last] = fields.transpose(0, 2, 1)
-        self.entries = last
+        self.entries, self.next = self.entries + len(tokens), last
 
     def _reserve(self, size: int, heads: int, dim: int) -> None:
         """Room for ``size`` entries; those that exist are kept."""
-        keep = self.entries
+        keep = self.next
         keys, values = np.zeros((size, heads, dim)), np.zeros((size, heads, dim))
         fields, port_place = np.zeros((size, heads, 2), np.int64), np.zeros((size, 2), np.int64)
         if keep:

@@ -35,13 +35,11 @@ class State:
 
     def __init__(self, program: Program, run: Run, options: Options, walk: Walk) -> None:
         machine = program.machine
-        self.machine, self.dial, self.walk = machine, np.float32(run.dial), walk
+        self.machine = machine
         self.memory = run.prepare(program)
         self.weights = options.weights or WeightCache(self.memory, machine)
         self.profile, self.scores, self.see_masks = options.profile, options.scores, options.masks
         self.thresholds: dict[tuple[int, int, int], NDArray[np.uint16]] = {}
-        self.channels = np.zeros(2, np.int64)
-        self.writes = Writes(run.check)
         self.buffer = np.zeros(machine.buffer, np.float32)
         self.activation, self.query = Aligned(machine.tokens), Aligned(machine.tokens)
         self.inverse_rms = np.zeros(machine.tokens, np.float32)
@@ -51,7 +49,21 @@ class State:
         self.before = np.zeros((machine.tokens, 2), bool)
         self.window = 0
         self.routing = np.zeros((program.model.num_layers, 2, program.context), bool)
+        self.begin(run, walk)
+
+    def begin(self, run: Run, walk: Walk) -> None:
+        """What one run has of its own."""
+        self.dial, self.walk = np.float32(run.dial), walk
+        self.channels = np.zeros(2, np.int64)
+        self.writes = Writes(run.check)
         self.best: tuple[np.float32, int] | None = None
+
+    def go_on(self, program: Program, run: Run, walk: Walk) -> None:
+        """From another run's state to ``run``, which begins at a position that it processed, or behind the last one."""
+        run.place(program, self.memory[0])
+        self.pool.rewind(run.first)
+        self.routing[..., run.first :] = False
+        self.begin(run, walk)
 
     def slots(self, f: Fields) -> NDArray[np.int64]:
         """The slots that an instruction works on."""

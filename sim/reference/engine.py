@@ -50,10 +50,10 @@ def decided(
 
 
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Routed:
-    """Greedy generation, ties to the lowest id; recomputes the whole sequence for every token."""
+    """Greedy generation, ties to the lowest id; recomputes the whole sequence for every token, wherever the run begins."""
     run.validate(program)
     model = model_of(program)
-    sequence = list(run.prompt)
+    sequence = list(run.known)
     generated: list[int] = []
     saturated = False
     while True:

@@ -58,6 +58,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         watch.say(f"RTL: {phase}")
 
     machine = program.machine
+    run.require_prompt_alone("RTL engine")
     images = run.prepare(program)
     size = len(images[0])
     if size > MEMORY_BYTES:

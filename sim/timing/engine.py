@@ -211,6 +211,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     Raises:
         ProgramError, MachineHalt: the functional engine's; nothing says which channels a program with masks leaves out.
     """
+    run.require_prompt_alone("timing engine")
     options = options or Options()
     routed, channels = options.routed, options.channels
     if routed is None:

@@ -14,7 +14,7 @@ from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, WINDOW, Phases, SkipPolicy, Weighs, everywhere, under
 from skipopu.program.program import Program, address_units
-from skipopu.records import pack_router_record, router_record, router_windows
+from skipopu.records import ROUTER_RECORD, pack_router_record, router_record, router_windows
 
 COMPILED = "program"  # routing as compiled
 
@@ -34,13 +34,16 @@ class Run:
     """One execution of a program.
 
     Attributes:
-        prompt: token ids.
+        prompt: token ids, from position 0 on.
         max_new: tokens to generate; 0 evaluates the prompt only.
         dial: FP32 routing threshold.
         check: append signatures to the trace ring.
         routing: "program" keeps the policies it was compiled with; the name of one of :data:`skipopu.policy.WHOLE_RUN` puts every
             module under it in both phases, as "always" executes it; an array of bool (layers, 2, tokens), 1 = execute, replays a
             trace. What the KV policy forces runs anyway.
+        after: ids behind the prompt that are known too: they were generated. Behind them generation goes on.
+        first: position of the first token that is computed: of those before, keys and values stay as the runs before left them, and
+            what those had of it and all later ones is given back.
     """
 
     prompt: tuple[int, ...]
@@ -48,18 +51,29 @@ class Run:
     dial: float = 0.0
     check: bool = False
     routing: str | NDArray[np.bool_] = COMPILED
+    after: tuple[int, ...] = ()
+    first: int = 0
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Ids from position 0 on that are there before it begins."""
+        return (*self.prompt, *self.after)
 
     def validate(self, program: Program) -> None:
         """Raises ProgramError when the run does not fit the program."""
         if not self.prompt:
             raise ProgramError("prompt is empty; at least one token is needed")
-        if bad := [t for t in self.prompt if not 0 <= t < program.model.vocab_size]:
+        if bad := [t for t in self.known if not 0 <= t < program.model.vocab_size]:
             raise ProgramError(f"prompt token {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
+        if not 0 <= self.first < len(self.known):
+            raise ProgramError(
+                f"the first position is {self.first}; accepted: 0 to {len(self.known) - 1}, of tokens that are known"
+            )
         if self.max_new < 0:
             raise ProgramError(f"{self.max_new} new tokens are asked for; 0 or more are accepted")
-        if len(self.prompt) + self.max_new > program.context:
+        if len(self.known) + self.max_new > program.context:
             raise ProgramError(
-                f"prompt of {len(self.prompt)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
+                f"prompt of {len(self.known)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
             )
         if not np.isfinite(np.float32(self.dial)):
             raise ProgramError(f"dial is {self.dial}; a finite number is needed")
@@ -78,7 +92,7 @@ class Run:
                     )
         else:
             shape = self.routing.shape
-            layers, needed = program.model.num_layers, len(self.prompt) + max(self.max_new - 1, 0)
+            layers, needed = program.model.num_layers, len(self.known) + max(self.max_new - 1, 0)
             if self.routing.dtype != bool:
                 raise ProgramError(f"routing trace is {self.routing.dtype}; accepted: bool, 1 = execute")
             if len(shape) != 3 or shape[:2] != (layers, 2) or not needed <= shape[2] <= program.context:
@@ -99,25 +113,38 @@ class Run:
             "RING_RECORDS": program.ring_records,
         }
 
+    def require_prompt_alone(self, engine: str) -> None:
+        """Raises ProgramError where ``engine`` begins at position 0 and generates behind a prompt, and this run asks for more."""
+        if self.first or self.after:
+            raise ProgramError(
+                f"the run begins at position {self.first}, with {len(self.after)} tokens known behind its prompt; accepted by the {engine}:"
+                " position 0, and none"
+            )
+
     def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
         """A copy of the program's memory with the prompt (and the routing trace) in place."""
         self.validate(program)
         memory = [port.copy() for port in program.memory]
+        self.place(program, memory[0])
+        return memory
+
+    def place(self, program: Program, memory: NDArray[np.uint8]) -> None:
+        """Puts prompt, routing trace and the layers' policies into port 0's ``memory``, where another run's may stand."""
         address = program.regions["tokens"].address
-        memory[0][address : address + 4 * len(self.prompt)] = np.array(self.prompt, "<u4").view(np.uint8)
+        memory[address : address + 4 * len(self.known)] = np.array(self.known, "<u4").view(np.uint8)
         if not isinstance(self.routing, str):
             region, layers = program.regions["trace"], program.model.num_layers
-            rows = memory[0][region.address : region.address + region.size].reshape(layers, -1)
+            rows = memory[region.address : region.address + region.size].reshape(layers, -1)
             executed = self.routing.astype(np.uint8)
             rows[:, : executed.shape[2]] = executed[:, 0] | executed[:, 1] << 1
-        if not isinstance(self.routing, str) or self.routing != COMPILED:
-            first, stride = program.router_record
-            for layer, policies in enumerate(self.policies(program)):
-                address = first + layer * stride
-                bias, _ = router_record(memory[0], address)
-                record = pack_router_record(bias.tolist(), policies, router_windows(memory[0], address))
-                memory[0][address : address + len(record)] = record
-        return memory
+        compiled, (first, stride) = program.memory[0], program.router_record
+        for layer, policies in enumerate(self.policies(program)):
+            address = first + layer * stride
+            record = compiled[address : address + ROUTER_RECORD.size]
+            if not isinstance(self.routing, str) or self.routing != COMPILED:
+                bias, _ = router_record(compiled, address)
+                record = pack_router_record(bias.tolist(), policies, router_windows(compiled, address))
+            memory[address : address + len(record)] = record
 
     def policies(self, program: Program) -> list[Phases]:
         """Those of every layer in this run; a program without weights has routers."""

@@ -1,0 +1,175 @@
+"""Conversations: turns of a user and a model, of which a session keeps what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.functional.options import Options
+from sim.functional.session import Session
+from sim.result import capped
+from skipopu.accept import Accepted, whole
+from skipopu.errors import ProgramError
+from skipopu.program.program import Program
+from skipopu.program.run import COMPILED, Run
+from skipopu.sampling import GREEDY, Sampling
+from skipopu.text import Message
+from skipopu.text_stream import Stream
+
+WORD = Accepted("text that is not empty", lambda value: isinstance(value, str) and value != "")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was said and answered.
+
+    Attributes:
+        message, text: the user's, and the answer without what ended it.
+        prompt: all tokens in front of the answer's own ``tokens``. kept: how many of them were not computed again.
+        saturated: numbers left their range on the way.
+    """
+
+    message: str
+    text: str
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    kept: int
+    saturated: bool
+
+
+@dataclass
+class Answer:
+    """An answer as it comes: text that holds no stop string, nor may become one.
+
+    Attributes:
+        stop: strings that end it and are not part of it.
+        text: so far. stopped: one of them came.
+    """
+
+    stop: tuple[str, ...]
+    text: str = ""
+    held: str = ""
+    stopped: bool = field(default=False, init=False)
+
+    def add(self, more: str, last: bool = False) -> str:
+        """What can be shown once ``more`` came, all of it if that is the ``last``."""
+        self.held += more
+        ends = [place for word in self.stop if (place := self.held.find(word)) >= 0]
+        if ends:
+            self.stopped, shown = True, self.held[: min(ends)]
+            self.held = ""
+        else:
+            begun = 0 if last else max(map(self._begun, self.stop), default=0)
+            shown, self.held = self.held[: len(self.held) - begun], self.held[len(self.held) - begun :]
+        self.text += shown
+        return shown
+
+    def _begun(self, word: str) -> int:
+        """How much of ``word`` stands at the end of what is held."""
+        return next((n for n in range(min(len(word) - 1, len(self.held)), 0, -1) if self.held.endswith(word[:n])), 0)
+
+
+class Conversation:
+    """Turns with one program on the functional engine.
+
+    Attributes:
+        turns: so far. template: messages go into the checkpoint's chat template; else they follow one another as they are.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sampling: Sampling = GREEDY,
+        *,
+        system: str | None = None,
+        template: bool = False,
+        stop: tuple[str, ...] = (),
+        routing: str = COMPILED,
+        dial: float = 0.0,
+    ) -> None:
+        """Raises ProgramError for the program of a shape, one without text, or without the template that is asked for."""
+        if system is not None and not template:
+            raise ProgramError("a system's message needs a chat template; without one messages follow one another as they are")
+        for word in stop:
+            WORD.check(word, "a stop string", ProgramError)
+        Run((0,), 0, dial, routing=routing).validate(program)
+        self.program, self.sampling, self.template, self.stop = program, sampling, template, stop
+        self.routing, self.dial = routing, dial
+        self.before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.turns: list[Turn] = []
+        self.saturated = False
+        self.logits = np.zeros(program.model.vocab_size, np.float32)
+        self.session = Session(program, Options(scores=None if sampling.greedy else self._see))
+        self.prompt("a")  # there is text, and a template
+
+    def _see(self, positions: NDArray[np.int64], first: int, scores: NDArray[np.float32]) -> None:
+        self.logits[first : first + scores.shape[1]] = scores[-1]
+
+    def prompt(self, message: str) -> tuple[int, ...]:
+        """All tokens of the conversation up to the answer to ``message``."""
+        text = self.program.text
+        if self.template:
+            messages = [
+                {"role": role, "content": content}
+                for turn in self.turns
+                for role, content in (("user", turn.message), ("assistant", turn.text))
+            ]
+            return text.chat([*self.before, *messages, {"role": "user", "content": message}])
+        if not self.turns:
+            return text.encode(message)
+        last = self.turns[-1]
+        return (*last.prompt, *last.tokens, *text.inside(message))
+
+    def ask(self, message: str, max_new: int, show: Callable[[str], None] = lambda text: None) -> Turn:
+        """Answers with up to ``max_new`` tokens; ``show`` gets the text as it comes.
+
+        Raises:
+            ProgramError: the conversation does not fit the program's context.
+        """
+        whole(1, (1 << 63) - 1).check(max_new, "max_new", ProgramError)
+        prompt = self.prompt(message)
+        if not prompt:
+            raise ProgramError("the message is empty; a conversation begins with a token at least")
+        if len(prompt) >= self.program.context:
+            raise ProgramError(
+                f"the conversation has {len(prompt)} tokens with this message; the program's context of {self.program.context} has no room"
+                " for an answer"
+            )
+        kept = self.session.follow(Run(prompt, 1, self.dial, routing=self.routing)).first
+        stream, answer, tokens = Stream(self.program.text), Answer(self.stop), list[int]()
+        stream.add(prompt)
+        for token in self.tokens(prompt, max_new):
+            tokens.append(token)
+            show(answer.add(stream.add([token])))
+            if answer.stopped:
+                break
+        else:
+            show(answer.add(stream.end(), last=True))
+        turn = Turn(message, answer.text, prompt, tuple(tokens), kept, self.saturated)
+        self.turns.append(turn)
+        return turn
+
+    def tokens(self, prompt: tuple[int, ...], max_new: int) -> Iterator[int]:
+        """Tokens that follow ``prompt``, one at a time: ``max_new``, fewer where an end-of-sequence id or the context's end comes."""
+        after: tuple[int, ...] = ()
+        greedy, self.saturated = self.sampling.greedy, False
+        while len(after) < max_new and len(prompt) + len(after) < self.program.context:
+            run = self.session.follow(Run(prompt, int(greedy), self.dial, False, self.routing, after))
+            result = self.session.run(run)
+            self.saturated |= result.saturated
+            logits = capped(self.logits, self.program.model.logit_cap)
+            token = result.tokens[0] if greedy else self.sampling.choose(logits, run.known)
+            after = (*after, token)
+            yield token
+            if token in self.program.model.eos_token_ids:
+                return
+
+    def undo(self) -> bool:
+        """Takes the last turn back; whether there was one."""
+        if self.turns:
+            self.turns.pop()
+            return True
+        return False

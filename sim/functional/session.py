@@ -1,0 +1,98 @@
+"""Runs that follow one another on one machine: what earlier ones computed stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sim.engine import QUIET, Watch
+from sim.functional.engine import Functional
+from sim.functional.options import Options
+from sim.functional.state import State
+from sim.result import Computed
+from skipopu.errors import ProgramError
+from skipopu.isa.registers import MASK_GENERATED, MASK_PROMPT, Config
+from skipopu.policy import WINDOW
+from skipopu.program.program import Program
+from skipopu.program.run import Run
+
+
+class Session:
+    """A machine with a program, which keeps tokens' keys, values and routing from one run to the next.
+
+    A token is kept for another run where that would compute the same of it: under the same dial and policy or trace, and in the same phase
+    where the program's policies or masks tell phases apart.
+
+    Attributes:
+        ids: tokens whose keys and values are kept, from position 0 on. begins: positions of which each began a chunk.
+    """
+
+    def __init__(self, program: Program, options: Options | None = None) -> None:
+        """Raises ProgramError for the program of a shape."""
+        if not program.memory:
+            raise ProgramError(f"the program of shape {program.source['checkpoint']} has no weights; a session computes")
+        self.program, self.options = program, options or Options()
+        self.state: State | None = None
+        self.ids: tuple[int, ...] = ()
+        self.begins: list[int] = []
+        self.how: list[tuple[object, ...]] = []  # each kept token was computed
+
+    def run(self, run: Run, watch: Watch = QUIET) -> Computed:
+        """Executes ``run``; what is kept of tokens from ``run.first`` on is given back first. ``memory`` of the result is the machine's: the
+        next run changes it.
+
+        Raises:
+            ProgramError: it does not fit the program, begins behind what is kept for it or where no run can begin.
+            MachineHalt: the machine would stop with an error code. Nothing is kept then.
+        """
+        run.validate(self.program)
+        if run.first > (kept := self.common(run)):
+            raise ProgramError(f"the first position is {run.first}; accepted: 0 to {kept}, behind its tokens that are kept")
+        if run.first != (begins := self.begin(run, run.first)):
+            raise ProgramError(f"the first position is {run.first}, where no run can begin; accepted: {begins}")
+        earlier, how = [position for position in self.begins if position < run.first], self.how[: run.first]
+        state, self.state, self.ids, self.begins, self.how = self.state, None, (), [], []
+        done = Functional(self.program, run, self.options, watch, state)
+        result = done.execute()
+        self.state, self.begins = done.state, [*earlier, *done.walk.begins]
+        self.ids = (*run.known, *result.tokens)[: done.walk.position]
+        self.how = [*how, *map(self._how(run), range(run.first, len(self.ids)))]
+        return replace(result, routing=result.routing.copy())
+
+    def follow(self, run: Run) -> Run:
+        """``run`` from as late on as what is kept allows."""
+        return replace(run, first=self.begin(run, min(self.common(run), len(run.known) - 1)))
+
+    def common(self, run: Run) -> int:
+        """How many of its first tokens are kept for ``run``."""
+        how = self._how(run)
+        pairs = enumerate(zip(run.known, self.ids, self.how, strict=False))
+        differing = (k for k, (asked, kept, was) in pairs if asked != kept or was != how(k))
+        return next(differing, min(len(run.known), len(self.ids)))
+
+    def begin(self, run: Run, position: int) -> int:
+        """The last position up to ``position`` at which ``run`` can begin.
+
+        A port hands out its places in turn. Where a chunk has more tokens than there are ports, those of its tokens in one port alternate
+        layer by layer, and only all of them can be given back. A policy that compares a prompt's tokens needs its whole window.
+        """
+        machine, step = self.program.machine, 1
+        if position < len(run.prompt) and any(p.keep for layer in run.policies(self.program) for pair in layer for p in pair):
+            step = WINDOW
+        if step == 1 and position == len(self.ids):
+            return position
+        shares = machine.tokens > machine.ports
+        return next(p for p in range(position, -1, -1) if p % step == 0 and (not shares or p in (0, *self.begins)))
+
+    def _how(self, run: Run) -> Callable[[int], tuple[object, ...]]:
+        """By position, what decides what ``run`` computes of a token."""
+        masking = self.program.register(Config.MASKING) if self.program.masks else 0
+        apart = masking not in (0, MASK_GENERATED | MASK_PROMPT) or any(
+            prefill != decode for prefill, decode in run.policies(self.program)
+        )
+
+        def how(position: int) -> tuple[object, ...]:
+            routing = run.routing if isinstance(run.routing, str) else run.routing[..., position].tobytes()
+            return routing, run.dial, apart and position >= len(run.prompt)
+
+        return how
