@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.asked import refuse_idle_dial
 from sim.functional.options import Options
 from sim.functional.session import Session
 from sim.result import capped
@@ -29,6 +30,8 @@ class Turn:
     Attributes:
         message, text: the user's, and the answer without what ended it.
         prompt: all tokens in front of the answer's own ``tokens``. kept: how many of them were not computed again.
+            A last token of an answer never is: nobody asked what follows it.
+        ended: why: "stop", a string; "end", a token; "length", so many were asked for; "context", the program's; "interrupted".
         saturated: numbers left their range on the way.
     """
 
@@ -37,6 +40,7 @@ class Turn:
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     kept: int
+    ended: str
     saturated: bool
 
 
@@ -86,16 +90,27 @@ class Conversation:
         *,
         system: str | None = None,
         template: bool = False,
-        stop: tuple[str, ...] = (),
-        routing: str = COMPILED,
+        stop: str | Sequence[str] = (),
+        policy: str | None = None,
         dial: float = 0.0,
     ) -> None:
-        """Raises ProgramError for the program of a shape, one without text, or without the template that is asked for."""
+        """``stop``: strings that end an answer; ``policy`` and ``dial`` as of :func:`sim.api_runs.run`.
+
+        Raises:
+            ProgramError: the program is that of a shape, takes no text, or has not the template that is asked for; ``dial`` changes nothing.
+        """
+        if not isinstance(program, Program):
+            raise ProgramError(f"program is {program!r}; accepted: what compile returns")
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if system is not None and not template:
             raise ProgramError("a system's message needs a chat template; without one messages follow one another as they are")
         for word in stop:
             WORD.check(word, "a stop string", ProgramError)
-        Run((0,), 0, dial, routing=routing).validate(program)
+        routing = COMPILED if policy is None else policy
+        asked = Run((0,), 0, dial, routing=routing)
+        asked.validate(program)
+        if program.memory:
+            refuse_idle_dial(program, asked)
         self.program, self.sampling, self.template, self.stop = program, sampling, template, stop
         self.routing, self.dial = routing, dial
         self.before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
@@ -123,13 +138,15 @@ class Conversation:
         last = self.turns[-1]
         return (*last.prompt, *last.tokens, *text.inside(message))
 
-    def ask(self, message: str, max_new: int, show: Callable[[str], None] = lambda text: None) -> Turn:
-        """Answers with up to ``max_new`` tokens; ``show`` gets the text as it comes.
+    def ask(self, message: str, max_new: int = 128, show: Callable[[str], None] = lambda text: None) -> Turn:
+        """Answers with up to ``max_new`` tokens; ``show`` gets the text as it comes. An interrupt ends the answer, which stays.
 
         Raises:
             ProgramError: the conversation does not fit the program's context.
         """
         whole(1, (1 << 63) - 1).check(max_new, "max_new", ProgramError)
+        if not isinstance(message, str):
+            raise ProgramError(f"message is {message!r}; accepted: text")
         prompt = self.prompt(message)
         if not prompt:
             raise ProgramError("the message is empty; a conversation begins with a token at least")
@@ -141,14 +158,22 @@ class Conversation:
         kept = self.session.follow(Run(prompt, 1, self.dial, routing=self.routing)).first
         stream, answer, tokens = Stream(self.program.text), Answer(self.stop), list[int]()
         stream.add(prompt)
-        for token in self.tokens(prompt, max_new):
-            tokens.append(token)
-            show(answer.add(stream.add([token])))
-            if answer.stopped:
-                break
-        else:
+        ended = ""
+        try:
+            for token in self.tokens(prompt, max_new):
+                tokens.append(token)
+                show(answer.add(stream.add([token])))
+                if answer.stopped:
+                    ended = "stop"
+                    break
+                if token in self.program.model.eos_token_ids:
+                    ended = "end"
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        if ended != "stop":
             show(answer.add(stream.end(), last=True))
-        turn = Turn(message, answer.text, prompt, tuple(tokens), kept, self.saturated)
+        ended = ended or ("length" if len(tokens) == max_new else "context")
+        turn = Turn(message, answer.text, prompt, tuple(tokens), kept, ended, self.saturated)
         self.turns.append(turn)
         return turn
 

@@ -18,7 +18,7 @@ RANGES = {
     ),
     "top_k": whole(0, (1 << 63) - 1),
     "top_p": Accepted("a number above 0, up to 1", lambda v: number(0, 1).holds(v) and v > 0),
-    "penalty": number(LEAST, MOST),
+    "repetition_penalty": number(LEAST, MOST),
     "seed": whole(0, (1 << 63) - 1),
 }
 
@@ -32,24 +32,29 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the largest one, of equal ones the lowest id.
         top_k: so many of the largest logits take part; 0: all.
         top_p: of what is left, the fewest tokens whose probabilities add up to at least this much.
-        penalty: of tokens that occurred before, as in CTRL (arXiv 1909.05858): positive logits are divided by it, others multiplied.
+        repetition_penalty: of tokens that occurred before, as in CTRL (arXiv 1909.05858): positive logits are divided by it, others multiplied.
         seed: of what is drawn. A draw depends on it and on the position alone.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    penalty: float = 1.0
+    repetition_penalty: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, accepted in RANGES.items():
             accepted.check(getattr(self, name), name, ProgramError)
+        if self.temperature == 0 and (self.top_k or self.top_p != 1):
+            name = "top_k" if self.top_k else "top_p"
+            raise ProgramError(
+                f"{name} is {getattr(self, name)}; it has no effect without a temperature: the best token is taken"
+            )
 
     @property
     def greedy(self) -> bool:
         """Whether the largest logit is taken as it is, which the machine does by itself."""
-        return self.temperature == 0 and self.penalty == 1
+        return self.temperature == 0 and self.repetition_penalty == 1
 
     def choose(self, logits: NDArray[np.float32], before: Sequence[int]) -> int:
         """The token that follows the tokens ``before``; ``logits`` (vocab,), of the last of them.
@@ -61,7 +66,9 @@ class Sampling:
             raise ProgramError(f"logits at position {len(before) - 1} are not all finite; nothing can be chosen")
         scores = logits.astype(np.float64)
         seen = np.unique(np.asarray(before, np.int64))
-        scores[seen] = np.where(scores[seen] > 0, scores[seen] / self.penalty, scores[seen] * self.penalty)
+        scores[seen] = np.where(
+            scores[seen] > 0, scores[seen] / self.repetition_penalty, scores[seen] * self.repetition_penalty
+        )
         if self.temperature == 0:
             return int(scores.argmax())
         order = np.argsort(-scores, kind="stable")[: self.top_k or None]

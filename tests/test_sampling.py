@@ -27,7 +27,7 @@ def drawn(sampling: dict, draws: int = 4000) -> np.ndarray:
 def test_greedy_is_the_lowest_of_the_best() -> None:
     assert GREEDY.choose(np.array([1, 3, 3, 2], np.float32), [0]) == 1
     assert GREEDY.greedy
-    assert not Sampling(penalty=1.2).greedy
+    assert not Sampling(repetition_penalty=1.2).greedy
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -50,8 +50,8 @@ def test_the_best_ones_take_part() -> None:
 
 def test_what_occurred_is_less_likely() -> None:
     logits = np.array([2.0, 1.9, -1.0, -1.1], np.float32)
-    assert Sampling(penalty=1.2).choose(logits, [0]) == 1
-    assert Sampling(penalty=1.2).choose(np.array([-1.0, -1.1], np.float32), [0]) == 1
+    assert Sampling(repetition_penalty=1.2).choose(logits, [0]) == 1
+    assert Sampling(repetition_penalty=1.2).choose(np.array([-1.0, -1.1], np.float32), [0]) == 1
 
 
 @given(st.integers(0, 1 << 40), st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 50), st.floats(0.01, 1))
@@ -66,9 +66,11 @@ def test_a_draw_depends_on_seed_and_position_alone(seed: int, length: int, tempe
     [
         ({"temperature": -1}, "temperature is -1; accepted: 0, or a number from 1e-06 to 1e\\+06"),
         ({"temperature": float("nan")}, "temperature is nan; accepted: 0, or"),
+        ({"top_k": 3}, "top_k is 3; it has no effect without a temperature"),
+        ({"top_p": 0.5, "repetition_penalty": 1.1}, "top_p is 0.5; it has no effect"),
         ({"top_k": -1}, "top_k is -1; accepted: an integer from 0"),
         ({"top_p": 0}, "top_p is 0; accepted: a number above 0, up to 1"),
-        ({"penalty": 0}, "penalty is 0; accepted: "),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; accepted: "),
         ({"temperature": 1e-320}, "temperature is 1e-320; accepted: 0, or a number from 1e-06"),
         ({"top_k": 2.5}, "top_k is 2.5; accepted: an integer"),
         ({"seed": 1 << 128}, "seed is 340282366920938463463374607431768211456; accepted: an integer from 0"),

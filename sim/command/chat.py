@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import importlib
 import io
 import sys
 from collections.abc import Iterator
 
-from sim.asked import refuse_idle_dial
 from sim.command.common import (
     add_dial_argument,
     add_model_arguments,
@@ -19,15 +21,17 @@ from sim.command.common import (
 )
 from sim.conversation import Conversation
 from sim.result import SATURATED
-from skipopu.arguments import add_seed, natural, positive, ratio, real, refuse
+from skipopu.arguments import add_seed, natural, positive, real, refuse
 from skipopu.errors import ProgramError
 from skipopu.program.program import Program
-from skipopu.program.run import COMPILED, Run
 from skipopu.report import write_json
 from skipopu.sampling import LEAST, MOST, Sampling
 from skipopu.text import NoText
 
-HELP = "/undo takes the last turn back, /clear all of them, /exit or the end of the input ends the conversation, /help says so"
+HELP = (
+    "/undo takes the last turn back, /clear all of them, /exit or the end of the input ends the conversation, // begins a message with a"
+    " slash, an interrupt ends an answer"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="no chat template: messages and answers follow one another as they are"
     )
-    parser.add_argument("--max-new", type=positive, default=256, metavar="N", help="tokens of an answer; default 256")
+    parser.add_argument("--max-new", type=positive, default=128, metavar="N", help="tokens of an answer; default 128")
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="ends an answer, and is no part of it; may be given again"
     )
@@ -50,7 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draws tokens; default 0, greedy",
     )
     sampling.add_argument("--top-k", type=natural, default=0, metavar="K", help="of the K best; default 0, of all")
-    sampling.add_argument("--top-p", type=ratio, default=1.0, metavar="P", help="of the best that have P together; default 1")
+    sampling.add_argument(
+        "--top-p",
+        type=real(0, 1, "a ratio above 0, up to 1", open_at_least=True),
+        default=1.0,
+        metavar="P",
+        help="of the best that have P together; default 1",
+    )
     sampling.add_argument(
         "--repetition-penalty",
         type=real(LEAST, MOST, f"a number from {LEAST:g} to {MOST:g}"),
@@ -69,6 +79,10 @@ def messages() -> Iterator[str]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
     asks = sys.stdin.isatty()
+    if asks:
+        console.print(HELP)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")  # makes lines editable
     while True:
         try:
             line = input("> ") if asks else sys.stdin.readline()
@@ -87,28 +101,25 @@ def show(text: str) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.temperature == 0:
         refuse(args, ["--top-k", "--top-p", "--seed"], "has no effect without --temperature: the best token is taken")
+    if args.raw:
+        refuse(args, ["--system"], "stands in the chat template, which --raw leaves out")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.seed)
     program = load_program(args)
     talk = conversation(args, program, sampling)
     try:
         for message in messages():
-            if message == "/exit":
+            if message.strip() == "/exit":
                 break
             answer(talk, message, args.max_new)
     finally:
         if args.json is not None:
-            turns = [
-                {"message": t.message, "text": t.text, "tokens": t.tokens, "prompt": len(t.prompt), "kept": t.kept}
-                for t in talk.turns
-            ]
+            turns = [dataclasses.asdict(turn) | {"prompt": len(turn.prompt)} for turn in talk.turns]
             write_json(args.json, "chat", inputs_of(args, program), [], {"turns": turns})
     return 0
 
 
 def conversation(args: argparse.Namespace, program: Program, sampling: Sampling) -> Conversation:
     """What is asked for, before anything is said."""
-    routing = args.policy or COMPILED
-    refuse_idle_dial(program, Run((0,), 0, args.dial, routing=routing))
     template = not args.raw and not program.model.byte_level
     if template:
         try:
@@ -117,27 +128,33 @@ def conversation(args: argparse.Namespace, program: Program, sampling: Sampling)
             raise
         except ProgramError as error:
             raise ProgramError(f"{error}; --raw does without") from None
-    stop = tuple(args.stop)
-    return Conversation(program, sampling, system=args.system, template=template, stop=stop, routing=routing, dial=args.dial)
+    return Conversation(
+        program, sampling, system=args.system, template=template, stop=args.stop, policy=args.policy, dial=args.dial
+    )
 
 
 def answer(talk: Conversation, message: str, max_new: int) -> None:
     """Does what a line of the user's says."""
-    if message in ("/undo", "/clear"):
+    terminal, command = sys.stdin.isatty(), message.strip()
+    if command in ("/undo", "/clear"):
         taken = talk.undo()
-        while message == "/clear" and talk.undo():
+        while command == "/clear" and talk.undo():
             pass
-        console.print("taken back" if taken else "nothing was said yet")
-    elif message == "/help":
-        console.print(HELP)
-    elif message:
+        console.print(f"{command}: {'taken back' if taken else 'nothing was said yet'}")
+    elif command.startswith("/") and not command.startswith("//"):
+        console.print(HELP if command == "/help" else f"{command} is no command: {HELP}")
+    elif command:
         try:
-            turn = talk.ask(message, max_new, show)
+            turn = talk.ask(message.replace("//", "/", 1) if command.startswith("//") else message, max_new, show)
         except ProgramError as error:
-            if not sys.stdin.isatty():
+            if not terminal:
                 raise
-            console.print(str(error), style="yellow")
-        else:
-            show("\n")
-            if turn.saturated:
-                warn(SATURATED)
+            console.print(f"{error}: /undo and /clear make room", style="yellow")
+            return
+        show("\n")
+        if turn.ended == "interrupted" and not terminal:
+            raise KeyboardInterrupt
+        if turn.ended == "context":
+            warn(f"the program's context of {talk.program.context} tokens ended the answer: /undo and /clear make room")
+        if turn.saturated:
+            warn(SATURATED)

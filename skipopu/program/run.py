@@ -88,7 +88,7 @@ class Run:
                 if WHOLE_RUN[self.routing].weighs is Weighs.NORM and program.decides_ahead:
                     raise ProgramError(
                         f"policy is {self.routing!r}, which weighs the residual; this program of model {program.source['checkpoint']}"
-                        f" decides before that is known; accepted: one compiled with policies that name {self.routing!r}"
+                        f" decides before that is known; accepted: one compiled with policies that name {self.routing!r} (--policies FILE)"
                     )
         else:
             shape = self.routing.shape

@@ -25,7 +25,7 @@ from tests.support import random_checkpoint, said, small_config
 from tests.test_text import llama_like
 
 pytestmark = pytest.mark.slow
-DRAWN = Sampling(temperature=0.9, top_k=20, top_p=0.95, penalty=1.1, seed=7)
+DRAWN = Sampling(temperature=0.9, top_k=20, top_p=0.95, repetition_penalty=1.1, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,24 @@ def test_a_cap_of_the_logits_counts() -> None:
     assert 0 < max(heard) < 1
 
 
+def test_an_interrupt_ends_an_answer(program: Program) -> None:
+    talk, shown = Conversation(program), []
+
+    def show(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 4:
+            raise KeyboardInterrupt
+
+    turn = talk.ask("def read(self", 40, show)
+    assert (turn.ended, len(turn.tokens)) == ("interrupted", 4)
+    following = talk.ask(":", 4)
+    assert list(following.tokens) == functional.run(program, Run(following.prompt, 4)).tokens
+    assert talk.ask("x" * 60, 128).ended == "context"
+    stopped = Conversation(program, stop="e").ask("def read(s", 40)
+    assert stopped.ended == "stop"
+    assert "e" not in stopped.text
+
+
 def test_undo_goes_back(program: Program) -> None:
     talk = Conversation(program, DRAWN)
     first, second = talk.ask("class A", 8), talk.ask("(B):", 8)
@@ -119,6 +137,12 @@ def test_the_end_of_the_context(program: Program) -> None:
         Conversation(program, stop=("",))
     with pytest.raises(ProgramError, match="the message is empty"):
         Conversation(program).ask("", 1)
+    with pytest.raises(ProgramError, match="max_new is 0; accepted: an integer from 1"):
+        Conversation(program).ask("a", 0)
+    with pytest.raises(ProgramError, match=r"message is \[1\]; accepted: text"):
+        Conversation(program).ask([1])  # type: ignore[arg-type]
+    with pytest.raises(ProgramError, match=r"dial is 0\.3; it has no effect"):
+        Conversation(program, policy="always", dial=0.3)
 
 
 @given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), max_size=2), st.data())
@@ -150,14 +174,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbina
         assert code == 0, error
         return json.loads(figures.read_text())["outputs"]["turns"]
 
-    turns = outcome("def f(x\n):\n/undo\n):\n")
+    turns = outcome("\ndef f(x\r\n):\n /undo\n\n):\n/udno\n")
+    assert [turn["ended"] for turn in turns] == ["length"] * 2
     assert [turn["kept"] > 0 for turn in turns] == [False, True]
     assert outcome("def f(x\n):\n") == turns
     assert outcome("/help\n/undo\n/clear\n") == []
+    assert outcome("//x\n")[0]["message"] == "/x"
     drawn = ["--temperature", 1.2, "--seed", 3]
     assert outcome("def f(x\n", *drawn) == outcome("def f(x\n/exit\nmore\n", *drawn) != turns[:1]
     for options, message in (
-        (["--temperature", 1, "--top-p", 0], "top_p is 0.0; accepted: a number above 0, up to 1"),
+        (["--temperature", 1, "--top-p", 0], "argument --top-p: '0' is not accepted; a ratio above 0"),
         (["--top-k", 2, "--seed", 4], "--top-k has no effect without --temperature"),
         (["--system", "x"], "a system's message needs a chat template"),
         (["--policy", "always", "--dial", 1], "dial is 1.0; it has no effect"),
