@@ -55,7 +55,7 @@ class Comparison:
     Attributes:
         skipping, dense: the workload as asked for, and with every module executed.
         dense_kv: as asked for, but every token's K and V computed; random routing of the same ratios where a trace was asked for.
-        two_layer, ahead: with two-layer routers, and without any: what executes is known in front of each layer; None for a checkpoint.
+        two_layer: with two-layer routers; None for a checkpoint.
         by_skip: the workload at other skip ratios, both KV policies.
         by_prompt: (dense, skipping) over prompt lengths; at the workload's own, the workload itself.
         by_clock: (dense, skipping) by MHz, the memory as fast as before.
@@ -64,6 +64,7 @@ class Comparison:
         measured: files of records measured on GPUs.
         left_out: a sentence for each run that does not fit.
         masked: (dense, skipping) with input channels masked; None where that was not asked for. Nothing else here has masks.
+        ahead: without routers, what executes is known in front of each layer; None for a checkpoint.
         replayed: the masks of the skipping one were recorded, not drawn.
     """
 
@@ -74,7 +75,6 @@ class Comparison:
     dense: Estimate
     dense_kv: Estimate | None
     two_layer: Estimate | None
-    ahead: Estimate | None
     by_skip: dict[str, dict[float, Estimate]]
     by_prompt: dict[int, tuple[Estimate, Estimate]]
     by_clock: dict[float, tuple[Estimate, Estimate]]
@@ -84,6 +84,7 @@ class Comparison:
     left_out: tuple[str, ...] = ()
     masked: tuple[Estimate, Estimate] | None = None
     replayed: bool = False
+    ahead: Estimate | None = None
 
     @property
     def workload(self) -> Workload:
@@ -245,7 +246,6 @@ def compare(
         dense,
         results.get(("policy",)),
         results.get(("two-layer",)),
-        results.get(("ahead",)),
         {policy: {r: results[key] for r in SKIPS if (key := ("skip", policy, r)) in results} for policy in ("reuse", "dense")},
         dict(sorted(by_prompt.items())),
         {machine.clock_mhz: own} | {clock: found for clock in clocks if (found := pair("clock", clock))},
@@ -258,4 +258,5 @@ def compare(
         ),
         pair("masked"),
         active is not None,
+        results.get(("ahead",)),
     )
