@@ -42,11 +42,12 @@ def missing(s: State) -> bool:
     return s.history.missing(walk.layer, walk.position, walk.config[Config.HISTORY], s.first(walk.layer)) > s.room
 
 
-def fetch_ahead(s: State, since: int) -> NDArray[np.int64]:
-    """Fills the history buffer from ``since`` until the decision; (ports,) beats still to come then."""
+def fetch_ahead(s: State, since: int, sent: int) -> NDArray[np.int64]:
+    """Fills the history buffer from ``since`` until the decision, in ports with routers' weights behind those, of which the last was
+    ``sent``; (ports,) beats still to come then."""
     walk, last = s.walk, s.times.present()[0]
     # Behind the routers' weights in the ports that have some; a FIFO may not hold all of them.
-    begins = np.maximum(since, np.where(undecided(s, 0) > 0, last.sent + PUSHED + READABLE, since))
+    begins = np.maximum(since, np.where(undecided(s, 0) > 0, sent + PUSHED + READABLE, since))
     beats = ((last.route_done + REQUEST + s.costs.read - begins).clip(0) * s.machine.memory.rate).astype(int)
     s.room = int(beats[0])
     begun, coming = s.history.fetch_ahead(walk.layer, walk.position, walk.config[Config.HISTORY], beats, s.first(walk.layer))

@@ -134,7 +134,7 @@ class Timing:
             quiet = attention.quiet(s)
             s.ahead = s.prefetch and attention.missing(s)
             self.repeats.through(range(body.start, decided), (walk.count, s.traced, s.ranked, s.ahead))
-            coming = attention.fetch_ahead(s, quiet) if s.prefetch else NONE
+            coming = attention.fetch_ahead(s, quiet, self.repeats.sent) if s.prefetch else NONE
             s.part = attention.read_history(s, walk.lists[TokenList.ATTENTION].tolist(), coming)
             needed = (
                 s.channels.about(layer, range(walk.position, walk.position + walk.count)) if s.channels and s.masked else ()

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sim.timing.reader import FIRST
 from sim.timing.state import State
 from sim.timing.times import Snapshot
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What one pass through a part did: cycles of the dispatcher, counters, entries, the times it left."""
+    """What one pass through a part did: cycles of the dispatcher, counters, entries, the times it left, of which a snapshot forgets how long
+    ago the memory ``sent`` the last weights (relative to the dispatcher's)."""
 
     cycles: int
     counters: tuple[tuple[str, int], ...]
     entries: int
     left: Snapshot
+    sent: int
 
 
 class Repeats:
@@ -30,11 +33,13 @@ class Repeats:
         self.state, self.walk_through = state, walk_through
         self.wanted = wanted and state.spans is None and not state.run.check
         self.stretches: dict[tuple[object, ...], Stretch] = {}
+        self.sent = FIRST  # when the memory sent the last weights that were asked for in the latest part or before
 
     def through(self, part: range, about: tuple[object, ...]) -> None:
         """Walks through the instructions ``part``, or does what doing so from this state with the same ``about`` did."""
         if not self.wanted:
             self.walk_through(part)
+            self.sent = self.state.times.last.sent
             return
         s, times, position = self.state, self.state.times, self.state.walk.position
         start = times.relative(position)
@@ -47,10 +52,12 @@ class Repeats:
             for name, amount in known.counters:
                 s.counters[name] += amount
             s.entries += known.entries
-            times.left = known.left
+            times.left, self.sent = known.left, times.now + known.sent
             return
         times.settle(position)
         now, entries, before = times.now, s.entries, dict(s.counters)
         self.walk_through(part)
         counters = tuple((name, amount - before[name]) for name, amount in s.counters.items() if amount != before[name])
-        self.stretches[key] = Stretch(times.now - now, counters, s.entries - entries, times.relative(position))
+        self.sent = times.last.sent
+        left = times.relative(position)
+        self.stretches[key] = Stretch(times.now - now, counters, s.entries - entries, left, self.sent - times.now)
