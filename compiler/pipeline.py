@@ -12,7 +12,7 @@ from compiler.graph.build import build
 from compiler.graph.ops import Graph
 from compiler.graph.verify import verify
 from compiler.image import images
-from compiler.passes.depend import depend
+from compiler.passes.depend import Unlinked, depend
 from compiler.passes.fold import fold
 from compiler.passes.heads import widen
 from compiler.passes.mask import mask
@@ -97,27 +97,37 @@ def compile_checkpoint(
     weighs = checkpoint.routers is not None or any(
         named.weighs is not Weighs.NOTHING for layer in decided for pair in layer for named in pair
     )
-    graph = build(checkpoint, policy, logits, weighs)
-    verify(graph)
+    register = level.register | (PREFETCH if prefetch and slots else 0)
     examined: list[Examined] = []
 
-    def noted(folded: Graph) -> Graph:
-        examined.extend(to_examine(folded, checkpoint))
-        return folded
-
-    of_numbers = (lambda g: fold(g, checkpoint), noted, lambda g: order(g, checkpoint))
-    of_shapes = (
-        lambda g: mask(g, checkpoint),
-        lambda g: quantise(g, format, machine.formats),
-        lambda g: schedule(g, level),
-    )
-    for apply in (*(() if checkpoint.outline else of_numbers), *of_shapes):
-        graph = apply(graph)
+    def linked(weighs: bool) -> tuple[Graph, Plan]:
+        """The graph with its dependence tokens, and where its values lie."""
+        graph = build(checkpoint, policy, logits, weighs)
         verify(graph)
-    register = level.register | (PREFETCH if prefetch and slots else 0)
-    plan = Plan()
-    plan_buffer(graph, machine, plan)
-    verify(depend(graph, sharing(graph, machine, plan)))
+        examined.clear()
+
+        def noted(folded: Graph) -> Graph:
+            examined.extend(to_examine(folded, checkpoint))
+            return folded
+
+        of_numbers = (lambda g: fold(g, checkpoint), noted, lambda g: order(g, checkpoint))
+        of_shapes = (
+            lambda g: mask(g, checkpoint),
+            lambda g: quantise(g, format, machine.formats),
+            lambda g: schedule(g, level),
+        )
+        for apply in (*(() if checkpoint.outline else of_numbers), *of_shapes):
+            graph = apply(graph)
+            verify(graph)
+        plan = Plan()
+        plan_buffer(graph, machine, plan)
+        verify(depend(graph, sharing(graph, machine, plan)))
+        return graph, plan
+
+    try:
+        graph, plan = linked(weighs)
+    except Unlinked:  # not every line of operations lets decisions run ahead of it
+        graph, plan = linked(True)
     if given is None:
         context = fitting_context(graph, machine, config, context, logits, group)
     plan_memory(graph, machine, config, context, logits, group, plan)

@@ -22,6 +22,10 @@ ALIGNER = Value("aligner", Place.STATE, 1)
 Shared = Mapping[Value, set[Value]]
 
 
+class Unlinked(AssertionError):
+    """Tokens of a loop that no operation in front of it supplies, or behind it takes."""
+
+
 class Access(NamedTuple):
     """The values that an operation reads and writes, the aligner included, and those in the same places."""
 
@@ -90,7 +94,7 @@ def depend(graph: Graph, shared: Shared) -> Graph:
             graph.prologue.append(Op("matmul", "start the layers", TokenList.ALL, writes=graph.prologue[-1].writes))
         else:
             graph.epilogue.insert(0, Op("matmul", "end the layers", TokenList.ALL, writes=graph.prologue[0].writes[:1]))
-    raise AssertionError("the layers wait for something that prologue and epilogue cannot supply or take")
+    raise Unlinked("the layers wait for something that prologue and epilogue cannot supply or take")
 
 
 def _link(graph: Graph, shared: Shared) -> list[Op] | None:
