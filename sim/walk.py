@@ -16,6 +16,7 @@ from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, SET, 
 from skipopu.machine.limits import ranges
 from skipopu.policy import Phase
 from skipopu.program.program import Program
+from skipopu.program.run import Run
 
 Fields = dict[str, int]
 UNKNOWN = Instruction("UNKNOWN", -1, "control", "A word whose opcode is not known.", ())
@@ -60,7 +61,7 @@ class Walk:
         steps: all of the program's. pc: of the present one.
         config: values of the configuration registers.
         position: of the chunk's first token. count: its tokens. decoding: it lies behind the prompt. lists: of them, by TokenList, those that instructions work on.
-        known: tokens that are there from the beginning. begins: positions of all chunks so far.
+        ends: no known token follows the chunk. asked: slots whose argmax is wanted all the same. begins: positions of all chunks so far.
         layer, layer_base: of the present pass through the loop's body.
         generated: tokens so far.
         mask: address of the next product's thresholds, 0: none.
@@ -69,21 +70,18 @@ class Walk:
     def __init__(
         self,
         program: Program,
-        prompt: int,
-        most: int,
+        run: Run,
         choose: Callable[[], int | None],
         watch: Watch = QUIET,
-        first: int = 0,
-        after: int = 0,
     ) -> None:
-        """For a ``prompt`` of so many tokens, ``after`` behind it that are known too, and ``most`` to be generated, from position ``first`` on;
-        ``choose`` gives the next one, None where ids are not known."""
+        """``choose`` gives the next token of ``run``, None where ids are not known."""
         self.steps, self.machine = decode(program), program.machine
         self.ranges = ranges(program.machine)
-        self.prompt, self.most, self.choose, self.watch = prompt, most, choose, watch
+        self.run, self.choose, self.watch = run, choose, watch
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
-        self.position, self.known = first, prompt + after
+        self.position, self.ends = run.first, False
+        self.asked: NDArray[np.int64] = np.arange(0)
         self.begins: list[int] = []
         self.pc = self.count = self.layer = self.layer_base = self.generated = 0
         self.decoding = False
@@ -144,14 +142,17 @@ class Walk:
         self.config[f["register"]] = f["value"]
 
     def _chunk(self, f: Fields) -> None:
-        self.decoding = self.position >= self.prompt
-        left = (self.known if self.decoding else self.prompt) - self.position  # a chunk is of one phase
+        prompt, known, wanted = len(self.run.prompt), len(self.run.known), self.run.predict_from
+        self.decoding = self.position >= prompt
+        left = (known if self.decoding else prompt) - self.position  # a chunk is of one phase
         self.count = min(self.machine.tokens, max(1, left))
+        self.ends = self.position + self.count >= known
         self.begins.append(self.position)
         if self.position + self.count > self.config[Config.CONTEXT]:
             raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
         slots = np.arange(self.count)
-        last = slots[-1:] if self.position + self.count >= self.known else slots[:0]
+        self.asked = slots[:0] if wanted is None else slots[max(0, wanted - self.position) :]
+        last = np.union1d(self.asked, slots[-1:] if self.ends else slots[:0])
         self.lists = {TokenList.ALL: slots, TokenList.ATTENTION: slots, TokenList.FFN: slots, TokenList.LAST: last}
 
     def _begin(self, f: Fields) -> None:
@@ -167,15 +168,14 @@ class Walk:
             self._following = self._loop + 1
 
     def _next(self, f: Fields) -> None:
-        last = len(self.lists[TokenList.LAST]) > 0
         self.position += self.count
         self.watch.positions(self.position)
-        if last:
-            if self.generated >= self.most:
+        if self.ends:
+            if self.generated >= self.run.max_new:
                 return
             token = self.choose()
             self.generated += 1
-            if self.generated >= self.most or token in self.config[Config.EOS0 : Config.EOS3 + 1]:
+            if self.generated >= self.run.max_new or token in self.config[Config.EOS0 : Config.EOS3 + 1]:
                 return
         self._following = f["target"]
 

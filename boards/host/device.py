@@ -27,7 +27,7 @@ from skipopu.program.run import Run
 from skipopu.records import ROUTER_RECORD
 
 SAMPLE = 64  # bytes of each matrix that are read back
-RUN_TIME = ("kv", "ring", "logits")  # regions that a program writes before it reads them
+RUN_TIME = ("kv", "ring", "logits", "predicted")  # regions that a program writes before it reads them
 
 
 class Device:
@@ -114,11 +114,11 @@ class Device:
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
             SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
         """
-        run.require_prompt_alone("board")
+        run.require_beginning("board without a session")
         board, image = self.transport, run.prepare(program)[0]
         self._reset(seconds)
         regions = program.regions
-        changed = [(regions["tokens"].address, 4 * len(run.prompt))]
+        changed = [(regions["tokens"].address, 4 * len(run.known))]
         if run.check:
             changed.append((regions["ring"].address, regions["ring"].size))
         if not isinstance(run.routing, str):
@@ -132,7 +132,7 @@ class Device:
             board.set_register(name, value)
         board.set_register("CONTROL", 1)
         tokens: list[int] = []
-        first = program.regions["tokens"].address + 4 * len(run.prompt)
+        first = program.regions["tokens"].address + 4 * len(run.known)
         deadline = time.monotonic() + seconds
         while True:
             seen = board.registers("STATUS", "GENERATED")

@@ -160,6 +160,7 @@ def plan_memory(graph: Graph, machine: Machine, model: ModelConfig, context: int
         region("logits", context * round_up(4 * model.vocab_size, ADDRESS_UNIT))
     entry = KvEntry(model.num_kv_heads, model.head_dim, machine)
     region("kv", kv_slots(machine, model, context) * entry.size)
+    region("predicted", 4 * context)
     plan.port_bytes = position
     # Ports stay within one channel of their memory: nothing counts the time of a change.
     most = min(machine.memory_bytes or LARGEST_MEMORY, 1 << machine.memory.channel)

@@ -45,10 +45,10 @@ class Dispatcher(Component):
         self.route_done = given(1, "a routing decision, for a cycle")
         self.routed = given(Routed(machine), "which it is", "{}")
         self.decoding = gives(1, "the present chunk lies behind the prompt")
-        self.token = given(32, "the argmax token")
+        self.token_slot = gives(count_shape(machine.tokens), "a slot whose argmax is wanted")
+        self.token = given(32, "that token")
         self.write_token = gives(TokenWrite(), "it is written", "token_{}")
         self.chunk = gives(1, "a chunk starts, for a cycle")
-        self.last_slot = gives(count_shape(machine.tokens), "slot of its last token")
         self.restart = gives(1, "a run starts, for a cycle")
         self.config = gives(config_bits(machine), "configuration registers, 32 bits each")
         self.saturated = given(1, "a unit saturated a number")
@@ -83,12 +83,20 @@ class Dispatcher(Component):
         request, state, lists, layers, outcome = self.request, self.state, self.lists, self.layers, self.outcome
         behind_next, loop_start = Signal.like(pc), Signal.like(pc)
         failed, position = outcome.failed, state.position
+        tokens_address = (setting(self.config, Config.TOKENS) << ADDRESS_SHIFT) + (position << 2)
+        predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + self.token_slot) << 2)
+        predicting, predicted = Signal(), Signal.like(self.token_slot)
+        unpredicted = (lists.asked >> predicted).any()
+        m.d.comb += [
+            self.token_slot.eq(Mux(predicting, predicted, lists.last_slot)),
+            self.write_token.address.eq(Mux(predicting, predicted_address, tokens_address)),
+        ]
         with m.FSM():
             with m.State("STOPPED"):
                 m.d.comb += outcome.clear.eq(request.clear)
                 with m.If(request.start & ~failed):
                     m.d.comb += self.restart.eq(1)
-                    m.d.sync += [state.generated.eq(0), position.eq(0), pc.eq(0)]
+                    m.d.sync += [state.generated.eq(0), position.eq(request.first), pc.eq(0)]
                     m.next = "LOAD"
             with m.State("LOAD"):
                 with m.If(self.words.refused):
@@ -118,6 +126,7 @@ class Dispatcher(Component):
                             self.fail(m, Error.CONFIGURATION, pc)
                     with m.Case(CHUNK.opcode):
                         m.d.comb += self.chunk.eq(1)
+                        m.d.sync += predicted.eq(0)
                         m.next = "CHUNK"
                     with m.Case(EXTEND.opcode):
                         if self.machine.masks:
@@ -132,8 +141,10 @@ class Dispatcher(Component):
                         with m.If(layers.again):
                             m.d.sync += pc.eq(loop_start)
                     with m.Case(NEXT.opcode):
-                        m.d.comb += proceeds.eq(self.units_idle)
-                        with m.If(proceeds):
+                        m.d.comb += proceeds.eq(self.units_idle & ~unpredicted)
+                        with m.If(self.units_idle & unpredicted):
+                            m.next = "PREDICT"
+                        with m.Elif(proceeds):
                             m.d.sync += position.eq(position + lists.count)
                             with m.If(~lists.ends):
                                 m.d.sync += pc.eq(field(word, NEXT, "target"))
@@ -157,6 +168,17 @@ class Dispatcher(Component):
                 m.next = "READ"
                 with m.If(position + lists.count > setting(self.config, Config.CONTEXT)):
                     self.fail(m, Error.CONTEXT_FULL, pc - 1)
+            with m.State("PREDICT"):
+                m.d.comb += [predicting.eq(1), self.write_token.start.eq(lists.asked.bit_select(predicted, 1))]
+                with m.If(self.write_token.start):
+                    m.next = "PREDICTED"
+                with m.Else():
+                    m.d.sync += predicted.eq(predicted + 1)
+            with m.State("PREDICTED"):
+                m.d.comb += predicting.eq(1)
+                with m.If(self.write_token.done):
+                    m.d.sync += predicted.eq(predicted + 1)
+                    m.next = "DECODE"
             with m.State("TOKEN"):
                 m.d.comb += self.write_token.start.eq(1)
                 m.next = "TOKEN WRITTEN"
@@ -211,7 +233,6 @@ class Dispatcher(Component):
         connect(m, issuer.fetch, flipped(self.fetch))
         for inner, outer in zip(issuer.issue, self.issue, strict=True):
             connect(m, inner, flipped(outer))
-        tokens_address = (setting(self.config, Config.TOKENS) << ADDRESS_SHIFT) + (state.position << 2)
         m.d.comb += [
             program.start.eq(self.restart),
             program.address.eq(request.program),
@@ -225,9 +246,10 @@ class Dispatcher(Component):
             lists.open.eq(self.chunk),
             lists.position.eq(state.position),
             lists.prompt_length.eq(request.prompt_length),
+            lists.known_length.eq(request.known_length),
+            lists.predict_from.eq(request.predict_from),
             lists.decided.eq(self.route_done),
             lists.chosen.eq(field(word, MATMUL, "list")),
-            self.last_slot.eq(lists.last_slot),
             self.decoding.eq(lists.decoding),
             state.executed_attention.eq(lists.executed_attention),
             state.executed_ffn.eq(lists.executed_ffn),
@@ -260,7 +282,6 @@ class Dispatcher(Component):
             self.row_end.eq(issuer.row_end),
             state.retired.eq(issuer.retired),
             self.pc.eq(pc),
-            self.write_token.address.eq(tokens_address),
         ]
         if self.machine.window:
             m.d.comb += issuer.window.eq(self.window)

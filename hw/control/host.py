@@ -29,6 +29,10 @@ class RunRequest(Bundle):
         self.program_length = gives(32, HOST["PROGRAM_LENGTH"].meaning)
         self.prompt_length = gives(32, HOST["PROMPT_LENGTH"].meaning)
         self.max_new = gives(32, HOST["MAX_NEW"].meaning)
+        self.first = gives(32, HOST["FIRST"].meaning)
+        self.known_length = gives(32, HOST["KNOWN_LENGTH"].meaning)
+        self.predict_from = gives(32, HOST["PREDICT_FROM"].meaning)
+        self.predicted = gives(32, HOST["PREDICTED"].meaning)
         super().__init__()
 
 

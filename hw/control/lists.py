@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import count_shape, tree
 from hw.component import Bundle, Component, given, gives
@@ -22,8 +22,8 @@ class Routed(Bundle):
 class TokenLists(Component):
     """The slots of the present chunk, and which of them each list holds.
 
-    A chunk is what is left of the prompt, as far as there are slots, or one token behind it. Its routed lists hold every slot until a
-    decision comes.
+    A chunk is what is left of the prompt, or of the tokens known behind it, as far as there are slots, or one token behind them. Its
+    routed lists hold every slot until a decision comes.
 
     Latency: 1 cycle from ``open`` to ``count``, 2 to the lists, 1 from ``decided`` to them; none from ``chosen`` to ``mask`` and from
     ``position`` to ``decoding``. Throughput: a decision per cycle.
@@ -35,6 +35,8 @@ class TokenLists(Component):
         self.open = given(1, "a chunk starts, for a cycle")
         self.position = given(32, "of its first slot")
         self.prompt_length = given(32, "tokens of the prompt")
+        self.known_length = given(32, "tokens that are known, the prompt's among them")
+        self.predict_from = given(32, "first position whose argmax is wanted")
         self.decided = given(1, "a routing decision, for a cycle")
         self.routed = given(Routed(machine), "which it is", "{}")
         self.chosen = given(MATMUL.by_name["list"].width, "a list")
@@ -42,7 +44,8 @@ class TokenLists(Component):
         self.count = gives(count_shape(machine.tokens), "slots of the chunk")
         self.last_slot = gives(count_shape(machine.tokens), "the last one")
         self.decoding = gives(1, "the chunk lies behind the prompt")
-        self.ends = gives(1, "the chunk ends the prompt, or lies behind it: its last slot makes a token")
+        self.ends = gives(1, "no known token follows the chunk: its last slot makes one")
+        self.asked = gives(machine.tokens, "slots from the first position on whose argmax is wanted")
         self.executed_attention = gives(64, "slots whose attention executed, over all decisions")
         self.executed_ffn = gives(64, "slots whose feed-forward network executed, over all decisions")
         super().__init__()
@@ -52,12 +55,15 @@ class TokenLists(Component):
         tokens = self.machine.tokens
         attention, ffn, every = Signal(tokens), Signal(tokens), Signal(tokens)
         left, opened = Signal(32), Signal()
+        until = Mux(self.decoding, self.known_length, self.prompt_length)
+        to_first = Signal(signed(33))
         m.d.comb += [
             every.eq((Const(1, tokens + 1) << self.count) - 1),
-            left.eq(self.prompt_length - self.position),
+            left.eq(until - self.position),
+            to_first.eq(self.predict_from - self.position),
             self.last_slot.eq(self.count - 1),
             self.decoding.eq(self.position >= self.prompt_length),
-            self.ends.eq(self.position + self.count >= self.prompt_length),
+            self.ends.eq(self.position + self.count >= self.known_length),
         ]
         with m.Switch(self.chosen):
             with m.Case(TokenList.ALL):
@@ -67,10 +73,10 @@ class TokenLists(Component):
             with m.Case(TokenList.FFN):
                 m.d.comb += self.mask.eq(ffn)
             with m.Case(TokenList.LAST):
-                m.d.comb += self.mask.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0))
+                m.d.comb += self.mask.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0) | self.asked)
         m.d.sync += opened.eq(self.open)
         with m.If(self.open):
-            with m.If(self.decoding):
+            with m.If(self.position >= until):
                 m.d.sync += self.count.eq(1)
             with m.Elif(left < tokens):
                 m.d.sync += self.count.eq(left)
@@ -85,6 +91,7 @@ class TokenLists(Component):
             ]
         with m.If(opened):
             m.d.sync += [attention.eq(every), ffn.eq(every)]
+            m.d.sync += self.asked.eq(every & Cat(to_first <= slot for slot in range(tokens)))
         with m.If(self.restart):
             m.d.sync += [self.count.eq(0), self.executed_attention.eq(0), self.executed_ffn.eq(0)]
         return m

@@ -3,23 +3,67 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.lib.wiring import connect
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
+from hw.kv.map import MapEntry
 from hw.widths import PLACE_BITS, POSITION_BITS
 from skipopu.machine.config import Machine
 
 
-class EntryPlaces(Component):
-    """Token t's entries lie in port t mod ports, whatever the layer; each port hands out its places in turn.
+class TokenPort(Component):
+    """Token t's entries lie in port t mod ports.
 
-    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk;
-    1 from ``found``, ``following`` and ``use`` to what they change. Throughput: a token and a place per cycle.
+    Latency: a cycle for every token between the present one and the one that is wanted, none to ``there`` for the same one.
+    Throughput: a token per cycle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.ports = machine.ports
+        self.restart = given(1, "go to token 0, at once")
+        self.find = given(1, "go to the token that is wanted, level")
+        self.wanted = given(POSITION_BITS, "that token")
+        self.there = gives(1, "the present token is it")
+        self.port = gives(bits_for_index(machine.ports), "the present token's port")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        token, ports = Signal.like(self.wanted), self.ports
+        m.d.comb += self.there.eq(token == self.wanted)
+        with m.If(self.restart):
+            m.d.sync += [token.eq(0), self.port.eq(0)]
+        with m.Elif(self.find & (token < self.wanted)):
+            m.d.sync += [token.eq(token + 1), self.port.eq(next_port(self.port, ports))]
+        with m.Elif(self.find & ~self.there):
+            m.d.sync += [token.eq(token - 1), self.port.eq(Mux(self.port == 0, ports - 1, self.port - 1))]
+        return m
+
+
+def next_port(port: Value, ports: int) -> Value:
+    """The port behind ``port``, whose token follows its."""
+    return Mux(port == ports - 1, 0, port + 1)
+
+
+class EntryPlaces(Component):
+    """Each port hands out its places in turn, to tokens in rising order.
+
+    A run that begins behind token 0 finds its places where the runs before it left them: a port goes back to the place of the first
+    layer's entry of its first token from there on. So a chunk is given back whole where several of its tokens share a port.
+
+    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk; while
+    places are given back, from ``restart`` on, :func:`skipopu.machine.pipeline.giving_back` more. 1 from ``found``, ``following``
+    and ``use`` to what they change. Throughput: a token and a place per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.restart = given(1, "no place is used any more")
+        self.restart = given(1, "a run begins, for a cycle")
+        self.first = given(POSITION_BITS, "with restart: its first token; the places of tokens from there on are free")
+        self.going_back = gives(1, "they are given back")
+        self.map_token = gives(POSITION_BITS, "then: a token whose first layer's entry is wanted")
+        self.entry = given(MapEntry(), "that entry, a cycle later")
         self.position = given(POSITION_BITS, "a chunk's first token, not below that of the chunk before it")
         self.find = given(1, "go to that token, level")
         self.found = gives(1, "its port is the present one from the next cycle on")
@@ -33,21 +77,46 @@ class EntryPlaces(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         ports = self.machine.ports
-        first, token = Signal.like(self.port), Signal.like(self.position)
+        m.submodules.chunk = chunk = TokenPort(self.machine)
+        first, back, looked = Signal(POSITION_BITS), Signal(range(ports + 1)), Signal()
+        # Tokens below ``mapped`` have entries.
+        present, mapped = Signal(POSITION_BITS), Signal(POSITION_BITS)
         places = Array(Signal.like(self.place, name=f"places_{p}") for p in range(ports))
-
-        def next_port(port: Value) -> Value:
-            return Mux(port == ports - 1, 0, port + 1)
-
-        m.d.comb += [self.place.eq(places[self.port]), self.found.eq(self.find & (token == self.position))]
-        with m.If(self.restart):
-            m.d.sync += [s.eq(0) for s in (first, token, self.used, *places)]
+        goes_back, after = self.restart & (self.first != 0), present + 1
+        m.d.comb += [
+            chunk.restart.eq(self.restart & ~goes_back),
+            chunk.find.eq(self.find | self.going_back),
+            chunk.wanted.eq(Mux(self.going_back, first, self.position)),
+            self.place.eq(places[self.port]),
+            self.found.eq(self.find & chunk.there & ~self.going_back),
+            self.map_token.eq(first + back),
+        ]
         with m.If(self.found):
-            m.d.sync += self.port.eq(first)
-        with m.Elif(self.find):
-            m.d.sync += [token.eq(token + 1), first.eq(next_port(first))]
+            m.d.sync += [self.port.eq(chunk.port), present.eq(self.position)]
         with m.If(self.following):
-            m.d.sync += self.port.eq(next_port(self.port))
+            m.d.sync += [self.port.eq(next_port(self.port, ports)), present.eq(after)]
+            with m.If(after > mapped):
+                m.d.sync += mapped.eq(after)
         with m.If(self.use):
             m.d.sync += [places[self.port].eq(self.place + 1), self.used.eq(self.used + 1)]
+        with m.If(self.restart):
+            m.d.sync += [first.eq(self.first), back.eq(0), looked.eq(0), self.going_back.eq(goes_back)]
+            with m.If(~goes_back):
+                m.d.sync += [s.eq(0) for s in (self.used, mapped, *places)]
+        with m.Elif(~self.going_back | ~chunk.there):
+            pass
+        with m.Elif((back == ports) | (self.map_token >= mapped)):
+            m.d.sync += [self.going_back.eq(0), mapped.eq(first)]
+        with m.Elif(~looked):
+            m.d.sync += looked.eq(1)
+            with m.If(back == 0):
+                m.d.sync += self.port.eq(chunk.port)
+        with m.Else():
+            m.d.sync += [
+                places[self.port].eq(self.entry.place),
+                self.used.eq(self.used - (self.place - self.entry.place)),
+                self.port.eq(next_port(self.port, ports)),
+                back.eq(back + 1),
+                looked.eq(0),
+            ]
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import connect, flipped
 
@@ -20,7 +20,7 @@ from hw.kv.shapes import HeadShapes, Pool
 from hw.memory.buffer import BufferRead
 from hw.memory.writer import Writes
 from hw.vector.unit import Task
-from hw.widths import PLACE_BITS, TOKEN_BITS
+from hw.widths import PLACE_BITS, POSITION_BITS, TOKEN_BITS
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.machine.config import Machine
 
@@ -42,7 +42,8 @@ class KvWriteUnit(Component):
         self.task = given(Task(machine), "KVWRITE to execute", "{}")
         self.pool_full = gives(1, "a port has no place left, level")
         self.missing = gives(1, "an unlisted slot at the first layer has no entry, level")
-        self.restart = given(1, "forget all entries")
+        self.restart = given(1, "a run begins, for a cycle")
+        self.first = given(POSITION_BITS, "with restart: tokens from there on have no entries any more")
         self.hold = given(1, "the array reads weights")
         self.kv_heads = given(shapes.kv_heads, "heads of K, as many of V")
         self.head_dim = given(shapes.head_dim, "elements of a head")
@@ -75,6 +76,8 @@ class KvWriteUnit(Component):
             self.sizes.kv_heads.eq(self.kv_heads),
             self.sizes.head_dim.eq(self.head_dim),
             places.restart.eq(self.restart),
+            places.first.eq(self.first),
+            places.entry.eq(self.map.data),
             places.position.eq(instruction.position),
             self.entries.eq(places.used),
             form.restart.eq(self.restart),
@@ -85,7 +88,7 @@ class KvWriteUnit(Component):
             self.task.working.eq(form.reading | send.sending),
             self.task.waiting.eq(send.waiting),
             self.saturated.eq(form.saturated),
-            self.map.address.eq(row - self.context),
+            self.map.address.eq(Mux(places.going_back, places.map_token, row - self.context)),
             self.map_write.address.eq(row),
             self.map_write.data.eq(mapped),
         ]

@@ -58,9 +58,9 @@ class EpilogueUnit(Component):
         self.write_valid = gives(1, "a word is written, and accepted")
         self.write = gives(WordWrite(machine), "that word, to the buffer")
         self.pause = given(1, "no more pairs for now")
-        self.last_slot = given(slot, "slot whose largest result is wanted")
         self.chunk = given(1, "a new chunk begins: forget the largest")
-        self.best_token = gives(32, "row of the chunk's largest result")
+        self.best_slot = given(slot, "slot whose largest result is wanted")
+        self.best_token = gives(32, "row of that slot's largest result in the chunk")
         self.finish = gives(1, "level: everything is written, the aligner may close")
         self.aligned = given(1, "the aligner is done")
         self.done = gives(1, "for one cycle: the product is done")
@@ -114,10 +114,12 @@ class EpilogueUnit(Component):
         row_end = [delay(m, row, at_end, f"row_{i}") for i, row in enumerate(rows)]
         numbers = [Signal(32, name=f"number_{k}") for k in range(2 * together * pairs)]
         m.d.comb += [number.eq(row_end[k // 2] + first + k % 2) for k, number in enumerate(numbers)]
-        m.submodules.argmax = argmax = Argmax(2 * together * pairs)
+        m.submodules.argmax = argmax = Argmax(2 * together * pairs, machine.tokens)
         m.d.comb += [
             argmax.clear.eq(self.chunk),
-            argmax.enable.eq(self._field("argmax") & (slot_end == self.last_slot)),
+            argmax.enable.eq(self._field("argmax")),
+            argmax.slot.eq(slot_end),
+            argmax.asked.eq(self.best_slot),
             self.best_token.eq(argmax.best),
             *(port.eq(valid) for port, valid in zip(argmax.valid, valid_end, strict=True)),
             *(port.eq(number) for port, number in zip(argmax.row, numbers, strict=True)),

@@ -34,7 +34,7 @@ def join(m: Module, units: Units) -> None:
         array.group.eq(setting(Config.GROUP)),
         array.sequencer.inner.eq(setting(Config.INNER)),
         array.epilogue.inverse_rms.eq(units.aligner.inverse_rms),
-        array.epilogue.last_slot.eq(units.dispatch.last_slot),
+        array.epilogue.best_slot.eq(units.dispatch.token_slot),
         array.epilogue.chunk.eq(units.dispatch.chunk),
         array.epilogue.half_head.eq(setting(Config.HEAD_DIM) >> 1),
         array.epilogue.activation.eq(setting(Config.ACTIVATION)),

@@ -61,11 +61,10 @@ def epilogue(s: State, f: Fields, slots: NDArray[np.int64], y: NDArray[np.float3
     first_row = f["aux"] * 8 if f["argmax"] else 0
     if f["argmax"] and s.scores is not None:
         s.scores(s.walk.position + slots, first_row, y)
-    if f["argmax"] and s.walk.count - 1 in slots:
-        scores = y[-1]
-        best = int(scores.argmax())
-        if s.best is None or scores[best] > s.best[0]:
-            s.best = (scores[best], first_row + best)
+    if f["argmax"]:
+        largest, best = y.max(1), y.argmax(1)
+        better = slots[larger := largest > s.largest[slots]]
+        s.largest[better], s.best[better] = largest[larger], first_row + best[larger]
     if kind == Epilogue.NONE:
         s.writes.add(index(0, slots[:, None], first_row + np.arange(rows)), fp32.bits(y))
         return

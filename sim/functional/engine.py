@@ -14,7 +14,7 @@ from sim.result import Computed, Retired
 from sim.walk import CONTROL, Fields, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
-from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, ROUTE, STORE
+from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, NEXT, ROUTE, STORE
 from skipopu.numerics.fp32 import Saturation
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -37,7 +37,8 @@ class Functional:
 
     def __init__(self, program: Program, run: Run, options: Options, watch: Watch = QUIET, state: State | None = None) -> None:
         self.check, self.watch = run.check, watch
-        self.walk = Walk(program, len(run.prompt), run.max_new, self.emit, watch, run.first, len(run.after))
+        self.predicted = program.regions["predicted"].address
+        self.walk = Walk(program, run, self.emit, watch)
         if state is None:
             state = State(program, run, options, self.walk)
         else:
@@ -49,13 +50,18 @@ class Functional:
     def emit(self) -> int:
         """Writes the argmax of the chunk's last token behind the tokens before it."""
         state, walk = self.state, self.walk
-        assert state.best is not None
-        token = state.best[1]
+        token = int(state.best[walk.count - 1])
         address = walk.config[Config.TOKENS] * ADDRESS_UNIT + 4 * walk.position
         state.memory[0][address : address + 4] = np.array([token], "<u4").view(np.uint8)
         self.tokens.append(token)
         self.watch.token(token)
         return token
+
+    def predict(self) -> None:
+        """Writes the chunk's argmax tokens that are wanted."""
+        address = self.predicted + 4 * (self.walk.position + self.walk.asked[:, None])
+        tokens = self.state.best[self.walk.asked].astype("<u4")
+        self.state.memory[0][address + np.arange(4)] = tokens.view(np.uint8).reshape(-1, 4)
 
     def execute(self) -> Computed:
         """Walks through the whole program."""
@@ -63,7 +69,9 @@ class Functional:
         with Saturation() as saturation:
             for step in walk:
                 if step.instruction is CHUNK:
-                    state.best = None
+                    state.largest[:] = -np.inf
+                elif step.instruction is NEXT:
+                    self.predict()
                 handler = HANDLERS.get(step.instruction)
                 if handler is None:
                     if step.instruction is HALT or step.instruction in CONTROL:
@@ -90,5 +98,5 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
-    run.require_prompt_alone("functional engine without a session")
+    run.require_beginning("functional engine without a session")
     return Functional(program, run, options or Options(), watch).execute()

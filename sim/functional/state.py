@@ -30,7 +30,7 @@ class State:
         before: bool (slots, 2), what the last ROUTE made execute. norms: (slots,), 1/rms at that time.
         window: tokens that a query of the present layer sees, 0: all.
         channels: (2,), of products with a mask, for tokens that are masked: how many were active, and how many there were.
-        best: the largest result of the present argmax and its row.
+        largest, best: (slots,), each slot's largest result of the present argmax, and its row.
     """
 
     def __init__(self, program: Program, run: Run, options: Options, walk: Walk) -> None:
@@ -56,7 +56,8 @@ class State:
         self.dial, self.walk = np.float32(run.dial), walk
         self.channels = np.zeros(2, np.int64)
         self.writes = Writes(run.check)
-        self.best: tuple[np.float32, int] | None = None
+        self.largest = np.full(self.machine.tokens, -np.inf, np.float32)
+        self.best = np.zeros(self.machine.tokens, np.int64)
 
     def go_on(self, program: Program, run: Run, walk: Walk) -> None:
         """From another run's state to ``run``, which begins at a position that it processed, or behind the last one."""

@@ -15,7 +15,7 @@ module axi_memory #(
     parameter PORTS = 1
 ) (
     input clk, input rst,
-    input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input dump,
+    input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input load, input dump,
     input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [6:0] outstanding,
     input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
@@ -32,14 +32,13 @@ module axi_memory #(
     reg [DATA-1:0] mem [0:WORDS-1];
     string directory;
     integer file, count_read, i;
-    initial begin
-        if ($value$plusargs("IMAGE=%s", directory)) begin
-            file = $fopen($sformatf("%s/port%0d.bin", directory, PORT), "rb");
-            // Each word's bytes stand highest first in the file.
-            if (file != 0) begin
-                count_read = $fread(mem, file);
-                $fclose(file);
-            end
+    initial if ($value$plusargs("IMAGE=%s", directory)) begin end
+    always @(posedge load) begin
+        file = $fopen($sformatf("%s/port%0d.bin", directory, PORT), "rb");
+        // Each word's bytes stand highest first in the file.
+        if (file != 0) begin
+            count_read = $fread(mem, file);
+            $fclose(file);
         end
     end
     always @(posedge dump) begin

@@ -1,7 +1,8 @@
-"""The cocotb side of a run: drives AXI4-Lite, waits, reads counters, asks the memories to dump.
+"""The cocotb side of runs: drives AXI4-Lite, waits, reads counters, has the memories loaded before and dumped after each.
 
-Everything it needs stands in the JSON file named by ``SKIPOPU_BENCH``; the outcome goes to ``result.json`` beside it. Time
-passes between polls without a Python call per cycle.
+What they have in common stands in the JSON file named by ``SKIPOPU_BENCH``; registers of each come through the pipe ``requests`` beside
+it, as a line of JSON, and the outcome of the Nth goes to ``resultN.json``. Time passes between polls without a Python call per cycle,
+and none while nothing is asked for.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ class Host:
 
 
 @cocotb.test()
-async def run(dut: Any) -> None:
+async def runs(dut: Any) -> None:
+    """A run for every line of the pipe ``requests``, until it is closed."""
     path = Path(os.environ["SKIPOPU_BENCH"])
     options = json.loads(path.read_text())
     for name, value in options["settings"].items():
         getattr(dut, name).value = value
-    dut.dump.value = 0
+    dut.load.value = dut.dump.value = 0
     for name in ("awvalid", "wvalid", "arvalid", "bready", "rready", "awaddr", "wdata", "wstrb", "araddr"):
         getattr(dut, f"host_{name}").value = 0
     dut.rst.value = 1
@@ -65,12 +67,32 @@ async def run(dut: Any) -> None:
         await RisingEdge(dut.clk)
     dut.rst.value = 0
     host = Host(dut)
-    for name, value in options["registers"].items():
-        await host.write(name, value)
     identity = {name: await host.read(name) for name in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")}
+    with (path.parent / "requests").open() as requests:
+        for number, line in enumerate(iter(requests.readline, "")):
+            await pulse(dut.load)
+            result = await run(dut, host, path.parent / f"progress{number}", json.loads(line), options)
+            await pulse(dut.dump)
+            written = path.parent / "unfinished"
+            written.write_text(json.dumps(result | {"identity": identity}))
+            written.rename(path.parent / f"result{number}.json")
+
+
+async def pulse(pin: Any) -> None:
+    """The memories do what ``pin`` says."""
+    pin.value = 1
+    await Timer(2 * PERIOD, unit="ns")
+    pin.value = 0
+    await Timer(2 * PERIOD, unit="ns")
+
+
+async def run(dut: Any, host: Host, told: Path, registers: dict[str, int], options: dict[str, Any]) -> dict[str, Any]:
+    """Starts the machine and waits for its end; ``told`` gets tokens and cycles so far."""
+    for name, value in registers.items():
+        await host.write(name, value)
     await host.write("CONTROL", 1)
     generated, stopped = 0, False
-    with (path.parent / "progress").open("w") as progress:
+    with told.open("w") as progress:
         while not stopped:
             await Timer(options["poll"] * PERIOD, unit="ns")
             await RisingEdge(dut.clk)
@@ -83,7 +105,5 @@ async def run(dut: Any) -> None:
                 progress.flush()
             if cycles > options["limit"]:
                 break
-    registers = {r.name: await host.read(r.name) for r in HOST_REGISTERS if r.access == "r"}
-    dut.dump.value = 1
-    await Timer(4 * PERIOD, unit="ns")
-    (path.parent / "result.json").write_text(json.dumps({"stopped": stopped, "identity": identity, "registers": registers}))
+    values = {r.name: await host.read(r.name) for r in HOST_REGISTERS if r.access == "r"}
+    return {"stopped": stopped, "registers": values}

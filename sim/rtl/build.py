@@ -37,6 +37,7 @@ MEMORY_SETTINGS = {
     "stall": 8,
     "seed": 32,
     "limit": 40,
+    "load": 1,
     "dump": 1,
     "refresh_interval": 16,
     "refresh": 16,

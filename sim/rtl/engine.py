@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,61 +41,105 @@ def _read_dump(path: Path, beat: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(words.reshape(-1, beat)[:, ::-1]).reshape(-1)
 
 
-def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Counted:
-    """Simulates ``program``; the machine counts what executes and does not list it. Ids of tokens are known at the end only.
+class Instance:
+    """One simulated machine with a program in its memory, which keeps what a run leaves for the next one."""
 
-    Raises:
-        ProgramError: the run does not fit, or the image is larger than the simulated memory.
-        MachineHalt: the machine stopped with an error code.
-        SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
-    """
-    options = options or Options()
-    memory, waves = options.memory or Memory(), options.waves
-    if waves is not None:
-        if options.icarus:
-            raise SkipopuError("waves are recorded under Verilator, not under Icarus Verilog")
-        waves.check(program, run)
+    def __init__(self, program: Program, options: Options | None = None) -> None:
+        """Raises ProgramError when the image is larger than the simulated memory."""
+        self.program, self.options = program, options or Options()
+        self.directory = tempfile.TemporaryDirectory(prefix="skipopu-rtl-")
+        self.work = Path(self.directory.name)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.memory: list[NDArray[np.uint8]] = [port.copy() for port in program.memory]
+        self.runs, self.busy = 0, False
+        if (size := len(self.memory[0])) > MEMORY_BYTES:
+            raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
 
-    def say(phase: str) -> None:
-        watch.say(f"RTL: {phase}")
+    def __enter__(self) -> Self:
+        return self
 
-    machine = program.machine
-    run.require_prompt_alone("RTL engine")
-    images = run.prepare(program)
-    size = len(images[0])
-    if size > MEMORY_BYTES:
-        raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
-    executable = (
-        build_icarus(machine)
-        if options.icarus
-        else build(machine, waves.path.suffix if waves else None, options.verilog, optimise=options.optimise, say=say)
-    )
-    timing = machine.memory
-    settings = {
-        "latency": timing.latency if memory.latency is None else memory.latency,
-        "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
-        **{
-            name: getattr(timing, name)
-            for name in ("refresh_interval", "refresh", "refresh_together", "turnaround", "issue", "outstanding", "channel")
-        },
-        "stall": memory.stall,
-        "seed": memory.seed,
-        "reorder": int(memory.reorder),
-        "bad_port": memory.bad_port,
-        "bad_read": memory.bad_read,
-        "bad_write": memory.bad_write,
-        "limit": size,
-        "wave_from": waves.start if waves else 0,
-        "wave_to": waves.stop if waves else 0,
-        "wave_kind": int(waves.instructions) if waves else 0,
-    }
-    registers = run.registers(program)
-    with tempfile.TemporaryDirectory(prefix="skipopu-rtl-") as directory:
-        work = Path(directory)
-        for port, data in enumerate(images):
-            _write_image(work / f"port{port}.bin", data, machine.beat_bytes)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the simulation."""
+        if self.process is not None:
+            self.requests.close()
+            if self.busy:
+                self.process.kill()
+            self.process.wait()
+            self.process = None
+        self.directory.cleanup()
+
+    def run(self, run: Run, watch: Watch = QUIET) -> Counted:
+        """Simulates a run; the machine counts what executes and does not list it. Ids of tokens are known at the end only.
+
+        Raises:
+            ProgramError: the run does not fit.
+            MachineHalt: the machine stopped with an error code.
+            SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
+        """
+        program, beat = self.program, self.program.machine.beat_bytes
+        run.validate(program)
+        run.place(program, self.memory[0])
+        if self.process is None:
+            self._start(run, watch)
+            ports = range(len(self.memory))
+        else:
+            ports = range(1)
+        for port in ports:
+            _write_image(self.work / f"port{port}.bin", self.memory[port], beat)
+        number, self.runs = self.runs, self.runs + 1
+        watch.say("RTL: simulation")
+        start = time.perf_counter()
+        self.requests.write(json.dumps(run.registers(program)) + "\n")
+        self.requests.flush()
+        self.busy = True
+        values = self._wait(number, watch)
+        self.busy = False
+        seconds = time.perf_counter() - start
+        for port in range(1, len(self.memory)):
+            (self.work / f"port{port}.bin").unlink(missing_ok=True)  # what the machine wrote there stays
+        size = len(self.memory[0])
+        self.memory = [_read_dump(self.work / f"port{port}.hex", beat)[:size] for port in range(len(self.memory))]
+        address = program.regions["tokens"].address + 4 * len(run.known)
+        tokens = self.memory[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
+        if values["STATUS"] & STATUS_ERROR:
+            code = Error(values["ERROR"])
+            pc = values["ERROR_PC"]
+            raise MachineHalt(code, pc, f"instruction {pc}: the machine halted with {code.name}", tokens)
+        return Counted(
+            tokens=tokens,
+            memory=[port.copy() for port in self.memory],
+            trace=_trace(program, self.memory[0]) if run.check else [],
+            counters=counted(values),
+            saturated=bool(values["STATUS"] & STATUS_SATURATED),
+            kv_entries=values["KV_ENTRIES"],
+            seconds=seconds,
+        )
+
+    def _start(self, run: Run, watch: Watch) -> None:
+        options, machine = self.options, self.program.machine
+        waves, work = options.waves, self.work
+        if waves is not None:
+            if options.icarus:
+                raise SkipopuError("waves are recorded under Verilator, not under Icarus Verilog")
+            waves.check(self.program, run)
+
+        def say(phase: str) -> None:
+            watch.say(f"RTL: {phase}")
+
+        executable = (
+            build_icarus(machine)
+            if options.icarus
+            else build(machine, waves.path.suffix if waves else None, options.verilog, optimise=options.optimise, say=say)
+        )
+        settings = self._settings()
+        os.mkfifo(work / "requests")
+        # Also open for reading, so that it opens before anybody reads.
+        self.requests = os.fdopen(os.open(work / "requests", os.O_RDWR), "w")
         bench = work / "bench.json"
-        bench.write_text(json.dumps({"settings": settings, "registers": registers, "poll": 1000, "limit": options.cycle_limit}))
+        bench.write_text(json.dumps({"settings": settings, "poll": 1000, "limit": options.cycle_limit}))
         environment = simulation_environment() | {
             "SKIPOPU_BENCH": str(bench),
             "COCOTB_TEST_MODULES": "sim.rtl.bench",
@@ -104,59 +150,76 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         if waves is not None:
             waves.path.unlink(missing_ok=True)
             command += waves.arguments()
-        say("simulation")
-        start = time.perf_counter()
         with (work / "log").open("w") as log:
-            process = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            seen = 0
-            try:
-                while process.poll() is None:
-                    time.sleep(0.1)
-                    seen = _report(work, seen, watch)
-                    _measure(waves, say)
-            finally:
-                process.kill()
-                process.wait()
-        seconds = time.perf_counter() - start
-        _report(work, seen, watch)
-        outcome = work / "result.json"
+            self.process = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def _settings(self) -> dict[str, int]:
+        """The bench's."""
+        memory, waves, timing = self.options.memory or Memory(), self.options.waves, self.program.machine.memory
+        return {
+            "latency": timing.latency if memory.latency is None else memory.latency,
+            "rate": timing.beats_per_256_cycles if memory.beats_per_256_cycles is None else memory.beats_per_256_cycles,
+            **{
+                name: getattr(timing, name)
+                for name in ("refresh_interval", "refresh", "refresh_together", "turnaround", "issue", "outstanding", "channel")
+            },
+            "stall": memory.stall,
+            "seed": memory.seed,
+            "reorder": int(memory.reorder),
+            "bad_port": memory.bad_port,
+            "bad_read": memory.bad_read,
+            "bad_write": memory.bad_write,
+            "limit": len(self.memory[0]),
+            "wave_from": waves.start if waves else 0,
+            "wave_to": waves.stop if waves else 0,
+            "wave_kind": int(waves.instructions) if waves else 0,
+        }
+
+    def _wait(self, number: int, watch: Watch) -> dict[str, int]:
+        """Registers at the end of the run of that number."""
+        work, program, seen = self.work, self.program, 0
+        progress, outcome = work / f"progress{number}", work / f"result{number}.json"
+        assert self.process is not None
+        while not outcome.exists() and self.process.poll() is None:
+            time.sleep(0.05)
+            seen = _report(progress, seen, watch)
+            _measure(self.options.waves, lambda phase: watch.say(f"RTL: {phase}"))
+        _report(progress, seen, watch)
         if not outcome.exists():
             tail = (work / "log").read_text()[-2000:]
             raise SkipopuError(f"the RTL simulator stopped without a result:\n{tail}")
         result = json.loads(outcome.read_text())
         values: dict[str, int] = result["registers"]
         for register, known in (
-            ("MACHINE", identity(machine.fingerprint)),
+            ("MACHINE", identity(program.machine.fingerprint)),
             ("NUMERICS", identity(program.machine.numerics_fingerprint(program.numerics))),
         ):
             if (value := result["identity"][register]) != known:
                 raise ProgramError(f"the hardware's {register} register is {value:08x}; the program needs {known:08x}")
+        self.values = values
         if not result["stopped"]:
             raise SkipopuError(
-                f"the machine did not stop within {options.cycle_limit} cycles: {values['RETIRED']} instructions dispatched, position"
-                f" {values['POSITION']}"
+                f"the machine did not stop within {self.options.cycle_limit} cycles: {values['RETIRED']} instructions dispatched,"
+                f" position {values['POSITION']}"
             )
-        final = [_read_dump(work / f"port{port}.hex", machine.beat_bytes)[:size] for port in range(machine.ports)]
-    if waves is not None and not waves.path.exists():
+        return values
+
+
+def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Counted:
+    """Simulates ``run`` on a machine of its own.
+
+    Raises:
+        ProgramError, MachineHalt, SkipopuError: see :meth:`Instance.run`.
+    """
+    run.require_beginning("RTL engine without a session")
+    with Instance(program, options) as instance:
+        result = instance.run(run, watch)
+    if (waves := instance.options.waves) is not None and not waves.path.exists():
         raise SkipopuError(
-            f"no waves were recorded: the window {waves.start}:{waves.stop} was not reached in {values['RETIRED']} instructions and"
-            f" {values['POSITION']} positions"
+            f"no waves were recorded: the window {waves.start}:{waves.stop} was not reached in {instance.values['RETIRED']} instructions"
+            f" and {instance.values['POSITION']} positions"
         )
-    address = program.regions["tokens"].address + 4 * len(run.prompt)
-    tokens = final[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
-    if values["STATUS"] & STATUS_ERROR:
-        code = Error(values["ERROR"])
-        pc = values["ERROR_PC"]
-        raise MachineHalt(code, pc, f"instruction {pc}: the machine halted with {code.name}", tokens)
-    return Counted(
-        tokens=tokens,
-        memory=final,
-        trace=_trace(program, final[0]) if run.check else [],
-        counters=counted(values),
-        saturated=bool(values["STATUS"] & STATUS_SATURATED),
-        kv_entries=values["KV_ENTRIES"],
-        seconds=seconds,
-    )
+    return result
 
 
 def _measure(waves: Window | None, say: Say) -> None:
@@ -172,9 +235,8 @@ def _measure(waves: Window | None, say: Say) -> None:
         )
 
 
-def _report(work: Path, seen: int, watch: Watch) -> int:
+def _report(progress: Path, seen: int, watch: Watch) -> int:
     """Tells of the tokens that were generated since ``seen`` were."""
-    progress = work / "progress"
     if not progress.exists():
         return seen
     lines = progress.read_text().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Timing:
         watch: Watch = QUIET,
         channels: Channels | None = None,
     ) -> None:
-        self.walk = Walk(program, len(run.prompt), len(routed.tokens), self.emit, watch)
+        self.walk = Walk(program, replace(run, max_new=len(routed.tokens)), self.emit, watch)
         self.state = State(program, run, routed, self.walk, spans, channels)
         self.repeats = Repeats(self.state, repeat, self.walk_through)
         self.at_token: list[dict[str, int]] = []
@@ -97,6 +98,7 @@ class Timing:
                 self.issue(step)
             elif instruction is NEXT:
                 times.now = max(times.idle(), times.recorded) + DISPATCH
+                self.predict()
             elif instruction is HALT:
                 s.counters["CYCLES"] = times.idle() + 1
             elif instruction in CONTROL:
@@ -104,12 +106,24 @@ class Timing:
             if instruction is LOOP:
                 self.loop()
 
+    def predict(self) -> None:
+        """Argmax tokens that are wanted are written, one after another; the dispatcher passes the slots before them."""
+        asked = self.walk.asked.tolist()
+        if asked:
+            self.state.times.now += asked[0]
+        for _ in asked:
+            self.write()
+
+    def write(self) -> None:
+        times = self.state.times
+        times.now += EMIT
+        times.writes.add([(0, times.now - ANSWER, 1)])
+        self.state.counters["WRITE_BEATS"] += 1
+
     def emit(self) -> None:
         """A token is written; its id is not known."""
         times, counters = self.state.times, self.state.counters
-        times.now += EMIT
-        times.writes.add([(0, times.now - ANSWER, 1)])
-        counters["WRITE_BEATS"] += 1
+        self.write()
         self.at_token.append(counters | {"CYCLES": times.now})
 
     def loop(self) -> None:
@@ -211,7 +225,6 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     Raises:
         ProgramError, MachineHalt: the functional engine's; nothing says which channels a program with masks leaves out.
     """
-    run.require_prompt_alone("timing engine")
     options = options or Options()
     routed, channels = options.routed, options.channels
     if routed is None:

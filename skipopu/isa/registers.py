@@ -39,7 +39,7 @@ class Config(IntEnum):
     MASKING = 26  # whose tokens' masks apply: bits MASK_PROMPT, MASK_GENERATED; 0 when a run starts; of machines with masks
 
 
-NO_TOKEN = 0xFFFF_FFFF
+NO_TOKEN = NO_POSITION = 0xFFFF_FFFF
 WEIGHTS_ON_DEMAND, SERIAL_ATTENTION, PREFETCH = 1, 2, 4  # bits of Config.SCHEDULE
 MASK_PROMPT, MASK_GENERATED = 1, 2  # bits of Config.MASKING
 
@@ -95,6 +95,14 @@ _HOST = (
     ("CHECK", "rw", "1: append a signature per instruction to the trace ring"),
     ("RING", "rw", "address of the trace ring in port 0, 64-byte units"),
     ("RING_RECORDS", "rw", "records (16 bytes each) in the ring, a power of two"),
+    (
+        "FIRST",
+        "rw",
+        "position at which the run begins: what the runs before it left of earlier tokens stays, what they left of others is given back",
+    ),
+    ("KNOWN_LENGTH", "rw", "tokens that are known: the prompt's, and those behind it that were generated"),
+    ("PREDICT_FROM", "rw", "first position whose argmax token is wanted; 0xffffffff: none but those that are generated"),
+    ("PREDICTED", "rw", "address of the argmax tokens wanted (uint32 each, by position) in port 0, 64-byte units"),
     ("GENERATED", "r", "tokens generated so far"),
     ("POSITION", "r", "tokens processed so far"),
     ("RETIRED", "r", "instructions dispatched so far"),
@@ -139,7 +147,7 @@ WIDE = tuple(name for name, _ in _WIDE)
 COUNTERS = WIDE[WIDE.index("CYCLES") :]
 OF_MASKS = WIDE[WIDE.index("CHANNELS_READ") :]
 MAGIC = 0x534B4950
-ISA_VERSION = 8
+ISA_VERSION = 9
 
 
 def identity(fingerprint: str) -> int:

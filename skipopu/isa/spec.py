@@ -42,7 +42,7 @@ class TokenList(IntEnum):
     ALL = 0
     ATTENTION = 1  # slots whose attention executes in this layer
     FFN = 2  # slots whose feed-forward network executes in this layer
-    LAST = 3  # the chunk's last slot when it ends the prompt or decodes, else empty
+    LAST = 3  # slots whose argmax is wanted: the last one where no known token follows it, those from PREDICT_FROM on
 
 
 class Epilogue(IntEnum):
@@ -132,7 +132,7 @@ CHUNK = Instruction(
     "CHUNK",
     2,
     "control",
-    "Starts a chunk at the present position: up to M tokens of the prompt, or one generated token.",
+    "Starts a chunk at the present position: up to M tokens of the prompt, up to M known ones behind it, or one generated token.",
     _HEAD[:1],
 )
 LOOP = Instruction(
@@ -147,8 +147,8 @@ NEXT = Instruction(
     "NEXT",
     5,
     "control",
-    "Once idle: emits the argmax token when the chunk ended the prompt or decoded, advances the position, and branches to"
-    " target unless the generation is complete.",
+    "Once idle: writes the argmax tokens that are wanted, emits the last slot's where no known token follows it, advances the position,"
+    " and branches to target unless the generation is complete.",
     (*_HEAD[:1], Field("target", 12, "instruction index of the chunk's start")),
 )
 EMBED = Instruction(
@@ -189,7 +189,7 @@ MATMUL = Instruction(
         Field("format", 3, "weight format: " + ", ".join(f"{f.code} {f.name.upper()}" for f in FORMATS)),
         Field("epilogue", 3, "0 store, 1 rope, 2 gated, 3 residual, 4 none"),
         Field("norm", 1, "1: results are multiplied by 1/rms"),
-        Field("argmax", 1, "1: the last slot's results enter the argmax"),
+        Field("argmax", 1, "1: each slot's results enter its argmax"),
         Field("aux", 15, "rope: rows to rotate; argmax: first row of this product, divided by 8"),
         Field("source", 1, "0 the aligned residual, 1 the aligned inner vector"),
         _ALIGN,

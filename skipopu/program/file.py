@@ -68,7 +68,7 @@ _ADJUST = {
 }
 _MASK = {"address": _COUNT, "layer_stride": _COUNT, "channels": whole(1, 1 << 24)}
 _SOURCE = {"checkpoint": Accepted("text", lambda value: isinstance(value, str)), "routers": BOOLEAN, "warnings": list_of(TEXT)}
-_REGIONS = ("program", "tokens", "trace", "ring", "rope", "embedding", "layers", "head", "kv")
+_REGIONS = ("program", "tokens", "trace", "ring", "rope", "embedding", "layers", "head", "kv", "predicted")
 _MATRICES = ("router", "kv", "q", "o", "down", "head")  # and up or gate_up
 
 

@@ -194,6 +194,7 @@ class Program:
         taken = {
             "program": WORD_BYTES * len(self.instructions),
             "tokens": 4 * self.context,
+            "predicted": 4 * self.context,
             "trace": layers * self.context,
             "embedding": EmbeddingRows(self.model.hidden_size, self.model.vocab_size, self.machine.ports).size,
         }

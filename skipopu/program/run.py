@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skipopu.accept import one_of
 from skipopu.errors import ProgramError
+from skipopu.isa.registers import NO_POSITION
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp32
 from skipopu.policy import ROUTER, TRACE, WHOLE_RUN, WINDOW, Phases, SkipPolicy, Weighs, everywhere, under
@@ -44,6 +45,7 @@ class Run:
         after: ids behind the prompt that are known too: they were generated. Behind them generation goes on.
         first: position of the first token that is computed: of those before, keys and values stay as the runs before left them, and
             what those had of it and all later ones is given back.
+        predict_from: first position of which it is said, too, which token the model puts behind it; None: of none.
     """
 
     prompt: tuple[int, ...]
@@ -53,6 +55,7 @@ class Run:
     routing: str | NDArray[np.bool_] = COMPILED
     after: tuple[int, ...] = ()
     first: int = 0
+    predict_from: int | None = None
 
     @property
     def known(self) -> tuple[int, ...]:
@@ -68,6 +71,10 @@ class Run:
         if not 0 <= self.first < len(self.known):
             raise ProgramError(
                 f"the first position is {self.first}; accepted: 0 to {len(self.known) - 1}, of tokens that are known"
+            )
+        if self.predict_from is not None and not self.first <= self.predict_from < len(self.known):
+            raise ProgramError(
+                f"predictions begin at position {self.predict_from}; accepted: {self.first} to {len(self.known) - 1}, of known tokens that are computed"
             )
         if self.max_new < 0:
             raise ProgramError(f"{self.max_new} new tokens are asked for; 0 or more are accepted")
@@ -111,14 +118,24 @@ class Run:
             "CHECK": int(self.check),
             "RING": address_units(program.regions["ring"].address),
             "RING_RECORDS": program.ring_records,
+            "FIRST": self.first,
+            "KNOWN_LENGTH": len(self.known),
+            "PREDICT_FROM": NO_POSITION if self.predict_from is None else self.predict_from,
+            "PREDICTED": address_units(program.regions["predicted"].address),
         }
 
-    def require_prompt_alone(self, engine: str) -> None:
-        """Raises ProgramError where ``engine`` begins at position 0 and generates behind a prompt, and this run asks for more."""
-        if self.first or self.after:
+    def predicted(self, program: Program, memory: NDArray[np.uint8]) -> list[int]:
+        """By position from ``predict_from`` on, the tokens that port 0's ``memory`` has for what is known; none where nobody asked."""
+        if self.predict_from is None:
+            return []
+        address = program.regions["predicted"].address
+        return memory[address + 4 * self.predict_from : address + 4 * len(self.known)].view("<u4").tolist()
+
+    def require_beginning(self, engine: str) -> None:
+        """Raises ProgramError where nothing is kept of runs before, as by ``engine``, and this one needs them."""
+        if self.first:
             raise ProgramError(
-                f"the run begins at position {self.first}, with {len(self.after)} tokens known behind its prompt; accepted by the {engine}:"
-                " position 0, and none"
+                f"the run begins at position {self.first}; accepted by the {engine}: 0, where nothing is kept of other runs"
             )
 
     def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
@@ -129,9 +146,12 @@ class Run:
         return memory
 
     def place(self, program: Program, memory: NDArray[np.uint8]) -> None:
-        """Puts prompt, routing trace and the layers' policies into port 0's ``memory``, where another run's may stand."""
+        """Puts known tokens, routing trace and the layers' policies into port 0's ``memory``, where another run's may stand."""
         address = program.regions["tokens"].address
         memory[address : address + 4 * len(self.known)] = np.array(self.known, "<u4").view(np.uint8)
+        if self.check:  # records of a run before are none of this one's
+            ring = program.regions["ring"]
+            memory[ring.address : ring.address + ring.size] = 0
         if not isinstance(self.routing, str):
             region, layers = program.regions["trace"], program.model.num_layers
             rows = memory[region.address : region.address + region.size].reshape(layers, -1)

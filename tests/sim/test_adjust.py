@@ -28,7 +28,7 @@ FIELDS = {"list": 1, "address": 40, "src": 2, "stride": 8, "dst": 100, "dst_stri
 
 def state(rng: np.random.Generator, slots: list[int], machine: str = "tiny") -> State:
     program = compile_checkpoint(random_checkpoint(small_config()), Machine.load(machine), context=16)
-    walk = Walk(program, 4, 0, lambda: 0)
+    walk = Walk(program, Run((0,) * 4, 0), lambda: 0)
     walk.lists[1], walk.position = np.array(slots, np.int64), 2
     walk.config[Config.HEAD_DIM], walk.config[Config.ROPE_ROW], walk.config[Config.ACTIVATION] = DIM, 2, 2
     s = State(program, Run((1,), 0), Options(), walk)

@@ -14,6 +14,7 @@ from skipopu.isa.registers import NO_TOKEN, Config, Error
 from skipopu.isa.spec import CHUNK, END, HALT, LOOP, NEXT, SET, TokenList
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
+from skipopu.program.run import Run
 from tests.support import Followed, small_config
 
 LAYERS = 3
@@ -32,7 +33,7 @@ def program(words: list[int]) -> Program:
 def walk(words: list[int], prompt: int, most: int, ids: list[int | None]) -> tuple[Walk, list[tuple[str, ...]], Followed]:
     """A finished walk, its steps with layer, layer base, position and count, what was told."""
     followed, left = Followed(), iter(ids)
-    found = Walk(program(words), prompt, most, lambda: next(left), followed)
+    found = Walk(program(words), Run((0,) * prompt, most), lambda: next(left), followed)
     seen = [(s.instruction.name, found.layer, found.layer_base, found.position, found.count) for s in found]
     return found, seen, followed
 
@@ -51,7 +52,7 @@ def test_a_prompt_in_chunks_then_token_by_token() -> None:
 
 def test_only_the_last_chunk_of_a_prompt_has_a_last_slot() -> None:
     tokens = Machine.load("tiny").tokens
-    found = Walk(program(PROGRAM), tokens + 2, 1, lambda: None)
+    found = Walk(program(PROGRAM), Run((0,) * (tokens + 2), 1), lambda: None)
     last = [found.lists[TokenList.LAST].tolist() for step in found if step.instruction is NEXT]
     assert last == [[], [1]]
 
@@ -66,14 +67,14 @@ def test_generation_ends_with_an_end_of_sequence_or_when_enough_was_generated() 
 
 def test_a_caller_may_take_the_layers_itself() -> None:
     flat, taken = [], []
-    found = Walk(program(PROGRAM), 2, 2, lambda: None)
+    found = Walk(program(PROGRAM), Run((0, 0), 2), lambda: None)
     for step in found:
         if step.instruction is LOOP:
             assert found.body() == range(START + 2, START + 2)
             taken += [(layer, found.layer_base, found.position) for layer in found.layers()]
         else:
             assert step.instruction is not END
-    other = Walk(program(PROGRAM), 2, 2, lambda: None)
+    other = Walk(program(PROGRAM), Run((0, 0), 2), lambda: None)
     for step in other:
         if step.instruction is END:
             flat.append((other.layer, other.layer_base, other.position))
