@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.asked import refuse_idle_dial
-from sim.functional.options import Options
-from sim.functional.session import Session
-from sim.result import capped
+from sim.engine import Instance
+from sim.generation import Generation
+from sim.session import Session
 from skipopu.accept import Accepted, whole
 from skipopu.errors import ProgramError
+from skipopu.lookup import Lookup
 from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run
 from skipopu.sampling import GREEDY, Sampling
@@ -33,6 +31,7 @@ class Turn:
             A last token of an answer never is: nobody asked what follows it.
         ended: why: "stop", a string; "end", a token; "length", so many were asked for; "context", the program's; "interrupted".
         saturated: numbers left their range on the way.
+        runs: of the machine, each of which read the weights once. drafted, accepted: tokens of drafts.
     """
 
     message: str
@@ -42,6 +41,9 @@ class Turn:
     kept: int
     ended: str
     saturated: bool
+    runs: int
+    drafted: int
+    accepted: int
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Answer:
 
 
 class Conversation:
-    """Turns with one program on the functional engine.
+    """Turns with one program on one machine.
 
     Attributes:
         turns: so far. template: messages go into the checkpoint's chat template; else they follow one another as they are.
@@ -93,8 +95,11 @@ class Conversation:
         stop: str | Sequence[str] = (),
         policy: str | None = None,
         dial: float = 0.0,
+        engine: str | Instance = "functional",
+        lookup: Lookup | None = None,
     ) -> None:
-        """``stop``: strings that end an answer; ``policy`` and ``dial`` as of :func:`sim.api_runs.run`.
+        """``stop``: strings that end an answer; ``policy`` and ``dial`` as of :func:`sim.api_runs.run`; ``engine`` as of
+        :class:`sim.session.Session`; ``lookup`` makes drafts.
 
         Raises:
             ProgramError: the program is that of a shape, takes no text, or has not the template that is asked for; ``dial`` changes nothing.
@@ -111,17 +116,16 @@ class Conversation:
         asked.validate(program)
         if program.memory:
             refuse_idle_dial(program, asked)
-        self.program, self.sampling, self.template, self.stop = program, sampling, template, stop
-        self.routing, self.dial = routing, dial
+        self.program, self.template, self.stop = program, template, stop
         self.before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Turn] = []
-        self.saturated = False
-        self.logits = np.zeros(program.model.vocab_size, np.float32)
-        self.session = Session(program, Options(scores=None if sampling.greedy else self._see))
+        self.generation = Generation(Session(program, engine), sampling, lookup, routing, dial)
         self.prompt("a")  # there is text, and a template
 
-    def _see(self, positions: NDArray[np.int64], first: int, scores: NDArray[np.float32]) -> None:
-        self.logits[first : first + scores.shape[1]] = scores[-1]
+    def kept(self, prompt: tuple[int, ...]) -> int:
+        """How many of these tokens do not have to be computed again."""
+        generation = self.generation
+        return generation.session.follow(Run(prompt, 1, generation.dial, routing=generation.routing)).first
 
     def prompt(self, message: str) -> tuple[int, ...]:
         """All tokens of the conversation up to the answer to ``message``."""
@@ -155,12 +159,13 @@ class Conversation:
                 f"the conversation has {len(prompt)} tokens with this message; the program's context of {self.program.context} has no room"
                 " for an answer"
             )
-        kept = self.session.follow(Run(prompt, 1, self.dial, routing=self.routing)).first
+        generation, kept = self.generation, self.kept(prompt)
+        before, generation.saturated = (generation.runs, generation.drafted, generation.accepted), False
         stream, answer, tokens = Stream(self.program.text), Answer(self.stop), list[int]()
         stream.add(prompt)
         ended = ""
         try:
-            for token in self.tokens(prompt, max_new):
+            for token in generation.tokens(prompt, max_new):
                 tokens.append(token)
                 show(answer.add(stream.add([token])))
                 if answer.stopped:
@@ -173,24 +178,11 @@ class Conversation:
         if ended != "stop":
             show(answer.add(stream.end(), last=True))
         ended = ended or ("length" if len(tokens) == max_new else "context")
-        turn = Turn(message, answer.text, prompt, tuple(tokens), kept, ended, self.saturated)
+        after = generation.runs, generation.drafted, generation.accepted
+        counted = (now - then for now, then in zip(after, before, strict=True))
+        turn = Turn(message, answer.text, prompt, tuple(tokens), kept, ended, generation.saturated, *counted)
         self.turns.append(turn)
         return turn
-
-    def tokens(self, prompt: tuple[int, ...], max_new: int) -> Iterator[int]:
-        """Tokens that follow ``prompt``, one at a time: ``max_new``, fewer where an end-of-sequence id or the context's end comes."""
-        after: tuple[int, ...] = ()
-        greedy, self.saturated = self.sampling.greedy, False
-        while len(after) < max_new and len(prompt) + len(after) < self.program.context:
-            run = self.session.follow(Run(prompt, int(greedy), self.dial, False, self.routing, after))
-            result = self.session.run(run)
-            self.saturated |= result.saturated
-            logits = capped(self.logits, self.program.model.logit_cap)
-            token = result.tokens[0] if greedy else self.sampling.choose(logits, run.known)
-            after = (*after, token)
-            yield token
-            if token in self.program.model.eos_token_ids:
-                return
 
     def undo(self) -> bool:
         """Takes the last turn back; whether there was one."""

@@ -6,6 +6,9 @@ import argparse
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.result import Result
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -49,6 +52,32 @@ class Options:
             SkipopuError: options that contradict one another.
         """
         return cls()
+
+
+class Instance(Protocol):
+    """A machine that holds a program and keeps what a run leaves for the next one: ``Instance(program, options)`` of an engine that has
+    some, or a board."""
+
+    def run(self, run: Run, watch: Watch = QUIET) -> Result:
+        """Executes ``run``, which may begin where the runs before it left what it needs.
+
+        Raises:
+            ProgramError: the run does not fit the program.
+            MachineHalt: the machine stopped with an error code, or would. Nothing is kept then.
+        """
+        ...
+
+    def logits(self, position: int) -> NDArray[np.float32]:
+        """(vocab,) of a token that the last run computed and was asked about.
+
+        Raises:
+            ProgramError: they are not known.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
 
 
 class Engine(Protocol):

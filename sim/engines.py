@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Literal
 
-from sim.engine import Engine, Options
+from sim.engine import Engine, Instance, Options
 from skipopu.errors import ProgramError, not_known
+from skipopu.program.program import Program
 
 Known = Literal["text", "routing", "memory", "counters"]
 
@@ -17,6 +18,7 @@ ENGINES: dict[str, tuple[str, tuple[Known, ...]]] = {
     "timing": ("sim.timing", ("routing", "counters")),
     "rtl": ("sim.rtl", ("memory", "counters")),
 }
+KEEPING = ("functional", "rtl")  # what runs leave for others
 
 
 def engine(name: str) -> Engine:
@@ -26,6 +28,18 @@ def engine(name: str) -> Engine:
         ProgramError: there is none.
     """
     return _module(name, "engine")
+
+
+def instance(name: str, program: Program, options: Options | None = None) -> Instance:
+    """A machine of the engine called ``name`` that keeps what a run leaves.
+
+    Raises:
+        ProgramError: there is no such engine, or it keeps nothing.
+    """
+    if name not in KEEPING:
+        raise ProgramError(not_known("engine of a session", name, KEEPING))
+    made: Instance = _module(name, "engine").Instance(program, options)
+    return made
 
 
 def options(name: str) -> type[Options]:
@@ -51,3 +65,4 @@ if TYPE_CHECKING:
     from sim.timing import engine as timing
 
     _ENGINES: tuple[Engine, ...] = (reference, functional, timing, rtl)
+    _INSTANCES: tuple[type[Instance], ...] = (functional.Instance, rtl.Instance)

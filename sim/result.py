@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopu.errors import ProgramError
 from skipopu.program.program import Program
 
 SATURATED = "numbers left the range of FP32 or FP16 and saturated; the tokens are not the model's"
@@ -38,7 +39,8 @@ class Result:
         routing: bool (layers, 2, positions), what executed.
         memory: final image per port, (bytes,) uint8 each.
         counters: cycles, busy and stall cycles and beats under the names of the host registers.
-        kv_entries: entries of keys and values that were written.
+        predicted: ids that the model puts behind known tokens, from the run's ``predict_from`` on.
+        kv_entries: entries of keys and values that are there.
         channels: input channels of masked tokens in products with a mask: how many were active, and how many there were.
         saturated: the sticky numeric bit; of the reference, whether its logits are not all finite; of the timing engine, what the
             result said that gave it the routing.
@@ -51,6 +53,7 @@ class Result:
     routing: NDArray[np.bool_] | None = None
     memory: Image | None = None
     counters: dict[str, int] | None = None
+    predicted: list[int] = field(default_factory=list)
     kv_entries: int | None = None
     channels: tuple[int, int] | None = None
     saturated: bool = False
@@ -111,6 +114,16 @@ def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.
     region, vocabulary = program.regions["logits"], program.model.vocab_size
     rows = result.memory[0][region.address : region.address + region.size].reshape(program.context, -1)
     return capped(rows[:positions, : 4 * vocabulary].copy().view(np.float32), program.model.logit_cap)
+
+
+def logits_at(program: Program, memory: NDArray[np.uint8], position: int) -> NDArray[np.float32]:
+    """(vocab,) the same of one position, of port 0's ``memory``."""
+    region = program.regions.get("logits")
+    if region is None:
+        raise ProgramError(f"the program of {program.source['checkpoint']} stores no logits; accepted: one compiled with them")
+    address = region.address + position * (region.size // program.context)
+    row = memory[address : address + 4 * program.model.vocab_size].copy().view(np.float32)
+    return capped(row, program.model.logit_cap)
 
 
 def capped(logits: NDArray[np.float32], cap: float) -> NDArray[np.float32]:

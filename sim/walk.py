@@ -61,7 +61,7 @@ class Walk:
         steps: all of the program's. pc: of the present one.
         config: values of the configuration registers.
         position: of the chunk's first token. count: its tokens. decoding: it lies behind the prompt. lists: of them, by TokenList, those that instructions work on.
-        ends: no known token follows the chunk. asked: slots whose argmax is wanted all the same. begins: positions of all chunks so far.
+        ends: no known token follows the chunk. asked: slots whose argmax is wanted all the same.
         layer, layer_base: of the present pass through the loop's body.
         generated: tokens so far.
         mask: address of the next product's thresholds, 0: none.
@@ -82,7 +82,6 @@ class Walk:
         self.lists: dict[int, NDArray[np.int64]] = {}
         self.position, self.ends = run.first, False
         self.asked: NDArray[np.int64] = np.arange(0)
-        self.begins: list[int] = []
         self.pc = self.count = self.layer = self.layer_base = self.generated = 0
         self.decoding = False
         self.mask = 0
@@ -142,12 +141,10 @@ class Walk:
         self.config[f["register"]] = f["value"]
 
     def _chunk(self, f: Fields) -> None:
-        prompt, known, wanted = len(self.run.prompt), len(self.run.known), self.run.predict_from
-        self.decoding = self.position >= prompt
-        left = (known if self.decoding else prompt) - self.position  # a chunk is of one phase
-        self.count = min(self.machine.tokens, max(1, left))
-        self.ends = self.position + self.count >= known
-        self.begins.append(self.position)
+        wanted = self.run.predict_from
+        self.decoding = self.position >= len(self.run.prompt)
+        self.count = self.run.chunk(self.position, self.machine.tokens)
+        self.ends = self.position + self.count >= len(self.run.known)
         if self.position + self.count > self.config[Config.CONTEXT]:
             raise self.halt(Error.CONTEXT_FULL, f"context of {self.config[Config.CONTEXT]} tokens is full")
         slots = np.arange(self.count)

@@ -29,7 +29,7 @@ OFFERED = {
     "skipopu.program.run": ("Run",),
     "skipopu.program.listing": ("listing",),
     "sim.conversation": ("Conversation", "Turn"),
-    "sim.functional.session": ("Session",),
+    "sim.session": ("Session",),
     "skipopu.sampling": ("Sampling",),
     "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
     "sim.engine": ("Watch",),
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from sim.conversation import Conversation as Conversation
     from sim.conversation import Turn as Turn
     from sim.engine import Watch as Watch
-    from sim.functional.session import Session as Session
     from sim.quantise.work import Quantisation as Quantisation
     from sim.result import Computed as Computed
     from sim.result import Counted as Counted
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from sim.result import Timed as Timed
     from sim.rtl.options import Memory as Memory
     from sim.rtl.window import Window as Window
+    from sim.session import Session as Session
     from sim.timeline import Span as Span
     from skipopu.errors import CheckpointError as CheckpointError
     from skipopu.errors import ConfigError as ConfigError

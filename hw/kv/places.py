@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Module, Mux, Signal, Value
-from amaranth.lib.wiring import connect
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
@@ -52,8 +51,8 @@ class EntryPlaces(Component):
     A run that begins behind token 0 finds its places where the runs before it left them: a port goes back to the place of the first
     layer's entry of its first token from there on. So a chunk is given back whole where several of its tokens share a port.
 
-    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk; while
-    places are given back, from ``restart`` on, :func:`skipopu.machine.pipeline.giving_back` more. 1 from ``found``, ``following``
+    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk; 1 and
+    2 for each token behind it from arriving at a run's first token until its places are given back. 1 from ``found``, ``following``
     and ``use`` to what they change. Throughput: a token and a place per cycle.
     """
 

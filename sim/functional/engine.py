@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.engine import QUIET, Watch
 from sim.functional import adjust, array, kv, vector
 from sim.functional.options import Options as Options
 from sim.functional.state import State
-from sim.result import Computed, Retired
+from sim.result import Computed, Retired, capped
 from sim.walk import CONTROL, Fields, Walk
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
@@ -36,8 +38,7 @@ class Functional:
     """One run, in a state of its own or in that which another one left."""
 
     def __init__(self, program: Program, run: Run, options: Options, watch: Watch = QUIET, state: State | None = None) -> None:
-        self.check, self.watch = run.check, watch
-        self.predicted = program.regions["predicted"].address
+        self.program, self.run, self.check, self.watch = program, run, run.check, watch
         self.walk = Walk(program, run, self.emit, watch)
         if state is None:
             state = State(program, run, options, self.walk)
@@ -59,7 +60,7 @@ class Functional:
 
     def predict(self) -> None:
         """Writes the chunk's argmax tokens that are wanted."""
-        address = self.predicted + 4 * (self.walk.position + self.walk.asked[:, None])
+        address = self.program.regions["predicted"].address + 4 * (self.walk.position + self.walk.asked[:, None])
         tokens = self.state.best[self.walk.asked].astype("<u4")
         self.state.memory[0][address + np.arange(4)] = tokens.view(np.uint8).reshape(-1, 4)
 
@@ -86,9 +87,48 @@ class Functional:
             memory=state.memory,
             trace=self.trace,
             saturated=saturation.seen,
+            predicted=self.run.predicted(self.program, state.memory[0]),
             kv_entries=state.pool.entries,
             channels=(int(state.channels[0]), int(state.channels[1])),
         )
+
+
+class Instance:
+    """One machine with a program, which keeps what a run leaves for the next one."""
+
+    def __init__(self, program: Program, options: Options | None = None) -> None:
+        self.program, self.options = program, options or Options()
+        self.state: State | None = None
+        self.scores: dict[int, NDArray[np.float32]] = {}
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self.state = None
+
+    def run(self, run: Run, watch: Watch = QUIET) -> Computed:
+        """Executes a run. ``memory`` of the result is the machine's: the next run changes it.
+
+        Raises:
+            ProgramError: the run does not fit the program.
+            MachineHalt: the machine would stop with an error code. Nothing is kept then.
+        """
+        run.validate(self.program)
+        state, self.state, self.scores = self.state, None, {}
+        done = Functional(self.program, run, replace(self.options, scores=self._see), watch, state)
+        result = done.execute()
+        self.state = done.state
+        return replace(result, routing=result.routing.copy())
+
+    def logits(self, position: int) -> NDArray[np.float32]:
+        """(vocab,) of a token that the last run computed, of which it was asked what follows."""
+        return capped(self.scores[position], self.program.model.logit_cap)
+
+    def _see(self, positions: NDArray[np.int64], first: int, scores: NDArray[np.float32]) -> None:
+        if self.options.scores is not None:
+            self.options.scores(positions, first, scores)
+        for position, row in zip(positions.tolist(), scores, strict=True):
+            own = self.scores.setdefault(position, np.zeros(self.program.model.vocab_size, np.float32))
+            own[first : first + len(row)] = row
 
 
 def run(program: Program, run: Run, options: Options | None = None, watch: Watch = QUIET) -> Computed:

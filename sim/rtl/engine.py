@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import QUIET, Watch
-from sim.result import Counted, Retired
+from sim.result import Counted, Retired, logits_at
 from sim.rtl.build import MEMORY_BYTES, build, build_icarus, icarus_command, simulation_environment
 from sim.rtl.options import Memory as Memory
 from sim.rtl.options import Options as Options
@@ -114,9 +114,18 @@ class Instance:
             trace=_trace(program, self.memory[0]) if run.check else [],
             counters=counted(values),
             saturated=bool(values["STATUS"] & STATUS_SATURATED),
+            predicted=run.predicted(program, self.memory[0]),
             kv_entries=values["KV_ENTRIES"],
             seconds=seconds,
         )
+
+    def logits(self, position: int) -> NDArray[np.float32]:
+        """(vocab,) of a token that the last run computed.
+
+        Raises:
+            ProgramError: the program stores none.
+        """
+        return logits_at(self.program, self.memory[0], position)
 
     def _start(self, run: Run, watch: Watch) -> None:
         options, machine = self.options, self.program.machine

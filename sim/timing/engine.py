@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -78,10 +78,16 @@ class Timing:
         repeat: bool = True,
         watch: Watch = QUIET,
         channels: Channels | None = None,
+        before: Timing | None = None,
     ) -> None:
+        """``before``: another run of the program on the same machine, whose cycles need not be worked out again."""
+        self.routed = routed
         self.walk = Walk(program, replace(run, max_new=len(routed.tokens)), self.emit, watch)
         self.state = State(program, run, routed, self.walk, spans, channels)
         self.repeats = Repeats(self.state, repeat, self.walk_through)
+        if before is not None:
+            self.state.remember(before.state)
+            self.repeats.stretches = before.repeats.stretches
         self.at_token: list[dict[str, int]] = []
 
     def count(self) -> None:
@@ -105,6 +111,20 @@ class Timing:
                 times.now += DISPATCH + (instruction is CHUNK)
             if instruction is LOOP:
                 self.loop()
+
+    def result(self, seconds: float) -> Timed:
+        """What was counted, in ``seconds`` of real time."""
+        state = self.state
+        return Timed(
+            tokens=list(self.routed.tokens),
+            routing=self.routed.routing,
+            counters=state.counters,
+            kv_entries=state.entries,
+            saturated=self.routed.saturated,
+            trace=state.trace,
+            at_token=self.at_token,
+            seconds=seconds,
+        )
 
     def predict(self) -> None:
         """Argmax tokens that are wanted are written, one after another; the dispatcher passes the slots before them."""
@@ -231,8 +251,9 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         from sim.functional import engine as functional
 
         watch.say("functional engine")
-        seen = Masks(program, len(run.prompt) + run.max_new) if program.masks else None
-        routed = functional.run(program, run, functional.Options(masks=seen.see if seen else None))
+        seen = Masks(program, len(run.known) + run.max_new) if program.masks else None
+        whole = replace(run, first=0)  # what was routed before
+        routed = functional.run(program, whole, functional.Options(masks=seen.see if seen else None))
         channels = Recorded(program, seen.active) if seen else None
     spans = options.spans
     if spans is None and options.timeline is not None:
@@ -245,17 +266,18 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         )
     timing = Timing(program, run, routed, spans, options.repeat, watch, channels)
     timing.count()
-    seconds = time.perf_counter() - begin
     if options.timeline is not None and spans is not None:
         write_perfetto(options.timeline, spans, program.machine.clock_mhz)
-    state = timing.state
-    return Timed(
-        tokens=list(routed.tokens),
-        routing=routed.routing,
-        counters=state.counters,
-        kv_entries=state.entries,
-        saturated=routed.saturated,
-        trace=state.trace,
-        at_token=timing.at_token,
-        seconds=seconds,
-    )
+    return timing.result(time.perf_counter() - begin)
+
+
+def follow(
+    program: Program, runs: Iterable[tuple[Run, Routed]], channels: Channels | None = None, watch: Watch = QUIET
+) -> Iterator[Timed]:
+    """Counts cycles of runs that follow one another on one machine, each under its routing; nothing is worked out twice."""
+    before = None
+    for run, routed in runs:
+        begin = time.perf_counter()
+        before = Timing(program, run, routed, watch=watch, channels=channels, before=before)
+        before.count()
+        yield before.result(time.perf_counter() - begin)

@@ -16,6 +16,11 @@ def valid_layers(executed: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.maximum.accumulate(np.where(executed, np.arange(len(executed))[:, None], -1), axis=0)
 
 
+def own_entries(program: Program, executed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(layers, tokens): of attention that ``executed``, where a token has an entry of the layer's own."""
+    return executed if program.kv.stored is TokenList.ATTENTION else np.ones_like(executed)
+
+
 class History:
     """Contents of the buffers of all ports over one run. Tokens go round the ports.
 
@@ -31,8 +36,7 @@ class History:
         self.ports = ports = program.machine.ports
         rounds = -(-tokens // ports)
         executed = np.ones((layers, rounds * ports), bool)
-        if program.kv.stored is TokenList.ATTENTION:
-            executed[:, :tokens] = routing[:, 0]
+        executed[:, :tokens] = own_entries(program, routing[:, 0])
         self.valid = valid_layers(executed).reshape(layers, rounds, 1, ports)
         self.held = np.full((rounds, 2, ports), -1)
         self.token = np.arange(rounds * ports).reshape(rounds, 1, ports)

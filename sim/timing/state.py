@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sim.result import Retired, Routed
 from sim.timeline import Span
 from sim.timing.costs import Attention, Costs
-from sim.timing.history import History
+from sim.timing.history import History, own_entries
 from sim.timing.masked import Masked
 from sim.timing.masks import Channels
 from sim.timing.product import Product
@@ -53,7 +53,7 @@ class State:
         self.costs, self.streams, self.times = Costs(program.machine), Streams(program.machine), Times(program.machine)
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.trace: list[Retired] = []
-        self.entries = 0
+        self.entries = int(own_entries(program, routed.routing[:, 0, : run.first]).sum())
         self.entry = KvEntry(program.model.num_kv_heads, program.model.head_dim, program.machine)
         self.history = History(program, routed.routing, self.entry)
         self.pc = self.waited = 0
@@ -67,6 +67,11 @@ class State:
         self.undecided: dict[int, NDArray[np.int64]] = {}
         self.channels, self.thresholds = channels, 0
         self.masked_products: dict[tuple[object, ...], Masked] = {}
+
+    def remember(self, other: State) -> None:
+        """What was worked out for another run of the program."""
+        self.costs, self.streams, self.parts = other.costs, other.streams, other.parts
+        self.products, self.undecided, self.masked_products = other.products, other.undecided, other.masked_products
 
     @property
     def prefetch(self) -> bool:

@@ -107,6 +107,11 @@ class Run:
                     f"routing trace has shape {shape}; accepted: ({layers}, 2, tokens) with {needed} to {program.context} tokens"
                 )
 
+    def chunk(self, position: int, most: int) -> int:
+        """Tokens of the chunk that begins at ``position`` on a machine that takes up to ``most`` at once: of one phase."""
+        ends = len(self.prompt if position < len(self.prompt) else self.known)
+        return min(most, max(1, ends - position))
+
     def registers(self, program: Program) -> dict[str, int]:
         """What the host writes to the machine's registers before it starts this run."""
         return {

@@ -9,9 +9,9 @@ import pytest
 
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
-from sim.functional.engine import Functional
+from sim.functional.engine import Functional, Instance
 from sim.functional.options import Options
-from sim.functional.session import Session
+from sim.session import Session
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -28,8 +28,8 @@ def program_of(ports: int, tokens: int, kv: str, routers: bool = True, layers: i
 
 def same_memory(session: Session, fresh: Functional) -> None:
     """Whether both hold the same of every token that is kept, and have no place besides."""
-    assert session.state is not None
-    (own, other), kept = (session.state.pool, fresh.state.pool), len(session.ids)
+    assert isinstance(session.machine, Instance) and session.machine.state is not None
+    (own, other), kept = (session.machine.state.pool, fresh.state.pool), len(session.ids)
     assert own.entries == other.entries
     assert (own.places == other.places).all(), "no place is lost"
     numbers = own.map[:, :kept], other.map[:, :kept]
@@ -154,17 +154,15 @@ def test_a_halt_forgets() -> None:
     assert session.ids == ()
 
 
-def test_other_engines_begin_at_zero() -> None:
+def test_without_a_session_a_run_begins_at_zero() -> None:
     from sim.functional import engine as functional
     from sim.reference import engine as reference
-    from sim.timing import engine as timing
+    from sim.rtl import engine as rtl
 
     program = program_of(4, 4, "reuse", routers=False)
     run = Run((1, 2, 3), 2, after=(4,), first=2)
-    for refusing in (functional, timing):
-        with pytest.raises(
-            ProgramError, match="the run begins at position 2, with 1 tokens known behind its prompt; accepted by the "
-        ):
+    for refusing in (functional, rtl):
+        with pytest.raises(ProgramError, match="the run begins at position 2; accepted by the .* engine without a session: 0"):
             refusing.run(program, run)
     session = Session(program)
     session.run(Run((1, 2, 3), 0))

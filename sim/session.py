@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Self
 
-from sim.engine import QUIET, Watch
-from sim.functional.engine import Functional
-from sim.functional.options import Options
-from sim.functional.state import State
-from sim.result import Computed
+import numpy as np
+from numpy.typing import NDArray
+
+from sim import engines
+from sim.engine import QUIET, Instance, Options, Watch
+from sim.result import Result
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import MASK_GENERATED, MASK_PROMPT, Config
 from skipopu.policy import WINDOW
@@ -27,17 +30,32 @@ class Session:
         ids: tokens whose keys and values are kept, from position 0 on. begins: positions of which each began a chunk.
     """
 
-    def __init__(self, program: Program, options: Options | None = None) -> None:
-        """Raises ProgramError for the program of a shape."""
+    def __init__(self, program: Program, engine: str | Instance = "functional", options: Options | None = None) -> None:
+        """``engine``: the name of one that keeps what runs leave, or a machine that does.
+
+        Raises:
+            ProgramError: the program is that of a shape, or the engine keeps nothing.
+        """
         if not program.memory:
             raise ProgramError(f"the program of shape {program.source['checkpoint']} has no weights; a session computes")
-        self.program, self.options = program, options or Options()
-        self.state: State | None = None
+        self.program = program
+        self.machine = engines.instance(engine, program, options) if isinstance(engine, str) else engine
         self.ids: tuple[int, ...] = ()
         self.begins: list[int] = []
         self.how: list[tuple[object, ...]] = []  # each kept token was computed
 
-    def run(self, run: Run, watch: Watch = QUIET) -> Computed:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is kept any more; a simulation ends."""
+        self.machine.close()
+        self.ids, self.begins, self.how = (), [], []
+
+    def run(self, run: Run, watch: Watch = QUIET) -> Result:
         """Executes ``run``; what is kept of tokens from ``run.first`` on is given back first. ``memory`` of the result is the machine's: the
         next run changes it.
 
@@ -51,17 +69,29 @@ class Session:
         if run.first != (begins := self.begin(run, run.first)):
             raise ProgramError(f"the first position is {run.first}, where no run can begin; accepted: {begins}")
         earlier, how = [position for position in self.begins if position < run.first], self.how[: run.first]
-        state, self.state, self.ids, self.begins, self.how = self.state, None, (), [], []
-        done = Functional(self.program, run, self.options, watch, state)
-        result = done.execute()
-        self.state, self.begins = done.state, [*earlier, *done.walk.begins]
-        self.ids = (*run.known, *result.tokens)[: done.walk.position]
-        self.how = [*how, *map(self._how(run), range(run.first, len(self.ids)))]
-        return replace(result, routing=result.routing.copy())
+        self.ids, self.begins, self.how = (), [], []
+        result = self.machine.run(run, watch)
+        end = len(run.known) + max(0, len(result.tokens) - 1)  # nobody asked what follows the last one
+        self.ids = (*run.known, *result.tokens)[:end]
+        self.begins, position = earlier, run.first
+        while position < end:
+            self.begins.append(position)
+            position += run.chunk(position, self.program.machine.tokens)
+        self.how = [*how, *map(self._how(run), range(run.first, end))]
+        return result
+
+    def logits(self, position: int) -> NDArray[np.float32]:
+        """(vocab,) of a token of the last run that it was asked about: from ``predict_from`` on, and the last known one.
+
+        Raises:
+            ProgramError: hardware whose program stores none.
+        """
+        return self.machine.logits(position)
 
     def follow(self, run: Run) -> Run:
-        """``run`` from as late on as what is kept allows."""
-        return replace(run, first=self.begin(run, min(self.common(run), len(run.known) - 1)))
+        """``run`` from as late on as what is kept, and what it asks for, allow."""
+        asked = len(run.known) - 1 if run.predict_from is None else run.predict_from
+        return replace(run, first=self.begin(run, min(self.common(run), asked)))
 
     def common(self, run: Run) -> int:
         """How many of its first tokens are kept for ``run``."""
@@ -76,13 +106,16 @@ class Session:
         A port hands out its places in turn. Where a chunk has more tokens than there are ports, those of its tokens in one port alternate
         layer by layer, and only all of them can be given back. A policy that compares a prompt's tokens needs its whole window.
         """
-        machine, step = self.program.machine, 1
+        step = 1
         if position < len(run.prompt) and any(p.keep for layer in run.policies(self.program) for pair in layer for p in pair):
             step = WINDOW
-        if step == 1 and position == len(self.ids):
-            return position
-        shares = machine.tokens > machine.ports
-        return next(p for p in range(position, -1, -1) if p % step == 0 and (not shares or p in (0, *self.begins)))
+        return next(p for p in range(position, -1, -1) if p % step == 0 and self._alone(p))
+
+    def _alone(self, position: int) -> bool:
+        """Whether no port has places of one chunk's tokens on both sides of ``position``."""
+        number = bisect.bisect_left(self.begins, position)
+        begin, end = self.begins[number - 1 : number], self.begins[number : number + 1] or [len(self.ids)]
+        return not begin or end[0] == position or end[0] - begin[0] <= self.program.machine.ports
 
     def _how(self, run: Run) -> Callable[[int], tuple[object, ...]]:
         """By position, what decides what ``run`` computes of a token."""
