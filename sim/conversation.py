@@ -184,6 +184,10 @@ class Conversation:
         self.turns.append(turn)
         return turn
 
+    def close(self) -> None:
+        """Nothing is kept any more; a simulation ends."""
+        self.generation.session.close()
+
     def undo(self) -> bool:
         """Takes the last turn back; whether there was one."""
         if self.turns:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.engine import QUIET, Watch
 from sim.result import Result
 from sim.session import Session
@@ -26,7 +29,7 @@ class Generation:
     session: Session
     sampling: Sampling = GREEDY
     lookup: Lookup | None = None
-    routing: str = COMPILED
+    routing: str | NDArray[np.bool_] = COMPILED
     dial: float = 0.0
     watch: Watch = QUIET
     kept: bool = False

@@ -19,13 +19,15 @@ from sim.command.common import (
     load_program,
     warn,
 )
+from sim.command.generate import add_sampling_arguments, add_speculation_arguments, lookup_of, sampling_of
 from sim.conversation import Conversation
+from sim.engines import KEEPING
 from sim.result import SATURATED
-from skipopu.arguments import add_seed, natural, positive, real, refuse
+from skipopu.arguments import positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.program.program import Program
 from skipopu.report import write_json
-from skipopu.sampling import LEAST, MOST, Sampling
+from skipopu.sampling import Sampling
 from skipopu.text import NoText
 
 HELP = (
@@ -35,8 +37,9 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = f"Reads messages from the terminal or from standard input, a line each, and answers them on the functional engine. {HELP}."
+    parser.description = f"Reads messages from the terminal or from standard input, a line each, and answers them. {HELP}."
     add_model_arguments(parser)
+    parser.add_argument("--engine", choices=KEEPING, default="functional", help="default functional")
     parser.add_argument("--system", metavar="TEXT", help="message in front of the conversation, in the chat template")
     parser.add_argument(
         "--raw", action="store_true", help="no chat template: messages and answers follow one another as they are"
@@ -45,30 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="ends an answer, and is no part of it; may be given again"
     )
-    sampling = parser.add_argument_group("sampling", "default greedy: the best token, of equal ones the lowest id")
-    sampling.add_argument(
-        "--temperature",
-        type=real(0, MOST, f"0, or a number from {LEAST:g} to {MOST:g}"),
-        default=0.0,
-        metavar="T",
-        help="draws tokens; default 0, greedy",
-    )
-    sampling.add_argument("--top-k", type=natural, default=0, metavar="K", help="of the K best; default 0, of all")
-    sampling.add_argument(
-        "--top-p",
-        type=real(0, 1, "a ratio above 0, up to 1", open_at_least=True),
-        default=1.0,
-        metavar="P",
-        help="of the best that have P together; default 1",
-    )
-    sampling.add_argument(
-        "--repetition-penalty",
-        type=real(LEAST, MOST, f"a number from {LEAST:g} to {MOST:g}"),
-        default=1.0,
-        metavar="X",
-        help="makes tokens that occurred less likely; default 1",
-    )
-    add_seed(sampling, "of what is drawn")
+    add_sampling_arguments(parser)
+    add_speculation_arguments(parser)
     add_policy_argument(parser)
     add_dial_argument(parser)
 
@@ -99,12 +80,11 @@ def show(text: str) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.temperature == 0:
-        refuse(args, ["--top-k", "--top-p", "--seed"], "has no effect without --temperature: the best token is taken")
+    sampling = sampling_of(args)
     if args.raw:
         refuse(args, ["--system"], "stands in the chat template, which --raw leaves out")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.seed)
-    program = load_program(args)
+    computed = args.engine != "functional" and not sampling.greedy
+    program = load_program(args, logits=computed)
     talk = conversation(args, program, sampling)
     try:
         for message in messages():
@@ -112,6 +92,7 @@ def main(args: argparse.Namespace) -> int:
                 break
             answer(talk, message, args.max_new)
     finally:
+        talk.close()
         if args.json is not None:
             turns = [dataclasses.asdict(turn) | {"prompt": len(turn.prompt)} for turn in talk.turns]
             write_json(args.json, "chat", inputs_of(args, program), [], {"turns": turns})
@@ -129,7 +110,15 @@ def conversation(args: argparse.Namespace, program: Program, sampling: Sampling)
         except ProgramError as error:
             raise ProgramError(f"{error}; --raw does without") from None
     return Conversation(
-        program, sampling, system=args.system, template=template, stop=args.stop, policy=args.policy, dial=args.dial
+        program,
+        sampling,
+        system=args.system,
+        template=template,
+        stop=args.stop,
+        policy=args.policy,
+        dial=args.dial,
+        engine=args.engine,
+        lookup=lookup_of(args, program),
     )
 
 

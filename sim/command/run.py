@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 from rich.progress import Progress
 
@@ -25,17 +26,24 @@ from sim.command.common import (
     warn,
 )
 from sim.command.counters import counter_records, profile_table, tell_time
-from sim.engine import Watch
+from sim.command.generate import add_speculation_arguments, lookup_of, tell_speculation
+from sim.engine import Options, Watch
 from sim.engines import ENGINES, Known, engine, knows, options
+from sim.functional import options as functional
+from sim.generation import Generation
 from sim.mask_traces import save_mask_trace
 from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
+from sim.session import Session
+from sim.speculation import Steps, counted
 from skipopu.arguments import output_file, positive, refuse
 from skipopu.errors import ProgramError
+from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
 from skipopu.program.run import Run
+from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
 
 KNOWN: dict[str, Known] = {"--profile": "counters", "--save-trace": "routing"}  # what the engine must know
@@ -49,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=tuple(ENGINES), default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
+    add_speculation_arguments(parser)
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--save-trace", type=output_file, metavar="FILE", help="write what was executed, for --skip-trace")
     for name in ENGINES:
@@ -106,6 +115,69 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     return program, *run_without_weights(program, args.prompt_length, args.max_new, **routing, what="--skip")
 
 
+def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Lookup, chosen: Options) -> int:
+    """Generates with drafts: on the functional engine, whose runs the timing engine counts if it is asked for, or in RTL."""
+    own = ["--profile", "--save-trace", "--save-mask-trace", "--waves", "--timeline"]
+    refuse(args, own, "has no effect with --speculate, whose runs begin and end with a draft")
+    if args.engine == "reference":
+        raise ProgramError("--speculate needs --engine functional, timing or rtl, not reference")
+    if not run.max_new:
+        raise ProgramError("--speculate has no effect on a prompt alone; give --max-new")
+    timed, typed, begin = args.engine == "timing", Typed(program), time.perf_counter()
+    masks = Masks(program, len(run.prompt) + run.max_new) if timed and program.masks else None
+    if timed:
+        chosen = functional.Options(masks=masks.see if masks else None)
+    progress = Progress(console=console, transient=True)
+    tokens: list[int] = []
+    with (
+        progress if args.engine == "rtl" else nullcontext(),
+        Session(program, "rtl" if args.engine == "rtl" else "functional", chosen) as session,
+    ):
+        watch = Bar(progress, len(run.prompt) + run.max_new)
+        generation = Generation(session, lookup=lookup, routing=run.routing, dial=run.dial, watch=watch, kept=True)
+        typed.prompt(run)
+        for token in generation.tokens(run.prompt, run.max_new):
+            tokens.append(token)
+            typed.token(token)
+    typed.end()
+    seconds = time.perf_counter() - begin
+    console.print(f"tokens {tokens}")
+    console.print(f"{len(run.prompt)} prompt + {len(tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
+    keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    records = [
+        Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys),
+        *tell_speculation(generation, len(tokens), keys),
+    ]
+    if generation.saturated:
+        warn(SATURATED)
+    if args.engine != "functional" and len(tokens) > 1:
+        steps = counted(program, generation.results, len(tokens), masks)
+        records += tell_steps(steps, keys)
+    if args.json:
+        write_json(
+            args.json,
+            "run",
+            inputs_of(args, program, run),
+            records,
+            outputs_of(program, run.prompt, tokens, generation.saturated),
+        )
+    return 0
+
+
+def tell_steps(steps: Steps, keys: dict[str, Any]) -> list[Record]:
+    """Says how long the machine takes; as records."""
+    console.print(
+        f"{sum(steps.cycles):,} cycles; at an assumed {steps.clock_mhz:g} MHz the first token after"
+        f" {quantity(steps.time_to_first_token, 's')}, then {steps.tokens_per_s:.1f} tokens/s"
+    )
+    source = f"{keys['engine']} engine, {steps.clock_mhz:g} MHz assumed"
+    return [
+        Record("cycles", sum(steps.cycles), "cycle", "simulated", source, **keys),
+        Record("time_to_first_token_s", round(steps.time_to_first_token, 6), "s", "simulated", source, **keys),
+        Record("decode_tokens_per_s", round(steps.tokens_per_s, 3), "token/s", "simulated", source, **keys),
+    ]
+
+
 def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("run needs a checkpoint directory, a compiled program or --shape NAME, one of them")
@@ -120,6 +192,11 @@ def main(args: argparse.Namespace) -> int:
     chosen = {name: options(name).from_arguments(args) for name in ENGINES}[args.engine]
     if routed is not None:
         chosen = replace(chosen, routed=routed)
+    lookup = lookup_of(args, program)
+    if lookup is not None:
+        if args.shape is not None:
+            raise ProgramError("--speculate needs a model that says what it chooses; --shape has no weights")
+        return speculate(args, program, run, lookup, chosen)
     seen: Masks | None = None
     if args.save_mask_trace is not None:
         if not program.masks:

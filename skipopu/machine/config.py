@@ -203,6 +203,12 @@ class Machine:
         return min(BLOCK_ROWS, self.vector_lanes) // 2 if self.stationary else 1
 
     @property
+    def free_tokens(self) -> int:
+        """Tokens of a chunk that are multiplied while memory brings the weights anyway: a pair of beats meets a token per cycle. A chunk of
+        as many can be given back in part: each has a port of its own."""
+        return min(self.tokens, self.ports, int(2 / self.memory.rate))
+
+    @property
     def history_slots(self) -> int:
         """Tokens whose entries a port's history buffer can tell apart."""
         return self.history // HISTORY_SLOT
