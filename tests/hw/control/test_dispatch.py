@@ -11,13 +11,13 @@ from amaranth.sim import SimulatorContext
 
 from hw.control.dispatch import Dispatcher
 from skipopu.isa import spec
-from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, Config, Error
+from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, Config, Error
 from skipopu.isa.spec import TokenList, Unit
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 
 TINY = Machine.load("tiny")
-CONTEXT, LAYERS, ADVANCE, TOKENS, TRACE, TRACE_ROW, EOS = 20, 2, 100, 33, 44, 5, 6
+CONTEXT, LAYERS, ADVANCE, TOKENS, TRACE, TRACE_ROW, EOS, PREDICTED = 20, 2, 100, 33, 44, 5, 6, 77
 SETTINGS = {
     Config.CONTEXT: CONTEXT,
     Config.TOKENS: TOKENS,
@@ -49,20 +49,48 @@ PROGRAM = [
 Words = list[tuple[spec.Instruction, dict[str, int]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a run is asked for: ``tokens`` are generated at most."""
+
+    prompt: int
+    tokens: tuple[int, ...] = ()
+    behind: int = 0
+    first: int = 0
+    predict_from: int = NO_POSITION
+
+    @property
+    def known(self) -> int:
+        return self.prompt + self.behind
+
+
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """Of an argmax token, after so many slots without one were passed."""
+
+    address: int
+    slot: int
+    token: int
+    passed: int = 0
+
+
 @dataclasses.dataclass
 class Walked:
     """What an interpreter makes of the program."""
 
     issued: dict[Unit, list[dict[str, Any]]]
     decisions: list[tuple[int, int]]
-    token_addresses: list[int]
+    writes: list[Write]
+    generated: int
     cycles: int
 
 
-def walk(prompt: int, tokens: list[int], source: random.Random) -> Walked:
-    """Executes PROGRAM; ``tokens`` are generated at most."""
-    walked = Walked({unit: [] for unit in Unit}, [], [], 0)
-    position = layer = trace = sequence = entries = pc = count = 0
+def walk(run: Asked, source: random.Random) -> Walked:
+    """Executes PROGRAM. A predicted token is an end of sequence, which ends nothing."""
+    walked = Walked({unit: [] for unit in Unit}, [], [], 0, 0)
+    position, layer = run.first, 0
+    trace = sequence = entries = pc = count = 0
+    asked: list[int] = []
     lists: dict[int, int] = {}
     while True:
         instruction, fields = PROGRAM[pc]
@@ -72,24 +100,29 @@ def walk(prompt: int, tokens: list[int], source: random.Random) -> Walked:
             return walked
         if instruction is spec.CHUNK:
             walked.cycles += 1
-            count = min(TINY.tokens, prompt - position) if position < prompt else 1
-            every = (1 << count) - 1
+            count = max(1, min(TINY.tokens, (run.prompt if position < run.prompt else run.known) - position))
+            every, asked = (1 << count) - 1, [slot for slot in range(count) if position + slot >= run.predict_from]
             lists = {TokenList.ALL: every, TokenList.ATTENTION: every, TokenList.FFN: every}
-            lists[TokenList.LAST] = 1 << count - 1 if position + count >= prompt else 0
+            last = {count - 1} if position + count >= run.known else set()
+            lists[TokenList.LAST] = sum(1 << slot for slot in last.union(asked))
         elif instruction is spec.LOOP:
             layer, trace = 0, TRACE
         elif instruction is spec.END:
             layer, trace = layer + 1, trace + TRACE_ROW
             pc -= (len(BODY) + 1) * (layer < LAYERS)
         elif instruction is spec.NEXT:
+            for slot in asked:
+                passed = slot if slot == asked[0] else 0
+                walked.writes.append(Write(64 * PREDICTED + 4 * (position + slot), slot, EOS, passed))
+                walked.cycles += passed + 3  # start, done, NEXT decoded again
             position += count
-            again = position < prompt
-            if not again:
-                number = len(walked.token_addresses)
-                if number < len(tokens):
-                    walked.token_addresses.append(64 * TOKENS + 4 * position)
-                    walked.cycles += 2
-                again = number + 1 < len(tokens) and tokens[number] != EOS
+            again = position < run.known
+            if not again and run.tokens:
+                token = run.tokens[walked.generated]
+                walked.writes.append(Write(64 * TOKENS + 4 * position, count - 1, token))
+                walked.generated += 1
+                walked.cycles += 2
+                again = walked.generated < len(run.tokens) and token != EOS
             pc = fields["target"] if again else pc
         elif instruction is not spec.SET:
             mask = lists[fields.get("list", 0)]
@@ -121,10 +154,22 @@ def beats_of(words: Words) -> list[int]:
     return [instruction.encode(fields) for instruction, fields in words]
 
 
-@pytest.mark.parametrize(("prompt", "tokens"), [(5, [1, 2]), (4, [EOS, 3]), (1, [])])
-def test_a_run(prompt: int, tokens: list[int]) -> None:
+RUNS = [
+    Asked(5, (1, 2)),
+    Asked(4, (EOS, 3)),
+    Asked(1),
+    Asked(6, (1, 2), first=3, predict_from=4),
+    Asked(2, (1,), behind=7, first=1, predict_from=0),
+    Asked(3, behind=5, first=5, predict_from=6),
+    Asked(5, (EOS, 1), behind=6, predict_from=7),
+    Asked(2, (1, 2, 3), behind=1, first=2),
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run(run: Asked) -> None:
     dut = Dispatcher(TINY)
-    expected = walk(prompt, tokens, random.Random(prompt))
+    expected = walk(run, random.Random(run.prompt))
     vector = dut.issue[Unit.VECTOR]
     cycles = 0
 
@@ -134,14 +179,16 @@ def test_a_run(prompt: int, tokens: list[int]) -> None:
         def now(chance: float = 0.6) -> bool:
             return stalls is None or stalls.random() < chance
 
-        decisions, addresses = iter(expected.decisions), iter(expected.token_addresses)
-        deciding = writing = False
+        decisions, writes = iter(expected.decisions), iter(expected.writes)
+        deciding, writing = False, None
         status = written = cycles = 0
+        idle: list[bool] = []
         ctx.set(dut.request.start, 1)
         await ctx.tick()
         ctx.set(dut.request.start, 0)
         while not status & STATUS_DONE:
-            ctx.set(dut.units_idle, now())
+            idle.append(now())
+            ctx.set(dut.units_idle, idle[-1])
             ctx.set(dut.attention_quiet, now())
             decide = deciding and now()
             ctx.set(dut.route_done, decide)
@@ -150,27 +197,35 @@ def test_a_run(prompt: int, tokens: list[int]) -> None:
                 ctx.set(dut.routed.attention, attention)
                 ctx.set(dut.routed.ffn, ffn)
                 deciding = False
-            done = writing and now()
+            done = writing is not None and now()
             ctx.set(dut.write_token.done, done)
-            written += done
-            writing &= not done
-            ports = (vector.valid & vector.ready, vector.payload.word, dut.write_token.start, dut.write_token.address)
-            *_, issued, word, start, address, status, loading = await ctx.tick().sample(*ports, dut.state.status, dut.loading)
+            write = dut.write_token
+            ports = (vector.valid & vector.ready, vector.payload.word, write.start, write.address, dut.token_slot)
+            *_, issued, word, start, address, slot, status, loading = await ctx.tick().sample(
+                *ports, dut.state.status, dut.loading
+            )
             assert not status & STATUS_ERROR
             cycles += not loading
             deciding |= issued and word & 31 == spec.ROUTE.opcode
             if start:
-                writing = True
-                assert address == next(addresses)
-                ctx.set(dut.token, tokens[written])
-        assert ctx.get(dut.state.generated) == len(expected.token_addresses) == written
+                assert writing is None
+                writing = next(writes)
+                assert idle[-2 - writing.passed]  # when NEXT was decoded
+                ctx.set(dut.token, writing.token)
+            if writing:
+                assert (address, slot) == (writing.address, writing.slot)
+            if done:
+                written, writing = written + 1, None
+        assert ctx.get(dut.state.generated) == expected.generated
+        assert written == len(expected.writes)
         executed = [sum(decision[k].bit_count() for decision in expected.decisions) for k in range(2)]
         assert [ctx.get(dut.state.executed_attention), ctx.get(dut.state.executed_ffn)] == executed
         assert next(decisions, None) is None
 
     request = dut.request
     constants = [(request.program, 5), (request.program_length, len(PROGRAM))]
-    constants += [(request.prompt_length, prompt), (request.max_new, len(tokens))]
+    constants += [(request.prompt_length, run.prompt), (request.known_length, run.known), (request.max_new, len(run.tokens))]
+    constants += [(request.first, run.first), (request.predict_from, run.predict_from), (request.predicted, PREDICTED)]
     streams = {dut.issue[unit]: issued for unit, issued in expected.issued.items()}
     fetched = [i for i in expected.issued[Unit.ARRAY] if i["mask"]]
     streams |= {dut.fetch: len(fetched) * [{"rounds": 1, "groups": 1}], dut.runs: [{"beat": 20, "count": len(PROGRAM)}]}
@@ -203,7 +258,8 @@ def test_errors(name: str) -> None:
     dut = Dispatcher(TINY)
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        constants = [(dut.request.program_length, len(words)), (dut.request.prompt_length, 5), (dut.units_idle, 1)]
+        constants = [(dut.request.program_length, len(words)), (dut.units_idle, 1), (dut.request.predict_from, NO_POSITION)]
+        constants += [(dut.request.prompt_length, 5), (dut.request.known_length, 5)]
         constants += [(port.ready, 1) for port in (dut.runs, dut.fetch, *dut.issue)]
         beats = iter(beats_of(words))
         for port, value in constants:

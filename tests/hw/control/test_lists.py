@@ -1,4 +1,4 @@
-"""Chunks cut from a prompt, and the lists that decisions leave of them."""
+"""Chunks cut from a prompt and from what is known behind it, and the lists that decisions leave of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.lists import TokenLists
+from skipopu.isa.registers import NO_POSITION
 from skipopu.isa.spec import TokenList
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
@@ -20,14 +21,26 @@ def test_lists(target: str) -> None:
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         source = stalls or random.Random(9)
-        for prompt in (1, tokens - 1, tokens, tokens + 1, 3 * tokens - 1):
+        for prompt, behind, wanted in (
+            (1, 0, NO_POSITION),
+            (tokens - 1, tokens + 2, 0),
+            (tokens, 1, tokens),
+            (tokens + 1, 0, tokens - 1),
+            (3 * tokens - 1, 2 * tokens, 2 * tokens + 1),
+            (2, tokens, tokens),
+            (2, tokens, NO_POSITION - 1),
+            (tokens, tokens, NO_POSITION),
+        ):
+            known = prompt + behind
             ctx.set(dut.restart, 1)
             await ctx.tick()
             ctx.set(dut.restart, 0)
             executed, position = [0, 0], 0
             ctx.set(dut.prompt_length, prompt)
-            while position < prompt + 3:
-                count = min(tokens, prompt - position) if position < prompt else 1
+            ctx.set(dut.known_length, known)
+            ctx.set(dut.predict_from, wanted)
+            while position < known + 3:
+                count = max(1, min(tokens, (prompt if position < prompt else known) - position))
                 every = (1 << count) - 1
                 ctx.set(dut.position, position)
                 ctx.set(dut.open, 1)
@@ -35,15 +48,16 @@ def test_lists(target: str) -> None:
                 ctx.set(dut.open, 0)
                 assert (ctx.get(dut.count), ctx.get(dut.last_slot)) == (count, count - 1)
                 await ctx.tick()
-                ends = position + count >= prompt
+                ends = position + count >= known
+                asked = sum(1 << slot for slot in range(count) if position + slot >= wanted)
                 lists = {
                     TokenList.ALL: every,
                     TokenList.ATTENTION: every,
                     TokenList.FFN: every,
-                    TokenList.LAST: ends << count - 1,
+                    TokenList.LAST: ends << count - 1 | asked,
                 }
                 for _ in range(3):
-                    assert ctx.get(dut.ends) == ends
+                    assert (ctx.get(dut.ends), ctx.get(dut.asked)) == (ends, asked)
                     assert ctx.get(dut.decoding) == (position >= prompt)
                     for chosen, mask in lists.items():
                         ctx.set(dut.chosen, chosen)

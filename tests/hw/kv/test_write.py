@@ -1,4 +1,4 @@
-"""KVWRITE: entries in memory, what the map says of them, and the digest."""
+"""KVWRITE: entries in memory, what the map says of them, and the digest; runs that keep the entries of tokens before their first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from skipopu.machine.config import Machine
 from skipopu.numerics.signature import index, signature
 from tests.hw.kv.support import simulate
 from tests.hw.kv.test_format import packed, random_heads
+from tests.hw.kv.test_places import giving_back
 
 MACHINE = Machine.load("trio")
 ENTRY, CONTEXT, POOL = KvEntry(2, 8, MACHINE), 16, 10
@@ -70,7 +71,7 @@ def test_layers_of_chunks(stalls: bool) -> None:
     places, expected = [0] * MACHINE.ports, {}
     memory: list[dict[int, int]] = [{} for _ in range(MACHINE.ports)]
 
-    async def chunk(ctx: SimulatorContext, layer: int, position: int, count: int) -> None:
+    async def chunk(ctx: SimulatorContext, layer: int, position: int, count: int, looking: int) -> None:
         mask = (1 << count) - 1 if not layer else int(rng.integers(1 << count))
         where, value, cycles = [], [], 0
         for slot in range(count):
@@ -114,9 +115,9 @@ def test_layers_of_chunks(stalls: bool) -> None:
             taken += 1
             assert taken < 5000
         assert ctx.get(dut.digest) == signature(np.concatenate(where), np.concatenate([v.astype(np.uint32) for v in value]))
-        if not stalls and layer:  # the first layer looks for the chunk's port
+        if not stalls:
             end = 0 if count == MACHINE.tokens else 1
-            assert taken == 1 + cycles + end + 3
+            assert taken == looking + 1 + cycles + end + 3
         await bench.tick(ctx)
         ctx.set(dut.active, 0)
         assert ctx.get(dut.entries) == sum(places)
@@ -129,15 +130,26 @@ def test_layers_of_chunks(stalls: bool) -> None:
             (dut.pool.entry, UNITS),
             (dut.kv_slots, 100),
             (dut.context, CONTEXT),
-            (dut.restart, 1),
         ):
             ctx.set(port, setting)
-        await bench.tick(ctx)
-        ctx.set(dut.restart, 0)
         await ctx.tick().repeat(3)
-        for position, count in ((0, MACHINE.tokens), (MACHINE.tokens, 1), (MACHINE.tokens + 1, 2)):
-            for layer in range(3):
-                await chunk(ctx, layer, position, count)
+        found = 0
+        for first, counts in ((0, (MACHINE.tokens, 1, 2)), (MACHINE.tokens, (3, 1)), (0, (1,)), (1, (MACHINE.tokens,))):
+            ctx.set(dut.first, first)
+            ctx.set(dut.restart, 1)
+            await bench.tick(ctx)
+            ctx.set(dut.restart, 0)
+            given_back = sorted((key for key in expected if key[1] >= first), reverse=True)
+            for layer, token in given_back:
+                places[token % MACHINE.ports] = expected.pop((layer, token))
+            behind = sum(not layer for layer, _ in given_back)
+            looking = giving_back(MACHINE.ports, abs(first - found), behind) if first else 0
+            position = found = first
+            for count in counts:
+                for layer in range(3):
+                    await chunk(ctx, layer, position, count, 0 if layer else looking + position - found)
+                    looking, found = 0, position
+                position += count
 
     simulate(dut, run)
     assert bench.memory == memory

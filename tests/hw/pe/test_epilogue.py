@@ -129,7 +129,8 @@ def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
     fields = {"dst": base // BUFFER_UNIT, "stride": stride // BUFFER_UNIT, "epilogue": kind, "norm": 1, "align": align}
     word = MATMUL.encode({**shape, **fields, "argmax": int(not align), "aux": 0 if align else first})
     where = [base + slot * stride + row if align else index(0, slot, 8 * first + row) for row, slot in results]
-    best = max(range(rows), key=lambda row: np.uint32(results[row, 2]).view(np.float32))
+    best = [max(range(rows), key=lambda row: np.uint32(results[row, slot]).view(np.float32)) for slot in slots]
+    assert best[0] != best[1]
     dut = EpilogueUnit(machine)
     stored: dict[tuple[int, int], int] = {}
     pairs, writes, ends = [], [], []
@@ -140,7 +141,6 @@ def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
             (dut.token_count, len(slots)),
             (dut.inverse_rms, packed(fp32.bits(rms))),
             (dut.half_head, HALF_HEAD),
-            (dut.last_slot, slots[-1]),
         ):
             ctx.set(port, value)
         for _ in range(2):
@@ -183,7 +183,9 @@ def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
                     ctx.set(port, packed(fp32.bits(sums[bank, :, 2 * pair + odd, min(token, 1)])))
                 cycle += 1
                 assert cycle < 400
-            assert ctx.get(dut.best_token) == (0 if align else 8 * first + best)
+            for slot, row in zip(slots, best, strict=True):
+                ctx.set(dut.best_slot, slot)
+                assert ctx.get(dut.best_token) == (0 if align else 8 * first + row)
             ctx.set(dut.active, 0)
 
     simulator = Simulator(dut)
