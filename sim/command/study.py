@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
-        " families: models of every family on all engines; masks: what leaving out channels is worth, at full size and in RTL; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks",
+        " families: models of every family on all engines; masks: what leaving out channels is worth, at full size and in RTL; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks;"
+        " speculation: several tokens at once, by acceptance at full size and by prompt lookup in RTL",
     )
     parser.add_argument(
         "--model", type=path_or_shipped, default="models/pybyte-1m", help="checkpoint; default models/pybyte-1m"
@@ -127,6 +128,12 @@ def masks_study(args: argparse.Namespace, say: Say) -> Report:
     return masks.report(args.model, say)
 
 
+def speculation_study(args: argparse.Namespace, say: Say) -> Report:
+    from sim.studies import speculation
+
+    return speculation.report(args.model, say)
+
+
 STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "pe": pe_study,
     "fusion": fusion_study,
@@ -135,4 +142,5 @@ STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "families": families_study,
     "accuracy": accuracy_study,
     "masks": masks_study,
+    "speculation": speculation_study,
 }

@@ -58,6 +58,15 @@ def decide(draw: Draw, program: dict[str, Any], tokens: Any) -> None:
         program["compile"].setdefault("policies", {})["ffn"] = NORM.name  # only then is it known when a layer is decided
 
 
+def know(draw: Draw, run: dict[str, Any]) -> None:
+    """How many of the prompt's tokens are generated ones that are known, and from where on tokens are predicted."""
+    most = max(0, len(run["prompt"]) - 1)
+    if draw.chance(0.4):
+        run["after"] = draw.between(0, most)
+    if draw.chance(0.4):
+        run["predict_from"] = draw.between(0, most)
+
+
 def channels_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
     """Whether the array is stationary and leaves out channels, and the programs' thresholds; a few ask for masks that it does not have."""
     machine["stationary"] = draw.chance(0.5)

@@ -54,10 +54,11 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     level = Schedule(options.pop("level", Schedule.RUN_AHEAD))
     result = compile_checkpoint(checkpoint, target, **options, level=level)
     run = dict(program["run"])
-    run["prompt"] = tuple(run["prompt"])
+    known, after = tuple(run["prompt"]), run.get("after", 0)
+    run["prompt"], run["after"] = known[: len(known) - after], known[len(known) - after :]
     routing: Literal["program", "always"] | dict[str, Any] | NDArray[np.bool_] = run["routing"]
     if isinstance(routing, dict):
-        tokens = max(1, len(run["prompt"]) + run["max_new"])
+        tokens = max(1, len(known) + run["max_new"])
         run["routing"] = independent(config.num_layers, tokens, routing["attn"], routing["ffn"], routing["seed"])
     checked = Run(**run)
     checked.validate(result)
@@ -109,7 +110,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         Machine.from_dict(dict(machine), "machine description")
         stage = "program"
         made, run = compiled(machine, program)
-        stage, seen = "functional", Masks(made, len(run.prompt) + run.max_new)
+        stage, seen = "functional", Masks(made, len(run.known) + run.max_new)
         try:
             expected = functional.run(made, run, functional.Options(masks=seen.see if made.masks else None))
         except MachineHalt as halt:
@@ -201,7 +202,7 @@ def replay(line: Line) -> dict[str, int]:
     program, run = compiled(line["machine"], line)
     channels = None
     if program.masks:
-        seen = Masks(program, len(run.prompt) + run.max_new)
+        seen = Masks(program, len(run.known) + run.max_new)
         functional.run(program, run, functional.Options(masks=seen.see))
         channels = Recorded(program, seen.active)
     routed = Routed(tokens=line["tokens"], routing=routing.reshape(shape).astype(bool))

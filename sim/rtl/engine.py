@@ -63,24 +63,39 @@ class Instance:
 
     def close(self) -> None:
         """Ends the simulation."""
+        self._end(self.busy)
+        self.directory.cleanup()
+
+    def _end(self, at_once: bool) -> None:
         if self.process is not None:
             self.requests.close()
-            if self.busy:
+            if at_once:
                 self.process.kill()
             self.process.wait()
             self.process = None
-        self.directory.cleanup()
+            (self.work / "requests").unlink()
 
     def run(self, run: Run, watch: Watch = QUIET) -> Counted:
         """Simulates a run; the machine counts what executes and does not list it. Ids of tokens are known at the end only.
 
         Raises:
             ProgramError: the run does not fit.
-            MachineHalt: the machine stopped with an error code.
+            MachineHalt: the machine stopped with an error code. The next run has a machine of its own, as behind any other error.
             SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
         """
+        run.validate(self.program)
+        self.busy = True
+        try:
+            result = self._run(run, watch)
+        except BaseException:
+            self._end(at_once=True)
+            self.memory = [port.copy() for port in self.program.memory]
+            raise
+        self.busy = False
+        return result
+
+    def _run(self, run: Run, watch: Watch) -> Counted:
         program, beat = self.program, self.program.machine.beat_bytes
-        run.validate(program)
         run.place(program, self.memory[0])
         if self.process is None:
             self._start(run, watch)
@@ -94,9 +109,7 @@ class Instance:
         start = time.perf_counter()
         self.requests.write(json.dumps(run.registers(program)) + "\n")
         self.requests.flush()
-        self.busy = True
         values = self._wait(number, watch)
-        self.busy = False
         seconds = time.perf_counter() - start
         for port in range(1, len(self.memory)):
             (self.work / f"port{port}.bin").unlink(missing_ok=True)  # what the machine wrote there stays

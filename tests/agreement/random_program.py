@@ -46,6 +46,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
     region("program", 16 * machine.instructions)
     tokens = region("tokens", 4 * (CONTEXT + 1))
     region("ring", 16 * 4096)
+    region("predicted", 4 * CONTEXT)
     rope = region("rope", CONTEXT * round_up(4 * head_dim, 64))
     embedding = EmbeddingRows(hidden, model.vocab_size, machine.ports)
     embedded = region("embedding", embedding.size)
@@ -231,5 +232,7 @@ def random_program(machine: Machine, seed: int) -> tuple[Program, Run]:
         memory,
         source={"checkpoint": f"random {seed}", "routers": True},
     )
-    prompt = tuple(int(t) for t in rng.integers(0, model.vocab_size, pick(1, 9)))
-    return program, Run(prompt, pick(0, 3), check=True)
+    known = tuple(int(t) for t in rng.integers(0, model.vocab_size, pick(1, 9)))
+    new, cut = pick(0, 3), int(policies.integers(1, len(known) + 1))
+    predict_from = int(policies.integers(len(known))) if policies.random() < 0.5 else None
+    return program, Run(known[:cut], new, check=True, after=known[cut:], predict_from=predict_from)

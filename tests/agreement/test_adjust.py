@@ -58,6 +58,7 @@ def adjust_program(
     row = round_up(4 * head_dim, 64)
     region("program", 16 * machine.instructions)
     tokens, ring, rope = region("tokens", 4 * (CONTEXT + 1)), region("ring", 16 * 4096), region("rope", CONTEXT * row)
+    region("predicted", 4 * CONTEXT)
     assert ring
     embedding = EmbeddingRows(hidden, VOCABULARY, machine.ports)
     embedded = region("embedding", embedding.size)

@@ -28,7 +28,8 @@ def program_of(ports: int, tokens: int, kv: str, routers: bool = True, layers: i
 
 def same_memory(session: Session, fresh: Functional) -> None:
     """Whether both hold the same of every token that is kept, and have no place besides."""
-    assert isinstance(session.machine, Instance) and session.machine.state is not None
+    assert isinstance(session.machine, Instance)
+    assert session.machine.state is not None
     (own, other), kept = (session.machine.state.pool, fresh.state.pool), len(session.ids)
     assert own.entries == other.entries
     assert (own.places == other.places).all(), "no place is lost"
@@ -162,9 +163,35 @@ def test_without_a_session_a_run_begins_at_zero() -> None:
     program = program_of(4, 4, "reuse", routers=False)
     run = Run((1, 2, 3), 2, after=(4,), first=2)
     for refusing in (functional, rtl):
-        with pytest.raises(ProgramError, match="the run begins at position 2; accepted by the .* engine without a session: 0"):
+        with pytest.raises(ProgramError, match=r"the run begins at position 2; accepted by the .* engine without a session: 0"):
             refusing.run(program, run)
     session = Session(program)
     session.run(Run((1, 2, 3), 0))
     expected = session.run(session.follow(run))
     assert reference.run(program, run).tokens == expected.tokens, "it computes everything anyway"
+
+
+def test_going_back_inside_a_chunk_that_no_port_shares() -> None:
+    """Chunks of as many tokens as there are ports, on a machine that takes more."""
+    session = Session(program_of(2, 4, "reuse"))
+    session.run(Run((1, 2, 3, 4), 0))
+    session.run(session.follow(Run((1, 2, 3, 4), 0, after=(5, 6))))
+    assert session.begins == [0, 4]
+    assert session.follow(Run((1, 2, 3, 4), 0, after=(5, 7))).first == 5
+    assert session.follow(Run((1, 2, 9), 0)).first == 0
+
+
+def test_every_prediction() -> None:
+    """From any position on, those that decoding would choose; where nothing is asked for, none."""
+    program = program_of(4, 4, "reuse")
+    prompt = tuple(range(1, 7))
+    tokens = Functional(program, Run(prompt, 5), Options()).execute().tokens
+    session = Session(program)
+    for start in (9, 6, 5):
+        result = session.run(session.follow(Run(prompt, 1, after=tuple(tokens[:4]), predict_from=start)))
+        assert result.predicted[max(0, 5 - start) :] == tokens[max(0, start - 5) :]
+        assert result.tokens == tokens[4:]
+    assert session.run(session.follow(Run(prompt, 1))).predicted == []
+    for wrong in (2, 10):
+        with pytest.raises(ProgramError, match=f"predictions begin at position {wrong}; accepted: 3 to 9, of known tokens"):
+            session.run(Run(prompt, 0, after=tuple(tokens[:4]), first=3, predict_from=wrong))

@@ -1,0 +1,186 @@
+"""Prompt lookup on the shipped model: what drafts it accepts, and what that is worth in RTL, where every bit is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compiler.frontend.checkpoint import load
+from compiler.pipeline import compile_checkpoint
+from sim.check import differing_bits
+from sim.functional import engine as functional
+from sim.generation import Generation
+from sim.rtl import engine as rtl
+from sim.rtl.build import build
+from sim.session import Session
+from sim.speculation import counted
+from skipopu.errors import SkipopuError
+from skipopu.lookup import Lookup
+from skipopu.machine.config import Machine
+from skipopu.policy import KvPolicy
+from skipopu.program.program import Program
+from skipopu.program.run import COMPILED, Run
+from skipopu.report import Cell, Keys, Record, Table, shown
+
+TARGET = "tiny"
+TEXT, NEW = 128, 64  # bytes of the prompt, tokens behind it
+STARTS = (4096, 12000, 20000, 28000, 36000, 44000)  # of prompts in the held-out text; the first one's is simulated
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Of one prompt: tokens behind the first, runs that made them, tokens of drafts."""
+
+    tokens: int
+    runs: int
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Cycles of a token behind the first in RTL, without and with drafts, and those of the timing engine with them."""
+
+    plain: float
+    rtl: float
+    timing: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of text under a policy."""
+
+    text: str
+    policy: str
+    kv: KvPolicy
+    prompts: tuple[Drafted, ...]
+    simulated: Simulated
+
+    @property
+    def drafted(self) -> int:
+        return sum(one.drafted for one in self.prompts)
+
+    @property
+    def accepted(self) -> int:
+        return sum(one.accepted for one in self.prompts)
+
+
+def prompts(model: Path) -> dict[str, list[bytes]]:
+    """Python as it stands in the held-out text, and text half of which is there twice."""
+    held_out = (model / "heldout.txt").read_bytes()
+    python = [held_out[start : start + TEXT] for start in STARTS]
+    half = TEXT // 2
+    return {"Python": python, "Python, half of it twice": [text[half:] + text[half:] for text in python]}
+
+
+def same_entries(plain: functional.Instance, other: functional.Instance, tokens: int) -> bool:
+    """Whether both hold the same keys and values of the first ``tokens``, bit for bit."""
+    pools = [one.state.pool for one in (plain, other) if one.state is not None]
+    return all(
+        np.array_equal(*(getattr(pool, name)[pool.map[:, :tokens]] for pool in pools)) for name in ("keys", "values", "fields")
+    )
+
+
+def generated(session: Session, ids: tuple[int, ...], lookup: Lookup | None, routing: str) -> tuple[list[int], Generation]:
+    generation = Generation(session, lookup=lookup, routing=routing, kept=True)
+    return list(generation.tokens(ids, NEW)), generation
+
+
+def drafting(program: Program, ids: tuple[int, ...], routing: str) -> tuple[list[int], Generation]:
+    """Tokens on the functional engine with drafts; raises SkipopuError unless they, and keys and values, are those without."""
+    machines = [functional.Instance(program) for _ in range(2)]
+    tokens, _ = generated(Session(program, machines[0]), ids, None, routing)
+    lookup = Lookup(program.machine.free_tokens - 1)
+    with_drafts, generation = generated(Session(program, machines[1]), ids, lookup, routing)
+    if tokens != with_drafts or not same_entries(*machines, len(ids) + len(tokens) - 1):
+        raise SkipopuError("tokens, or keys and values, with drafts differ from those without")
+    return tokens, generation
+
+
+def simulate(program: Program, ids: tuple[int, ...], routing: str, expected: list[int], generation: Generation) -> Simulated:
+    """Raises SkipopuError unless RTL and functional engine agree in every bit."""
+    with Session(program, "rtl") as session:
+        tokens, simulated = generated(session, ids, generation.lookup, routing)
+    bits = differing_bits(program, generation.results[-1][1], simulated.results[-1][1])
+    if tokens != expected or bits:
+        raise SkipopuError(f"RTL and functional engine differ, {bits} bits of memory")
+    seen, timed = (counted(program, of.results, len(tokens)).cycles for of in (simulated, generation))
+    plain = rtl.run(program, Run(ids, len(tokens), routing=routing))
+    behind = len(tokens) - 1
+    return Simulated(
+        (plain.counters["CYCLES"] - seen[0]) / behind,  # the first run has the prompt and one token, as without drafts
+        sum(seen[1:]) / behind,
+        sum(timed[1:]) / behind,
+    )
+
+
+def case(job: tuple[Path, str, KvPolicy, str, str]) -> Case:
+    model, text, kv, routing, policy = job
+    program = compile_checkpoint(load(model, None), Machine.load(TARGET), kv, context=TEXT + NEW)
+    drafted, simulated = [], None
+    for piece in prompts(model)[text]:
+        ids = program.text.encode(piece)
+        tokens, generation = drafting(program, ids, routing)
+        drafted.append(Drafted(len(tokens) - 1, generation.runs - 1, generation.drafted, generation.accepted))
+        simulated = simulated or simulate(program, ids, routing, tokens, generation)
+    assert simulated is not None
+    return Case(text, policy, kv, tuple(drafted), simulated)
+
+
+def cases(model: Path, say: Say) -> list[Case]:
+    """Everything executed, and the routers as trained under both KV policies; raises SkipopuError where a bit differs."""
+    say(f"RTL of {TARGET}")
+    build(Machine.load(TARGET), say=say)
+    say(f"{model.name} on {TARGET}, functional engine and RTL")
+    ways = (
+        (KvPolicy.REUSE, "always", "everything"),
+        (KvPolicy.REUSE, COMPILED, "by routers, reuse"),
+        (KvPolicy.DENSE, COMPILED, "by routers, dense"),
+    )
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(case, [(model, text, *way) for way in ways for text in prompts(model)]))
+
+
+def table(model: Path, found: list[Case]) -> Table:
+    """A row for each kind of text and policy."""
+    return Table(
+        f"Prompt lookup on {model.name}, one drafted token a run, [{TEXT}, {NEW}] on {TARGET}",
+        [
+            "text",
+            "executed",
+            "drafts accepted",
+            "tokens per run",
+            "RTL cycles/token without",
+            "with",
+            "faster",
+            "timing engine",
+        ],
+        [row(model, one) for one in found],
+        note=f"Drafts: {len(STARTS)} prompts; cycles: the first of them. 0 bits of tokens, keys and values differ from decoding without"
+        " drafts, 0 bits of memory between RTL and functional engine.",
+    )
+
+
+def row(model: Path, one: Case) -> list[Cell]:
+    keys: Keys = {"target": TARGET, "model": model.name, "kv": str(one.kv), "context": f"{TEXT}+{NEW}", "system": one.policy}
+    tokens, runs = (sum(getattr(part, name) for part in one.prompts) for name in ("tokens", "runs"))
+    source, at = f"functional engine, {one.text}", one.simulated
+    return [
+        one.text,
+        one.policy,
+        shown(
+            "{:.0%} of {}",
+            Record("acceptance", one.accepted / max(1, one.drafted), "ratio", "simulated", source, digits=".4f", **keys),
+            Record("drafted_tokens", one.drafted, "token", "simulated", source, **keys),
+        ),
+        shown("{:.2f}", Record("tokens_per_run", tokens / runs, "token", "simulated", source, digits=".4f", **keys)),
+        shown("{:,.0f}", Record("decode_cycles_per_token", at.plain, "cycle", "simulated", f"RTL, {one.text}, no drafts", digits=".1f", **keys)),
+        shown("{:,.0f}", Record("decode_cycles_per_token", at.rtl, "cycle", "simulated", f"RTL, {one.text}, drafts", digits=".1f", **keys)),
+        shown("{:+.1%}", Record("speed_up", at.plain / at.rtl - 1, "ratio", "simulated", f"RTL, {one.text}", digits=".4f", **keys)),
+        shown("{:+.1%}", Record("cycle_error", at.timing / at.rtl - 1, "ratio", "simulated", "timing engine / RTL - 1", digits=".5f", **keys)),
+    ]  # fmt: skip
