@@ -31,6 +31,7 @@ OFFERED = {
     "sim.conversation": ("Conversation", "Turn"),
     "sim.session": ("Session",),
     "skipopu.sampling": ("Sampling",),
+    "skipopu.lookup": ("Lookup",),
     "sim.result": ("Result", "Routed", "Computed", "Timed", "Counted"),
     "sim.engine": ("Watch",),
     "sim.timeline": ("Span",),
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from skipopu.errors import MachineHalt as MachineHalt
     from skipopu.errors import ProgramError as ProgramError
     from skipopu.errors import SkipopuError as SkipopuError
+    from skipopu.lookup import Lookup as Lookup
     from skipopu.machine.config import Machine as Machine
     from skipopu.program.listing import listing as listing
     from skipopu.program.program import Program as Program

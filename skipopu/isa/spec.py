@@ -9,6 +9,12 @@ consecutive token slots. A *slot* is a token of the present chunk (0 .. tokens-1
 order; before one starts it takes a dependence token from every unit named in ``pop`` and on completion gives one to
 every unit named in ``push`` (bit 0 array, 1 vector, 2 attention). An instruction whose token list is empty touches
 neither memory nor buffers but still exchanges its dependence tokens.
+
+A run begins at position FIRST. Keys, values and map of the tokens before stay as the runs before left them; the places of all others are
+given back: each port goes on at the place of the first layer's entry of its first token from FIRST on, with an empty history buffer.
+So FIRST is a chunk's beginning where that chunk had more tokens than there are ports. Ids of tokens 0 .. KNOWN_LENGTH - 1 stand in memory;
+those from PROMPT_LENGTH on are of the phase of generated tokens. A chunk is of one phase and of known tokens, or of the one token that
+was generated last. Of known tokens from PREDICT_FROM on the argmax is written by position, from address PREDICTED on.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from skipopu.row_order import ORDERS
 
 FILE_NAME = "program.skpu"
 MAGIC = b"SKIPOPU\n"
-VERSION = 6
+VERSION = 7
 HEADER = struct.Struct("<8sIIQ32s")  # magic, version, description bytes, image bytes, SHA-256 of both
 
 _COUNT = whole(0, (1 << 40) - 1)

@@ -131,10 +131,12 @@ class Run:
 
     def predicted(self, program: Program, memory: NDArray[np.uint8]) -> list[int]:
         """By position from ``predict_from`` on, the tokens that port 0's ``memory`` has for what is known; none where nobody asked."""
-        if self.predict_from is None:
-            return []
-        address = program.regions["predicted"].address
-        return memory[address + 4 * self.predict_from : address + 4 * len(self.known)].view("<u4").tolist()
+        return memory[self.predicting(program)].view("<u4").tolist()
+
+    def predicting(self, program: Program) -> slice:
+        """Bytes of port 0 that have what ``predicted`` says."""
+        address, end = program.regions["predicted"].address, len(self.known)
+        return slice(address + 4 * (end if self.predict_from is None else self.predict_from), address + 4 * end)
 
     def require_beginning(self, engine: str) -> None:
         """Raises ProgramError where nothing is kept of runs before, as by ``engine``, and this one needs them."""
