@@ -117,13 +117,17 @@ def logits_of(program: Program, result: Computed, positions: int) -> NDArray[np.
 
 
 def logits_at(program: Program, memory: NDArray[np.uint8], position: int) -> NDArray[np.float32]:
-    """(vocab,) the same of one position, of port 0's ``memory``."""
+    """(vocab,) the same of one position, of port 0's ``memory``; raises ProgramError where the program stores none."""
+    return capped(memory[logits_place(program, position)].copy().view(np.float32), program.model.logit_cap)
+
+
+def logits_place(program: Program, position: int) -> slice:
+    """Bytes of port 0 that have them; raises ProgramError where the program stores none."""
     region = program.regions.get("logits")
     if region is None:
         raise ProgramError(f"the program of {program.source['checkpoint']} stores no logits; accepted: one compiled with them")
     address = region.address + position * (region.size // program.context)
-    row = memory[address : address + 4 * program.model.vocab_size].copy().view(np.float32)
-    return capped(row, program.model.logit_cap)
+    return slice(address, address + 4 * program.model.vocab_size)
 
 
 def capped(logits: NDArray[np.float32], cap: float) -> NDArray[np.float32]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
+from boards.command.figures import Figures
+from boards.command.talk import add_talk_arguments, converse, talk_asked
 from boards.host.device import Device
+from boards.host.instance import Instance
 from boards.host.line import Line, LinkError
 from boards.host.transport import SerialTransport, Transport
+from sim.command.chat import conversation, turns_of
 from sim.command.common import (
     Typed,
     add_model_arguments,
@@ -27,11 +31,11 @@ from sim.command.common import (
 from sim.functional import engine as functional
 from sim.result import SATURATED, Counted
 from skipopu.arguments import natural, positive, refuse, seconds
-from skipopu.errors import SkipopuError
 from skipopu.link import BAUD
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
+from skipopu.sampling import Sampling
 
 SIMULATED_CYCLES_PER_BIT = 5  # a simulated line has no reason to be slow
 
@@ -49,12 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baud", type=positive, metavar="N", help=f"rate after the first words, which go at {BAUD}; default {BAUD}"
     )
     parser.add_argument("--no-load", action="store_true", help="the program is on the board already; it is read back there")
-    parser.add_argument("--interactive", action="store_true", help="prompts from standard input, a line each")
+    parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="a conversation: messages from the terminal or from standard input, a line each, as skipopu chat takes them",
+    )
     parser.add_argument(
         "--check", action="store_true", help="run the functional engine too; non-zero exit unless tokens are equal"
     )
     parser.add_argument("--seconds", type=seconds, default=600.0, help="longest wait for a run; default 600")
-    add_run_arguments(parser, "def read(self, ", 64)
+    add_run_arguments(parser, "def read(self, ", 64, seed="of random routing, or of what is drawn")
+    add_talk_arguments(parser)
 
 
 def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transport, SerialTransport | None]:
@@ -103,53 +112,30 @@ def load(device: Device, program: Program) -> None:
         )
 
 
-def once(device: Device, program: Program, options: Run, args: argparse.Namespace) -> tuple[Counted, list[Record], bool]:
+def once(
+    device: Device, program: Program, run: Run, figures: Figures, args: argparse.Namespace
+) -> tuple[Counted, list[Record], bool]:
     """One prompt: its result, its figures, whether the functional engine agrees."""
     text = Typed(program)
-    text.prompt(options)
+    text.prompt(run)
     begin = time.perf_counter()
-    result = device.run(program, options, text, args.seconds)
+    result = device.run(program, run, text, args.seconds)
     seconds = time.perf_counter() - begin
     text.end()
-    cycles = result.counters["CYCLES"]
-    rate = len(result.tokens) / (cycles / (program.machine.clock_mhz * 1e6)) if cycles else 0.0
-    console.print(
-        f"{len(options.prompt)} prompt + {len(result.tokens)} new tokens, {cycles:,} cycles: {rate:.1f} tokens/s at"
-        f" {program.machine.clock_mhz:g} MHz, prompt included; {seconds:.2f} s with the link"
-    )
-    kind = "simulated" if args.simulate else "measured"
-    keys = {"target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
-    source = f"skipopu host, {device.transport.name}"
-    records = [
-        Record("cycles", cycles, "cycle", kind, source, **keys),
-        Record("wall_s", round(seconds, 3), "s", "measured", source, **keys),
-    ]
+    records = figures.took(f"{len(run.prompt)} prompt", len(result.tokens), result.counters["CYCLES"], seconds)
     if result.saturated:
         warn(SATURATED)
     agrees = True
     if args.check:
-        agrees = functional.run(program, options).tokens == result.tokens
-        console.print("tokens equal to the functional engine's" if agrees else "tokens differ from the functional engine's")
-        records.append(Record("tokens_equal", int(agrees), "ratio", kind, source, **keys))
+        agrees = functional.run(program, run).tokens == result.tokens
+        records += figures.compared(agrees)
     return result, records, agrees
 
 
-def main(args: argparse.Namespace) -> int:
-    if args.xclbin is None:
-        refuse(args, ["--device"], "is of --xclbin")
-    if args.port is None and not args.simulate:
-        refuse(args, ["--baud"], "is of a serial line")
-    if args.interactive:
-        refuse(args, ["--prompt", "--tokens"], "has no effect: --interactive reads prompts from standard input")
-    program = load_program(args)
-    prompt: tuple[int, ...] = ()
-    if not args.interactive:
-        prompt = run_of(args, program).prompt  # what cannot run is said before anything is loaded
+@contextmanager
+def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
+    """The board with the program; its line is closed behind it."""
     transport, serial_line = open_transport(args, program)
-    records: list[Record] = []
-    tokens: list[int] = []
-    saturated = False
-    code = 0
     try:
         device = Device(transport)
         if args.no_load:
@@ -157,29 +143,46 @@ def main(args: argparse.Namespace) -> int:
             device.verify(program)
         else:
             load(device, program)
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # bytes reach a byte-level model as they are
-        lines = (line.rstrip("\n") for line in sys.stdin) if args.interactive else iter([args.prompt])
-        for line in lines:
-            if args.interactive and not line:
-                continue
-            args.prompt = line
-            try:
-                result, more, agrees = once(device, program, run_of(args, program), args)
-            except SkipopuError as error:
-                if not args.interactive or isinstance(error, LinkError):
-                    raise
-                console.print(str(error))
-                continue
-            records += more
-            tokens += result.tokens
-            saturated |= result.saturated
-            code = max(code, int(not agrees))
+        yield device
         if serial_line is not None and serial_line.line.repeated:
             console.print(f"{serial_line.line.repeated} requests had to be repeated: the line loses bytes")
     finally:
         if serial_line is not None:
             serial_line.line.port.close()
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.xclbin is None:
+        refuse(args, ["--device"], "is of --xclbin")
+    if args.port is None and not args.simulate:
+        refuse(args, ["--baud"], "is of a serial line")
+    sampling = talk_asked(args)
+    if sampling is not None:
+        return interact(args, sampling)
+    program = load_program(args)
+    run = run_of(args, program)  # what cannot run is said before anything is loaded
+    with loaded(args, program) as device:
+        figures = Figures(program, device.transport.name, args.simulate)
+        result, records, agrees = once(device, program, run, figures, args)
     if args.json:
-        write_json(args.json, "host", inputs_of(args, program), records, outputs_of(program, prompt, tokens, saturated))
-    return code
+        outputs = outputs_of(program, run.prompt, result.tokens, result.saturated)
+        write_json(args.json, "host", inputs_of(args, program), records, outputs)
+    return int(not agrees)
+
+
+def interact(args: argparse.Namespace, sampling: Sampling) -> int:
+    """A conversation; a board samples from the logits that its program stores."""
+    program = load_program(args, logits=not sampling.greedy)
+    conversation(args, program, sampling, "functional")  # what cannot be said is told before anything is loaded
+    records: list[Record] = []
+    with loaded(args, program) as device:
+        figures = Figures(program, device.transport.name, args.simulate)
+        talk = conversation(args, program, sampling, Instance(device, program, args.seconds))
+        try:
+            agree = converse(talk, figures, args.max_new, args.check, records.extend)
+        finally:
+            talk.close()
+            if args.json:
+                args.prompt = None
+                write_json(args.json, "host", inputs_of(args, program), records, {"turns": turns_of(talk)})
+    return int(not agree)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boards.host.transport import OnBytes, Transport, nothing
 from sim.engine import QUIET, Watch
@@ -42,7 +43,12 @@ class Device:
         self._reset(seconds)
 
     def _reset(self, seconds: float) -> None:
-        """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it.
+        """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it."""
+        self._stand_still(seconds)
+        self.transport.reset()
+
+    def _stand_still(self, seconds: float) -> None:
+        """Waits for the end of a run.
 
         Raises:
             SkipopuError: what it was given before, by another host perhaps, is still running after ``seconds``.
@@ -53,7 +59,6 @@ class Device:
                 raise SkipopuError(
                     f"{self.transport.name}: an earlier run did not end within {seconds:g} s; wait, or configure the board anew"
                 )
-        self.transport.reset()
 
     def require(self, program: Program) -> None:
         """Raises SkipopuError unless the board's machine, numerics and memory are the program's."""
@@ -107,16 +112,34 @@ class Device:
                 )
 
     def run(self, program: Program, run: Run, watch: Watch = QUIET, seconds: float = 600.0) -> Counted:
-        """Runs a program that was loaded; ``watch`` is told tokens as they come.
+        """Runs a program that was loaded, on a machine that has nothing of runs before; ``watch`` is told tokens as they come.
+
+        Raises:
+            ProgramError: the run does not fit the program.
+            MachineHalt, SkipopuError: see :meth:`execute`.
+        """
+        run.require_beginning("board without a session")
+        return self.execute(program, run, program.memory[0].copy(), watch, seconds)
+
+    def execute(
+        self, program: Program, run: Run, memory: NDArray[np.uint8], watch: Watch = QUIET, seconds: float = 600.0
+    ) -> Counted:
+        """The same of a run that begins anywhere: from position 0 after a reset, else on what the machine kept.
+
+        ``memory`` is port 0's, as it was loaded or as another run left it: what the run needs there, and what it predicts, goes into it.
 
         Raises:
             ProgramError: the run does not fit the program.
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
             SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
         """
-        run.require_beginning("board without a session")
-        board, image = self.transport, run.prepare(program)[0]
-        self._reset(seconds)
+        run.validate(program)
+        run.place(program, memory)
+        board = self.transport
+        if run.first:
+            self._stand_still(seconds)  # a reset would give back what is kept
+        else:
+            self._reset(seconds)
         regions = program.regions
         changed = [(regions["tokens"].address, 4 * len(run.known))]
         if run.check:
@@ -127,7 +150,7 @@ class Device:
         first, stride = program.router_record
         changed += [(first + layer * stride, ROUTER_RECORD.size) for layer in range(program.model.num_layers)]
         for address, size in changed:
-            board.write(0, address, image[address : address + size].tobytes())
+            board.write(0, address, memory[address : address + size].tobytes())
         for name, value in run.registers(program).items():
             board.set_register(name, value)
         board.set_register("CONTROL", 1)
@@ -150,9 +173,16 @@ class Device:
         if status & STATUS_ERROR:
             code, pc = Error(values["ERROR"]), values["ERROR_PC"]
             raise MachineHalt(code, pc, f"{board.name}: instruction {pc}: the machine halted with {code.name}", tokens)
+        self.fetch(memory, run.predicting(program))
         return Counted(
             tokens=tokens,
             counters=counted(values),
             saturated=bool(status & STATUS_SATURATED),
+            predicted=run.predicted(program, memory),
             kv_entries=values["KV_ENTRIES"],
         )
+
+    def fetch(self, memory: NDArray[np.uint8], place: slice) -> None:
+        """Reads bytes of port 0 into ``memory``, its image."""
+        if size := place.stop - place.start:
+            memory[place] = np.frombuffer(self.transport.read(0, place.start, size), np.uint8)

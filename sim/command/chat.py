@@ -9,6 +9,7 @@ import importlib
 import io
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from sim.command.common import (
     add_dial_argument,
@@ -20,7 +21,8 @@ from sim.command.common import (
     warn,
 )
 from sim.command.generate import add_sampling_arguments, add_speculation_arguments, lookup_of, sampling_of
-from sim.conversation import Conversation
+from sim.conversation import Conversation, Turn
+from sim.engine import Instance
 from sim.engines import KEEPING
 from sim.result import SATURATED
 from skipopu.arguments import positive, refuse
@@ -40,22 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Reads messages from the terminal or from standard input, a line each, and answers them. {HELP}."
     add_model_arguments(parser)
     parser.add_argument("--engine", choices=KEEPING, default="functional", help="default functional")
-    parser.add_argument("--system", metavar="TEXT", help="message in front of the conversation, in the chat template")
-    parser.add_argument(
-        "--raw", action="store_true", help="no chat template: messages and answers follow one another as they are"
-    )
     parser.add_argument("--max-new", type=positive, default=128, metavar="N", help="tokens of an answer; default 128")
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends an answer, and is no part of it; may be given again"
-    )
+    add_message_arguments(parser)
     add_sampling_arguments(parser)
     add_speculation_arguments(parser)
     add_policy_argument(parser)
     add_dial_argument(parser)
 
 
+def add_message_arguments(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--system", metavar="TEXT", help="message in front of the conversation, in the chat template")
+    parser.add_argument(
+        "--raw", action="store_true", help="no chat template: messages and answers follow one another as they are"
+    )
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="ends an answer, and is no part of it; may be given again"
+    )
+
+
 def messages() -> Iterator[str]:
-    """What the user says, a line each."""
+    """What the user says, a line each, until that ends the conversation."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
@@ -71,6 +77,8 @@ def messages() -> Iterator[str]:
             return
         if not asks and not line:
             return
+        if line.strip() == "/exit":
+            return
         yield line.rstrip("\r\n")
 
 
@@ -80,26 +88,28 @@ def show(text: str) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    sampling = sampling_of(args)
-    if args.raw:
-        refuse(args, ["--system"], "stands in the chat template, which --raw leaves out")
+    sampling = sampling_asked(args)
     computed = args.engine != "functional" and not sampling.greedy
     program = load_program(args, logits=computed)
-    talk = conversation(args, program, sampling)
+    talk = conversation(args, program, sampling, args.engine)
     try:
         for message in messages():
-            if message.strip() == "/exit":
-                break
             answer(talk, message, args.max_new)
     finally:
         talk.close()
         if args.json is not None:
-            turns = [dataclasses.asdict(turn) | {"prompt": len(turn.prompt)} for turn in talk.turns]
-            write_json(args.json, "chat", inputs_of(args, program), [], {"turns": turns})
+            write_json(args.json, "chat", inputs_of(args, program), [], {"turns": turns_of(talk)})
     return 0
 
 
-def conversation(args: argparse.Namespace, program: Program, sampling: Sampling) -> Conversation:
+def sampling_asked(args: argparse.Namespace) -> Sampling:
+    """What the options say; refuses those that exclude one another."""
+    if args.raw:
+        refuse(args, ["--system"], "stands in the chat template, which --raw leaves out")
+    return sampling_of(args)
+
+
+def conversation(args: argparse.Namespace, program: Program, sampling: Sampling, engine: str | Instance) -> Conversation:
     """What is asked for, before anything is said."""
     template = not args.raw and not program.model.byte_level
     if template:
@@ -117,13 +127,18 @@ def conversation(args: argparse.Namespace, program: Program, sampling: Sampling)
         stop=args.stop,
         policy=args.policy,
         dial=args.dial,
-        engine=args.engine,
+        engine=engine,
         lookup=lookup_of(args, program),
     )
 
 
-def answer(talk: Conversation, message: str, max_new: int) -> None:
-    """Does what a line of the user's says."""
+def turns_of(talk: Conversation) -> list[dict[str, Any]]:
+    """What was said, for a file."""
+    return [dataclasses.asdict(turn) | {"prompt": len(turn.prompt)} for turn in talk.turns]
+
+
+def answer(talk: Conversation, message: str, max_new: int) -> Turn | None:
+    """Does what a line of the user's says; the turn, if it is one."""
     terminal, command = sys.stdin.isatty(), message.strip()
     if command in ("/undo", "/clear"):
         taken = talk.undo()
@@ -139,7 +154,7 @@ def answer(talk: Conversation, message: str, max_new: int) -> None:
             if not terminal:
                 raise
             console.print(f"{error}: /undo and /clear make room", style="yellow")
-            return
+            return None
         show("\n")
         if turn.ended == "interrupted" and not terminal:
             raise KeyboardInterrupt
@@ -147,3 +162,5 @@ def answer(talk: Conversation, message: str, max_new: int) -> None:
             warn(f"the program's context of {talk.program.context} tokens ended the answer: /undo and /clear make room")
         if turn.saturated:
             warn(SATURATED)
+        return turn
+    return None

@@ -31,7 +31,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, optional: bool = False)
     add_json(parser)
 
 
-def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", policies: bool = False) -> None:
+def add_routing_arguments(
+    parser: argparse.ArgumentParser, default: str = "", policies: bool = False, seed: str = "of random routing"
+) -> None:
+    """``seed``: of what ``--seed`` is."""
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument(
         "--skip",
@@ -43,7 +46,7 @@ def add_routing_arguments(parser: argparse.ArgumentParser, default: str = "", po
     )
     if policies:
         add_policy_argument(routing)
-    add_seed(parser)
+    add_seed(parser, seed)
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser, text: str, samples: int) -> None:
@@ -78,7 +81,8 @@ def add_dial_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int, seed: str = "of random routing") -> None:
+    """``seed``: of what ``--seed`` is."""
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--prompt", default=prompt, metavar="TEXT", help=f"prompt as text; default {prompt!r}")
     asked.add_argument("--tokens", metavar="IDS", help="prompt as comma-separated token ids instead of text")
@@ -87,7 +91,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prompt: str, max_new: int
     )
     parser.add_argument("--max-new", type=natural, default=max_new, metavar="N", help=f"tokens to generate; default {max_new}")
     add_dial_argument(parser)
-    add_routing_arguments(parser, policies=True)
+    add_routing_arguments(parser, policies=True, seed=seed)
 
 
 def is_compiled(model: Path) -> bool:

@@ -18,7 +18,8 @@ from skipopu.sampling import LEAST, MOST, Sampling
 SAMPLED = ["--top-k", "--top-p", "--seed"]
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser, seed: bool = True) -> None:
+    """``seed``: ``--seed`` is declared too; a command has one."""
     sampling = parser.add_argument_group("sampling", "default greedy: the best token, of equal ones the lowest id")
     sampling.add_argument(
         "--temperature",
@@ -42,7 +43,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="makes tokens that occurred less likely; default 1",
     )
-    add_seed(sampling, "of what is drawn")
+    if seed:
+        add_seed(sampling, "of what is drawn")
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
@@ -83,7 +85,7 @@ def lookup_of(args: argparse.Namespace, program: Program) -> Lookup | None:
     return Lookup(machine.free_tokens - 1)
 
 
-def tell_speculation(generation: Generation, tokens: int, keys: dict[str, Any]) -> list[Record]:
+def tell_speculation(generation: Generation, tokens: int, keys: dict[str, Any], kind: str = "simulated") -> list[Record]:
     """Says how many drafts were right; as records."""
     accepted, drafted, runs = generation.accepted, generation.drafted, generation.runs
     share = accepted / drafted if drafted else 0.0
@@ -91,7 +93,7 @@ def tell_speculation(generation: Generation, tokens: int, keys: dict[str, Any]) 
         f"{tokens} tokens in {runs} runs through the model: of {drafted} drafted tokens {accepted} were accepted, {share:.0%}"
     )
     return [
-        Record("runs", runs, "run", "simulated", "prompt lookup", **keys),
-        Record("drafted_tokens", drafted, "token", "simulated", "prompt lookup", **keys),
-        Record("accepted_tokens", accepted, "token", "simulated", "prompt lookup", **keys),
+        Record("runs", runs, "run", kind, "prompt lookup", **keys),
+        Record("drafted_tokens", drafted, "token", kind, "prompt lookup", **keys),
+        Record("accepted_tokens", accepted, "token", kind, "prompt lookup", **keys),
     ]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boards.host.device import Device
+from boards.host.device import RUN_TIME, Device
+from boards.host.instance import Instance
 from boards.host.line import Line
 from boards.host.transport import SerialTransport
 from boards.open import flow
@@ -15,6 +16,7 @@ from boards.open.flow import build, project, synthesise
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
+from sim.session import Session
 from sim.ulx3s.build import simulate_netlist, simulate_project
 from sim.ulx3s.port import SimulatedPort
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
@@ -56,7 +58,7 @@ def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     expected = functional.run(program, run)
     assert result.tokens == followed.tokens == expected.tokens
     assert result.kv_entries == expected.kv_entries
-    assert sum(told) == sum(r.size for name, r in program.regions.items() if name not in ("kv", "ring", "logits"))
+    assert sum(told) == sum(r.size for name, r in program.regions.items() if name not in RUN_TIME)
     assert board.line.repeated == 0
     # The ring's cycles are the board's own; everything else is the functional engine's.
     ring = program.regions["ring"]
@@ -74,6 +76,26 @@ def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     # A second prompt on what is loaded.
     again = Run(tuple(b"class "), 4)
     assert device.run(program, again).tokens == functional.run(program, again).tokens
+
+
+@pytest.mark.rtl
+def test_a_session_through_the_serial_line(board: SerialTransport) -> None:
+    """Runs behind what others left, back by one, tokens that are looked at, logits: what the functional engine's session has."""
+    program = compile_checkpoint(random_checkpoint(smallest_config(), 3), MACHINE, logits=True)
+    device = Device(board)
+    device.load(program)
+    with Session(program, Instance(device, program)) as session, Session(program) as expected:
+        for known, new, begins in (
+            ((3, 5, 7), 1, 0),
+            ((3, 5, 7, 1), 1, 3),
+            ((3, 5, 7, 1, 2, 6), 2, 4),
+            ((3, 5, 7, 1, 2), 0, 4),
+        ):
+            run = session.follow(Run(known[:3], new, after=known[3:], predict_from=len(known) - 1))
+            assert run.first == begins
+            result, same = session.run(run), expected.run(run)
+            assert (result.tokens, result.predicted, result.kv_entries) == (same.tokens, same.predicted, same.kv_entries)
+            assert (session.logits(len(known) - 1) == expected.logits(len(known) - 1)).all()
 
 
 @pytest.mark.rtl
