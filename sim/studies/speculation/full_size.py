@@ -22,7 +22,7 @@ from sim.studies.speculation.shipped import Case
 from sim.timing import engine as timing
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
-from skipopu.report import Cell, Record, Table, shown
+from skipopu.report import Cell, Keys, Record, Table, shown
 
 TARGET, MODEL, PROMPT, NEW, SKIP, SEED = "u280", "llama-2-7b", 128, 1024, 0.25, 0
 ACCEPTANCE = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -83,7 +83,7 @@ def counts(routing: Routing) -> Counted:
 
 def rate(name: str, value: float, acceptance: float | None, plain: float) -> Cell:
     source = f"timing engine, assumed clock, {name}, " + ("no drafts" if acceptance is None else f"acceptance {acceptance:.2f}")
-    keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
+    keys: Keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
     record = Record("decode_tokens_per_s", value, "token/s", "simulated", source, digits=".1f", **keys)
     return shown(
         "{:.1f}" if acceptance is None else lambda rate: f"{rate:.1f} ({rate / plain:.2f}x{', loses' * (rate < plain)})", record
@@ -98,7 +98,7 @@ def table(model: Path, small: list[Case], say: Callable[[str], None]) -> Table:
         found = dict(zip(named, pool.map(counts, named.values()), strict=True))
     rows: list[list[Cell]] = []
     for name, one in found.items():
-        keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
+        keys: Keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
         shares = [
             Record(what, value, "ratio", "derived", f"routing: {name}", digits=".4f", **keys)
             for what, value in (("executed_share", one.executed), ("executed_by_two", one.union))

@@ -81,9 +81,8 @@ def prompts(model: Path) -> dict[str, list[bytes]]:
 def same_entries(plain: functional.Instance, other: functional.Instance, tokens: int) -> bool:
     """Whether both hold the same keys and values of the first ``tokens``, bit for bit."""
     pools = [one.state.pool for one in (plain, other) if one.state is not None]
-    return all(
-        np.array_equal(*(getattr(pool, name)[pool.map[:, :tokens]] for pool in pools)) for name in ("keys", "values", "fields")
-    )
+    held = [[getattr(pool, name)[pool.map[:, :tokens]] for pool in pools] for name in ("keys", "values", "fields")]
+    return all(np.array_equal(first, second) for first, second in held)
 
 
 def generated(session: Session, ids: tuple[int, ...], lookup: Lookup | None, routing: str) -> tuple[list[int], Generation]:
