@@ -55,13 +55,13 @@ def counted(
     return Steps(tuple(known), tokens, program.machine.clock_mhz)
 
 
-def draws(prompt: int, new: int, acceptance: float, drafts: int, seed: int = 0) -> list[Run]:
-    """Runs of ``new`` tokens behind ``prompt`` others, ids unknown, of which each has up to ``drafts`` drafted ones; each is right with the
-    chance ``acceptance`` where those before it are."""
+def draws(prompt: int, new: int, acceptance: float, drafts: int, seed: int = 0, found: float = 1.0) -> list[Run]:
+    """Runs of ``new`` tokens behind ``prompt`` others, ids unknown, of which each has, with the chance ``found``, up to ``drafts`` drafted
+    ones; each is right with the chance ``acceptance`` where those before it are."""
     rng, known = np.random.default_rng(seed), (0,) * prompt
     runs, done = [Run(known, predict_from=prompt - 1)], 1
     while done < new:
-        draft = min(drafts, new - done - 1)
+        draft = min(drafts, new - done - 1) if rng.random() < found else 0
         first = prompt + done - 1
         runs.append(Run(known, after=(0,) * (done + draft), first=first, predict_from=first))
         right = rng.random(drafts) < acceptance

@@ -11,6 +11,7 @@ from skipopu.arguments import add_seed, integer, natural, real, refuse
 from skipopu.errors import ProgramError
 from skipopu.lookup import MOST as MOST_DRAFTS
 from skipopu.lookup import Lookup
+from skipopu.machine.config import Machine
 from skipopu.program.program import Program
 from skipopu.report import Record
 from skipopu.sampling import LEAST, MOST, Sampling
@@ -69,20 +70,22 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def drafts_of(args: argparse.Namespace, machine: Machine) -> int:
+    """How many drafted tokens a run has; raises ProgramError where none is free and nobody says."""
+    if args.drafts is None and machine.free_tokens < 2:
+        raise ProgramError(
+            f"machine {machine.name} takes {machine.tokens} tokens at once on {machine.ports} ports: a second one is not free; accepted:"
+            " --drafts N all the same, or another machine"
+        )
+    return int(args.drafts or machine.free_tokens - 1)
+
+
 def lookup_of(args: argparse.Namespace, program: Program) -> Lookup | None:
     """What makes drafts, as the options say."""
     if args.speculate is None:
         refuse(args, ["--drafts"], "is of --speculate, which was not given")
         return None
-    machine = program.machine
-    if args.drafts is not None:
-        return Lookup(args.drafts)
-    if machine.free_tokens < 2:
-        raise ProgramError(
-            f"machine {machine.name} takes {machine.tokens} tokens at once on {machine.ports} ports: a second one is not free; accepted:"
-            " --drafts N all the same, or another machine"
-        )
-    return Lookup(machine.free_tokens - 1)
+    return Lookup(drafts_of(args, program.machine))
 
 
 def tell_speculation(generation: Generation, tokens: int, keys: dict[str, Any], kind: str = "simulated") -> list[Record]:

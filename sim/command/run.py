@@ -36,8 +36,8 @@ from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from sim.session import Session
-from sim.speculation import Steps, counted
-from skipopu.arguments import output_file, positive, refuse
+from sim.speculation import Steps, counted, draws
+from skipopu.arguments import output_file, positive, real, refuse
 from skipopu.errors import ProgramError
 from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
@@ -46,6 +46,7 @@ from skipopu.program.run import Run
 from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
 
+ALONE = "has no effect with --speculate, whose runs begin and end with a draft"
 KNOWN: dict[str, Known] = {"--profile": "counters", "--save-trace": "routing"}  # what the engine must know
 
 
@@ -58,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=tuple(ENGINES), default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
     add_speculation_arguments(parser)
+    parser.add_argument(
+        "--acceptance",
+        type=real(0, 1, "a ratio from 0 to 1"),
+        metavar="A",
+        help="of --speculate with --shape: the share of drafts that are right",
+    )
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--save-trace", type=output_file, metavar="FILE", help="write what was executed, for --skip-trace")
     for name in ENGINES:
@@ -118,7 +125,7 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
 def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Lookup, chosen: Options) -> int:
     """Generates with drafts: on the functional engine, whose runs the timing engine counts if it is asked for, or in RTL."""
     own = ["--profile", "--save-trace", "--save-mask-trace", "--waves", "--timeline"]
-    refuse(args, own, "has no effect with --speculate, whose runs begin and end with a draft")
+    refuse(args, own, ALONE)
     if args.engine == "reference":
         raise ProgramError("--speculate needs --engine functional, timing or rtl, not reference")
     if not run.max_new:
@@ -164,6 +171,29 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
     return 0
 
 
+def speculate_shape(args: argparse.Namespace, program: Program, run: Run, lookup: Lookup, routed: Routed) -> int:
+    """Counts what a known architecture takes with drafts of which a share is right."""
+    if args.acceptance is None:
+        raise ProgramError("--speculate with --shape needs --acceptance A: without weights nothing says which drafts are right")
+    if run.max_new < 2:
+        raise ProgramError("--speculate has no effect on a token alone; give --max-new 2 or more")
+    refuse(args, ["--profile", "--save-trace", "--timeline"], ALONE)
+    runs = draws(len(run.prompt), run.max_new, args.acceptance, lookup.drafts, args.seed)
+    routing = Routed(tokens=[], routing=routed.routing)
+    with console.status(f"timing engine, {len(runs)} runs"):
+        steps = counted(program, [(one, routing) for one in runs], run.max_new)
+    keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
+    drafted = sum(len(one.known) - one.first - 1 for one in runs[1:])
+    console.print(
+        f"{run.max_new} tokens in {len(runs)} runs through the model: {drafted} drafted, {args.acceptance:.0%} of them right"
+    )
+    records = [Record("runs", len(runs), "run", "simulated", f"acceptance {args.acceptance}", **keys), *tell_steps(steps, keys)]
+    if args.json:
+        inputs = {k: v for k, v in inputs_of(args, program).items() if k not in ("prompt", "dial")}
+        write_json(args.json, "run", inputs, records)
+    return 0
+
+
 def tell_steps(steps: Steps, keys: dict[str, Any]) -> list[Record]:
     """Says how long the machine takes; as records."""
     console.print(
@@ -194,9 +224,11 @@ def main(args: argparse.Namespace) -> int:
         chosen = replace(chosen, routed=routed)
     lookup = lookup_of(args, program)
     if lookup is not None:
-        if args.shape is not None:
-            raise ProgramError("--speculate needs a model that says what it chooses; --shape has no weights")
+        if routed is not None:
+            return speculate_shape(args, program, run, lookup, routed)
+        refuse(args, ["--acceptance"], "is of --shape; a model says itself which drafts are right")
         return speculate(args, program, run, lookup, chosen)
+    refuse(args, ["--acceptance"], "is of --speculate, which was not given")
     seen: Masks | None = None
     if args.save_mask_trace is not None:
         if not program.masks:

@@ -68,7 +68,14 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         if token in program.model.eos_token_ids or len(generated) >= run.max_new:
             break
         sequence.append(token)
-    return Routed(tokens=generated, routing=out.gates[0].bool().numpy(), channels=out.channels, saturated=saturated)
+    predicted = [] if run.predict_from is None else out.logits[0, run.predict_from : len(run.known)].argmax(-1).tolist()
+    return Routed(
+        tokens=generated,
+        routing=out.gates[0].bool().numpy(),
+        predicted=predicted,
+        channels=out.channels,
+        saturated=saturated,
+    )
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ class Instance:
             if at_once:
                 self.process.kill()
             self.process.wait()
-            self.process = None
-            (self.work / "requests").unlink()
+            self.process, self.runs = None, 0
+            for name in ("requests", *(path.name for path in self.work.glob("result*"))):
+                (self.work / name).unlink()
 
     def run(self, run: Run, watch: Watch = QUIET) -> Counted:
         """Simulates a run; the machine counts what executes and does not list it. Ids of tokens are known at the end only.

@@ -70,6 +70,22 @@ def test_random_schedules(target: str, kv: str) -> None:
     assert abs(predicted - seen) < 0.03 * seen
 
 
+@pytest.mark.parametrize(("target", "kv"), SCHEDULES)
+def test_every_turn_is_that_of_one_long_run(target: str, kv: str) -> None:
+    """Three turns, then again after going back by 1 token, 2, and a whole chunk."""
+    program, ids = program_of(target, kv), tuple[int, ...]()
+    most = program.machine.tokens
+    with Session(program, "rtl", rtl.Options(optimise=0)) as session:
+        for back, said in ((0, (1, 2, 3, 4, 5)), (0, (6, 7)), (0, (8, 9, 10)), (1, (11,)), (2, (12, 13)), (most, (14,))):
+            prompt = (*ids[: len(ids) - back], *said)
+            run = session.follow(Run(prompt, 3))
+            assert run.first > 0 or not ids
+            result, whole = session.run(run), functional.run(program, Run(prompt, 3))
+            assert result.tokens == whole.tokens
+            assert result.kv_entries == whole.kv_entries
+            ids = (*prompt, *result.tokens)
+
+
 @pytest.mark.parametrize("kv", ["reuse", "dense"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, seed=3)])
 def test_drafts_change_no_token(kv: str, sampling: Sampling) -> None:

@@ -168,7 +168,10 @@ def test_without_a_session_a_run_begins_at_zero() -> None:
     session = Session(program)
     session.run(Run((1, 2, 3), 0))
     expected = session.run(session.follow(run))
-    assert reference.run(program, run).tokens == expected.tokens, "it computes everything anyway"
+    computed = reference.run(program, dataclasses.replace(run, predict_from=2))
+    assert computed.tokens == expected.tokens, "it computes everything anyway"
+    assert computed.predicted[-1] == expected.tokens[0]
+    assert len(computed.predicted) == 2
 
 
 def test_going_back_inside_a_chunk_that_no_port_shares() -> None:

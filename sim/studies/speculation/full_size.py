@@ -18,7 +18,7 @@ from sim.functional import engine as functional
 from sim.result import Routed
 from sim.routing import independent
 from sim.speculation import draws
-from sim.studies.speculation.shipped import Case
+from sim.studies.speculation.shipped import BY_ROUTERS, EVERYTHING, Case
 from sim.timing import engine as timing
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
@@ -27,13 +27,14 @@ from skipopu.report import Cell, Keys, Record, Table, shown
 TARGET, MODEL, PROMPT, NEW, SKIP, SEED = "u280", "llama-2-7b", 128, 1024, 0.25, 0
 ACCEPTANCE = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEXT = 512  # bytes of held-out text whose routing stands for that of learned routers
+NONE = "no drafts"
 Routing = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Of a routing: the share of modules that a token executes, and two neighbours together; tokens per second without drafts and by
-    acceptance."""
+    """Of a routing: the share of modules that a token executes, and two neighbours together; tokens per second without drafts, by
+    acceptance, and as lookup did."""
 
     executed: float
     union: float
@@ -65,7 +66,7 @@ def routings(model: Path) -> dict[str, Routing]:
     }
 
 
-def counts(routing: Routing) -> Counted:
+def counts(routing: Routing, lookups: list[Case]) -> Counted:
     machine = Machine.load(TARGET)
     program = compile_checkpoint(outline(MODEL), machine, context=PROMPT + NEW)
     routed = Routed(tokens=[0] * NEW, routing=routing)
@@ -74,28 +75,31 @@ def counts(routing: Routing) -> Counted:
     plain = (NEW - 1) / (at[-1]["CYCLES"] - at[0]["CYCLES"]) * clock
     silent = Routed(tokens=[], routing=routing)
     rates = []
-    for acceptance in ACCEPTANCE:
-        runs = draws(PROMPT, NEW, acceptance, machine.free_tokens - 1, SEED)
+    for acceptance, found in (*((share, 1.0) for share in ACCEPTANCE), *((one.acceptance, one.found) for one in lookups)):
+        runs = draws(PROMPT, NEW, acceptance, machine.free_tokens - 1, SEED, found)
         cycles = [timed.counters["CYCLES"] for timed in timing.follow(program, ((run, silent) for run in runs))]
         rates.append((NEW - 1) / sum(cycles[1:]) * clock)
     return Counted(float(routing.mean()), float((routing[..., 1:] | routing[..., :-1]).mean()), plain, tuple(rates))
 
 
-def rate(name: str, value: float, acceptance: float | None, plain: float) -> Cell:
-    source = f"timing engine, assumed clock, {name}, " + ("no drafts" if acceptance is None else f"acceptance {acceptance:.2f}")
+def rate(name: str, drafts: str, value: float, plain: float) -> Cell:
+    source = f"timing engine, assumed clock, {name}, {drafts}"
     keys: Keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
     record = Record("decode_tokens_per_s", value, "token/s", "simulated", source, digits=".1f", **keys)
-    return shown(
-        "{:.1f}" if acceptance is None else lambda rate: f"{rate:.1f} ({rate / plain:.2f}x{', loses' * (rate < plain)})", record
-    )
+    times = "" if drafts == NONE else f" ({value / plain:.2f}x{', loses' * (value < plain)})"
+    return shown(lambda rate: f"{rate:.1f}{times}", record)
 
 
 def table(model: Path, small: list[Case], say: Callable[[str], None]) -> Table:
-    """A row for each routing, a column for each acceptance; the note says what the shipped model accepts."""
+    """A row for each routing, a column for each acceptance, and for what lookup does on the shipped model: dense, or by its routers."""
     named = routings(model)
+    texts = list(dict.fromkeys(one.text for one in small))
+    of_policy = {policy: [one for one in small if one.policy == policy] for policy in (EVERYTHING, BY_ROUTERS)}
+    lookups = {name: of_policy[EVERYTHING if routing.all() else BY_ROUTERS] for name, routing in named.items()}
     say(f"{MODEL} on {TARGET}, by acceptance")
     with ProcessPoolExecutor() as pool:
-        found = dict(zip(named, pool.map(counts, named.values()), strict=True))
+        found = dict(zip(named, pool.map(counts, named.values(), lookups.values()), strict=True))
+    columns = [f"{share:.0%} right" for share in ACCEPTANCE] + [f"by lookup: {text}" for text in texts]
     rows: list[list[Cell]] = []
     for name, one in found.items():
         keys: Keys = {"target": TARGET, "model": MODEL, "context": f"{PROMPT}+{NEW}"}
@@ -107,20 +111,15 @@ def table(model: Path, small: list[Case], say: Callable[[str], None]) -> Table:
             [
                 name,
                 shown("{:.0%}, {:.0%}", *shares),
-                rate(name, one.plain, None, one.plain),
-                *(rate(name, value, share, one.plain) for share, value in zip(ACCEPTANCE, one.speculating, strict=True)),
+                rate(name, NONE, one.plain, one.plain),
+                *(rate(name, drafts, value, one.plain) for drafts, value in zip(columns, one.speculating, strict=True)),
             ]
         )
-    by_text = {text: [one for one in small if one.text == text] for text in dict.fromkeys(one.text for one in small)}
-    measured = ", ".join(
-        f"{sum(one.accepted for one in parts) / max(1, sum(one.drafted for one in parts)):.0%} ({text})"
-        for text, parts in by_text.items()
-    )
     return Table(
         f"Llama-2-7B on {TARGET}, [{PROMPT}, {NEW}], tokens/s with one drafted token a run, by the share of drafts that are right",
-        ["modules executed", "by a token, by two", "no drafts", *(f"{share:.0%}" for share in ACCEPTANCE)],
+        ["modules executed", "by a token, by two", NONE, *columns],
         rows,
-        note=f"{model.name} accepts of drafts by lookup {measured}; where nothing is found, nothing is drafted.",
+        note=f"By lookup: as many runs with a draft, and as many of them right, as on {model.name}, without routers in the first row.",
     )
 
 

@@ -29,6 +29,7 @@ from skipopu.report import Cell, Keys, Record, Table, shown
 TARGET = "tiny"
 TEXT, NEW = 128, 64  # bytes of the prompt, tokens behind it
 STARTS = (4096, 12000, 20000, 28000, 36000, 44000)  # of prompts in the held-out text; the first one's is simulated
+EVERYTHING, BY_ROUTERS = "everything", "by routers, reuse"
 Say = Callable[[str], None]
 
 
@@ -66,8 +67,14 @@ class Case:
         return sum(one.drafted for one in self.prompts)
 
     @property
-    def accepted(self) -> int:
-        return sum(one.accepted for one in self.prompts)
+    def acceptance(self) -> float:
+        """Share of drafts that are right."""
+        return sum(one.accepted for one in self.prompts) / max(1, self.drafted)
+
+    @property
+    def found(self) -> float:
+        """Share of runs with a draft."""
+        return self.drafted / sum(one.runs for one in self.prompts)
 
 
 def prompts(model: Path) -> dict[str, list[bytes]]:
@@ -137,8 +144,8 @@ def cases(model: Path, say: Say) -> list[Case]:
     build(Machine.load(TARGET), say=say)
     say(f"{model.name} on {TARGET}, functional engine and RTL")
     ways = (
-        (KvPolicy.REUSE, "always", "everything"),
-        (KvPolicy.REUSE, COMPILED, "by routers, reuse"),
+        (KvPolicy.REUSE, "always", EVERYTHING),
+        (KvPolicy.REUSE, COMPILED, BY_ROUTERS),
         (KvPolicy.DENSE, COMPILED, "by routers, dense"),
     )
     with ProcessPoolExecutor() as pool:
@@ -174,7 +181,7 @@ def row(model: Path, one: Case) -> list[Cell]:
         one.policy,
         shown(
             "{:.0%} of {}",
-            Record("acceptance", one.accepted / max(1, one.drafted), "ratio", "simulated", source, digits=".4f", **keys),
+            Record("acceptance", one.acceptance, "ratio", "simulated", source, digits=".4f", **keys),
             Record("drafted_tokens", one.drafted, "token", "simulated", source, **keys),
         ),
         shown("{:.2f}", Record("tokens_per_run", tokens / runs, "token", "simulated", source, digits=".4f", **keys)),
