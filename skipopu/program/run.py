@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopu.accept import one_of
+from skipopu.accept import INTEGER, NUMBER, Accepted, one_of
 from skipopu.errors import ProgramError
 from skipopu.isa.registers import NO_POSITION
 from skipopu.machine.config import Machine
@@ -18,6 +18,9 @@ from skipopu.program.program import Program, address_units
 from skipopu.records import ROUTER_RECORD, pack_router_record, router_record, router_windows
 
 COMPILED = "program"  # routing as compiled
+IDS = Accepted(
+    "token ids", lambda ids: isinstance(ids, tuple | list) and all(isinstance(token, int | np.integer) for token in ids)
+)
 
 
 def require_windows(machine: Machine, policies: Iterable[SkipPolicy]) -> None:
@@ -64,6 +67,13 @@ class Run:
 
     def validate(self, program: Program) -> None:
         """Raises ProgramError when the run does not fit the program."""
+        for name in ("prompt", "after"):
+            IDS.check(getattr(self, name), name, ProgramError)
+        for name in ("max_new", "first"):
+            INTEGER.check(getattr(self, name), name, ProgramError)
+        if self.predict_from is not None:
+            INTEGER.check(self.predict_from, "predict_from", ProgramError)
+        NUMBER.check(self.dial, "dial", ProgramError)
         if not self.prompt:
             raise ProgramError("prompt is empty; at least one token is needed")
         if bad := [t for t in self.known if not 0 <= t < program.model.vocab_size]:
