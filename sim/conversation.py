@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from sim.asked import refuse_idle_dial
 from sim.engine import Instance
 from sim.generation import Generation
 from sim.session import Session
-from skipopu.accept import Accepted, whole
+from skipopu.accept import Accepted, list_of, whole
 from skipopu.errors import ProgramError
 from skipopu.lookup import Lookup
 from skipopu.program.program import Program
@@ -19,6 +20,10 @@ from skipopu.text import Message
 from skipopu.text_stream import Stream
 
 WORD = Accepted("text that is not empty", lambda value: isinstance(value, str) and value != "")
+
+
+class NoRoom(ProgramError):
+    """The conversation has reached the end of the program's context."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Turn:
             A last token of an answer never is: nobody asked what follows it.
         ended: why: "stop", a string; "end", a token; "length", so many were asked for; "context", the program's; "interrupted".
         saturated: numbers left their range on the way.
-        runs: of the machine, each of which read the weights once. drafted, accepted: tokens of drafts.
+        runs: of the machine, a pass through the weights each, behind the prompt. drafted, accepted: tokens of drafts.
     """
 
     message: str
@@ -106,17 +111,21 @@ class Conversation:
         """
         if not isinstance(program, Program):
             raise ProgramError(f"program is {program!r}; accepted: what compile returns")
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if system is not None and not template:
-            raise ProgramError("a system's message needs a chat template; without one messages follow one another as they are")
+        for name, value, kind in (("sampling", sampling, Sampling), ("lookup", lookup, Lookup | None)):
+            if not isinstance(value, kind):
+                raise ProgramError(f"{name} is {value!r}; accepted: a {name.capitalize()}")
+        stop = (stop,) if isinstance(stop, str) else stop
+        list_of(Accepted("text", lambda value: isinstance(value, str))).check(stop, "stop", ProgramError)
         for word in stop:
             WORD.check(word, "a stop string", ProgramError)
+        if system is not None and not template:
+            raise ProgramError("a system's message needs a chat template; without one messages follow one another as they are")
         routing = COMPILED if policy is None else policy
         asked = Run((0,), 0, dial, routing=routing)
         asked.validate(program)
         if program.memory:
             refuse_idle_dial(program, asked)
-        self.program, self.template, self.stop = program, template, stop
+        self.program, self.template, self.stop = program, template, tuple(stop)
         self.before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Turn] = []
         self.generation = Generation(Session(program, engine), sampling, lookup, routing, dial)
@@ -146,7 +155,7 @@ class Conversation:
         """Answers with up to ``max_new`` tokens; ``show`` gets the text as it comes. An interrupt ends the answer, which stays.
 
         Raises:
-            ProgramError: the conversation does not fit the program's context.
+            NoRoom: the conversation does not fit the program's context.
         """
         whole(1, (1 << 63) - 1).check(max_new, "max_new", ProgramError)
         if not isinstance(message, str):
@@ -155,7 +164,7 @@ class Conversation:
         if not prompt:
             raise ProgramError("the message is empty; a conversation begins with a token at least")
         if len(prompt) >= self.program.context:
-            raise ProgramError(
+            raise NoRoom(
                 f"the conversation has {len(prompt)} tokens with this message; the program's context of {self.program.context} has no room"
                 " for an answer"
             )
@@ -183,6 +192,12 @@ class Conversation:
         turn = Turn(message, answer.text, prompt, tuple(tokens), kept, ended, generation.saturated, *counted)
         self.turns.append(turn)
         return turn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Nothing is kept any more; a simulation ends."""

@@ -38,6 +38,8 @@ def instance(name: str, program: Program, options: Options | None = None) -> Ins
     """
     if name not in KEEPING:
         raise ProgramError(not_known("engine of a session", name, KEEPING))
+    if options is not None and not isinstance(options, _module(name, "options").Options):
+        raise ProgramError(f"options are {options!r}; accepted: the {name} engine's Options")
     made: Instance = _module(name, "engine").Instance(program, options)
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +22,7 @@ class Generation:
 
     Attributes:
         routing, dial: as of a :class:`skipopu.program.run.Run`. lookup: makes drafts, if there is one.
-        runs: so far, each of which read the weights once. drafted, accepted: tokens.
-        results: of the runs, where they are ``kept``. saturated: numbers left their range in one.
+        see: gets each run and its result. runs: so far. drafted, accepted: tokens. saturated: numbers left their range.
     """
 
     session: Session
@@ -32,12 +31,11 @@ class Generation:
     routing: str | NDArray[np.bool_] = COMPILED
     dial: float = 0.0
     watch: Watch = QUIET
-    kept: bool = False
+    see: Callable[[Run, Result], None] = lambda run, result: None
     runs: int = field(default=0, init=False)
     drafted: int = field(default=0, init=False)
     accepted: int = field(default=0, init=False)
     saturated: bool = field(default=False, init=False)
-    results: list[tuple[Run, Result]] = field(default_factory=list, init=False)
 
     def tokens(self, prompt: tuple[int, ...], max_new: int) -> Iterator[int]:
         """Tokens behind ``prompt``: ``max_new``, fewer where an end-of-sequence id or the context's end comes."""
@@ -51,22 +49,25 @@ class Generation:
                     return
 
     def _step(self, prompt: tuple[int, ...], after: list[int], most: int) -> list[int]:
-        """One run: the token that follows, and those behind it as far as a draft of at most ``most`` says the same."""
-        known = (*prompt, *after)
-        draft = self.lookup.draft(known, most) if self.lookup else ()
+        """One run: the token that follows, and those behind it as far as a draft of at most ``most`` says the same.
+
+        Behind a prompt there is none: it would be a chunk, and a pass through the weights, of its own.
+        """
+        program, known = self.session.program, (*prompt, *after)
+        most = min(most, program.machine.tokens - 1)
+        draft = self.lookup.draft(known, most) if self.lookup and after else ()
         run = Run(prompt, 0, self.dial, False, self.routing, (*after, *draft), predict_from=len(known) - 1)
         run = self.session.follow(run)
         result = self.session.run(run, self.watch)
         self.saturated |= result.saturated
         self.runs, self.drafted = self.runs + 1, self.drafted + len(draft)
-        if self.kept:
-            self.results.append((run, result))
+        self.see(run, result)
         chosen: list[int] = []
         for number, best in enumerate(result.predicted):
             if not self.sampling.greedy:
                 best = self.sampling.choose(self.session.logits(len(known) - 1 + number), run.known[: len(known) + number])
             chosen.append(best)
-            if draft[number : number + 1] != (best,):
+            if draft[number : number + 1] != (best,) or best in program.model.eos_token_ids:
                 break
         self.accepted += len(chosen) - 1
         return chosen

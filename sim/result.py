@@ -125,7 +125,9 @@ def logits_place(program: Program, position: int) -> slice:
     """Bytes of port 0 that have them; raises ProgramError where the program stores none."""
     region = program.regions.get("logits")
     if region is None:
-        raise ProgramError(f"the program of {program.source['checkpoint']} stores no logits; accepted: one compiled with them")
+        raise ProgramError(
+            f"the program of {program.source['checkpoint']} stores no logits; accepted: one compiled with logits=True, or --logits"
+        )
     address = region.address + position * (region.size // program.context)
     return slice(address, address + 4 * program.model.vocab_size)
 

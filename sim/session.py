@@ -36,6 +36,12 @@ class Session:
         Raises:
             ProgramError: the program is that of a shape, or the engine keeps nothing.
         """
+        if not isinstance(program, Program):
+            raise ProgramError(f"program is {program!r}; accepted: what compile returns")
+        if not isinstance(engine, str) and not hasattr(engine, "run"):
+            raise ProgramError(
+                f"engine is {engine!r}; accepted: the name of an engine, or a machine that keeps what runs leave"
+            )
         if not program.memory:
             raise ProgramError(f"the program of shape {program.source['checkpoint']} has no weights; a session computes")
         self.program = program
@@ -63,15 +69,16 @@ class Session:
             ProgramError: it does not fit the program, begins behind what is kept for it or where no run can begin.
             MachineHalt: the machine would stop with an error code. Nothing is kept then.
         """
-        run.validate(self.program)
+        self._validate(run)
         if run.first > (kept := self.common(run)):
-            raise ProgramError(f"the first position is {run.first}; accepted: 0 to {kept}, behind its tokens that are kept")
+            accepted = f"0 to {kept}, behind its tokens that are kept" if kept else "0, nothing is kept for it"
+            raise ProgramError(f"the first position is {run.first}; accepted: {accepted}")
         if run.first != (begins := self.begin(run, run.first)):
             raise ProgramError(f"the first position is {run.first}, where no run can begin; accepted: {begins}")
         earlier, how = [position for position in self.begins if position < run.first], self.how[: run.first]
         self.ids, self.begins, self.how = (), [], []
         result = self.machine.run(run, watch)
-        end = len(run.known) + max(0, len(result.tokens) - 1)  # nobody asked what follows the last one
+        end = run.processed(len(result.tokens))
         self.ids = (*run.known, *result.tokens)[:end]
         self.begins, position = earlier, run.first
         while position < end:
@@ -89,9 +96,20 @@ class Session:
         return self.machine.logits(position)
 
     def follow(self, run: Run) -> Run:
-        """``run`` from as late on as what is kept, and what it asks for, allow."""
+        """``run`` from as late on as what is kept, and what it asks for, allow.
+
+        Raises:
+            ProgramError: it does not fit the program.
+        """
+        self._validate(run)
+        run = replace(run, first=0)
         asked = len(run.known) - 1 if run.predict_from is None else run.predict_from
         return replace(run, first=self.begin(run, min(self.common(run), asked)))
+
+    def _validate(self, run: Run) -> None:
+        if not isinstance(run, Run):
+            raise ProgramError(f"run is {run!r}; accepted: a Run")
+        run.validate(self.program)
 
     def common(self, run: Run) -> int:
         """How many of its first tokens are kept for ``run``."""
@@ -118,14 +136,15 @@ class Session:
         return not begin or end[0] == position or end[0] - begin[0] <= self.program.machine.ports
 
     def _how(self, run: Run) -> Callable[[int], tuple[object, ...]]:
-        """By position, what decides what ``run`` computes of a token."""
+        """By position, what decides what ``run`` computes of a token: of a prompt's that are compared, how many of its window there are."""
+        policies = run.policies(self.program)
+        compared = any(p.keep for layer in policies for pair in layer for p in pair)
         masking = self.program.register(Config.MASKING) if self.program.masks else 0
-        apart = masking not in (0, MASK_GENERATED | MASK_PROMPT) or any(
-            prefill != decode for prefill, decode in run.policies(self.program)
-        )
+        apart = masking not in (0, MASK_GENERATED | MASK_PROMPT) or any(prefill != decode for prefill, decode in policies)
 
         def how(position: int) -> tuple[object, ...]:
             routing = run.routing if isinstance(run.routing, str) else run.routing[..., position].tobytes()
-            return routing, run.dial, apart and position >= len(run.prompt)
+            window = min(WINDOW, len(run.prompt) - position // WINDOW * WINDOW) if compared else 0
+            return routing, run.dial, apart and position >= len(run.prompt), max(0, window)
 
         return how

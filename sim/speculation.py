@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
-from sim.engine import QUIET, Watch
 from sim.masks import Masks
 from sim.result import Result, Routed
 from sim.timing import engine as timing
 from sim.timing.masks import Recorded
-from skipopu.errors import ProgramError
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
 
-@dataclass(frozen=True)
 class Steps:
-    """Cycles of a generation's runs, the first of which has the prompt and one token: what each took, host and its link left out."""
+    """Cycles of a generation's runs, the first of which has the prompt and one token; host and its link left out.
 
-    cycles: tuple[int, ...]
-    tokens: int
-    clock_mhz: float
+    Attributes:
+        cycles: of each run.
+    """
+
+    def __init__(self, program: Program, masks: Masks | None = None) -> None:
+        """``masks``: what the functional engine sees, of a program that leaves out channels."""
+        self.clock = program.machine.clock_mhz * 1e6
+        self.following = timing.Following(program, Recorded(program, masks.active) if masks is not None else None)
+        self.cycles: list[int] = []
+
+    def see(self, run: Run, result: Result) -> None:
+        """A run, as it ends: by its own counters, or timed where the result says what executed instead."""
+        if result.counters is not None:
+            self.cycles.append(result.counters["CYCLES"])
+        else:
+            assert isinstance(result, Routed)
+            self.cycles.append(self.following.count(run, result).counters["CYCLES"])
 
     @property
     def time_to_first_token(self) -> float:
         """Seconds."""
-        return self.cycles[0] / (self.clock_mhz * 1e6)
+        return self.cycles[0] / self.clock
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Of all tokens behind the first."""
-        return (self.tokens - 1) / (sum(self.cycles[1:]) / (self.clock_mhz * 1e6))
-
-
-def counted(
-    program: Program, results: Sequence[tuple[Run, Result]], tokens: int, masks: Masks | None = None, watch: Watch = QUIET
-) -> Steps:
-    """Steps to so many ``tokens``: by their own counters, or timed where results say what executed instead.
-
-    Raises:
-        ProgramError: the program leaves out channels, and nobody says which.
-    """
-    known = [result.counters["CYCLES"] for _, result in results if result.counters is not None]
-    if len(known) < len(results):
-        if program.masks and masks is None:
-            raise ProgramError("which channels are left out is not said: give the timing engine the runs' masks")
-        routed = [(run, result) for run, result in results if isinstance(result, Routed)]
-        channels = Recorded(program, masks.active) if masks is not None else None
-        watch.say("timing engine")
-        known = [timed.counters["CYCLES"] for timed in timing.follow(program, routed, channels)]
-    return Steps(tuple(known), tokens, program.machine.clock_mhz)
+    def tokens_per_s(self, tokens: int) -> float:
+        """Of all but the first of so many ``tokens``, more than one."""
+        return (tokens - 1) / (sum(self.cycles[1:]) / self.clock)
 
 
 def draws(prompt: int, new: int, acceptance: float, drafts: int, seed: int = 0, found: float = 1.0) -> list[Run]:

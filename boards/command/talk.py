@@ -66,18 +66,19 @@ def converse(talk: Conversation, figures: Figures, max_new: int, check: bool, te
     """Answers messages until their end; ``tell`` gets the records of each. Whether the functional engine, where there is a ``check``,
     agrees."""
     generation, agree = talk.generation, True
-    generation.kept = True
+    cycles = list[int]()
+    generation.see = lambda run, result: cycles.append((result.counters or {}).get("CYCLES", 0))
     beside = Compared(talk) if check else None
     tokens = 0
     for message in messages():
         begin = time.perf_counter()
         turn = answer(talk, message, max_new)
         seconds = time.perf_counter() - begin
-        results, generation.results = generation.results, []
+        took = sum(cycles)
+        cycles.clear()
         if turn is None:
             continue
-        cycles = sum((result.counters or {}).get("CYCLES", 0) for _, result in results)
-        tell(figures.took(f"{len(turn.prompt)} prompt ({turn.kept} kept)", len(turn.tokens), cycles, seconds))
+        tell(figures.took(f"{len(turn.prompt)} prompt ({turn.kept} kept)", len(turn.tokens), took, seconds))
         tokens += len(turn.tokens)
         if beside is not None:
             equal = beside.agrees(turn)

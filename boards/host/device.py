@@ -118,7 +118,7 @@ class Device:
             ProgramError: the run does not fit the program.
             MachineHalt, SkipopuError: see :meth:`execute`.
         """
-        run.require_beginning("board without a session")
+        run.require_kept(0, "board without a session")
         return self.execute(program, run, program.memory[0].copy(), watch, seconds)
 
     def execute(

@@ -23,6 +23,7 @@ class Instance:
         """``seconds``: longest wait for a run."""
         self.device, self.program, self.seconds = device, program, seconds
         self.memory = program.memory[0].copy()
+        self.kept = 0
 
     def run(self, run: Run, watch: Watch = QUIET) -> Counted:
         """Executes a run; the machine counts what executes and does not list it.
@@ -32,7 +33,12 @@ class Instance:
             MachineHalt: the machine stopped with an error code.
             SkipopuError: it did not stop in time. It is waited for by the next run, which has to begin at position 0.
         """
-        return self.device.execute(self.program, run, self.memory, watch, self.seconds)
+        run.validate(self.program)
+        run.require_kept(self.kept, "board")
+        self.kept = 0
+        result = self.device.execute(self.program, run, self.memory, watch, self.seconds)
+        self.kept = run.processed(len(result.tokens))
+        return result
 
     def logits(self, position: int) -> NDArray[np.float32]:
         """(vocab,) of a token that the last run computed.

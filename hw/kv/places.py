@@ -51,8 +51,9 @@ class EntryPlaces(Component):
     A run that begins behind token 0 finds its places where the runs before it left them: a port goes back to the place of the first
     layer's entry of its first token from there on. So a chunk is given back whole where several of its tokens share a port.
 
-    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk; 1 and
-    2 for each token behind it from arriving at a run's first token until its places are given back. 1 from ``found``, ``following``
+    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk. Places
+    are given back in 1 cycle, 1 more for every token between the chunk found last and the run's first token, and 2 for each token, of as
+    many as there are ports, that has entries from there on. 1 from ``found``, ``following``
     and ``use`` to what they change. Throughput: a token and a place per cycle.
     """
 

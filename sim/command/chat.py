@@ -20,15 +20,21 @@ from sim.command.common import (
     load_program,
     warn,
 )
-from sim.command.generate import add_sampling_arguments, add_speculation_arguments, lookup_of, sampling_of
-from sim.conversation import Conversation, Turn
+from sim.command.generate import (
+    add_sampling_arguments,
+    add_speculation_arguments,
+    lookup_of,
+    sampling_of,
+    tell_speculation,
+)
+from sim.conversation import Conversation, NoRoom, Turn
 from sim.engine import Instance
 from sim.engines import KEEPING
 from sim.result import SATURATED
 from skipopu.arguments import positive, refuse
-from skipopu.errors import ProgramError
+from skipopu.errors import ProgramError, SkipopuError
 from skipopu.program.program import Program
-from skipopu.report import write_json
+from skipopu.report import Record, write_json
 from skipopu.sampling import Sampling
 from skipopu.text import NoText
 
@@ -97,8 +103,12 @@ def main(args: argparse.Namespace) -> int:
             answer(talk, message, args.max_new)
     finally:
         talk.close()
+        keys: dict[str, Any] = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"]}
+        tokens, records = sum(len(turn.tokens) for turn in talk.turns), list[Record]()
+        if talk.generation.runs and args.speculate is not None:
+            records = tell_speculation(talk.generation, tokens, keys)
         if args.json is not None:
-            write_json(args.json, "chat", inputs_of(args, program), [], {"turns": turns_of(talk)})
+            write_json(args.json, "chat", inputs_of(args, program), records, {"turns": turns_of(talk)})
     return 0
 
 
@@ -150,10 +160,10 @@ def answer(talk: Conversation, message: str, max_new: int) -> Turn | None:
     elif command:
         try:
             turn = talk.ask(message.replace("//", "/", 1) if command.startswith("//") else message, max_new, show)
-        except ProgramError as error:
+        except SkipopuError as error:
             if not terminal:
                 raise
-            console.print(f"{error}: /undo and /clear make room", style="yellow")
+            console.print(f"{error}{': /undo and /clear make room' * isinstance(error, NoRoom)}", style="yellow")
             return None
         show("\n")
         if turn.ended == "interrupted" and not terminal:

@@ -130,7 +130,7 @@ def parse_context(text: str) -> tuple[int, int]:
 
 def check_routing(args: argparse.Namespace) -> None:
     """Refuses routing options that would change nothing."""
-    if args.skip is None:
+    if args.skip is None and getattr(args, "acceptance", None) is None:
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
 
 

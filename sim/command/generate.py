@@ -71,7 +71,11 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def drafts_of(args: argparse.Namespace, machine: Machine) -> int:
-    """How many drafted tokens a run has; raises ProgramError where none is free and nobody says."""
+    """How many drafted tokens a run has; raises ProgramError where none is free and nobody says, and for more than a chunk has room for."""
+    if args.drafts is not None and args.drafts >= machine.tokens:
+        raise ProgramError(
+            f"--drafts is {args.drafts}; machine {machine.name} takes {machine.tokens} tokens at once, one of which is known"
+        )
     if args.drafts is None and machine.free_tokens < 2:
         raise ProgramError(
             f"machine {machine.name} takes {machine.tokens} tokens at once on {machine.ports} ports: a second one is not free; accepted:"
@@ -85,7 +89,8 @@ def lookup_of(args: argparse.Namespace, program: Program) -> Lookup | None:
     if args.speculate is None:
         refuse(args, ["--drafts"], "is of --speculate, which was not given")
         return None
-    return Lookup(drafts_of(args, program.machine))
+    args.drafts = drafts_of(args, program.machine)  # what it is by default is told with the figures
+    return Lookup(args.drafts)
 
 
 def tell_speculation(generation: Generation, tokens: int, keys: dict[str, Any], kind: str = "simulated") -> list[Record]:

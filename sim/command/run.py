@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, track
 
 from compiler.command import MASK_OPTIONS, SHAPE_HELP, compile_as, outline_of
 from sim.asked import run_without_weights
@@ -36,7 +36,7 @@ from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from sim.session import Session
-from sim.speculation import Steps, counted, draws
+from sim.speculation import Steps, draws
 from skipopu.arguments import output_file, positive, real, refuse
 from skipopu.errors import ProgramError
 from skipopu.lookup import Lookup
@@ -46,7 +46,7 @@ from skipopu.program.run import Run
 from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
 
-ALONE = "has no effect with --speculate, whose runs begin and end with a draft"
+ALONE = "cannot be combined with --speculate, whose tokens come from many runs"
 KNOWN: dict[str, Known] = {"--profile": "counters", "--save-trace": "routing"}  # what the engine must know
 
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--acceptance",
         type=real(0, 1, "a ratio from 0 to 1"),
         metavar="A",
-        help="of --speculate with --shape: the share of drafts that are right",
+        help="of --speculate with --shape: the chance that a drafted token is right where those before it are, drawn with --seed",
     )
     parser.add_argument("--profile", action="store_true", help="busy and stall cycles per unit (timing, rtl)")
     parser.add_argument("--save-trace", type=output_file, metavar="FILE", help="write what was executed, for --skip-trace")
@@ -132,6 +132,7 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
         raise ProgramError("--speculate has no effect on a prompt alone; give --max-new")
     timed, typed, begin = args.engine == "timing", Typed(program), time.perf_counter()
     masks = Masks(program, len(run.prompt) + run.max_new) if timed and program.masks else None
+    steps = None if args.engine == "functional" else Steps(program, masks)
     if timed:
         chosen = functional.Options(masks=masks.see if masks else None)
     progress = Progress(console=console, transient=True)
@@ -141,7 +142,9 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
         Session(program, "rtl" if args.engine == "rtl" else "functional", chosen) as session,
     ):
         watch = Bar(progress, len(run.prompt) + run.max_new)
-        generation = Generation(session, lookup=lookup, routing=run.routing, dial=run.dial, watch=watch, kept=True)
+        generation = Generation(session, lookup=lookup, routing=run.routing, dial=run.dial, watch=watch)
+        if steps is not None:
+            generation.see = steps.see
         typed.prompt(run)
         for token in generation.tokens(run.prompt, run.max_new):
             tokens.append(token)
@@ -157,9 +160,8 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
     ]
     if generation.saturated:
         warn(SATURATED)
-    if args.engine != "functional" and len(tokens) > 1:
-        steps = counted(program, generation.results, len(tokens), masks)
-        records += tell_steps(steps, keys)
+    if steps is not None:
+        records += tell_steps(steps, len(tokens), keys)
     if args.json:
         write_json(
             args.json,
@@ -179,33 +181,41 @@ def speculate_shape(args: argparse.Namespace, program: Program, run: Run, lookup
         raise ProgramError("--speculate has no effect on a token alone; give --max-new 2 or more")
     refuse(args, ["--profile", "--save-trace", "--timeline"], ALONE)
     runs = draws(len(run.prompt), run.max_new, args.acceptance, lookup.drafts, args.seed)
-    routing = Routed(tokens=[], routing=routed.routing)
-    with console.status(f"timing engine, {len(runs)} runs"):
-        steps = counted(program, [(one, routing) for one in runs], run.max_new)
+    routing, steps = Routed(tokens=[], routing=routed.routing), Steps(program)
+    for one in track(runs, "timing engine", console=console, transient=True):
+        steps.see(one, routing)
     keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
-    drafted = sum(len(one.known) - one.first - 1 for one in runs[1:])
+    drafted, accepted = sum(len(one.known) - one.first - 1 for one in runs[1:]), run.max_new - len(runs)
     console.print(
-        f"{run.max_new} tokens in {len(runs)} runs through the model: {drafted} drafted, {args.acceptance:.0%} of them right"
+        f"{run.max_new} tokens in {len(runs)} runs through the model: of {drafted} drafted tokens {accepted} were accepted, one draw, seed"
+        f" {args.seed}"
     )
-    records = [Record("runs", len(runs), "run", "simulated", f"acceptance {args.acceptance}", **keys), *tell_steps(steps, keys)]
+    source = f"drawn, acceptance {args.acceptance:g}, seed {args.seed}"
+    figures = (("runs", len(runs), "run"), ("drafted_tokens", drafted, "token"), ("accepted_tokens", accepted, "token"))
+    records = [Record(name, value, unit, "simulated", source, **keys) for name, value, unit in figures]
+    records += tell_steps(steps, run.max_new, keys)
     if args.json:
         inputs = {k: v for k, v in inputs_of(args, program).items() if k not in ("prompt", "dial")}
         write_json(args.json, "run", inputs, records)
     return 0
 
 
-def tell_steps(steps: Steps, keys: dict[str, Any]) -> list[Record]:
+def tell_steps(steps: Steps, tokens: int, keys: dict[str, Any]) -> list[Record]:
     """Says how long the machine takes; as records."""
-    console.print(
-        f"{sum(steps.cycles):,} cycles; at an assumed {steps.clock_mhz:g} MHz the first token after"
-        f" {quantity(steps.time_to_first_token, 's')}, then {steps.tokens_per_s:.1f} tokens/s"
-    )
-    source = f"{keys['engine']} engine, {steps.clock_mhz:g} MHz assumed"
-    return [
+    source, first = f"{keys['engine']} engine, {steps.clock / 1e6:g} MHz assumed", steps.time_to_first_token
+    records = [
         Record("cycles", sum(steps.cycles), "cycle", "simulated", source, **keys),
-        Record("time_to_first_token_s", round(steps.time_to_first_token, 6), "s", "simulated", source, **keys),
-        Record("decode_tokens_per_s", round(steps.tokens_per_s, 3), "token/s", "simulated", source, **keys),
+        Record("time_to_first_token_s", round(first, 6), "s", "simulated", source, **keys),
     ]
+    then = ""
+    if tokens > 1:
+        rate = steps.tokens_per_s(tokens)
+        then = f", then {rate:.1f} tokens/s"
+        records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
+    console.print(
+        f"{sum(steps.cycles):,} cycles; at an assumed {steps.clock / 1e6:g} MHz the first token after {quantity(first, 's')}{then}"
+    )
+    return records
 
 
 def main(args: argparse.Namespace) -> int:

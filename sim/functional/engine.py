@@ -14,6 +14,7 @@ from sim.functional.options import Options as Options
 from sim.functional.state import State
 from sim.result import Computed, Retired, capped
 from sim.walk import CONTROL, Fields, Walk
+from skipopu.errors import ProgramError
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import ADDRESS_UNIT, ADJUST, ALIGN, ATTEND, CHUNK, EMBED, HALT, KVWRITE, MATMUL, NEXT, ROUTE, STORE
@@ -113,6 +114,7 @@ class Instance:
             MachineHalt: the machine would stop with an error code. Nothing is kept then.
         """
         run.validate(self.program)
+        run.require_kept(0 if self.state is None else self.state.walk.position, "functional engine's machine")
         state, self.state, self.scores = self.state, None, {}
         done = Functional(self.program, run, replace(self.options, scores=self._see), watch, state)
         result = done.execute()
@@ -120,7 +122,14 @@ class Instance:
         return replace(result, routing=result.routing.copy())
 
     def logits(self, position: int) -> NDArray[np.float32]:
-        """(vocab,) of a token that the last run computed, of which it was asked what follows."""
+        """(vocab,) of a token that the last run computed, of which it was asked what follows.
+
+        Raises:
+            ProgramError: it was not.
+        """
+        if position not in self.scores:
+            known = f"{min(self.scores)} to {max(self.scores)}" if self.scores else "none, nothing was run"
+            raise ProgramError(f"logits of position {position!r} were not asked for; accepted: {known}")
         return capped(self.scores[position], self.program.model.logit_cap)
 
     def _see(self, positions: NDArray[np.int64], first: int, scores: NDArray[np.float32]) -> None:
@@ -138,5 +147,5 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         ProgramError: the run does not fit the program.
         MachineHalt: the machine would stop with an error code.
     """
-    run.require_beginning("functional engine without a session")
+    run.require_kept(0, "functional engine without a session")
     return Functional(program, run, options or Options(), watch).execute()

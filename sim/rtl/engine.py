@@ -26,6 +26,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import Run
 
 name = "rtl"
+CLOSING = 60  # seconds in which a simulation that nobody asks any more ends by itself
 
 
 def _write_image(path: Path, data: NDArray[np.uint8], beat: int) -> None:
@@ -47,13 +48,18 @@ class Instance:
     def __init__(self, program: Program, options: Options | None = None) -> None:
         """Raises ProgramError when the image is larger than the simulated memory."""
         self.program, self.options = program, options or Options()
-        self.directory = tempfile.TemporaryDirectory(prefix="skipopu-rtl-")
-        self.work = Path(self.directory.name)
+        self.directory: tempfile.TemporaryDirectory[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.memory: list[NDArray[np.uint8]] = [port.copy() for port in program.memory]
-        self.runs, self.busy = 0, False
+        self.runs, self.busy, self.kept = 0, False, 0
         if (size := len(self.memory[0])) > MEMORY_BYTES:
             raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
+
+    @property
+    def work(self) -> Path:
+        """Where a simulation's files lie."""
+        assert self.directory is not None
+        return Path(self.directory.name)
 
     def __enter__(self) -> Self:
         return self
@@ -62,19 +68,24 @@ class Instance:
         self.close()
 
     def close(self) -> None:
-        """Ends the simulation."""
+        """Ends the simulation; the next run has one of its own."""
         self._end(self.busy)
-        self.directory.cleanup()
 
     def _end(self, at_once: bool) -> None:
         if self.process is not None:
             self.requests.close()
             if at_once:
                 self.process.kill()
-            self.process.wait()
-            self.process, self.runs = None, 0
-            for name in ("requests", *(path.name for path in self.work.glob("result*"))):
-                (self.work / name).unlink()
+            try:
+                self.process.wait(CLOSING)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process, self.runs, self.kept = None, 0, 0
+        self.memory = [port.copy() for port in self.program.memory]
+        if self.directory is not None:
+            self.directory.cleanup()
+            self.directory = None
 
     def run(self, run: Run, watch: Watch = QUIET) -> Counted:
         """Simulates a run; the machine counts what executes and does not list it. Ids of tokens are known at the end only.
@@ -85,14 +96,16 @@ class Instance:
             SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
         """
         run.validate(self.program)
+        if self.process is not None and self.process.poll() is not None:
+            self._end(at_once=True)
+        run.require_kept(self.kept, "RTL engine's machine")
         self.busy = True
         try:
             result = self._run(run, watch)
         except BaseException:
             self._end(at_once=True)
-            self.memory = [port.copy() for port in self.program.memory]
             raise
-        self.busy = False
+        self.busy, self.kept = False, run.processed(len(result.tokens))
         return result
 
     def _run(self, run: Run, watch: Watch) -> Counted:
@@ -143,7 +156,7 @@ class Instance:
 
     def _start(self, run: Run, watch: Watch) -> None:
         options, machine = self.options, self.program.machine
-        waves, work = options.waves, self.work
+        waves = options.waves
         if waves is not None:
             if options.icarus:
                 raise SkipopuError("waves are recorded under Verilator, not under Icarus Verilog")
@@ -157,6 +170,8 @@ class Instance:
             if options.icarus
             else build(machine, waves.path.suffix if waves else None, options.verilog, optimise=options.optimise, say=say)
         )
+        self.directory = tempfile.TemporaryDirectory(prefix="skipopu-rtl-")
+        work = self.work
         settings = self._settings()
         os.mkfifo(work / "requests")
         # Also open for reading, so that it opens before anybody reads.
@@ -234,7 +249,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     Raises:
         ProgramError, MachineHalt, SkipopuError: see :meth:`Instance.run`.
     """
-    run.require_beginning("RTL engine without a session")
+    run.require_kept(0, "RTL engine without a session")
     with Instance(program, options) as instance:
         result = instance.run(run, watch)
     if (waves := instance.options.waves) is not None and not waves.path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -260,10 +260,7 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
         spans = []
     watch.say("timing engine")
     begin = time.perf_counter()
-    if program.masks and channels is None:
-        raise ProgramError(
-            "which channels are left out is not said: give the timing engine the run's masks, or a share of them"
-        )
+    require_channels(program, channels)
     timing = Timing(program, run, routed, spans, options.repeat, watch, channels)
     timing.count()
     if options.timeline is not None and spans is not None:
@@ -271,13 +268,26 @@ def run(program: Program, run: Run, options: Options | None = None, watch: Watch
     return timing.result(time.perf_counter() - begin)
 
 
-def follow(
-    program: Program, runs: Iterable[tuple[Run, Routed]], channels: Channels | None = None, watch: Watch = QUIET
-) -> Iterator[Timed]:
-    """Counts cycles of runs that follow one another on one machine, each under its routing; nothing is worked out twice."""
-    before = None
-    for run, routed in runs:
+class Following:
+    """Counts cycles of runs that follow one another on one machine; nothing is worked out twice."""
+
+    def __init__(self, program: Program, channels: Channels | None = None) -> None:
+        """Raises ProgramError where nothing says which channels a program with masks leaves out."""
+        require_channels(program, channels)
+        self.program, self.channels = program, channels
+        self.before: Timing | None = None
+
+    def count(self, run: Run, routed: Routed) -> Timed:
+        """What ``run`` takes where what ``routed`` says executes."""
         begin = time.perf_counter()
-        before = Timing(program, run, routed, watch=watch, channels=channels, before=before)
-        before.count()
-        yield before.result(time.perf_counter() - begin)
+        self.before = Timing(self.program, run, routed, channels=self.channels, before=self.before)
+        self.before.count()
+        return self.before.result(time.perf_counter() - begin)
+
+
+def require_channels(program: Program, channels: Channels | None) -> None:
+    """Raises ProgramError unless it is said which channels ``program`` leaves out, if any."""
+    if program.masks and channels is None:
+        raise ProgramError(
+            "which channels are left out is not said: give the timing engine the run's masks, or a share of them"
+        )

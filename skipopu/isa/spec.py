@@ -12,9 +12,10 @@ neither memory nor buffers but still exchanges its dependence tokens.
 
 A run begins at position FIRST. Keys, values and map of the tokens before stay as the runs before left them; the places of all others are
 given back: each port goes on at the place of the first layer's entry of its first token from FIRST on, with an empty history buffer.
-So FIRST is a chunk's beginning where that chunk had more tokens than there are ports. Ids of tokens 0 .. KNOWN_LENGTH - 1 stand in memory;
+So FIRST is a chunk's beginning where that chunk had more tokens than there are ports. It is at most the position that the run before
+reached, or 0 behind a reset or an error, and KNOWN_LENGTH is at least PROMPT_LENGTH: the host sees to both. Ids of tokens 0 .. KNOWN_LENGTH - 1 stand in memory;
 those from PROMPT_LENGTH on are of the phase of generated tokens. A chunk is of one phase and of known tokens, or of the one token that
-was generated last. Of known tokens from PREDICT_FROM on the argmax is written by position, from address PREDICTED on.
+was generated last. Of all tokens from PREDICT_FROM on, generated ones too, the argmax is written by position, from address PREDICTED on.
 """
 
 from __future__ import annotations

@@ -76,8 +76,9 @@ class Run:
         NUMBER.check(self.dial, "dial", ProgramError)
         if not self.prompt:
             raise ProgramError("prompt is empty; at least one token is needed")
-        if bad := [t for t in self.known if not 0 <= t < program.model.vocab_size]:
-            raise ProgramError(f"prompt token {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
+        for name, ids in (("prompt token", self.prompt), ("token behind the prompt", self.after)):
+            if bad := [t for t in ids if not 0 <= t < program.model.vocab_size]:
+                raise ProgramError(f"{name} {bad[0]} is out of range; the vocabulary has {program.model.vocab_size} ids")
         if not 0 <= self.first < len(self.known):
             raise ProgramError(
                 f"the first position is {self.first}; accepted: 0 to {len(self.known) - 1}, of tokens that are known"
@@ -90,7 +91,7 @@ class Run:
             raise ProgramError(f"{self.max_new} new tokens are asked for; 0 or more are accepted")
         if len(self.known) + self.max_new > program.context:
             raise ProgramError(
-                f"prompt of {len(self.known)} tokens plus {self.max_new} new ones exceeds the program's context of {program.context}"
+                f"prompt of {len(self.prompt)} tokens{f', {len(self.after)} known behind it' if self.after else ''} plus {self.max_new} new ones exceeds the program's context of {program.context}"
             )
         if not np.isfinite(np.float32(self.dial)):
             raise ProgramError(f"dial is {self.dial}; a finite number is needed")
@@ -107,6 +108,8 @@ class Run:
                         f"policy is {self.routing!r}, which weighs the residual; this program of model {program.source['checkpoint']}"
                         f" decides before that is known; accepted: one compiled with policies that name {self.routing!r} (--policies FILE)"
                     )
+        elif not isinstance(self.routing, np.ndarray):
+            raise ProgramError(f"routing is {self.routing!r}; accepted: the name of a policy, or an array of bool")
         else:
             shape = self.routing.shape
             layers, needed = program.model.num_layers, len(self.known) + max(self.max_new - 1, 0)
@@ -148,12 +151,15 @@ class Run:
         address, end = program.regions["predicted"].address, len(self.known)
         return slice(address + 4 * (end if self.predict_from is None else self.predict_from), address + 4 * end)
 
-    def require_beginning(self, engine: str) -> None:
-        """Raises ProgramError where nothing is kept of runs before, as by ``engine``, and this one needs them."""
-        if self.first:
-            raise ProgramError(
-                f"the run begins at position {self.first}; accepted by the {engine}: 0, where nothing is kept of other runs"
-            )
+    def require_kept(self, tokens: int, machine: str) -> None:
+        """Raises ProgramError where this run needs more than the ``tokens`` that ``machine`` computed before it."""
+        if self.first > tokens:
+            kept = f"0 to {tokens}" if tokens else "0, where nothing is kept of other runs"
+            raise ProgramError(f"the run begins at position {self.first}; accepted by the {machine}: {kept}")
+
+    def processed(self, tokens: int) -> int:
+        """How many tokens have keys and values behind it if it generated so many: nobody asked what follows the last one."""
+        return len(self.known) + max(0, tokens - 1)
 
     def prepare(self, program: Program) -> list[NDArray[np.uint8]]:
         """A copy of the program's memory with the prompt (and the routing trace) in place."""

@@ -17,7 +17,7 @@ from sim.rtl import engine as rtl
 from sim.session import Session
 from sim.timing import engine as timing
 from sim.timing.masks import Recorded
-from skipopu.errors import MachineHalt
+from skipopu.errors import MachineHalt, ProgramError
 from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -104,5 +104,7 @@ def test_a_halt_ends_what_was_kept() -> None:
         tokens = hardware.run(run).tokens
         hardware.memory[0][program.regions["program"].address] = 255
         with pytest.raises(MachineHalt):
+            hardware.run(Run((1, 2, 3, 4), 0, first=3))
+        with pytest.raises(ProgramError, match="the run begins at position 3; accepted by the RTL engine's machine: 0, where"):
             hardware.run(Run((1, 2, 3, 4), 0, first=3))
         assert hardware.run(run).tokens == tokens, "on a machine of its own"

@@ -53,14 +53,18 @@ def test_random_schedules(ports: int, tokens: int, kv: str) -> None:
     for _ in range(100):
         keep = int(rng.integers(0, len(session.ids) + 1))
         said = tuple(map(int, rng.integers(0, vocabulary, int(rng.integers(1, 9)))))
-        prompt = (*session.ids[: min(keep, CONTEXT - 16)], *said)
-        run = session.follow(Run(prompt, int(rng.integers(0, 6))))
+        known = (*session.ids[: min(keep, CONTEXT - 16)], *said)
+        cut = int(rng.integers(1, len(known) + 1))
+        run = session.follow(Run(known[:cut], int(rng.integers(0, 6)), after=known[cut:]))
         if ports >= tokens:
-            assert run.first == min(session.common(run), len(prompt) - 1)
+            assert run.first == min(session.common(run), len(known) - 1)
+        if rng.random() < 0.5:
+            run = dataclasses.replace(run, predict_from=int(rng.integers(run.first, len(known))))
         result = session.run(run)
-        fresh = Functional(program, Run(prompt, run.max_new), Options())
+        fresh = Functional(program, dataclasses.replace(run, first=0), Options())
         whole = fresh.execute()
         assert whole.tokens == result.tokens
+        assert whole.predicted == result.predicted
         assert (whole.routing == result.routing).all()
         assert whole.kv_entries == result.kv_entries
         same_memory(session, fresh)
@@ -107,6 +111,8 @@ def test_windows_of_a_policy_are_not_cut() -> None:
     session.run(session.follow(again))
     assert session.follow(Run((*session.ids, 5), 0, routing="top2")).first == 12
     assert session.follow(Run(session.ids, 1, routing="top2", after=(5,))).first == 12, "generated tokens are not compared"
+    shorter = Run(session.ids[:10], 1, routing="top2", after=session.ids[10:])
+    assert session.follow(shorter).first == 8, "of that window there were four"
 
 
 def test_windows_and_shared_ports() -> None:
@@ -198,3 +204,15 @@ def test_every_prediction() -> None:
     for wrong in (2, 10):
         with pytest.raises(ProgramError, match=f"predictions begin at position {wrong}; accepted: 3 to 9, of known tokens"):
             session.run(Run(prompt, 0, after=tuple(tokens[:4]), first=3, predict_from=wrong))
+
+
+def test_a_machine_knows_how_far_it_is() -> None:
+    """Who runs it without a session is told."""
+    machine = Instance(program_of(4, 4, "reuse"))
+    for kept in (0, 3):
+        accepted = f"0 to {kept}" if kept else "0, where nothing is kept"
+        with pytest.raises(
+            ProgramError, match=rf"the run begins at position 4; accepted by the functional engine's machine: {accepted}"
+        ):
+            machine.run(Run((1, 2, 3, 4, 5), 0, first=4))
+        machine.run(Run((1, 2, 3), 1))

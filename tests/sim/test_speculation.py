@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,17 +14,20 @@ from compiler.frontend.checkpoint import load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
+from sim.fuzz.choices import thresholds
 from sim.generation import Generation
-from sim.result import Routed
+from sim.masks import Masks
+from sim.result import Result, Routed
 from sim.session import Session
-from sim.speculation import counted, draws
+from sim.speculation import Steps, draws
 from sim.timing import engine as timing
+from sim.timing.masks import Recorded
 from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.sampling import Sampling
-from tests.support import said, small_config
+from tests.support import random_checkpoint, said, small_config
 
 PROMPT = b"def read(self, size):\n    return self.read("
 DRAWN = Sampling(temperature=0.7, top_p=0.9, seed=2)
@@ -46,6 +50,8 @@ def test_the_same_tokens_in_fewer_runs(program: Program, sampling: Sampling, dra
     assert plain.runs == len(tokens) == 32
     assert drafting.runs == 32 - drafting.accepted
     assert 0 < drafting.accepted <= drafting.drafted
+    few = Generation(Session(program), sampling, Lookup(drafts))
+    assert list(few.tokens(ids, 2)) == tokens[:2]
     if sampling.greedy:
         assert tokens == functional.run(program, Run(ids, 32)).tokens
 
@@ -66,13 +72,59 @@ def test_entries_of_rejected_drafts_are_given_back(program: Program) -> None:
 
 
 @pytest.mark.slow
-def test_counted_by_their_own_counters_or_timed(program: Program) -> None:
-    generation = Generation(Session(program), lookup=Lookup(1), kept=True)
+def test_runs_are_timed_as_they_end(program: Program) -> None:
+    steps, alone = Steps(program), list[int]()
+
+    def see(run: Run, result: Result) -> None:
+        steps.see(run, result)
+        assert isinstance(result, Routed)
+        alone.append(timing.run(program, run, timing.Options(result)).counters["CYCLES"])
+
+    generation = Generation(Session(program), lookup=Lookup(1), see=see)
     tokens = list(generation.tokens(program.text.encode(PROMPT), 12))
-    steps = counted(program, generation.results, len(tokens))
-    alone = [timing.run(program, run, timing.Options(result)).counters["CYCLES"] for run, result in generation.results]
-    assert list(steps.cycles) == alone, "what a run left to remember changes no cycle"
-    assert steps.tokens_per_s == pytest.approx(11 / (sum(alone[1:]) / 25e6))
+    assert steps.cycles == alone, "what a run left to remember changes no cycle"
+    assert steps.tokens_per_s(len(tokens)) == pytest.approx(11 / (sum(alone[1:]) / 25e6))
+
+
+def test_masks_are_those_of_the_run() -> None:
+    """A rejected draft's channels count in its own run, though another token stands there later."""
+    config = small_config(num_layers=2)
+    checkpoint = dataclasses.replace(random_checkpoint(config, 1), masks=thresholds(config, seed=5, spread=200, fixed=0.1))
+    masked = compile_checkpoint(checkpoint, Machine.load("tiny-masks"), context=40)
+    masks, alone = Masks(masked, 40), list[int]()
+    steps = Steps(masked, masks)
+
+    def see(run: Run, result: Result) -> None:
+        steps.see(run, result)
+        assert isinstance(result, Routed)
+        channels = Recorded(masked, {name: rows.copy() for name, rows in masks.active.items()})
+        alone.append(timing.run(masked, run, timing.Options(result, channels=channels)).counters["CYCLES"])
+
+    session = Session(masked, "functional", functional.Options(masks=masks.see))
+    generation = Generation(session, lookup=Lookup(1, shortest=1), see=see)
+    assert len(list(generation.tokens((3, 5, 7, 3, 5, 7, 3, 5), 16))) == 16
+    assert generation.accepted < generation.drafted
+    assert steps.cycles == alone
+
+
+def test_nothing_behind_the_end_is_accepted(program: Program) -> None:
+    """A draft that goes on behind an end-of-sequence id."""
+    ids = program.text.encode(PROMPT)
+    plain = list(Generation(Session(program)).tokens(ids, 12))
+    ended = dataclasses.replace(program, model=dataclasses.replace(program.model, eos_token_ids=(plain[6],)))
+    generation = Generation(Session(ended), lookup=Lookup(3, shortest=1))
+    tokens = list(generation.tokens(ids, 12))
+    assert tokens == plain[: plain.index(plain[6]) + 1]
+    assert generation.runs == len(tokens) - generation.accepted
+
+
+def test_no_draft_behind_a_prompt(program: Program) -> None:
+    """It would be a chunk of its own."""
+    seen = list[Run]()
+    generation = Generation(Session(program), lookup=Lookup(7), see=lambda run, result: seen.append(run))
+    list(generation.tokens(program.text.encode(b"aaaaaaaaaaaa"), 4))
+    assert not seen[0].after
+    assert max(len(run.known) - run.predict_from for run in seen if run.predict_from is not None) <= program.machine.tokens
 
 
 def test_drawn_runs() -> None:
@@ -95,7 +147,7 @@ def test_two_tokens_read_what_either_executes() -> None:
 
     def beats(tokens: int, routing: NDArray[np.bool_]) -> int:
         run = Run((0,) * 20, after=(0,) * tokens, first=20, predict_from=20)
-        return next(timing.follow(program, [(run, Routed(tokens=[], routing=routing))])).counters["READ_BEATS"]
+        return timing.Following(program).count(run, Routed(tokens=[], routing=routing)).counters["READ_BEATS"]
 
     either = routing.copy()
     either[..., 20] |= routing[..., 21]
@@ -124,7 +176,9 @@ def test_the_command(engine: str, tmp_path: Path, capsysbinary: pytest.CaptureFi
         (["--drafts", "2"], "--drafts is of --speculate, which was not given"),
         (["--speculate", "lookup", "--engine", "reference"], "--speculate needs --engine functional, timing or rtl"),
         (["--speculate", "lookup", "--max-new", "0"], "--speculate has no effect on a prompt alone"),
-        (["--speculate", "lookup", "--save-trace", "x.npy"], "--save-trace has no effect with --speculate"),
+        (["--speculate", "lookup", "--drafts", "9"], "--drafts is 9; machine tiny takes"),
+        (["--speculate", "lookup", "--acceptance", "1"], "--acceptance is of --shape"),
+        (["--speculate", "lookup", "--save-trace", "x.npy"], "--save-trace cannot be combined with --speculate"),
     ],
 )
 def test_refusals(options: list[str], sentence: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

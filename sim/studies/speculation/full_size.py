@@ -17,7 +17,7 @@ from sim.baselines import data
 from sim.functional import engine as functional
 from sim.result import Routed
 from sim.routing import independent
-from sim.speculation import draws
+from sim.speculation import Steps, draws
 from sim.studies.speculation.shipped import BY_ROUTERS, EVERYTHING, Case
 from sim.timing import engine as timing
 from skipopu.machine.config import Machine
@@ -77,8 +77,10 @@ def counts(routing: Routing, lookups: list[Case]) -> Counted:
     rates = []
     for acceptance, found in (*((share, 1.0) for share in ACCEPTANCE), *((one.acceptance, one.found) for one in lookups)):
         runs = draws(PROMPT, NEW, acceptance, machine.free_tokens - 1, SEED, found)
-        cycles = [timed.counters["CYCLES"] for timed in timing.follow(program, ((run, silent) for run in runs))]
-        rates.append((NEW - 1) / sum(cycles[1:]) * clock)
+        steps = Steps(program)
+        for run in runs:
+            steps.see(run, silent)
+        rates.append(steps.tokens_per_s(NEW))
     return Counted(float(routing.mean()), float((routing[..., 1:] | routing[..., :-1]).mean()), plain, tuple(rates))
 
 

@@ -14,10 +14,11 @@ from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits
 from sim.functional import engine as functional
 from sim.generation import Generation
+from sim.result import Result
 from sim.rtl import engine as rtl
 from sim.rtl.build import build
 from sim.session import Session
-from sim.speculation import counted
+from sim.speculation import Steps
 from skipopu.errors import SkipopuError
 from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
@@ -92,36 +93,51 @@ def same_entries(plain: functional.Instance, other: functional.Instance, tokens:
     return all(np.array_equal(first, second) for first, second in held)
 
 
-def generated(session: Session, ids: tuple[int, ...], lookup: Lookup | None, routing: str) -> tuple[list[int], Generation]:
-    generation = Generation(session, lookup=lookup, routing=routing, kept=True)
-    return list(generation.tokens(ids, NEW)), generation
+@dataclass
+class Generated:
+    """Tokens of a session, its generation, cycles of the runs, and the last run's result."""
+
+    tokens: list[int]
+    generation: Generation
+    cycles: list[int]
+    last: Result
 
 
-def drafting(program: Program, ids: tuple[int, ...], routing: str) -> tuple[list[int], Generation]:
-    """Tokens on the functional engine with drafts; raises SkipopuError unless they, and keys and values, are those without."""
+def generated(session: Session, ids: tuple[int, ...], lookup: Lookup | None, routing: str) -> Generated:
+    steps, results = Steps(session.program), list[Result]()
+
+    def see(run: Run, result: Result) -> None:
+        steps.see(run, result)
+        results[:] = [result]
+
+    generation = Generation(session, lookup=lookup, routing=routing, see=see)
+    return Generated(list(generation.tokens(ids, NEW)), generation, steps.cycles, *results)
+
+
+def drafting(program: Program, ids: tuple[int, ...], routing: str) -> Generated:
+    """On the functional engine with drafts; raises SkipopuError unless tokens, and keys and values, are those without."""
     machines = [functional.Instance(program) for _ in range(2)]
-    tokens, _ = generated(Session(program, machines[0]), ids, None, routing)
+    plain = generated(Session(program, machines[0]), ids, None, routing)
     lookup = Lookup(program.machine.free_tokens - 1)
-    with_drafts, generation = generated(Session(program, machines[1]), ids, lookup, routing)
-    if tokens != with_drafts or not same_entries(*machines, len(ids) + len(tokens) - 1):
+    drafted = generated(Session(program, machines[1]), ids, lookup, routing)
+    if plain.tokens != drafted.tokens or not same_entries(*machines, len(ids) + len(plain.tokens) - 1):
         raise SkipopuError("tokens, or keys and values, with drafts differ from those without")
-    return tokens, generation
+    return drafted
 
 
-def simulate(program: Program, ids: tuple[int, ...], routing: str, expected: list[int], generation: Generation) -> Simulated:
+def simulate(program: Program, ids: tuple[int, ...], routing: str, expected: Generated) -> Simulated:
     """Raises SkipopuError unless RTL and functional engine agree in every bit."""
     with Session(program, "rtl") as session:
-        tokens, simulated = generated(session, ids, generation.lookup, routing)
-    bits = differing_bits(program, generation.results[-1][1], simulated.results[-1][1])
-    if tokens != expected or bits:
+        seen = generated(session, ids, expected.generation.lookup, routing)
+    bits = differing_bits(program, expected.last, seen.last)
+    if seen.tokens != expected.tokens or bits:
         raise SkipopuError(f"RTL and functional engine differ, {bits} bits of memory")
-    seen, timed = (counted(program, of.results, len(tokens)).cycles for of in (simulated, generation))
-    plain = rtl.run(program, Run(ids, len(tokens), routing=routing))
-    behind = len(tokens) - 1
+    plain = rtl.run(program, Run(ids, len(seen.tokens), routing=routing))
+    behind = len(seen.tokens) - 1
     return Simulated(
-        (plain.counters["CYCLES"] - seen[0]) / behind,  # the first run has the prompt and one token, as without drafts
-        sum(seen[1:]) / behind,
-        sum(timed[1:]) / behind,
+        (plain.counters["CYCLES"] - seen.cycles[0]) / behind,  # the first run has the prompt and one token, as without drafts
+        sum(seen.cycles[1:]) / behind,
+        sum(expected.cycles[1:]) / behind,
     )
 
 
@@ -131,9 +147,10 @@ def case(job: tuple[Path, str, KvPolicy, str, str]) -> Case:
     drafted, simulated = [], None
     for piece in prompts(model)[text]:
         ids = program.text.encode(piece)
-        tokens, generation = drafting(program, ids, routing)
-        drafted.append(Drafted(len(tokens) - 1, generation.runs - 1, generation.drafted, generation.accepted))
-        simulated = simulated or simulate(program, ids, routing, tokens, generation)
+        found = drafting(program, ids, routing)
+        generation = found.generation
+        drafted.append(Drafted(len(found.tokens) - 1, generation.runs - 1, generation.drafted, generation.accepted))
+        simulated = simulated or simulate(program, ids, routing, found)
     assert simulated is not None
     return Case(text, policy, kv, tuple(drafted), simulated)
 
