@@ -89,8 +89,11 @@ def prompts(model: Path) -> dict[str, list[bytes]]:
 def same_entries(plain: functional.Instance, other: functional.Instance, tokens: int) -> bool:
     """Whether both hold the same keys and values of the first ``tokens``, bit for bit."""
     pools = [one.state.pool for one in (plain, other) if one.state is not None]
-    held = [[getattr(pool, name)[pool.map[:, :tokens]] for pool in pools] for name in ("keys", "values", "fields")]
-    return all(np.array_equal(first, second) for first, second in held)
+    first, second = pools
+    return all(
+        np.array_equal(getattr(first, name)[first.map[:, :tokens]], getattr(second, name)[second.map[:, :tokens]])
+        for name in ("keys", "values", "fields")
+    )
 
 
 @dataclass
@@ -111,7 +114,8 @@ def generated(session: Session, ids: tuple[int, ...], lookup: Lookup | None, rou
         results[:] = [result]
 
     generation = Generation(session, lookup=lookup, routing=routing, see=see)
-    return Generated(list(generation.tokens(ids, NEW)), generation, steps.cycles, *results)
+    tokens = list(generation.tokens(ids, NEW))
+    return Generated(tokens, generation, steps.cycles, results[-1])
 
 
 def drafting(program: Program, ids: tuple[int, ...], routing: str) -> Generated:
