@@ -124,7 +124,7 @@ def drafting(program: Program, ids: tuple[int, ...], routing: str) -> Generated:
     plain = generated(Session(program, machines[0]), ids, None, routing)
     lookup = Lookup(program.machine.free_tokens - 1)
     drafted = generated(Session(program, machines[1]), ids, lookup, routing)
-    if plain.tokens != drafted.tokens or not same_entries(*machines, len(ids) + len(plain.tokens) - 1):
+    if plain.tokens != drafted.tokens or not same_entries(machines[0], machines[1], len(ids) + len(plain.tokens) - 1):
         raise SkipopuError("tokens, or keys and values, with drafts differ from those without")
     return drafted
 
