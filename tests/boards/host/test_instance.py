@@ -96,7 +96,7 @@ def test_it_samples_from_the_logits_in_its_memory(monkeypatch: pytest.MonkeyPatc
         assert np.array_equal(session.logits(9), expected.logits(9))
     without = Boards(program_of(), monkeypatch).instance
     without.run(Run((3, 1, 4)))
-    with pytest.raises(ProgramError, match="stores no logits; accepted: one compiled with them"):
+    with pytest.raises(ProgramError, match="stores no logits; accepted: one compiled with logits=True"):
         without.logits(2)
 
 
