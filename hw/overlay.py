@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import ClockDomain, Module, ResetSignal, Signal
 from amaranth.lib.wiring import connect, flipped
 
 from hw.component import Component, given, gives
@@ -10,12 +10,12 @@ from hw.control.host import ADDRESS_BITS
 from hw.library import Library
 from hw.memory.axi import AxiLite, AxiRead, AxiWrite
 from hw.wiring import alignment, attention, control, counters, faults, ports, products, vector
-from hw.wiring.units import Units
+from hw.wiring.units import HOST, Units
 from skipopu.machine.config import Machine
 
 
 class Overlay(Component):
-    """The whole processor. One clock, synchronous reset.
+    """The whole processor. One clock, synchronous reset. A start behind an error resets all but the host's registers.
 
     Latency: that of its programs. Throughput: a beat per port and cycle.
 
@@ -25,6 +25,8 @@ class Overlay(Component):
     """
 
     def __init__(self, machine: Machine, library: Library) -> None:
+        self.clk = given(1, "the clock")
+        self.rst = given(1, "the reset")
         self.host = given(AxiLite(ADDRESS_BITS), "registers, see :mod:`skipopu.isa.registers`", "host_{}")
         numbers = range(machine.ports)
         self.reads = [gives(AxiRead(machine.port_bits), f"memory port {p}", f"port{p}_{{}}") for p in numbers]
@@ -35,6 +37,11 @@ class Overlay(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         units = self.units
+        # One clock for both; the stubs do not know a domain's signals.
+        for domain, reset in ((HOST, self.rst), ("sync", Signal(name="rst"))):
+            m.domains += (made := ClockDomain(domain))
+            vars(made).update(clk=self.clk, rst=reset)
+        m.d.comb += ResetSignal().eq(self.rst | units.recovery.reset)
         units.place(m)
         for part in (control, products, attention, vector, alignment, ports, faults, counters):
             part.join(m, units)

@@ -9,6 +9,7 @@ from skipopu.isa.registers import (
     MAGIC,
     STATUS_DONE,
     STATUS_ERROR,
+    STATUS_OWED,
     STATUS_RUNNING,
     STATUS_SATURATED,
     Error,
@@ -41,6 +42,7 @@ def c_header(ports: int = 0) -> str:
         lines.append(f"#define SKIPOPU_{name} {address:#05x}u /* {access}: {meaning} */")
     lines += ["", f"#define SKIPOPU_MAGIC_VALUE {MAGIC:#010x}u", f"#define SKIPOPU_ISA_VERSION {ISA_VERSION}u", ""]
     status = {"RUNNING": STATUS_RUNNING, "DONE": STATUS_DONE, "ERROR": STATUS_ERROR, "SATURATED": STATUS_SATURATED}
+    status["OWED"] = STATUS_OWED
     lines += [f"#define SKIPOPU_STATUS_{name} {value}u" for name, value in status.items()]
     lines += ["", "enum skipopu_error {", *(f"    SKIPOPU_ERROR_{code.name} = {code.value}," for code in Error), "};", ""]
     return "\n".join([*lines, "#endif"]) + "\n"

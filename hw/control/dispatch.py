@@ -61,7 +61,8 @@ class Dispatcher(Component):
         self.row_start = gives(1, "a layer begins, for a cycle")
         self.row_end = gives(1, "its attention was handed over, for a cycle")
         self.next_row = gives(MAP_ROW_BITS, "with row_start: its row of the KV map")
-        self.running = gives(1, "a run is under way, or memory owes it answers")
+        self.silent = given(1, "nothing has moved for very long")
+        self.running = gives(1, "a run is under way, or memory will give it answers")
         self.stop = gives(1, "an error halts the machine")
         self.ports_quiet = given(1, "memory owes no answer")
         if machine.window:
@@ -91,6 +92,10 @@ class Dispatcher(Component):
             self.token_slot.eq(Mux(predicting, predicted, lists.last_slot)),
             self.write_token.address.eq(Mux(predicting, predicted_address, tokens_address)),
         ]
+        # What an instruction brings itself is reported instead of it.
+        with m.If((request.abort | self.silent) & outcome.running & ~outcome.finish):
+            code = Mux(self.silent, Error.WATCHDOG, Error.ABORTED)
+            m.d.comb += [outcome.fail.eq(1), outcome.fail_code.eq(code), outcome.fail_pc.eq(pc)]
         with m.FSM():
             with m.State("STOPPED"):
                 m.d.comb += outcome.clear.eq(request.clear)
@@ -265,6 +270,7 @@ class Dispatcher(Component):
             outcome.fault_code.eq(self.fault_code),
             outcome.fault_pc.eq(self.fault_pc),
             outcome.ports_quiet.eq(self.ports_quiet),
+            outcome.silent.eq(self.silent),
             self.running.eq(outcome.running),
             self.stop.eq(outcome.failed),
             state.status.eq(outcome.status),

@@ -7,11 +7,22 @@ from amaranth.hdl import Module, ResetSignal, Signal
 from hw.component import Bundle, Component, given, gives
 from hw.control.counters import counters_of
 from hw.memory.axi import AxiLite
-from skipopu.isa.registers import COUNTERS, HOST, HOST_REGISTERS, ISA_VERSION, MAGIC, WIDE, identity
+from skipopu.isa.registers import (
+    CONTROL_ABORT,
+    CONTROL_CLEAR,
+    CONTROL_START,
+    COUNTERS,
+    HOST,
+    HOST_REGISTERS,
+    ISA_VERSION,
+    MAGIC,
+    WIDE,
+    identity,
+)
 from skipopu.machine.config import Machine
 
 ADDRESS_BITS = 9
-RESET_CYCLES = 16  # of the overlay, when a host asks what is around it for a reset
+RESET_CYCLES = 16  # of the overlay, when a host asks what is around it for a reset; of all but its registers, before a start behind an error
 WRITABLE = tuple(r.name for r in HOST_REGISTERS if r.access == "rw" and r.name != "CONTROL")
 UPPER = tuple(f"{name}_HIGH" for name in WIDE)
 READABLE = tuple(
@@ -25,6 +36,7 @@ class RunRequest(Bundle):
     def __init__(self) -> None:
         self.start = gives(1, "start, for a cycle")
         self.clear = gives(1, "clear the status, for a cycle")
+        self.abort = gives(1, "abort the run, for a cycle")
         self.program = gives(32, HOST["PROGRAM"].meaning)
         self.program_length = gives(32, HOST["PROGRAM_LENGTH"].meaning)
         self.prompt_length = gives(32, HOST["PROMPT_LENGTH"].meaning)
@@ -54,10 +66,10 @@ class RunState(Bundle):
 class HostRegisters(Component):
     """The register file of :mod:`skipopu.isa.registers`; unknown addresses read zero and ignore writes.
 
-    Nothing is taken in reset, where it would never be answered. A read of a 64-bit counter's lower half keeps its upper half.
+    Nothing is taken in reset, where it would never be answered, nor while ``hold``. A read of a 64-bit counter's lower half keeps its upper half.
 
-    Latency: a write is answered 1 cycle after address and data are there, a read 1 cycle after its address; ``start`` and ``clear``
-    come with the former, what was written 1 cycle later. Throughput: a write and a read per cycle.
+    Latency: a write is answered 1 cycle after address and data are there, a read 1 cycle after its address; ``start``, ``clear`` and
+    ``abort`` come with the former, what was written 1 cycle later. Throughput: a write and a read per cycle.
 
     Attributes:
         registers: the signal of every register that is no constant, by name.
@@ -67,6 +79,7 @@ class HostRegisters(Component):
         self.machine = machine
         self.bus = given(AxiLite(ADDRESS_BITS), "the host's access", "{}")
         self.request = gives(RunRequest(), "what the host asks for", "{}")
+        self.hold = given(1, "no access is taken")
         self.dial = gives(32, HOST["DIAL"].meaning)
         self.check = gives(32, HOST["CHECK"].meaning)
         self.ring = gives(32, HOST["RING"].meaning)
@@ -84,7 +97,7 @@ class HostRegisters(Component):
     def elaborate(self, platform: object) -> Module:
         m, bus = Module(), self.bus
         # Writes: address and data are taken together.
-        working = ~ResetSignal("sync", allow_reset_less=True)
+        working = ~ResetSignal("sync", allow_reset_less=True) & ~self.hold
         write = bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready) & working
         m.d.comb += [bus.awready.eq(write), bus.wready.eq(write)]
         with m.If(write):
@@ -98,8 +111,12 @@ class HostRegisters(Component):
                                 m.d.sync += register[8 * byte : 8 * byte + 8].eq(bus.wdata[8 * byte : 8 * byte + 8])
                 with m.Case(HOST["CONTROL"].address):
                     m.d.comb += [
-                        self.request.start.eq(bus.wdata[0] & bus.wstrb[0]),
-                        self.request.clear.eq(bus.wdata[1] & bus.wstrb[0]),
+                        request.eq(((bus.wdata[:8] & bit) != 0) & bus.wstrb[0])
+                        for request, bit in (
+                            (self.request.start, CONTROL_START),
+                            (self.request.clear, CONTROL_CLEAR),
+                            (self.request.abort, CONTROL_ABORT),
+                        )
                     ]
         with m.Elif(bus.bready):
             m.d.sync += bus.bvalid.eq(0)

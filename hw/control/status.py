@@ -5,12 +5,12 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 
 from hw.component import Component, given, gives
-from skipopu.isa.registers import ERROR_BITS, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+from skipopu.isa.registers import ERROR_BITS, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, STATUS_SATURATED
 from skipopu.isa.spec import PC_BITS
 
 
 class RunStatus(Component):
-    """Keeps the status and the first error; of two in the same cycle a unit's counts. After an error only a reset helps.
+    """Keeps the status and the first error; of two in the same cycle a unit's counts. An error stays until a reset.
 
     Latency: 1 cycle from an event to what it changes. Throughput: an event of each kind per cycle.
     """
@@ -27,7 +27,8 @@ class RunStatus(Component):
         self.fault_code = given(ERROR_BITS, "which it is")
         self.fault_pc = given(PC_BITS, "at which instruction")
         self.ports_quiet = given(1, "memory owes no answer")
-        self.running = gives(1, "a run is under way, or memory owes it answers")
+        self.silent = given(1, "memory will give none")
+        self.running = gives(1, "a run is under way, or memory will give it answers")
         self.failed = gives(1, "there was an error")
         self.status = gives(32, "bits of the status register")
         self.error = gives(32, "code of the error")
@@ -42,6 +43,7 @@ class RunStatus(Component):
             | Mux(done, STATUS_DONE, 0)
             | Mux(self.failed & ~self.running, STATUS_ERROR, 0)
             | Mux(sticky, STATUS_SATURATED, 0)
+            | Mux(self.running | self.ports_quiet, 0, STATUS_OWED)
         )
         with m.If(self.saturated & self.running):
             m.d.sync += sticky.eq(1)
@@ -55,6 +57,6 @@ class RunStatus(Component):
             m.d.sync += [self.failed.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
         with m.Elif(self.fail & ~self.failed):
             m.d.sync += [self.failed.eq(1), self.error.eq(self.fail_code), self.error_pc.eq(self.fail_pc)]
-        with m.If(self.failed & self.ports_quiet):
+        with m.If(self.failed & (self.ports_quiet | self.silent)):
             m.d.sync += self.running.eq(0)
         return m

@@ -58,6 +58,8 @@ class BurstReader(Component):
         self.push_data = given(machine.port_bits, "that beat")
         self.idle = gives(1, "every burst of every run was issued")
         self.level = gives(count_shape(depth), "beats held")
+        self.push_last = given(1, "it is said to be its burst's last")
+        self.misplaced = gives(1, "more or fewer beats came than bursts have, by those said to be the last of one")
         self.few_in_flight = gives(1, "few enough beats are on their way to ask for more in the background")
         super().__init__()
 
@@ -87,6 +89,10 @@ class BurstReader(Component):
         m.d.comb += [coming.eq(self.depth - free - level(fifo)), few.eq(coming <= self.most - machine.burst)]
         issued = self.burst_valid & self.burst_ready
         taken = self.beats.valid & self.beats.ready
+        # A burst whose end comes early or late is seen when nothing else is on its way, at the latest.
+        bursts = Signal.like(coming)
+        m.d.sync += bursts.eq(bursts + issued - (self.push & self.push_last))
+        m.d.comb += self.misplaced.eq((bursts == 0) != (coming == 0))
         with m.If(issued):
             m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
         m.d.sync += free.eq(free - Mux(issued, size, 0) + taken)
@@ -120,8 +126,10 @@ class ReadPort(Component):
         self.stop = given(1, "no more bursts")
         self.quiet = gives(1, "every beat asked for came")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
-        self.error = gives(1, "a response was not OKAY or had nobody's ID")
-        self.error_client = gives(2, "that response's ID")
+        self.error = [
+            gives(1, f"a response to client {k} was not OKAY or not as long as its burst") for k in range(READ_CLIENTS)
+        ]
+        self.nobodys = gives(1, "a response had nobody's ID")
         self.beat = gives(1, "one data beat arrived")
         super().__init__()
 
@@ -148,6 +156,8 @@ class ReadPort(Component):
                 reader.beats.ready.eq(beats.ready),
                 reader.push.eq(self.axi.rvalid & (self.axi.rid == k)),
                 reader.push_data.eq(self.axi.rdata),
+                reader.push_last.eq(self.axi.rlast),
+                self.error[k].eq((reader.push & (self.axi.rresp != 0)) | reader.misplaced),
             ]
         # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes while no weights are asked for.
         waits = [
@@ -181,9 +191,8 @@ class ReadPort(Component):
             self.axi.arburst.eq(BURST_INCR),
             self.axi.rready.eq(1),
             self.beat.eq(self.axi.rvalid),
-            self.error.eq(self.axi.rvalid & ((self.axi.rresp != 0) | (self.axi.rid >= READ_CLIENTS))),
+            self.nobodys.eq(self.axi.rvalid & (self.axi.rid >= READ_CLIENTS)),
             self.quiet.eq(owed == 0),
-            self.error_client.eq(self.axi.rid),
             self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

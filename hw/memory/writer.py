@@ -46,7 +46,7 @@ class WritePort(Component):
         self.done = [gives(1, f"client {k}'s run is done, for a cycle") for k in clients]
         self.stop = given(1, "no more bursts; the one under way ends without data that does not come")
         self.quiet = gives(1, "no burst is under way")
-        self.error = gives(1, "a response was not OKAY")
+        self.error = gives(1, "a response was not OKAY or had another ID")
         self.error_client = gives(1, "whose burst it was")
         self.beat = gives(1, "one data beat was taken")
         super().__init__()
@@ -71,7 +71,7 @@ class WritePort(Component):
             self.axi.awburst.eq(BURST_INCR),
             self.axi.wlast.eq(remaining == 1),
             self.beat.eq(self.axi.wvalid & self.axi.wready),
-            self.error.eq(self.axi.bvalid & self.axi.bready & (self.axi.bresp != 0)),
+            self.error.eq(self.axi.bvalid & self.axi.bready & ((self.axi.bresp != 0) | (self.axi.bid != self.axi.awid))),
             self.error_client.eq(client),
         ]
         with m.FSM():

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Value
 from amaranth.lib.wiring import connect
 
+from hw.control.host import RunRequest
 from hw.wiring.units import Units
 
 
+def moves(units: Units) -> list[Value]:
+    """What shows that a run goes on."""
+    streams = (stream for queue in units.queues for stream in (queue.issue, queue.retired))
+    return [*(port.beat for port in (*units.readers, *units.writers)), *(s.valid & s.ready for s in streams)]
+
+
 def join(m: Module, units: Units) -> None:
-    host, dispatch = units.registers, units.dispatch
+    host, dispatch, recovery, watchdog = units.registers, units.dispatch, units.recovery, units.watchdog
     saturated = (
         units.array.saturated
         | units.attention.saturated
@@ -19,11 +26,14 @@ def join(m: Module, units: Units) -> None:
     )
     if units.adjust is not None:
         saturated |= units.adjust.saturated
-    connect(m, host.request, dispatch.request)
+    for name in RunRequest().members:
+        source = recovery.start if name == "start" else getattr(host.request, name)
+        m.d.comb += getattr(dispatch.request, name).eq(source)
     connect(m, dispatch.state, host.state)
     connect(m, dispatch.write_token, units.records.write_token)
     connect(m, units.route.routed, dispatch.routed)
     m.d.comb += [
+        host.hold.eq(recovery.busy),
         host.kv_entries.eq(units.kv_write.entries),
         units.route.dial.eq(host.dial),
         units.route.decoding.eq(dispatch.decoding),
@@ -38,6 +48,13 @@ def join(m: Module, units: Units) -> None:
         dispatch.units_idle.eq(Cat(queue.idle for queue in units.queues).all() & units.weights.idle & units.records.idle),
         dispatch.ports_quiet.eq(Cat(port.quiet for port in (*units.readers, *units.writers)).all()),
         dispatch.saturated.eq(saturated),
+        dispatch.silent.eq(watchdog.silent),
+        recovery.asked.eq(host.request.start),
+        recovery.failed.eq(dispatch.stop),
+        recovery.running.eq(dispatch.running),
+        recovery.ports_quiet.eq(dispatch.ports_quiet),
+        watchdog.running.eq(dispatch.running),
+        watchdog.moves.eq(Cat(moves(units)).any()),
     ]
 
     connect(m, units.dispatch.fetch, units.weights.issue)

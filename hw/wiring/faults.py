@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Value
 
 from hw.control.faults import Faults
-from hw.memory.axi import ATTENTION, LOADER, READ_CLIENTS, WEIGHTS
+from hw.memory.axi import ATTENTION, LOADER, WEIGHTS
 from hw.memory.writer import CONTROL, VECTOR
 from hw.wiring.units import Units
 from skipopu.isa.registers import Error
@@ -18,7 +18,7 @@ def join(m: Module, units: Units) -> None:
     aligned = Mux(units.source.unit == Unit.ARRAY, array, Mux(units.source.unit == Unit.ATTENTION, attention, vector))
 
     def failed_read(client: int) -> Value:
-        return Cat(reader.error & (reader.error_client == client) for reader in units.readers).any()
+        return Cat(reader.error[client] for reader in units.readers).any()
 
     def failed_write(client: int) -> Value:
         return Cat(writer.error & (writer.error_client == client) for writer in units.writers).any()
@@ -36,7 +36,7 @@ def join(m: Module, units: Units) -> None:
         (failed_read(WEIGHTS), Error.AXI_READ, array),
         (failed_read(ATTENTION), Error.AXI_READ, attention),
         (failed_read(LOADER), Error.AXI_READ, Mux(dispatch.loading, 0, vector)),
-        (failed_read(READ_CLIENTS), Error.AXI_READ, dispatch.pc),  # nobody's
+        (Cat(reader.nobodys for reader in units.readers).any(), Error.AXI_READ, dispatch.pc),
     ]
     if units.adjust is not None:
         faults.append((units.adjust.illegal, Error.ILLEGAL_INSTRUCTION, vector))

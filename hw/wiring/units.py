@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import DomainRenamer, Module, Value
 
 from hw.component import AnyComponent, Component
 from hw.control.channels import ChannelFetch
@@ -14,7 +14,9 @@ from hw.control.dispatch import Dispatcher
 from hw.control.host import HostRegisters
 from hw.control.queue import UnitQueue
 from hw.control.record import RecordWriter
+from hw.control.recovery import Recovery
 from hw.control.tokens import DependenceTokens
+from hw.control.watchdog import Watchdog
 from hw.control.weights import WeightFetch
 from hw.kv.attention import AttentionUnit
 from hw.kv.map_memory import MapMemory
@@ -44,7 +46,10 @@ from hw.vector.switch import VectorSwitch
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import WATCHDOG_CYCLES
 
+HOST = "host"  # domain of what keeps its state while the rest is reset for another run
+OF_HOST = ("registers", "recovery")
 PORTS = ("activation", "array", "attention", "operands", "tokens", "unwritten")  # names of units that ports have too
 
 
@@ -59,7 +64,8 @@ class Units:
         self.readers = [library.use("read_port", lambda: ReadPort(machine), f"read_{p}") for p in ports]
         self.writers = [library.use("write_port", lambda: WritePort(machine), f"write_{p}") for p in ports]
         # Control
-        self.registers, self.dispatch = HostRegisters(machine), Dispatcher(machine)
+        self.registers, self.recovery = HostRegisters(machine), Recovery()
+        self.dispatch, self.watchdog = Dispatcher(machine), Watchdog(WATCHDOG_CYCLES)
         self.queues = [UnitQueue(machine) for _ in Unit]
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
@@ -99,7 +105,8 @@ class Units:
         """Makes them submodules."""
         for name, unit in vars(self).items():
             if isinstance(unit, Component):
-                m.submodules[f"{name}_unit" if name in PORTS else name] = unit
+                own = DomainRenamer(HOST)(unit) if name in OF_HOST else unit
+                m.submodules[f"{name}_unit" if name in PORTS else name] = own
         for p, (tile, reader, writer) in enumerate(zip(self.tiles, self.readers, self.writers, strict=True)):
             m.submodules[f"tile_{p}"], m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = tile, reader, writer
         for unit in Unit:

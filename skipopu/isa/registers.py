@@ -55,13 +55,15 @@ class Error(IntEnum):
     TOKEN_OUT_OF_RANGE = 2  # a token id is not below VOCABULARY
     CONTEXT_FULL = 3  # a position reaches CONTEXT
     KV_POOL_FULL = 4
-    AXI_READ = 5  # a read response was not OKAY, or nobody's
-    AXI_WRITE = 6  # a write response was not OKAY
+    AXI_READ = 5  # a read response was not OKAY, nobody's, or not as long as its burst
+    AXI_WRITE = 6  # a write response was not OKAY, or nobody's
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
     CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
     KV_MISSING = 10  # a token skips attention at the first layer, so it has no entry
     DEPENDENCE = 11  # a unit was given more dependence tokens than are counted, without taking them
+    ABORTED = 12  # the host ended the run
+    WATCHDOG = 13  # for very long nothing moved: no beat, no instruction
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,17 @@ _HOST = (
     ("VERSION", "r", "ISA version"),
     ("MACHINE", "r", "low 32 bits of the machine fingerprint"),
     ("NUMERICS", "r", "low 32 bits of the numerics fingerprint"),
-    ("CONTROL", "rw", "write 1: start; 2: clear status"),
+    (
+        "CONTROL",
+        "rw",
+        "write 1: start, which also ends what an error left and is ignored while STATUS says running or owed; 2: clear done and saturation;"
+        " 4: abort the run",
+    ),
     (
         "STATUS",
         "r",
-        "bit 0 running, 1 done, 2 error, 3 numeric saturation (sticky); after an error it runs until memory has answered everything",
+        "bit 0 running, 1 done, 2 error, 3 numeric saturation (sticky), 4 memory owes answers behind a run; after an error it runs until memory owes none,"
+        " or has been silent for as long as WATCHDOG takes",
     ),
     ("ERROR", "r", "error code"),
     ("ERROR_PC", "r", "index of the failing instruction"),
@@ -160,4 +168,5 @@ def counted(values: Mapping[str, int]) -> dict[str, int]:
     return {name: values[name] | values[f"{name}_HIGH"] << 32 for name in WIDE}
 
 
-STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED = 1, 2, 4, 8
+CONTROL_START, CONTROL_CLEAR, CONTROL_ABORT = 1, 2, 4
+STATUS_RUNNING, STATUS_DONE, STATUS_ERROR, STATUS_SATURATED, STATUS_OWED = 1, 2, 4, 8, 16

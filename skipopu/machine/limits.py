@@ -19,6 +19,9 @@ MOST_GROUPS = (1 << MATMUL.by_name["groups"].width) - 1  # along a product's inp
 LARGEST_CONTEXT = 1 << 16  # tokens whose weighted values attention's exact sums hold
 LARGEST_VOCABULARY = 1 << 20
 LARGEST_RUN = (1 << 24) - 1  # beats that a unit asks a port for at once
+# Cycles without a beat and an instruction that end a run: a second at the fastest clock, where the longest work of an instruction between two
+# beats, attention over a full history buffer, takes less than 2**20 and memory answers in thousands.
+WATCHDOG_CYCLES = 1 << 28
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from amaranth.sim import SimulatorContext
 
 from hw.control.dispatch import Dispatcher
 from skipopu.isa import spec
-from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, Config, Error
+from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
 from skipopu.isa.spec import TokenList, Unit
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
@@ -248,16 +248,19 @@ FAILURES = {
     "counter": (changed(len(PROGRAM) - 2, spec.NEXT, target=40), Error.PROGRAM_RANGE, 40),
     "empty": ([], Error.PROGRAM_RANGE, 0),
     "unit": (PROGRAM, Error.KV_POOL_FULL, 3),
+    "abort": (PROGRAM, Error.ABORTED, None),
+    "silence": (PROGRAM, Error.WATCHDOG, None),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_errors(name: str) -> None:
     """The first one is kept, and the machine runs until memory owes nothing; then it does not start again."""
-    words, code, at = FAILURES[name]
+    words, code, place = FAILURES[name]
     dut = Dispatcher(TINY)
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        at = place
         constants = [(dut.request.program_length, len(words)), (dut.units_idle, 1), (dut.request.predict_from, NO_POSITION)]
         constants += [(dut.request.prompt_length, 5), (dut.request.known_length, 5)]
         constants += [(port.ready, 1) for port in (dut.runs, dut.fetch, *dut.issue)]
@@ -274,7 +277,11 @@ def test_errors(name: str) -> None:
             ctx.set(dut.route_done, 1)
             ctx.set(dut.fault, name == "unit" and cycle == 100)
             ctx.set(dut.fault_code, code)
-            ctx.set(dut.fault_pc, at)
+            ctx.set(dut.fault_pc, at or 0)
+            ctx.set(dut.request.abort, name == "abort" and cycle == 100)
+            ctx.set(dut.silent, name == "silence" and cycle == 100)
+            if at is None and cycle == 100:
+                at = ctx.get(dut.pc)  # where it is
             *_, taken, stop = await ctx.tick().sample(dut.beats.ready, dut.stop)
             if taken and shown is not None:
                 shown = next(beats, None)
@@ -285,10 +292,11 @@ def test_errors(name: str) -> None:
         ctx.set(dut.fault_code, Error.DEPENDENCE)
         await ctx.tick().repeat(5)
         assert ctx.get(state.status) == STATUS_RUNNING
-        ctx.set(dut.ports_quiet, 1)
+        ctx.set(dut.silent if name == "silence" else dut.ports_quiet, 1)
         await ctx.tick()
         ctx.set(dut.request.start, 1)
         await ctx.tick().repeat(5)
-        assert (ctx.get(state.status), ctx.get(state.error), ctx.get(state.error_pc)) == (STATUS_ERROR, code, at)
+        owed = STATUS_OWED if name == "silence" else 0
+        assert (ctx.get(state.status), ctx.get(state.error), ctx.get(state.error_pc)) == (STATUS_ERROR | owed, code, at)
 
     exercise(dut, {}, {}, drive=drive, seeds=())

@@ -77,25 +77,50 @@ def test_registers_keep_what_is_written() -> None:
     exercise(dut, {}, {}, drive=drive, seeds=range(1))
 
 
-def test_start_and_clear_last_a_cycle() -> None:
+def test_start_clear_and_abort_last_a_cycle() -> None:
     dut = HostRegisters(MONO)
     counts = {}
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        counts.update(start=0, clear=0)
-        for value in (1, 2, 3, 0, 4):
+        counts.update(start=0, clear=0, abort=0)
+        for value in (1, 2, 3, 0, 4, 12, 6, 8):
             await Host(dut, ctx, stalls).write(HOST["CONTROL"].address, value)
-        await Host(dut, ctx, stalls).write(HOST["CONTROL"].address, 3, strobe=0b1110)
+        await Host(dut, ctx, stalls).write(HOST["CONTROL"].address, 7, strobe=0b1110)
         await ctx.tick()
-        assert counts == {"start": 2, "clear": 2}
+        assert counts == {"start": 2, "clear": 3, "abort": 3}
 
     async def count(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         while True:
-            *_, start, clear = await ctx.tick().sample(dut.request.start, dut.request.clear)
+            *_, start, clear, abort = await ctx.tick().sample(dut.request.start, dut.request.clear, dut.request.abort)
             counts["start"] += start
             counts["clear"] += clear
+            counts["abort"] += abort
 
     exercise(dut, {}, {}, drive=drive, beside=count, seeds=range(2))
+
+
+def test_nothing_is_taken_on_hold() -> None:
+    """Not even by the way: what was asked before is answered."""
+    dut = HostRegisters(MONO)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        bus = dut.bus
+        for port, value in ((bus.awaddr, HOST["CONTROL"].address), (bus.wdata, 7), (bus.wstrb, 15)):
+            ctx.set(port, value)
+        for port in (bus.awvalid, bus.wvalid, bus.arvalid):
+            ctx.set(port, 1)
+        await ctx.tick()
+        ctx.set(dut.hold, 1)
+        for _ in range(5):
+            assert not ctx.get(bus.awready | bus.wready | bus.arready | dut.request.start | dut.request.abort)
+            assert ctx.get(bus.bvalid & bus.rvalid)
+            await ctx.tick()
+        ctx.set(dut.hold, 0)
+        ctx.set(bus.bready, 1)
+        ctx.set(bus.rready, 1)
+        assert ctx.get(bus.awready & bus.wready & bus.arready & dut.request.start)
+
+    exercise(dut, {}, {}, drive=drive, seeds=())
 
 
 def test_a_write_and_a_read_per_cycle() -> None:

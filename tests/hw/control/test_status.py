@@ -7,13 +7,13 @@ import random
 from amaranth.sim import SimulatorContext
 
 from hw.control.status import RunStatus
-from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_RUNNING, STATUS_SATURATED
+from skipopu.isa.registers import STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, STATUS_SATURATED
 from tests.hw.bench import exercise
 
 
 def test_events_in_any_order() -> None:
     dut = RunStatus()
-    chances = {"clear": 0.1, "finish": 0.05, "saturated": 0.1, "fail": 0.02, "fault": 0.02, "ports_quiet": 0.3}
+    chances = {"clear": 0.1, "finish": 0.05, "saturated": 0.1, "fail": 0.02, "fault": 0.02, "ports_quiet": 0.2, "silent": 0.1}
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         source = stalls or random.Random(3)
@@ -40,9 +40,11 @@ def test_events_in_any_order() -> None:
             elif event["restart"]:
                 error = 0
             done |= event["finish"]
-            running = (running or event["restart"]) and not event["finish"] and not (before and event["ports_quiet"])
+            ended = event["finish"] or (before and (event["ports_quiet"] or event["silent"]))
+            running = (running or event["restart"]) and not ended
             status = running * STATUS_RUNNING | done * STATUS_DONE | sticky * STATUS_SATURATED
-            assert ctx.get(dut.status) == status | (failed and not running) * STATUS_ERROR
+            status |= (failed and not running) * STATUS_ERROR | (not running and not event["ports_quiet"]) * STATUS_OWED
+            assert ctx.get(dut.status) == status
             assert (ctx.get(dut.running), ctx.get(dut.failed)) == (running, failed)
             assert (ctx.get(dut.error), ctx.get(dut.error_pc)) == (error, pc)
 

@@ -187,11 +187,25 @@ def test_bursts_of_one_beat_come_without_gaps_in_the_fifo() -> None:
     assert came == list(range(beats))
 
 
-@pytest.mark.parametrize("stray", [False, True])
-def test_a_stopped_read_port_is_quiet_once_memory_has_answered(stray: bool) -> None:
-    """No burst begins after the stop, the one on the bus is kept there, and a beat with nobody's ID is an error."""
+LAST = MONO.burst - 1
+
+
+@pytest.mark.parametrize(
+    ("stray", "last", "wrong_from"),
+    [
+        (None, {LAST}, None),
+        (1, {LAST}, LAST + 1),  # a beat is missed when its burst is over
+        (None, {1}, 2),
+        (None, {1, LAST}, 2),
+        (None, set(), LAST + 1),
+    ],
+)
+def test_a_stopped_read_port_is_quiet_once_memory_has_answered(
+    stray: int | None, last: set[int], wrong_from: int | None
+) -> None:
+    """No burst begins after the stop, the one on the bus is kept there, and a beat of nobody's ID or a burst of another length is an error."""
     dut = ReadPort(MONO)
-    asked, errors, quiet = 0, [], []
+    asked, strays, errors, quiet = 0, [], [], []
 
     async def bench(ctx: SimulatorContext) -> None:
         nonlocal asked
@@ -208,15 +222,19 @@ def test_a_stopped_read_port_is_quiet_once_memory_has_answered(stray: bool) -> N
                 asked += ctx.get(dut.axi.arlen) + 1
             came = 30 <= cycle < 30 + asked
             ctx.set(dut.axi.rvalid, came)
-            ctx.set(dut.axi.rid, 3 if stray and cycle == 31 else ATTENTION)
-            errors.append(ctx.get(dut.error))
+            ctx.set(dut.axi.rlast, came and cycle - 30 in last)
+            ctx.set(dut.axi.rid, READ_CLIENTS if cycle - 30 == stray else ATTENTION)
+            strays.append(ctx.get(dut.nobodys))
+            errors.append(ctx.get(dut.error[ATTENTION]))
             quiet.append(ctx.get(dut.quiet))
             await ctx.tick()
 
     simulate(dut, bench)
     assert asked == MONO.burst
     assert quiet == [cycle >= 30 + asked for cycle in range(60)]
-    assert errors == [stray and cycle == 31 for cycle in range(60)]
+    assert strays == [cycle - 30 == stray for cycle in range(60)]
+    first = errors.index(1) - 30 if any(errors) else None
+    assert first == wrong_from
 
 
 def test_limit_of_weights_under_way() -> None:
