@@ -6,8 +6,9 @@
 // all ports at once, else evenly spread over the interval. A write burst takes the
 // data bus for its beats and two turnarounds. Addresses come at most every `issue` cycles, `outstanding` bursts are in flight, and
 // a change of channel (address bits from `channel` up) waits until all are answered. With `reorder`
-// responses of different IDs overtake and interleave. Addresses at or above `limit` answer DECERR; the `bad_read`th read and the
-// `bad_write`th write burst (from 1) answer SLVERR.
+// responses of different IDs overtake and interleave. Addresses at or above `limit` answer DECERR. The `bad_read`th read and the
+// `bad_write`th write burst (from 1, since the last load) are answered as `bad_kind` says: 0 SLVERR, 1 DECERR, 2 with another ID, 3 not while
+// it says so, 4 without a last beat, 5 with nothing but last beats.
 module axi_memory #(
     parameter DATA = 128,
     parameter WORDS = 1 << 20,
@@ -17,7 +18,7 @@ module axi_memory #(
     input clk, input rst,
     input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input load, input dump,
     input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [6:0] outstanding,
-    input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write,
+    input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write, input [2:0] bad_kind,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
     input arvalid, output arready,
     output reg [DATA-1:0] rdata, output reg [1:0] rid, output reg [1:0] rresp, output reg rlast, output reg rvalid, input rready,
@@ -90,14 +91,15 @@ module axi_memory #(
     end
     wire [7:0] first = {chosen, head[chosen]};
     wire [39:0] address = queue_address[first] + ({32'b0, beat[chosen]} << SHIFT);
-    wire advance = chosen_valid && can_send;
+    wire bad = queue_bad[first];
+    wire advance = chosen_valid && can_send && !(bad && bad_kind == 3);
     wire finished = advance && beat[chosen] == queue_length[first];
 
     // Writes: one burst at a time
-    reg writing, answering;
+    reg writing, answering, bad_answer;
     reg [39:0] write_address;
     reg [15:0] write_beats;
-    assign bid = 0;
+    assign bid = bad_answer && bad_kind == 2;
     assign awready = !writing && !answering && !bvalid && !hold_aw;
     assign wready = writing && !hold_w && !refreshing;
     wire written = wvalid && wready;
@@ -106,7 +108,7 @@ module axi_memory #(
         if (rst) begin
             random <= seed * 32'h9e3779b9 + (PORT + 1) * 32'h85ebca6b + 1;
             {cycle, number, next_issue, reads, writes, in_flight, occupied, last_channel} <= 0;
-            {rvalid, writing, answering, bvalid} <= 0;
+            {rvalid, writing, answering, bad_answer, bvalid} <= 0;
             for (i = 0; i < 4; i = i + 1) begin
                 head[i] <= 0; tail[i] <= 0; waiting[i] <= 0; beat[i] <= 0;
             end
@@ -138,9 +140,9 @@ module axi_memory #(
             if (advance) begin
                 rvalid <= 1;
                 rdata <= address < limit ? mem[address >> SHIFT] : 0;
-                rresp <= address >= limit ? 3 : queue_bad[first] ? 2 : 0;
-                rid <= chosen;
-                rlast <= finished;
+                rresp <= address >= limit || (bad && bad_kind == 1) ? 3 : bad && bad_kind == 0 ? 2 : 0;
+                rid <= bad && bad_kind == 2 ? 3 : chosen;
+                rlast <= bad && bad_kind >= 4 ? bad_kind == 5 : finished;
                 beat[chosen] <= finished ? 0 : beat[chosen] + 1;
                 if (finished) head[chosen] <= head[chosen] + 1;
             end
@@ -149,7 +151,8 @@ module axi_memory #(
                 write_address <= awaddr;
                 write_beats <= {8'b0, awlen} + 1;
                 writes <= writes + 1;
-                bresp <= writes + 1 == bad_write ? 2 : 0;
+                bad_answer <= writes + 1 == bad_write;
+                bresp <= writes + 1 != bad_write || bad_kind > 1 ? 0 : bad_kind == 1 ? 3 : 2;
             end
             if (written) begin
                 if (write_address < limit) begin
@@ -163,8 +166,9 @@ module axi_memory #(
                 end
             end
             if (bvalid && bready) bvalid <= 0;
+            if (load) {reads, writes} <= 0;
             if (written && wlast) answering <= 1;
-            else if (answering && !hold_b) begin
+            else if (answering && !hold_b && !(bad_answer && bad_kind == 3)) begin
                 answering <= 0;
                 bvalid <= 1;
             end

@@ -16,7 +16,7 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge, Timer
 
-from skipopu.isa.registers import HOST, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR
+from skipopu.isa.registers import CONTROL_START, HOST, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR
 
 PERIOD = 10  # ns
 
@@ -90,7 +90,7 @@ async def run(dut: Any, host: Host, told: Path, registers: dict[str, int], optio
     """Starts the machine and waits for its end; ``told`` gets tokens and cycles so far."""
     for name, value in registers.items():
         await host.write(name, value)
-    await host.write("CONTROL", 1)
+    await host.write("CONTROL", CONTROL_START)
     generated, stopped = 0, False
     with told.open("w") as progress:
         while not stopped:

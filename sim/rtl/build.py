@@ -49,6 +49,7 @@ MEMORY_SETTINGS = {
     "reorder": 1,
     "bad_read": 32,
     "bad_write": 32,
+    "bad_kind": 3,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
 

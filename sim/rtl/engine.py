@@ -21,7 +21,7 @@ from sim.rtl.options import Options as Options
 from sim.rtl.verilate import Say
 from sim.rtl.window import Window as Window
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.registers import STATUS_ERROR, STATUS_SATURATED, Error, counted, identity
+from skipopu.isa.registers import STATUS_ERROR, STATUS_OWED, STATUS_SATURATED, Error, counted, identity
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
@@ -92,8 +92,9 @@ class Instance:
 
         Raises:
             ProgramError: the run does not fit.
-            MachineHalt: the machine stopped with an error code. The next run has a machine of its own, as behind any other error.
-            SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``.
+            MachineHalt: the machine stopped with an error code. The next run has to begin at position 0.
+            SkipopuError: the build or the simulator failed, or the machine did not stop within ``options.cycle_limit``. The next run has a
+                machine of its own.
         """
         run.validate(self.program)
         if self.process is not None and self.process.poll() is not None:
@@ -102,6 +103,11 @@ class Instance:
         self.busy = True
         try:
             result = self._run(run, watch)
+        except MachineHalt:
+            self.busy, self.kept = False, 0
+            if self.values["STATUS"] & STATUS_OWED:
+                self._end(at_once=True)
+            raise
         except BaseException:
             self._end(at_once=True)
             raise
@@ -207,6 +213,7 @@ class Instance:
             "bad_port": memory.bad_port,
             "bad_read": memory.bad_read,
             "bad_write": memory.bad_write,
+            "bad_kind": 0,
             "limit": len(self.memory[0]),
             "wave_from": waves.start if waves else 0,
             "wave_to": waves.stop if waves else 0,
