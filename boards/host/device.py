@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,12 @@ from sim.engine import QUIET, Watch
 from sim.result import Counted
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
 from skipopu.isa.registers import (
+    CONTROL_ABORT,
+    CONTROL_START,
     HOST_REGISTERS,
     STATUS_DONE,
     STATUS_ERROR,
+    STATUS_OWED,
     STATUS_RUNNING,
     STATUS_SATURATED,
     Error,
@@ -43,21 +47,26 @@ class Device:
         self._reset(seconds)
 
     def _reset(self, seconds: float) -> None:
-        """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it."""
-        self._stand_still(seconds)
+        """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it, and late answers would
+        reach the next run.
+        """
+        self.abort(seconds)
         self.transport.reset()
 
-    def _stand_still(self, seconds: float) -> None:
-        """Waits for the end of a run.
+    def abort(self, seconds: float = 60.0) -> None:
+        """Ends a run that is under way, this host's or another's; without one nothing changes.
 
         Raises:
-            SkipopuError: what it was given before, by another host perhaps, is still running after ``seconds``.
+            SkipopuError: memory has not given all answers within ``seconds``.
         """
+        board = self.transport
+        if board.register("STATUS") & STATUS_RUNNING:
+            board.set_register("CONTROL", CONTROL_ABORT)
         deadline = time.monotonic() + seconds
-        while self.transport.register("STATUS") & STATUS_RUNNING:
+        while board.register("STATUS") & (STATUS_RUNNING | STATUS_OWED):
             if time.monotonic() > deadline:
                 raise SkipopuError(
-                    f"{self.transport.name}: an earlier run did not end within {seconds:g} s; wait, or configure the board anew"
+                    f"{board.name}: memory still owes answers to an earlier run after {seconds:g} s; configure the board anew"
                 )
 
     def require(self, program: Program) -> None:
@@ -131,13 +140,17 @@ class Device:
         Raises:
             ProgramError: the run does not fit the program.
             MachineHalt: the machine stopped with an error code; the tokens before that are in it.
-            SkipopuError: it did not stop within ``seconds``, or the run before it still goes on.
+            SkipopuError: it did not stop within ``seconds``, or memory owes answers to the run before it, or that is another host's and
+                still goes on, so that nothing is kept.
+
+        Whatever ends the wait for the machine, an interrupt too, ends the run.
         """
         run.validate(program)
         run.place(program, memory)
         board = self.transport
-        if run.first:
-            self._stand_still(seconds)  # a reset would give back what is kept
+        if run.first:  # a reset would give back what is kept
+            if board.register("STATUS") & STATUS_RUNNING:
+                raise SkipopuError(f"{board.name}: another host's run is under way, nothing is kept; begin at position 0")
         else:
             self._reset(seconds)
         regions = program.regions
@@ -153,22 +166,13 @@ class Device:
             board.write(0, address, memory[address : address + size].tobytes())
         for name, value in run.registers(program).items():
             board.set_register(name, value)
-        board.set_register("CONTROL", 1)
-        tokens: list[int] = []
-        first = program.regions["tokens"].address + 4 * len(run.known)
-        deadline = time.monotonic() + seconds
-        while True:
-            seen = board.registers("STATUS", "GENERATED")
-            status, generated = seen["STATUS"], seen["GENERATED"]
-            if generated > len(tokens):
-                data = board.read(0, first + 4 * len(tokens), 4 * (generated - len(tokens)))
-                for token in np.frombuffer(data, "<u4").tolist():
-                    tokens.append(token)
-                    watch.token(token)
-            if status & (STATUS_DONE | STATUS_ERROR):
-                break
-            if time.monotonic() > deadline:
-                raise SkipopuError(f"{board.name}: the machine did not stop within {seconds:g} s, {generated} tokens came")
+        try:
+            board.set_register("CONTROL", CONTROL_START)
+            status, tokens = self._wait(program, run, watch, seconds)
+        except BaseException:
+            with suppress(SkipopuError):
+                self.abort()
+            raise
         values = board.registers("MAGIC", HOST_REGISTERS[-1].name)
         if status & STATUS_ERROR:
             code, pc = Error(values["ERROR"]), values["ERROR_PC"]
@@ -181,6 +185,28 @@ class Device:
             predicted=run.predicted(program, memory),
             kv_entries=values["KV_ENTRIES"],
         )
+
+    def _wait(self, program: Program, run: Run, watch: Watch, seconds: float) -> tuple[int, list[int]]:
+        """STATUS at the end of a run, and what it generated.
+
+        Raises:
+            SkipopuError: it did not stop within ``seconds``.
+        """
+        board, tokens = self.transport, list[int]()
+        first = program.regions["tokens"].address + 4 * len(run.known)
+        deadline = time.monotonic() + seconds
+        while True:
+            seen = board.registers("STATUS", "GENERATED")
+            status, generated = seen["STATUS"], seen["GENERATED"]
+            if generated > len(tokens):
+                data = board.read(0, first + 4 * len(tokens), 4 * (generated - len(tokens)))
+                for token in np.frombuffer(data, "<u4").tolist():
+                    tokens.append(token)
+                    watch.token(token)
+            if status & (STATUS_DONE | STATUS_ERROR):
+                return status, tokens
+            if time.monotonic() > deadline:
+                raise SkipopuError(f"{board.name}: the machine did not stop within {seconds:g} s, {generated} tokens came")
 
     def fetch(self, memory: NDArray[np.uint8], place: slice) -> None:
         """Reads bytes of port 0 into ``memory``, its image."""

@@ -31,7 +31,9 @@ class Instance:
         Raises:
             ProgramError: the run does not fit the program.
             MachineHalt: the machine stopped with an error code.
-            SkipopuError: it did not stop in time. It is waited for by the next run, which has to begin at position 0.
+            SkipopuError: it did not stop in time.
+
+        Behind an error, and behind an interrupt, the next run has to begin at position 0.
         """
         run.validate(self.program)
         run.require_kept(self.kept, "board")

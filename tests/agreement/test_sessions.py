@@ -101,10 +101,13 @@ def test_drafts_change_no_token(kv: str, sampling: Sampling) -> None:
 def test_a_halt_ends_what_was_kept() -> None:
     program, run = program_of("tiny", "reuse"), Run((1, 2, 3), 2)
     with rtl.Instance(program, rtl.Options(optimise=0)) as hardware:
-        tokens = hardware.run(run).tokens
-        hardware.memory[0][program.regions["program"].address] = 255
+        tokens, simulation = hardware.run(run).tokens, hardware.process
+        code = program.regions["program"].address
+        hardware.memory[0][code] = 255
         with pytest.raises(MachineHalt):
             hardware.run(Run((1, 2, 3, 4), 0, first=3))
+        hardware.memory[0][code] = program.memory[0][code]
         with pytest.raises(ProgramError, match="the run begins at position 3; accepted by the RTL engine's machine: 0, where"):
             hardware.run(Run((1, 2, 3, 4), 0, first=3))
-        assert hardware.run(run).tokens == tokens, "on a machine of its own"
+        assert hardware.run(run).tokens == tokens
+        assert hardware.process is simulation, "on the same machine"

@@ -12,7 +12,18 @@ import pytest
 from boards.host.xrt import XrtTransport
 from sim.functional import engine as functional
 from skipopu import shell
-from skipopu.isa.registers import HOST, MAGIC, NO_POSITION, STATUS_DONE, STATUS_RUNNING, identity
+from skipopu.isa.registers import (
+    CONTROL_ABORT,
+    CONTROL_START,
+    HOST,
+    MAGIC,
+    NO_POSITION,
+    STATUS_DONE,
+    STATUS_ERROR,
+    STATUS_RUNNING,
+    Error,
+    identity,
+)
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.shell import MODULE
@@ -36,7 +47,7 @@ class Behind:
         }
         self.memory: dict[int, np.ndarray] = {}  # what the machine sees, by first address
         self.machine: functional.Instance | None = None
-        self.resets = self.polls = 0
+        self.resets = self.polls = self.aborts = 0
         self.runs: list[Run] = []
 
     def read(self, address: int) -> int:
@@ -50,7 +61,12 @@ class Behind:
         self.values[address] = value
         if address == shell.RESET:
             self.resets, self.machine, self.values[HOST["STATUS"].address] = self.resets + 1, None, 0
+        elif address == HOST["CONTROL"].address and value == CONTROL_ABORT:
+            if self.values.get(HOST["STATUS"].address, 0) & STATUS_RUNNING:
+                self.values |= {HOST["STATUS"].address: STATUS_ERROR, HOST["ERROR"].address: Error.ABORTED}
+                self.polls, self.machine, self.aborts = 0, None, self.aborts + 1
         elif address == HOST["CONTROL"].address:
+            assert value == CONTROL_START
             assert not self.values.get(HOST["STATUS"].address, 0) & STATUS_RUNNING
             self.values |= {HOST["STATUS"].address: STATUS_RUNNING, HOST["GENERATED"].address: 0}
             self.polls = 2

@@ -16,9 +16,10 @@ from boards.host.transport import MappedTransport
 from boards.host.xrt import XrtTransport
 from boards.host.zynq import PynqTransport
 from compiler.pipeline import compile_checkpoint
+from sim.engine import Watch
 from sim.functional import engine as functional
 from skipopu.errors import SkipopuError
-from skipopu.isa.registers import HOST, STATUS_DONE, STATUS_RUNNING
+from skipopu.isa.registers import HOST, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 from tests.boards.behind import Behind, alveo, fake_pynq, fake_pyxrt
@@ -76,28 +77,60 @@ def test_what_is_loaded_is_read_back(behind: Behind, monkeypatch: pytest.MonkeyP
         device.verify(other)
 
 
-def test_a_run_under_way_is_not_cut_off(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reset would leave memory in the middle of a burst."""
+def test_a_run_under_way_is_aborted_before_a_reset(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset in the middle of it would leave memory in the middle of a burst, and answers to it for the next run."""
     transport, status = alveo(behind, monkeypatch), HOST["STATUS"].address
-    left = 3
-    read = behind.read
+    read, polls, left = behind.read, 0, 3
 
     def ending(address: int) -> int:
-        nonlocal left
-        if address == status:
+        """Memory owes answers for a while."""
+        nonlocal left, polls
+        if address == status and behind.aborts:
             assert behind.resets == 0
             left -= 1
-            behind.values[status] = STATUS_RUNNING if left else STATUS_DONE
+            behind.values[status] = STATUS_OWED if left else STATUS_ERROR
+        polls += address == status
         return read(address)
 
     monkeypatch.setattr(transport, "_peek", ending)
-    Device(transport)
-    assert (left, behind.resets) == (0, 1)
     behind.values[status] = STATUS_RUNNING
+    Device(transport)
+    assert (left, polls, behind.aborts, behind.resets) == (0, 4, 1, 1)
     monkeypatch.setattr(transport, "_peek", read)
-    with pytest.raises(SkipopuError, match=r"Alveo device 1: an earlier run did not end within 0.1 s"):
+    behind.values[status] = STATUS_OWED
+    with pytest.raises(
+        SkipopuError, match=r"Alveo device 1: memory still owes answers to an earlier run after 0.1 s; configure"
+    ):
         Device(transport, 0.1)
-    assert behind.resets == 1
+    assert (behind.aborts, behind.resets) == (1, 1)
+
+
+class Interrupting(Watch):
+    """As a user with Ctrl-C does."""
+
+    def token(self, token: int | None) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_nobody_waits_for_is_aborted(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an interrupt in the middle, or where it takes too long; then another one is right."""
+    device, run = Device(alveo(behind, monkeypatch)), Run((3, 1, 4), 5)
+    device.load(behind.program)
+
+    def token() -> None:
+        behind.polls, behind.values[HOST["GENERATED"].address] = 2, 1
+
+    def nothing() -> None:
+        behind.polls = 2
+
+    for aborts, execute in enumerate((token, nothing), 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(behind, "execute", execute)
+            with pytest.raises((KeyboardInterrupt, SkipopuError)) as caught:
+                device.run(behind.program, run, Interrupting(), 0.05)
+            assert isinstance(caught.value, KeyboardInterrupt) == (execute is token)
+        assert (behind.aborts, len(behind.runs)) == (aborts, aborts - 1)
+        assert device.run(behind.program, run).tokens == functional.run(behind.program, run).tokens
 
 
 def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

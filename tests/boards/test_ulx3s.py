@@ -20,7 +20,7 @@ from sim.session import Session
 from sim.ulx3s.build import simulate_netlist, simulate_project
 from sim.ulx3s.port import SimulatedPort
 from skipopu.errors import MachineHalt, ProgramError, SkipopuError
-from skipopu.isa.registers import STATUS_RUNNING, Error
+from skipopu.isa.registers import CONTROL_START, STATUS_RUNNING, Error
 from skipopu.link import BAUD, LINK, Link
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -65,11 +65,11 @@ def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     for region in (r for r in program.regions.values() if r != ring):
         data = board.read(0, region.address, region.size)
         assert data == expected.memory[0][region.address : region.address + region.size].tobytes()
-    # A host that comes while a run goes on lets it end.
+    # A host that comes while a run goes on aborts it.
     board.reset()
     for name, value in run.registers(program).items():
         board.set_register(name, value)
-    board.set_register("CONTROL", 1)
+    board.set_register("CONTROL", CONTROL_START)
     assert board.register("STATUS") == STATUS_RUNNING
     device = Device(board)
     assert board.register("STATUS") == 0
