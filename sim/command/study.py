@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pe: array variants, their resources, error, bits per byte; fusion: what each step of the fused dataflow saves;"
         " kv: how fast keys and values are read, what the history buffer spares; timing: counted cycles against the RTL's;"
         " families: models of every family on all engines; masks: what leaving out channels is worth, at full size and in RTL; accuracy: bits per byte and bytes per token by format, quantiser, skipping, masks;"
+        " clock: estimated clocks of units against routed ones;"
         " speculation: several tokens at once, by acceptance at full size and by prompt lookup in RTL",
     )
     parser.add_argument(
@@ -55,6 +56,8 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--target"], "is of the study accuracy")
     if args.name == "families":
         refuse(args, ["--model"], "has no effect on the study families, which makes its models")
+    if args.name == "clock":
+        refuse(args, ["--model"], "has no effect on the study clock, which needs no model")
     if args.name != "timing":
         refuse(args, ["--log", "--decode"], "is of the study timing")
     elif (args.log is None) != args.decode:
@@ -134,6 +137,12 @@ def speculation_study(args: argparse.Namespace, say: Say) -> Report:
     return speculation.report(args.model, say)
 
 
+def clock_study(args: argparse.Namespace, say: Say) -> Report:
+    from sim.studies import clock
+
+    return clock.report(say)
+
+
 STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "pe": pe_study,
     "fusion": fusion_study,
@@ -142,5 +151,6 @@ STUDIES: dict[str, Callable[[argparse.Namespace, Say], Report]] = {
     "families": families_study,
     "accuracy": accuracy_study,
     "masks": masks_study,
+    "clock": clock_study,
     "speculation": speculation_study,
 }

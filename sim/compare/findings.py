@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from sim.baselines import data
 from sim.compare.comparison import Comparison
 from sim.compare.decoding import RULE, Decoding, decodings, masks_said, percent, rate, span
 from sim.estimate import prefill_products
 from sim.timing import energy
+from skipopu.machine.config import Machine
 from skipopu.quantity import quantity
 
-AS_WRITTEN = "100 to 125 MHz"  # what a delay model of the generated design gave, see docs/pe-array.md
+
+def estimated_clock(machine: Machine) -> tuple[float, float, float] | None:
+    """(low, likely, high) MHz by the netlist of a machine with these parameters, where resources are committed; see docs/clock.md."""
+    for path in sorted((Path(__file__).parents[2] / "boards" / "resources").glob("*.json")):
+        data = json.loads(path.read_text())
+        if data["inputs"]["fingerprint"] == machine.fingerprint:
+            values = {record["name"]: record["value"] for record in data["records"]}
+            return values["fmax_mhz, high delays"], values["fmax_mhz"], values["fmax_mhz, low delays"]
+    return None
 
 
 def best_of_each(rows: Sequence[Decoding]) -> str:
@@ -27,9 +38,15 @@ def clock_note(c: Comparison) -> str:
     said = f"Rates are simulated at an assumed {c.machine.clock_mhz:g} MHz."
     if len(c.by_clock) > 1:
         slowest, pair = min(c.by_clock.items())
+        known = estimated_clock(c.machine)
+        estimate = (
+            f": the static timing estimate of the netlist gives {known[1]:.0f} MHz ({known[0]:.0f} to {known[2]:.0f})"
+            if known
+            else ""
+        )
         said += (
-            " No clock of an UltraScale+ device was closed: a delay estimate (cell and wire delays from memory) puts the design as"
-            f" written at {AS_WRITTEN}; at {slowest:g} MHz the same run gives {pair[1].tokens_per_s:.1f} tokens per second."
+            f" No clock of an UltraScale+ device was closed{estimate}; at {slowest:g} MHz the same run gives"
+            f" {pair[1].tokens_per_s:.1f} tokens per second."
         )
     return said
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from sim.baselines import data
 from sim.compare.decoding import RULE, RULE_NOTE
-from sim.compare.findings import AS_WRITTEN
+from sim.compare.findings import estimated_clock
 from skipopu.machine.config import Machine
 from skipopu.report import Record, Table
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md")
+PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md", "docs/clock.md")
 BLOCK = re.compile(r"(<!-- figures (\w+): begin -->\n).*?(<!-- figures: end -->\n)", re.S)
 MODEL, TARGET, CONTEXT = "llama-2-7b", "u280", "128+1024"
+CLOCKS_SHOWN = (75, 100, 125, 150, 175, 200, 225)  # at which the comparison has rates
 GEARBOX_LUT = (
     1260  # of one of the shell's gearboxes between the core's and the memory's clock: Yosys, `hw/shell/gearbox.py` alone
 )
@@ -92,15 +93,25 @@ def array() -> str:
     )
 
 
+def own_clock(machine: Machine) -> tuple[float, float, float]:
+    """(low, likely, high) MHz."""
+    found = estimated_clock(machine)
+    if found is None:
+        raise LookupError(f"boards/resources: no record of {machine.name} as it is")
+    return found
+
+
 def clock() -> str:
     compared = Records("docs/comparison/comparison.json")
     machine = Machine.load(TARGET)
-    slow = [own_rates(compared, f"; at {mhz:g} MHz") for mhz in (125, 100)]
+    low, likely, high = own_clock(machine)
+    mhz = max((mhz for mhz in CLOCKS_SHOWN if mhz <= likely), default=CLOCKS_SHOWN[0])
+    dense, skipping = own_rates(compared, f"; at {mhz:g} MHz")
     return (
         f"**The clock is assumed, not closed**: every rate of `{TARGET}` here is counted at {machine.clock_mhz:g} MHz, and no tool has placed"
-        f" the design on an UltraScale+ device. A delay estimate of the design as written gives {AS_WRITTEN}"
-        f" ([why](docs/pe-array.md#what-lut-levels-do-not-see)); at these the same run gives {slow[1][1]:.0f} to {slow[0][1]:.0f} tokens"
-        f" per second with skipping and {slow[1][0]:.0f} to {slow[0][0]:.0f} without.\n"
+        f" the design on an UltraScale+ device. The [static timing estimate](docs/clock.md) of its netlist gives {likely:.0f} MHz"
+        f" ({low:.0f} to {high:.0f}) as it is written; at {mhz:g} MHz the same run gives {skipping:.0f} tokens per second with skipping and"
+        f" {dense:.0f} without.\n"
     )
 
 
@@ -219,15 +230,28 @@ def gpus() -> str:
     return "\n".join(lines) + "\n"
 
 
-def levels() -> str:
-    """LUT levels of the full-size machine's units."""
-    used = Records(f"boards/resources/{TARGET}.json")
-    by: dict[int, list[str]] = {}
-    for record in used.all:
-        if record.name.endswith(".lut_levels"):
-            by.setdefault(int(record.value or 0), []).append(f"`{record.name.removesuffix('.lut_levels').split('$')[0]}`")
-    rows = [[str(count), ", ".join(names)] for count, names in sorted(by.items(), reverse=True)]
-    return f"{Table('', ['LUT levels', f'units of `{TARGET}`'], rows).markdown}\n\n{lut_sum()}.\n"
+def clocks() -> str:
+    """Estimated clocks of whole machines and of the full-size ones' units."""
+    names = sorted(path.stem for path in (ROOT / "boards/resources").glob("*.json"))
+    machines = [Machine.load(name) for name in names]
+    rows = [[f"`{m.name}`", *(f"{mhz:.0f}" for mhz in own_clock(m)), f"{m.clock_mhz:g}"] for m in machines]
+    tables = [Table("", ("machine", "low, MHz", "likely", "high", "assumed by rates"), rows).markdown]
+    units = {name: Records(f"boards/resources/{name}.json") for name in (TARGET, f"{TARGET}-masks")}
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, records in units.items():
+        for record in records.all:
+            if record.name.endswith(".fmax_mhz"):
+                unit = record.name.removesuffix(".fmax_mhz")
+                levels = records.value(f"{unit}.lut_levels")
+                found.setdefault(unit.split("$")[0], {})[name] = float(record.value or 0), levels
+    slow = sorted((min(mhz for mhz, _ in by.values()), unit) for unit, by in found.items())
+    cells = [
+        [f"`{unit}`", *(f"{found[unit][n][0]:.0f} ({found[unit][n][1]:.0f})" if n in found[unit] else "" for n in units)]
+        for mhz, unit in slow
+        if mhz < Machine.load(TARGET).clock_mhz
+    ]
+    tables.append(Table("", ("unit", *(f"`{name}`, MHz (LUT levels)" for name in units)), cells).markdown)
+    return "\n\n".join(tables) + "\n"
 
 
 def stationary() -> str:
@@ -252,7 +276,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "points": points,
     "worth": worth,
     "gpus": gpus,
-    "levels": levels,
+    "clocks": clocks,
     "stationary": stationary,
     "sums": sums,
 }

@@ -13,7 +13,7 @@ from hw.link.system import SYSTEM, system_verilog
 from hw.report import check_netlist, lint, products_per_cycle
 from hw.shell.shell import shell_verilog
 from hw.structure import structure_of
-from hw.synthesis import Design, Resources, lut_levels, resources
+from hw.synthesis import Design, Resources, resources
 from skipopu.errors import SkipopuError
 from skipopu.link import BAUD
 from skipopu.machine.config import Machine
@@ -71,15 +71,6 @@ def test_resources_of_cells() -> None:
     assert resources(
         {"LUT6": 3, "LUT2": 1, "RAM32M16": 1, "FDRE": 5, "DSP48E2": 2, "RAMB18E2": 3, "CARRY4": 9}, 4
     ) == Resources(lut=12, ff=5, dsp=2, bram=1.5, uram=0, levels=4)
-
-
-def test_lut_levels_follow_the_longest_path() -> None:
-    def cell(kind: str, inputs: list[int], output: int) -> dict:
-        ports = {f"I{k}": [bit] for k, bit in enumerate(inputs)} | {"O": [output]}
-        return {"type": kind, "connections": ports, "port_directions": {p: "output" if p == "O" else "input" for p in ports}}
-
-    cells = {"a": cell("LUT2", [1, 2], 3), "b": cell("CARRY4", [3], 4), "c": cell("LUT3", [4, 1], 5), "d": cell("FDRE", [5], 6)}
-    assert lut_levels({"cells": cells | {"e": cell("LUT1", [6], 7)}}) == 2
 
 
 @pytest.mark.slow
