@@ -53,6 +53,10 @@ DSPS = {"DSP48E2", "MULT18X18D"}
 BRAMS = {"RAMB36E2": 1.0, "RAMB18E2": 0.5, "DP16KD": 1.0}
 
 
+# What starts processes in simulation is numbered through the whole design: a unit is the same whatever stands in front of it.
+_NUMBERED = re.compile(r"\\\$auto\$verilog_backend\S+ ")
+
+
 @dataclass(frozen=True)
 class Resources:
     """Occupied resources; ``levels`` is the largest number of LUTs between registers, through unregistered multipliers and reads of
@@ -167,7 +171,7 @@ class Design:
     def _mapped(self, top: str, flow: str, without: Collection[str]) -> dict[str, Any]:
         """The module in Yosys' JSON."""
         names = self.closure(top, without)
-        text = for_family("".join(self.modules[n] for n in names), flow)
+        text = _NUMBERED.sub(r"\\$start ", for_family("".join(self.modules[n] for n in names), flow))
         inner = [n for n in names[1:] if n in without]
         plain = top.removeprefix("\\")
         steps = ["read_verilog design.v"]
