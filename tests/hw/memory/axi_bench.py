@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cocotb
 from cocotb.clock import Clock
@@ -25,10 +26,22 @@ def pauses(seed: int, share: float) -> Iterator[int]:
     return (int(source.random() < share) for _ in itertools.count())
 
 
-@cocotb.test()
-async def run(dut: object) -> None:
-    path = Path(os.environ["SKIPOPU_BENCH"])
-    options = json.loads(path.read_text())
+class Bench(NamedTuple):
+    """What is around the top level: the core's clock, the host, a memory per port."""
+
+    core: Any
+    master: AxiLiteMaster
+    memories: list[AxiRam]
+
+    async def write(self, name: str, value: int) -> None:
+        await self.master.write_dword(HOST[name].address, value)
+
+    async def read(self, name: str) -> int:
+        return await self.master.read_dword(HOST[name].address)
+
+
+async def around(dut: object, path: Path, options: dict[str, Any]) -> Bench:
+    """Connects all of it, with ``options``'s images in memory, and resets the top level."""
     wiring, bases = options["wiring"], options["bases"]
     low = wiring["active_low"]
     for number, (clock, reset) in enumerate(wiring["clocks"]):
@@ -71,14 +84,32 @@ async def run(dut: object) -> None:
     await RisingEdge(core)
     for address, value in options["shell"].items():
         await master.write_dword(int(address), value)
-    for name, value in options["registers"].items():
-        await master.write_dword(HOST[name].address, value)
-    await master.write_dword(HOST["CONTROL"].address, 1)
-    for _ in range(options["patience"]):
-        await ClockCycles(core, 500)
-        status = await master.read_dword(HOST["STATUS"].address)
-        if status & (STATUS_DONE | STATUS_ERROR):
+    return Bench(core, master, memories)
+
+
+def left(path: Path, options: dict[str, Any], bench: Bench, **found: int) -> None:
+    """Writes what is in memory and what was ``found``."""
+    for port, memory in enumerate(bench.memories):
+        (path.parent / f"final{port}.bin").write_bytes(memory.read(options["bases"][port], options["size"]))
+    (path.parent / "result.json").write_text(json.dumps(found))
+
+
+async def finished(bench: Bench, patience: int) -> int:
+    """The status in which a run ends."""
+    status = 0
+    for _ in range(patience):
+        await ClockCycles(bench.core, 500)
+        if (status := await bench.read("STATUS")) & (STATUS_DONE | STATUS_ERROR):
             break
-    for port, memory in enumerate(memories):
-        (path.parent / f"final{port}.bin").write_bytes(memory.read(bases[port], options["size"]))
-    (path.parent / "result.json").write_text(json.dumps({"status": status}))
+    return status
+
+
+@cocotb.test()
+async def run(dut: object) -> None:
+    path = Path(os.environ["SKIPOPU_BENCH"])
+    options = json.loads(path.read_text())
+    bench = await around(dut, path, options)
+    for name, value in options["registers"].items():
+        await bench.write(name, value)
+    await bench.write("CONTROL", 1)
+    left(path, options, bench, status=await finished(bench, options["patience"]))

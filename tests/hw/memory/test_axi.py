@@ -26,8 +26,17 @@ SHELL = {"clocks": [["ap_clk", "ap_rst_n"]], "active_low": True, "control": "s_a
 GEARED = SHELL | {"clocks": [["ap_clk", "ap_rst_n"], ["ap_clk_2", "ap_rst_n_2"]]}
 
 
-def run_on_buses(directory: Path, share: float, wiring: dict, bases: list[int], top: str, verilog: str | None) -> None:
-    """A program with bus models on every port of ``top``; memory is the functional engine's afterwards."""
+def run_on_buses(
+    directory: Path,
+    share: float,
+    wiring: dict,
+    bases: list[int],
+    top: str,
+    verilog: str | None,
+    bench: str = "axi_bench",
+    **more: object,
+) -> None:
+    """A program with bus models on every port of ``top``, as ``bench`` runs it; memory is the functional engine's afterwards."""
     machine = Machine.load("tiny")
     config = small_config(hidden_size=40, intermediate_size=50, num_heads=2, num_kv_heads=1, vocab_size=20)
     program = compile_checkpoint(random_checkpoint(config, 4), machine, "reuse", context=8)
@@ -46,12 +55,13 @@ def run_on_buses(directory: Path, share: float, wiring: dict, bases: list[int], 
         "share": share,
         "registers": run.registers(program),
         "patience": 400,
+        **more,
     }
     (directory / "bench.json").write_text(json.dumps(options))
     environment = simulation_environment() | {
         "SKIPOPU_BENCH": str(directory / "bench.json"),
         "COCOTB_TOPLEVEL": top,
-        "COCOTB_TEST_MODULES": "tests.hw.memory.axi_bench",
+        "COCOTB_TEST_MODULES": f"tests.hw.memory.{bench}",
         "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
     }
     with (directory / "log").open("w") as log:
