@@ -16,6 +16,7 @@ from hw.clock.cells import Cell, Ends, Starts
 
 Numbers = NDArray[np.int32]
 NONE = -1  # a constant, or nothing
+MADE_UP = re.compile(r"_(LUT4|PFUMX|L6MUX21|CCU2C|TRELLIS_\w+?)_[A-Z]")  # names that synthesis gives after cells
 
 
 class Instance(NamedTuple):
@@ -106,7 +107,7 @@ def read(module: Mapping[str, Any], cells: Mapping[str, Cell]) -> Netlist:
     names = {
         number[bit]: f"{name}[{k}]" if len(net["bits"]) > 1 else name
         for name, net in module["netnames"].items()
-        if not net["hide_name"]
+        if not net["hide_name"] and not MADE_UP.search(name)
         for k, bit in enumerate(net["bits"])
         if bit in number
     }
