@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Optional parts of the package that are installed beside the tests' own, as in `make test-all EXTRAS=test,gpu`.
 EXTRAS ?= test
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
-PARTS := rtl synth studies slow bitstream
+PARTS := rtl synth studies slow formal bitstream
 SPACE := $(subst ,, )
 
 .PHONY: demo test test-rest test-all $(PARTS:%=test-%) resolve lint docs model clean
@@ -48,6 +48,7 @@ docs: $(VENV)/.installed  ## regenerate the generated pages
 	$(BIN)/python -m skipopu.numerics.doc > docs/numerics.md
 	$(BIN)/python -m sim.compare.pages
 	$(BIN)/python -m docs.notebook
+	$(BIN)/python -m tests.formal
 
 model: $(VENV)/.installed  ## train the shipped models again (two hours on two cores)
 	$(BIN)/python models/train.py pybyte-1m --out models/pybyte-1m

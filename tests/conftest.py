@@ -29,6 +29,7 @@ PARTS = (
     "synth",
     "studies",
     "slow",
+    "formal",
     "bitstream",
 )  # each test belongs to one at most, so that none runs twice
 

@@ -1,0 +1,41 @@
+"""What is wrong is refuted, what cannot happen is not reached, and what was assumed counts: else a proof would say nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.formal.laws import Laws
+from tests.formal.prove import outcomes
+
+MOST = 5
+
+
+@pytest.mark.formal
+def test_wrong_laws_are_refuted(tmp_path: Path) -> None:
+    """Of a counter that stands at 5, and that is never told to count while it stands there."""
+    laws = Laws()
+    step = laws.free(1)
+    value = laws.counter(4, step, 0)
+    laws.assume(~(step & (value == MOST)))
+    laws.law("it never passes 5", value <= MOST)
+    laws.law("it never comes to 5", value < MOST)
+    laws.law("it does not come to 5 in its first 5 cycles", value < MOST, bound=5)
+    laws.law("it does not come to 5 in its first 6 cycles", value < MOST, bound=6)
+    laws.law("an input is never 1", ~step)
+    laws.law("it is what it is", value == value)
+    laws.reached("it comes to 5", value == MOST)
+    laws.reached("it comes to 6", value == MOST + 1)
+    found = outcomes(laws, tmp_path)
+    assert [outcome.said for outcome in found] == [
+        "impossible",
+        "found",
+        "not found in 5 cycles",
+        "found in cycle 5",
+        "found",
+        "impossible",
+        "found in cycle 5",
+        "impossible",
+    ]
+    assert [outcome.holds for outcome in found] == [True, False, True, False, False, True, True, False]
