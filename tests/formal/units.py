@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from tests.formal.control import host, queue, tokens
 from tests.formal.laws import Unit
 from tests.formal.memory import reader, writer
+from tests.formal.shell import bases, gearbox
 
-UNITS: tuple[Unit, ...] = (*reader.UNITS, *writer.UNITS)
+UNITS: tuple[Unit, ...] = tuple(
+    unit for module in (reader, writer, host, bases, gearbox, queue, tokens) for unit in module.UNITS
+)
