@@ -66,7 +66,9 @@ def laws() -> Laws:
     m, bus = laws.m, registers.bus
     reset = laws.free(1, "reset")
     resettable(laws, registers, reset)
+    laws.drive(registers.hold)
     drive_host(laws, bus)
+    laws.law("nothing is taken on hold", ~registers.hold | ~((bus.awvalid & bus.awready) | (bus.arvalid & bus.arready)))
     answered_once(laws, bus, reset, 1)
     # One register of those that a host writes, any byte of it.
     byte, held = laws.fixed(2, "byte"), Signal(8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from amaranth.hdl import Array, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Mux, Signal, Value
 from amaranth.lib import data, stream
 
 from hw.memory.axi import ATTENTION, READ_CLIENTS, AxiRead
@@ -93,7 +93,7 @@ def reader_laws() -> Laws:
     m = laws.m
     m.submodules.reader = reader
     laws.offer(reader.runs, free_run(laws))
-    laws.drive(reader.beats.ready, reader.burst_ready)
+    laws.drive(reader.beats.ready, reader.burst_ready, reader.push_last)
     size = Signal(range(MACHINE.burst + 1))
     m.d.comb += size.eq(reader.burst_length + 1)
     asked, got = reader.burst_valid & reader.burst_ready, reader.beats.valid & reader.beats.ready
@@ -155,7 +155,7 @@ def laws() -> Laws:
     )
     laws.law("what comes is taken at once", axi.rready)
     laws.law("quiet: just when no burst is shown and no beat owed", port.quiet == (under_way == 0))
-    laws.law("no beat that was asked for is an error", ~port.error)
+    laws.law("no beat that was asked for is an error, nor the end of its burst", ~(Cat(port.error).any() | port.nobodys))
     held, numbers = [], []
     for k, (runs, beats, depth) in enumerate(zip(port.runs, port.beats, port.depths, strict=True)):
         laws.offer(runs, free_run(laws))
@@ -190,11 +190,10 @@ def error_laws() -> Laws:
     laws.m.submodules.port = port
     axi = port.axi
     laws.drive(axi.rvalid, axi.rid, axi.rresp, axi.rlast)
-    laws.law(
-        "a beat with nobody's ID or a response other than OKAY is an error",
-        ~(axi.rvalid & axi.rready & ((axi.rid >= READ_CLIENTS) | (axi.rresp != 0))) | port.error,
-    )
-    laws.law("an error names the ID of its beat", ~port.error | (port.error_client == axi.rid))
+    came = axi.rvalid & axi.rready
+    laws.law("a beat is nobody's just when it has nobody's ID", port.nobodys == (came & (axi.rid >= READ_CLIENTS)))
+    wrong = Cat(came & (axi.rid == k) & (axi.rresp != 0) & ~error for k, error in enumerate(port.error))
+    laws.law("a response other than OKAY is an error of the client whose ID it has", ~wrong.any())
     return laws
 
 

@@ -73,7 +73,10 @@ def laws() -> Laws:
             | (sent & (client == k) & (axi.wdata == beats.payload.data) & (axi.wstrb == beats.payload.strobe)),
         )
     laws.law("quiet: no burst is under way", ~port.quiet | (~axi.awvalid & (left == 0) & ~owes))
-    laws.law("a response other than OKAY is an error", port.error == (answered & (axi.bresp != 0)))
+    laws.law(
+        "a response other than OKAY, or with another ID, is an error, and no other one",
+        port.error == (answered & ((axi.bresp != 0) | (axi.bid != axi.awid))),
+    )
     laws.reached(
         "a run of three bursts across a page is done", done[1] & (laws.counter(4, asked, Mux(done[0] | done[1], 1, 0)) >= 3)
     )
