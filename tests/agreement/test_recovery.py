@@ -114,7 +114,9 @@ class Bench:
             address = self.program.regions["tokens"].address + 4 * len(RUN.known)
             tokens = memory[0][address : address + 4 * values["GENERATED"]].view("<u4").tolist()
             trace = rtl._trace(self.program, memory[0])
-            result = Counted(tokens=tokens, memory=memory, trace=trace, counters=counted(values), kv_entries=values["KV_ENTRIES"])
+            result = Counted(
+                tokens=tokens, memory=memory, trace=trace, counters=counted(values), kv_entries=values["KV_ENTRIES"]
+            )
             ended.append(Ended(values, result))
         return ended
 

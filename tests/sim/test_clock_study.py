@@ -17,12 +17,14 @@ RECORDS = Path(__file__).parents[2] / "docs" / "clock.json"
 
 
 @pytest.mark.synth
-@pytest.mark.parametrize("unit", ["kv_fetch", "records", "weights", "read_port"])
+@pytest.mark.parametrize("unit", ["kv_fetch", "records", "weights", "queue_array"])
 def test_estimate_is_near_what_a_router_reaches(unit: str) -> None:
     assert unit in HELD["ulx3s"]
     found = rates(Design(overlay_verilog(Machine.load("ulx3s"))), "ulx3s", unit)
     assert abs(found.error) <= WITHIN
-    committed = {record["name"]: record["value"] for record in json.loads(RECORDS.read_text())["records"] if record["target"] == "ulx3s"}
+    committed = {
+        record["name"]: record["value"] for record in json.loads(RECORDS.read_text())["records"] if record["target"] == "ulx3s"
+    }
     assert found.estimated == pytest.approx(committed[f"{unit}.estimated_mhz"], rel=0.02), "run `skipopu study clock` again"
 
 
