@@ -104,7 +104,7 @@ def read(path: Path) -> list[Job]:
         SweepError: the file, the field and what is wrong with it; all machines and shapes are looked at before anything runs.
     """
     try:
-        description = Description.model_validate(yaml.safe_load(path.read_text()))
+        description = Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SweepError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

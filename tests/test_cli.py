@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -153,3 +154,11 @@ def test_an_interrupt_in_a_destructor_still_ends_the_command() -> None:
     with pytest.raises(KeyboardInterrupt):
         command()
     assert time.monotonic() - begin < 5
+
+
+def test_a_locale_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["isa"]) == 0
+    print("7 \N{MICRO SIGN}s", flush=True)
+    assert written.getvalue().endswith(b"7 ?s\n")

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     elif (args.log is None) != args.decode:
         raise SkipopuError("study timing needs either --log FILE, which `skipopu fuzz --log FILE` writes, or --decode")
     begin, end, name = (DECODE_BEGIN, DECODE_END, "decode") if args.decode else (BEGIN, END, args.name)
-    page = args.update.read_text() if args.update else ""
+    page = args.update.read_text(encoding="utf-8") if args.update else ""
     if args.update and (begin not in page or end not in page):
         raise SkipopuError(f"{args.update}: no lines {begin.strip()!r} and {end.strip()!r} to put the table between")
     if args.output:
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
         write_json(file, f"study {args.name}", inputs_of(args), report.records)
     if args.update:
         head, rest = page.split(begin)
-        args.update.write_text(head + begin + report.markdown + end + rest.split(end)[1])
+        args.update.write_text(head + begin + report.markdown + end + rest.split(end)[1], encoding="utf-8")
     if args.output:
         with console.status("plots"):
             for plot in report.plots:

@@ -134,7 +134,7 @@ def report(rows: list[dict[str, Any]], cost: str, worth: str) -> Report:
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """All lines; columns in the order of their first appearance."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

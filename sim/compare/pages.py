@@ -302,6 +302,6 @@ def current(text: str) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         path = ROOT / page
-        old = path.read_text()
-        path.write_text(new := current(old))
+        old = path.read_text(encoding="utf-8")
+        path.write_text(new := current(old), encoding="utf-8")
         print(f"{page}: {len(BLOCK.findall(new))} blocks, {'unchanged' if new == old else 'written'}")

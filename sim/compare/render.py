@@ -22,7 +22,7 @@ def write(c: Comparison, report: Report, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     drawn = {plot.name: (plot.caption, svg(plot)) for plot in report.plots}
     for name, (_, text) in drawn.items():
-        (directory / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text)
+        (directory / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text, encoding="utf-8")
     workload, masked = c.workload, f", {masks_said(c)}" if c.masked else ""
     values = {
         "title": f"{c.model} on {c.machine.name}",
@@ -42,7 +42,7 @@ def write(c: Comparison, report: Report, directory: Path) -> list[Path]:
     written = []
     for suffix in ("md", "html"):
         path = directory / f"comparison.{suffix}"
-        path.write_text(environment.get_template(f"report.{suffix}.j2").render(values).rstrip() + "\n")
+        path.write_text(environment.get_template(f"report.{suffix}.j2").render(values).rstrip() + "\n", encoding="utf-8")
         written.append(path)
     inputs = {
         "model": c.model,
