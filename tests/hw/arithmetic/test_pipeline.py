@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, signed, unsigned
+from amaranth.hdl import Module, ResetInserter, Signal, signed, unsigned
+from amaranth.sim import SimulatorContext
 
 from hw.arithmetic.pipeline import (
     adder_tree,
@@ -20,7 +21,7 @@ from hw.arithmetic.pipeline import (
 )
 from hw.component import Component, given, gives
 from tests.hw.arithmetic.operands import RNG, function
-from tests.hw.bench import pipeline
+from tests.hw.bench import pipeline, simulation
 
 COUNT = 60
 
@@ -89,3 +90,24 @@ def test_trees_keep_their_order() -> None:
 def test_shapes() -> None:
     assert [bits_for_index(count).width for count in (1, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]
     assert [count_shape(limit).width for limit in (1, 2, 3, 4)] == [1, 2, 2, 3]
+
+
+def test_a_reset_clears_what_is_valid() -> None:
+    m, reset, valid = Module(), Signal(), Signal()
+    late = delay_valid(m, valid, 3)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(valid, 1)
+        await ctx.tick().repeat(3)
+        assert ctx.get(late)
+        ctx.set(valid, 0)
+        ctx.set(reset, 1)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        for _ in range(4):
+            assert not ctx.get(late)
+            await ctx.tick()
+
+    simulator = simulation(ResetInserter(reset)(m))
+    simulator.add_testbench(bench)
+    simulator.run()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from amaranth.sim import SimulatorContext
 
+from hw.control.configuration import setting
 from hw.control.dispatch import Dispatcher
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
@@ -300,3 +301,61 @@ def test_errors(name: str) -> None:
         assert (ctx.get(state.status), ctx.get(state.error), ctx.get(state.error_pc)) == (STATUS_ERROR | owed, code, at)
 
     exercise(dut, {}, {}, drive=drive, seeds=())
+
+
+def test_set_and_halt_wait_until_units_are_idle() -> None:
+    dut = Dispatcher(TINY)
+    words: Words = [(spec.SET, {"register": Config.TOKENS, "value": TOKENS}), (spec.HALT, {})]
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.request.start, 1)
+        await ctx.tick()
+        ctx.set(dut.request.start, 0)
+        for expected in ((0, STATUS_RUNNING), (TOKENS, STATUS_RUNNING), (TOKENS, STATUS_DONE)):
+            ctx.set(dut.units_idle, 0)
+            await ctx.tick().repeat(30)
+            assert (ctx.get(setting(dut.config, Config.TOKENS)), ctx.get(dut.state.status)) == expected
+            ctx.set(dut.units_idle, 1)
+            await ctx.tick()
+
+    constants = [(dut.request.program_length, len(words)), (dut.attention_quiet, 1), (dut.ports_quiet, 1)]
+    exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
+
+
+def outcome(words: Words, known: int) -> tuple[int, int, int]:
+    """(status, error, tokens generated) of a run with ``known`` tokens and idle units; every token generated is EOS."""
+    dut, seen = Dispatcher(TINY), list[int]()
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.request.start, 1)
+        await ctx.tick()
+        ctx.set(dut.request.start, 0)
+        while not ctx.get(dut.state.status) & (STATUS_DONE | STATUS_ERROR):
+            await ctx.tick()
+        seen.extend(ctx.get(port) for port in (dut.state.status, dut.state.error, dut.state.generated))
+
+    request = dut.request
+    constants = [(port, 1) for port in (dut.units_idle, dut.attention_quiet, dut.ports_quiet, dut.write_token.done)]
+    constants += [(dut.token, EOS), (request.program_length, len(words)), (request.predict_from, NO_POSITION)]
+    constants += [(request.prompt_length, known), (request.known_length, known), (request.max_new, 3)]
+    exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
+    status, error, generated = seen
+    return status, error, generated
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_each_end_of_sequence_ends_a_run(number: int) -> None:
+    words: Words = [
+        (spec.SET, {"register": Config.CONTEXT, "value": CONTEXT}),
+        (spec.SET, {"register": Config.EOS0 + number, "value": EOS}),
+        (spec.CHUNK, {}),
+        (spec.NEXT, {"target": 2}),
+        (spec.HALT, {}),
+    ]
+    assert outcome(words, 1) == (STATUS_DONE, Error.NONE, 1)
+
+
+@pytest.mark.parametrize(("short", "expected"), [(0, (STATUS_DONE, Error.NONE)), (1, (STATUS_ERROR, Error.CONTEXT_FULL))])
+def test_a_context_is_full_with_its_last_token(short: int, expected: tuple[int, int]) -> None:
+    words: Words = [(spec.SET, {"register": Config.CONTEXT, "value": TINY.tokens - short}), (spec.CHUNK, {}), (spec.HALT, {})]
+    assert outcome(words, TINY.tokens)[:2] == expected

@@ -161,3 +161,30 @@ def test_a_counter_read_in_mid_run_is_one_number() -> None:
             assert await host.read(HOST[f"{name}_HIGH"].address) == k + 1
 
     exercise(dut, {}, {}, drive=drive, seeds=range(1))
+
+
+def test_nothing_is_taken_while_an_answer_waits() -> None:
+    dut = HostRegisters(MONO)
+    bus, first, second = dut.bus, HOST["PROGRAM"].address, HOST["MAX_NEW"].address
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        for port, value in ((bus.awaddr, first), (bus.wdata, 1), (bus.wstrb, 15), (bus.araddr, HOST["MAGIC"].address)):
+            ctx.set(port, value)
+        for port in (bus.awvalid, bus.wvalid, bus.arvalid):
+            ctx.set(port, 1)
+        await ctx.tick()
+        ctx.set(bus.awaddr, second)
+        ctx.set(bus.araddr, first)
+        for _ in range(3):
+            assert not ctx.get(bus.awready | bus.wready | bus.arready)
+            assert ctx.get(bus.bvalid & bus.rvalid)
+            assert ctx.get(bus.rdata) == MAGIC
+            await ctx.tick()
+        assert ctx.get(dut.registers["MAX_NEW"]) == 0
+        ctx.set(bus.bready, 1)
+        ctx.set(bus.rready, 1)
+        assert ctx.get(bus.awready & bus.wready & bus.arready)
+        await ctx.tick()
+        assert ctx.get(bus.rdata) == ctx.get(dut.registers["MAX_NEW"]) == 1
+
+    exercise(dut, {}, {}, drive=drive, seeds=())

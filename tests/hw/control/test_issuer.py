@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.issuer import Issuer
@@ -103,3 +104,35 @@ def test_instructions_are_handed_over() -> None:
 
     exercise(dut, {}, expected, constants=[(dut.count, 3), (dut.position, 9)], drive=drive, seeds=range(2))
     assert cycles == len(chosen), "an instruction per cycle"
+
+
+def test_a_start_counts_from_zero() -> None:
+    dut = Issuer(TINY)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.word, spec.KVWRITE.encode({}))
+        for _ in range(2):
+            ctx.set(dut.attempt, 1)
+            await ctx.tick().repeat(3)
+            ctx.set(dut.attempt, 0)
+            assert ctx.get(dut.retired) == 3
+            ctx.set(dut.restart, 1)
+            await ctx.tick()
+            ctx.set(dut.restart, 0)
+            assert ctx.get(dut.retired) == 0
+
+    issued = 2 * [{"sequence": k, "entries": k} for k in range(3)]
+    exercise(dut, {}, {dut.issue[Unit.VECTOR]: issued}, constants=[(dut.mask, 1)], drive=drive, seeds=())
+
+
+@pytest.mark.parametrize(("inner", "error"), [(0, Error.NONE), (1, Error.BUFFER_RANGE)])
+def test_activations_fill_their_memory_and_no_more(inner: int, error: Error) -> None:
+    dut = Issuer(TINY)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.config, GROUP << 32 * Config.GROUP | inner << 32 * Config.INNER)
+        ctx.set(dut.word, spec.MATMUL.encode({"groups": TINY.activation // GROUP, "source": 1}))
+        ctx.set(dut.attempt, 1)
+        assert (ctx.get(dut.refused), ctx.get(dut.reason)) == (error != Error.NONE, error)
+
+    exercise(dut, {}, {}, drive=drive, seeds=())

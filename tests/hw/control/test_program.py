@@ -18,6 +18,14 @@ MACHINES = [Machine.load(name) for name in ("mono", "tiny", "u280-slice4")]
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 @pytest.mark.parametrize("length", [1, 6, 33])
 def test_a_program_is_loaded(machine: Machine, length: int) -> None:
+    loaded(machine, length)
+
+
+def test_a_program_as_long_as_its_memory_is_loaded() -> None:
+    loaded(dataclasses.replace(MACHINES[0], instructions=16), 16)
+
+
+def loaded(machine: Machine, length: int) -> None:
     dut, bits, address = ProgramMemory(machine), machine.port_bits, 12345
     words = [random.Random(length).getrandbits(WORD_BITS) >> k % 3 for k in range(length)]
     whole = sum(word << WORD_BITS * k for k, word in enumerate(words))

@@ -46,3 +46,26 @@ def test_counts_follow_what_is_given_and_taken() -> None:
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_fifteen_tokens_wait() -> None:
+    """The sixteenth is an overflow."""
+    dut = DependenceTokens()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.give[0], 0b010)
+        for _ in range(15):
+            assert not ctx.get(dut.overflow[0])
+            await ctx.tick()
+        assert ctx.get(dut.overflow[0]) == 0b010
+        ctx.set(dut.give[0], 0)
+        ctx.set(dut.take[1], 0b001)
+        for _ in range(15):
+            assert ctx.get(dut.available[1]) == 0b001
+            await ctx.tick()
+        assert not ctx.get(dut.available[1])
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()

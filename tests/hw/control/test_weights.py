@@ -9,7 +9,7 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.weights import WeightFetch
-from skipopu.isa.spec import BLOCK_ROWS, matmul_shape
+from skipopu.isa.spec import BLOCK_ROWS, MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import BY_NAME, USUAL
@@ -36,6 +36,7 @@ def fetched(machine: Machine, group: int) -> None:
     sizes = [BLOCK_ROWS * ports, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]
     products = [(rows, source.randrange(1, 40), source.choice(machine.weight_formats)) for rows in sizes]
     products[1:1] = [(6, groups, weights) for groups in (1, 4, 5) for weights in machine.weight_formats]
+    products[1:1] = [(BLOCK_ROWS, (1 << MATMUL.by_name["groups"].width) - 1, machine.weight_formats[0])]
     for rows, groups, weights in products:
         shape, address = matmul_shape(rows, ports), source.getrandbits(30)
         laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights)

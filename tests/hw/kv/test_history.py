@@ -105,8 +105,10 @@ def test_against_a_dictionary(seed: int) -> None:
                 await bench.look_up(ctx, half, int(rng.integers(3)))
             await bench.read(ctx, [list(bench.held)[i] for i in rng.integers(0, len(bench.held), 12)], rng)
         await clear(ctx, dut)
+        before = dict(bench.held)
         bench.held.clear()
-        await bench.look_up(ctx, (0, 0), 1)
+        for half, place in before.items():
+            await bench.look_up(ctx, half, place)
 
     simulate(dut, run)
 

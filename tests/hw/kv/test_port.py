@@ -102,7 +102,8 @@ def test_an_entry(token: int, cap: float) -> None:
     plan.set(cycle, dut.phase.keys, 0)
     plan.set(cycle, dut.phase.values, 1)
     plan.set(cycle, work.weighing, 1)
-    maximum = fp32.add(scores, rng.uniform(0, 3, shape).astype(np.float32))  # some other token's score
+    # Some other token's score; from 64 on nothing is left of the distance's lower bits.
+    maximum = fp32.add(scores, (rng.uniform(0, 3, shape) + rng.choice([0, 0, 66], shape)).astype(np.float32))
     shared = int(fields[:, 1].max())
     if cap:
         maximum, scores = soft_cap.capped(maximum, factor), soft_cap.capped(scores, factor)

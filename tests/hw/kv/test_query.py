@@ -78,7 +78,8 @@ def test_beyond_a_bank() -> None:
     async def bench(ctx: SimulatorContext) -> None:
         set_heads(ctx, dut.heads, ENTRY, GROUP)
         ctx.set(dut.writes.write_enable, 1)
-        for offset, beyond in ((0, 0), ((query_depth(MACHINE) - 1) * MACHINE.kv_lanes, 0), (2040, 1)):
+        end = query_depth(MACHINE) * MACHINE.kv_lanes
+        for offset, beyond in ((0, 0), (end - MACHINE.kv_lanes, 0), (end, 1), (2040, 1)):
             ctx.set(dut.writes.write_offset, offset)
             assert ctx.get(dut.range) == beyond, offset
 

@@ -37,6 +37,14 @@ def test_keys_then_values(target: str) -> None:
     products = rng.integers(-limit, limit, (*shape, machine.kv_lanes))
     cycle = 4
     plan.set(1, dut.phase.keys, 1)
+    for n in range(NUMBERS):  # keys of an instruction before: what stands there is replaced
+        for port, value in ((step.work, 1), (step.last_beat, 1), (step.number, n), (dut.round.first, 1)):
+            plan.pulse(cycle, port, value, 0)
+        for p in range(ports):
+            at = cycle + AttentionPort.score_latency(machine)
+            plan.pulse(at, dut.scores[p].score_keys, -1, 0)
+            plan.pulse(at, dut.scores[p].value_exponents, -1, 0)
+        cycle += 1
     for r in range(ROUNDS):
         for n in rng.permutation(NUMBERS):
             for port, value in ((step.work, 1), (step.last_beat, 1), (step.number, int(n)), (dut.round.first, r == 0)):

@@ -175,8 +175,13 @@ def test_faults_and_a_write_held_back() -> None:
         # Not late without its position: it ends in spite of the hold.
         ctx.set(dut.instruction, issue)
         ctx.set(dut.kv_slots, 1)
+        bench.buffer[3] = 1e6  # beyond FP16
+        clipped = False
         while not ctx.get(dut.done):
+            clipped |= bool(ctx.get(dut.saturated))
             await bench.tick(ctx)
+        assert clipped
+        assert not ctx.get(dut.pool_full)
         await bench.tick(ctx)
         ctx.set(dut.kv_slots, 2)
         ctx.set(dut.instruction, issue | {"word": KVWRITE.encode({"late": 1}), "position": 3})

@@ -80,3 +80,25 @@ def test_reads_and_writes() -> None:
     simulator.add_testbench(bench)
     simulator.run()
     assert waited > 50
+
+
+def test_the_last_element_and_the_one_behind_it() -> None:
+    dut = Buffer(MACHINE)
+    writers = ((Unit.ARRAY, dut.array), (Unit.ATTENTION, dut.attention), (Unit.VECTOR, dut.vector))
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for address, beyond in ((MACHINE.buffer - 1, 0), (MACHINE.buffer, 1)):
+            for unit, read in zip(READERS, dut.reads, strict=True):
+                ctx.set(read.address, address)
+                ctx.set(read.enable, 1)
+                assert ctx.get(dut.range) == beyond << unit
+                ctx.set(read.enable, 0)
+            for unit, port in writers:
+                ctx.set(port.payload.address, address)
+                ctx.set(port.valid, 1)
+                assert ctx.get(dut.range) == beyond << unit
+                ctx.set(port.valid, 0)
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()

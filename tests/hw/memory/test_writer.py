@@ -47,7 +47,7 @@ def test_two_clients() -> None:
         while done != [len(r) for r in runs]:
             ctx.set(axi.awready, not left and not answer and goes())
             ctx.set(axi.wready, bool(left) and goes())
-            ctx.set(axi.bvalid, answer)
+            ctx.set(axi.bvalid, answer and goes())
             _, _, *seen = await ctx.tick().sample(
                 axi.awvalid & axi.awready, axi.awaddr, axi.awlen, axi.wvalid & axi.wready, axi.wdata, axi.wstrb, axi.wlast,
                 axi.bvalid & axi.bready, *dut.done, dut.beat, dut.error, dut.quiet,
@@ -66,6 +66,7 @@ def test_two_clients() -> None:
             if answered:
                 answer = False
             done = [count + sign for count, sign in zip(done, signs, strict=False)]
+            assert answered or not any(signs[:WRITE_CLIENTS])
             assert signs[WRITE_CLIENTS] == came
             assert not signs[WRITE_CLIENTS + 1]
         assert written == model

@@ -154,3 +154,30 @@ def test_walk(product: Product, tokens: int) -> None:
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_the_most_groups() -> None:
+    """As many as an instruction can say, to the last one; a pair of beats each."""
+    dut, groups, pieces = Sequencer(MACHINE), (1 << MATMUL.by_name["groups"].width) - 1, 4
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.instruction.word, MATMUL.encode({**matmul_shape(BLOCK_ROWS, MACHINE.ports), "groups": groups}))
+        ctx.set(dut.group, LANES // pieces)
+        ctx.set(dut.token_count, 1)
+        ctx.set(dut.weights_ready, -1)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        steps = 0
+        for _ in range((pieces + SCALE_BEATS) * groups):
+            *_, streaming = await ctx.tick().sample(dut.streaming)
+            steps += streaming
+            if ctx.get(dut.finished):
+                break
+        assert ctx.get(dut.finished)
+        assert steps == pieces * groups
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()

@@ -18,9 +18,10 @@ from hw.pe.spread import Spread
 from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_GROUP
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
-from skipopu.numerics.formats import BY_NAME, FORMATS, INT4Z, Format, padded
+from skipopu.numerics.formats import BY_NAME, FORMATS, INT4Z, INT8, Format, padded
 from skipopu.numerics.profile import PROFILES
 from tests.support import random_codes
 
@@ -91,13 +92,22 @@ def test_short_groups(weights: Format, group: int, tokens: int, pauses: float) -
     run(SHORT, group, weights, tokens, pauses)
 
 
-def run(machine: Machine, group: int, weights: Format, tokens: int, pauses: float) -> None:
+def test_the_largest_sums() -> None:
+    """As many channels as a group can have, and all activations and digits as large as they can be."""
+    run(MACHINE, LARGEST_GROUP, INT8, 1, 0.0, largest=True)
+
+
+def run(machine: Machine, group: int, weights: Format, tokens: int, pauses: float, largest: bool = False) -> None:
     rng = np.random.default_rng(tokens)
     lanes = machine.weight_lanes
     groups, rows, pieces = 9 if group <= lanes else 5, 16, max(1, lanes // group)
     x = (rng.standard_normal((tokens, groups * group)) * 2.0 ** rng.integers(-9, 9, groups * group)).astype(np.float32)
-    m, exponent = align.align(x, group)
     q = random_codes(weights, rng, (rows, groups, group))
+    if largest:
+        groups, rows = 2, 8
+        x = np.full((tokens, groups * group), np.nextafter(np.float32(2), np.float32(0)))
+        q = np.resize(np.array([127, -1, -128, 15], np.int8), (groups, group, rows)).transpose(2, 0, 1)
+    m, exponent = align.align(x, group)
     scale = (rng.random((rows, groups)) * rng.choice([-1, 1, 1e-6], (rows, groups))).astype(np.float16)
     stream = WeightStream(rows, groups, group, 1, lanes, weights)
     beats = stream.pack(q, scale)[0][: stream.port_bytes(0)].reshape(-1, lanes // 2)

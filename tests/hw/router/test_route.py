@@ -55,6 +55,7 @@ def test_decisions(target: str, policies: Pair) -> None:
     counts = [int(count) for count in source.integers(1, machine.tokens + 1, LAYERS)]
     masks = [int(source.integers(1, 1 << count)) | (source.random() < 0.5) * ((1 << count) - 1) for count in counts]
     norms = (1 + source.random((LAYERS, machine.tokens))).astype(np.float32)
+    norms[3:, 0] = 1.25, 1  # it has come as far as the dial says
     memory = np.zeros(1024, np.uint8)
     other = policies[1], policies[0]
     phases = (other, policies) if decoding else (policies, other)

@@ -43,14 +43,22 @@ def test_scores(target: str) -> None:
     exercise(dut, {}, {}, drive=drive, seeds=range(1))
 
 
-def test_an_overflow_is_said() -> None:
+LARGE = 3e38
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "bias", "count"),
+    [(LARGE, LARGE, 0, 1), (LARGE, 0, LARGE, 1), (LARGE, LARGE, LARGE, 2), (LARGE, 0, -LARGE, 0)],
+)
+def test_an_overflow_is_said(high: float, low: float, bias: float, count: int) -> None:
     dut = Score(Machine.load("mono"))
     seen = 0
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         nonlocal seen
-        largest = int(fp32.bits(np.float32(3e38)))
-        ctx.set(dut.read_data, largest << 32 | largest)
+        first, second, third = (int(fp32.bits(np.float32(value))) for value in (high, low, bias))
+        ctx.set(dut.read_data, second << 32 | first)
+        ctx.set(dut.bias, third)
         ctx.set(dut.start, 1)
         for _ in range(Score.LATENCY + 1):
             *_, saturated = await ctx.tick().sample(dut.saturated)
@@ -58,4 +66,4 @@ def test_an_overflow_is_said() -> None:
             seen += saturated
 
     exercise(dut, {}, {}, drive=drive, seeds=())
-    assert seen == 1
+    assert seen == count

@@ -72,12 +72,18 @@ class Bench(Elaboratable):
 
 
 @pytest.mark.parametrize(
-    ("ports", "mask", "weights", "rows"),
-    [(1, 0b0010, INT4, 4), (2, 0b1111, INT8, 20), (2, 0b1011, INT4, 52), (2, 0b0001, INT4, 4)],
+    ("ports", "bits", "mask", "weights", "rows"),
+    [
+        (1, 64, 0b0010, INT4, 4),
+        (2, 64, 0b1111, INT8, 20),
+        (2, 64, 0b1011, INT4, 52),
+        (2, 64, 0b0001, INT4, 4),
+        (1, 128, 0b0111, INT4, 36),  # more sums than beats, which wait for them
+    ],
 )
-def test_a_product(ports: int, mask: int, weights: Format, rows: int) -> None:
+def test_a_product(ports: int, bits: int, mask: int, weights: Format, rows: int) -> None:
     """Listed slots' products lie where the instruction says, and nothing else is written."""
-    machine, rng = dataclasses.replace(MACHINE, ports=ports), np.random.default_rng(ports)
+    machine, rng = dataclasses.replace(MACHINE, ports=ports, port_bits=bits), np.random.default_rng(ports)
     groups, group, tokens = 3, 16, machine.tokens
     slots = [slot for slot in range(tokens) if mask >> slot & 1]
     x = (rng.standard_normal((tokens, groups * group)) * 2.0 ** rng.integers(-9, 9, groups * group)).astype(np.float32)
@@ -96,8 +102,8 @@ def test_a_product(ports: int, mask: int, weights: Format, rows: int) -> None:
     total = parts[0]
     for part in parts[1:]:
         total = fp32.add(total, part)
-    bits = fp32.bits(total)
-    expected = {(base + stride * slot) * BUFFER_UNIT + row: int(bits[slot, row]) for slot in slots for row in range(rows)}
+    patterns = fp32.bits(total)
+    expected = {(base + stride * slot) * BUFFER_UNIT + row: int(patterns[slot, row]) for slot in slots for row in range(rows)}
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         seen: dict[int, int] = {}
