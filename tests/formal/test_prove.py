@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.formal import prove
 from tests.formal.laws import Laws
 from tests.formal.prove import outcomes
 
@@ -39,3 +40,13 @@ def test_wrong_laws_are_refuted(tmp_path: Path) -> None:
         "impossible",
     ]
     assert [outcome.holds for outcome in found] == [True, False, True, False, False, True, True, False]
+
+
+@pytest.mark.formal
+def test_what_takes_too_long_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laws = Laws()
+    laws.law("an input is what it is", (value := laws.free(1)) == value)
+    prove.prepare(laws, tmp_path)
+    monkeypatch.setattr(prove, "LONGEST", 0)
+    outcome = prove._outcome(laws.claims[0], 0, tmp_path)
+    assert (outcome.said, outcome.holds) == ("undecided after 0 s", False)

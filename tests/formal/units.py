@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from tests.formal.control import host, queue, tokens
+from tests.formal.kv import map as walk
+from tests.formal.kv import places, request
 from tests.formal.laws import Unit
 from tests.formal.memory import reader, writer
+from tests.formal.pe.stationary import multiplier
 from tests.formal.shell import bases, gearbox
 
 UNITS: tuple[Unit, ...] = tuple(
-    unit for module in (reader, writer, host, bases, gearbox, queue, tokens) for unit in module.UNITS
+    unit
+    for module in (reader, writer, host, bases, gearbox, queue, tokens, walk, places, request, multiplier)
+    for unit in module.UNITS
 )
