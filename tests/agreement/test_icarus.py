@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from compiler.pipeline import compile_checkpoint
 from sim.check import differing_bits
 from sim.functional import engine as functional
+from sim.fuzz.choices import thresholds
 from sim.rtl import engine as rtl
 from sim.rtl.build import build_icarus
 from skipopu.machine.config import Machine
@@ -37,10 +39,18 @@ def test_a_port_without_an_entry_says_nothing() -> None:
     assert differing_bits(program, expected, result) == 0
 
 
-@pytest.mark.parametrize(("target", "config"), [("mono", smallest_config()), ("tiny", small_config())], ids=["mono", "tiny"])
+@pytest.mark.parametrize(
+    ("target", "config"),
+    [("mono", smallest_config()), ("tiny", small_config()), ("tiny-masks", small_config())],
+    ids=["mono", "tiny", "tiny-masks"],
+)
 def test_icarus_computes_the_same_bits(target: str, config: ModelConfig) -> None:
-    program = compile_checkpoint(random_checkpoint(config, 3), Machine.load(target))
+    machine, checkpoint = Machine.load(target), random_checkpoint(config, 3)
+    if machine.masks:
+        checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, seed=5, spread=200, fixed=0.1))
+    program = compile_checkpoint(checkpoint, machine)
     run = Run((3, 5, 9), 2, check=True)
     result, expected = rtl.run(program, run, rtl.Options(icarus=True)), functional.run(program, run)
     assert result.tokens == expected.tokens
     assert differing_bits(program, expected, result) == 0
+    assert bool(result.counters.get("CHANNELS_LEFT_OUT")) == machine.masks
