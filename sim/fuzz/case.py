@@ -13,7 +13,7 @@ from typing import Any
 
 from compiler.frontend.routers import usual_width, width_of_both
 from compiler.frontend.shapes import TWO_LAYER
-from sim.fuzz.choices import channels_of, decide, know, weights_of
+from sim.fuzz.choices import channels_of, decide, follow, know, weights_of
 from sim.fuzz.draw import Draw
 from sim.fuzz.family import vary
 from sim.fuzz.spoil import spoil_machine, spoil_program
@@ -39,7 +39,7 @@ class Case:
     ``machine`` is the mapping of a description's file. Each of ``programs`` holds ``model`` (a config.json), ``weights`` (``seed``,
     ``scale``, whether there are ``routers``, or their kind), ``compile`` (arguments of :func:`compiler.pipeline.compile_checkpoint`), ``run``
     (``prompt``, ``max_new``, ``dial``, ``check``, ``routing``: a name, or skip ratios and a seed; how many of the prompt's last tokens were
-    generated: ``after``; ``predict_from``), some ``masks`` (arguments of
+    generated: ``after``; ``predict_from``; ``again``: see :func:`sim.fuzz.run.following`), some ``masks`` (arguments of
     :func:`sim.fuzz.choices.thresholds`) and ``memory``
     (how the simulated memory misbehaves, as :class:`sim.rtl.engine.Memory`); ``machine`` has other values for what needs no other
     build: the memory behind the ports, the trace ring. ``long``: see :data:`LONG_PROMPT` and its neighbours.
@@ -141,6 +141,9 @@ def case(seed: int, long: bool = False) -> Case:
     known_draw = Draw(seed + (6 << 32))
     for program in programs:
         know(known_draw, program["run"])
+    again_draw = Draw(seed + (7 << 32))
+    for program in programs:
+        follow(again_draw, program["run"])
     return Case(seed, machine, tuple(programs), long)
 
 

@@ -67,6 +67,19 @@ def know(draw: Draw, run: dict[str, Any]) -> None:
         run["predict_from"] = draw.between(0, most)
 
 
+def follow(draw: Draw, run: dict[str, Any]) -> None:
+    """A run behind it on the same machine, which begins where a part of it, often all, is kept."""
+    if run["prompt"] and draw.chance(0.4):
+        most = len(run["prompt"]) + run["max_new"]
+        run["again"] = {
+            "kept": most if most < 1 or draw.chance(0.3) else draw.between(1, most),
+            "prompt": [draw.of(run["prompt"]) for _ in range(draw.scaled(1, 8))],
+            "max_new": draw.between(0, 4),
+            "generated": draw.chance(0.5),
+            "predict": draw.chance(0.4),
+        }
+
+
 def channels_of(draw: Draw, machine: dict[str, Any], programs: list[dict[str, Any]]) -> None:
     """Whether the array is stationary and leaves out channels, and the programs' thresholds; a few ask for masks that it does not have."""
     machine["stationary"] = draw.chance(0.5)

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import time
 import traceback
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from sim.result import Computed, Counted, Routed
 from sim.routing import independent
 from sim.rtl import engine as rtl
 from sim.rtl.build import build
+from sim.session import Session
 from sim.timing import engine as timing
 from sim.timing.masks import Recorded
 from skipopu.errors import MachineHalt, SkipopuError
@@ -49,27 +51,42 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     config = ModelConfig.from_dict(program["model"])
     checkpoint = random_checkpoint(config, **program["weights"])
     if "masks" in program:
-        checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, **program["masks"]))
+        checkpoint = replace(checkpoint, masks=thresholds(config, **program["masks"]))
     options = dict(program["compile"])
     level = Schedule(options.pop("level", Schedule.RUN_AHEAD))
     result = compile_checkpoint(checkpoint, target, **options, level=level)
     run = dict(program["run"])
+    again = run.pop("again", None)
     known, after = tuple(run["prompt"]), run.get("after", 0)
     run["prompt"], run["after"] = known[: len(known) - after], known[len(known) - after :]
     routing: Literal["program", "always"] | dict[str, Any] | NDArray[np.bool_] = run["routing"]
     if isinstance(routing, dict):
-        tokens = max(1, len(known) + run["max_new"])
+        tokens = result.context if again else max(1, len(known) + run["max_new"])
         run["routing"] = independent(config.num_layers, tokens, routing["attn"], routing["ffn"], routing["seed"])
     checked = Run(**run)
     checked.validate(result)
     return result, checked
 
 
+def following(session: Session, run: Run, again: dict[str, Any]) -> Run:
+    """What runs behind ``run``: of its tokens ``kept`` ones, at most, then ``prompt``.
+
+    What lies behind the first run's prompt may count as ``generated``, and all tokens that are computed be asked what follows (``predict``).
+    """
+    context = session.program.context
+    new = min(again["max_new"], context - 1)
+    said = tuple(again["prompt"][: context - new])
+    known = (*session.ids[: min(again["kept"], context - new - len(said))], *said)
+    cut = len(run.prompt) if again["generated"] else len(known)
+    follows = session.follow(replace(run, prompt=known[:cut], after=known[cut:], max_new=new, predict_from=None))
+    return replace(follows, predict_from=follows.first) if again["predict"] else follows
+
+
 def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[Line]:
     """Runs a case's programs; one line for each, with ``outcome`` "agreed", "refused", "skipped" (it would take too long), or
     the kind of a fault.
 
-    Kinds: "traceback" (an exception that is no refusal), "sentence" (a refusal of several lines), "hang", "rtl" (its build or the
+    Kinds: "traceback" (an exception that is no refusal), "sentence" (a refusal of several lines), "halt", "hang", "rtl" (its build or the
     simulator failed), "difference" (the message says of what). When the description itself is refused there is one line. The
     build is deleted unless ``keep``; ``verilog`` replaces the generated overlay (tests alter it).
     """
@@ -97,7 +114,7 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
 def _verilog(machine: Machine) -> str:
     """The overlay, which is the same whatever memory is behind it."""
     plain = {f.name: f.default for f in dataclasses.fields(Machine) if f.name in ("clock_mhz", "memory_bytes", "trace_records")}
-    return overlay_verilog(dataclasses.replace(machine, memory=MemoryTiming(), **plain))
+    return overlay_verilog(replace(machine, memory=MemoryTiming(), **plain))
 
 
 def is_fault(line: Line) -> bool:
@@ -110,44 +127,65 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         Machine.from_dict(dict(machine), "machine description")
         stage = "program"
         made, run = compiled(machine, program)
-        stage, seen = "functional", Masks(made, len(run.known) + run.max_new)
+        stage, seen = "functional", Masks(made, made.context)
+        session = Session(made, "functional", functional.Options(masks=seen.see if made.masks else None))
         try:
-            expected = functional.run(made, run, functional.Options(masks=seen.see if made.masks else None))
+            expected = _computed(session, run)
         except MachineHalt as halt:
-            expected = halt
-        if isinstance(expected, MachineHalt):
-            return _halted(made, run, program, expected, verilog) if with_rtl else _refused(stage, str(expected))
+            return _halted(made, run, program, halt, verilog) if with_rtl else _refused(stage, str(halt))
         stage = "timing"
         predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen.active))).counters
+        stage, turns, problem, longest = "again", [(run, expected)], "", predicted["CYCLES"]
+        if again := program["run"].get("again"):
+            follows, masks = following(session, run, again), Masks(made, made.context)
+            whole = functional.run(made, replace(follows, first=0), functional.Options(masks=masks.see if made.masks else None))
+            turns.append((follows, after := _computed(session, follows)))
+            behind = timing.run(made, follows, timing.Options(whole, channels=Recorded(made, masks.active))).counters
+            longest = max(longest, behind["CYCLES"])
+            if (whole.tokens, whole.predicted) != (after.tokens, after.predicted):
+                problem = f"tokens from position 0 on {whole.tokens}, from {follows.first} on {after.tokens}"
+    except MachineHalt as halt:
+        return {"outcome": "halt", "stage": stage, "message": str(halt)}
     except SkipopuError as error:
-        return _refused(stage, str(error))
+        return _refused(stage, str(error)) | ({"outcome": "difference"} if stage == "again" else {})  # the run before it fitted
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{'/'.join(where.filename.split('/')[-3:])}:{where.lineno}"
         return {"outcome": "traceback", "stage": stage, "message": f"{type(error).__name__} at {place}: {error}"}
     line: Line = {
-        "outcome": "agreed",
-        "stage": "rtl",
-        "message": "",
+        "outcome": "difference" if problem else "agreed",
+        "stage": stage if problem else "rtl",
+        "message": problem,
         "timing": predicted,
         "tokens": expected.tokens,
         "routing": [list(expected.routing.shape), np.packbits(expected.routing).tobytes().hex()],
+        "first": turns[-1][0].first,
     }
-    if not with_rtl:
+    if problem or not with_rtl:
         return line
-    if predicted["CYCLES"] > LONGEST:
-        return line | {"outcome": "skipped", "message": f"{predicted['CYCLES']} cycles; up to {LONGEST} are simulated"}
-    limit = 20_000 + 4 * predicted["CYCLES"] * 256 // (256 - program["memory"]["stall"])
+    if longest > LONGEST:
+        return line | {"outcome": "skipped", "message": f"{longest} cycles; up to {LONGEST} are simulated"}
+    limit = 20_000 + 4 * longest * 256 // (256 - program["memory"]["stall"])
     text = verilog or _verilog(made.machine)
     line["built"] = made.machine
+    problems: list[str] = []
     try:
-        seen = rtl.run(made, run, _options(program, text, limit))
+        with rtl.Instance(made, _options(program, text, limit)) as hardware:
+            for k, (each, of_each) in enumerate(turns):
+                found = hardware.run(each)
+                line.setdefault("rtl", found.counters)
+                problems += [f"{'the run behind it: ' * k}{problem}" for problem in differences(made, each, of_each, found)]
     except SkipopuError as error:
         kind = "hang" if "did not stop" in str(error) else "difference" if isinstance(error, MachineHalt) else "rtl"
         return line | {"outcome": kind, "message": str(error)}
-    line["rtl"] = seen.counters
-    problems = differences(made, run, expected, seen)
     return line | ({"outcome": "difference", "message": "; ".join(problems)} if problems else {})
+
+
+def _computed(session: Session, run: Run) -> Computed:
+    """What the functional engine makes of a run, with memory as it is behind it."""
+    result = session.run(run)
+    assert isinstance(result, Computed)
+    return replace(result, memory=[port.copy() for port in result.memory])
 
 
 def _options(program: dict[str, Any], verilog: str, cycle_limit: int) -> rtl.Options:
@@ -183,7 +221,7 @@ def differences(program: Program, run: Run, expected: Computed, seen: Counted) -
         problems.append(f"tokens: functional {expected.tokens}, RTL {seen.tokens}")
     if bits := differing_bits(program, expected, seen):
         problems.append(f"{bits} bits of memory differ")
-    executed = expected.routing.sum((0, 2))
+    executed = expected.routing[..., run.first :].sum((0, 2))
     for name, ours, theirs in (
         ("KV entries", expected.kv_entries, seen.kv_entries),
         ("executed attention", int(executed[0]), seen.counters["EXECUTED_ATTENTION"]),

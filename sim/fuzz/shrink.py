@@ -16,7 +16,7 @@ from skipopu.model_config import OWN
 BASE = "mono"
 PLAIN: dict[str, dict[str, Any]] = {
     "memory": {"stall": 0, "reorder": False, "seed": 1},
-    "run": {"max_new": 1, "dial": 0.0, "check": True, "routing": "always", "after": 0, "predict_from": None},
+    "run": {"max_new": 1, "dial": 0.0, "check": True, "routing": "always", "after": 0, "predict_from": None, "again": None},
     "compile": {
         "kv": "reuse",
         "logits": False,

@@ -51,6 +51,13 @@ def smallest() -> Case:
     return Case(0, machine, (program,))
 
 
+def with_a_run_behind(given: Case) -> Case:
+    """``given`` with a longer run and one that keeps all but the last of the tokens that it computed."""
+    again = {"kept": 3, "prompt": [3], "max_new": 2, "generated": False, "predict": True}
+    program = given.programs[0]
+    return dataclasses.replace(given, programs=({**program, "run": program["run"] | {"max_new": 3, "again": again}},))
+
+
 def test_the_same_seed_gives_the_same_case_in_plain_data(cases: list[Case]) -> None:
     assert [case(seed) for seed in SEEDS[:20]] == cases[:20]
     assert len({json.dumps(to_dict(given), sort_keys=True) for given in cases}) == len(cases)
@@ -86,6 +93,17 @@ def test_every_field_of_a_description_is_drawn(cases: list[Case]) -> None:
             drawn.setdefault(f"memory.{name}", set()).add(str(value))
     fields = [f.name for f in dataclasses.fields(Machine)] + [f"memory.{f.name}" for f in dataclasses.fields(MemoryTiming)]
     assert {name for name in fields if len(drawn.get(name, ())) < 2} == set()
+
+
+def test_runs_follow_others_from_a_position_that_is_kept(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [bool(program["run"].get("again")) for given in cases for program in given.programs]
+    assert 0.3 < sum(drawn) / len(drawn) < 0.5
+    (line,) = attempt(with_a_run_behind(smallest()), with_rtl=False)
+    assert (line["outcome"], line["first"]) == ("agreed", 3)
+    monkeypatch.setattr("sim.fuzz.run.following", lambda session, run, again: dataclasses.replace(run, first=4))
+    (line,) = attempt(with_a_run_behind(smallest()), with_rtl=False)
+    assert line["outcome"] == "difference"
+    assert line["message"].startswith("the first position is 4; accepted")
 
 
 @pytest.mark.slow
@@ -167,3 +185,15 @@ def test_a_wrong_rtl_is_found() -> None:
     assert line["message"].startswith("executed FFN: functional")
     assert line["rtl"]["CYCLES"] > 0
     assert cycle_error(line) is not None
+
+
+@pytest.mark.rtl
+def test_a_wrong_run_behind_another_is_found() -> None:
+    """Places that are given back are not counted."""
+    text, count = re.subn(r"(= \$signed\(\{ 1'h0, used \}\)) - [^;]*;", r"\1;", overlay_verilog(Machine.load("mono")))
+    assert count == 1
+    given = with_a_run_behind(smallest())
+    (line,) = attempt(given, verilog=text)
+    assert line["outcome"] == "difference"
+    assert re.fullmatch(r"the run behind it: KV entries: functional \d+, RTL \d+", line["message"])
+    assert [line["outcome"] for line in attempt(given)] == ["agreed"]
