@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,6 @@ def record(script: str, directory: Path, answers: dict[str, str] | None = None) 
     interpreter.eval(
         "rename file real_file; proc file args { recorded file {*}$args }; proc glob args { recorded glob {*}$args }"
     )
-    interpreter.eval(f"cd {{{directory}}}")
-    interpreter.eval(script)
+    with contextlib.chdir(directory):  # the interpreter's directory is the process's
+        interpreter.eval(script)
     return calls
