@@ -5,7 +5,7 @@ None has back-pressure; ``valid`` only gates ``saturated``.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 
 from hw.arithmetic.pipeline import delay_valid, negate_if
 from hw.component import Component, given, gives
@@ -13,6 +13,12 @@ from skipopu.machine import pipeline
 
 EXPONENT = signed(12)
 MAX_MAGNITUDE = 0x7F7FFFFF
+GONE = 26  # places by which a mantissa is shifted until no bit is left but the sticky one
+
+
+def _registers(*shapes: ShapeLike) -> list[Signal]:
+    """What numbers on their way are kept in: ``valid`` says which of them count, so that none needs a reset."""
+    return [Signal(shape, name=f"kept_{k}", reset_less=True) for k, shape in enumerate(shapes)]
 
 
 def round_and_pack(m: Module, sign: Value, exponent: Value, normalised: Value, zero: Value, name: str) -> tuple[Value, Value]:
@@ -29,29 +35,44 @@ def round_and_pack(m: Module, sign: Value, exponent: Value, normalised: Value, z
     guard, sticky = normalised[width - 25], normalised[: width - 25].any()
     up = guard & (sticky | kept[0])
     rounded = Signal(25, name=f"{name}_rounded")
-    final = Signal(signed(len(exponent) + 1), name=f"{name}_exponent")
-    m.d.comb += [rounded.eq(kept + up), final.eq(exponent + rounded[24])]
-    flush = zero | (exponent < 1)
-    saturated = ~flush & (final > 254)
-    magnitude = Mux(flush, 0, Mux(saturated, MAX_MAGNITUDE, Cat(Mux(rounded[24], 0, rounded[:23]), final[:8])))
-    return Cat(magnitude[:31], sign), saturated
+    m.d.comb += rounded.eq(kept + up)
+    # Both exponents that the sum may lead to are looked at beside it.
+    carried = Signal(signed(len(exponent) + 1), name=f"{name}_carried")
+    m.d.comb += carried.eq(exponent + 1)
+    over = rounded[24]
+    low = zero | (exponent < 1)
+    high = Mux(over, carried > 254, exponent > 254)
+    packed = Cat(Mux(over, 0, rounded[:23]), Mux(over, carried[:8], exponent[:8]))
+    magnitude = Mux(low, 0, Mux(high, MAX_MAGNITUDE, packed))
+    return Cat(magnitude[:31], sign), ~low & high
+
+
+def leading_zeros(m: Module, value: Value, name: str) -> Value:
+    """How many zeros stand above the top one bit of ``value``, in halves of halves; combinational, and of no value where there is none."""
+    bits = (len(value) - 1).bit_length()
+    padded = Cat(Const(0, (1 << bits) - len(value)), value)
+
+    def of(part: Value) -> tuple[Value, Value]:
+        """(no bit of ``part`` is set, zeros above its top one)."""
+        nonlocal number
+        if len(part) == 1:
+            return ~part, Const(0, 0)
+        (no_upper, upper), (no_lower, lower) = of(part[len(part) // 2 :]), of(part[: len(part) // 2])
+        none, count = Signal(name=f"{name}_none_{number}"), Signal(len(upper) + 1, name=f"{name}_zeros_{number}")
+        number += 1
+        m.d.comb += [none.eq(no_upper & no_lower), count.eq(Cat(Mux(no_upper, lower, upper)[: len(upper)], no_upper))]
+        return none, count
+
+    number = 0
+    return of(padded)[1]
 
 
 def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
-    """(value shifted left until its top bit is set, number of shifts); zero stays zero."""
-    width = len(value)
-    count = Signal((width - 1).bit_length(), name=f"{name}_zeros")
-    current: Value = value
-    taken: list[Value] = []
-    for k in reversed(range((width - 1).bit_length())):
-        step = 1 << k
-        empty = ~current[max(0, width - step) :].any()
-        shifted = Signal(width, name=f"{name}_shifted{step}")
-        m.d.comb += shifted.eq(Mux(empty, current << step, current))
-        current = shifted
-        taken.append(empty)
-    m.d.comb += count.eq(Cat(*reversed(taken)))
-    return current, count
+    """(``value`` shifted left until its top bit is set, number of shifts); zero stays zero."""
+    count = leading_zeros(m, value, name)
+    shifted = Signal(len(value), name=f"{name}_shifted")
+    m.d.comb += shifted.eq(value << count)
+    return shifted, count
 
 
 class Multiply(Component):
@@ -72,7 +93,7 @@ class Multiply(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        product, exponent, sign, zero = Signal(48), Signal(EXPONENT), Signal(), Signal()
+        product, exponent, sign, zero = _registers(48, EXPONENT, 1, 1)
         ea, eb = self.a[23:31], self.b[23:31]
         m.d.sync += [
             product.eq(Cat(self.a[:23], Const(1, 1)) * Cat(self.b[:23], Const(1, 1))),
@@ -90,7 +111,7 @@ class Multiply(Component):
 class Add(Component):
     """z = a + b, or a - b.
 
-    Latency: 3 cycles. Throughput: a sum per cycle.
+    Latency: 4 cycles. Throughput: a sum per cycle.
     """
 
     LATENCY = pipeline.ADD
@@ -106,45 +127,81 @@ class Add(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        b = Cat(self.b[:31], self.b[31] ^ self.subtract)
-        swap = b[:31] > self.a[:31]
-        large, small = Mux(swap, b, self.a), Mux(swap, self.a, b)
-        # 1: order by magnitude
-        big, little = Signal(24), Signal(24)
-        exponent, distance = Signal(8), Signal(8)
-        sign, minus, both_zero_sign = Signal(), Signal(), Signal()
+        total, exponent, sign, zero_sign = _aligned_sum(m, self.a, Cat(self.b[:31], self.b[31] ^ self.subtract))
+        shifted, zeros = normalise(m, total, "total")
+        normal, sign3, exponent3, zero3 = _registers(28, 1, EXPONENT, 1)
         m.d.sync += [
-            big.eq(Mux(large[23:31] == 0, 0, Cat(large[:23], Const(1, 1)))),
-            little.eq(Mux(small[23:31] == 0, 0, Cat(small[:23], Const(1, 1)))),
-            exponent.eq(large[23:31]),
-            distance.eq(large[23:31] - small[23:31]),
-            sign.eq(large[31]),
-            minus.eq(large[31] ^ small[31]),
-            both_zero_sign.eq(self.a[31] & b[31]),
+            normal.eq(shifted),
+            sign3.eq(Mux(total.any(), sign, zero_sign)),
+            exponent3.eq(exponent + 1 - zeros),
+            zero3.eq(~total.any()),
         ]
-        # 2: align and add, three extra bits below; the last is sticky
-        reach = Mux(distance > 26, 26, distance)[:5]
-        wide = Cat(Const(0, 26), little) >> reach
-        aligned = Signal(27)
-        m.d.comb += aligned.eq(Cat(wide[:24].any(), wide[24:50]))
-        total = Signal(28)
-        exponent2, sign2, zero_sign2 = Signal(8), Signal(), Signal()
-        extended = Cat(Const(0, 3), big)
-        m.d.sync += [
-            total.eq(extended + (Cat(aligned, Const(0, 1)) ^ minus.replicate(28)) + minus),
-            exponent2.eq(exponent),
-            sign2.eq(sign),
-            zero_sign2.eq(both_zero_sign),
-        ]
-        # 3: normalise and round
-        normal, zeros = normalise(m, total, "total")
-        exact_zero = ~total.any()
-        result_sign = Mux(exact_zero, zero_sign2, sign2)
-        exponent_top = Signal(EXPONENT)
-        m.d.comb += exponent_top.eq(exponent2 + 1 - zeros)
-        pattern, saturated = round_and_pack(m, result_sign, exponent_top, normal, exact_zero, "sum")
+        pattern, saturated = round_and_pack(m, sign3, exponent3, normal, zero3, "sum")
+        m.d.sync += [self.z.eq(pattern), self.saturated.eq(saturated & delay_valid(m, self.valid, 3))]
+        return m
+
+
+class AddPositive(Component):
+    """z = a + b of numbers that are not negative: no leading ones are lost, so that it is shifted and rounded in one cycle.
+
+    Latency: 3 cycles. Throughput: a sum per cycle.
+    """
+
+    LATENCY = pipeline.ADD_POSITIVE
+
+    def __init__(self) -> None:
+        self.a = given(31, "first term, without its sign")
+        self.b = given(31, "second term")
+        self.z = gives(32, "their sum")
+        self.valid = given(1, "the terms count")
+        self.saturated = gives(1, "with the sum: it was too large")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total, exponent, _, _ = _aligned_sum(m, Cat(self.a, Const(0, 1)), Cat(self.b, Const(0, 1)))
+        carried = total[27]
+        normal = Mux(carried, total, total << 1)[:28]
+        pattern, saturated = round_and_pack(
+            m, Const(0, 1), Cat(exponent + carried, Const(0, 1)).as_signed(), normal, ~total[26:].any(), "sum"
+        )
         m.d.sync += [self.z.eq(pattern), self.saturated.eq(saturated & delay_valid(m, self.valid, 2))]
         return m
+
+
+def _aligned_sum(m: Module, a: Value, b: Value) -> tuple[Value, Value, Value, Value]:
+    """The first two cycles of ``a + b``: (magnitude with a bit above the larger number's top one and three below its lowest, of which the
+    last is sticky; that number's exponent; its sign; the sign of a sum of two zeros)."""
+    swap = b[:31] > a[:31]
+    large, small = Mux(swap, b, a), Mux(swap, a, b)
+    # 1: order by magnitude
+    big, little, exponent, reach, sign, minus, both_zero_sign = _registers(24, 24, 8, 5, 1, 1, 1)
+
+    def less(one: Value, other: Value) -> Value:
+        """By how much; nothing is left of the smaller number but the sticky bit from some distance on."""
+        distance = (one[23:31] - other[23:31])[:8]
+        return Mux(distance > GONE, GONE, distance)[:5]
+
+    m.d.sync += [
+        big.eq(Mux(large[23:31] == 0, 0, Cat(large[:23], Const(1, 1)))),
+        little.eq(Mux(small[23:31] == 0, 0, Cat(small[:23], Const(1, 1)))),
+        exponent.eq(large[23:31]),
+        reach.eq(Mux(swap, less(b, a), less(a, b))),
+        sign.eq(large[31]),
+        minus.eq(large[31] ^ small[31]),
+        both_zero_sign.eq(a[31] & b[31]),
+    ]
+    # 2: align and add; what is left of little below the sum's bits is looked for beside the shift
+    aligned = Cat(Const(0, 2), little) >> reach
+    sticky = Cat(little[k] & (reach > k + 2) for k in range(24)).any()
+    total, exponent2, sign2, zero_sign2 = _registers(28, 8, 1, 1)
+    m.d.sync += [
+        total.eq(Cat(Const(0, 3), big) + (Cat(sticky, aligned[:26], Const(0, 1)) ^ minus.replicate(28)) + minus),
+        exponent2.eq(exponent),
+        sign2.eq(sign),
+        zero_sign2.eq(both_zero_sign),
+    ]
+    return total, exponent2, sign2, zero_sign2
 
 
 class FromInteger(Component):
@@ -169,7 +226,7 @@ class FromInteger(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width = max(len(self.mantissa), 27)
-        magnitude, sign, exponent = Signal(width), Signal(), Signal(EXPONENT)
+        magnitude, sign, exponent = _registers(width, 1, EXPONENT)
         negative = self.mantissa[-1]
         m.d.sync += [
             magnitude.eq(negate_if(negative, self.mantissa)),
@@ -177,7 +234,7 @@ class FromInteger(Component):
             exponent.eq(self.exponent),
         ]
         shifted, zeros = normalise(m, magnitude, "magnitude")
-        normal, sign2, exponent2, zero2 = Signal(width), Signal(), Signal(EXPONENT), Signal()
+        normal, sign2, exponent2, zero2 = _registers(width, 1, EXPONENT, 1)
         m.d.sync += [
             normal.eq(shifted),
             sign2.eq(sign),

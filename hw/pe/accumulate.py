@@ -37,7 +37,7 @@ def accumulate(
     """Adds ``total`` times the FP16 ``scale``, given with it, under the group's exponent to one of ``depth`` accumulators.
 
     Returns what is drained, a cycle behind its address, flags of sums beyond FP32, and the cycles from ``group`` until it is written.
-    The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: its memory gives what is written in that cycle then.
+    The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: what is written in that cycle is added to then.
     """
     name = ("even", "odd")[group.parity]
     mantissa = Cat(scale[:10], scale[10:15] != 0, Const(0, 1)).as_signed()
@@ -57,12 +57,8 @@ def accumulate(
     m.submodules[f"accumulators_{name}"] = memory = Memory(shape=32 * together, depth=depth, init=[])
     m.submodules[f"add_{name}"] = add = Add()
     first = delay(m, group.first, at_result, f"{name}_first")
-    if transparent:
-        write = memory.write_port()
-        read, drain = memory.read_port(transparent_for=(write,)), memory.read_port()
-    else:
-        granularity = 32 if together > 1 else None
-        write, read, drain = memory.write_port(granularity=granularity), memory.read_port(), memory.read_port()
+    write = memory.write_port(granularity=32 if together > 1 else None)
+    read, drain = memory.read_port(transparent_for=(write,) if transparent else ()), memory.read_port()
     before: Value = read.data
     if group.place is not None:
         before = before.word_select(delay(m, group.place, at_result, f"{name}_read_place"), 32)
@@ -73,6 +69,10 @@ def accumulate(
         add.valid.eq(delay_valid(m, valid, FromInteger.LATENCY, f"{name}_result_valid") & ~first),
     ]
     at_write = at_result + Add.LATENCY
+    if transparent:
+        assert group.place is None
+        same = write.addr == delay(m, group.address, at_result, f"{name}_added_address")
+        before = Mux(write.en & same, write.data, before)
     value = Mux(delay(m, first, Add.LATENCY, f"{name}_f"), delay(m, convert.z, Add.LATENCY, f"{name}_z"), add.z)
     m.d.comb += [
         write.addr.eq(delay(m, group.address, at_write, f"{name}_write_address")),

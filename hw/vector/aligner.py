@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.fp32 import Add
+from hw.arithmetic.fp32 import AddPositive
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
@@ -92,7 +92,7 @@ class Aligner(Component):
         last = ended = offset + lanes >= self.padded
         busy: Value = reading
         if machine.short_groups:  # a slot's square sums follow one another no sooner than they are added
-            hurried = (self.target == AlignTarget.RESIDUAL) & (offset < Add.LATENCY * lanes)
+            hurried = (self.target == AlignTarget.RESIDUAL) & (offset < AddPositive.LATENCY * lanes)
             last, busy = ended & ~hurried, reading & (offset < self.padded)
         m.d.comb += [self.completed.groups.ready.eq(~reading | last), self.busy.eq(reading)]
         with m.If(reading):

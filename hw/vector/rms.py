@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.fp32 import Add, FromInteger, Multiply
+from hw.arithmetic.fp32 import Add, AddPositive, FromInteger, Multiply
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
@@ -42,7 +42,7 @@ class InverseRms(Component):
     """Squares are summed exactly within a group, rounded once, and added to their slot's total; see :mod:`skipopu.numerics.align`.
 
     Latency: SUMMED cycles from a group's last word to its slot's total, LATENCY from a request to ``kept``. Throughput: a word
-    and a request per cycle; between the last words of a slot's groups at least Add.LATENCY + 1 cycles.
+    and a request per cycle; between the last words of a slot's groups at least AddPositive.LATENCY + 1 cycles.
     """
 
     SUMMED = pipeline.SQUARED - pipeline.ALIGN_WRITE
@@ -73,10 +73,10 @@ class InverseRms(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine = self.machine
-        assert machine.weight_lanes // machine.vector_lanes > Add.LATENCY, "a slot's totals follow one another"
+        assert machine.weight_lanes // machine.vector_lanes > AddPositive.LATENCY, "a slot's totals follow one another"
         totals = [Signal(32, name=f"total_{s}") for s in range(machine.tokens)]
         m.submodules.convert = convert = FromInteger(47)
-        m.submodules.add = add = Add()
+        m.submodules.add = add = AddPositive()
         # A group's sum, then the slot's total
         squares = registered(m, tree([a * a for a in self.mantissas], lambda a, b: a + b), "squares").as_unsigned()
         running = Signal(46)
@@ -94,7 +94,7 @@ class InverseRms(Component):
             add.b.eq(convert.z),
             add.valid.eq(adding),
         ]
-        added, added_slot = delay_valid(m, adding, Add.LATENCY, "added"), delay(m, slot, Add.LATENCY, "added_slot")
+        added, added_slot = delay_valid(m, adding, add.LATENCY, "added"), delay(m, slot, add.LATENCY, "added_slot")
         for s, total in enumerate(totals):
             with m.If(self.clear):
                 m.d.sync += total.eq(0)

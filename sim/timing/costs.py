@@ -79,7 +79,7 @@ class Costs:
     def group_cycles(self, padded: int, residual: bool) -> int:
         """Words of one group that is aligned to ``padded`` elements; a slot's square sums follow one another no sooner than they are added."""
         words = -(-padded // self.machine.vector_lanes)
-        return max(words, pipeline.ADD + 1) if residual and self.machine.short_groups else words
+        return max(words, pipeline.ADD_POSITIVE + 1) if residual and self.machine.short_groups else words
 
     def align_busy(self, slots: int, elements: int, group: int, padded: int, residual: bool) -> int:
         return slots * -(-elements // group) * self.group_cycles(padded, residual)

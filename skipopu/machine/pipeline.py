@@ -16,7 +16,8 @@ T = TypeVar("T")
 # Arithmetic: operands to result.
 MULTIPLIER = 2  # the primitive's multiplier and output registers
 MULTIPLY = 2  # FP32
-ADD = 3  # FP32
+ADD = 4  # FP32
+ADD_POSITIVE = 3  # FP32, none of them negative
 FROM_INTEGER = 3  # an integer and an exponent to FP32
 QUADRATIC = 4  # a table's segment to its polynomial
 SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - f(x) of it
@@ -33,7 +34,7 @@ EPILOGUE = 2 + FINISH  # an accumulator's address to the result
 
 # Alignment.
 ALIGN_WRITE = 3  # a word's read to the write of its mantissas
-SQUARED = ALIGN_WRITE + 2 + FROM_INTEGER + ADD  # a word's read to its group's square sum in the slot's total
+SQUARED = ALIGN_WRITE + 2 + FROM_INTEGER + ADD_POSITIVE  # a word's read to its group's square sum in the slot's total
 NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a slot's square sum to its 1/rms
 
 # Attention.

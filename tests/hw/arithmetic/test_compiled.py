@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat
 
-from hw.arithmetic.fp32 import Add, FromInteger, Multiply, fp32_to_half_word, half_word_to_fp32
+from hw.arithmetic.fp32 import Add, AddPositive, FromInteger, Multiply, fp32_to_half_word, half_word_to_fp32
 from tests.hw.arithmetic.compiled import run
 from tests.hw.arithmetic.operands import Registered
 from tests.numerics import directed, exact
@@ -32,6 +32,15 @@ def test_add_and_subtract(tmp_path: Path) -> None:
     z, saturated = run(Add(), given, ["z", "saturated"], Add.LATENCY, tmp_path)
     differing(z, expected.bits, a, b, subtract)
     differing(saturated, expected.saturated & valid, a, b, subtract, valid)
+
+
+def test_add_positive(tmp_path: Path) -> None:
+    a, b = (terms & 0x7FFFFFFF for terms in directed.terms(18, COUNT))
+    valid = gates(19)
+    expected = exact.total(a, b)
+    z, saturated = run(AddPositive(), {"a": a, "b": b, "valid": valid}, ["z", "saturated"], AddPositive.LATENCY, tmp_path)
+    differing(z, expected.bits, a, b)
+    differing(saturated, expected.saturated & valid, a, b, valid)
 
 
 def test_multiply(tmp_path: Path) -> None:
