@@ -62,6 +62,10 @@ def accumulate(
     before: Value = read.data
     if group.place is not None:
         before = before.word_select(delay(m, group.place, at_result, f"{name}_read_place"), 32)
+    if transparent:
+        assert group.place is None
+        same = write.addr == delay(m, group.address, at_result, f"{name}_added_address")
+        before = Mux(write.en & same, write.data, before)
     m.d.comb += [
         read.addr.eq(delay(m, group.address, at_result - 1, f"{name}_read_address")),
         add.a.eq(before),
@@ -69,10 +73,6 @@ def accumulate(
         add.valid.eq(delay_valid(m, valid, FromInteger.LATENCY, f"{name}_result_valid") & ~first),
     ]
     at_write = at_result + Add.LATENCY
-    if transparent:
-        assert group.place is None
-        same = write.addr == delay(m, group.address, at_result, f"{name}_added_address")
-        before = Mux(write.en & same, write.data, before)
     value = Mux(delay(m, first, Add.LATENCY, f"{name}_f"), delay(m, convert.z, Add.LATENCY, f"{name}_z"), add.z)
     m.d.comb += [
         write.addr.eq(delay(m, group.address, at_write, f"{name}_write_address")),
