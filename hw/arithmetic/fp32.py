@@ -258,23 +258,26 @@ def half_word_to_fp32(m: Module, half: Value, name: str) -> Value:
 
 
 def fp32_to_half_word(m: Module, x: Value, name: str) -> tuple[Value, Value]:
-    """(FP16 pattern nearest even, subnormals honoured, saturated to 65504; saturated); combinational."""
-    exponent = x[23:31]
-    mantissa = Cat(x[:23], exponent != 0)  # 24 bits
-    # Subnormal results shift further: at exponent e < 113 by 113 - e more.
-    extra = Signal(8, name=f"{name}_extra")
-    m.d.comb += extra.eq(Mux(exponent < 113, 113 - exponent, 0))
-    reach = Mux(extra > 13, 13, extra)[:4]
-    wide = Signal(37, name=f"{name}_wide")
-    m.d.comb += wide.eq(Cat(Const(0, 13), mantissa) >> reach)
-    kept, guard, sticky = wide[26:37], wide[25], wide[:25].any()
-    base = Signal(16, name=f"{name}_base")
-    # The hidden bit adds one to the exponent field: start one below.
-    m.d.comb += base.eq(
-        Cat(kept, Const(0, 5)) + (Mux(exponent < 113, 0, exponent - 113)[:5] << 10) + (guard & (sticky | kept[0]))
-    )
-    saturated = (exponent > 142) | (base >= 0x7C00)
-    return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], x[31]), saturated
+    """(FP16 pattern nearest even, subnormals honoured, saturated to 65504; saturated), a cycle later."""
+    low = x[23:31] < 113
+    above, below = (x[23:31] - 113)[:8], (113 - x[23:31])[:8]
+    mantissa, reach, field, beyond, sign = _registers(24, 4, 5, 1, 1)
+    m.d.sync += [
+        mantissa.eq(Cat(x[:23], x[23:31] != 0)),
+        # Subnormal results shift further: at exponent e < 113 by 113 - e more.
+        reach.eq(Mux(low, Mux(below > 13, 13, below), 0)),
+        # The hidden bit adds one to the exponent field: start one below.
+        field.eq(Mux(low, 0, above)),
+        beyond.eq(x[23:31] > 142),
+        sign.eq(x[31]),
+    ]
+    kept, base = Signal(11, name=f"{name}_kept"), Signal(16, name=f"{name}_base")
+    m.d.comb += kept.eq(mantissa[13:] >> reach)
+    guard = mantissa[12:].bit_select(reach, 1)
+    sticky = Cat(mantissa[k] & (reach + 12 > k) for k in range(24)).any()
+    m.d.comb += base.eq(Cat(kept, Const(0, 5)) + (field << 10) + (guard & (sticky | kept[0])))
+    saturated = beyond | (base >= 0x7C00)
+    return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], sign), saturated
 
 
 def order(x: Value) -> Value:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
 
+from skipopu.machine import pipeline
+
 T = TypeVar("T")
 
 
@@ -37,6 +39,31 @@ def tree(items: Sequence[T], combine: Callable[[T, T], T]) -> T:
         paired = [combine(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
         level = paired + ([level[-1]] if len(level) % 2 else [])
     return level[0]
+
+
+LARGEST = pipeline.LARGEST
+
+
+def largest_of(m: Module, items: Sequence[Value], name: str) -> Value:
+    """The largest of up to 64 unsigned ``items``, LARGEST cycles later: of each eight, then of these."""
+    return registered(m, largest(m, eights(m, items, largest, name), name), name)
+
+
+def counted(m: Module, bits: Sequence[Value], name: str) -> Value:
+    """How many of up to 64 ``bits`` are set, LARGEST cycles later."""
+
+    def total(m: Module, items: Sequence[Value], name: str) -> Value:
+        return tree(items, lambda a, b: a + b)
+
+    return registered(m, total(m, eights(m, bits, total, name), name), name)
+
+
+def eights(
+    m: Module, items: Sequence[Value], combine: Callable[[Module, Sequence[Value], str], Value], name: str
+) -> list[Value]:
+    """What ``combine`` makes of each eight ``items``, a cycle later."""
+    parts = range(0, len(items), 8)
+    return [registered(m, combine(m, items[k : k + 8], f"{name}_{k}"), f"{name}_of_{k}") for k in parts]
 
 
 def largest(m: Module, items: Sequence[Value], name: str) -> Value:

@@ -36,7 +36,7 @@ class ChannelFetch(Component):
         self.runs = [gives(stream.Signature(Run(machine)), f"weights that port {p} fetches") for p in range(machine.ports)]
         self.issue = given(stream.Signature(WeightRequest(machine)), "products whose weights are wanted, in their order")
         self.group = given(GROUP_BITS, "weights of a group")
-        self.idle = gives(1, "nothing is inside, nor comes")
+        self.idle = gives(1, "nothing is inside")
         self.on_demand = given(1, "each product's weights wait until it starts")
         self.started = given(1, "a product with weights starts, for a cycle")
         if machine.masks:
@@ -84,7 +84,7 @@ class ChannelFetch(Component):
         m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq((level(fifo) == 0) & ~self.issue.valid & (pending == 0))
+                m.d.comb += self.idle.eq((level(fifo) == 0) & (pending == 0))
                 m.d.sync += [left.eq(head.rounds), base.eq(self._beat(head.address))]
                 with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "TILE"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Signal, Value
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, delay_valid, registered
 from hw.component import Component, given, gives
 from skipopu.isa.registers import COUNTERS, OF_MASKS
 from skipopu.machine.config import Machine
@@ -13,7 +13,7 @@ from skipopu.machine.config import Machine
 class Counters(Component):
     """A 64-bit counter for each of :data:`skipopu.isa.registers.COUNTERS` that the machine has, in their order.
 
-    Latency: 1 cycle from an amount to its count. Throughput: an amount of each per cycle.
+    Latency: 1 cycle from an amount of cycles to their count, 2 of anything else. Throughput: an amount of each per cycle.
     """
 
     BITS = 64
@@ -30,11 +30,14 @@ class Counters(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        for amount, count in zip(self.amounts, self.counts, strict=True):
+        ran = delay_valid(m, self.running, 1, "ran")
+        for name, amount, count in zip(self.names, self.amounts, self.counts, strict=True):
+            known = name == "CYCLES"  # what records are stamped with
+            shown, counts = (amount, self.running) if known else (registered(m, amount, f"amount_{name.lower()}"), ran)
             with m.If(self.restart):
                 m.d.sync += count.eq(0)
-            with m.Elif(self.running):
-                m.d.sync += count.eq(count + amount)
+            with m.Elif(counts):
+                m.d.sync += count.eq(count + shown)
         return m
 
     def count(self, m: Module, amounts: dict[str, Value]) -> None:

@@ -59,7 +59,7 @@ class Dispatcher(Component):
         self.wait_route = gives(1, "it waits for a routing decision")
         self.attention_quiet = given(1, "nothing is being fetched ahead")
         self.row_start = gives(1, "a layer begins, for a cycle")
-        self.row_end = gives(1, "its attention was handed over, for a cycle")
+        self.row_end = gives(1, "its attention was handed over the cycle before, for a cycle")
         self.next_row = gives(MAP_ROW_BITS, "with row_start: its row of the KV map")
         self.silent = given(1, "nothing has moved for very long")
         self.running = gives(1, "a run is under way, or memory will give it answers")
@@ -236,6 +236,7 @@ class Dispatcher(Component):
         connect(m, lists.routed, flipped(self.routed))
         connect(m, layers.layer, issuer.layer)
         connect(m, issuer.fetch, flipped(self.fetch))
+        m.d.sync += self.row_end.eq(issuer.row_end)
         for inner, outer in zip(issuer.issue, self.issue, strict=True):
             connect(m, inner, flipped(outer))
         m.d.comb += [
@@ -277,6 +278,7 @@ class Dispatcher(Component):
             state.error.eq(outcome.error),
             state.error_pc.eq(outcome.error_pc),
             issuer.restart.eq(self.restart),
+            issuer.coming.eq(program.word),
             issuer.word.eq(word),
             issuer.pc.eq(pc),
             issuer.mask.eq(lists.mask),
@@ -285,7 +287,6 @@ class Dispatcher(Component):
             issuer.config.eq(self.config),
             issuer.route_done.eq(self.route_done),
             self.wait_route.eq(issuer.wait_route),
-            self.row_end.eq(issuer.row_end),
             state.retired.eq(issuer.retired),
             self.pc.eq(pc),
         ]

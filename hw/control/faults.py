@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 
 from hw.component import Component, given, gives
 from skipopu.isa.registers import ERROR_BITS, Error
@@ -14,7 +14,7 @@ from skipopu.isa.spec import PC_BITS
 class Faults(Component):
     """The last of several simultaneous causes is reported.
 
-    Latency: none, combinational. Throughput: a fault per cycle.
+    Latency: 1 cycle. Throughput: a fault per cycle.
 
     Parameters:
         codes: of the causes, in rising priority.
@@ -30,8 +30,10 @@ class Faults(Component):
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
-        m = Module()
+        m, fault = Module(), Signal()
+        m.d.sync += self.fault.eq(fault)
         for code, cause, pc in zip(self.codes, self.causes, self.pcs, strict=True):
             with m.If(cause):
-                m.d.comb += [self.fault.eq(1), self.code.eq(code), self.pc.eq(pc)]
+                m.d.comb += fault.eq(1)
+                m.d.sync += [self.code.eq(code), self.pc.eq(pc)]
         return m

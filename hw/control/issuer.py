@@ -54,6 +54,7 @@ class Issuer(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.restart = given(1, "a run starts, for a cycle")
+        self.coming = given(WORD_BITS, "the instruction, the cycle before")
         self.word = given(WORD_BITS, "the instruction")
         self.attempt = given(1, "it is a unit's, hand it over")
         self.pc = given(PC_BITS, "its index")
@@ -124,9 +125,10 @@ class Issuer(Component):
 
         is_product = opcode == MATMUL.opcode
         fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
-        activations = Signal(ELEMENT_BITS + 1)
+        elements, activations = Signal(ELEMENT_BITS + 1), Signal(ELEMENT_BITS + 1)
         inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
-        m.d.comb += activations.eq(field(word, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS] + inner)
+        m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
+        m.d.comb += activations.eq(elements + inner)
         with m.If(~one_of(field(word, MATMUL, "format"), formats)):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
         with m.Elif(activations > self.machine.activation):

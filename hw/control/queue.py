@@ -34,7 +34,7 @@ class UnitQueue(Component):
         self.give = gives(UNITS, "units that are given one, for a cycle")
         self.retired = gives(stream.Signature(Record()), "instructions that ran, or were empty")
         self.pc = gives(PC_BITS, "index of the head")
-        self.idle = gives(1, "nothing is inside, nor comes")
+        self.idle = gives(1, "nothing is inside")
         self.waiting = gives(1, "the head lacks a token")
         super().__init__()
 
@@ -58,7 +58,7 @@ class UnitQueue(Component):
         m.d.comb += self.retired.payload.signature.eq(total)
         with m.FSM():
             with m.State("WAIT"):
-                m.d.comb += [self.idle.eq((level(fifo) == 0) & ~self.issue.valid), self.next.eq(fifo.r_rdy & ~head.empty)]
+                m.d.comb += [self.idle.eq(level(fifo) == 0), self.next.eq(fifo.r_rdy & ~head.empty)]
                 m.d.comb += self.waiting.eq(fifo.r_rdy & ((pop & ~self.tokens) != 0))
                 with m.If(fifo.r_rdy & ((pop & ~self.tokens) == 0)):
                     m.d.comb += self.take.eq(pop)

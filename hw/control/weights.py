@@ -58,7 +58,7 @@ class WeightFetch(Component):
         self.runs = [gives(stream.Signature(Run(machine)), f"weights that port {p} fetches") for p in range(machine.ports)]
         self.issue = given(stream.Signature(WeightRequest(machine)), "products whose weights are wanted, in their order")
         self.group = given(GROUP_BITS, "weights of a group")
-        self.idle = gives(1, "nothing is inside, nor comes")
+        self.idle = gives(1, "nothing is inside")
         self.on_demand = given(1, "each product's weights wait until it starts")
         self.started = given(1, "a product with weights starts, for a cycle")
         super().__init__()
@@ -100,7 +100,7 @@ class WeightFetch(Component):
         m.d.sync += demanded.eq(Mux(self.on_demand, demanded + self.started - fifo.r_en, 0))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq((level(fifo) == 0) & ~self.issue.valid)
+                m.d.comb += self.idle.eq(level(fifo) == 0)
                 m.d.sync += per_block.eq(head.groups * Mux(head.short, SHORT_BLOCK_ROWS, BLOCK_ROWS))
                 with m.If(fifo.r_rdy & (~self.on_demand | (demanded != 0))):
                     m.next = "GROUPS"

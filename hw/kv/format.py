@@ -6,11 +6,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib.memory import Memory, WritePort
 
 from hw.arithmetic.fp32 import fp32_to_half_word
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, registered
+from hw.arithmetic.pipeline import LARGEST, bits_for_index, delay, delay_valid, largest_of, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads, HeadShapes
 from hw.memory.buffer import BufferRead
 from hw.widths import ELEMENT_BITS, OFFSET_BITS
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -31,11 +32,11 @@ class StagedRead(Bundle):
 class EntryFormatter(Component):
     """Converts K and V of a token to FP16 in one pass and stages them behind their heads' largest exponents.
 
-    Latency: per head of K and of V a cycle per ``vector_lanes`` elements of its beats and 4 for its exponent, then a cycle per beat
-    of the header; ``done`` in the last of them. Throughput: ``vector_lanes`` elements per cycle.
+    Latency: per head of K and of V a cycle per ``vector_lanes`` elements of its beats, DRAIN for the last one's exponent, then a cycle per
+    beat of the header; ``done`` in the last of them. Throughput: ``vector_lanes`` elements per cycle.
     """
 
-    DRAIN = 4  # cycles from a head's last read to its exponent
+    DRAIN = pipeline.KV_EXPONENT
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -66,18 +67,19 @@ class EntryFormatter(Component):
         m.d.comb += [read.addr.eq(self.staged.address), self.staged.data.eq(read.data)]
         head, of_values, offset = Signal.like(heads.kv_heads), Signal(), Signal(OFFSET_BITS)
         element, beat = Signal(ELEMENT_BITS), Signal.like(self.beats)  # the head's next element in K and V, its first beat
-        padded = Signal(OFFSET_BITS)
+        padded, ended = Signal(OFFSET_BITS), Signal()
         m.d.comb += [
             padded.eq(heads.head_beats << (machine.kv_lanes.bit_length() - 1)),
             self.read.address.eq(self.source + element),
             self.read.enable.eq(self.reading & (offset < heads.head_dim)),
-            self.exponent_number.eq(Cat(of_values, head)),
+            self.exponent_number.eq(delay(m, Cat(of_values, head), self.DRAIN, "exponent_number")),
+            self.exponent_valid.eq(delay_valid(m, ended, self.DRAIN, "exponent_valid")),
         ]
         self._convert(m, write, offset, element, beat)
         header_number, store_header = Signal(range(max(2, HeadShapes(machine).most_header_beats + 1))), Signal()
         self._header(m, write, store_header, header_number)
 
-        count = Signal(range(self.DRAIN))
+        count = Signal(range(self.DRAIN), reset_less=True)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -88,24 +90,24 @@ class EntryFormatter(Component):
                 m.d.comb += self.reading.eq(1)
                 m.d.sync += [offset.eq(offset + lanes), element.eq(element + lanes)]
                 with m.If(offset + lanes >= padded):
-                    m.d.sync += [offset.eq(0), count.eq(0)]
-                    m.next = "EXPONENT"
-            with m.State("EXPONENT"):
-                m.d.sync += count.eq(count + 1)
-                with m.If(count == self.DRAIN - 1):
-                    m.d.comb += self.exponent_valid.eq(1)
+                    m.d.comb += ended.eq(1)
                     m.d.sync += [
+                        offset.eq(0),
+                        count.eq(0),
                         beat.eq(beat + heads.head_beats),
                         self.beats.eq(self.beats + heads.head_beats),
                         head.eq(head + 1),
                         header_number.eq(0),
-                        element.eq(element - padded + heads.head_dim),
+                        element.eq(element + lanes - padded + heads.head_dim),
                     ]
-                    m.next = "HEAD"
                     with m.If(head == heads.kv_heads - 1):
                         m.d.sync += [head.eq(0), of_values.eq(1)]
                         with m.If(of_values):
-                            m.next = "HEADER"
+                            m.next = "EXPONENT"
+            with m.State("EXPONENT"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == self.DRAIN - 1):
+                    m.next = "HEADER"
             with m.State("HEADER"):
                 m.d.comb += store_header.eq(1)
                 m.d.sync += header_number.eq(header_number + 1)
@@ -115,33 +117,37 @@ class EntryFormatter(Component):
         return m
 
     def _convert(self, m: Module, write: WritePort, offset: Value, element: Value, beat: Value) -> None:
-        """1: the elements read, zeros beyond the head; 2: FP16, staged; 3: their head's exponent so far."""
+        """The elements read, zeros beyond the head, to FP16, staged; then their head's exponent so far."""
         lanes, kv_lanes = self.machine.vector_lanes, self.machine.kv_lanes
-        reading = delay_valid(m, self.reading, 1, "reading")
         inside = delay(m, offset < self.heads.head_dim, 1, "inside")
         halves, flags = [], []
         for k in range(lanes):
-            half, saturated = fp32_to_half_word(m, self.read.data[32 * k : 32 * k + 32], f"half_{k}")
-            halves.append(registered(m, Mux(inside, half, 0), f"value_{k}"))
-            flags.append(saturated)
-        converted = delay_valid(m, reading, 1, "converted")
-        within = delay(m, offset, 2, "within")
+            value = registered(m, Mux(inside, self.read.data[32 * k : 32 * k + 32], 0), f"value_{k}")
+            half, saturated = fp32_to_half_word(m, value, f"half_{k}")
+            halves.append(registered(m, half, f"half_{k}"))
+            flags.append(registered(m, saturated, f"clipped_{k}"))
+        at = pipeline.HALVES
+        converted, converted_inside = (
+            delay_valid(m, self.reading, at, "converted"),
+            delay(m, inside, at - 1, "converted_inside"),
+        )
+        within = delay(m, offset, at, "within")
         low, high = lanes.bit_length() - 1, kv_lanes.bit_length() - 1
         part = within[low:high] if high > low else Const(0, 1)
         m.d.comb += [
-            self.saturated.eq(registered(m, Cat(flags).any() & inside & reading, "clipped")),
-            self.valid.eq(converted & delay(m, inside, 1, "converted_inside")),
-            self.element.eq(delay(m, element, 2, "element")),
+            self.saturated.eq(Cat(flags).any() & converted),
+            self.valid.eq(converted & converted_inside),
+            self.element.eq(delay(m, element, at, "element")),
             self.halves.eq(Cat(halves)),
-            write.addr.eq(delay(m, beat, 2, "beat") + (within >> high)),
+            write.addr.eq(delay(m, beat, at, "beat") + (within >> high)),
             write.data.eq(Cat(self.halves for _ in range(kv_lanes // lanes))),
             write.en.eq(Mux(converted, Const(1, kv_lanes // lanes) << part, 0)),
         ]
-        exponents = [Signal(5, name=f"exponent_{k}") for k in range(lanes)]
-        m.d.comb += [e.eq(Mux(h[10:15] == 0, 1, h[10:15])) for e, h in zip(exponents, halves, strict=True)]
-        most = largest(m, exponents, "exponent_tree")
-        with m.If(converted):
-            m.d.sync += self.exponent.eq(Mux((within == 0) | (most > self.exponent), most, self.exponent))
+        exponents = [Mux(h[10:15] == 0, 1, h[10:15]) for h in halves]
+        most = largest_of(m, exponents, "exponent")
+        compared, first = delay_valid(m, converted, LARGEST, "compared"), delay(m, within == 0, LARGEST, "first")
+        with m.If(compared):
+            m.d.sync += self.exponent.eq(Mux(first | (most > self.exponent), most, self.exponent))
 
     def _header(self, m: Module, write: WritePort, store: Value, number: Value) -> None:
         """Exponents gather in the header's beats; ``store``: beat ``number`` of them is staged."""

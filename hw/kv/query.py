@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Signal, unsigned
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, registered, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, tree
 from hw.component import Bundle, Component, given, gives
 from hw.kv.shapes import Heads
 from hw.widths import OFFSET_BITS
@@ -86,7 +86,7 @@ class QueryMemory(Component):
                     member[self.writes.head_slot].eq(0),
                     first_word[self.writes.head_slot].eq(first_word[self.writes.head_slot] + self.heads.head_beats),
                 ]
-        # Three cycles to the write: the query's number, then the word of its head
+        # Until the write: the query's number, then the word of its head
         bits = unsigned(max(3, (machine.tokens * machine.query_group).bit_length()))
         number, word_1 = Signal(bits), Signal.like(self.heads.kv_words)
         query, base = Signal(bits), Signal(20)
@@ -101,7 +101,8 @@ class QueryMemory(Component):
             word_1.eq(first_word[self.writes.head_slot]),
         ]
         m.d.sync += [query.eq(number), base.eq(number[2:] * self.heads.kv_words + word_1)]
-        query, base = registered(m, query, "query_3"), registered(m, base, "base_3")
+        rest = QueryWrites.WRITE - 2
+        query, base = delay(m, query, rest, "query"), delay(m, base, rest, "base")
         address, high, low = Signal(20), lanes.bit_length() - 1, vector.bit_length() - 1
         inside = address < self.depth
         m.d.comb += [address.eq(base + self.writes.write_offset[high:]), self.range.eq(self.writes.write_enable & ~inside)]

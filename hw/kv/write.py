@@ -152,7 +152,7 @@ class KvWriteUnit(Component):
     def _sign(self, m: Module, slot: Signal, mapped: data.View) -> None:
         """Signature: the FP16 patterns, each head's exponent, what the map holds."""
         form, lanes = self.format, self.machine.vector_lanes
-        m.submodules.signature = signature = Signature(lanes)
+        m.submodules.signature = signature = Signature(lanes + 1)
         m.d.comb += [signature.clear.eq(self.places.found), self.task.digest.eq(signature.total)]
         for k in range(lanes):
             m.d.comb += [
@@ -162,13 +162,13 @@ class KvWriteUnit(Component):
             ]
         with m.If(form.exponent_valid):
             m.d.comb += [
-                signature.valid[0].eq(1),
-                signature.where[0].eq(index(1, slot, form.exponent_number)),
-                signature.value[0].eq(form.exponent),
+                signature.valid[lanes].eq(1),
+                signature.where[lanes].eq(index(1, slot, form.exponent_number)),
+                signature.value[lanes].eq(form.exponent),
             ]
         with m.If(self.map_write.enable):
             m.d.comb += [
-                signature.valid[0].eq(1),
-                signature.where[0].eq(index(2, slot, Const(0, 1))),
-                signature.value[0].eq((mapped.place << 8) | self.places.port),
+                signature.valid[lanes].eq(1),
+                signature.where[lanes].eq(index(2, slot, Const(0, 1))),
+                signature.value[lanes].eq((mapped.place << 8) | self.places.port),
             ]

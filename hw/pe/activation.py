@@ -10,7 +10,7 @@ from hw.component import Component, given, gives
 from hw.widths import ELEMENT_BITS, OFFSET_BITS
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_GROUP
-from skipopu.machine.pipeline import tree
+from skipopu.machine.pipeline import mantissas_summed
 from skipopu.numerics.align import ALIGNED_BITS
 
 ACTIVATION_WRITES = ("write_slot", "write_element", "write_offset", "write_data", "write_exponent", "write_enable")
@@ -97,7 +97,7 @@ class AlignedMemory(Component):
     @staticmethod
     def summed(machine: Machine) -> int:
         """Cycles from a write until its mantissas are in the sum that is read."""
-        return tree(machine.vector_lanes) + 1
+        return mantissas_summed(machine)
 
     def _sum(self, m: Module, writes: Value, place: Value) -> None:
         """With each word of a group the sum so far, at the group's first word."""

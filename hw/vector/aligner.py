@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.fp32 import AddPositive
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, negate_if, registered
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
 from hw.memory.buffer import BufferRead
@@ -16,27 +16,27 @@ from skipopu.isa.spec import AlignTarget
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics import mask
-from skipopu.numerics.align import ALIGNED_BITS, ALIGNED_MAX
+from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.signature import ALIGNED
 
 
 def align_lane(m: Module, x: Value, exponent: Value, name: str) -> Value:
-    """Mantissa of FP32 ``x`` under the group's exponent, nearest even, clipped: signed 18 bits, combinational."""
+    """Mantissa of FP32 ``x`` under the group's exponent, nearest even, clipped: signed 18 bits, two cycles later."""
     own = x[23:31]
+    # 24-bit mantissa over 2^(7 + distance)
     distance = Signal(8, name=f"{name}_distance")
     m.d.comb += distance.eq(exponent - own)
-    # 24-bit mantissa over 2^(7 + distance)
-    reach = Mux(distance > 18, 18, distance)[:5]
-    wide = Signal(24 + 18, name=f"{name}_wide")
-    m.d.comb += wide.eq(Cat(Const(0, 18), x[:23], Const(1, 1)) >> reach)
-    kept, guard, sticky = wide[18 + 7 :], wide[18 + 6], wide[: 18 + 6].any()
-    rounded = Signal(18, name=f"{name}_rounded")
-    m.d.comb += rounded.eq(kept + (guard & (sticky | kept[0])))
-    magnitude = Signal(17, name=f"{name}_magnitude")
-    m.d.comb += magnitude.eq(Mux(own == 0, 0, Mux(rounded[17], ALIGNED_MAX, rounded)))
-    result = Signal(signed(ALIGNED_BITS), name=f"{name}_aligned")
-    m.d.comb += result.eq(negate_if(x[31], magnitude))
-    return result
+    reach = registered(m, Mux(distance > 18, 18, distance)[:5], f"{name}_reach")
+    mantissa = registered(m, Mux(own == 0, 0, Cat(x[:23], Const(1, 1))), f"{name}_mantissa")
+    negative = registered(m, x[31], f"{name}_negative")
+    kept = Signal(17, name=f"{name}_kept")
+    m.d.comb += kept.eq(mantissa[7:] >> reach)
+    guard = Cat(Const(0, 1), mantissa).bit_select(reach + 7, 1)
+    sticky = Cat(mantissa[k] & (reach + 6 > k) for k in range(24)).any()
+    # The largest one is not rounded up. -(kept + up) = ~kept + (1 - up): one carry chain rounds and negates.
+    up = guard & (sticky | kept[0]) & ~kept.all()
+    aligned = (Cat(kept, Const(0, 1)) ^ negative.replicate(ALIGNED_BITS)) + (up ^ negative)
+    return registered(m, aligned[:ALIGNED_BITS].as_signed(), f"{name}_aligned")
 
 
 class Aligner(Component):
@@ -47,8 +47,8 @@ class Aligner(Component):
 
     Where groups may be shorter than a beat, one of the residual takes as long as a square sum is added, and a cycle more.
 
-    Latency: 4 cycles from a group's arrival to the write of its first word; SUMMED + Signature.LATENCY + 2 from the end of the flush,
-    once no group is left, to ``done``, with 1/rms InverseRms.LATENCY and a cycle per slot more. Throughput: a word per cycle.
+    Latency: WRITE + 1 cycles from a group's arrival to the write of its first word; pipeline.aligned + Signature.LATENCY + 2 from the end of the
+    flush, once no group is left, to ``done``, with 1/rms InverseRms.LATENCY and a cycle per slot more. Throughput: a word per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -82,7 +82,6 @@ class Aligner(Component):
         super().__init__()
 
     WRITE = pipeline.ALIGN_WRITE  # cycles from a word's read to its write
-    SUMMED = pipeline.SQUARED  # to its group's square sum in the slot's total
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -108,15 +107,18 @@ class Aligner(Component):
             self.head_end.eq(busy & ended),
         ]
 
-        # 1: data, masked and registered; 2: aligned, registered; 3: written and squared
+        # 1: data, masked and registered; 2, 3: aligned, registered; 4: written and squared
         values = []
         for k in range(lanes):
             inside = delay(m, offset + k < present.size, 1, f"inside_{k}")
             values.append(registered(m, Mux(inside, self.read.data[32 * k : 32 * k + 32], 0), f"value_{k}"))
         exponent = delay(m, present.exponent, 2, "exponent")
-        aligned = [registered(m, align_lane(m, v, exponent, f"lane_{k}"), f"aligned_{k}") for k, v in enumerate(values)]
+        aligned = [align_lane(m, value, exponent, f"lane_{k}") for k, value in enumerate(values)]
         valid = delay_valid(m, busy, self.WRITE, "valid")
-        slot, written_exponent = delay(m, present.slot, self.WRITE, "slot"), delay(m, exponent, 1, "written_exponent")
+        slot, written_exponent = (
+            delay(m, present.slot, self.WRITE, "slot"),
+            delay(m, exponent, self.WRITE - 2, "written_exponent"),
+        )
         within, first = delay(m, offset, self.WRITE, "within"), delay(m, offset == 0, self.WRITE, "first")
         element, number = (
             delay(m, present.place + offset, self.WRITE, "element"),
@@ -132,7 +134,7 @@ class Aligner(Component):
         ]
         if machine.masks:
             keys = [value[32 - 1 - mask.KEY_BITS : 32 - 1] for value in values]
-            m.d.comb += self.write_keys.eq(Cat(delay(m, key, 1, f"key_{k}") for k, key in enumerate(keys)))
+            m.d.comb += self.write_keys.eq(Cat(delay(m, key, self.WRITE - 2, f"key_{k}") for k, key in enumerate(keys)))
         m.submodules.rms = rms = InverseRms(machine)
         m.d.comb += [
             rms.clear.eq(self.clear),
@@ -178,7 +180,9 @@ class Aligner(Component):
         slot = Signal(range(self.machine.tokens + 1))
         m.d.comb += rms.request_slot.eq(slot)
         settled = InverseRms.LATENCY + Signature.LATENCY
-        count = Signal(range(max(self.SUMMED, settled) + 2))
+        residual = self.target == AlignTarget.RESIDUAL
+        drained, summed = (pipeline.aligned(self.machine, of_residual) for of_residual in (False, True))
+        count = Signal(range(max(summed, drained, settled) + 2))
         with m.FSM():
             with m.State("WATCH"):
                 m.d.sync += [slot.eq(0), count.eq(0)]
@@ -190,10 +194,10 @@ class Aligner(Component):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.sync += count.eq(count + 1)
-                with m.If(count == self.SUMMED):
+                with m.If(count == Mux(residual, summed, drained)):
                     m.d.sync += count.eq(InverseRms.LATENCY)
                     m.next = "SETTLE"
-                    with m.If(self.target == AlignTarget.RESIDUAL):
+                    with m.If(residual):
                         m.d.sync += count.eq(0)
                         m.next = "NORM"
             with m.State("NORM"):

@@ -24,7 +24,7 @@ from skipopu.machine.config import Machine
 class EmbedUnit(Component):
     """Per slot: the token id (port 0), the row's parts from every port in turn, the rotary row (port 0).
 
-    Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, none from a row's beat
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, 1 from a row's beat
     to its first word. Throughput: a word of the row or a rotary number per cycle; one memory access after the other.
     """
 

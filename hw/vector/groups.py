@@ -6,11 +6,12 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, largest, tree
+from hw.arithmetic.pipeline import bits_for_index, counted, delay, delay_valid, largest_of, registered
 from hw.component import Bundle, Component, given, gives, level
 from hw.memory.buffer import WordWrite
 from hw.widths import ELEMENT_BITS, GROUP_BITS, OFFSET_BITS
 from skipopu.isa.spec import MATMUL
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -48,7 +49,7 @@ class GroupTracker(Component):
 
     Writes of a slot come in the order of its vector, whole words within one group; slots may take turns.
 
-    Latency: 3 cycles from the write that completes a group to ``groups``; tokens + 1 from flush to flushed. Throughput: a
+    Latency: pipeline.TRACKED cycles from the write that completes a group to ``groups``; as long and tokens - 2 more from flush to flushed. Throughput: a
     write per cycle.
     """
 
@@ -69,17 +70,17 @@ class GroupTracker(Component):
         machine, lanes = self.machine, self.machine.vector_lanes
         layout = Group(machine)
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=self.depth)
-        # Registered: slot, word, how many elements, their largest exponent
-        valid = delay_valid(m, self.write_valid, 1, "write_valid")
-        slot, address = delay(m, self.write.slot, 1, "slot"), delay(m, self.write.address, 1, "address")
-        amount, most = Signal(range(lanes + 1)), Signal(8)
-        exponents = [Signal(8, name=f"exponent_{k}") for k in range(lanes)]
-        for k, exponent in enumerate(exponents):
-            m.d.comb += exponent.eq(Mux(self.write.enable[k], self.write.data[32 * k + 23 : 32 * k + 31], 0))
-        m.d.sync += [
-            amount.eq(tree([self.write.enable[k] for k in range(lanes)], lambda a, b: a + b)),
-            most.eq(largest(m, exponents, "exponent_tree")),
-        ]
+        # 1: what matters of the write; 2, 3: how many elements, their largest exponent; 4: the slot's group
+        known = pipeline.TRACKED - 2
+        valid, flush = (
+            delay_valid(m, self.write_valid, known, "write_valid"),
+            delay_valid(m, self.completed.flush, known - 1, "flush"),
+        )
+        slot, address = delay(m, self.write.slot, known, "slot"), delay(m, self.write.address, known, "address")
+        enabled = registered(m, self.write.enable, "enabled")
+        exponents = [registered(m, self.write.data[32 * k + 23 : 32 * k + 31], f"exponent_{k}") for k in range(lanes)]
+        most = largest_of(m, [Mux(enabled[k], exponent, 0) for k, exponent in enumerate(exponents)], "most")
+        amount = counted(m, [*enabled], "amount")
         states = Array(Signal(layout.size, name=f"group_{s}") for s in range(machine.tokens))
         flush_slot, flushing = Signal(bits_for_index(machine.tokens)), Signal()
         which = Mux(flushing, flush_slot, slot)
@@ -113,7 +114,7 @@ class GroupTracker(Component):
         with m.If(self.clear):
             m.d.sync += [state.eq(Const(1 << layout["exponent"].offset, layout.size)) for state in states]
         # Flush: at most one group per slot, for which the FIFO always keeps room.
-        with m.If(self.completed.flush & ~flushing & ~self.completed.flushed):
+        with m.If(self.completed.flush & flush & ~flushing & ~self.completed.flushed):
             m.d.sync += [flushing.eq(1), flush_slot.eq(0)]
         with m.Elif(flushing):
             m.d.sync += flush_slot.eq(flush_slot + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.fp32 import Add, AddPositive, FromInteger, Multiply
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
+from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
 from skipopu.machine import pipeline
@@ -41,11 +41,10 @@ def inverse_root(m: Module, total: Value, inverse_size: Value, epsilon: Value, v
 class InverseRms(Component):
     """Squares are summed exactly within a group, rounded once, and added to their slot's total; see :mod:`skipopu.numerics.align`.
 
-    Latency: SUMMED cycles from a group's last word to its slot's total, LATENCY from a request to ``kept``. Throughput: a word
+    Latency: pipeline.squared cycles from a group's last word to its slot's total, LATENCY from a request to ``kept``. Throughput: a word
     and a request per cycle; between the last words of a slot's groups at least AddPositive.LATENCY + 1 cycles.
     """
 
-    SUMMED = pipeline.SQUARED - pipeline.ALIGN_WRITE
     LATENCY = pipeline.NORM
 
     def __init__(self, machine: Machine) -> None:
@@ -78,27 +77,29 @@ class InverseRms(Component):
         m.submodules.convert = convert = FromInteger(47)
         m.submodules.add = add = AddPositive()
         # A group's sum, then the slot's total
-        squares = registered(m, tree([a * a for a in self.mantissas], lambda a, b: a + b), "squares").as_unsigned()
+        squares, added = adder_tree(m, [registered(m, a * a, f"square_{k}") for k, a in enumerate(self.mantissas)], "squares")
+        at_sum = 1 + added
+        assert at_sum + 1 == pipeline.squares(machine)
         running = Signal(46)
-        squared, first_square = delay_valid(m, self.valid, 1, "squared"), delay(m, self.first, 1, "first_square")
+        squared, first_square = delay_valid(m, self.valid, at_sum, "squared"), delay(m, self.first, at_sum, "first_square")
         with m.If(squared):
-            m.d.sync += running.eq(squares + Mux(first_square, 0, running))
-        converting = delay_valid(m, self.valid & self.last & self.enable, 2, "converting")
+            m.d.sync += running.eq(squares.as_unsigned() + Mux(first_square, 0, running))
+        converting = delay_valid(m, self.valid & self.last & self.enable, at_sum + 1, "converting")
         adding = delay_valid(m, converting, FromInteger.LATENCY, "adding")
-        slot = delay(m, self.slot, 2 + FromInteger.LATENCY, "add_slot")
+        slot = delay(m, self.slot, at_sum + 1 + FromInteger.LATENCY, "add_slot")
         m.d.comb += [
             convert.mantissa.eq(Cat(running, Const(0, 1)).as_signed()),
-            convert.exponent.eq((delay(m, self.exponent, 2, "square_exponent") << 1) - 2 * ALIGNED_BIAS),
+            convert.exponent.eq((delay(m, self.exponent, at_sum + 1, "square_exponent") << 1) - 2 * ALIGNED_BIAS),
             convert.valid.eq(converting),
             add.a.eq(Array(totals)[slot]),
             add.b.eq(convert.z),
             add.valid.eq(adding),
         ]
-        added, added_slot = delay_valid(m, adding, add.LATENCY, "added"), delay(m, slot, add.LATENCY, "added_slot")
+        written, added_slot = delay_valid(m, adding, add.LATENCY, "added"), delay(m, slot, add.LATENCY, "added_slot")
         for s, total in enumerate(totals):
             with m.If(self.clear):
                 m.d.sync += total.eq(0)
-            with m.Elif(added & (added_slot == s)):
+            with m.Elif(written & (added_slot == s)):
                 m.d.sync += total.eq(add.z)
 
         # 1 / sqrt(total / size + epsilon)

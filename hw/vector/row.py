@@ -24,7 +24,7 @@ class RowWord(data.StructLayout):
 class RowReader(Component):
     """Asks every port of a row for its part, then takes the parts in the same order.
 
-    Latency: 1 cycle from ``start`` to the first run, none from a beat to its first word. Throughput: a run, then a word per cycle.
+    Latency: 1 cycle from ``start`` to the first run, and from a beat to its first word. Throughput: a run, then a word per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -37,7 +37,7 @@ class RowReader(Component):
         self.runs = [gives(stream.Signature(Run(machine)), f"runs of beats wanted of port {p}") for p in ports]
         self.beats = [given(stream.Signature(machine.port_bits), f"port {p}'s beats") for p in ports]
         self.words = gives(stream.Signature(RowWord(machine)), "the row's words")
-        self.done = gives(1, "with the row's last beat")
+        self.done = gives(1, "the row's last word is taken, for a cycle")
         self.waiting = gives(1, "memory keeps the unit waiting")
         super().__init__()
 
@@ -63,17 +63,22 @@ class RowReader(Component):
             with m.If(port == p):
                 m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
         inside = element < self.elements
-        halves = Signal(16 * lanes)
+        # A word waits in registers for the buffer: the way from the ports ends there.
+        halves, free = Signal(16 * lanes, reset_less=True), Signal()
         m.d.comb += [
-            halves.eq(beat.word_select(piece, 16 * lanes)),
-            self.words.valid.eq(taking & valid & inside),
-            self.words.payload.element.eq(element),
+            free.eq(~self.words.valid | self.words.ready),
             self.words.payload.data.eq(
                 Cat(half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes))
             ),
-            self.words.payload.enable.eq(Cat(element + k < self.elements for k in range(lanes))),
             self.waiting.eq((asking & ~accepted) | (taking & ~valid)),
         ]
+        with m.If(free):
+            m.d.sync += [
+                halves.eq(beat.word_select(piece, 16 * lanes)),
+                self.words.valid.eq(taking & valid & inside),
+                self.words.payload.element.eq(element),
+                self.words.payload.enable.eq(Cat(element + k < self.elements for k in range(lanes))),
+            ]
         last_piece = (piece == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
         with m.FSM():
             with m.State("IDLE"):
@@ -89,7 +94,7 @@ class RowReader(Component):
                         m.next = "TAKE"
             with m.State("TAKE"):
                 m.d.comb += taking.eq(1)
-                with m.If(valid & (self.words.ready | ~inside)):
+                with m.If(valid & free):
                     m.d.comb += take.eq(last_piece)
                     m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), element.eq(element + lanes)]
                     with m.If(last_piece):
@@ -97,6 +102,9 @@ class RowReader(Component):
                         with m.If(beats_left == 1):
                             m.d.sync += [port.eq(port + 1), beats_left.eq(self.row << to_beats)]
                             with m.If((port == machine.ports - 1) | (element + lanes >= self.elements)):
-                                m.d.comb += self.done.eq(1)
-                                m.next = "IDLE"
+                                m.next = "LAST"
+            with m.State("LAST"):
+                with m.If(free):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
         return m

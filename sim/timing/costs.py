@@ -25,7 +25,6 @@ READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, a
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = pipeline.SIGNATURE + 1  # last write to the signature's total
 ADDITION = 2 + pipeline.ADD  # one addition of the routing unit
-ALIGN_DRAIN = pipeline.SQUARED - 1  # last group read to its square sum in the slot's total, states between
 EPILOGUE = pipeline.EPILOGUE + pipeline.SIGNATURE - 1  # accumulator read to the result and its signature
 DIVIDE = pipeline.DIVIDE - 2  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
@@ -96,11 +95,11 @@ class Costs:
         m = self.machine
         service = self.group_cycles(padded, residual)
         if complete:
-            backlog = 2 + service + (slots - 1) * max(0, service - spacing)
+            backlog = pipeline.TRACKED - 1 + service + (slots - 1) * max(0, service - spacing)
         else:  # the last groups are closed one after another once everything is written
-            backlog = 7 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
+            backlog = pipeline.TRACKED + 4 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
         norms = m.tokens + pipeline.NORM if residual else 0
-        return max(m.tokens + 3, backlog) + ALIGN_DRAIN + norms + SETTLE
+        return max(m.tokens + pipeline.TRACKED, backlog) + pipeline.aligned(m, residual) - 1 + norms + SETTLE
 
     def route(self, slots: int, traced: bool, ranked: bool) -> int:
         """Once the record was read; ``slots`` are all of the chunk."""
@@ -109,9 +108,12 @@ class Costs:
     def kvwrite_one(self, entry: KvEntry) -> tuple[int, int]:
         """Cycles of one entry up to its first beat, and from there on."""
         m = self.machine
-        head = entry.head_beats * m.kv_lanes // m.vector_lanes + 4
+        head = entry.head_beats * m.kv_lanes // m.vector_lanes
         bursts = -(-entry.beats // m.longest_write)
-        return 2 * entry.kv_heads * head + entry.header_beats + 2, entry.beats + bursts * WRITE_OVERHEAD + 2
+        return (
+            2 * entry.kv_heads * head + pipeline.KV_EXPONENT + entry.header_beats + 2,
+            entry.beats + bursts * WRITE_OVERHEAD + 2,
+        )
 
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
         return 1 + written * sum(self.kvwrite_one(entry)) + 3 * copied + SETTLE + 1
@@ -283,6 +285,7 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     now = first + ports
     for port in range(ports):
         now = used(m, [m.kv_lanes // m.vector_lanes] * beats, first + port, now)
+    now += 1  # the last word's register
     now = used(m, [min(words, 2 * half_head - beat * words) for beat in range(rotary)], now, now)
     return round(now + waits)
 

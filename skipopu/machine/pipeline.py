@@ -21,6 +21,7 @@ ADD_POSITIVE = 3  # FP32, none of them negative
 FROM_INTEGER = 3  # an integer and an exponent to FP32
 QUADRATIC = 4  # a table's segment to its polynomial
 SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - f(x) of it
+LARGEST = 2  # the largest of a word's numbers
 SIGNATURE = 3  # a write to its instruction's signature
 
 # The array.
@@ -33,9 +34,14 @@ FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the res
 EPILOGUE = 2 + FINISH  # an accumulator's address to the result
 
 # Alignment.
-ALIGN_WRITE = 3  # a word's read to the write of its mantissas
-SQUARED = ALIGN_WRITE + 2 + FROM_INTEGER + ADD_POSITIVE  # a word's read to its group's square sum in the slot's total
+TRACKED = 1 + LARGEST + 2  # a word's write that completes a group to the group, out of its queue
+ALIGN_WRITE = 4  # a word's read to the write of its mantissas
 NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a slot's square sum to its 1/rms
+
+# KV entries.
+TO_HALF = 1  # FP32 to FP16
+HALVES = 2 + TO_HALF + 1  # a word's read to its FP16 numbers
+KV_EXPONENT = HALVES + LARGEST + 1  # a head's last read to its exponent
 
 # Attention.
 WEIGHT = 1 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
@@ -49,6 +55,26 @@ DIVIDE = QUOTIENT + MULTIPLY  # to its word
 ADJUST = 2 * MULTIPLY + ADD + FINISH  # an element to its result
 SQUARED_IN = MULTIPLY + ADD + 1  # an element to the first cycle in which its partial sum can be read
 HALVED = 1 + ADD  # the last addition of a level of the partial sums to the first of the next
+
+
+def squares(machine: Machine) -> int:
+    """A word's mantissas to the sum of their group's squares, this word's included."""
+    return 1 + tree(machine.vector_lanes) + 1
+
+
+def squared(machine: Machine) -> int:
+    """A word's mantissas to its group's square sum in the slot's total."""
+    return squares(machine) + FROM_INTEGER + ADD_POSITIVE
+
+
+def mantissas_summed(machine: Machine) -> int:
+    """A word's mantissas written to their group's sum, this word's included, being there for a read."""
+    return tree(machine.vector_lanes) + 1
+
+
+def aligned(machine: Machine, residual: bool) -> int:
+    """Of a slot's last group, its last word's read to everything that follows from it being kept."""
+    return ALIGN_WRITE + (squared(machine) if residual else mantissas_summed(machine))
 
 
 def adjust_lanes(machine: Machine) -> int:

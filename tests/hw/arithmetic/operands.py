@@ -51,8 +51,13 @@ class Registered(Component):
 
 
 def function(
-    build: Callable[..., Value], operands: Sequence[tuple[ShapeLike, Values]], output: ShapeLike, results: Values
+    build: Callable[..., Value],
+    operands: Sequence[tuple[ShapeLike, Values]],
+    output: ShapeLike,
+    results: Values,
+    latency: int = 0,
 ) -> None:
-    """Holds a combinational function against ``results``; ``operands`` are shapes and values."""
+    """Holds a function of ``latency`` cycles, combinational without, against ``results``; ``operands`` are shapes and values."""
     dut = Registered(build, [shape for shape, _ in operands], output)
-    pipeline(dut, [(port, values) for port, (_, values) in zip(dut.inputs, operands, strict=True)], [(dut.output, results)], 1)
+    given = [(port, values) for port, (_, values) in zip(dut.inputs, operands, strict=True)]
+    pipeline(dut, given, [(dut.output, results)], latency + 1)

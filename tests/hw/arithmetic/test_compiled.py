@@ -68,7 +68,7 @@ def test_fp32_to_half(tmp_path: Path) -> None:
     x = directed.for_halves(17, COUNT)
     expected, saturated = exact.half(x)
     dut = Registered(lambda m, i: Cat(*fp32_to_half_word(m, i, "half")), [32], 17)
-    (seen,) = run(dut, {"inputs_0": x}, ["output"], 1, tmp_path)
+    (seen,) = run(dut, {"inputs_0": x}, ["output"], 2, tmp_path)
     differing(seen, expected.astype(np.uint32) | saturated.astype(np.uint32) << 16, x)
 
 

@@ -114,10 +114,10 @@ def test_half_precision_both_ways() -> None:
     x[::2] = RNG.integers(90, 145, len(x[::2])).astype(np.uint32) << 23 | x[::2] & 0x807FFFFF
     x[::6] = x[::6] & 0xFFFFE000 | 0x1000  # ties
     expected = fp16.from_fp32(x.view(np.float32)).view(np.uint16)
-    function(lambda m, i: fp32_to_half_word(m, i, "h")[0], [(32, x)], 16, expected)
+    function(lambda m, i: fp32_to_half_word(m, i, "h")[0], [(32, x)], 16, expected, latency=1)
     with np.errstate(over="ignore"):
         beyond = np.isinf(x.view(np.float32).astype(np.float16))
-    function(lambda m, i: fp32_to_half_word(m, i, "h")[1], [(32, x)], 1, beyond)
+    function(lambda m, i: fp32_to_half_word(m, i, "h")[1], [(32, x)], 1, beyond, latency=1)
     h = halves(COUNT)
     function(partial(half_word_to_fp32, name="h"), [(16, h)], 32, h.view(np.float16).astype(np.float32).view(np.uint32))
 

@@ -17,7 +17,7 @@ def test_counts_are_sums_of_a_run(target: str) -> None:
     draw = random.Random(0)
 
     async def bench(ctx: SimulatorContext) -> None:
-        expected = [0] * len(dut.counts)
+        expected, before = [0] * len(dut.counts), (0, [0] * len(dut.counts))
         for _ in range(200):
             restart, running = draw.random() < 0.03, draw.random() < 0.8
             amounts = [draw.getrandbits(len(port)) for port in dut.amounts]
@@ -26,7 +26,12 @@ def test_counts_are_sums_of_a_run(target: str) -> None:
             for port, amount in zip(dut.amounts, amounts, strict=True):
                 ctx.set(port, amount)
             await ctx.tick()
-            expected = [0 if restart else count + amount * running for count, amount in zip(expected, amounts, strict=True)]
+            shown = [
+                (running, amount) if name == "CYCLES" else (before[0], old)
+                for name, amount, old in zip(dut.names, amounts, before[1], strict=True)
+            ]
+            expected = [0 if restart else count + ran * amount for count, (ran, amount) in zip(expected, shown, strict=True)]
+            before = running, amounts
             assert [ctx.get(count) for count in dut.counts] == expected
 
     simulator = Simulator(dut)

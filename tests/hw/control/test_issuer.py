@@ -80,6 +80,8 @@ def test_instructions_are_handed_over() -> None:
             ctx.set(getattr(dut.layer, port), value)
         for pc, ((instruction, fields), mask) in enumerate(zip(chosen, masks, strict=True)):
             error, waits = outcome[pc]
+            ctx.set(dut.coming, instruction.encode(fields))
+            await ctx.tick()
             ctx.set(dut.word, instruction.encode(fields))
             ctx.set(dut.pc, pc)
             ctx.set(dut.mask, mask)

@@ -92,6 +92,6 @@ def test_not_idle_with_something_inside() -> None:
             ctx.set(dut.issue.valid, cycle == 0)
             idle.append(ctx.get(dut.idle))
             await ctx.tick()
-        assert idle == (LATENCY + 1) * [0] + 2 * [1]
+        assert idle == [1] + LATENCY * [0] + 2 * [1]
 
     exercise(dut, {}, {dut.runs[0]: [{}]}, constants=[(dut.group, 32)], drive=drive, seeds=())

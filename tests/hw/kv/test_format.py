@@ -71,8 +71,8 @@ def test_against_the_layout(target: str, kv_heads: int, dim: int) -> None:
                 ctx.set(dut.read.data, read)
                 ctx.set(dut.start, 0)
                 cycles += 1
-            per_head = entry.head_beats * machine.kv_lanes // lanes + EntryFormatter.DRAIN
-            assert cycles == 1 + 2 * kv_heads * per_head + entry.header_beats
+            per_head = entry.head_beats * machine.kv_lanes // lanes
+            assert cycles == 1 + 2 * kv_heads * per_head + EntryFormatter.DRAIN + entry.header_beats
             assert elements == dict(enumerate(halves.view(np.uint16).reshape(-1).tolist()))
             assert seen == {2 * h + v: exponents[h, v] for h in range(kv_heads) for v in (0, 1)}
             assert ctx.get(dut.beats) == entry.beats

@@ -88,9 +88,11 @@ def test_layers_of_chunks(stalls: bool) -> None:
                 places[port] += 1
                 where += [index(0, slot, np.arange(heads.size)), index(1, slot, np.arange(exponents.size))]
                 value += [halves.view(np.uint16).reshape(-1), exponents.reshape(-1)]
-                per_head = ENTRY.head_beats * MACHINE.kv_lanes // MACHINE.vector_lanes + EntryFormatter.DRAIN
+                per_head = ENTRY.head_beats * MACHINE.kv_lanes // MACHINE.vector_lanes
                 # Its turn, formatting, hold, run, beats, answer, map
-                cycles += 1 + 2 * ENTRY.kv_heads * per_head + ENTRY.header_beats + 1 + 1 + ENTRY.beats + 3 + 1
+                cycles += (
+                    1 + 2 * ENTRY.kv_heads * per_head + EntryFormatter.DRAIN + ENTRY.header_beats + 1 + 1 + ENTRY.beats + 3 + 1
+                )
             else:
                 expected[layer, token] = expected[layer - 1, token]
                 cycles += 3

@@ -16,6 +16,7 @@ from hw.vector.aligner import Aligner, align_lane
 from hw.vector.rms import InverseRms
 from skipopu.isa.spec import AlignTarget
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import aligned
 from skipopu.numerics import align, fp32
 from skipopu.numerics.signature import ALIGNED, index, signature
 from tests.hw.arithmetic.operands import RNG, function, numbers
@@ -33,7 +34,7 @@ def test_lane() -> None:
     # A second element with the group's exponent fixes it in the model.
     mantissas, exponents = align.align(np.stack([x, group << 23], 1).view(np.float32), 2)
     assert (exponents[:, 0] == group).all()
-    function(partial(align_lane, name="a"), [(32, x), (8, group)], signed(18), mantissas[:, 0, 0])
+    function(partial(align_lane, name="a"), [(32, x), (8, group)], signed(18), mantissas[:, 0, 0], latency=2)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_groups(target: AlignTarget, group: int, padded: int, elements: int) -> 
         assert digest == signature(np.concatenate(where), np.concatenate(values))
         rounds = InverseRms.LATENCY + TOKENS if target is AlignTarget.RESIDUAL else 0
         assert end is not None
-        assert cycle == end + Aligner.SUMMED + Signature.LATENCY + 2 + rounds
+        assert cycle == end + aligned(MACHINE, target is AlignTarget.RESIDUAL) + Signature.LATENCY + 2 + rounds
         if target is AlignTarget.RESIDUAL:
             results = unpacked(ctx.get(dut.inverse_rms), TOKENS)
             assert [results[slot] for slot in listed] == [int(expected_rms[slot]) for slot in listed]
@@ -143,4 +144,4 @@ def test_groups(target: AlignTarget, group: int, padded: int, elements: int) -> 
     words = padded // LANES
     period = max(words, 4) if target is AlignTarget.RESIDUAL else words  # as long as a square sum is added, at least
     assert taken == [taken[0] + k * period for k in range(len(groups))]
-    assert times == [taken[0] + 4 + k // words * period + k % words for k in range(len(writes))]
+    assert times == [taken[0] + Aligner.WRITE + 1 + k // words * period + k % words for k in range(len(writes))]

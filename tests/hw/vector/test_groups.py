@@ -11,12 +11,12 @@ from amaranth.sim import SimulatorContext
 
 from hw.vector.groups import GroupTracker
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import TRACKED
 from tests.hw.bench import exercise
 from tests.hw.vector.support import packed, pause
 
 LANES, TOKENS = 4, 3
 MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES)
-LATENCY = 3
 
 
 def group_of(slot: int, number: int, start: int, exponents: np.ndarray, padded: int) -> dict[str, int]:
@@ -90,8 +90,8 @@ def test_groups(group: int, padded: int, elements: int) -> None:
         drive=drive,
         seeds=range(2),
     )
-    assert set(flushing) == {TOKENS + 1}
-    assert run.given[dut.completed.groups][: len(completed)] == [cycle + LATENCY for cycle in completed]
+    assert set(flushing) == {TOKENS - 2 + TRACKED}
+    assert run.given[dut.completed.groups][: len(completed)] == [cycle + TRACKED for cycle in completed]
 
 
 def test_pause_before_the_queue_is_full() -> None:

@@ -11,6 +11,7 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from hw.vector.rms import InverseRms
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import squared
 from skipopu.numerics import align, fp32
 from tests.hw.vector.support import pause, unpacked
 
@@ -50,8 +51,8 @@ def test_inverse_rms(seed: int | None) -> None:
                         await ctx.tick()
                         ctx.set(dut.valid, 0)
                         ctx.set(dut.mantissas[0], 12345)
-        # The total of the last word's slot is complete SUMMED cycles after that word.
-        await ctx.tick().repeat(InverseRms.SUMMED - 1)
+        # The total of the last word's slot is complete ``squared`` cycles after that word.
+        await ctx.tick().repeat(squared(MACHINE) - 1)
         for cycle in range(InverseRms.LATENCY + TOKENS):
             slot = TOKENS - 1 - cycle
             ctx.set(dut.request, slot >= 0)

@@ -60,6 +60,6 @@ def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None
         drive=drive,
     )
     assert [seen.given[dut.runs[p]][0] for p in range(used)] == list(range(1, 1 + used))
-    assert seen.given[dut.words][: len(words)] == list(range(1 + used, 1 + used + len(words)))
+    assert seen.given[dut.words][: len(words)] == list(range(2 + used, 2 + used + len(words)))
     # A part's beats are taken to its end, as fast.
-    assert finished == [used + used * part // lanes] * 2
+    assert finished == [used + used * part // lanes + 1] * 2
