@@ -1,28 +1,28 @@
-"""Numbers inside attention: halves aligned to an exponent, scores in the order of integers. All combinational."""
+"""Numbers inside attention: halves aligned to an exponent, scores in the order of integers."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from hw.arithmetic.pipeline import negate_if
+from hw.arithmetic.pipeline import registered
 from skipopu.numerics.align import ALIGNED_BITS
 
 
 def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
-    """Mantissa of an FP16 pattern under a shared exponent field, nearest even: signed 18 bits, combinational."""
+    """Mantissa of an FP16 pattern under a shared exponent field, nearest even: signed 18 bits, two cycles later."""
     own = Mux(half[10:15] == 0, 1, half[10:15])
-    distance = Signal(5, name=f"{name}_distance")
-    m.d.comb += distance.eq(exponent - own)
-    wide = Signal(17 + 19, name=f"{name}_wide")
-    reach = Mux(distance > 19, 19, distance)[:5]
-    # 11-bit mantissa with six zeros below, over 2^distance
-    m.d.comb += wide.eq(Cat(Const(0, 19 + 6), half[:10], half[10:15] != 0) >> reach)
-    kept, guard, sticky = wide[19:], wide[18], wide[:18].any()
-    magnitude = Signal(17, name=f"{name}_magnitude")
-    m.d.comb += magnitude.eq(kept + (guard & (sticky | kept[0])))
-    result = Signal(signed(ALIGNED_BITS), name=f"{name}_aligned")
-    m.d.comb += result.eq(negate_if(half[15], magnitude))
-    return result
+    reach = registered(m, (exponent - own)[:5], f"{name}_reach")
+    fraction = registered(m, Cat(half[:10], half[10:15] != 0), f"{name}_fraction")
+    negative = registered(m, half[15], f"{name}_negative")
+    # 11-bit mantissa with six zeros below, over 2^reach
+    kept = Signal(17, name=f"{name}_kept")
+    m.d.comb += kept.eq(Cat(Const(0, 6), fraction) >> reach)
+    guard = Cat(Const(0, 7), fraction, Const(0, 14)).bit_select(reach, 1)
+    sticky = Cat(fraction[k] & (reach > k + 7) for k in range(11)).any()
+    # No mantissa is rounded beyond its bits. -(kept + up) = ~kept + (1 - up): one carry chain rounds and negates.
+    up = guard & (sticky | kept[0])
+    aligned = (Cat(kept, Const(0, 1)) ^ negative.replicate(ALIGNED_BITS)) + (up ^ negative)
+    return registered(m, aligned[:ALIGNED_BITS].as_signed(), f"{name}_aligned")
 
 
 def order_key(x: Value) -> Value:

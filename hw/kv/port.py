@@ -47,7 +47,7 @@ class AttentionPort(Component):
         self.phase = given(Phase(), "what attention is at", "{}")
         self.lockstep = given(Lockstep(machine), "steps of all ports", "{}")
         self.work = given(Work(machine), "this port's share", "{}")
-        self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, two cycles after the step")
+        self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, three cycles after the step")
         self._operands(machine)
         self.scores = gives(Scores(machine), "scores and probabilities", "{}")
         self.score_saturated = gives(1, "a score was clipped")
@@ -117,7 +117,7 @@ class AttentionPort(Component):
         ]
         used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
         using = delay_valid(m, working & self.phase.values, 1, "using")
-        m.d.sync += self.probability.eq(Mux(using, used, 0))
+        m.d.comb += self.probability.eq(delay(m, Mux(using, used, 0), 2, "probability"))
         return m
 
     def _visible(self, m: Module, step: Any) -> Signal:
@@ -188,10 +188,8 @@ class AttentionPort(Component):
         shared = Signal(5)
         m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, key_exponent))
         for k in range(self.machine.kv_lanes):
-            aligned = align_half(m, raw[16 * k : 16 * k + 16], shared, f"half_{k}")
-            m.d.sync += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(aligned)
-        with m.If(~valid):
-            m.d.sync += self.element.eq(0)
+            half = Mux(valid, raw[16 * k : 16 * k + 16], 0)
+            m.d.comb += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(align_half(m, half, shared, f"half_{k}"))
 
     def _scores(self, m: Module, working: Value, key_exponent: Value) -> list[Value]:
         """FP32 scores of the four queries: dots summed over the head's beats, rounded once."""

@@ -66,7 +66,7 @@ class ArrayUnit(Component):
                 given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)
             ]
         else:
-            self.exponent = given(8, "of the activations read, two cycles after their address")
+            self.exponent = given(8, "of the activations read, three cycles after their address")
         self.started = gives(1, "a product with weights starts")
         if machine.masks:
             self.drop = given(machine.mask_ports, "ports whose next beat is none of weights, and taken")

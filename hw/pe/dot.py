@@ -25,7 +25,7 @@ class PackedDot(Component):
     """``lanes`` multipliers with two packed weights each, or one wide operand each, and trees over the halves of the products.
 
     Weights: a beat's nibbles are the first or the second member of a pair; the complete pair meets ``activation`` two cycles
-    after the step that uses it. ``lower`` and ``upper`` are the sums of the first and second members' products, ``latency``
+    after the cycle from which it is used. ``lower`` and ``upper`` are the sums of the first and second members' products, ``latency``
     cycles after the activation. Attention, with the same trees: with ``keys`` the wide operands are the entry's elements, a
     quarter of the lanes per query; ``dots`` are the quarters' sums, ``dot_latency`` cycles after the operands. With
     ``values`` the first quarter multiplies elements by one probability; ``products`` follow after PRODUCT_LATENCY.

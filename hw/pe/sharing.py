@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
-from hw.arithmetic.pipeline import registered
+from hw.arithmetic.pipeline import delay
 from hw.component import Component, given, gives
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
@@ -13,7 +13,7 @@ from skipopu.numerics.align import ALIGNED_BITS
 class Sharing(Component):
     """One of array and attention at a time, the array first; whoever has begun goes on to its end.
 
-    Latency: none to ``array_active`` and ``attention_active``, 1 cycle to ``operands``, which attention has from the cycle after its
+    Latency: none to ``array_active`` and ``attention_active``, 2 cycles to ``operands``, which attention has from the cycle after its
     first one. Throughput: a set of operands per cycle.
     """
 
@@ -26,7 +26,7 @@ class Sharing(Component):
         self.queries = given(bits, "operands of attention's step")
         self.array_active = gives(1, "the array runs")
         self.attention_active = gives(1, "attention runs")
-        self.operands = gives(bits, "to every slice: of whoever has the multipliers, a cycle later")
+        self.operands = gives(bits, "to every slice: of whoever has the multipliers, two cycles later")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -40,5 +40,5 @@ class Sharing(Component):
             m.d.sync += attending.eq(0)
         with m.Elif(self.attention_active):
             m.d.sync += attending.eq(1)
-        m.d.comb += self.operands.eq(registered(m, Mux(attending, self.queries, self.activations), "held"))
+        m.d.comb += self.operands.eq(delay(m, Mux(attending, self.queries, self.activations), 2, "held"))
         return m

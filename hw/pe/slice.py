@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
@@ -94,14 +95,14 @@ class Slice(Component):
         self.step = given(Step(machine), "what to multiply")
         self.active = given(1, "this slice takes part in the step")
         self.activation = given(
-            ALIGNED_BITS * machine.weight_lanes, "mantissas, two cycles after the step; of queries with ``keys``"
+            ALIGNED_BITS * machine.weight_lanes, "mantissas, three cycles after the step; of queries with ``keys``"
         )
         self.exponent = given(8, "their group's exponent, with them")
         if machine.zero_points:
             self.sum = given(signed(MANTISSA_SUM_BITS), "the sum of their group's mantissas, with them")
         self.keys = given(1, "attention multiplies queries by keys")
         self.values = given(1, "attention multiplies probabilities by values")
-        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, two cycles after the step")
+        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of an entry's elements, three cycles after the step")
         self.probability = given(PROBABILITY_BITS, "of the entry, with them")
         self.drain_address = given(
             self.drain_address_bits(machine), "accumulators to read: token, pair of rows, bank from below"
@@ -135,13 +136,17 @@ class Slice(Component):
         working = self.active & step.product
         m.d.comb += self.beats.ready.eq(self.taking & (take.scale | take.first | take.second))
 
-        scales, zeros = self._take_scales(m)
+        # A beat and what is done with it are registered here, so that no way from the sequencer to all ports goes on into the lanes.
+        taken = registered(m, Mux(self.taking, take.as_value(), 0), "taken")
+        beat = registered(m, self.beats.payload, "beat")
+        what = data.View(Take(machine), taken)
+        scales, zeros = self._take_scales(m, what, beat)
         m.submodules.dot = dot = PackedDot(machine.weight_lanes, machine.multiplier, machine.weight_formats)
         lower, upper = dot.lower, dot.upper
         m.d.comb += [
-            dot.beat.eq(self.beats.payload),
-            dot.first.eq(self.taking & take.first),
-            dot.second.eq(self.taking & take.second),
+            dot.beat.eq(beat),
+            dot.first.eq(what.first),
+            dot.second.eq(what.second),
             dot.format.eq(self.format),
             dot.activation.eq(self.activation),
             dot.keys.eq(self.keys),
@@ -175,9 +180,9 @@ class Slice(Component):
             name = ("even", "odd")[parity]
             group_sum = Signal(signed(SUM_BITS), name=f"{name}_group_sum")
             m.d.sync += group_sum.eq(Mux(digits, whole, total))
-            scale = delay(m, scales[parity], at_total + 1, f"{name}_scale")
+            scale = delay(m, scales[parity], at_total, f"{name}_scale")  # a cycle behind the step
             here = working & step.last_beat & (~digits | (step.row[0] == parity))
-            exponent = self.exponent, at_total - 1
+            exponent = self.exponent, at_total + 1 - pipeline.OPERANDS
             group = Group(parity, here, step.first_group, address, at_total + 1, self.drain_address, *exponent)
             drained, beyond, at_write = accumulate(m, group, group_sum, scale, self.depth, machine.short_groups)
             m.d.comb += (self.drain_odd if parity else self.drain_even).eq(drained)
@@ -190,27 +195,28 @@ class Slice(Component):
         """What a group's integer starts at, ``at_total`` cycles after the step, of the pair's ``zero`` point at the step."""
         if not self.machine.zero_points:
             return Const(0)
-        product = registered(m, self.sum * delay(m, -zero, 2, f"{name}_zero"), f"{name}_product")
-        return delay(m, product[:ROW_SUM_BITS].as_signed(), at_total - 3, f"{name}_begin")
+        product = registered(m, self.sum * delay(m, -zero, pipeline.OPERANDS - 1, f"{name}_zero"), f"{name}_product")
+        return delay(m, product[:ROW_SUM_BITS].as_signed(), at_total - pipeline.OPERANDS - 1, f"{name}_begin")
 
-    def _take_scales(self, m: Module) -> tuple[Sequence[Value], Sequence[Value]]:
-        """The pair's two scales: of its first and second row (two digits: of its only row, twice); their zero points, 0 for none."""
-        take, formats, none = self.take, self.machine.weight_formats, [Const(0), Const(0)]
+    def _take_scales(self, m: Module, take: Any, beat: Value) -> tuple[Sequence[Value], Sequence[Value]]:
+        """The pair's two scales, a cycle behind the step: of its first and second row (two digits: of its only row, twice); their zero points,
+        0 for none."""
+        formats, none = self.machine.weight_formats, [Const(0), Const(0)]
         scales = [Signal(16, name=f"scale_{i}", reset_less=True) for i in range(INT4.scales_per_word)]
         per_word, behind = INT4Z.scales_per_word, Cat(scales[INT4Z.scales_per_word :])
         fields = [behind[ZERO_BITS * i : ZERO_BITS * (i + 1)] for i in range(per_word)]
         less = zero_points(self.format, formats)
         per_beat = self.machine.kv_lanes
         for i, scale in enumerate(scales):
-            with m.If(self.taking & take.scale & (take.scale_beat == i // per_beat)):
+            with m.If(take.scale & (take.scale_beat == i // per_beat)):
                 at = 16 * (i % per_beat)
-                m.d.sync += scale.eq(self.beats.payload[at : at + 16])
+                m.d.sync += scale.eq(beat[at : at + 16])
         if self.machine.short_groups:
-            own = self._of_block(m, scales, 16, "scale")
-            zero = self._of_block(m, [Mux(less, zero, 0) for zero in fields], ZERO_BITS, "zero")
+            own = self._of_block(m, take, scales, 16, "scale")
+            zero = self._of_block(m, take, [Mux(less, zero, 0) for zero in fields], ZERO_BITS, "zero")
             return own, zero if self.machine.zero_points else none
         of_pair = [Signal(16, name=f"pair_scale_{k}", reset_less=True) for k in range(2)]
-        with m.If(self.taking & take.second):
+        with m.If(take.second):
             own = Array(scales)[take.scale_index]
             m.d.sync += [
                 of_pair[0].eq(own),
@@ -219,17 +225,17 @@ class Slice(Component):
         if not self.machine.zero_points:
             return of_pair, none
         zeros = [Signal(ZERO_BITS, name=f"pair_zero_{k}", reset_less=True) for k in range(2)]
-        with m.If(self.taking & take.second):
+        with m.If(take.second):
             for zero, of_members in zip(zeros, (fields[0::2], fields[1::2]), strict=True):
                 m.d.sync += zero.eq(Mux(less, Array(of_members)[take.scale_index[1:]], 0))
         return of_pair, zeros
 
-    def _of_block(self, m: Module, values: Sequence[Value], bits: int, name: str) -> list[Value]:
-        """Of a scale word's ``values`` those of the two rows of a step: 8 are kept with the beats, a block's, and chosen from at the step."""
-        take, digits = self.take, two_digits(self.format, self.machine.weight_formats)
+    def _of_block(self, m: Module, take: Any, values: Sequence[Value], bits: int, name: str) -> list[Value]:
+        """Of a scale word's ``values`` those of the two rows of a step: 8 are kept with the beats, a block's, and chosen from behind the step."""
+        digits, piece = two_digits(self.format, self.machine.weight_formats), delay(m, self.step.piece, 1, f"{name}_piece")
         kept = [Signal(bits, name=f"kept_{name}_{k}", reset_less=True) for k in range(BLOCK_ROWS)]
         index = Signal(3, name=f"{name}_index", reset_less=True)
-        with m.If(self.taking & take.second):
+        with m.If(take.second):
             m.d.sync += index.eq(take.scale_index[:3])
             for k, value in enumerate(kept):
                 m.d.sync += value.eq(Array(values[k::BLOCK_ROWS])[take.scale_index[3:]])
@@ -237,7 +243,7 @@ class Slice(Component):
         for parity in range(2):
             at, one = Signal(3, name=f"{name}_at_{parity}"), Signal(bits, name=f"{name}_{('even', 'odd')[parity]}")
             m.d.comb += [
-                at.eq(index + Mux(digits, self.step.piece, Cat(Const(parity, 1), self.step.piece))),
+                at.eq(index + Mux(digits, piece, Cat(Const(parity, 1), piece))),
                 one.eq(Array(kept)[at]),
             ]
             chosen.append(one)

@@ -17,6 +17,7 @@ from hw.pe.stationary.sequencer import StationarySequencer
 from hw.wiring.units import Units
 from skipopu.isa.registers import WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import Unit
+from skipopu.machine.pipeline import OPERANDS
 
 
 def join(m: Module, units: Units) -> None:
@@ -59,7 +60,7 @@ def join(m: Module, units: Units) -> None:
             spread.quarter.eq(walk.quarter),
         ]
     if units.machine.zero_points:
-        total = delay(m, units.activation.sum, 1, "sum")
+        total = delay(m, units.activation.sum, OPERANDS - 1, "sum")
         m.d.comb += [tile.slice.sum.eq(total) for tile in units.tiles]
 
 
@@ -71,7 +72,7 @@ def of_rows(m: Module, units: Units) -> list[Any]:
         memory.read_word.eq(walk.activation_word),
         memory.read_group.eq(walk.activation_group),
         units.sharing.activations.eq(memory.data if units.spread is None else units.spread.operands),
-        units.array.exponent.eq(delay(m, memory.exponent, 1, "exponent")),
+        units.array.exponent.eq(delay(m, memory.exponent, OPERANDS - 1, "exponent")),
     ]
 
 

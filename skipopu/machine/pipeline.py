@@ -25,8 +25,9 @@ LARGEST = 2  # the largest of a word's numbers
 SIGNATURE = 3  # a write to its instruction's signature
 
 # The array.
-PRODUCT = 2 + 1 + MULTIPLIER  # a step to its products: memory, bus and operand registers, multiplier
-STEP_OPERANDS = 3  # of a stationary array: a step to its operands
+OPERANDS = 3  # a step to its operands: memory, choice and bus registers
+PRODUCT = OPERANDS + 1 + MULTIPLIER  # a step to its products
+STEP_OPERANDS = 1 + OPERANDS  # of a stationary array, whose own operands take a cycle more
 STEP_SUM = 4  # operands to a multiplier's sum: two registers in front of it, one in it, the sum
 PUT_ASIDE = STEP_OPERANDS + STEP_SUM + 1  # a sum's last step to its being taken
 FACTOR = MULTIPLY + SYMMETRIC  # a scaled result to its activation's factor

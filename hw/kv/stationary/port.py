@@ -42,7 +42,7 @@ class HeldPort(AttentionPort):
 
     Latency: STEP_TAKEN cycles from a head's last step to the first of its sums, ``score_latency`` from a sum's being taken to its score,
     ``WEIGHT_LATENCY`` from a softmax step to its weight, ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of both
-    where scores are capped, 2 from a step to ``element`` and ``probabilities``. Throughput: a step of either kind, and a sum, per cycle.
+    where scores are capped, 3 from a step to ``element`` and ``probabilities``. Throughput: a step of either kind, and a sum, per cycle.
     """
 
     def _operands(self, machine: Machine) -> None:
@@ -87,7 +87,7 @@ class HeldPort(AttentionPort):
             put.data.eq(Cat(scaled[:PROBABILITY_BITS] for _ in range(QUERY_LANES))),
             take.addr.eq(place_of(step.number, step.round, together)),
         ]
-        m.d.sync += self.probabilities.eq(take.data)
+        m.d.comb += self.probabilities.eq(delay(m, take.data.as_value(), 2, "probabilities"))
         return m
 
     def _exponents(self, m: Module, working: Value, first: Signal, softmax_first: Signal) -> tuple[Value, Value, Value, Value]:

@@ -113,14 +113,16 @@ class StationarySlice(Component):
         self.step = given(Beat(machine), "what to multiply")
         self.sum = given(Sum(machine), "which sum to take")
         self.active = given(1, "this slice takes part in the sum")
-        self.activation = given(ALIGNED_BITS * machine.weight_lanes, "operand of each multiplier, three cycles after the step")
+        self.activation = given(
+            ALIGNED_BITS * machine.weight_lanes, "operand of each multiplier, STEP_OPERANDS cycles after the step"
+        )
         self.exponent = given(8, "of the sum's group and token, with it")
         self.mantissas = given(signed(MANTISSA_SUM_BITS), "the sum of its part's operands, with it")
         self.keys = given(1, "attention multiplies queries by keys")
         self.values = given(1, "attention multiplies probabilities by values")
         self.entry = given(EntryFill(machine), "beat of an entry to keep", "entry_{}")
         self.kept_beat = gives(machine.port_bits, "that a step of attention asked for, two cycles after it")
-        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of its elements, three cycles after the step")
+        self.element = given(ALIGNED_BITS * machine.kv_lanes, "mantissas of its elements, STEP_OPERANDS cycles after the step")
         self.probabilities = given(PROBABILITY_BITS * QUERY_LANES, "of its entry, each query's, with them")
         self.drain_address = given(
             self.drain_address_bits(machine), "accumulators to read: token, pairs of rows, round, bank from below"
@@ -198,8 +200,8 @@ class StationarySlice(Component):
             write.data.eq(Mux(attention, beat, self.beats.payload)),
             write.en.eq((self.taking & fill.code) | entry.enable),
             read.addr.eq(self.step.address),
-            lanes.beat.eq(registered(m, read.data, "beat")),
-            self.kept_beat.eq(lanes.beat),
+            self.kept_beat.eq(registered(m, read.data, "beat")),
+            lanes.beat.eq(delay(m, self.kept_beat, pipeline.STEP_OPERANDS - 3, "beat")),
         ]
 
     def _whole(self, m: Module, own: Value, at_own: int) -> list[Value]:

@@ -11,7 +11,7 @@ import pytest
 from amaranth.hdl import Elaboratable, Module
 from amaranth.sim import SimulatorContext
 
-from hw.arithmetic.pipeline import registered
+from hw.arithmetic.pipeline import delay
 from hw.kv.attention import AttentionUnit
 from hw.kv.query import QueryWrites
 from hw.kv.stationary.attention import HeldAttention
@@ -22,6 +22,7 @@ from sim.functional.attention import attend
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT
 from skipopu.layout import KvEntry, buffer_stride
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp16, fp32, soft_cap
 from tests.hw.kv.support import BuiltLibrary, joined, simulate
 from tests.hw.kv.test_format import packed
@@ -40,7 +41,7 @@ class Attention(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.unit = self.unit
-        operands = registered(m, self.unit.query, "operands")
+        operands = delay(m, self.unit.query, OPERANDS - 1, "operands")
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile
             m.d.comb += tile.slice.activation.eq(operands)

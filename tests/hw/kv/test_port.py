@@ -11,6 +11,7 @@ from hw.kv.soft_cap import CappedStep, SoftCap
 from hw.pe.slice import Slice
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import fp16, fp32, soft_cap
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.tables import exp2_negative, shift_half_up
@@ -87,7 +88,7 @@ def test_an_entry(token: int, cap: float) -> None:
                 plan.pulse(cycle, step, what, {})
                 plan.set(cycle, work.kv_beat, beats[ENTRY.header_beats + h * ENTRY.head_beats + b])
                 plan.pulse(cycle + 1, lockstep.query_exponents, joined(query_exponents[h, k], 8), 0)
-                plan.expect(cycle + 2, dut.element, joined(aligned[0, h, part], ALIGNED_BITS), "element")
+                plan.expect(cycle + OPERANDS, dut.element, joined(aligned[0, h, part], ALIGNED_BITS), "element")
                 dots = query[h, k, :, part] @ aligned[0, h, part]
                 plan.pulse(cycle + Slice.dot_latency(MACHINE), dut.dots, joined(dots, dot_bits), 0)
                 if last:
@@ -139,11 +140,11 @@ def test_an_entry(token: int, cap: float) -> None:
                     plan.pulse(cycle, step, what, {})
                     beat = ENTRY.key_beats + h * ENTRY.head_beats + b
                     plan.set(cycle, work.kv_beat, beats[beat])
-                    plan.expect(cycle + 2, dut.element, joined(aligned[1, h, part], ALIGNED_BITS), "element of V")
-                    plan.expect(cycle + 2, dut.probability, int(scaled[h, k, q]), "probability")
+                    plan.expect(cycle + OPERANDS, dut.element, joined(aligned[1, h, part], ALIGNED_BITS), "element of V")
+                    plan.expect(cycle + OPERANDS, dut.probability, int(scaled[h, k, q]), "probability")
                     cycle += 1
-    plan.expect(cycle + 2, dut.element, 0, "no element")
-    plan.expect(cycle + 2, dut.probability, 0, "no probability")
+    plan.expect(cycle + OPERANDS, dut.element, 0, "no element")
+    plan.expect(cycle + OPERANDS, dut.probability, 0, "no probability")
 
     async def bench(ctx: SimulatorContext) -> None:
         await plan.play(ctx)

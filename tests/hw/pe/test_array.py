@@ -17,6 +17,7 @@ from hw.pe.tile import Tile
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import INT4, INT8, Format
@@ -43,7 +44,7 @@ class Bench(Elaboratable):
         read, activation = memory.read_port(), Signal(ALIGNED_BITS * LANES)
         m.d.comb += [
             read.addr.eq(array.sequencer.activation_slot * self.groups + array.sequencer.activation_word),
-            Cat(activation, array.exponent).eq(delay(m, read.data, 1, "bus")),
+            Cat(activation, array.exponent).eq(delay(m, read.data, OPERANDS - 1, "bus")),
         ]
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile

@@ -19,6 +19,7 @@ from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_GROUP
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import BY_NAME, FORMATS, INT4Z, INT8, Format, padded
@@ -61,8 +62,8 @@ class Bench(Elaboratable):
         m.d.comb += [
             read.addr.eq(sequencer.activation_slot * (len(self.words) // self.tokens) + sequencer.activation_word),
             read_group.addr.eq(sequencer.activation_slot * (len(self.groups) // self.tokens) + group),
-            unit.activation.eq(delay(m, operands, 1, "bus")),
-            Cat(unit.exponent, unit.sum).eq(delay(m, read_group.data, 1, "of_group")),
+            unit.activation.eq(delay(m, operands, OPERANDS - 1, "bus")),
+            Cat(unit.exponent, unit.sum).eq(delay(m, read_group.data, OPERANDS - 1, "of_group")),
             sequencer.slot.eq(sequencer.token),
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.take.eq(sequencer.take),

@@ -13,6 +13,7 @@ from hw.pe.tile import Tile
 from skipopu.isa.spec import SHORT_BLOCK_ROWS
 from skipopu.layout import KvEntry, WeightStream
 from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp16, fp32
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 from skipopu.numerics.formats import INT4
@@ -51,8 +52,8 @@ def test_weights() -> None:
             row, step = take["scale_index"], cycle + 1
             word = {"product": 1, "first_beat": 1, "last_beat": 1, "first_group": 1, "row": row}
             plan.pulse(step, unit.step, word, {})
-            plan.pulse(step + 2, unit.activation, joined(mantissas[0, 0], ALIGNED_BITS), 0)
-            plan.pulse(step + 2, unit.exponent, int(exponents[0, 0]), 0)
+            plan.pulse(step + OPERANDS, unit.activation, joined(mantissas[0, 0], ALIGNED_BITS), 0)
+            plan.pulse(step + OPERANDS, unit.exponent, int(exponents[0, 0]), 0)
             done = step + Slice.latency(MACHINE)
             plan.set(done, unit.drain_address, row // 2 << (MACHINE.tokens - 1).bit_length())
             plan.expect(done + 1, unit.drain_even, int(sums[row]), "even row")
@@ -60,8 +61,8 @@ def test_weights() -> None:
     # The last pair again, under the largest exponent there is.
     at = len(takes) + 2 + Slice.latency(MACHINE)
     plan.pulse(at, unit.step, {"product": 1, "last_beat": 1, "first_beat": 1, "first_group": 1, "row": ROWS - 2}, {})
-    plan.pulse(at + 2, unit.activation, joined([2**17 - 1] * lanes, ALIGNED_BITS), 0)
-    plan.pulse(at + 2, unit.exponent, 255, 0)
+    plan.pulse(at + OPERANDS, unit.activation, joined([2**17 - 1] * lanes, ALIGNED_BITS), 0)
+    plan.pulse(at + OPERANDS, unit.exponent, 255, 0)
     plan.set(at + Slice.latency(MACHINE) + 2, unit.taking, 0)
 
     async def watch(ctx: SimulatorContext) -> None:
@@ -97,7 +98,7 @@ def test_attention() -> None:
         plan.pulse(cycle, step, what, {})
         plan.set(cycle, port.work.kv_beat, beats[ENTRY.header_beats + b])
         plan.pulse(cycle + 1, port.lockstep.query_exponents, joined([exponent] * QUERY_LANES, 8), 0)
-        plan.pulse(cycle + 2, unit.activation, joined(query[:, part].reshape(-1), ALIGNED_BITS), 0)
+        plan.pulse(cycle + OPERANDS, unit.activation, joined(query[:, part].reshape(-1), ALIGNED_BITS), 0)
     at = 1 + ENTRY.head_beats + AttentionPort.score_latency(MACHINE)
     bits = [int(pattern) for pattern in fp32.bits(scores)]
     order = [b ^ 0xFFFFFFFF if b >> 31 else b | 1 << 31 for b in bits]

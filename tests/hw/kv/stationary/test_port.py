@@ -16,6 +16,7 @@ from hw.pe.dot import PROBABILITY_BITS
 from hw.pe.stationary.lanes import Lanes
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import fp16, fp32
 from skipopu.numerics.accumulate import WIDTH
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
@@ -41,7 +42,7 @@ def of_others(dut: HeldPort, plan: Schedule, cycle: int, own: bool = False) -> i
     plan.set(at, dut.work.working, 0)
     plan.pulse(at, step, {"work": 1, "lanes": 15, "slots": [MACHINE.tokens - 1] * QUERY_LANES, "first_beat": 1}, {})
     plan.pulse(at + 1, dut.beat, joined([0x3C00] * WIDE, 16), 0)
-    plan.expect(at + 2, dut.element, 0, "no element")
+    plan.expect(at + OPERANDS, dut.element, 0, "no element")
     plan.set(at + 1, dut.work.working, 1)
     at += STEP_TAKEN
     for q in range(QUERY_LANES):
@@ -99,7 +100,7 @@ def test_an_entry(token: int, together: int) -> None:
                 plan.pulse(cycle, step, fields_of(h, k, b), {})
                 plan.pulse(cycle + 1, dut.beat, beats[ENTRY.header_beats + h * ENTRY.head_beats + b], 0)
                 plan.pulse(cycle + 1, lockstep.query_exponents, joined(query_exponents[h, k], 8), 0)
-                plan.expect(cycle + 2, dut.element, joined(aligned[0, h, part], ALIGNED_BITS), "element")
+                plan.expect(cycle + OPERANDS, dut.element, joined(aligned[0, h, part], ALIGNED_BITS), "element")
                 cycle += 1
             for turn, q in enumerate(np.flatnonzero(exists[k])):
                 at = cycle - 1 + STEP_TAKEN + turn
@@ -141,15 +142,15 @@ def test_an_entry(token: int, together: int) -> None:
                 for number in rounds:
                     plan.pulse(cycle, step, fields_of(h, k, b) | {"round": number}, {})
                     plan.pulse(cycle + 1, dut.beat, beats[ENTRY.key_beats + h * ENTRY.head_beats + b], 0)
-                    plan.expect(cycle + 2, dut.element, joined(aligned[1, h, part], ALIGNED_BITS), "element of V")
+                    plan.expect(cycle + OPERANDS, dut.element, joined(aligned[1, h, part], ALIGNED_BITS), "element of V")
                     at = cycle + STEP_TAKEN
                     plan.pulse(at, lockstep.taken, Taken(MACHINE).const({"valid": 1, "begin": 1}).as_bits(), 0)
                     plan.expect(at + HeldPort.score_latency(MACHINE), dut.scores.score_keys, 0, "no keys of values")
                     for q in np.flatnonzero(exists[k]).tolist():
                         own = dut.probabilities.word_select(q, PROBABILITY_BITS)
-                        plan.expect(cycle + 2, own, int(scaled[number][h, k, q]), "probability")
+                        plan.expect(cycle + OPERANDS, own, int(scaled[number][h, k, q]), "probability")
                     cycle += 1
-    plan.expect(cycle + 2, dut.element, 0, "no element")
+    plan.expect(cycle + OPERANDS, dut.element, 0, "no element")
 
     simulate(dut, plan.play)
 

@@ -18,6 +18,7 @@ from hw.pe.tile import Tile
 from skipopu.channel_stream import ChannelStream
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import INT4, INT8, Format
@@ -64,7 +65,7 @@ class Bench(Elaboratable):
                 memory.write_exponent.eq(self.exponent),
                 memory.write_enable.eq(self.enable),
             ]
-        bus = delay(m, operands.operands, 1, "bus")
+        bus = delay(m, operands.operands, OPERANDS - 1, "bus")
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile
             m.d.comb += tile.slice.activation.eq(bus)

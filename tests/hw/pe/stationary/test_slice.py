@@ -18,6 +18,7 @@ from hw.pe.stationary.slice import StationarySlice
 from skipopu.channel_stream import ChannelStream
 from skipopu.isa.spec import MATMUL, matmul_shape
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp32
 from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import BY_NAME, FORMATS, Format
@@ -63,7 +64,7 @@ class Bench(Elaboratable):
             operands.channels.eq(delay(m, sequencer.activation_channels, 1, "channels")),
             operands.product.eq(delay(m, sequencer.step.product, 1, "product")),
             operands.first.eq(delay(m, sequencer.step.first, 1, "first")),
-            unit.activation.eq(delay(m, operands.operands, 1, "bus")),
+            unit.activation.eq(delay(m, operands.operands, OPERANDS - 1, "bus")),
             Cat(unit.exponent, unit.mantissas).eq(Mux(sequencer.second, kept[1], kept[0])),
             sequencer.weights_ready.eq(unit.beats.valid),
             unit.fill.eq(sequencer.fill),
