@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueLike
 
-from hw.arithmetic.pipeline import delay, delay_valid, tree
+from hw.arithmetic.pipeline import delay, delay_valid, eights, tree
 from hw.component import Component, given, gives
 from skipopu.machine import pipeline
 from skipopu.numerics.signature import KIND_SHIFT, SLOT_SHIFT
@@ -34,7 +36,7 @@ def mix(m: Module, where: Value, value: Value, name: str) -> Value:
 class Signature(Component):
     """Sums hashes of writes. Clearing does not reach writes whose hashes are under way.
 
-    Latency: 3 cycles from a write to the total that includes it. Throughput: ``lanes`` writes per cycle.
+    Latency: 4 cycles from a write to the total that includes it. Throughput: ``lanes`` writes per cycle.
 
     Parameters:
         lanes: writes at once.
@@ -60,8 +62,13 @@ class Signature(Component):
             with m.If(delay_valid(m, valid, 2, f"g{k}")):
                 m.d.comb += gated.eq(hashed)
             hashes.append(gated)
+
+        def added(m: Module, items: Sequence[Value], name: str) -> Value:
+            return tree(items, lambda a, b: (a + b)[:32])
+
+        parts = eights(m, hashes, added, "parts")
         with m.If(self.clear):
             m.d.sync += self.total.eq(0)
         with m.Else():
-            m.d.sync += self.total.eq((self.total + tree(hashes, lambda a, b: (a + b)[:32]))[:32])
+            m.d.sync += self.total.eq(added(m, [self.total, *parts], "total"))
         return m

@@ -5,14 +5,15 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 
 from hw.arithmetic.fp32 import order
-from hw.arithmetic.pipeline import bits_for_index, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, pipelined_tree, registered
 from hw.component import Component, given, gives
+from skipopu.machine import pipeline
 
 
 class Argmax(Component):
     """Row of each slot's largest result since the last ``clear``; ties keep the row that came first, the lower one within a cycle.
 
-    Latency: 1 cycle from results to ``best``, none from ``asked``. Throughput: ``count`` results of a slot per cycle.
+    Latency: ``latency`` cycles from results to ``best``, none from ``asked``. Throughput: ``count`` results of a slot per cycle.
 
     Parameters:
         count: results at once.
@@ -20,7 +21,7 @@ class Argmax(Component):
     """
 
     def __init__(self, count: int, slots: int) -> None:
-        self.slots = slots
+        self.slots, self.latency = slots, pipeline.argmax(count)
         self.clear = given(1, "forget the largest; its row stays until a result comes")
         self.enable = given(1, "the valid ones among the results count")
         self.slot = given(bits_for_index(slots), "whose results they are")
@@ -34,14 +35,17 @@ class Argmax(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         candidates: list[Value] = [
-            Cat(row, Mux(valid, order(result), 0)) for valid, row, result in zip(self.valid, self.row, self.result, strict=True)
+            registered(m, Cat(row, Mux(valid, order(result), 0)), f"candidate_{k}")
+            for k, (valid, row, result) in enumerate(zip(self.valid, self.row, self.result, strict=True))
         ]
-        entry = Signal(64)
+        entry, compared = pipelined_tree(m, candidates, lambda a, b: Mux(b[32:] > a[32:], b, a), "larger")
+        at = compared + 1
+        assert at + 1 == self.latency
+        slot, clear, enable = delay(m, self.slot, at, "slot"), delay_valid(m, self.clear, at), delay_valid(m, self.enable, at)
         largest, best = (Array(Signal(32, name=f"{name}_{s}") for s in range(self.slots)) for name in ("largest", "best"))
         m.d.comb += self.best.eq(best[self.asked])
-        m.d.comb += entry.eq(tree(candidates, lambda a, b: Mux(b[32:] > a[32:], b, a)))
-        with m.If(self.clear):
+        with m.If(clear):
             m.d.sync += [each.eq(0) for each in largest]
-        with m.Elif(self.enable & (entry[32:] > largest[self.slot])):
-            m.d.sync += [largest[self.slot].eq(entry[32:]), best[self.slot].eq(entry[:32])]
+        with m.Elif(enable & (entry[32:] > largest[slot])):
+            m.d.sync += [largest[slot].eq(entry[32:]), best[slot].eq(entry[:32])]
         return m

@@ -26,7 +26,7 @@ from skipopu.numerics.signature import SLOT_SHIFT
 class EpilogueUnit(Component):
     """Takes ``drain_pairs`` pairs of rows of ``drain_ports`` ports at a time from the accumulators to the buffer.
 
-    Latency: LATENCY cycles from ``drain_address`` to ``write``; LATENCY + Signature.LATENCY + 1 from the product's last pair to
+    Latency: LATENCY cycles from ``drain_address`` to ``write``; LATENCY + pipeline.results_known + 1 from the product's last pair to
     ``finish`` or ``done``. Throughput: those per cycle.
     """
 
@@ -233,14 +233,16 @@ class EpilogueUnit(Component):
 
     def _complete(self, m: Module, drained: Value) -> None:
         """Done, by way of the aligner where it has work."""
-        settle = Signal(range(self.LATENCY + Signature.LATENCY + 2))
-        settled = settle == self.LATENCY + Signature.LATENCY
+        last = pipeline.EPILOGUE + pipeline.results_known(self.machine)
+        settle = Signal(range(last + 2))
+        settled = settle == last
         nothing = self._field("rounds") == 0
         aligning = (self._field("align") != AlignTarget.NONE) & ~nothing
         with m.If(self.start):
             m.d.sync += settle.eq(0)
         with m.Elif(self.active & (drained | (self.finished & nothing))):
-            m.d.comb += [self.finish.eq(aligning & settled), self.done.eq(settled & Mux(aligning, self.aligned, 1))]
+            written = settle >= self.LATENCY
+            m.d.comb += [self.finish.eq(aligning & written), self.done.eq(settled & Mux(aligning, self.aligned, 1))]
             with m.If(~settled):
                 m.d.sync += settle.eq(settle + 1)
             with m.If(self.done):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 
 from sim.timing.bus import REQUEST, due
-from sim.timing.costs import EPILOGUE
 from sim.timing.masked import Masked, masked
 from sim.timing.product import Product, beats_of, product
 from sim.timing.state import State
@@ -16,13 +15,14 @@ from sim.timing.writes import Burst
 from sim.walk import Fields
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, KVWRITE
+from skipopu.machine import pipeline
 
 
 def matmul(s: State, f: Fields, slots: int, start: int) -> int:
     """A product that starts at ``start`` and whose weights could be requested when it was dispatched."""
     costs, times = s.costs, s.times
     if not f["rounds"]:
-        cycles = costs.matmul_start() + EPILOGUE
+        cycles = costs.matmul_start() + costs.epilogue
         s.book("ARRAY", 0, cycles)
         return cycles
     p, product = remembered(s, f, slots), None
@@ -44,7 +44,7 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
         s.counters["CHANNELS_READ"] += read
         s.counters["CHANNELS_LEFT_OUT"] += product.active.size - read
     tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // s.machine.drain_pairs)
-    end = begin + stream.drained + EPILOGUE + tail
+    end = begin + stream.drained + (pipeline.EPILOGUE - 1 + tail if tail else costs.epilogue)
     weights = stream.end + 1 - steps - stream.stalled - stream.held
     s.book("ARRAY", steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
     s.counters["EPILOGUE_BUSY"] += p.drains

@@ -25,7 +25,6 @@ READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, a
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = pipeline.SIGNATURE + 1  # last write to the signature's total
 ADDITION = 2 + pipeline.ADD  # one addition of the routing unit
-EPILOGUE = pipeline.EPILOGUE + pipeline.SIGNATURE - 1  # accumulator read to the result and its signature
 DIVIDE = pipeline.DIVIDE - 2  # step of the divider to its result, less what aligning the last group overlaps
 SERIAL_REQUEST = 14  # a read's cycles that the first probabilities overlap
 SERIAL_DIVIDE = pipeline.DIVIDE + 1  # wait between queries that do not follow one another
@@ -47,6 +46,11 @@ class Costs:
     def read_all(self, ports: int) -> int:
         """Round trip of one short read of the first ``ports``, which waits for the last of them."""
         return self.read + round(wait_of_ports(self.machine, ports) - self.machine.memory.refresh_wait)
+
+    @property
+    def epilogue(self) -> int:
+        """Accumulator read to everything that is kept of its result."""
+        return pipeline.EPILOGUE + pipeline.results_known(self.machine) - 1
 
     @property
     def in_flight(self) -> int:

@@ -22,7 +22,7 @@ FROM_INTEGER = 3  # an integer and an exponent to FP32
 QUADRATIC = 4  # a table's segment to its polynomial
 SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - f(x) of it
 LARGEST = 2  # the largest of a word's numbers
-SIGNATURE = 3  # a write to its instruction's signature
+SIGNATURE = 4  # a write to its instruction's signature
 
 # The array.
 OPERANDS = 3  # a step to its operands: memory, choice and bus registers
@@ -113,6 +113,16 @@ def accumulated(machine: Machine) -> int:
 def drain(machine: Machine, slots: int, ports: int) -> int:
     """Cycles in which a round's results of ``ports`` blocks leave the array."""
     return -(-ports // machine.drain_ports) * slots * BLOCK_ROWS // 2 // machine.drain_pairs
+
+
+def argmax(results: int) -> int:
+    """As many results at once to the largest so far."""
+    return 1 + tree(results) + 1
+
+
+def results_known(machine: Machine) -> int:
+    """A result to all that is kept of it: its signature, and whether it is the largest."""
+    return max(SIGNATURE, argmax(2 * machine.drain_ports * machine.drain_pairs))
 
 
 def drain_begins(machine: Machine, round_sums: int, sums: T) -> int | T:

@@ -11,6 +11,7 @@ from hw.kv.write import KvWriteUnit
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.layout import KvEntry
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import SIGNATURE
 from skipopu.numerics.signature import index, signature
 from tests.hw.kv.support import simulate
 from tests.hw.kv.test_format import packed, random_heads
@@ -119,7 +120,7 @@ def test_layers_of_chunks(stalls: bool) -> None:
         assert ctx.get(dut.digest) == signature(np.concatenate(where), np.concatenate([v.astype(np.uint32) for v in value]))
         if not stalls:
             end = 0 if count == MACHINE.tokens else 1
-            assert taken == looking + 1 + cycles + end + 3
+            assert taken == looking + 1 + cycles + end + SIGNATURE
         await bench.tick(ctx)
         ctx.set(dut.active, 0)
         assert ctx.get(dut.entries) == sum(places)

@@ -41,5 +41,5 @@ def test_best(values: str, slots: int) -> None:
         for port, array in ((dut.valid, valid), (dut.row, rows), (dut.result, patterns))
         for k in range(COUNT)
     ]
-    operands = [(dut.clear, clear), (dut.enable, enable), (dut.slot, slot), (dut.asked, asked, 1), *lanes]
-    pipeline(dut, operands, [(dut.best, expected)], 1)
+    operands = [(dut.clear, clear), (dut.enable, enable), (dut.slot, slot), (dut.asked, asked, dut.latency), *lanes]
+    pipeline(dut, operands, [(dut.best, expected)], dut.latency)

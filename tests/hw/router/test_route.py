@@ -13,6 +13,7 @@ from hw.router.score import Score
 from skipopu import policy
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE
 from skipopu.machine.config import Machine
+from skipopu.machine.pipeline import SIGNATURE
 from skipopu.numerics import fp32
 from skipopu.numerics.signature import index, signature
 from skipopu.policy import POLICY_BITS, Decision, Pair, SkipPolicy, Weighs
@@ -141,4 +142,7 @@ def test_decisions(target: str, policies: Pair) -> None:
     ranked = any(each.keep and each.runs_on(machine.tokens) for each in policies)
     slots = sum(counts)
     assert waits == 0
-    assert cycles == listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (slots - listed) + ranked * slots + 5 * LAYERS
+    assert (
+        cycles
+        == listed * (5 + 2 * Score.LATENCY + 2 * traced) + 2 * (slots - listed) + ranked * slots + (2 + SIGNATURE) * LAYERS
+    )
