@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
@@ -110,6 +110,7 @@ class Sequencer(Component):
     def _take(self, m: Module, pair: Pair, taking: Signal, popping: Signal) -> None:
         """Beats into ``pair``, which becomes free when ``popping``; ``taking`` until the last beat."""
         machine, instruction = self.machine, self.instruction.word
+        # What does not change while the instruction runs is worked out in front of registers.
         rounds, groups = field(instruction, MATMUL, "rounds"), field(instruction, MATMUL, "groups")
         beats_per_group = Signal(GROUP_BITS)
         finer = 2 * machine.short_groups  # bits of a place below words
@@ -118,7 +119,7 @@ class Sequencer(Component):
         m.d.comb += [
             first_word.eq(Mux(field(instruction, MATMUL, "source"), inner_word, 0)),
             beats_per_group.eq(self.group >> (machine.weight_lanes.bit_length() - 1)),
-            self.format.eq(field(instruction, MATMUL, "format")),
+            self.format.eq(registered(m, field(instruction, MATMUL, "format"), "own_format")),
         ]
         scale_beats = max(1, SCALE_WORD // machine.beat_bytes)
 
@@ -128,11 +129,10 @@ class Sequencer(Component):
         scale_index, scale_beat, need_scale = Signal(5), Signal(range(max(2, scale_beats))), Signal()
         word = Signal.like(self.activation_group, name="word")  # of the group's first beat
         bank = Signal()
-        last_round = round_index == rounds - 1
-        ports = Signal(machine.ports)
-        m.d.comb += ports.eq((1 << machine.ports) - 1)
-        with m.If(last_round):
-            m.d.comb += ports.eq((Const(1, machine.ports + 1) << field(instruction, MATMUL, "ports")[:7]) - 1)
+        last_round, ports = Signal(), Signal(machine.ports)
+        last_ports = (Const(1, machine.ports + 1) << field(instruction, MATMUL, "ports")[:7]) - 1
+        last_ports = registered(m, last_ports[: machine.ports], "last_ports")
+        m.d.comb += ports.eq(Mux(last_round, last_ports, (1 << machine.ports) - 1))
         ready = (ports & ~self.weights_ready) == 0
         take, take_second = Signal(), Signal()
         m.d.comb += [
@@ -154,10 +154,11 @@ class Sequencer(Component):
                 m.d.comb += beats_per_group.eq(1)
             rows = rows << Mux(self.quarter, 2, self.half)
             advance = self.group >> (lanes.bit_length() - 1 - finer)
-        last_beat = beat == beats_per_group - 1
+        last_beat = beat == registered(m, (beats_per_group - 1)[:GROUP_BITS], "last_beat_number")
         block_rows = Mux(is_short(instruction, self.group, machine), SHORT_BLOCK_ROWS, BLOCK_ROWS)
+        block_rows, last_group_number = registered(m, block_rows, "block_rows"), registered(m, groups - 1, "last_group_number")
         last_row = row + rows == block_rows
-        last_group = group_index == groups - 1
+        last_group = group_index == last_group_number
         round_end = last_beat & last_row & last_group
         with m.If(take & need_scale):
             m.d.sync += scale_beat.eq(scale_beat + 1)
@@ -192,6 +193,7 @@ class Sequencer(Component):
                     m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + advance)]
             with m.If(round_end):
                 m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
+                m.d.sync += last_round.eq(round_index + 2 == rounds)
                 with m.If(last_round):
                     m.d.sync += taking.eq(0)
         with m.Elif(popping):
@@ -200,6 +202,7 @@ class Sequencer(Component):
             m.d.sync += [
                 taking.eq(rounds != 0),
                 *(s.eq(0) for s in (round_index, group_index, row, beat, second, scale_index, scale_beat)),
+                last_round.eq(rounds == 1),
                 word.eq(first_word),
                 need_scale.eq(1),
                 bank.eq(0),
