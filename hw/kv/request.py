@@ -67,7 +67,7 @@ class EntryRequests(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        busy, block, entry = Signal(), Signal(ADDRESS_BITS), self.entry  # the block in 64-byte units
+        busy, block, entry = Signal(), Signal(ADDRESS_BITS), self.entry  # from the pool's base to the block, 64-byte units
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
         given_up, asking = Signal(), Signal()
         m.d.comb += [
@@ -78,7 +78,7 @@ class EntryRequests(Component):
             self.dropped.eq(busy & entry.ahead & (self.held | given_up)),
             self.runs.valid.eq(asking & self.misses.ready),
             self.runs.payload.beat.eq(
-                (block << (unit_beats.bit_length() - 1)) + Mux(entry.half.values, self.heads.key_beats, 0)
+                ((self.pool.base + block)[:ADDRESS_BITS] << (unit_beats.bit_length() - 1)) + Mux(entry.half.values, self.heads.key_beats, 0)
             ),
             self.runs.payload.count.eq(Mux(entry.half.values, self.heads.kv_words, self.heads.key_beats)),
             self.misses.valid.eq(asking & self.runs.ready),
@@ -88,7 +88,7 @@ class EntryRequests(Component):
         ]
         with m.If(self.taken):
             m.d.sync += [
-                block.eq(self.pool.base + self.wanted.payload.place * self.pool.entry),
+                block.eq(self.wanted.payload.place * self.pool.entry),
                 entry.eq(self.wanted.payload.entry),
                 busy.eq(1),
             ]

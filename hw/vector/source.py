@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import round_to
 from hw.component import Bundle, Component, given, gives
@@ -26,7 +26,7 @@ class Results(Bundle):
 class AlignSource(Component):
     """Follows the writes of whoever's instruction aligns; dependence tokens see to it that no two do at once.
 
-    Latency: none, combinational. Throughput: a write per cycle.
+    Latency: 1 cycle from ``active`` to who is followed, none to ``finish`` and from a write. Throughput: a write per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -57,6 +57,8 @@ class AlignSource(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         waiting: Value = Const(0, 1)
+        target, shows = Signal(2), Signal()
+        m.d.sync += [self.target.eq(target), shows.eq(self.scan.active)]
         for results, unit in (
             (self.product, Unit.ARRAY),
             (self.attention, Unit.ATTENTION),
@@ -66,11 +68,11 @@ class AlignSource(Component):
         ):
             chosen = results.active & (results.target != AlignTarget.NONE) & ~waiting
             with m.If(chosen):
-                m.d.comb += [self.target.eq(results.target), self.unit.eq(unit), self.mask.eq(results.mask)]
+                m.d.comb += target.eq(results.target)
+                m.d.sync += [self.unit.eq(unit), self.mask.eq(results.mask)]
             with m.If(results.finish):
                 m.d.comb += self.finish.eq(1)
             waiting = waiting | chosen
-        shows = self.scan.active
         m.d.comb += self.queries.eq(self.target == AlignTarget.QUERY)
         with m.If(self.queries):
             m.d.comb += [self.elements.eq(self.head_dim), self.padded.eq(round_to(self.head_dim, self.machine.kv_lanes))]

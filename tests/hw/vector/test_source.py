@@ -15,7 +15,7 @@ MACHINE = Machine.load("tiny")
 
 
 def test_who_aligns() -> None:
-    """In the same cycle, a write in every one; at most one of the running instructions aligns."""
+    """A cycle later, a write in every one; at most one of the running instructions aligns."""
     dut, source = AlignSource(MACHINE), random.Random(8)
     results = [
         (dut.product, Unit.ARRAY),
@@ -65,7 +65,7 @@ def test_who_aligns() -> None:
                 (dut.shown_valid, showing),
             ):
                 ctx.set(port, value)
-            await ctx.delay(0)
+            await ctx.tick()
             target = AlignTarget.NONE if who is None else targets[who]
             assert ctx.get(dut.target) == target
             assert ctx.get(dut.finish) == finish
