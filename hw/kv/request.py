@@ -78,7 +78,8 @@ class EntryRequests(Component):
             self.dropped.eq(busy & entry.ahead & (self.held | given_up)),
             self.runs.valid.eq(asking & self.misses.ready),
             self.runs.payload.beat.eq(
-                ((self.pool.base + block)[:ADDRESS_BITS] << (unit_beats.bit_length() - 1)) + Mux(entry.half.values, self.heads.key_beats, 0)
+                ((self.pool.base + block)[:ADDRESS_BITS] << (unit_beats.bit_length() - 1))
+                + Mux(entry.half.values, self.heads.key_beats, 0)
             ),
             self.runs.payload.count.eq(Mux(entry.half.values, self.heads.kv_words, self.heads.key_beats)),
             self.misses.valid.eq(asking & self.runs.ready),

@@ -23,7 +23,7 @@ class ActiveWords(Bundle):
 class ActiveRuns(Component):
     """Runs of neighbouring beats with an active channel, ascending; a run ends where a word of channels does.
 
-    Latency: 1 cycle from ``start`` to the first run. Throughput: a run, or a word without one, per cycle.
+    Latency: 3 cycles from ``start`` to the first run. Throughput: a run, or a word without one, per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -46,8 +46,12 @@ class ActiveRuns(Component):
         lanes = word_lanes(self.machine)
         left, address = Signal.like(self.words), Signal.like(self.first)
         word, base = Signal(lanes), Signal.like(self.beat)
-        bits, load = Signal(lanes), Signal()
-        m.d.comb += [self.read.address.eq(address), load.eq((left != 0) & ((word == 0) | (self.next & (bits == 0))))]
+        bits, load, found = Signal(lanes), Signal(), Signal()
+        m.d.comb += [
+            self.read.address.eq(address),
+            found.eq((word != 0) & (~self.valid | self.next)),
+            load.eq((left != 0) & ((word == 0) | (found & (bits == 0)))),
+        ]
         # Beats of the word that is read next
         of_beats = Signal(lanes)
         with m.Switch(self.channels):
@@ -56,8 +60,7 @@ class ActiveRuns(Component):
                     m.d.comb += of_beats.eq(Cat(part.any() for part in _parts(self.read.word, 1 << size)))
         lowest = word & (~word + 1)
         m.d.comb += [
-            self.valid.eq(word != 0),
-            self.ended.eq((word == 0) & (left == 0)),
+            self.ended.eq(~self.valid & (word == 0) & (left == 0)),
             bits.eq(word & (word + lowest)[:lanes]),  # without its lowest run
         ]
         place, ones = Signal(range(lanes)), Signal.like(self.length)
@@ -68,10 +71,11 @@ class ActiveRuns(Component):
         for k in range(lanes):
             with m.If(run[k]):
                 m.d.comb += ones.eq(k + 1)
-        m.d.comb += [self.beat.eq(base + place), self.length.eq(ones - place)]
         per_word = Const(lanes) >> self.channels
-        with m.If(self.valid & self.next):
-            m.d.sync += word.eq(bits)
+        with m.If(found):
+            m.d.sync += [word.eq(bits), self.beat.eq(base + place), self.length.eq(ones - place), self.valid.eq(1)]
+        with m.Elif(self.next):
+            m.d.sync += self.valid.eq(0)
         began = Signal()
         with m.If(load):
             m.d.sync += [
@@ -82,7 +86,7 @@ class ActiveRuns(Component):
                 began.eq(1),
             ]
         with m.If(self.start):
-            m.d.sync += [word.eq(0), left.eq(self.words), address.eq(self.first), began.eq(0)]
+            m.d.sync += [word.eq(0), self.valid.eq(0), left.eq(self.words), address.eq(self.first), began.eq(0)]
         return m
 
 

@@ -9,7 +9,7 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, one_of, two_digits, zero_points
@@ -56,8 +56,8 @@ class PartLayout(data.StructLayout):
 class FillWalk(Component):
     """Takes beats of all ports in lockstep: scales and zero points of a group, then its codes, a part into each half of the buffer in turn.
 
-    Latency: 1 cycle from ``start`` to the first beat, from a beat to ``filled``, and none from ``beat`` to ``place``. Throughput: a beat per
-    cycle; a cycle between two parts of a group, and with masks two of each part.
+    Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to ``filled``, and none from ``beat`` to ``place``. Throughput: a beat per
+    cycle; a cycle between two parts of a group, and between two tiles, and with masks two of each part.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -93,8 +93,19 @@ class FillWalk(Component):
         half, bank, scales, begun = Signal(), Signal(), Signal(range(SCALES_KEPT)), Signal()
         count, stage = Signal(count_shape(TERMS)), Signal(2)
         scaling, zeroing, coding = stage == 0, stage == 1, stage == 2
-        size, channels = tile_size(m, machine, left, two_digits(self.format, formats))
+        # What follows from the rounds left is known a cycle after these.
+        changing, settling = Signal(), Signal()
+        m.d.comb += changing.eq(self.start)
+        m.d.sync += settling.eq(changing)
+        size, channels = (
+            registered(m, value, name)
+            for value, name in zip(
+                tile_size(m, machine, left, two_digits(self.format, formats)), ("own_size", "own_channels"), strict=True
+            )
+        )
         scale_count, zero_count = head_beats(m, machine, size)
+        single, last_ports = Signal(), (Const(1, machine.ports + 1) << field(word, MATMUL, "ports")[:7]) - 1
+        m.d.sync += single.eq(left == 1)
         shorter = [form for form in formats if terms(form) < TERMS]
         limit = Mux(one_of(self.format, shorter), min(map(terms, shorter), default=TERMS), TERMS)
         own = Signal(GROUP_BITS)  # channels of the part
@@ -116,9 +127,8 @@ class FillWalk(Component):
             part.last.eq(last_tile),
         ]
         ports = Signal(machine.ports)
-        m.d.comb += ports.eq((1 << machine.ports) - 1)
-        with m.If(left == 1):
-            m.d.comb += ports.eq((Const(1, machine.ports + 1) << field(word, MATMUL, "ports")[:7]) - 1)
+        last_ports = registered(m, last_ports[: machine.ports], "last_ports")
+        m.d.comb += ports.eq(Mux(single, last_ports, (1 << machine.ports) - 1))
         take, opening, over, head_ends, may = (Signal(name=name) for name in ("take", "opening", "over", "head_ends", "may"))
         of_zeros = zero_points(self.format, formats)
         m.d.comb += [
@@ -138,7 +148,7 @@ class FillWalk(Component):
             ),
         ]
         known = self._beats(m, opening, part, own, take & coding, coding & begun, count, half, over)
-        m.d.comb += may.eq(self.taking & Mux(coding, begun & known, self._masks_done))
+        m.d.comb += may.eq(self.taking & ~settling & Mux(coding, begun & known, self._masks_done))
         with m.If(take):
             m.d.sync += count.eq(count + 1)
             with m.If(scaling & (count == scale_count - 1)):
@@ -165,6 +175,7 @@ class FillWalk(Component):
                     group_word.eq(group_word + (self.group >> lanes)),
                 ]
                 with m.If(last_group):
+                    m.d.comb += changing.eq(1)
                     m.d.sync += [
                         left.eq(left - (Const(1) << size)),
                         bank.eq(~bank),
@@ -200,7 +211,7 @@ class FillWalk(Component):
         over: Signal,
     ) -> Value:
         """Whether the ``open`` part has one more beat, of ``count`` so far; says when it is ``over``."""
-        last = count == (own >> part.channels) - 1
+        last = count == registered(m, ((own >> part.channels) - 1)[: len(count)], "last_number")
         if not self.machine.masks:
             m.d.comb += over.eq(take & last)
             return Const(1, 1)
