@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Module, Signal
 
+from hw.arithmetic.pipeline import delay, delay_valid
 from hw.component import Component, given, gives
 from skipopu.isa.registers import ERROR_BITS, Error
 from skipopu.isa.spec import PC_BITS
@@ -14,7 +15,7 @@ from skipopu.isa.spec import PC_BITS
 class Faults(Component):
     """The last of several simultaneous causes is reported.
 
-    Latency: 1 cycle. Throughput: a fault per cycle.
+    Latency: 2 cycles. Throughput: a fault per cycle.
 
     Parameters:
         codes: of the causes, in rising priority.
@@ -32,8 +33,9 @@ class Faults(Component):
     def elaborate(self, platform: object) -> Module:
         m, fault = Module(), Signal()
         m.d.sync += self.fault.eq(fault)
-        for code, cause, pc in zip(self.codes, self.causes, self.pcs, strict=True):
-            with m.If(cause):
+        for code, cause, at in zip(self.codes, self.causes, self.pcs, strict=True):
+            came, pc = delay_valid(m, cause, 1, "came"), delay(m, at, 1, "pc")
+            with m.If(came):
                 m.d.comb += fault.eq(1)
                 m.d.sync += [self.code.eq(code), self.pc.eq(pc)]
         return m

@@ -47,7 +47,7 @@ class RecordWriter(Component):
         self.runs = gives(stream.Signature(Run(machine)), "where port 0 writes")
         self.beats = gives(stream.Signature(WriteBeat(machine)), "what it writes")
         self.written = given(1, "the run is in memory, for a cycle")
-        self.idle = gives(1, "nothing is inside, nor comes")
+        self.idle = gives(1, "nothing is inside")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -89,7 +89,7 @@ class RecordWriter(Component):
         token_low = self.write_token.address[2:4]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq((level(fifo) == 0) & ~taken & ~self.write_token.start)
+                m.d.comb += self.idle.eq(level(fifo) == 0)
                 with m.If(self.write_token.start):
                     # A token is 4 bytes of the 16 (or of the beat, where that is shorter).
                     shift = token_low if machine.beat_bytes >= 16 else token_low[:1]

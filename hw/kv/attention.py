@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import count_shape, delay_valid, tree
+from hw.arithmetic.pipeline import count_shape, delay_valid, registered, tree
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.kv.blocks import QueryBlocks
@@ -251,8 +251,8 @@ class AttentionUnit(Component):
             entries.taken.eq(Cat(fetch.wanted.valid & fetch.wanted.ready for fetch in self.fetches).any()),
             self.background.eq(phases.idle),
             self.quiet.eq(~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all()),
-            self.hits.eq(total([fetch.hit for fetch in self.fetches])),
-            self.fetched_ahead.eq(total([fetch.fetched_ahead for fetch in self.fetches])),
+            self.hits.eq(total([registered(m, fetch.hit, "hit") for fetch in self.fetches])),
+            self.fetched_ahead.eq(total([registered(m, fetch.fetched_ahead, "ahead") for fetch in self.fetches])),
             walk.last_entries.eq(~more | self._asked()),
             *before,
             softmax.values.eq(values),

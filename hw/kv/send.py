@@ -61,7 +61,7 @@ class EntrySender(Component):
             self.sending.eq(beat & taken),
             self.waiting.eq((run & ~run_taken) | (beat & ~taken) | (waiting & ~written)),
             self.done.eq(waiting & written),
-            self.staged.address.eq(Mux(beat, sent + taken, 0)),
+            self.staged.address.eq(Mux(beat, Mux(taken, sent + 1, sent), 0)),
         ]
         with m.FSM():
             with m.State("IDLE"):

@@ -116,22 +116,29 @@ class KvWalk(Component):
                 ),
             ]
         # Steps
-        ready = running & ((active & ~self.beats_ready) == 0) & (self.phase.keys | self.weighed)
+        may, all_ready = running & (self.phase.keys | self.weighed), (active & ~self.beats_ready) == 0
         header = header_left != 0
-        work = Signal()
+        work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one
         last_lane = self.phase.keys | ~following[:QUERY_LANES].any()
         last_block = block == listed.count - 1
         last_beat = beat == heads.head_beats - 1
         last_head = kv_head == heads.kv_heads - 1
-        beat_end = work & last_lane & last_block
-        entry_end = beat_end & last_beat & last_head
+        # All that is known without the ports comes first: these are the last ones known.
+        may_end, may_end_entry, may_pop = Signal(), Signal(), Signal()
         m.d.comb += [
-            work.eq(ready & ~header),
-            step.header.eq(ready & header),
+            may_work.eq(may & ~header),
+            may_end.eq(may_work & last_lane & last_block),
+            may_end_entry.eq(may_end & last_beat & last_head),
+            may_pop.eq(may_end | (may & header)),
+        ]
+        beat_end, entry_end = may_end & all_ready, may_end_entry & all_ready
+        m.d.comb += [
+            work.eq(may_work & all_ready),
+            step.header.eq(may & header & all_ready),
             step.header_number.eq(header_number),
             step.work.eq(work),
-            step.pop.eq(step.header | beat_end),
+            step.pop.eq(may_pop & all_ready),
             step.entry_end.eq(entry_end),
             step.kv_head.eq(kv_head),
             step.block.eq(block),

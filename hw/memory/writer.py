@@ -60,7 +60,7 @@ class WritePort(Component):
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
         most = machine.longest_write
-        size, remaining = Signal(range(most + 1)), Signal(range(most + 1))
+        size, remaining, over = Signal(range(most + 1)), Signal(range(most + 1)), Signal()
         m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
         limit = Mux(to_page < most, to_page, most)
         m.d.comb += size.eq(Mux(left < limit, left, limit))
@@ -85,7 +85,7 @@ class WritePort(Component):
             with m.State("ADDRESS"):
                 m.d.comb += self.axi.awvalid.eq(1)
                 with m.If(self.axi.awready):
-                    m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size)]
+                    m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size), over.eq(left == size)]
                     m.next = "DATA"
             with m.State("DATA"):
                 for k, beats in enumerate(self.beats):
@@ -108,7 +108,7 @@ class WritePort(Component):
             with m.State("RESPONSE"):
                 m.d.comb += self.axi.bready.eq(1)
                 with m.If(self.axi.bvalid):
-                    with m.If(left == 0):
+                    with m.If(over):
                         m.d.comb += [self.done[0].eq(client == 0), self.done[1].eq(client == 1)]
                         m.next = "IDLE"
                     with m.Elif(self.stop):

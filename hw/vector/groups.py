@@ -126,7 +126,7 @@ class GroupTracker(Component):
             self.completed.groups.valid.eq(fifo.r_rdy),
             self.completed.groups.payload.eq(fifo.r_data),
             fifo.r_en.eq(self.completed.groups.ready),
-            self.pause.eq(level(fifo) > machine.tokens),
             self.completed.empty.eq(level(fifo) == 0),
         ]
+        m.d.sync += self.pause.eq(level(fifo) > machine.tokens)
         return m

@@ -21,7 +21,7 @@ def test_the_last_cause_wins() -> None:
             for port, cause in zip(dut.causes, causes, strict=True):
                 ctx.set(port, cause)
             last = max((k for k, cause in enumerate(causes) if cause), default=None)
-            await ctx.tick()
+            await ctx.tick().repeat(2)
             assert ctx.get(dut.fault) == (last is not None)
             if last is not None:
                 assert (ctx.get(dut.code), ctx.get(dut.pc)) == (codes[last], 100 + last)
