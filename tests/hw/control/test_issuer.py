@@ -133,7 +133,9 @@ def test_activations_fill_their_memory_and_no_more(inner: int, error: Error) -> 
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         ctx.set(dut.config, GROUP << 32 * Config.GROUP | inner << 32 * Config.INNER)
-        ctx.set(dut.word, spec.MATMUL.encode({"groups": TINY.activation // GROUP, "source": 1}))
+        for word in (dut.coming, dut.word):
+            ctx.set(word, spec.MATMUL.encode({"groups": TINY.activation // GROUP, "source": 1}))
+        await ctx.tick()
         ctx.set(dut.attempt, 1)
         assert (ctx.get(dut.refused), ctx.get(dut.reason)) == (error != Error.NONE, error)
 

@@ -70,6 +70,7 @@ def test_records_and_a_token(target: str) -> None:
     expected.update(enumerate(token.to_bytes(4, "little"), address))
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        memory.bytes.clear()
         while len(memory.bytes) < RING_RECORD.size * len(records) or not ctx.get(dut.idle):
             await ctx.tick()
         ctx.set(dut.token, token)
