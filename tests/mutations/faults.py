@@ -633,8 +633,8 @@ FAULTS = (
     ),
     Fault(
         "hw/pe/stationary/active.py",
-        "self.ended.eq((word == 0) & (left == 0)),",
-        "self.ended.eq(left == 0),",
+        "self.ended.eq(~self.valid & (word == 0) & (left == 0)),",
+        "self.ended.eq(~self.valid & (left == 0)),",
         "The last word's active channels are left out.",
         "tests/hw/control/test_active_tile.py::test_runs_are_what_is_needed",
     ),
@@ -752,8 +752,8 @@ FAULTS = (
     ),
     Fault(
         "hw/vector/groups.py",
-        "self.pause.eq(level(fifo) > machine.tokens),",
-        "self.pause.eq(level(fifo) == self.depth),",
+        "m.d.sync += self.pause.eq(level(fifo) > machine.tokens)",
+        "m.d.sync += self.pause.eq(level(fifo) == self.depth)",
         "Writers pause when the queue of groups is full, with words under way.",
         "tests/hw/vector/test_groups.py::test_pause_before_the_queue_is_full",
     ),
