@@ -49,22 +49,29 @@ def round_and_pack(m: Module, sign: Value, exponent: Value, normalised: Value, z
 
 def leading_zeros(m: Module, value: Value, name: str) -> Value:
     """How many zeros stand above the top one bit of ``value``, in halves of halves; combinational, and of no value where there is none."""
-    bits = (len(value) - 1).bit_length()
+    bits = max(2, (len(value) - 1).bit_length())
     padded = Cat(Const(0, (1 << bits) - len(value)), value)
 
     def of(part: Value) -> tuple[Value, Value]:
         """(no bit of ``part`` is set, zeros above its top one)."""
         nonlocal number
-        if len(part) == 1:
-            return ~part, Const(0, 0)
-        (no_upper, upper), (no_lower, lower) = of(part[len(part) // 2 :]), of(part[: len(part) // 2])
-        none, count = Signal(name=f"{name}_none_{number}"), Signal(len(upper) + 1, name=f"{name}_zeros_{number}")
+        none, count = Signal(name=f"{name}_none_{number}"), Signal((len(part) - 1).bit_length(), name=f"{name}_zeros_{number}")
         number += 1
-        m.d.comb += [none.eq(no_upper & no_lower), count.eq(Cat(Mux(no_upper, lower, upper)[: len(upper)], no_upper))]
+        if len(part) == 4:
+            _, low, high, top = part
+            m.d.comb += [none.eq(~part.any()), count.eq(Cat(Mux(top | high, ~top, ~low), ~(top | high)))]
+        else:
+            (no_upper, upper), (no_lower, lower) = of(part[len(part) // 2 :]), of(part[: len(part) // 2])
+            m.d.comb += [none.eq(no_upper & no_lower), count.eq(Cat(Mux(no_upper, lower, upper)[: len(upper)], no_upper))]
         return none, count
 
     number = 0
     return of(padded)[1]
+
+
+def lowest(count: Value, bits: int) -> Value:
+    """A mask of the lowest ``count`` of so many bits."""
+    return ~(Const(-1, bits) << count)[:bits]
 
 
 def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
@@ -193,7 +200,7 @@ def _aligned_sum(m: Module, a: Value, b: Value) -> tuple[Value, Value, Value, Va
     ]
     # 2: align and add; what is left of little below the sum's bits is looked for beside the shift
     aligned = Cat(Const(0, 2), little) >> reach
-    sticky = Cat(little[k] & (reach > k + 2) for k in range(24)).any()
+    sticky = (little & lowest(reach, 26)[2:]).any()
     total, exponent2, sign2, zero_sign2 = _registers(28, 8, 1, 1)
     m.d.sync += [
         total.eq(Cat(Const(0, 3), big) + (Cat(sticky, aligned[:26], Const(0, 1)) ^ minus.replicate(28)) + minus),
@@ -274,7 +281,7 @@ def fp32_to_half_word(m: Module, x: Value, name: str) -> tuple[Value, Value]:
     kept, base = Signal(11, name=f"{name}_kept"), Signal(16, name=f"{name}_base")
     m.d.comb += kept.eq(mantissa[13:] >> reach)
     guard = mantissa[12:].bit_select(reach, 1)
-    sticky = Cat(mantissa[k] & (reach + 12 > k) for k in range(24)).any()
+    sticky = (mantissa & Cat(Const(-1, 12), lowest(reach, 12))).any()
     m.d.comb += base.eq(Cat(kept, Const(0, 5)) + (field << 10) + (guard & (sticky | kept[0])))
     saturated = beyond | (base >= 0x7C00)
     return Cat(Mux(saturated, 0x7BFF, base[:15])[:15], sign), saturated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
+from hw.arithmetic.fp32 import lowest
 from hw.arithmetic.pipeline import registered
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -18,7 +19,7 @@ def align_half(m: Module, half: Value, exponent: Value, name: str) -> Value:
     kept = Signal(17, name=f"{name}_kept")
     m.d.comb += kept.eq(Cat(Const(0, 6), fraction) >> reach)
     guard = Cat(Const(0, 7), fraction, Const(0, 14)).bit_select(reach, 1)
-    sticky = Cat(fraction[k] & (reach > k + 7) for k in range(11)).any()
+    sticky = (fraction & lowest(reach, 18)[7:]).any()
     # No mantissa is rounded beyond its bits. -(kept + up) = ~kept + (1 - up): one carry chain rounds and negates.
     up = guard & (sticky | kept[0])
     aligned = (Cat(kept, Const(0, 1)) ^ negative.replicate(ALIGNED_BITS)) + (up ^ negative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from hw.arithmetic.fp32 import AddPositive
+from hw.arithmetic.fp32 import AddPositive, lowest
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
@@ -32,7 +32,7 @@ def align_lane(m: Module, x: Value, exponent: Value, name: str) -> Value:
     kept = Signal(17, name=f"{name}_kept")
     m.d.comb += kept.eq(mantissa[7:] >> reach)
     guard = Cat(Const(0, 1), mantissa).bit_select(reach + 7, 1)
-    sticky = Cat(mantissa[k] & (reach + 6 > k) for k in range(24)).any()
+    sticky = (mantissa & Cat(Const(-1, 6), lowest(reach, 18))).any()
     # The largest one is not rounded up. -(kept + up) = ~kept + (1 - up): one carry chain rounds and negates.
     up = guard & (sticky | kept[0]) & ~kept.all()
     aligned = (Cat(kept, Const(0, 1)) ^ negative.replicate(ALIGNED_BITS)) + (up ^ negative)

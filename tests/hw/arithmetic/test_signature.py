@@ -28,7 +28,7 @@ def test_index() -> None:
 
 
 def test_sum_of_lanes() -> None:
-    """A write counts three cycles later, one that was there when the total was cleared too."""
+    """A write counts ``LATENCY`` cycles later, one that was there when the total was cleared too."""
     valid = RNG.integers(0, 2, (LANES, COUNT))
     where, value = (np.stack([numbers(COUNT) for _ in range(LANES)]) for _ in range(2))
     clear = RNG.integers(0, 12, COUNT) == 0
@@ -36,8 +36,9 @@ def test_sum_of_lanes() -> None:
     added = (signature.mix(where, value).astype(np.int64) * valid).sum(0)
     totals, total = [], 0
     for cycle in range(COUNT):
-        # Cleared two cycles after the write: instead of the sum with it.
-        cleared = cycle + 2 < COUNT and clear[cycle + 2]
+        # Cleared in the cycle in which the sum with the write would be kept: instead of it.
+        kept = cycle + Signature.LATENCY - 1
+        cleared = kept < COUNT and clear[kept]
         total = 0 if cleared else (total + int(added[cycle])) % 2**32
         totals.append(total)
     dut = Signature(LANES)
