@@ -21,7 +21,7 @@ class ActiveTile(Component):
     become one run, up to a burst.
 
     Latency: 2 cycles from a group in ``groups_done`` to its first piece, a run waits for the piece behind it. Throughput: a piece, or a word of
-    channels without one, per cycle, and 2 cycles between groups.
+    channels without one, per cycle, and 3 cycles between groups.
     """
 
     def __init__(self, machine: Machine) -> None:

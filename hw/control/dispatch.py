@@ -9,6 +9,7 @@ from amaranth.lib.wiring import connect, flipped
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Component, given, gives
 from hw.control.configuration import Configuration, config_bits, setting
+from hw.control.faults import Faults
 from hw.control.host import RunRequest, RunState
 from hw.control.issue import Issue, field
 from hw.control.issuer import Issuer, unit_opcodes
@@ -96,6 +97,8 @@ class Dispatcher(Component):
         with m.If((request.abort | self.silent) & outcome.running & ~outcome.finish):
             code = Mux(self.silent, Error.WATCHDOG, Error.ABORTED)
             m.d.comb += [outcome.fail.eq(1), outcome.fail_code.eq(code), outcome.fail_pc.eq(pc)]
+        quiet = Signal(range(Faults.LATENCY + 2))
+        m.d.sync += quiet.eq(0)
         with m.FSM():
             with m.State("STOPPED"):
                 m.d.comb += outcome.clear.eq(request.clear)
@@ -157,8 +160,11 @@ class Dispatcher(Component):
                                 m.d.sync += [behind_next.eq(pc + 1), pc.eq(field(word, NEXT, "target"))]
                                 m.next = "TOKEN"
                     with m.Case(HALT.opcode):
+                        # A fault of the last cycle in which something happened has come by then.
+                        still = self.units_idle & self.attention_quiet
                         m.d.comb += proceeds.eq(0)
-                        with m.If(self.units_idle & self.attention_quiet & ~failed):
+                        m.d.sync += quiet.eq(Mux(still, quiet + 1, 0))
+                        with m.If(still & (quiet == Faults.LATENCY + 1) & ~failed):
                             m.d.comb += outcome.finish.eq(1)
                             m.next = "STOPPED"
                     with m.Case(*[opcode for opcodes in unit_opcodes(self.machine).values() for opcode in opcodes]):

@@ -15,11 +15,13 @@ from skipopu.isa.spec import PC_BITS
 class Faults(Component):
     """The last of several simultaneous causes is reported.
 
-    Latency: 2 cycles. Throughput: a fault per cycle.
+    Latency: LATENCY cycles. Throughput: a fault per cycle.
 
     Parameters:
         codes: of the causes, in rising priority.
     """
+
+    LATENCY = 2
 
     def __init__(self, codes: Sequence[Error]) -> None:
         self.codes = tuple(codes)

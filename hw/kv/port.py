@@ -37,7 +37,7 @@ class AttentionPort(Component):
     Scores lie in words of four, one word per (entry, KV head, block of queries); probabilities of two rounds beside them.
 
     Latency: ``score_latency`` cycles from a head's last step to its scores, ``WEIGHT_LATENCY`` from a softmax step to its weight,
-    ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of both where scores are capped, 2 from a step to
+    ``WRITTEN`` to the step of values that may use it, ``SoftCap.LATENCY`` more of both where scores are capped, 3 from a step to
     ``element`` and ``probability``. Throughput: a step of either kind per cycle.
     """
 

@@ -74,8 +74,8 @@ class Slice(Component):
     multiplier holds one nibble of either and multiplies both by one activation per cycle. Two trees sum the halves of the
     products exactly; per group and row the integer is scaled, rounded once to FP32 and added to the output's accumulator
     ``latency`` - 1 cycles after the group's last step. The same accumulator is updated at most every 6 cycles, every 4 where several
-    groups stand in a beat: its memory gives what is written in that cycle then. One pair per cycle: two INT4 group results, without stalls. Where groups have zero points, a group's integer starts at
-    -z times the sum of its mantissas.
+    groups stand in a beat. One pair per cycle: two INT4 group results, without stalls. Where groups have zero points, a group's integer
+    starts at -z times the sum of its mantissas.
 
     Attention: with ``keys`` each quarter of the multipliers takes one query (from ``activation``) and all take the entry's
     elements; ``dots`` are the quarters' exact sums, ``dot_latency`` cycles after the step. With ``values`` the first quarter

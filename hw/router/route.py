@@ -33,7 +33,7 @@ class RouteUnit(Component):
 
     The record is read while the router product is on its way.
 
-    Latency: 1 cycle from ``next`` to the record's run; ``done`` comes 4 cycles behind the last slot. Throughput: a slot that is listed in
+    Latency: 1 cycle from ``next`` to the record's run; ``done`` comes Signature.LATENCY + 1 cycles behind the last slot. Throughput: a slot that is listed in
     5 + 2 * ``Score.LATENCY`` cycles, with a trace 2 more and memory's; another in 2. Where tokens are compared every slot takes 1 more.
     """
 

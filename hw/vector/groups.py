@@ -49,8 +49,8 @@ class GroupTracker(Component):
 
     Writes of a slot come in the order of its vector, whole words within one group; slots may take turns.
 
-    Latency: pipeline.TRACKED cycles from the write that completes a group to ``groups``; as long and tokens - 2 more from flush to flushed. Throughput: a
-    write per cycle.
+    Latency: pipeline.TRACKED cycles from the write that completes a group to ``groups``; as long and tokens - 2 more from flush to flushed.
+    Throughput: a write per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -22,7 +22,7 @@ from skipopu.machine.config import Machine
 class StoreUnit(Component):
     """Packs the listed slots' elements into beats of port 0; the last beat's unused bytes are not written.
 
-    Latency: 2 cycles from ``active`` to the first slot's run, 2 n + 1 from a run to its first beat of n elements, 5 from the last
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 n + 1 from a run to its first beat of n elements, Signature.LATENCY + 2 from the last
     slot's ``written`` to ``done``; 3 more for each slot that is not listed. Throughput: an element every 2 cycles, and a cycle for
     each beat; a slot's run waits until the one before is in memory.
     """

@@ -18,9 +18,9 @@ from skipopu.machine.config import Machine
 from skipopu.masks import ThresholdTable
 
 KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
-GROUP = 2  # cycles of the fetch's walk over a group, besides its pieces
+GROUP = 3  # cycles of the fetch's walk over a group, besides its pieces
 TILE = 3  # from a tile's last run to the next one's first group
-OPEN, OVER = 1, 1  # bubbles in front of a part's first beat and behind its last one
+OPEN, OVER = 2, 1  # bubbles in front of a part's first beat and behind its last one
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ class FillWalk(Component):
     """Takes beats of all ports in lockstep: scales and zero points of a group, then its codes, a part into each half of the buffer in turn.
 
     Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to ``filled``, and none from ``beat`` to ``place``. Throughput: a beat per
-    cycle; a cycle between two parts of a group, and between two tiles, and with masks two of each part.
+    cycle; a cycle between two parts of a group, and between two tiles, and with masks three of each part.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -30,7 +30,7 @@ class StationarySequencer(Component):
     quarter and so on, whose beats are several channels. Tiles alternate between two banks of accumulators. Multiplying follows filling beat
     by beat; a part's last beat waits until the sums before are out. A tile's rounds are drained as sums come, where draining is no faster.
 
-    Latency: 1 cycle from ``start`` to the first beat, and from a beat to its step; ``StationarySlice.PUT_ASIDE`` from a part's last step to
+    Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to its step; ``StationarySlice.PUT_ASIDE`` from a part's last step to
     its first sum, ``StationarySlice.latency`` from a tile's last sum to its accumulators. Throughput: a beat filled, a beat multiplied with two
     tokens, and a sum per cycle.
     """

@@ -24,9 +24,7 @@ from skipopu.numerics.align import ALIGNED_BITS
 from skipopu.numerics.formats import UNSIGNED
 from skipopu.numerics.packing import WEIGHT_BITS
 
-SCALES_KEPT = (
-    8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, 8 cycles apart
-)
+SCALES_KEPT = 8  # groups whose scales are held: one that is filled, two in the buffer, and those whose sums are under way, PUT_ASIDE apart
 PLAIN = 8  # what plain nibbles are less in the multipliers
 ROW_BITS = ALIGNED_BITS + WEIGHT_BITS + 9  # of a row's sum over a group: 512 products of an 18-bit activation
 

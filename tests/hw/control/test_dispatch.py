@@ -11,6 +11,7 @@ from amaranth.sim import SimulatorContext
 
 from hw.control.configuration import setting
 from hw.control.dispatch import Dispatcher
+from hw.control.faults import Faults
 from skipopu.isa import spec
 from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
 from skipopu.isa.spec import TokenList, Unit
@@ -98,6 +99,7 @@ def walk(run: Asked, source: random.Random) -> Walked:
         walked.cycles += 3
         pc += 1
         if instruction is spec.HALT:
+            walked.cycles += Faults.LATENCY + 1
             return walked
         if instruction is spec.CHUNK:
             walked.cycles += 1
@@ -316,7 +318,32 @@ def test_set_and_halt_wait_until_units_are_idle() -> None:
             await ctx.tick().repeat(30)
             assert (ctx.get(setting(dut.config, Config.TOKENS)), ctx.get(dut.state.status)) == expected
             ctx.set(dut.units_idle, 1)
+            await ctx.tick().repeat(Faults.LATENCY + 2)
+
+    constants = [(dut.request.program_length, len(words)), (dut.attention_quiet, 1), (dut.ports_quiet, 1)]
+    exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
+
+
+@pytest.mark.parametrize("late", range(Faults.LATENCY + 1))
+def test_a_fault_of_the_last_instruction_is_no_done_run(late: int) -> None:
+    """Units are idle in the cycle in which a fault happens, or the next one; it is told ``Faults.LATENCY`` later."""
+    dut = Dispatcher(TINY)
+    words: Words = [(spec.HALT, {})]
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.request.start, 1)
+        await ctx.tick()
+        ctx.set(dut.request.start, 0)
+        await ctx.tick().repeat(30)
+        ctx.set(dut.units_idle, 1)
+        for _ in range(late):
             await ctx.tick()
+        ctx.set(dut.fault, 1)
+        ctx.set(dut.fault_code, Error.AXI_WRITE)
+        await ctx.tick()
+        ctx.set(dut.fault, 0)
+        await ctx.tick().repeat(10)
+        assert (ctx.get(dut.state.status), ctx.get(dut.state.error)) == (STATUS_ERROR, Error.AXI_WRITE)
 
     constants = [(dut.request.program_length, len(words)), (dut.attention_quiet, 1), (dut.ports_quiet, 1)]
     exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
