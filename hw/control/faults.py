@@ -10,6 +10,7 @@ from hw.arithmetic.pipeline import delay, delay_valid
 from hw.component import Component, given, gives
 from skipopu.isa.registers import ERROR_BITS, Error
 from skipopu.isa.spec import PC_BITS
+from skipopu.machine import pipeline
 
 
 class Faults(Component):
@@ -21,7 +22,7 @@ class Faults(Component):
         codes: of the causes, in rising priority.
     """
 
-    LATENCY = 2
+    LATENCY = pipeline.FAULT
 
     def __init__(self, codes: Sequence[Error]) -> None:
         self.codes = tuple(codes)

@@ -43,6 +43,7 @@ from skipopu.isa.spec import (
     TokenList,
     Unit,
 )
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUEUE_DEPTH
 from skipopu.program.program import Program
 from skipopu.program.run import Run
@@ -106,7 +107,7 @@ class Timing:
                 times.now = max(times.idle(), times.recorded) + DISPATCH
                 self.predict()
             elif instruction is HALT:
-                s.counters["CYCLES"] = times.idle() + 1
+                s.counters["CYCLES"] = times.idle() + 1 + pipeline.FAULT + 1
             elif instruction in CONTROL:
                 times.now += DISPATCH + (instruction is CHUNK)
             if instruction is LOOP:

@@ -24,6 +24,8 @@ SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - 
 LARGEST = 2  # the largest of a word's numbers
 SIGNATURE = 4  # a write to its instruction's signature
 
+FAULT = 2  # a unit's fault to the run's status
+
 # The array.
 OPERANDS = 3  # a step to its operands: memory, choice and bus registers
 PRODUCT = OPERANDS + 1 + MULTIPLIER  # a step to its products

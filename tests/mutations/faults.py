@@ -129,10 +129,17 @@ FAULTS = (
     ),
     Fault(
         "hw/control/dispatch.py",
-        "with m.If(self.units_idle & self.attention_quiet & ~failed):",
-        "with m.If(self.attention_quiet & ~failed):",
+        "still = self.units_idle & self.attention_quiet",
+        "still = self.attention_quiet",
         "A run is done before its units are.",
         "tests/hw/control/test_dispatch.py::test_set_and_halt_wait_until_units_are_idle",
+    ),
+    Fault(
+        "hw/control/dispatch.py",
+        "with m.If(still & (quiet == Faults.LATENCY + 1) & ~failed):",
+        "with m.If(still & ~failed):",
+        "A fault of the last instruction comes when the run is done.",
+        "tests/hw/control/test_dispatch.py::test_a_fault_of_the_last_instruction_is_no_done_run[1]",
     ),
     Fault(
         "hw/control/dispatch.py",
