@@ -55,7 +55,7 @@ def laws() -> Laws:
     laws.law("tokens are given with retirement: those that the head pushes", queue.give == push & retired.replicate(MASK_BITS))
     laws.law("the instruction stands while the unit runs it", laws.stands(queue.active, queue.done, Value.cast(head)))
     laws.law("waiting: the head lacks a token", ~queue.waiting | ((gone != count) & ((pop & ~tokens) != 0)))
-    laws.law("idle: just when nothing is inside, nor comes", queue.idle == ((gone == count) & ~issue.valid))
+    laws.law("idle: just when nothing is inside", queue.idle == (gone == count))
     waited = Signal()
     m.d.sync += waited.eq((waited | queue.waiting) & ~retired)
     laws.reached(
