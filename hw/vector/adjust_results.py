@@ -26,6 +26,7 @@ class AdjustResults(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         lanes = pipeline.adjust_lanes(machine)
+        assert pipeline.ADJUST + 4 <= self.PLACES - 2, "a word a cycle: one's place is free when two more are announced"
         self.announce = given(1, "results will come")
         self.room = gives(1, "two more words may be announced")
         self.empty = gives(1, "all that were announced are written")

@@ -11,7 +11,7 @@ from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 if TYPE_CHECKING:
     from sim.timing.stationary import Tile, Tiles
 
-PUT_ASIDE = pipeline.STEP_OPERANDS + pipeline.STEP_SUM + 1  # a part's last step to its first sum; two last steps are no closer
+PUT_ASIDE = pipeline.PUT_ASIDE  # a part's last step to its first sum; two last steps are no closer
 
 
 class Multiplying:
