@@ -180,13 +180,13 @@ class AttentionPort(Component):
         return key, value, read.data, softmax_read.data
 
     def _elements(self, m: Module, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
-        """Aligned elements of the present beat; zeros where the port sits out, whatever its memories hold."""
+        """Aligned elements of the present beat; zeros where the port sits out, whatever its memories and its header hold."""
         raw = registered(m, self.work.kv_beat, "raw")
         self._align(m, raw, delay(m, key_exponent, 1, "key_exponent"), stored_exponent, valid)
 
     def _align(self, m: Module, raw: Value, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(self.phase.values, stored_exponent, key_exponent))
+        m.d.comb += shared.eq(Mux(valid, Mux(self.phase.values, stored_exponent, key_exponent), 0))
         for k in range(self.machine.kv_lanes):
             half = Mux(valid, raw[16 * k : 16 * k + 16], 0)
             m.d.comb += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(align_half(m, half, shared, f"half_{k}"))
