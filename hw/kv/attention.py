@@ -250,7 +250,7 @@ class AttentionUnit(Component):
             entries.idle.eq(phases.idle),
             entries.taken.eq(Cat(fetch.wanted.valid & fetch.wanted.ready for fetch in self.fetches).any()),
             self.background.eq(phases.idle),
-            self.quiet.eq(~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all()),
+            self.quiet.eq(registered(m, ~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all(), "quiet")),
             self.hits.eq(total([registered(m, fetch.hit, "hit") for fetch in self.fetches])),
             self.fetched_ahead.eq(total([registered(m, fetch.fetched_ahead, "ahead") for fetch in self.fetches])),
             walk.last_entries.eq(~more | self._asked()),
@@ -285,7 +285,7 @@ class AttentionUnit(Component):
         """What port ``p`` takes of its entries, and gives."""
         fetch, walk = self.fetches[p], self.rows
         step, active = walk.round.step, walk.active[p]
-        waiting = [walk.pending[p].eq(fetch.pending), walk.beats_ready[p].eq(fetch.ready)]
+        waiting = [walk.pending[p].eq(fetch.pending), walk.beats_ready[p].eq(fetch.ready), walk.beats_behind[p].eq(fetch.behind)]
         beat = [self.tiles[p].attention.work.kv_beat.eq(fetch.beat)]
         return Share(active & step.pop, active & step.entry_end, waiting, beat, fetch.entry, step, self.tiles[p].slice.products)
 

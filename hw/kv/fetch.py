@@ -55,6 +55,8 @@ class KvFetch(Component):
         self.ready = gives(1, "a beat of the present entry is there")
         self.beat = gives(machine.port_bits, "that beat")
         self.entry = gives(entry, "the present entry")
+        if not machine.stationary:
+            self.behind = gives(1, "behind it there is another, of this entry or one that follows")
         self.pop = given(1, "the beat is used up")
         self.end = given(1, "so is the entry")
         self.softmax_score = gives(entry["score"].shape, "first score word of the entry whose probabilities are next")
@@ -130,6 +132,7 @@ class KvFetch(Component):
             self.fetched_ahead.eq(alone),
             self.beat.eq(beats.payload),
             self.ready.eq(order.there & ~order.turn.hit & beats.valid),
+            *([] if machine.stationary else [self.behind.eq(self.loader.level > 1)]),
         ]
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
@@ -145,7 +148,7 @@ class KvFetch(Component):
         m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)
-        m.d.comb += self.left.eq(left != 0)
+        m.d.sync += self.left.eq(left != 0)
         if machine.history:
             self._keep(m, requests, order, hits.r_en, alone, miss.half, alone_number)
         return m
@@ -186,7 +189,7 @@ class KvFetch(Component):
         ]
         with m.If(present.hit):
             if not machine.stationary:
-                m.d.comb += self.beat.eq(history.beats.payload)
+                m.d.comb += [self.beat.eq(history.beats.payload), self.behind.eq(history.level > 1)]
             m.d.comb += self.ready.eq(order.there & history.beats.valid)
         if machine.stationary:
             m.d.comb += [self.kept.eq(history.beats.payload), self.present_hit.eq(present.hit)]

@@ -7,8 +7,8 @@ from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, registered
-from hw.component import Component, given, gives
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
+from hw.component import Component, given, gives, level
 from hw.kv.shapes import Heads, HeadShapes
 from hw.widths import PLACE_BITS
 from skipopu.machine.config import Machine
@@ -48,6 +48,7 @@ class HistoryBuffer(Component):
         self.written_enable = given(1, "write it")
         self.reads = given(stream.Signature(half), "halves to read")
         self.beats = gives(stream.Signature(machine.port_bits), "all their beats, in order")
+        self.level = gives(count_shape(READ_AHEAD), "beats that are there")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -108,6 +109,7 @@ class HistoryBuffer(Component):
             self.beats.valid.eq(held.r_rdy),
             self.beats.payload.eq(held.r_data),
             held.r_en.eq(self.beats.ready),
+            self.level.eq(level(held)),
         ]
         m.d.sync += room.eq(room - issue + (held.r_rdy & held.r_en))
         return m

@@ -63,15 +63,16 @@ class KvWalk(Component):
     The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A head's
     values wait for its probabilities.
 
-    Latency: 1 cycle from ``pending`` to a round's first step, none from ``beats_ready`` to a step. Throughput: a step per cycle, a
-    cycle between rounds.
+    Latency: 1 cycle from ``pending`` to a round's first step and from ``beats_ready`` to a step. Throughput: a step per cycle, a
+    cycle between rounds; a step every other cycle where a port has no beat behind the one it is at.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.phase = given(Phase(), "what attention is at", "{}")
         self.pending = given(machine.ports, "per port: an entry of the phase waits or is worked on")
-        self.beats_ready = given(machine.ports, "per port: its next beat is there")
+        self.beats_ready = given(machine.ports, "per port: a beat of its entry is there")
+        self.beats_behind = given(machine.ports, "per port: behind that one another")
         self.last_entries = given(1, "no entry will come that is not pending")
         self.weighed = given(1, "the probabilities of the next head of values are there")
         self.heads = given(Heads(machine), "the model's heads")
@@ -116,7 +117,11 @@ class KvWalk(Component):
                 ),
             ]
         # Steps
-        may, all_ready = running & (self.phase.keys | self.weighed), (active & ~self.beats_ready) == 0
+        # Whether all ports will have a beat in the next cycle; those that would take one now need another, whether they do or not.
+        all_ready = Signal()
+        served = self.beats_ready & (self.beats_behind | ~(running & all_ready).replicate(self.machine.ports))
+        m.d.sync += all_ready.eq((Mux(running, active, self.pending) & ~served) == 0)
+        may = running & (self.phase.keys | self.weighed)
         header = header_left != 0
         work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one

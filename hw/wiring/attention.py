@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux
 from amaranth.lib.wiring import connect
 
+from hw.arithmetic.pipeline import registered
 from hw.kv.stationary.attention import HeldAttention
 from hw.wiring.units import Units
 from skipopu.isa.registers import PREFETCH, SERIAL_ATTENTION, Config
@@ -30,7 +31,7 @@ def join(m: Module, units: Units) -> None:
         attention.query_group.eq(setting(Config.QUERY_GROUP)),
         attention.head_dim.eq(setting(Config.HEAD_DIM)),
         attention.layer.history.eq(setting(Config.HISTORY)),
-        attention.layer.may_prefetch.eq(queue.idle & ((schedule & PREFETCH) != 0)),
+        attention.layer.may_prefetch.eq(registered(m, queue.idle & ((schedule & PREFETCH) != 0), "may_prefetch")),
         attention.layer.row_start.eq(dispatch.row_start),
         attention.layer.next_row.eq(dispatch.next_row),
         attention.layer.known.eq(dispatch.state.position),
