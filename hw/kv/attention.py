@@ -116,14 +116,10 @@ class AttentionUnit(Component):
         self.tiles = tiles
         self.earliest = Signal(EARLIEST_SHAPE)
         # What the ports' probabilities are made of
-        self.maximum, self.shared_exponent, self.head_weighed = (
-            self.reduction.maximum,
-            self.reduction.reduced.exponent,
-            self.softmax.head_weighed,
-        )
+        self.maximum, self.shared_exponent = Signal(32, reset_less=True), Signal(EXPONENT_BITS, reset_less=True)
+        self.head_weighed = self.softmax.head_weighed
         if machine.soft_cap:
             self.capping, self.head_weighed = Signal(), Signal()
-            self.maximum, self.shared_exponent = Signal(32), Signal(EXPONENT_BITS)
 
     def elaborate(self, platform: object) -> Module:
         m, machine = Module(), self.machine
@@ -144,6 +140,8 @@ class AttentionUnit(Component):
         self._list(m)
         if machine.soft_cap:
             self._cap(m)
+        else:
+            m.d.sync += [self.maximum.eq(self.reduction.maximum), self.shared_exponent.eq(self.reduction.reduced.exponent)]
         more = self._walk(m)
         for p in range(machine.ports):
             self._port(m, p)
@@ -214,12 +212,14 @@ class AttentionUnit(Component):
         """The softmax step that the ports weigh by, and what goes with it: behind the cap of scores if there is one."""
         softmax, reduction, capping = self.softmax, self.reduction, self.capping
         m.submodules.soft_cap = cap = SoftCap(self.machine)
-        m.d.sync += capping.eq(self.soft_cap != 0)
+        m.d.sync += [
+            capping.eq(self.soft_cap != 0),
+            self.maximum.eq(Mux(capping, cap.capped, reduction.maximum)),
+            self.shared_exponent.eq(behind(m, capping, reduction.reduced.exponent, "capped_exponent")),
+        ]
         m.d.comb += [
             cap.score.eq(reduction.maximum),
             cap.factor.eq(self.soft_cap),
-            self.maximum.eq(Mux(capping, cap.capped, reduction.maximum)),
-            self.shared_exponent.eq(behind(m, capping, reduction.reduced.exponent, "capped_exponent")),
             self.head_weighed.eq(behind(m, capping, softmax.head_weighed, "capped_head", valid=True)),
             reduction.weighed.first.eq(behind(m, capping, softmax.round.first, "capped_first")),
             reduction.weighed.step.eq(behind(m, capping, softmax.round.step.as_value(), "capped_step", valid=True)),
@@ -236,7 +236,11 @@ class AttentionUnit(Component):
         connect(m, flipped(self.map), entries.map)
         before, behind = self._rounds(m)
         connect(m, softmax.round, reduction.softmax)
-        more = Mux(values, ~entries.values_requested, ~entries.keys_requested)
+        # What was asked for last waits for its round a cycle later.
+        keys_requested, values_requested = (
+            now & registered(m, now, "requested") for now in (entries.keys_requested, entries.values_requested)
+        )
+        more = ~Mux(values, values_requested, keys_requested)
         over = walk.idle & ~self._pending() & reduction.settled
         m.d.comb += [
             entries.restart.eq(self.restart),
@@ -259,8 +263,8 @@ class AttentionUnit(Component):
             softmax.serial.eq(self.serial),
             self._written().eq(delay_valid(m, self.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
             *behind,
-            phases.keys_done.eq(entries.keys_requested & over),
-            phases.values_done.eq(entries.values_requested & over & softmax.idle & ~softmax.left.any()),
+            phases.keys_done.eq(keys_requested & over),
+            phases.values_done.eq(values_requested & over & softmax.idle & ~softmax.left.any()),
         ]
         return more
 

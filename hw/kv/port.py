@@ -44,7 +44,7 @@ class AttentionPort(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.words = machine.score_entries // QUERY_LANES
-        self.phase = given(Phase(), "what attention is at", "{}")
+        self.phase = given(Phase(), "what attention is at, from a cycle before its first step", "{}")
         self.lockstep = given(Lockstep(machine), "steps of all ports", "{}")
         self.work = given(Work(machine), "this port's share", "{}")
         self.element = gives(ALIGNED_BITS * machine.kv_lanes, "aligned elements of the beat, three cycles after the step")
@@ -52,6 +52,7 @@ class AttentionPort(Component):
         self.scores = gives(Scores(machine), "scores and probabilities", "{}")
         self.score_saturated = gives(1, "a score was clipped")
         super().__init__()
+        self.keys, self.values = Signal(), Signal()  # the phase, in registers of this port
 
     def _operands(self, machine: Machine) -> None:
         """Declares what goes to the multipliers beside the elements, and what comes from them."""
@@ -69,6 +70,7 @@ class AttentionPort(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step, softmax = self.lockstep.kv_step, self.lockstep.softmax_step
+        m.d.sync += [self.keys.eq(self.phase.keys), self.values.eq(self.phase.values)]
         working = self.work.working & step.work
         indices = [Signal.like(self.work.score, name=f"score_index_{k}") for k in range(4)]
         index, first_index, softmax_index, softmax_first = indices
@@ -88,7 +90,7 @@ class AttentionPort(Component):
         visible = self._visible(m, step)
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
-        scored = delay_valid(m, working & self.phase.keys & step.last_beat, at_score, "scored")
+        scored = delay_valid(m, working & self.keys & step.last_beat, at_score, "scored")
         seen = delay(m, visible, at_score, "seen")
         exponent = delay(m, value_exponent, at_score, "value_exponent")
         for q, score in enumerate(scores):
@@ -116,7 +118,7 @@ class AttentionPort(Component):
             take.addr.eq(Cat(step.parity, step.number)),
         ]
         used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
-        using = delay_valid(m, working & self.phase.values, 1, "using")
+        using = delay_valid(m, working & self.values, 1, "using")
         m.d.comb += self.probability.eq(delay(m, Mux(using, used, 0), 2, "probability"))
         return m
 
@@ -138,7 +140,8 @@ class AttentionPort(Component):
         cycles after the step in which they are)."""
         softmax: Any = self.lockstep.softmax_step
         lane = delay(m, softmax.lane, 1, "softmax_lane")
-        score, weighing = scores.word_select(lane, 32), self.work.weighing & softmax.work
+        score, weighing = registered(m, scores.word_select(lane, 32), "score_read"), self.work.weighing & softmax.work
+        softmax_exponent = registered(m, softmax_exponent, "exponent_read")
         hidden = score[23:31] == 255
         if self.machine.soft_cap:
             step_capped = data.View(CappedStep(self.machine), self.lockstep.capped)
@@ -173,7 +176,7 @@ class AttentionPort(Component):
         m.d.comb += [
             write.addr.eq(first),
             write.data.eq(value),
-            write.en.eq(working & self.phase.keys & step.first_beat & (step.block == 0)),
+            write.en.eq(working & self.keys & step.first_beat & (step.block == 0)),
             read.addr.eq(first),
             softmax_read.addr.eq(softmax_first),
         ]
@@ -186,7 +189,7 @@ class AttentionPort(Component):
 
     def _align(self, m: Module, raw: Value, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(valid, Mux(self.phase.values, stored_exponent, key_exponent), 0))
+        m.d.comb += shared.eq(Mux(valid, Mux(self.values, stored_exponent, key_exponent), 0))
         for k in range(self.machine.kv_lanes):
             half = Mux(valid, raw[16 * k : 16 * k + 16], 0)
             m.d.comb += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(align_half(m, half, shared, f"half_{k}"))
@@ -197,8 +200,8 @@ class AttentionPort(Component):
         at_dot, bits, shapes = Slice.dot_latency(machine), Slice.dot_bits(machine), HeadShapes(machine)
         which = delay(m, step.block, at_dot, "which")
         first = delay(m, step.first_beat, at_dot, "first")
-        dotted = delay_valid(m, working & self.phase.keys, at_dot, "dotted")
-        scoring = delay_valid(m, working & self.phase.keys & step.last_beat, at_dot + 1, "scoring")
+        dotted = delay_valid(m, working & self.keys, at_dot, "dotted")
+        scoring = delay_valid(m, working & self.keys & step.last_beat, at_dot + 1, "scoring")
         lanes = delay(m, step.lanes, at_dot + 1, "scoring_lanes")
         offset = delay(m, key_exponent, at_dot, "dot_exponent")
         results, saturated = [], []
@@ -236,7 +239,7 @@ class AttentionPort(Component):
     ) -> tuple[Value, int]:
         """2^(score - maximum) under the exponent that all entries share; (value, cycles after the step).
 
-        ``weighing`` comes with the step, the others a cycle later.
+        ``weighing`` comes with the step, the others two cycles later.
         """
         m.submodules.subtract = subtract = Add()
         m.d.comb += [subtract.a.eq(self.lockstep.maximum), subtract.b.eq(score), subtract.subtract.eq(1)]
@@ -250,16 +253,16 @@ class AttentionPort(Component):
         m.d.sync += fixed.eq(Mux(exponent == 0, 0, shifted))
         m.submodules.exp2 = exp2 = Quadratic((EXP2,))
         m.d.comb += exp2.u.eq(fixed[:FRACTION_BITS])
-        at_exp2 = 1 + Add.LATENCY + 1 + Quadratic.LATENCY
+        at_exp2 = 2 + Add.LATENCY + 1 + Quadratic.LATENCY
         whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY, "whole")
-        gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 1, "hidden")
+        gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 2, "hidden")
         gone |= ~delay_valid(m, weighing, at_exp2, "weighed")
         drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
         # Half up: the bit below the last kept one is added.
         kept = Cat(Const(0, 1), exp2.y) >> Mux(drop > 32, 32, drop)[:6]
         m.d.sync += self.scores.weight.eq(Mux(gone, 0, (kept >> 1) + kept[0]))
         assert at_exp2 + 1 == self.WEIGHT_LATENCY
-        moved = Cat(Const(0, 1), self.scores.weight) >> delay(m, shift[:5], at_exp2, "shift")
+        moved = Cat(Const(0, 1), self.scores.weight) >> delay(m, shift[:5], at_exp2 - 1, "shift")
         scaled = Signal(32)
         m.d.sync += scaled.eq((moved >> 1) + moved[0])
         return scaled, at_exp2 + 2

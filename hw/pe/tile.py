@@ -6,6 +6,7 @@ from typing import cast
 
 from amaranth.hdl import Module, Signal
 
+from hw.arithmetic.pipeline import delay_valid
 from hw.component import Component, gives, pass_on, passes
 from hw.kv.port import AttentionPort
 from hw.kv.stationary.port import HeldPort
@@ -51,8 +52,8 @@ class Tile(Component):
         pass_on(m, unit, self.slice)
         pass_on(m, port, self.attention)
         m.d.comb += [
-            unit.keys.eq(self.attention.phase.keys),
-            unit.values.eq(self.attention.phase.values),
+            unit.keys.eq(delay_valid(m, self.attention.phase.keys, 1, "keys")),
+            unit.values.eq(delay_valid(m, self.attention.phase.values, 1, "values")),
             *(own.eq(other) for own, other in self.operands),
             *(other.eq(own) for own, other in self.sums),
             self.slice_saturated.eq(unit.saturated),

@@ -47,7 +47,7 @@ HALVES = 2 + TO_HALF + 1  # a word's read to its FP16 numbers
 KV_EXPONENT = HALVES + LARGEST + 1  # a head's last read to its exponent
 
 # Attention.
-WEIGHT = 1 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
+WEIGHT = 2 + ADD + 1 + QUADRATIC + 1  # a softmax step to its probability
 WEIGHED = WEIGHT + 2  # to the cycle in which a step of values may use it
 SOFT_CAP = SYMMETRIC + MULTIPLY  # a score to the capped one: what a program with a cap adds to both
 QUOTIENT = 1 + FROM_INTEGER + QUADRATIC + FROM_INTEGER  # a division's step to 1 / total

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, tree
 from hw.component import Bundle, Component, given, gives
 from hw.kv.order import CHOSEN
 from hw.kv.phases import Phase
@@ -56,7 +56,7 @@ class HeldEntries(Component):
         self.pop = gives(1, "the beat is taken")
         self.end = gives(1, "it is the entry's last one")
         self.address = gives(range(BEATS_HELD), "where it is kept")
-        self.pending = gives(ENTRIES_AT_ONCE, "bit k: more than k entries of the phase wait for a round")
+        self.pending = gives(ENTRIES_AT_ONCE, "bit k: more than k entries of the phase waited for a round a cycle before")
         self.there = gives(1, "the beat needed is kept")
         self.own = gives(Held(machine), "the present step's entry")
         super().__init__()
@@ -67,12 +67,12 @@ class HeldEntries(Component):
         waiting = [
             Signal(range(2 * ENTRIES_AHEAD + CHOSEN + ENTRIES_HELD + 2), name=f"waiting_{name}") for name in ("keys", "values")
         ]
-        own = Mux(phase.values, waiting[1], waiting[0])
-        most = Signal(range(ENTRIES_AT_ONCE + 1))
-        m.d.comb += [most.eq(1 << progress.together), self.pending.eq(Cat(own > k for k in range(ENTRIES_AT_ONCE)))]
+        own, own_begun = Mux(phase.values, waiting[1], waiting[0]), Signal(range(ENTRIES_AT_ONCE + 1))
+        m.d.sync += self.pending.eq(Cat(own > k for k in range(ENTRIES_AT_ONCE)))
+        of_round = [self.pending[k] & (k < (1 << progress.together)) for k in range(ENTRIES_AT_ONCE)]
+        m.d.comb += own_begun.eq(Mux(progress.begin, tree(of_round, lambda a, b: a + b), 0))
         for which, (on, count) in enumerate(zip((phase.keys, phase.values), waiting, strict=True)):
-            begun = Mux(progress.begin & on, Mux(count < most, count, most), 0)
-            m.d.sync += count.eq(count + (self.came & (self.came_values == which)) - begun)
+            m.d.sync += count.eq(count + (self.came & (self.came_values == which)) - Mux(on, own_begun, 0))
 
         # Beats
         written, filled = Signal.like(progress.freed), Signal.like(progress.finished)

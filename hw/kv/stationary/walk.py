@@ -19,6 +19,7 @@ from hw.pe.stationary.slice import Beat, StationarySlice
 from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
 
 VALID = ("header", "work")  # fields of a step that count by themselves
+ENDS = ("block", "beat", "head", "entries")  # what a step may be the last one of
 
 
 class HeldStep(data.StructLayout):
@@ -75,7 +76,7 @@ class HeldWalk(Component):
         ports = range(machine.ports)
         self.phase = given(Phase(), "what attention is at", "{}")
         self.most = given(TOGETHER, "logarithm of the most entries of a round of values")
-        self.pending = [given(ENTRIES_AT_ONCE, f"bit k: more than k entries of the phase wait in port {p}") for p in ports]
+        self.pending = [given(ENTRIES_AT_ONCE, f"bit k: more than k entries of the phase waited in port {p} a cycle before") for p in ports]
         self.there = given(machine.ports, "per port: the beat needed is kept")
         self.last_entries = given(1, "no entry will come that is not pending")
         self.written = given(1, "a head's probabilities are in memory, one cycle")
@@ -151,18 +152,25 @@ class HeldWalk(Component):
         )
         header, sum_first_step = header_left != 0, Mux(values, entry == 0, beat == 0)
         sum_end = Mux(values, entry == last_entry, last_beat)
-        ready = running & ((here & ~self.there) == 0) & (self.phase.keys | self.weighed)
-        head, work = Signal(), Signal()
-        block_end = work & sum_end
-        beat_end = block_end & last_block  # of keys: the head's last one
-        head_end = beat_end & (self.phase.keys | last_beat)
-        end = head_end & last_head
+        # All that is known without the ports comes first.
+        all_there, may_head, may_work = Signal(), Signal(), Signal()
+        may_end_block, may_end_beat, may_end_head, may_end = (Signal(name=f"may_end_{name}") for name in ENDS)
+        may = running & (self.phase.keys | self.weighed)
+        m.d.comb += [
+            all_there.eq((here & ~self.there) == 0),
+            may_head.eq(may & header),
+            may_work.eq(may & ~header & (~sum_end | (hold == 0))),
+            may_end_block.eq(may_work & sum_end),
+            may_end_beat.eq(may_end_block & last_block),  # of keys: the head's last one
+            may_end_head.eq(may_end_beat & (self.phase.keys | last_beat)),
+            may_end.eq(may_end_head & last_head),
+        ]
+        head, work = may_head & all_there, may_work & all_there
+        block_end, beat_end, head_end, end = (each & all_there for each in (may_end_block, may_end_beat, may_end_head, may_end))
         following = Signal.like(at)
         m.d.comb += [
-            head.eq(ready & header),
-            work.eq(ready & ~header & (~sum_end | (hold == 0))),
             following.eq(at + 1),
-            self.working.eq(head | work),
+            self.working.eq((may_head | may_work) & all_there),
             self.beat.product.eq(work),
             self.beat.address.eq(at),
             self.beat.first.eq(sum_first_step),

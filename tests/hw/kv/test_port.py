@@ -122,8 +122,8 @@ def test_an_entry(token: int, cap: float) -> None:
                     plan.pulse(cycle, softmax, what, {})
                     begun = cycle + late
                     plan.pulse(begun, lockstep.capped, capped(q, h * BLOCKS + k, parity), capped(0, 0, 0))
-                    plan.set(begun + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
-                    plan.set(begun + 1, lockstep.shared_exponent, shared)
+                    plan.set(begun + 2, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
+                    plan.set(begun + 2, lockstep.shared_exponent, shared)
                     plan.expect(begun + AttentionPort.WEIGHT_LATENCY, dut.scores.weight, int(probabilities[h, k, q]), "weight")
                     written[h, k, q] = begun + AttentionPort.WRITTEN
                     cycle += 1

@@ -84,7 +84,16 @@ def seen_step(ctx: SimulatorContext, dut: KvWalk, names: list[str]) -> dict[str,
 
 @pytest.mark.parametrize("stalls", [True, False])
 def test_rounds(stalls: bool) -> None:
+    """A step takes a beat of every port that is in the round; there is one whenever each had another behind it, or waits with one."""
     dut, rng = KvWalk(MACHINE), np.random.default_rng(0)
+    beats = np.zeros(MACHINE.ports, dtype=np.int64)
+    ports = np.arange(MACHINE.ports)
+
+    def bring(ctx: SimulatorContext) -> None:
+        """Memory: beats that each port holds, told to the walk."""
+        beats[:] = np.minimum(beats + (rng.random(MACHINE.ports) < 0.8), 3) if stalls else 3
+        ctx.set(dut.beats_ready, int(((beats > 0) << ports).sum()))
+        ctx.set(dut.beats_behind, int(((beats > 1) << ports).sum()))
 
     async def phase(ctx: SimulatorContext, values: bool) -> None:
         blocks = random_blocks(rng, int(rng.integers(1, HeadShapes(MACHINE).blocks + 1)))
@@ -104,19 +113,25 @@ def test_rounds(stalls: bool) -> None:
                     assert ctx.get(dut.idle)
             ctx.set(dut.pending, active)
             ctx.set(dut.last_entries, active != EVERY)
+            bring(ctx)
+            taking = (active >> ports & 1).astype(bool)
+            sure = bool((beats[taking] > 0).all())
             await ctx.tick()
             for expected in steps(blocks, values):
                 while True:
-                    ready = int(rng.integers(0, EVERY + 1)) if stalls and rng.random() < 0.5 else EVERY
+                    bring(ctx)
                     weighed = not stalls or bool(rng.random() < 0.7)
-                    ctx.set(dut.beats_ready, ready)
                     ctx.set(dut.weighed, weighed)
                     assert not ctx.get(dut.idle)
                     assert ctx.get(dut.active) == active
-                    moves = not active & ~ready and (weighed or not values)
+                    may = weighed or not values
                     step = ctx.get(dut.round.step)
-                    assert (step.header or step.work) == moves
+                    moves = bool(step.header or step.work)
+                    assert moves or not (sure and may)
+                    sure = bool((beats[taking] > (moves or not may)).all())
                     if moves:
+                        assert may and (beats[taking] > 0).all()
+                        beats[taking] -= step.pop
                         assert seen_step(ctx, dut, list(expected)) == expected
                         assert step.parity == number % 2
                         assert ctx.get(dut.round.first) == (number == 0)

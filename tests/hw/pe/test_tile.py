@@ -112,8 +112,8 @@ def test_attention() -> None:
     for q in range(QUERY_LANES):
         plan.pulse(cycle + q, softmax, {"work": 1, "lane": q}, {})
         plan.pulse(cycle + q, port.lockstep.capped, CappedStep(MACHINE).const({"lane": q}).as_bits(), 0)
-        plan.set(cycle + q + 1, port.lockstep.maximum, int(fp32.bits(maximum[q])))
-        plan.set(cycle + q + 1, port.lockstep.shared_exponent, int(fields[0, 1]))
+        plan.set(cycle + q + 2, port.lockstep.maximum, int(fp32.bits(maximum[q])))
+        plan.set(cycle + q + 2, port.lockstep.shared_exponent, int(fields[0, 1]))
     cycle += AttentionPort.WRITTEN + QUERY_LANES
     for b in range(ENTRY.head_beats):
         for q in range(QUERY_LANES):

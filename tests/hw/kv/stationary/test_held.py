@@ -39,7 +39,7 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             (dut.progress.together, together * values),
         ):
             ctx.set(port, value)
-        buffer, written, freed, finished, begun, cycle = [-1] * BEATS_HELD, 0, 0, 0, 0, 0
+        buffer, written, freed, finished, begun, cycle, waiting = [-1] * BEATS_HELD, 0, 0, 0, 0, 0, 0
         walking: list[int] = []  # beats of the round that are to be used, in their order
         while finished < entries:
             came = asked[values]
@@ -47,12 +47,12 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             came_now = asked[which] < entries and (not stalls or bool(rng.integers(2)))
             ctx.set(dut.came, came_now)
             ctx.set(dut.came_values, which)
-            waiting = min(ENTRIES_AT_ONCE, came - begun)
-            assert ctx.get(dut.pending) == (1 << waiting) - 1
-            start = not walking and came > begun and (came - begun >= most or came == entries)
+            assert ctx.get(dut.pending) == (1 << waiting) - 1  # of the cycle before
+            start = not walking and waiting > 0 and (waiting >= most or begun + waiting == entries)
             ctx.set(dut.progress.begin, start)
+            own = min(most, waiting)
+            waiting = min(ENTRIES_AT_ONCE, came - begun)
             if start:
-                own = min(most, came - begun)
                 walking = [(begun + e) * run + w for w in range(run) for e in range(own)]
                 begun += own
             # Memory

@@ -130,8 +130,8 @@ def test_an_entry(token: int, together: int) -> None:
             plan.pulse(cycle, softmax, what, {})
             capped = CappedStep(MACHINE).const({"lane": q, "number": h * BLOCKS + k, "parity": number})
             plan.pulse(cycle, lockstep.capped, capped.as_bits(), 0)
-            plan.set(cycle + 1, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
-            plan.set(cycle + 1, lockstep.shared_exponent, shift)
+            plan.set(cycle + 2, lockstep.maximum, int(fp32.bits(maximum[h, k, q])))
+            plan.set(cycle + 2, lockstep.shared_exponent, shift)
             plan.expect(cycle + HeldPort.WEIGHT_LATENCY, dut.scores.weight, int(probabilities[h, k, q]), "weight")
             cycle += 1
     cycle += HeldPort.WRITTEN - 1
