@@ -52,7 +52,7 @@ class AttentionPort(Component):
         self.scores = gives(Scores(machine), "scores and probabilities", "{}")
         self.score_saturated = gives(1, "a score was clipped")
         super().__init__()
-        self.keys, self.values = Signal(), Signal()  # the phase, in registers of this port
+        self.in_keys, self.in_values = Signal(), Signal()  # the phase, in registers of this port
 
     def _operands(self, machine: Machine) -> None:
         """Declares what goes to the multipliers beside the elements, and what comes from them."""
@@ -70,7 +70,7 @@ class AttentionPort(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step, softmax = self.lockstep.kv_step, self.lockstep.softmax_step
-        m.d.sync += [self.keys.eq(self.phase.keys), self.values.eq(self.phase.values)]
+        m.d.sync += [self.in_keys.eq(self.phase.keys), self.in_values.eq(self.phase.values)]
         working = self.work.working & step.work
         indices = [Signal.like(self.work.score, name=f"score_index_{k}") for k in range(4)]
         index, first_index, softmax_index, softmax_first = indices
@@ -90,7 +90,7 @@ class AttentionPort(Component):
         visible = self._visible(m, step)
         at_score = self.score_latency(self.machine)
         scores = self._scores(m, working, key_exponent)
-        scored = delay_valid(m, working & self.keys & step.last_beat, at_score, "scored")
+        scored = delay_valid(m, working & self.in_keys & step.last_beat, at_score, "scored")
         seen = delay(m, visible, at_score, "seen")
         exponent = delay(m, value_exponent, at_score, "value_exponent")
         for q, score in enumerate(scores):
@@ -118,7 +118,7 @@ class AttentionPort(Component):
             take.addr.eq(Cat(step.parity, step.number)),
         ]
         used = take.data.as_value().word_select(delay(m, step.lane, 1, "lane"), PROBABILITY_BITS)
-        using = delay_valid(m, working & self.values, 1, "using")
+        using = delay_valid(m, working & self.in_values, 1, "using")
         m.d.comb += self.probability.eq(delay(m, Mux(using, used, 0), 2, "probability"))
         return m
 
@@ -176,7 +176,7 @@ class AttentionPort(Component):
         m.d.comb += [
             write.addr.eq(first),
             write.data.eq(value),
-            write.en.eq(working & self.keys & step.first_beat & (step.block == 0)),
+            write.en.eq(working & self.in_keys & step.first_beat & (step.block == 0)),
             read.addr.eq(first),
             softmax_read.addr.eq(softmax_first),
         ]
@@ -189,7 +189,7 @@ class AttentionPort(Component):
 
     def _align(self, m: Module, raw: Value, key_exponent: Value, stored_exponent: Value, valid: Value) -> None:
         shared = Signal(5)
-        m.d.comb += shared.eq(Mux(valid, Mux(self.values, stored_exponent, key_exponent), 0))
+        m.d.comb += shared.eq(Mux(valid, Mux(self.in_values, stored_exponent, key_exponent), 0))
         for k in range(self.machine.kv_lanes):
             half = Mux(valid, raw[16 * k : 16 * k + 16], 0)
             m.d.comb += self.element[ALIGNED_BITS * k : ALIGNED_BITS * (k + 1)].eq(align_half(m, half, shared, f"half_{k}"))
@@ -200,8 +200,8 @@ class AttentionPort(Component):
         at_dot, bits, shapes = Slice.dot_latency(machine), Slice.dot_bits(machine), HeadShapes(machine)
         which = delay(m, step.block, at_dot, "which")
         first = delay(m, step.first_beat, at_dot, "first")
-        dotted = delay_valid(m, working & self.keys, at_dot, "dotted")
-        scoring = delay_valid(m, working & self.keys & step.last_beat, at_dot + 1, "scoring")
+        dotted = delay_valid(m, working & self.in_keys, at_dot, "dotted")
+        scoring = delay_valid(m, working & self.in_keys & step.last_beat, at_dot + 1, "scoring")
         lanes = delay(m, step.lanes, at_dot + 1, "scoring_lanes")
         offset = delay(m, key_exponent, at_dot, "dot_exponent")
         results, saturated = [], []

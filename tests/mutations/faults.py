@@ -458,8 +458,8 @@ FAULTS = (
     ),
     Fault(
         "hw/kv/stationary/walk.py",
-        "work.eq(ready & ~header & (~sum_end | (hold == 0))),",
-        "work.eq(ready & ~header),",
+        "may_work.eq(may & ~header & (~sum_end | (hold == 0))),",
+        "may_work.eq(may & ~header),",
         "Sums are put aside over those that are not taken out.",
         "tests/hw/kv/stationary/test_walk.py::test_rounds",
     ),

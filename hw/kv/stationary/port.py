@@ -58,7 +58,7 @@ class HeldPort(AttentionPort):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step, softmax, together = self.lockstep.kv_step, self.lockstep.softmax_step, self.lockstep.together
-        m.d.sync += [self.keys.eq(self.phase.keys), self.values.eq(self.phase.values)]
+        m.d.sync += [self.in_keys.eq(self.phase.keys), self.in_values.eq(self.phase.values)]
         working = self.work.working & step.work
         names = ("score_index", "first_index", "softmax_index", "softmax_first")
         index, first_index, softmax_index, softmax_first = (Signal.like(self.work.score, name=name) for name in names)
@@ -106,7 +106,7 @@ class HeldPort(AttentionPort):
             shape=EXPONENT_BITS, depth=self.words, init=[], attrs={"ram_style": "block"}
         )
         write, read, softmax_read = kept.write_port(), kept.read_port(), kept.read_port()
-        begins = working & self.keys & step.first_beat
+        begins = working & self.in_keys & step.first_beat
         m.d.comb += [
             write.addr.eq(delay(m, first, 1, "first")),
             write.data.eq(value),
@@ -120,7 +120,7 @@ class HeldPort(AttentionPort):
         """Scores of a block's queries as their sums come, rounded once. What the last step knew is kept until all of them did."""
         machine, step, shapes = self.machine, self.lockstep.kv_step, HeadShapes(self.machine)
         taken = data.View(Taken(machine), self.lockstep.taken)
-        with_step = Cat(index, self._visible(m, step), working & self.keys)
+        with_step = Cat(index, self._visible(m, step), working & self.in_keys)
         a_cycle_later = Cat(value_exponent, key_exponent, self.lockstep.query_exponents)
         of_last = Cat(delay(m, with_step, STEP_TAKEN, "taken"), delay(m, a_cycle_later, STEP_TAKEN - 1, "taken_exponents"))
         kept = Signal.like(of_last, name="kept")
