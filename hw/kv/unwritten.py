@@ -11,7 +11,7 @@ from hw.control.issue import ENTRY_BITS
 class Unwritten(Component):
     """Attention waits by itself for the entries of every KVWRITE dispatched before it.
 
-    Latency: none from ``before``, 1 cycle from a KVWRITE's end. Throughput: a KVWRITE per cycle.
+    Latency: 1 cycle from ``before``, 2 from a KVWRITE's end. Throughput: a KVWRITE per cycle.
     """
 
     def __init__(self) -> None:
@@ -25,5 +25,6 @@ class Unwritten(Component):
         m = Module()
         done, left = Signal(ENTRY_BITS), Signal(signed(ENTRY_BITS))
         m.d.sync += done.eq(Mux(self.restart, 0, done + self.written))
-        m.d.comb += [left.eq(self.before - done), self.unwritten.eq(left > 0)]
+        m.d.comb += left.eq(self.before - done)
+        m.d.sync += self.unwritten.eq(left > 0)
         return m

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest
 from hw.kv.phases import Phase
@@ -121,14 +121,18 @@ class KvWalk(Component):
         all_ready = Signal()
         served = self.beats_ready & (self.beats_behind | ~(running & all_ready).replicate(self.machine.ports))
         m.d.sync += all_ready.eq((Mux(running, active, self.pending) & ~served) == 0)
-        may = running & (self.phase.keys | self.weighed)
+        # Stable from before the first step
+        keys = delay_valid(m, self.phase.keys, 1, "keys")
+        beats, kv_heads, blocks = (
+            registered(m, (count - 1)[: len(count)], f"last_{name}")
+            for name, count in (("beat", heads.head_beats), ("head", heads.kv_heads), ("block", listed.count))
+        )
+        may = running & (keys | self.weighed)
         header = header_left != 0
         work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one
-        last_lane = self.phase.keys | ~following[:QUERY_LANES].any()
-        last_block = block == listed.count - 1
-        last_beat = beat == heads.head_beats - 1
-        last_head = kv_head == heads.kv_heads - 1
+        last_lane = keys | ~following[:QUERY_LANES].any()
+        last_block, last_beat, last_head = block == blocks, beat == beats, kv_head == kv_heads
         # All that is known without the ports comes first: these are the last ones known.
         may_end, may_end_entry, may_pop = Signal(), Signal(), Signal()
         m.d.comb += [

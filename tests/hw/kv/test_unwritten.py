@@ -18,17 +18,18 @@ def test_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ATTEND waits for as many KVWRITEs as were dispatched before it, however many came since."""
     monkeypatch.setattr(hw.kv.unwritten, "ENTRY_BITS", BITS)
     dut, source = Unwritten(), random.Random(3)
-    written = 0
+    written, expected = 0, False
     seen = {True: 0, False: 0}
 
     async def bench(ctx: SimulatorContext) -> None:
-        nonlocal written
+        nonlocal written, expected
         for cycle in range(600):
             # Far less than half of what can be counted is under way; after it, every cycle without a pause.
             before = max(0, written + source.randrange(-8, 9))
             ctx.set(dut.before, before % (1 << BITS))
-            assert ctx.get(dut.unwritten) == (before > written), (cycle, before, written)
-            seen[before > written] += 1
+            assert ctx.get(dut.unwritten) == expected, (cycle, before, written)  # of a cycle before
+            expected = before > written
+            seen[expected] += 1
             done, restart = cycle >= 400 or source.random() < 0.5, source.random() < 0.005
             ctx.set(dut.written, done)
             ctx.set(dut.restart, restart)
