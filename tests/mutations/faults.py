@@ -409,8 +409,8 @@ FAULTS = (
     ),
     Fault(
         "hw/kv/unwritten.py",
-        "m.d.comb += [left.eq(self.before - done), self.unwritten.eq(left > 0)]",
-        "m.d.comb += [left.eq(self.before - done), self.unwritten.eq(left >= 0)]",
+        "m.d.sync += self.unwritten.eq(left > 0)",
+        "m.d.sync += self.unwritten.eq(left >= 0)",
         "Attention waits for an entry more than was asked for.",
         "tests/hw/kv/test_unwritten.py::test_counts",
     ),
