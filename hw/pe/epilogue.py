@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, tree
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered, tree
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
@@ -26,11 +26,11 @@ from skipopu.numerics.signature import SLOT_SHIFT
 class EpilogueUnit(Component):
     """Takes ``drain_pairs`` pairs of rows of ``drain_ports`` ports at a time from the accumulators to the buffer.
 
-    Latency: LATENCY cycles from ``drain_address`` to ``write``; LATENCY + pipeline.results_known + 1 from the product's last pair to
-    ``finish`` or ``done``. Throughput: those per cycle.
+    Latency: LATENCY cycles from ``drain_address`` to the results, WRITTEN to ``write``; WRITTEN + 1 from the product's last pair to ``finish``,
+    LATENCY + pipeline.results_known + 1 to ``done``. Throughput: those per cycle.
     """
 
-    LATENCY = pipeline.EPILOGUE
+    LATENCY, WRITTEN = pipeline.EPILOGUE, pipeline.RESULT_WRITTEN
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -212,7 +212,6 @@ class EpilogueUnit(Component):
         """Lane k of a word holds a row of its own, or one gated pair."""
         machine, together = self.machine, self.machine.drain_ports
         lanes = machine.vector_lanes
-        m.d.comb += [self.write.address.eq(address), self.write.slot.eq(slot)]
         first_lane = lane_of(machine, address)
         data: list[Value] = []
         pairs = machine.drain_pairs
@@ -225,10 +224,13 @@ class EpilogueUnit(Component):
             own = valids[2 * pairs * i : 2 * pairs * (i + 1)]
             enable = Cat(own[0], own[1] & ~self._gated) if pairs == 1 else Mux(self._gated, Cat(own[0::2]), Cat(own))
             enables.append((enable << (first_lane + self._offset(i))[: len(first_lane)])[:lanes])
+        assert self.WRITTEN == self.LATENCY + 1
         m.d.comb += [
-            self.write_valid.eq(self._stores & Cat(valids).any()),
-            self.write.data.eq(Cat(data)),
-            self.write.enable.eq(tree(enables, lambda a, b: a | b)),
+            self.write_valid.eq(delay_valid(m, self._stores & Cat(valids).any(), 1, "write_valid")),
+            self.write.address.eq(registered(m, address, "write_address")),
+            self.write.slot.eq(registered(m, slot, "write_slot")),
+            self.write.data.eq(registered(m, Cat(data), "write_data")),
+            self.write.enable.eq(registered(m, tree(enables, lambda a, b: a | b), "write_enable")),
         ]
 
     def _complete(self, m: Module, drained: Value) -> None:
@@ -241,7 +243,7 @@ class EpilogueUnit(Component):
         with m.If(self.start):
             m.d.sync += settle.eq(0)
         with m.Elif(self.active & (drained | (self.finished & nothing))):
-            written = settle >= self.LATENCY
+            written = settle >= self.WRITTEN
             m.d.comb += [self.finish.eq(aligning & written), self.done.eq(settled & Mux(aligning, self.aligned, 1))]
             with m.If(~settled):
                 m.d.sync += settle.eq(settle + 1)

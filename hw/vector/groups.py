@@ -55,7 +55,7 @@ class GroupTracker(Component):
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        under_way = pipeline.EPILOGUE + pipeline.TRACKED  # writes behind ``pause``, at most
+        under_way = pipeline.RESULT_WRITTEN + pipeline.TRACKED  # writes behind ``pause``, at most
         self.depth = 2 * machine.tokens + 32
         assert machine.tokens + under_way <= self.depth - machine.tokens, "a group of each, and one of each slot in a flush"
         self.clear = given(1, "a new vector begins in every slot")

@@ -44,7 +44,7 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
         s.counters["CHANNELS_READ"] += read
         s.counters["CHANNELS_LEFT_OUT"] += product.active.size - read
     tail = s.aligned(f["align"], slots, p.outputs, BLOCK_ROWS // 2 // s.machine.drain_pairs)
-    end = begin + stream.drained + (pipeline.EPILOGUE - 1 + tail if tail else costs.epilogue)
+    end = begin + stream.drained + (pipeline.RESULT_WRITTEN - 1 + tail if tail else costs.epilogue)
     weights = stream.end + 1 - steps - stream.stalled - stream.held
     s.book("ARRAY", steps, end - start, WEIGHTS=weights, DRAIN=stream.stalled)
     s.counters["EPILOGUE_BUSY"] += p.drains

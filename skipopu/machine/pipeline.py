@@ -35,6 +35,7 @@ PUT_ASIDE = STEP_OPERANDS + STEP_SUM + 1  # a sum's last step to its being taken
 FACTOR = MULTIPLY + SYMMETRIC  # a scaled result to its activation's factor
 FINISH = MULTIPLY + FACTOR + MULTIPLY + ADD  # an accumulator's value to the result
 EPILOGUE = 2 + FINISH  # an accumulator's address to the result
+RESULT_WRITTEN = EPILOGUE + 1  # to its write to the buffer
 
 # Alignment.
 TRACKED = 1 + LARGEST + 2  # a word's write that completes a group to the group, out of its queue

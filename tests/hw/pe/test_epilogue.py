@@ -193,10 +193,10 @@ def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
     simulator.add_testbench(bench)
     simulator.run()
     assert stored == (results if align else {})
-    assert ends[0] == pairs[-1] + EpilogueUnit.LATENCY + (1 if align else results_known(machine) + 1)
+    assert ends[0] == pairs[-1] + 1 + (EpilogueUnit.WRITTEN if align else EpilogueUnit.LATENCY + results_known(machine))
     if align:
         real = [k for k in range(len(pairs)) if k // 8 < 4 or k % 4 < 3]  # the last block's last pair does not exist
-        assert writes == [pairs[k] + EpilogueUnit.LATENCY for k in real]
+        assert writes == [pairs[k] + EpilogueUnit.WRITTEN for k in real]
         assert ends[-1] == ends[0] + 6
     if stalls is None:
         assert pairs == list(range(1, 1 + 5 * 4 * len(slots)))
