@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
 
 from hw.arithmetic.pipeline import count_shape
@@ -125,15 +125,13 @@ class Issuer(Component):
 
         is_product = opcode == MATMUL.opcode
         fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
-        elements, beside = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 2))  # beside the feed-forward network's there is room for so many
-        m.d.sync += [
-            elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS]),
-            beside.eq(self.machine.activation - setting(self.config, Config.INNER)[:ELEMENT_BITS]),
-        ]
-        room = Mux(field(word, MATMUL, "source"), beside, self.machine.activation)
+        elements, activations = Signal(ELEMENT_BITS + 1), Signal(ELEMENT_BITS + 1)
+        inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
+        m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
+        m.d.comb += activations.eq(elements + inner)
         with m.If(~one_of(field(word, MATMUL, "format"), formats)):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
-        with m.Elif(elements > room):
+        with m.Elif(activations > self.machine.activation):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]
 
         is_of, ready = Signal(len(Unit)), Cat(queue.ready for queue in self.issue)
