@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
 from hw.kv.format import StagedRead, staging_depth
 from hw.kv.shapes import Pool
@@ -46,7 +46,8 @@ class EntrySender(Component):
         address, sent = Signal(ADDRESS_BITS), Signal(range(staging_depth(self.machine) + 2))
         run, beat, waiting = Signal(), Signal(), Signal()
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
-        m.d.sync += address.eq(self.pool.base + self.place * self.pool.entry)
+        # The place is chosen among those of all ports.
+        m.d.sync += address.eq(self.pool.base + registered(m, self.place, "place_here") * self.pool.entry)
         here = Signal(self.machine.ports)
         m.d.sync += here.eq(1 << self.port)
         for writes, chosen in zip(self.writes, here, strict=True):

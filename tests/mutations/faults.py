@@ -513,6 +513,13 @@ FAULTS = (
         "tests/hw/memory/test_buffer.py::test_the_last_element_and_the_one_behind_it",
     ),
     Fault(
+        "hw/memory/places.py",
+        "more.eq(self.push | (more & ~(fetch & (stored == 1)))),",
+        "more.eq(self.push | (more & ~fetch)),",
+        "Beats stay behind until another one comes.",
+        "tests/hw/memory/test_places.py::test_order_and_level[4]",
+    ),
+    Fault(
         "hw/memory/reader.py",
         "size.eq(Mux(whole, left, Mux(in_page > page - most, page - in_page, most))),",
         "size.eq(Mux(whole, left, most)),",
@@ -521,8 +528,8 @@ FAULTS = (
     ),
     Fault(
         "hw/memory/reader.py",
-        "fits.eq((free >= most) |",
-        "fits.eq((free + 1 >= most) |",
+        "fits.eq((free >= most) | ((left < most) & (free[:few_bits] >= left[:few_bits])) | (free + in_page >= page)),",
+        "fits.eq((free + 1 >= most) | ((left < most) & (free[:few_bits] >= left[:few_bits])) | (free + in_page >= page)),",
         "A burst is asked for with room for all but one of its beats.",
         "tests/hw/memory/test_reader.py::test_burst_reader",
     ),
