@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Component, given, gives
+
+
+def carried(count: Signal, term: Value, carry: Value) -> Value:
+    """``count`` + ``term`` + ``carry`` in one addition, behind which a late ``carry`` comes no later than in front of it."""
+    return (Cat(Const(1, 1), count) + Cat(carry[0], term).as_signed()) >> 1
 
 
 class BeatPlaces(Component):
@@ -35,13 +40,14 @@ class BeatPlaces(Component):
         behind = self.depth - 1
         m.submodules.memory = memory = Memory(shape=self.width, depth=behind, init=[])
         write, read = memory.write_port(), memory.read_port()
-        stored, more, fetch, taken = Signal(count_shape(behind)), Signal(), Signal(), Signal()
+        stored, more, moves, fetch, taken = Signal(count_shape(behind)), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            fetch.eq(more & (~self.beats.valid | self.beats.ready)),
+            moves.eq(~self.beats.valid | self.beats.ready),
+            fetch.eq(more & moves),
             taken.eq(self.beats.valid & self.beats.ready),
             write.data.eq(self.push_data),
             write.en.eq(self.push),
-            read.en.eq(fetch),
+            read.en.eq(moves),  # what is read where nothing is stored is not valid
             self.beats.payload.eq(read.data),
         ]
         m.d.sync += [
@@ -54,6 +60,5 @@ class BeatPlaces(Component):
             with m.If(moves):
                 m.d.sync += place.eq(Mux(place == behind - 1, 0, place + 1))
         for count, less in ((stored, fetch), (self.level, taken)):
-            with m.If(self.push ^ less):
-                m.d.sync += count.eq(count + Mux(self.push, 1, -1))
+            m.d.sync += count.eq(carried(count, Mux(self.push, 0, -1), ~less))
         return m

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import connect, flipped
 from hw.arithmetic.pipeline import count_shape
 from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
-from hw.memory.places import BeatPlaces
+from hw.memory.places import BeatPlaces, carried
 from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
 
@@ -94,17 +94,18 @@ class BurstReader(Component):
         taken = self.beats.valid & self.beats.ready
         # A burst whose end comes early or late is seen when nothing else is on its way, at the latest.
         bursts = Signal.like(coming)
-        m.d.sync += bursts.eq(bursts + issued - (self.push & self.push_last))
+        ended = self.push & self.push_last
+        with m.If(issued ^ ended):
+            m.d.sync += bursts.eq(bursts + Mux(issued, 1, -1))
         m.d.comb += self.misplaced.eq((bursts == 0) != (coming == 0))
         with m.If(issued):
             m.d.sync += [beat.eq(beat + size), left.eq(left - size), none_left.eq(whole)]
         with m.If(self.runs.valid & self.runs.ready):
             m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count), none_left.eq(0)]
-        m.d.sync += coming.eq(coming + Mux(issued, size, 0) - self.push)
-        with m.If(issued):
-            m.d.sync += free.eq(free - Mux(taken, size - 1, size))
-        with m.Elif(taken):
-            m.d.sync += free.eq(free + 1)
+        m.d.sync += [
+            coming.eq(carried(coming, Mux(issued, self.burst_length, -1), ~self.push)),
+            free.eq(carried(free, Mux(issued, ~Cat(self.burst_length, Const(0, 1)), 0), taken)),
+        ]
         m.d.comb += [
             places.push.eq(self.push),
             places.push_data.eq(self.push_data),
