@@ -73,19 +73,18 @@ class ProgramMemory(Component):
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += [self.loading.eq(1), self.done.eq(write.en & (left == 1))]
+                last = piece == max(words_per_beat, beats_per_word) - 1
+                m.d.comb += self.beats.ready.eq(last | (left == 1) if beats_per_word == 1 else 1)
                 with m.If(self.beats.valid):
                     if beats_per_word == 1:
-                        last = piece == words_per_beat - 1
                         chosen = piece[: max(1, words_per_beat.bit_length() - 1)]
                         m.d.comb += [
                             write.data.eq(self.beats.payload.word_select(chosen, WORD_BITS)),
                             write.en.eq(1),
-                            self.beats.ready.eq(last | (left == 1)),
                         ]
                     else:
-                        last = piece == beats_per_word - 1
                         whole = Cat(joined[machine.port_bits :], self.beats.payload)
-                        m.d.comb += [write.data.eq(whole), write.en.eq(last), self.beats.ready.eq(1)]
+                        m.d.comb += [write.data.eq(whole), write.en.eq(last)]
                         m.d.sync += joined.eq(whole)
                     m.d.sync += piece.eq(Mux(last, 0, piece + 1))
                 with m.If(self.done):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 
@@ -79,14 +79,13 @@ class WeightFetch(Component):
         full_groups, short_groups = Signal(product_bits), Signal(product_bits)
         full_beats, short_beats = Signal(run_bits), Signal(run_bits)
         per_block = Signal(block_bits)
-        accepted = Signal(machine.ports)
+        accepted, full = Signal(machine.ports), Signal(machine.ports)  # full: ports with a block in every round
         for p, runs in enumerate(self.runs):
-            count = Mux(head.ports > p, full_beats, short_beats)
             m.d.comb += [
                 runs.payload.beat.eq(head.address << (ADDRESS_SHIFT - (machine.beat_bytes - 1).bit_length())),
-                runs.payload.count.eq(count),
-                runs.valid.eq(pending[p] & (count != 0)),
-                accepted[p].eq(pending[p] & ((count == 0) | runs.ready)),
+                runs.payload.count.eq(Mux(full[p], full_beats, short_beats)),
+                runs.valid.eq(pending[p]),
+                accepted[p].eq(runs.ready),
             ]
 
         def beats(groups: Signal) -> Value:
@@ -108,10 +107,13 @@ class WeightFetch(Component):
                 m.d.sync += [
                     full_groups.eq(head.rounds * per_block),
                     short_groups.eq((head.rounds - 1)[: SHAPE["rounds"]] * per_block),
+                    full.eq(Cat(head.ports > p for p in range(machine.ports))),
                 ]
                 m.next = "BEATS"
             with m.State("BEATS"):
-                m.d.sync += [full_beats.eq(beats(full_groups)), short_beats.eq(beats(short_groups)), pending.eq(-1)]
+                m.d.sync += [full_beats.eq(beats(full_groups)), short_beats.eq(beats(short_groups))]
+                # Groups have beats.
+                m.d.sync += pending.eq(Mux(full_groups != 0, full, 0) | Mux(short_groups != 0, ~full, 0))
                 m.next = "RUNS"
             with m.State("RUNS"):
                 m.d.sync += pending.eq(pending & ~accepted)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
 from hw.kv.format import StagedRead, staging_depth
 from hw.kv.shapes import Pool
@@ -27,8 +27,11 @@ class EntrySender(Component):
         self.writes = [gives(Writes(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
         self.written = given(machine.ports, "per port: the write is done, one cycle")
         self.start = given(1, "write the entry, one cycle")
-        self.port = given(bits_for_index(machine.ports), "its port; stands until done, as the next three do")
-        self.place = given(PLACE_BITS, "its place there, two cycles before start or earlier")
+        self.port = given(
+            bits_for_index(machine.ports),
+            "its port, two cycles before start or earlier; stands until done, as the next three do",
+        )
+        self.place = given(PLACE_BITS, "its place there, as early")
         self.pool = given(Pool(machine), "where entries lie")
         self.count = given(range(staging_depth(machine) + 1), "its beats")
         self.staged = gives(StagedRead(machine), "reads of it")
@@ -43,20 +46,22 @@ class EntrySender(Component):
         address, sent = Signal(ADDRESS_BITS), Signal(range(staging_depth(self.machine) + 2))
         run, beat, waiting = Signal(), Signal(), Signal()
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
-        m.d.sync += address.eq(self.pool.base + self.place * self.pool.entry)
-        for p, writes in enumerate(self.writes):
-            here = self.port == p
+        # The place is chosen among those of all ports.
+        m.d.sync += address.eq(self.pool.base + registered(m, self.place, "place_here") * self.pool.entry)
+        here = Signal(self.machine.ports)
+        m.d.sync += here.eq(1 << self.port)
+        for writes, chosen in zip(self.writes, here, strict=True):
             m.d.comb += [
-                writes.runs.valid.eq(run & here),
+                writes.runs.valid.eq(run & chosen),
                 writes.runs.payload.beat.eq(address << (unit_beats.bit_length() - 1)),
                 writes.runs.payload.count.eq(self.count),
-                writes.beats.valid.eq(beat & here),
+                writes.beats.valid.eq(beat & chosen),
                 writes.beats.payload.data.eq(self.staged.data),
                 writes.beats.payload.strobe.eq(-1),
             ]
-        run_taken = Array(writes.runs.ready for writes in self.writes)[self.port]
-        taken = Array(writes.beats.ready for writes in self.writes)[self.port]
-        written = self.written.bit_select(self.port, 1)
+        run_taken = (Cat(writes.runs.ready for writes in self.writes) & here).any()
+        taken = (Cat(writes.beats.ready for writes in self.writes) & here).any()
+        written = (self.written & here).any()
         m.d.comb += [
             self.sending.eq(beat & taken),
             self.waiting.eq((run & ~run_taken) | (beat & ~taken) | (waiting & ~written)),

@@ -99,6 +99,7 @@ class KvWriteUnit(Component):
     def _steps(self, m: Module, slot: Signal, mapped: data.View) -> None:
         places, form, send, instruction = self.places, self.format, self.send, self.task.instruction
         listed, late, settled = Signal(), Signal(), Signal(range(Signature.LATENCY + 1))
+        entered = Signal()  # the slot has an entry of its own
         from_position = field(instruction.word, KVWRITE, "late")
         beyond = (from_position != 0) & (instruction.position >= from_position)
         m.d.comb += [listed.eq(instruction.mask.bit_select(slot, 1)), late.eq(beyond & (instruction.count == 1))]
@@ -122,7 +123,7 @@ class KvWriteUnit(Component):
                     m.d.comb += form.start.eq(1)
                     m.next = "FORMAT"
             with m.State("COPY"):
-                m.d.sync += mapped.eq(self.map.data)
+                m.d.sync += [mapped.eq(self.map.data), entered.eq(0)]
                 m.next = "MAP"
             with m.State("FORMAT"):
                 with m.If(form.done):
@@ -132,12 +133,11 @@ class KvWriteUnit(Component):
                 with m.If(send.start):
                     m.next = "SEND"
             with m.State("SEND"):
+                m.d.sync += [mapped.place.eq(places.place), entered.eq(1)]
                 with m.If(send.done):
-                    m.d.comb += places.use.eq(1)
-                    m.d.sync += mapped.place.eq(places.place)
                     m.next = "MAP"
             with m.State("MAP"):
-                m.d.comb += [self.map_write.enable.eq(1), places.following.eq(1)]
+                m.d.comb += [self.map_write.enable.eq(1), places.following.eq(1), places.use.eq(entered)]
                 stride = field(instruction.word, KVWRITE, "stride") * BUFFER_UNIT
                 m.d.sync += [slot.eq(slot + 1), form.source.eq(form.source + stride), settled.eq(0)]
                 m.next = "SLOT"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import count_shape
-from hw.component import Bundle, Component, given, gives, level
+from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
+from hw.memory.places import BeatPlaces, carried
 from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
 
@@ -65,46 +66,52 @@ class BurstReader(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        machine = self.machine
+        machine, most = self.machine, self.machine.burst
         # One of two places takes a beat every other cycle only.
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=machine.port_bits, depth=max(3, self.depth))
+        m.submodules.places = places = BeatPlaces(machine.port_bits, max(3, self.depth))
         beat, left = Signal.like(self.burst_beat), Signal(Run(machine)["count"].shape)
         free = Signal(count_shape(self.depth), init=self.depth)
-        m.d.comb += [self.runs.ready.eq(left == 0), self.idle.eq((left == 0) & ~self.runs.valid)]
-        with m.If(self.runs.valid & self.runs.ready):
-            m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count)]
+        none_left = Signal(init=1)
+        m.d.comb += [self.runs.ready.eq(none_left), self.idle.eq(none_left & ~self.runs.valid)]
         page = 4096 // machine.beat_bytes
-        to_page = Signal(range(page + 1))
-        m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
-        limit = Mux(to_page < machine.burst, to_page, machine.burst)
-        size, few = Signal(range(machine.burst + 1)), Signal()
+        in_page, few_bits = beat[: page.bit_length() - 1], most.bit_length()
+        size, whole, fits = Signal(range(most + 1)), Signal(), Signal()
+        # Up to the run's end, to the page's end or as long as can be: each is compared with by itself, no minimum is waited for.
         m.d.comb += [
-            size.eq(Mux(left < limit, left, limit)),
-            self.burst_beat.eq(beat),
-            self.burst_length.eq(size - 1),
-            self.burst_valid.eq((left != 0) & (free >= size) & few),
+            whole.eq((left <= most) & (left[:few_bits] + in_page <= page)),
+            size.eq(Mux(whole, left, Mux(in_page > page - most, page - in_page, most))),
+            fits.eq((free >= most) | ((left < most) & (free[:few_bits] >= left[:few_bits])) | (free + in_page >= page)),
         ]
         # On their way: neither free places nor beats that came.
         coming = Signal(count_shape(self.depth))
-        m.d.comb += [coming.eq(self.depth - free - level(fifo)), few.eq(coming <= self.most - machine.burst)]
+        m.d.comb += [
+            self.burst_beat.eq(beat),
+            self.burst_length.eq(size - 1),
+            self.burst_valid.eq(~none_left & fits & (coming <= self.most - most)),
+            self.few_in_flight.eq(coming <= (BACKGROUND_BURSTS - 1) * most),
+        ]
         issued = self.burst_valid & self.burst_ready
         taken = self.beats.valid & self.beats.ready
         # A burst whose end comes early or late is seen when nothing else is on its way, at the latest.
         bursts = Signal.like(coming)
-        m.d.sync += bursts.eq(bursts + issued - (self.push & self.push_last))
+        ended = self.push & self.push_last
+        with m.If(issued ^ ended):
+            m.d.sync += bursts.eq(bursts + Mux(issued, 1, -1))
         m.d.comb += self.misplaced.eq((bursts == 0) != (coming == 0))
         with m.If(issued):
-            m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
-        m.d.sync += free.eq(free - Mux(issued, size, 0) + taken)
-        m.d.comb += [
-            fifo.w_data.eq(self.push_data),
-            fifo.w_en.eq(self.push),
-            self.beats.payload.eq(fifo.r_data),
-            self.beats.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(self.beats.ready),
-            self.level.eq(level(fifo)),
-            self.few_in_flight.eq(coming <= (BACKGROUND_BURSTS - 1) * machine.burst),
+            m.d.sync += [beat.eq(beat + size), left.eq(left - size), none_left.eq(whole)]
+        with m.If(self.runs.valid & self.runs.ready):
+            m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count), none_left.eq(0)]
+        m.d.sync += [
+            coming.eq(carried(coming, Mux(issued, self.burst_length, -1), ~self.push)),
+            free.eq(carried(free, Mux(issued, ~Cat(self.burst_length, Const(0, 1)), 0), taken)),
         ]
+        m.d.comb += [
+            places.push.eq(self.push),
+            places.push_data.eq(self.push_data),
+            self.level.eq(places.level),
+        ]
+        connect(m, places.beats, flipped(self.beats))
         return m
 
 

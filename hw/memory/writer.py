@@ -33,8 +33,8 @@ class Writes(Bundle):
 class WritePort(Component):
     """Writes runs of beats, one burst outstanding; two clients, client 1 first.
 
-    Latency: 1 cycle from a run to ``awvalid``, none from a client's beat to ``wvalid``; a run is done when the response to its last
-    burst arrived, so that what it wrote can be read. Throughput: a beat per cycle inside a burst.
+    Latency: 1 cycle from a run to ``awvalid``, none from a client's beat to ``wvalid``, 1 to ``beat``; a run is done when the response
+    to its last burst arrived, so that what it wrote can be read. Throughput: a beat per cycle inside a burst.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -48,7 +48,7 @@ class WritePort(Component):
         self.quiet = gives(1, "no burst is under way")
         self.error = gives(1, "a response was not OKAY or had another ID")
         self.error_client = gives(1, "whose burst it was")
-        self.beat = gives(1, "one data beat was taken")
+        self.beat = gives(1, "one data beat was taken, a cycle ago")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -56,6 +56,7 @@ class WritePort(Component):
         machine = self.machine
         beat_bits = (machine.beat_bytes - 1).bit_length()
         client, filling = Signal(), Signal()
+        giving = Signal(WRITE_CLIENTS)  # whose beats go to the bus: no state has to be looked at for a beat to be taken
         beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
@@ -70,40 +71,38 @@ class WritePort(Component):
             self.axi.awsize.eq(beat_bits),
             self.axi.awburst.eq(BURST_INCR),
             self.axi.wlast.eq(remaining == 1),
-            self.beat.eq(self.axi.wvalid & self.axi.wready),
+            self.axi.wvalid.eq(Cat(beats.valid & here for beats, here in zip(self.beats, giving, strict=True)).any() | filling),
             self.error.eq(self.axi.bvalid & self.axi.bready & ((self.axi.bresp != 0) | (self.axi.bid != self.axi.awid))),
             self.error_client.eq(client),
         ]
+        sent = self.axi.wvalid & self.axi.wready
+        m.d.sync += self.beat.eq(sent)
+        for beats, here in zip(self.beats, giving, strict=True):
+            m.d.comb += beats.ready.eq(self.axi.wready & here)
+            with m.If(here):
+                m.d.comb += [self.axi.wdata.eq(beats.payload.data), self.axi.wstrb.eq(beats.payload.strobe)]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.quiet.eq(1)
                 for k, runs in enumerate(self.runs):
-                    with m.If((runs.valid if k else runs.valid & ~self.runs[1].valid) & ~self.stop):
-                        m.d.comb += runs.ready.eq(1)
+                    m.d.comb += runs.ready.eq(~self.stop & (1 if k else ~self.runs[1].valid))
+                    with m.If(runs.valid & runs.ready):
                         m.d.sync += [client.eq(k), beat.eq(runs.payload.beat), left.eq(runs.payload.count)]
                         m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.comb += self.axi.awvalid.eq(1)
                 with m.If(self.axi.awready):
                     m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size), over.eq(left == size)]
+                    m.d.sync += giving.eq(1 << client)
                     m.next = "DATA"
             with m.State("DATA"):
-                for k, beats in enumerate(self.beats):
-                    with m.If(client == k):
-                        m.d.comb += [
-                            self.axi.wvalid.eq(beats.valid | filling),
-                            self.axi.wdata.eq(beats.payload.data),
-                            self.axi.wstrb.eq(beats.payload.strobe),
-                            beats.ready.eq(self.axi.wready & ~filling),
-                        ]
                 # What is shown on the bus stands until it is taken.
-                with m.If(filling):
-                    m.d.comb += [self.axi.wdata.eq(0), self.axi.wstrb.eq(0)]
-                with m.Elif(self.stop & ~self.axi.wvalid):
-                    m.d.sync += filling.eq(1)
-                with m.If(self.axi.wvalid & self.axi.wready):
+                with m.If(self.stop & ~self.axi.wvalid):
+                    m.d.sync += [filling.eq(1), giving.eq(0)]
+                with m.If(sent):
                     m.d.sync += remaining.eq(remaining - 1)
                     with m.If(remaining == 1):
+                        m.d.sync += [filling.eq(0), giving.eq(0)]
                         m.next = "RESPONSE"
             with m.State("RESPONSE"):
                 m.d.comb += self.axi.bready.eq(1)

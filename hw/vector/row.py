@@ -50,34 +50,42 @@ class RowReader(Component):
         asked, element, beats_left = Signal(ELEMENT_BITS), Signal(ELEMENT_BITS), Signal(20)
         piece = Signal(range(max(2, machine.kv_lanes // lanes)))
         asking, taking = Signal(), Signal()
-        accepted, beat, valid, take = Signal(), Signal(machine.port_bits), Signal(), Signal()
+        accepted, beat, valid, ready = Signal(), Signal(machine.port_bits), Signal(), Signal()
         for p, (runs, beats) in enumerate(zip(self.runs, self.beats, strict=True)):
             m.d.comb += [
                 runs.valid.eq(asking & (asked_port == p)),
                 runs.payload.beat.eq(self.address << to_beats),
                 runs.payload.count.eq(self.row << to_beats),
-                beats.ready.eq(take & (port == p)),
+                beats.ready.eq(ready & (port == p)),
             ]
             with m.If(asked_port == p):
                 m.d.comb += accepted.eq(runs.ready)
             with m.If(port == p):
                 m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
         inside = element < self.elements
-        # A word waits in registers for the buffer: the way from the ports ends there.
-        halves, free = Signal(16 * lanes, reset_less=True), Signal()
+        # Words wait in two places for the buffer: the way from the ports ends there, and that from the buffer does too.
+        halves, kept = (Signal(16 * lanes, name=name, reset_less=True) for name in ("halves", "kept_halves"))
+        kept_element, kept_enable = Signal(ELEMENT_BITS, reset_less=True), Signal(lanes, reset_less=True)
+        full, moves, comes = Signal(), Signal(), Signal()
+        enable = Cat(element + k < self.elements for k in range(lanes))
         m.d.comb += [
-            free.eq(~self.words.valid | self.words.ready),
+            moves.eq(~self.words.valid | self.words.ready),
+            comes.eq(taking & valid & ~full & inside),
             self.words.payload.data.eq(
                 Cat(half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes))
             ),
             self.waiting.eq((asking & ~accepted) | (taking & ~valid)),
         ]
-        with m.If(free):
+        came = beat.word_select(piece, 16 * lanes)
+        with m.If(~full):
+            m.d.sync += [kept.eq(came), kept_element.eq(element), kept_enable.eq(enable)]
+        m.d.sync += full.eq(~moves & (full | comes))
+        with m.If(moves):
             m.d.sync += [
-                halves.eq(beat.word_select(piece, 16 * lanes)),
-                self.words.valid.eq(taking & valid & inside),
-                self.words.payload.element.eq(element),
-                self.words.payload.enable.eq(Cat(element + k < self.elements for k in range(lanes))),
+                halves.eq(Mux(full, kept, came)),
+                self.words.valid.eq(full | comes),
+                self.words.payload.element.eq(Mux(full, kept_element, element)),
+                self.words.payload.enable.eq(Mux(full, kept_enable, enable)),
             ]
         last_piece = (piece == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
         with m.FSM():
@@ -93,9 +101,8 @@ class RowReader(Component):
                     with m.If((asked_port == machine.ports - 1) | (asked + part_elements >= self.elements)):
                         m.next = "TAKE"
             with m.State("TAKE"):
-                m.d.comb += taking.eq(1)
-                with m.If(valid & free):
-                    m.d.comb += take.eq(last_piece)
+                m.d.comb += [taking.eq(1), ready.eq(~full & last_piece)]
+                with m.If(valid & ~full):
                     m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), element.eq(element + lanes)]
                     with m.If(last_piece):
                         m.d.sync += beats_left.eq(beats_left - 1)
@@ -104,7 +111,7 @@ class RowReader(Component):
                             with m.If((port == machine.ports - 1) | (element + lanes >= self.elements)):
                                 m.next = "LAST"
             with m.State("LAST"):
-                with m.If(free):
+                with m.If(moves & ~full):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -26,7 +26,7 @@ def units(machine: Machine) -> tuple[Instruction, ...]:
 class VectorSwitch(Component):
     """Hands the queue's instruction to its unit, and one port of the buffer.
 
-    Latency: none, combinational. Throughput: that of the units.
+    Latency: none, combinational; 1 cycle to ``working`` and ``waiting`` of the queue, which are counted only. Throughput: that of the units.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -55,6 +55,8 @@ class VectorSwitch(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         queue, opcode = self.queue, self.queue.instruction.word[:OPCODE_BITS]
+        working, waiting = Signal(), Signal()
+        m.d.sync += [queue.working.eq(working), queue.waiting.eq(waiting)]
         for k, instruction in enumerate(self.units):
             task, here = self.tasks[k], self.selected[k]
             m.d.comb += [
@@ -68,7 +70,7 @@ class VectorSwitch(Component):
                     aligned = Mux(field(queue.instruction.word, ADJUST, "align") != AlignTarget.NONE, self.aligned_digest, 0)
                 m.d.comb += [queue.done.eq(task.done), queue.digest.eq(task.digest + aligned)]
                 with m.If(queue.active):
-                    m.d.comb += [queue.working.eq(task.working), queue.waiting.eq(task.waiting)]
+                    m.d.comb += [working.eq(task.working), waiting.eq(task.waiting)]
             if instruction in self.reading:
                 reader = self.reader(instruction)
                 m.d.comb += reader.data.eq(self.read.data)

@@ -54,7 +54,7 @@ def join(m: Module, units: Units) -> None:
         recovery.running.eq(dispatch.running),
         recovery.ports_quiet.eq(dispatch.ports_quiet),
         watchdog.running.eq(dispatch.running),
-        watchdog.moves.eq(Cat(moves(units)).any()),
+        watchdog.moves.eq(Cat(moves(units))),
     ]
 
     connect(m, units.dispatch.fetch, units.weights.issue)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Module, Value
 
-from hw.arithmetic.pipeline import tree
+from hw.arithmetic.pipeline import delay_valid, tree
 from hw.wiring.units import Units
 from skipopu.isa.spec import Unit
 
@@ -20,6 +20,7 @@ def join(m: Module, units: Units) -> None:
     waiting = [queue.waiting for queue in units.queues]
     of_array, of_vector, of_attention = units.queues
     sequencer = array.sequencer
+    active = delay_valid(m, of_vector.active, 1, "vector_active")  # what the vector queue's units do is told a cycle later
     amounts: dict[str, Value] = {
         "CYCLES": units.dispatch.running,
         "ARRAY_BUSY": sequencer.streaming,
@@ -33,7 +34,7 @@ def join(m: Module, units: Units) -> None:
         "ATTENTION_WAIT": waiting[Unit.ATTENTION] | (of_attention.active & ~attention.active),
         "VECTOR_BUSY": vector.working,
         "VECTOR_MEMORY": vector.waiting & ~vector.working,
-        "VECTOR_EDGE": of_vector.active & ~(vector.working | vector.waiting),
+        "VECTOR_EDGE": active & ~(vector.working | vector.waiting),
         "VECTOR_WAIT": waiting[Unit.VECTOR],
         "EPILOGUE_BUSY": array.epilogue.draining,
         "ALIGN_BUSY": units.aligner.busy,

@@ -16,7 +16,7 @@ from hw.control.queue import UnitQueue
 from hw.control.record import RecordWriter
 from hw.control.recovery import Recovery
 from hw.control.tokens import DependenceTokens
-from hw.control.watchdog import Watchdog
+from hw.control.watchdog import MOVES, Watchdog
 from hw.control.weights import WeightFetch
 from hw.kv.attention import AttentionUnit
 from hw.kv.map_memory import MapMemory
@@ -65,7 +65,7 @@ class Units:
         self.writers = [library.use("write_port", lambda: WritePort(machine), f"write_{p}") for p in ports]
         # Control
         self.registers, self.recovery = HostRegisters(machine), Recovery()
-        self.dispatch, self.watchdog = Dispatcher(machine), Watchdog(WATCHDOG_CYCLES)
+        self.dispatch, self.watchdog = Dispatcher(machine), Watchdog(WATCHDOG_CYCLES, MOVES + 2 * machine.ports)
         self.queues = [UnitQueue(machine) for _ in Unit]
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
