@@ -233,22 +233,31 @@ class FromInteger(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width = max(len(self.mantissa), 27)
-        magnitude, sign, exponent = _registers(width, 1, EXPONENT)
         negative = self.mantissa[-1]
+        # 1: zeros are counted beside the negation, in its ones' complement: one too many only for -2^k, which has no ones further down.
+        complement = Signal(width)
+        m.d.comb += complement.eq(Cat(Const(1, 1), (self.mantissa ^ negative.replicate(len(self.mantissa)))[:-1]))
+        counted = leading_zeros(m, complement, "magnitude")
+        magnitude, zeros, sign, exponent = _registers(width, len(counted), 1, EXPONENT)
         m.d.sync += [
             magnitude.eq(negate_if(negative, self.mantissa)),
+            zeros.eq(counted),
             sign.eq(negative),
-            exponent.eq(self.exponent),
+            exponent.eq(self.exponent + (127 + width - 1)),
         ]
-        shifted, zeros = normalise(m, magnitude, "magnitude")
-        normal, sign2, exponent2, zero2 = _registers(width, 1, EXPONENT, 1)
+        # 2: shifted to the top
+        shifted = Signal(width)
+        m.d.comb += shifted.eq(magnitude << zeros)
+        beyond = shifted[-1]
+        less = Cat(~zeros, Const(-1, len(exponent) - len(zeros)))  # -zeros - 1
+        total = Cat(Const(1, 1), exponent) + Cat(beyond, less)  # with ``beyond`` as its carry
+        normal, sign2, exponent2 = _registers(width, 1, EXPONENT)
         m.d.sync += [
-            normal.eq(shifted),
+            normal.eq(Cat(Const(0, 1), shifted[:-2], beyond | shifted[-2])),
             sign2.eq(sign),
-            exponent2.eq(exponent + (127 + width - 1) - zeros),
-            zero2.eq(~magnitude.any()),
+            exponent2.eq(total[1 : len(exponent) + 1]),
         ]
-        pattern, saturated = round_and_pack(m, sign2 & ~zero2, exponent2, normal, zero2, "number")
+        pattern, saturated = round_and_pack(m, sign2, exponent2, normal, ~normal[-1], "number")
         m.d.sync += [self.z.eq(pattern), self.saturated.eq(saturated & delay_valid(m, self.valid, 2))]
         return m
 

@@ -49,13 +49,9 @@ def largest_of(m: Module, items: Sequence[Value], name: str) -> Value:
     return registered(m, largest(m, eights(m, items, largest, name), name), name)
 
 
-def counted(m: Module, bits: Sequence[Value], name: str) -> Value:
-    """How many of up to 64 ``bits`` are set, LARGEST cycles later."""
-
-    def total(m: Module, items: Sequence[Value], name: str) -> Value:
-        return tree(items, lambda a, b: a + b)
-
-    return registered(m, total(m, eights(m, bits, total, name), name), name)
+def ones(m: Module, items: Sequence[Value], name: str) -> Value:
+    """The sum of ``items``, combinational; of bits, how many are set."""
+    return tree(items, lambda a, b: a + b)
 
 
 def eights(

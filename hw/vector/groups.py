@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 
-from hw.arithmetic.pipeline import bits_for_index, counted, delay, delay_valid, largest_of, registered
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, eights, largest_of, ones, registered
 from hw.component import Bundle, Component, given, gives, level
 from hw.memory.buffer import WordWrite
 from hw.widths import ELEMENT_BITS, GROUP_BITS, OFFSET_BITS
@@ -78,23 +78,26 @@ class GroupTracker(Component):
             delay_valid(m, self.write_valid, known, "write_valid"),
             delay_valid(m, self.completed.flush, known - 1, "flush"),
         )
-        slot, address = delay(m, self.write.slot, known, "slot"), delay(m, self.write.address, known, "address")
+        slot, address = delay(m, self.write.slot, known - 1, "slot"), delay(m, self.write.address, known, "address")
         enabled = registered(m, self.write.enable, "enabled")
-        exponents = [registered(m, self.write.data[32 * k + 23 : 32 * k + 31], f"exponent_{k}") for k in range(lanes)]
-        most = largest_of(m, [Mux(enabled[k], exponent, 0) for k, exponent in enumerate(exponents)], "most")
-        amount = counted(m, [*enabled], "amount")
+        exponents = [Mux(self.write.enable[k], self.write.data[32 * k + 23 : 32 * k + 31], 0) for k in range(lanes)]
+        most = largest_of(m, [registered(m, exponent, f"exponent_{k}") for k, exponent in enumerate(exponents)], "most")
+        amount = ones(m, eights(m, [*enabled], ones, "amount"), "amount")
+        before = registered(m, (self.group - amount)[:OFFSET_BITS], "before")  # elements of a group that the write completes
+        amount = registered(m, amount, "amount")
         states = Array(Signal(layout.size, name=f"group_{s}") for s in range(machine.tokens))
-        flush_slot, flushing = Signal(bits_for_index(machine.tokens)), Signal()
-        which = Mux(flushing, flush_slot, slot)
+        begun = Const(1 << layout["exponent"].offset, layout.size)
+        which, flushing, flushes = Signal(bits_for_index(machine.tokens)), Signal(), Signal()
+        last_flushed = flushing & (which == machine.tokens - 1)
         low = lanes.bit_length() - 1
-        now, changed = Signal(layout), Signal(layout)
-        m.d.comb += [now.as_value().eq(states[which]), changed.eq(now)]
+        now, changed, following = Signal(layout), Signal(layout), Signal(layout)
+        m.d.comb += changed.eq(now)
         closing = Signal()
         with m.If(valid & ~flushing):
             m.d.comb += [
                 changed.size.eq(now.size + amount),
                 changed.exponent.eq(Mux(most > now.exponent, most, now.exponent)),
-                closing.eq(changed.size == self.group),
+                closing.eq(now.size == before),
             ]
             with m.If(now.size == 0):
                 m.d.comb += changed.start.eq(Cat(Const(0, low), address[low:]))
@@ -102,7 +105,6 @@ class GroupTracker(Component):
             m.d.comb += closing.eq(now.size != 0)
         push = Signal(layout)
         m.d.comb += [push.eq(changed), push.slot.eq(which), fifo.w_data.eq(push), fifo.w_en.eq(closing)]
-        following = Signal(layout)
         m.d.comb += following.eq(changed)
         with m.If(closing):
             m.d.comb += [
@@ -111,17 +113,21 @@ class GroupTracker(Component):
                 following.number.eq(now.number + 1),
                 following.place.eq(now.place + self.padded),
             ]
+        # A slot's group is looked up the cycle before, or is what is just written of it.
+        coming = Signal.like(which)
         with m.If(valid | flushing):
             m.d.sync += states[which].eq(following.as_value())
+        m.d.sync += [which.eq(coming), now.eq(Mux(coming == which, following, states[coming]))]
         with m.If(self.clear):
-            m.d.sync += [state.eq(Const(1 << layout["exponent"].offset, layout.size)) for state in states]
+            m.d.sync += [state.eq(begun) for state in (*states, now.as_value())]
         # Flush: at most one group per slot, for which the FIFO always keeps room.
-        with m.If(self.completed.flush & flush & ~flushing & ~self.completed.flushed):
-            m.d.sync += [flushing.eq(1), flush_slot.eq(0)]
-        with m.Elif(flushing):
-            m.d.sync += flush_slot.eq(flush_slot + 1)
-            with m.If(flush_slot == machine.tokens - 1):
-                m.d.sync += [flushing.eq(0), self.completed.flushed.eq(1)]
+        m.d.comb += [
+            flushes.eq(Mux(flushing, ~last_flushed, self.completed.flush & flush & ~self.completed.flushed)),
+            coming.eq(Mux(flushes, Mux(flushing, which + 1, 0), slot)),
+        ]
+        m.d.sync += flushing.eq(flushes)
+        with m.If(last_flushed):
+            m.d.sync += self.completed.flushed.eq(1)
         with m.If(~self.completed.flush):
             m.d.sync += self.completed.flushed.eq(0)
         m.d.comb += [
