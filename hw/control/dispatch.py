@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, registered
 from hw.component import Component, given, gives
 from hw.control.configuration import Configuration, config_bits, setting
 from hw.control.faults import Faults
@@ -42,10 +42,10 @@ class Dispatcher(Component):
         self.runs = gives(stream.Signature(Run(machine)), "where port 0's loader reads the program")
         self.beats = given(stream.Signature(machine.port_bits), "the program")
         self.loading = gives(1, "that loader is the dispatcher's")
-        self.units_idle = given(1, "no unit has an instruction, no write is under way")
+        self.units_idle = given(1, "no unit had an instruction the cycle before, no write was under way")
         self.route_done = given(1, "a routing decision, for a cycle")
         self.routed = given(Routed(machine), "which it is", "{}")
-        self.decoding = gives(1, "the present chunk lies behind the prompt")
+        self.decoding = gives(1, "the present chunk lies behind the prompt, a cycle after its position")
         self.token_slot = gives(count_shape(machine.tokens), "a slot whose argmax is wanted")
         self.token = given(32, "that token")
         self.write_token = gives(TokenWrite(), "it is written", "token_{}")
@@ -97,6 +97,9 @@ class Dispatcher(Component):
         with m.If((request.abort | self.silent) & outcome.running & ~outcome.finish):
             code = Mux(self.silent, Error.WATCHDOG, Error.ABORTED)
             m.d.comb += [outcome.fail.eq(1), outcome.fail_code.eq(code), outcome.fail_pc.eq(pc)]
+        # Of the last slot's token, which stands still while it is written.
+        ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
+        ends = registered(m, Cat(self.token == end for end in ids).any(), "ends")
         quiet = Signal(range(Faults.LATENCY + 2))
         m.d.sync += quiet.eq(0)
         with m.FSM():
@@ -196,8 +199,6 @@ class Dispatcher(Component):
             with m.State("TOKEN WRITTEN"):
                 with m.If(self.write_token.done):
                     m.d.sync += state.generated.eq(state.generated + 1)
-                    ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
-                    ends = Cat(self.token == end for end in ids).any()
                     with m.If(ends | (state.generated + 1 >= request.max_new)):
                         m.d.sync += pc.eq(behind_next)
                     m.next = "READ"
@@ -220,7 +221,7 @@ class Dispatcher(Component):
             m.d.sync += thresholds.eq(0)
         masking = setting(self.config, Config.MASKING)
         generated, prompt = ((masking & bit) != 0 for bit in (MASK_GENERATED, MASK_PROMPT))
-        applies = Mux(self.lists.decoding, generated, prompt)
+        applies = Mux(self.decoding, generated, prompt)
         m.d.comb += [self.issuer.thresholds.eq(thresholds), self.issuer.masked.eq((thresholds != 0) & applies)]
 
     def fail(self, m: Module, code: Error | Value, pc: Value) -> None:
@@ -262,7 +263,7 @@ class Dispatcher(Component):
             lists.predict_from.eq(request.predict_from),
             lists.decided.eq(self.route_done),
             lists.chosen.eq(field(word, MATMUL, "list")),
-            self.decoding.eq(lists.decoding),
+            self.decoding.eq(registered(m, lists.decoding, "decoding")),
             state.executed_attention.eq(lists.executed_attention),
             state.executed_ffn.eq(lists.executed_ffn),
             layers.restart.eq(self.restart),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream
 
 from hw.arithmetic.pipeline import count_shape
@@ -125,13 +125,13 @@ class Issuer(Component):
 
         is_product = opcode == MATMUL.opcode
         fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
-        elements, activations = Signal(ELEMENT_BITS + 1), Signal(ELEMENT_BITS + 1)
-        inner = Mux(field(word, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
+        elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 1))
+        inner = Mux(field(self.coming, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
         m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
-        m.d.comb += activations.eq(elements + inner)
+        m.d.sync += room.eq(self.machine.activation - inner)
         with m.If(~one_of(field(word, MATMUL, "format"), formats)):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
-        with m.Elif(activations > self.machine.activation):
+        with m.Elif(elements > room):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]
 
         is_of, ready = Signal(len(Unit)), Cat(queue.ready for queue in self.issue)

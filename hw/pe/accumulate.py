@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, FromInteger
-from hw.arithmetic.pipeline import delay, delay_valid
+from hw.arithmetic.pipeline import delay, delay_valid, negate_if, registered
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 
 SUM_BITS = ALIGNED_BITS + 8 + 9  # of a group's sum: 512 products of an 18-bit activation with both digits of a row
@@ -34,16 +34,18 @@ class Group:
 def accumulate(
     m: Module, group: Group, total: Signal, scale: Value, depth: int, transparent: bool
 ) -> tuple[Value, list[Value], int]:
-    """Adds ``total`` times the FP16 ``scale``, given with it, under the group's exponent to one of ``depth`` accumulators.
+    """Adds ``total`` times the FP16 ``scale``, given a cycle before it, under the group's exponent to one of ``depth`` accumulators.
 
     Returns what is drained, a cycle behind its address, flags of sums beyond FP32, and the cycles from ``group`` until it is written.
     The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: what is written in that cycle is added to then.
     """
     name = ("even", "odd")[group.parity]
-    mantissa = Cat(scale[:10], scale[10:15] != 0, Const(0, 1)).as_signed()
+    magnitude = Cat(scale[:10], scale[10:15] != 0)
+    # Registered by itself, so that the multiplier can hold it.
+    mantissa = registered(m, negate_if(scale[15], magnitude), f"{name}_scale_mantissa")
     scaled = Signal(signed(SUM_BITS + 12), name=f"{name}_scaled")
-    m.d.sync += scaled.eq(total * Mux(scale[15], -mantissa, mantissa))
-    scale_exponent = Mux(scale[10:15] == 0, 1, scale[10:15])
+    m.d.sync += scaled.eq(total * mantissa)
+    scale_exponent = registered(m, Mux(scale[10:15] == 0, 1, scale[10:15]), f"{name}_scale_exponent")
     exponent = Signal(signed(12), name=f"{name}_exponent")
     own = delay(m, group.exponent, group.lag, f"{name}_group_exponent")
     m.d.sync += exponent.eq(own + scale_exponent - (ALIGNED_BIAS + 25))

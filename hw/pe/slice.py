@@ -180,7 +180,7 @@ class Slice(Component):
             name = ("even", "odd")[parity]
             group_sum = Signal(signed(SUM_BITS), name=f"{name}_group_sum")
             m.d.sync += group_sum.eq(Mux(digits, whole, total))
-            scale = delay(m, scales[parity], at_total, f"{name}_scale")  # a cycle behind the step
+            scale = delay(m, scales[parity], at_total - 1, f"{name}_scale")  # a cycle behind the step
             here = working & step.last_beat & (~digits | (step.row[0] == parity))
             exponent = self.exponent, at_total + 1 - pipeline.OPERANDS
             group = Group(parity, here, step.first_group, address, at_total + 1, self.drain_address, *exponent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Value
 from amaranth.lib.wiring import connect
 
+from hw.arithmetic.pipeline import delay_valid
 from hw.control.host import RunRequest
 from hw.wiring.units import Units
 
@@ -26,6 +27,7 @@ def join(m: Module, units: Units) -> None:
     )
     if units.adjust is not None:
         saturated |= units.adjust.saturated
+    idle = Cat(queue.idle for queue in units.queues).all() & units.weights.idle & units.records.idle
     for name in RunRequest().members:
         source = recovery.start if name == "start" else getattr(host.request, name)
         m.d.comb += getattr(dispatch.request, name).eq(source)
@@ -45,7 +47,7 @@ def join(m: Module, units: Units) -> None:
         dispatch.token.eq(units.array.epilogue.best_token),
         dispatch.route_done.eq(units.route.task.done),
         dispatch.attention_quiet.eq(units.attention.quiet),
-        dispatch.units_idle.eq(Cat(queue.idle for queue in units.queues).all() & units.weights.idle & units.records.idle),
+        dispatch.units_idle.eq(delay_valid(m, idle, 1, "units_idle")),
         dispatch.ports_quiet.eq(Cat(port.quiet for port in (*units.readers, *units.writers)).all()),
         dispatch.saturated.eq(saturated),
         dispatch.silent.eq(watchdog.silent),

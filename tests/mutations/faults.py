@@ -192,8 +192,8 @@ FAULTS = (
     ),
     Fault(
         "hw/control/issuer.py",
-        "with m.Elif(activations > self.machine.activation):",
-        "with m.Elif(activations > self.machine.activation + 1):",
+        "with m.Elif(elements > room):",
+        "with m.Elif(elements > room + 1):",
         "Activations one element beyond the memory are accepted.",
         "tests/hw/control/test_issuer.py::test_activations_fill_their_memory_and_no_more",
     ),

@@ -167,7 +167,7 @@ class StationarySlice(Component):
         digits = two_digits(self.format, machine.weight_formats)
         both = sums[0] + (sums[1] << 4)  # lower + 16 * upper
         at_sum = at_own + 4
-        scales = self._scales(m, at_sum)
+        scales = self._scales(m, at_sum - 1)
         row_pair = Mux(digits, taken.index >> 1, taken.index)[: len(taken.index)]
         together = (machine.drain_pairs - 1).bit_length()
         address = Cat(taken.token, row_pair[together:], taken.bank)
