@@ -28,9 +28,10 @@ def test_icarus_takes_the_verilog() -> None:
     assert build_icarus(Machine.load("u280-slice4")).exists()
 
 
-def test_a_port_without_an_entry_says_nothing() -> None:
+@pytest.mark.parametrize("target", ["mono", "tiny-masks"], ids=["rows", "stationary"])
+def test_a_port_without_an_entry_says_nothing(target: str) -> None:
     """One token on two ports: what the second one's memories hold, x here, reaches no sum."""
-    machine = Machine.from_dict({**Machine.load("mono").to_dict(), "name": "duo", "ports": 2})
+    machine = Machine.from_dict({**Machine.load(target).to_dict(), "name": "duo", "ports": 2})
     program = compile_checkpoint(random_checkpoint(smallest_config(), 3), machine, "reuse", context=8)
     run = Run((3,), 1, check=True)
     result, expected = rtl.run(program, run, rtl.Options(icarus=True, cycle_limit=12_000)), functional.run(program, run)
