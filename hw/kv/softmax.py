@@ -93,7 +93,6 @@ class SoftmaxWalk(Component):
             next_block.eq(Mux(last_block, 0, block + 1)),
             self.active.eq(active),
             self.idle.eq(~running),
-            *([] if held else [self.weighed.eq(ready != 0)]),
             self.head_weighed.eq(running & last_lane & last_block),
             step.work.eq(running),
             step.entry_end.eq(running & last_lane & last_block & last_head),
@@ -104,7 +103,10 @@ class SoftmaxWalk(Component):
         ]
         m.d.sync += under_way.eq(under_way + start - ended)
         if not held:
-            m.d.sync += ready.eq(ready + self.written - self.head_end)
+            m.d.sync += [
+                ready.eq(ready + self.written - self.head_end),
+                self.weighed.eq(self.written | Mux(self.head_end, ready > 1, ready != 0)),
+            ]
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -121,6 +123,6 @@ class SoftmaxWalk(Component):
         with m.If(step.entry_end):
             m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(parity + 1 if held else ~parity)]
         with m.If(~self.values):
-            m.d.sync += [s.eq(0) for s in (under_way, ready, parity)]
+            m.d.sync += [s.eq(0) for s in (under_way, ready, parity, *([] if held else [self.weighed]))]
             m.d.sync += self.round.first.eq(1)
         return m

@@ -100,6 +100,13 @@ class KvWalk(Component):
         )
         left, parity = Signal(QUERY_LANES), Signal()
         present = block_of(listed, block)
+        last_of_entry = Signal()  # the beat is the last head's last one
+        # Stable from before the first step
+        keys = delay_valid(m, self.phase.keys, 1, "keys")
+        beats, kv_heads, blocks = (
+            registered(m, (count - 1)[: len(count)], f"last_{name}")
+            for name, count in (("beat", heads.head_beats), ("head", heads.kv_heads), ("block", listed.count))
+        )
 
         # Rounds
         full = self.pending.all()
@@ -111,6 +118,7 @@ class KvWalk(Component):
                 active.eq(self.pending),
                 header_left.eq(Mux(self.phase.keys, heads.header_beats, 0)),
                 left.eq(block_of(listed, 0).lanes),
+                last_of_entry.eq((beats == 0) & (kv_heads == 0)),
                 *(
                     s.eq(0)
                     for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.round.sum_number)
@@ -121,24 +129,18 @@ class KvWalk(Component):
         all_ready = Signal()
         served = self.beats_ready & (self.beats_behind | ~(running & all_ready).replicate(self.machine.ports))
         m.d.sync += all_ready.eq((Mux(running, active, self.pending) & ~served) == 0)
-        # Stable from before the first step
-        keys = delay_valid(m, self.phase.keys, 1, "keys")
-        beats, kv_heads, blocks = (
-            registered(m, (count - 1)[: len(count)], f"last_{name}")
-            for name, count in (("beat", heads.head_beats), ("head", heads.kv_heads), ("block", listed.count))
-        )
         may = running & (keys | self.weighed)
         header = header_left != 0
         work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one
         last_lane = keys | ~following[:QUERY_LANES].any()
-        last_block, last_beat, last_head = block == blocks, beat == beats, kv_head == kv_heads
+        last_block, last_beat = block == blocks, beat == beats
         # All that is known without the ports comes first: these are the last ones known.
         may_end, may_end_entry, may_pop = Signal(), Signal(), Signal()
         m.d.comb += [
             may_work.eq(may & ~header),
             may_end.eq(may_work & last_lane & last_block),
-            may_end_entry.eq(may_end & last_beat & last_head),
+            may_end_entry.eq(may_end & last_of_entry),
             may_pop.eq(may_end | (may & header)),
         ]
         beat_end, entry_end = may_end & all_ready, may_end_entry & all_ready
@@ -178,6 +180,9 @@ class KvWalk(Component):
                 ]
         with m.If(beat_end):
             m.d.sync += [beat.eq(beat + 1), word.eq(word + 1)]
+            m.d.sync += last_of_entry.eq(
+                Mux(last_beat, (beats == 0) & (kv_head + 1 == kv_heads), (beat + 1 == beats) & (kv_head == kv_heads))
+            )
             with m.If(last_beat):
                 m.d.sync += [
                     beat.eq(0),
