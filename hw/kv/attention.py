@@ -289,7 +289,11 @@ class AttentionUnit(Component):
         """What port ``p`` takes of its entries, and gives."""
         fetch, walk = self.fetches[p], self.rows
         step, active = walk.round.step, walk.active[p]
-        waiting = [walk.pending[p].eq(fetch.pending), walk.beats_ready[p].eq(fetch.ready), walk.beats_behind[p].eq(fetch.behind)]
+        waiting = [
+            walk.pending[p].eq(fetch.pending),
+            walk.beats_ready[p].eq(fetch.ready),
+            walk.beats_behind[p].eq(fetch.behind),
+        ]
         beat = [self.tiles[p].attention.work.kv_beat.eq(fetch.beat)]
         return Share(active & step.pop, active & step.entry_end, waiting, beat, fetch.entry, step, self.tiles[p].slice.products)
 

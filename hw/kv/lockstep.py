@@ -37,7 +37,9 @@ class Lockstep(Bundle):
         if machine.soft_cap:
             # One wire: with its fields' names for every port the Verilog would be a fiftieth longer.
             self.capped = gives(CappedStep(machine).size, "a CappedStep; at once without a cap")
-        self.maximum = gives(32, "largest score of the softmax step's query, FP32, two cycles after it; capped, after that step")
+        self.maximum = gives(
+            32, "largest score of the softmax step's query, FP32, two cycles after it; capped, after that step"
+        )
         self.shared_exponent = gives(EXPONENT_BITS, "largest exponent of V that it sees, with that")
         super().__init__()
 

@@ -76,7 +76,9 @@ class HeldWalk(Component):
         ports = range(machine.ports)
         self.phase = given(Phase(), "what attention is at", "{}")
         self.most = given(TOGETHER, "logarithm of the most entries of a round of values")
-        self.pending = [given(ENTRIES_AT_ONCE, f"bit k: more than k entries of the phase waited in port {p} a cycle before") for p in ports]
+        self.pending = [
+            given(ENTRIES_AT_ONCE, f"bit k: more than k entries of the phase waited in port {p} a cycle before") for p in ports
+        ]
         self.there = given(machine.ports, "per port: the beat needed is kept")
         self.last_entries = given(1, "no entry will come that is not pending")
         self.written = given(1, "a head's probabilities are in memory, one cycle")
