@@ -92,7 +92,7 @@ class AttentionUnit(Component):
         self.layer = given(Layer(machine), "what entries may be asked for ahead", "{}")
         self.unwritten = given(1, "entries of the instruction's own tokens are not written yet")
         self.background = gives(1, "requests are not urgent")
-        self.quiet = gives(1, "nothing is being fetched ahead of an instruction")
+        self.quiet = gives(1, "nothing was being fetched ahead of an instruction a cycle before")
         self.hits = gives(count_shape(machine.ports), "beats that came from the history buffers")
         self.fetched_ahead = gives(count_shape(machine.ports), "beats that came ahead of their instruction")
         self.map = gives(MapRead(machine), "reads of the KV map", "map_read_{}")

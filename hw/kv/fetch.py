@@ -70,7 +70,7 @@ class KvFetch(Component):
             self.came_values = gives(1, "its values are")
         else:
             self.pending = gives(1, "an entry of the phase waits or is worked on")
-        self.left = gives(1, "a scored entry has no probabilities yet")
+        self.left = gives(1, "a scored entry had no probabilities a cycle before")
         self.hit = gives(1, "a beat came from the history buffer")
         self.fetched_ahead = gives(1, "a beat came that was asked for ahead")
         self.quiet = gives(1, "nothing is being fetched ahead")

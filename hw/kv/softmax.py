@@ -43,7 +43,7 @@ class SoftmaxWalk(Component):
     In a stationary array a round of values may be several of these; its walk counts the heads that are there.
 
     Latency: 1 cycle from ``chosen`` to a round's first step, 1 from ``written`` to ``weighed``. Throughput: a step per cycle, a
-    cycle between rounds.
+    cycle between rounds, two where a port has no more entries.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -101,7 +101,8 @@ class BurstReader(Component):
         with m.If(issued):
             m.d.sync += [beat.eq(beat + size), left.eq(left - size), none_left.eq(whole)]
         with m.If(self.runs.valid & self.runs.ready):
-            m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count), none_left.eq(0)]
+            m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count)]
+            m.d.sync += none_left.eq(self.runs.payload.count == 0)  # of a program that asks for nothing
         m.d.sync += [
             coming.eq(carried(coming, Mux(issued, self.burst_length, -1), ~self.push)),
             free.eq(carried(free, Mux(issued, ~Cat(self.burst_length, Const(0, 1)), 0), taken)),

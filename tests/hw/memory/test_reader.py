@@ -65,6 +65,23 @@ def test_burst_reader() -> None:
     assert run.cycles == 1 + delay + 2 + len(beats) - 1
 
 
+def test_a_run_of_no_beats_asks_for_nothing() -> None:
+    """Of a program that names none: the reader takes it, and waits for the next."""
+    dut = BurstReader(MONO, 32, 32)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.burst_ready, 1)
+        ctx.set(dut.runs.payload, {"beat": 3, "count": 0})
+        ctx.set(dut.runs.valid, 1)
+        for _ in range(3):
+            assert ctx.get(dut.runs.ready)
+            await ctx.tick()
+            assert not ctx.get(dut.burst_valid)
+        assert not ctx.get(dut.misplaced)
+
+    simulate(dut, bench)
+
+
 def test_three_clients() -> None:
     """Each gets its own beats in order, and together they get one in every cycle."""
     dut, source = ReadPort(MONO), random.Random(1)
@@ -98,7 +115,7 @@ def test_three_clients() -> None:
     assert first == 2 + 4 + 2
 
 
-def simulate(dut: ReadPort, bench: object) -> None:
+def simulate(dut: BurstReader | ReadPort, bench: object) -> None:
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
     simulator.add_testbench(bench)
