@@ -74,16 +74,16 @@ def bursts_are_runs(laws: Laws, whose: str, runs: stream.Interface, asked: Value
     """Claims it, of bursts of ``length`` + 1 beats from ``beat``; gives the beats of the run that no burst asked for yet."""
     m = laws.m
     take = runs.valid & runs.ready
-    left, following = Signal(MOST.bit_length()), Signal(BEAT_BITS + 1)
-    with m.If(asked):
-        m.d.sync += [left.eq(left - length - 1), following.eq(following + length + 1)]
-    with m.If(take):
-        m.d.sync += [left.eq(runs.payload.count), following.eq(runs.payload.beat)]
+    # Beats no burst asked for and the first of them, before and with this cycle's burst: the latter are what the unit counts by itself.
+    before, first = Signal(MOST.bit_length()), Signal(BEAT_BITS + 1)
+    left, following = Signal.like(before), Signal.like(first)
+    m.d.comb += [left.eq(before - Mux(asked, length + 1, 0)), following.eq(first + Mux(asked, length + 1, 0))]
+    m.d.sync += [before.eq(Mux(take, runs.payload.count, left)), first.eq(Mux(take, runs.payload.beat, following))]
     laws.law(
         f"{whose} bursts are its runs, each from its first beat to its last",
-        (~asked | ((beat == following) & (length < left))) & (~take | (left == Mux(asked, length + 1, 0))),
+        (~asked | ((beat == first) & (length < before))) & (~take | (left == 0)),
     )
-    return left
+    return before
 
 
 def reader_laws() -> Laws:
