@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
+import math
 import multiprocessing
 import re
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +22,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sim.command.common import console
-from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, Case, case, from_dict
+from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict
 from sim.fuzz.run import Line, attempt, cycle_error, is_fault
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
@@ -34,7 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=20,
         metavar="N",
-        help="overlays to try, each with up to four memories behind it; default %(default)s",
+        help="overlays to try; default %(default)s",
+    )
+    parser.add_argument("--seconds", type=positive, metavar="N", help="begin overlays for so long, instead of a number of them")
+    parser.add_argument(
+        "--programs",
+        type=positive,
+        default=PROGRAMS,
+        metavar="N",
+        help="models and runs per overlay, most with a memory of their own behind it; more than the default are shorter ones; default"
+        " %(default)s",
     )
     add_seed(parser, "of the first overlay")
     parser.add_argument("--case", metavar="CASE", help="try one alone: its seed, or a file that --shrink wrote")
@@ -56,32 +69,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.case is not None:
-        refuse(args, ["--count", "--seed"], "has no effect beside --case, which names the one to try")
+        refuse(args, ["--count", "--seed", "--seconds"], "has no effect beside --case, which names the one to try")
         if not args.case.isdigit():
-            refuse(args, ["--long"], "has no effect beside a file, which holds the case")
-    cases = (
-        [read(args.case, args.long)] if args.case is not None else [case(args.seed + k, args.long) for k in range(args.count)]
-    )
+            refuse(args, ["--long", "--programs"], "has no effect beside a file, which holds the case")
+    if args.seconds:
+        refuse(args, ["--count"], "has no effect beside --seconds")
+    if args.long and args.programs > PROGRAMS:
+        raise SkipopuError(f"--programs is {args.programs}; accepted beside --long: 1 to {PROGRAMS}")
     start = time.perf_counter()
-    lines, interrupted = search(args, cases)
+    lines, interrupted = search(args, cases_of(args))
     summary = summarise(lines)
     for fault in [line for line in lines if is_fault(line)]:
         console.print(told(fault), style="red", soft_wrap=True)
     print(text_of(summary, time.perf_counter() - start))
     if args.json:
-        inputs = {"count": args.count, "seed": args.seed, "case": args.case, "long": args.long, "rtl": not args.no_rtl}
+        inputs = {name: getattr(args, name) for name in ("count", "seconds", "programs", "seed", "case", "long")}
+        inputs["rtl"] = not args.no_rtl
         write_json(args.json, "fuzz", inputs, [Record(n, v, "1", "simulated", "skipopu fuzz") for n, v in summary.items()])
     return 130 if interrupted else 1 if summary["faults"] else 0
 
 
-def read(text: str, long: bool) -> Case:
+def cases_of(args: argparse.Namespace) -> Iterator[Case]:
+    """The cases to try, each drawn when it is asked for."""
+    return iter([read(args.case, args.long, args.programs)]) if args.case is not None else _drawn(args)
+
+
+def _drawn(args: argparse.Namespace) -> Iterator[Case]:
+    end = time.monotonic() + (args.seconds or math.inf)
+    for k in itertools.count() if args.seconds else range(args.count):
+        if time.monotonic() > end:
+            return
+        yield case(args.seed + k, args.long, args.programs)
+
+
+def read(text: str, long: bool, programs: int = PROGRAMS) -> Case:
     """A case by seed, or from a JSON file of one (of a line of the log: its program alone).
 
     Raises:
         SkipopuError: neither.
     """
     if text.isdigit():
-        return case(int(text), long)
+        return case(int(text), long, programs)
     try:
         data = json.loads(Path(text).read_text())
         if "programs" not in data:
@@ -91,17 +119,18 @@ def read(text: str, long: bool) -> Case:
         raise SkipopuError(f"--case is {text!r}; accepted: a seed, or a JSON file of a case ({error})") from None
 
 
-def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], bool]:
+def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line], bool]:
     """All lines, and whether it was interrupted; what runs then is ended."""
     lines: list[Line] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    jobs = [(given, args.keep, not args.no_rtl) for given in cases]
-    interrupted = False
+    jobs, interrupted, start = _Jobs(args, cases), False, time.monotonic()
+    total = args.seconds or (args.count if args.case is None else 1)
     pool = multiprocessing.get_context("spawn").Pool(args.jobs, _prepare, maxtasksperchild=25) if args.jobs > 1 else None
     try:
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task("fuzz", total=len(cases))
-            for of_case in pool.imap_unordered(_work, jobs) if pool else map(_work, jobs):
+            task = progress.add_task("fuzz", total=total)
+            for done, of_case in enumerate(pool.imap_unordered(_work, jobs) if pool else map(_work, jobs), 1):
+                jobs.more()
                 for line in of_case:
                     lines.append(line)
                     if args.log:
@@ -114,7 +143,8 @@ def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], boo
                             path.write_text(json.dumps(small, indent=1) + "\n")
                             progress.console.print(f"skipopu fuzz --case {path}", soft_wrap=True)
                 faults = sum(map(is_fault, lines))
-                progress.update(task, advance=1, description=f"fuzz, {faults} faults")
+                completed = min(total, time.monotonic() - start) if args.seconds else done
+                progress.update(task, completed=completed, description=f"fuzz, {len(lines)} programs, {faults} faults")
                 if faults and args.stop_on_fault:
                     break
             else:
@@ -124,9 +154,31 @@ def search(args: argparse.Namespace, cases: list[Case]) -> tuple[list[Line], boo
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        jobs.stop()
         if pool:
             pool.terminate()
     return lines, interrupted
+
+
+class _Jobs:
+    """What workers are given: a case more than they are, and another for every one that is done."""
+
+    def __init__(self, args: argparse.Namespace, cases: Iterator[Case]) -> None:
+        self.args, self.cases = args, cases
+        self.may_begin, self.stopped = threading.Semaphore(args.jobs + 1), False
+
+    def __iter__(self) -> Iterator[tuple[Case, bool, bool]]:
+        while self.may_begin.acquire() and not self.stopped and (given := next(self.cases, None)) is not None:
+            yield given, self.args.keep, not self.args.no_rtl
+
+    def more(self) -> None:
+        """One is done."""
+        self.may_begin.release()
+
+    def stop(self) -> None:
+        """No more are given."""
+        self.stopped = True
+        self.may_begin.release()
 
 
 def _prepare() -> None:
@@ -154,6 +206,8 @@ def append(path: Path, line: Line) -> None:
 def told(line: Line) -> str:
     """A fault in a line or two, with what repeats it."""
     again = f"skipopu fuzz --case {line['seed']}" + " --long" * line["long"]
+    if line["programs"] > PROGRAMS:
+        again += f" --programs {line['programs']}"
     return f"{line['outcome']}, program {line['number']}: {line['message']}\n  {again}"
 
 

@@ -25,8 +25,9 @@ from skipopu.machine.memory import DRAMS
 from skipopu.model_config import OWN
 from skipopu.numerics.activation import ACTIVATIONS, Activation
 
-PROGRAMS = 4  # of a description, which is built once
-CYCLES, LONG_CYCLES = (4_000, 40_000), (30_000, 120_000)  # of a run, as estimated
+PROGRAMS = 4  # of an overlay, which is built once
+# Of a run, as estimated; where an overlay has more programs than that they are shorter.
+CYCLES, SHORT_CYCLES, LONG_CYCLES = (4_000, 40_000), (1_000, 10_000), (30_000, 120_000)
 LONG_PROMPT, LONG_PORTS = 190, 16  # at most, of long runs
 ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
@@ -51,9 +52,10 @@ class Case:
     long: bool = False
 
 
-def case(seed: int, long: bool = False) -> Case:
-    """The case of ``seed``."""
+def case(seed: int, long: bool = False, count: int = PROGRAMS) -> Case:
+    """The case of ``seed``, of ``count`` programs."""
     draw = Draw(seed)
+    cycles = LONG_CYCLES if long else CYCLES if count <= PROGRAMS else SHORT_CYCLES
     port_bits = draw.of((64, 64, 64, 128, 128, 128, 256, 512))
     # A build takes as long as the ports are wide together.
     ports = draw.scaled(1, max(1, draw.of((128, 256, 256, 512, 512, 512, 1024, 4096)) // port_bits))
@@ -72,10 +74,10 @@ def case(seed: int, long: bool = False) -> Case:
         "numerics": ["exact18"],
         "instructions": draw.of((51, 54, 57, 64, 64, 65, 77, 128, 256)),
     } | _memory_path(draw, 4096 // (port_bits // 8))
-    programs = [_program(draw, machine, {}, long)]
-    for _ in range(1, PROGRAMS):
+    programs = [_program(draw, machine, {}, cycles, long)]
+    for _ in range(1, count):
         other = {"memory": memory_behind(draw), "trace_records": _ring(draw)} if draw.chance(0.7) else {}
-        programs.append(_program(draw, machine | other, other, long))
+        programs.append(_program(draw, machine | other, other, cycles, long))
     other_draw = Draw(seed + (1 << 32))
     machine |= {"adjust": other_draw.chance(0.5), "window": other_draw.chance(0.5)}
     for program in programs:
@@ -186,7 +188,7 @@ def memory_behind(draw: Draw) -> str | dict[str, Any]:
     }
 
 
-def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: bool) -> dict[str, Any]:
+def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], cycles: tuple[int, int], long: bool) -> dict[str, Any]:
     """A model that the machine's lanes allow, how it is compiled and run."""
     lanes, weight_lanes = machine["vector_lanes"], machine["port_bits"] // 4
     head_dim = max(8, round_up(draw.scaled(8, 48 if draw.chance(0.85) else 256), max(lanes, 2)))
@@ -222,12 +224,12 @@ def _program(draw: Draw, machine: dict[str, Any], other: dict[str, Any], long: b
         "prefetch": draw.chance(0.8),
         "level": 4 if draw.chance(0.8) else draw.between(0, 3),
     }
-    budget = draw.scaled(*(LONG_CYCLES if long else CYCLES))
-    while (cycles := _estimate(machine, model, compiled, prompt, new)) > budget:
+    budget = draw.scaled(*cycles)
+    while (estimated := _estimate(machine, model, compiled, prompt, new)) > budget:
         sizes = {k: model[k] for k in ("hidden_size", "intermediate_size", "vocab_size") if model[k] > 16}
         if model["num_hidden_layers"] > 2:
             model["num_hidden_layers"] -= 1
-        elif prompt + new > 12 and cycles > 1.5 * budget and not long:
+        elif prompt + new > 12 and estimated > 1.5 * budget and not long:
             prompt, new = max(1, prompt * 2 // 3), new * 2 // 3
         elif sizes:
             largest = max(sizes, key=lambda key: sizes[key])

@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from skipopu.model_config import ModelConfig
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
-OPTIMISE = 0  # level of the C++ compiler: a search builds more than it simulates
+BUILT_FOR = 8  # programs of a case for which optimised C++ pays; fewer are built more than they are simulated
 LONGEST = 400_000  # cycles of a run, as the timing engine counts them
 SENTENCE = 600  # characters of a refusal, at most
 Line = dict[str, Any]  # of the log, as JSON
@@ -91,24 +91,49 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
     build is deleted unless ``keep``; ``verilog`` replaces the generated overlay (tests alter it).
     """
     lines: list[Line] = []
-    built: Machine | None = None
-    try:
+    with _Hardware(verilog, int(len(given.programs) >= BUILT_FOR), keep) as hardware:
         for number, program in enumerate(given.programs):
             start = time.perf_counter()
             machine = given.machine | program.get("machine", {})
-            line: Line = {"seed": given.seed, "long": given.long, "number": number, **program, "machine": machine}
+            line: Line = {"seed": given.seed, "long": given.long, "programs": len(given.programs), "number": number}
+            line |= {**program, "machine": machine}
             with np.errstate(all="ignore"):
-                line |= _outcome(machine, program, verilog, with_rtl)
-            built = line.pop("built", None) or built
+                line |= _outcome(machine, program, hardware if with_rtl else None)
             lines.append(line | {"seconds": round(time.perf_counter() - start, 2)})
             if line["outcome"] == "refused" and line["stage"] == "machine":
                 break
-    finally:
-        if built is not None and not keep:
-            directory = build(built, verilog=verilog or _verilog(built), optimise=OPTIMISE).parent
+    return lines
+
+
+class _Hardware:
+    """A case's simulated machine: built and reset once, its programs run one behind the other."""
+
+    def __init__(self, verilog: str | None, optimise: int, keep: bool) -> None:
+        self.verilog, self.optimise, self.keep = verilog, optimise, keep
+        self.instance: rtl.Instance | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.instance is None:
+            return
+        self.instance.close()
+        if not self.keep:
+            options = self.instance.options
+            directory = build(self.instance.program.machine, verilog=options.verilog, optimise=self.optimise).parent
             shutil.rmtree(directory, ignore_errors=True)
             directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
-    return lines
+
+    def holding(self, made: Program, program: dict[str, Any], cycle_limit: int) -> rtl.Instance:
+        """The machine with ``made`` in its memory, which misbehaves as ``program`` says."""
+        verilog = self.verilog or _verilog(made.machine)
+        options = rtl.Options(rtl.Memory(**program["memory"]), None, verilog, cycle_limit, optimise=self.optimise)
+        if self.instance is None:
+            self.instance = rtl.Instance(made, options)
+        else:
+            self.instance.load(made, options)
+        return self.instance
 
 
 def _verilog(machine: Machine) -> str:
@@ -121,7 +146,7 @@ def is_fault(line: Line) -> bool:
     return line["outcome"] not in ("agreed", "refused", "skipped")
 
 
-def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | None, with_rtl: bool) -> Line:
+def _outcome(machine: dict[str, Any], program: dict[str, Any], hardware: _Hardware | None) -> Line:
     stage = "machine"
     try:
         Machine.from_dict(dict(machine), "machine description")
@@ -132,7 +157,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         try:
             expected = _computed(session, run)
         except MachineHalt as halt:
-            return _halted(made, run, program, halt, verilog) if with_rtl else _refused(stage, str(halt))
+            return _halted(made, run, program, halt, hardware) if hardware else _refused(stage, str(halt))
         stage = "timing"
         predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen.active))).counters
         stage, turns, problem, longest = "again", [(run, expected)], "", predicted["CYCLES"]
@@ -161,20 +186,18 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], verilog: str | No
         "routing": [list(expected.routing.shape), np.packbits(expected.routing).tobytes().hex()],
         "first": turns[-1][0].first,
     }
-    if problem or not with_rtl:
+    if problem or hardware is None:
         return line
     if longest > LONGEST:
         return line | {"outcome": "skipped", "message": f"{longest} cycles; up to {LONGEST} are simulated"}
     limit = 20_000 + 4 * longest * 256 // (256 - program["memory"]["stall"])
-    text = verilog or _verilog(made.machine)
-    line["built"] = made.machine
     problems: list[str] = []
     try:
-        with rtl.Instance(made, _options(program, text, limit)) as hardware:
-            for k, (each, of_each) in enumerate(turns):
-                found = hardware.run(each)
-                line.setdefault("rtl", found.counters)
-                problems += [f"{'the run behind it: ' * k}{problem}" for problem in differences(made, each, of_each, found)]
+        instance = hardware.holding(made, program, limit)
+        for k, (each, of_each) in enumerate(turns):
+            found = instance.run(each)
+            line.setdefault("rtl", found.counters)
+            problems += [f"{'the run behind it: ' * k}{problem}" for problem in differences(made, each, of_each, found)]
     except SkipopuError as error:
         kind = "hang" if "did not stop" in str(error) else "difference" if isinstance(error, MachineHalt) else "rtl"
         return line | {"outcome": kind, "message": str(error)}
@@ -188,21 +211,16 @@ def _computed(session: Session, run: Run) -> Computed:
     return replace(result, memory=[port.copy() for port in result.memory])
 
 
-def _options(program: dict[str, Any], verilog: str, cycle_limit: int) -> rtl.Options:
-    return rtl.Options(rtl.Memory(**program["memory"]), None, verilog, cycle_limit, optimise=OPTIMISE)
-
-
 def _refused(stage: str, text: str) -> Line:
     outcome = "refused" if "\n" not in text and 0 < len(text) <= SENTENCE else "sentence"
     return {"outcome": outcome, "stage": stage, "message": text}
 
 
-def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt, verilog: str | None) -> Line:
+def _halted(made: Program, run: Run, program: dict[str, Any], halt: MachineHalt, hardware: _Hardware) -> Line:
     """A compiled program that halts is a fault of compiler or engine, whatever the RTL does: this says which."""
-    line: Line = {"outcome": "difference", "stage": "rtl", "built": made.machine}
-    text = verilog or _verilog(made.machine)
+    line: Line = {"outcome": "difference", "stage": "rtl"}
     try:
-        rtl.run(made, run, _options(program, text, 1_000_000))
+        hardware.holding(made, program, 1_000_000).run(run)
     except MachineHalt as seen:
         if (seen.code, seen.pc) == (halt.code, halt.pc):
             return line | {"outcome": "halt", "message": str(halt)}

@@ -1,8 +1,8 @@
 """The cocotb side of runs: drives AXI4-Lite, waits, reads counters, has the memories loaded before and dumped after each.
 
-What they have in common stands in the JSON file named by ``SKIPOPU_BENCH``; registers of each come through the pipe ``requests`` beside
-it, as a line of JSON, and the outcome of the Nth goes to ``resultN.json``. Time passes between polls without a Python call per cycle,
-and none while nothing is asked for.
+What is asked for comes through the pipe named by ``SKIPOPU_REQUESTS``, a line of JSON for each: the memories' settings, the registers and
+the cycles that it may take. The outcome of the Nth goes to ``resultN.json`` beside the pipe. Time passes between polls without a Python
+call per cycle, and none while nothing is asked for. The machine is reset before the first run, and never again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cocotb.triggers import RisingEdge, Timer
 from skipopu.isa.registers import CONTROL_START, HOST, HOST_REGISTERS, STATUS_DONE, STATUS_ERROR
 
 PERIOD = 10  # ns
+POLL = 1000  # cycles
 
 
 class Host:
@@ -53,11 +54,27 @@ class Host:
 
 @cocotb.test()
 async def runs(dut: Any) -> None:
-    """A run for every line of the pipe ``requests``, until it is closed."""
-    path = Path(os.environ["SKIPOPU_BENCH"])
-    options = json.loads(path.read_text())
-    for name, value in options["settings"].items():
-        getattr(dut, name).value = value
+    """A run for every line of the pipe, until it is closed."""
+    path = Path(os.environ["SKIPOPU_REQUESTS"])
+    host, identity = Host(dut), {}
+    with path.open() as requests:
+        for number, line in enumerate(iter(requests.readline, "")):
+            request = json.loads(line)
+            for name, value in request["settings"].items():
+                getattr(dut, name).value = value
+            if number == 0:
+                await reset(dut)
+                identity = {name: await host.read(name) for name in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")}
+            await pulse(dut.load)
+            result = await run(dut, host, path.parent / f"progress{number}", request)
+            await pulse(dut.dump)
+            written = path.parent / "unfinished"
+            written.write_text(json.dumps(result | {"identity": identity}))
+            written.rename(path.parent / f"result{number}.json")
+
+
+async def reset(dut: Any) -> None:
+    """Starts the clock; pins that the host drives are 0."""
     dut.load.value = dut.dump.value = 0
     for name in ("awvalid", "wvalid", "arvalid", "bready", "rready", "awaddr", "wdata", "wstrb", "araddr"):
         getattr(dut, f"host_{name}").value = 0
@@ -66,16 +83,6 @@ async def runs(dut: Any) -> None:
     for _ in range(4):
         await RisingEdge(dut.clk)
     dut.rst.value = 0
-    host = Host(dut)
-    identity = {name: await host.read(name) for name in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")}
-    with (path.parent / "requests").open() as requests:
-        for number, line in enumerate(iter(requests.readline, "")):
-            await pulse(dut.load)
-            result = await run(dut, host, path.parent / f"progress{number}", json.loads(line), options)
-            await pulse(dut.dump)
-            written = path.parent / "unfinished"
-            written.write_text(json.dumps(result | {"identity": identity}))
-            written.rename(path.parent / f"result{number}.json")
 
 
 async def pulse(pin: Any) -> None:
@@ -86,15 +93,15 @@ async def pulse(pin: Any) -> None:
     await Timer(2 * PERIOD, unit="ns")
 
 
-async def run(dut: Any, host: Host, told: Path, registers: dict[str, int], options: dict[str, Any]) -> dict[str, Any]:
+async def run(dut: Any, host: Host, told: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Starts the machine and waits for its end; ``told`` gets tokens and cycles so far."""
-    for name, value in registers.items():
+    for name, value in request["registers"].items():
         await host.write(name, value)
     await host.write("CONTROL", CONTROL_START)
     generated, stopped = 0, False
     with told.open("w") as progress:
         while not stopped:
-            await Timer(options["poll"] * PERIOD, unit="ns")
+            await Timer(POLL * PERIOD, unit="ns")
             await RisingEdge(dut.clk)
             stopped = bool(await host.read("STATUS") & (STATUS_DONE | STATUS_ERROR))
             count = await host.read("GENERATED")
@@ -103,7 +110,7 @@ async def run(dut: Any, host: Host, told: Path, registers: dict[str, int], optio
                 generated = count
                 progress.write(f"{count} {cycles}\n")
                 progress.flush()
-            if cycles > options["limit"]:
+            if cycles > request["limit"]:
                 break
     values = {r.name: await host.read(r.name) for r in HOST_REGISTERS if r.access == "r"}
     return {"stopped": stopped, "registers": values}

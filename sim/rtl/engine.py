@@ -43,17 +43,33 @@ def _read_dump(path: Path, beat: int) -> NDArray[np.uint8]:
 
 
 class Instance:
-    """One simulated machine with a program in its memory, which keeps what a run leaves for the next one."""
+    """One simulated machine with a program in its memory, which keeps what a run leaves for the next one.
+
+    Another program of the same overlay may follow, without a reset (:meth:`load`).
+    """
 
     def __init__(self, program: Program, options: Options | None = None) -> None:
         """Raises ProgramError when the image is larger than the simulated memory."""
-        self.program, self.options = program, options or Options()
         self.directory: tempfile.TemporaryDirectory[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self.memory: list[NDArray[np.uint8]] = [port.copy() for port in program.memory]
-        self.runs, self.busy, self.kept = 0, False, 0
-        if (size := len(self.memory[0])) > MEMORY_BYTES:
+        self.runs, self.busy = 0, False
+        self.load(program, options)
+
+    def load(self, program: Program, options: Options | None = None) -> None:
+        """Puts ``program`` into the machine's memory; ``options`` may differ in memory and cycle limit from those it was built with.
+
+        Raises:
+            ProgramError: the image is larger than the simulated memory.
+        """
+        if (size := len(program.memory[0])) > MEMORY_BYTES:
             raise ProgramError(f"the image needs {size} bytes per port; the RTL simulation holds {MEMORY_BYTES}")
+        self.program, self.options = program, options or Options()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing of the program ran yet."""
+        self.memory: list[NDArray[np.uint8]] = [port.copy() for port in self.program.memory]
+        self.written, self.kept = False, 0
 
     @property
     def work(self) -> Path:
@@ -81,8 +97,8 @@ class Instance:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.process, self.runs, self.kept = None, 0, 0
-        self.memory = [port.copy() for port in self.program.memory]
+        self.process, self.runs = None, 0
+        self._forget()
         if self.directory is not None:
             self.directory.cleanup()
             self.directory = None
@@ -119,15 +135,14 @@ class Instance:
         run.place(program, self.memory[0])
         if self.process is None:
             self._start(run, watch)
-            ports = range(len(self.memory))
-        else:
-            ports = range(1)
-        for port in ports:
+        for port in range(1 if self.written else len(self.memory)):
             _write_image(self.work / f"port{port}.bin", self.memory[port], beat)
+        self.written = True
         number, self.runs = self.runs, self.runs + 1
         watch.say("RTL: simulation")
         start = time.perf_counter()
-        self.requests.write(json.dumps(run.registers(program)) + "\n")
+        request = {"settings": self._settings(), "registers": run.registers(program), "limit": self.options.cycle_limit}
+        self.requests.write(json.dumps(request) + "\n")
         self.requests.flush()
         values = self._wait(number, watch)
         seconds = time.perf_counter() - start
@@ -178,14 +193,11 @@ class Instance:
         )
         self.directory = tempfile.TemporaryDirectory(prefix="skipopu-rtl-")
         work = self.work
-        settings = self._settings()
         os.mkfifo(work / "requests")
         # Also open for reading, so that it opens before anybody reads.
         self.requests = os.fdopen(os.open(work / "requests", os.O_RDWR), "w")
-        bench = work / "bench.json"
-        bench.write_text(json.dumps({"settings": settings, "poll": 1000, "limit": options.cycle_limit}))
         environment = simulation_environment() | {
-            "SKIPOPU_BENCH": str(bench),
+            "SKIPOPU_REQUESTS": str(work / "requests"),
             "COCOTB_TEST_MODULES": "sim.rtl.bench",
             "COCOTB_RESULTS_FILE": str(work / "results.xml"),
         }
@@ -226,7 +238,7 @@ class Instance:
         progress, outcome = work / f"progress{number}", work / f"result{number}.json"
         assert self.process is not None
         while not outcome.exists() and self.process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.02)
             seen = _report(progress, seen, watch)
             _measure(self.options.waves, lambda phase: watch.say(f"RTL: {phase}"))
         _report(progress, seen, watch)
