@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sim.command.common import console
 from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict
-from sim.fuzz.run import Line, attempt, cycle_error, is_fault
+from sim.fuzz.run import Line, attempt, cycle_errors, is_fault
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
 from skipopu.errors import SkipopuError
@@ -206,8 +206,8 @@ def append(path: Path, line: Line) -> None:
 def told(line: Line) -> str:
     """A fault in a line or two, with what repeats it."""
     again = f"skipopu fuzz --case {line['seed']}" + " --long" * line["long"]
-    if line["programs"] > PROGRAMS:
-        again += f" --programs {line['programs']}"
+    if line["count"] != PROGRAMS:
+        again += f" --programs {line['count']}"
     return f"{line['outcome']}, program {line['number']}: {line['message']}\n  {again}"
 
 
@@ -222,7 +222,7 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
         "fault" if any(map(is_fault, of)) else "agreed" if any(line["outcome"] == "agreed" for line in of) else "refused"
         for of in by_description.values()
     ]
-    errors = sorted(abs(e) for e in map(cycle_error, lines) if e is not None)
+    errors = [abs(error) for line in lines for error in cycle_errors(line)]
     reasons = collections.Counter(reason(line) for line in lines if line["outcome"] == "refused")
     return {
         "descriptions": len(outcomes),

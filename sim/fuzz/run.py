@@ -95,7 +95,7 @@ def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rt
         for number, program in enumerate(given.programs):
             start = time.perf_counter()
             machine = given.machine | program.get("machine", {})
-            line: Line = {"seed": given.seed, "long": given.long, "programs": len(given.programs), "number": number}
+            line: Line = {"seed": given.seed, "long": given.long, "count": len(given.programs), "number": number}
             line |= {**program, "machine": machine}
             with np.errstate(all="ignore"):
                 line |= _outcome(machine, program, hardware if with_rtl else None)
@@ -161,6 +161,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], hardware: _Hardwa
         stage = "timing"
         predicted = timing.run(made, run, timing.Options(expected, channels=Recorded(made, seen.active))).counters
         stage, turns, problem, longest = "again", [(run, expected)], "", predicted["CYCLES"]
+        behind: dict[str, int] = {}
         if again := program["run"].get("again"):
             follows, masks = following(session, run, again), Masks(made, made.context)
             whole = functional.run(made, replace(follows, first=0), functional.Options(masks=masks.see if made.masks else None))
@@ -186,6 +187,8 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], hardware: _Hardwa
         "routing": [list(expected.routing.shape), np.packbits(expected.routing).tobytes().hex()],
         "first": turns[-1][0].first,
     }
+    if len(turns) > 1:
+        line["behind"] = {"timing": behind}
     if problem or hardware is None:
         return line
     if longest > LONGEST:
@@ -196,7 +199,7 @@ def _outcome(machine: dict[str, Any], program: dict[str, Any], hardware: _Hardwa
         instance = hardware.holding(made, program, limit)
         for k, (each, of_each) in enumerate(turns):
             found = instance.run(each)
-            line.setdefault("rtl", found.counters)
+            (line["behind"] if k else line)["rtl"] = found.counters
             problems += [f"{'the run behind it: ' * k}{problem}" for problem in differences(made, each, of_each, found)]
     except SkipopuError as error:
         kind = "hang" if "did not stop" in str(error) else "difference" if isinstance(error, MachineHalt) else "rtl"
@@ -265,8 +268,8 @@ def replay(line: Line) -> dict[str, int]:
     return timing.run(program, run, timing.Options(routed, channels=channels)).counters
 
 
-def cycle_error(line: Line) -> float | None:
-    """(timing - rtl) / rtl of a run whose memory behaved; None where there is none."""
+def cycle_errors(line: Line) -> list[float]:
+    """(timing - rtl) / rtl of a line's run and of the one behind it, where they ran and memory behaved."""
     if "rtl" not in line or line["memory"]["stall"] or line["memory"]["reorder"]:
-        return None
-    return line["timing"]["CYCLES"] / line["rtl"]["CYCLES"] - 1
+        return []
+    return [of["timing"]["CYCLES"] / of["rtl"]["CYCLES"] - 1 for of in (line, line.get("behind", {})) if "rtl" in of]

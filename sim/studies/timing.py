@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim.estimate import Workload, estimate
-from sim.fuzz.run import cycle_error, replay
+from sim.fuzz.run import cycle_errors, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
@@ -63,7 +63,7 @@ def study(log: Path, say: Say = lambda text: None) -> list[Row]:
         raise SkipopuError(f"{log}: not a log of `skipopu fuzz` ({error})") from None
     rows = []
     for line in lines:
-        if line["outcome"] == "agreed" and cycle_error(line) is not None:
+        if line["outcome"] == "agreed" and cycle_errors(line):
             machine = Machine.from_dict(dict(line["machine"]), f"{log}: {line['machine']['name']}")
             skips = line["rtl"]["EXECUTED_ATTENTION"] + line["rtl"]["EXECUTED_FFN"] < math.prod(line["routing"][0])
             cycles = line["rtl"]["CYCLES"], replay(line)["CYCLES"]

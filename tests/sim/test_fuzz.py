@@ -12,7 +12,7 @@ import pytest
 from hw.emit import overlay_verilog
 from sim.command import fuzz as command
 from sim.fuzz.case import Case, case, from_dict, to_dict
-from sim.fuzz.run import attempt, compiled, cycle_error, is_fault, replay
+from sim.fuzz.run import attempt, compiled, cycle_errors, is_fault, replay
 from sim.fuzz.shrink import shrink
 from skipopu import cli
 from skipopu.errors import SkipopuError
@@ -80,7 +80,9 @@ def test_long_runs_reach_contexts_and_ports_that_others_do_not() -> None:
     assert {given.machine.get("ports") for given in long} >= set(range(1, 17))
     again = from_dict(json.loads(json.dumps(to_dict(long[0]))))
     assert again.long
-    assert command.told({"seed": 3, "long": True, "outcome": "hang", "number": 1, "message": ""}).endswith("--case 3 --long")
+    hang = {"seed": 3, "long": True, "count": 4, "outcome": "hang", "number": 1, "message": ""}
+    assert command.told(hang).endswith("--case 3 --long")
+    assert command.told(hang | {"long": False, "count": 40}).endswith("--case 3 --programs 40")
 
 
 def test_every_field_of_a_description_is_drawn(cases: list[Case]) -> None:
@@ -166,12 +168,49 @@ def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytes
 
 @pytest.mark.parametrize(("outcome", "code"), [("agreed", 0), ("hang", 1)])
 def test_a_fault_decides_the_exit_code(monkeypatch: pytest.MonkeyPatch, outcome: str, code: int) -> None:
-    line = {"seed": 3, "long": False, "number": 0, "machine": {}, "outcome": outcome, "stage": "rtl", "message": "no end"}
+    line = {
+        "seed": 3,
+        "long": False,
+        "count": 4,
+        "number": 0,
+        "machine": {},
+        "outcome": outcome,
+        "stage": "rtl",
+        "message": "no end",
+    }
     monkeypatch.setattr(command, "search", lambda args, cases: ([line], False))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     args = parser.parse_args(["--count", "1"])
     assert command.main(args) == code
+
+
+def test_many_programs_are_shorter_ones_for_the_same_machine() -> None:
+    few, many = [case(seed) for seed in SEEDS[:8]], [case(seed, count=24) for seed in SEEDS[:8]]
+    assert {len(given.programs) for given in many} == {24}
+    assert [given.machine["ports"] for given in many] == [given.machine["ports"] for given in few]
+    longest = [max(len(p["run"]["prompt"]) for given in cases for p in given.programs[:4]) for cases in (few, many)]
+    assert longest[1] < longest[0]
+
+
+def test_overlays_begin_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    now = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    args = parser.parse_args(["--seconds", "2", "--programs", "1"])
+    assert [given.seed for given in command.cases_of(args)] == [0, 1]
+
+
+@pytest.mark.rtl
+def test_programs_follow_each_other_without_a_reset() -> None:
+    """What one leaves in the machine changes nothing in the next, nor in the same one again."""
+    first = smallest()
+    other = first.programs[0] | {"weights": first.programs[0]["weights"] | {"seed": 1}}
+    three = dataclasses.replace(first, programs=(first.programs[0], other, first.programs[0]))
+    lines = attempt(three)
+    assert [line["outcome"] for line in lines] == ["agreed"] * 3
+    assert lines[0]["rtl"] == lines[2]["rtl"]
 
 
 @pytest.mark.rtl
@@ -184,7 +223,7 @@ def test_a_wrong_rtl_is_found() -> None:
     assert is_fault(line)
     assert line["message"].startswith("executed FFN: functional")
     assert line["rtl"]["CYCLES"] > 0
-    assert cycle_error(line) is not None
+    assert len(cycle_errors(line)) == 1
 
 
 @pytest.mark.rtl
@@ -196,4 +235,6 @@ def test_a_wrong_run_behind_another_is_found() -> None:
     (line,) = attempt(given, verilog=text)
     assert line["outcome"] == "difference"
     assert re.fullmatch(r"the run behind it: KV entries: functional \d+, RTL \d+", line["message"])
-    assert [line["outcome"] for line in attempt(given)] == ["agreed"]
+    (line,) = attempt(given)
+    assert line["outcome"] == "agreed"
+    assert len(cycle_errors(line)) == 2
