@@ -120,8 +120,9 @@ def read(text: str, long: bool, programs: int = PROGRAMS) -> Case:
 
 
 def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line], bool]:
-    """All lines, and whether it was interrupted; what runs then is ended."""
+    """All lines, and whether it was interrupted or told to end; what runs then is ended."""
     lines: list[Line] = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     jobs, interrupted, start = _Jobs(args, cases), False, time.monotonic()
     total = args.seconds or (args.count if args.case is None else 1)
@@ -157,6 +158,7 @@ def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line],
         jobs.stop()
         if pool:
             pool.terminate()
+        signal.signal(signal.SIGTERM, before)
     return lines, interrupted
 
 
