@@ -18,7 +18,7 @@ from skipopu.machine.config import Machine
 from skipopu.report import Record, Table
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md", "docs/clock.md")
+PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md", "docs/clock.md", "docs/fuzz.md")
 BLOCK = re.compile(r"(<!-- figures (\w+): begin -->\n).*?(<!-- figures: end -->\n)", re.S)
 MODEL, TARGET, CONTEXT = "llama-2-7b", "u280", "128+1024"
 CLOCKS_SHOWN = (75, 100, 125, 150, 175, 200, 225)  # at which the comparison has rates
@@ -268,6 +268,23 @@ def sums() -> str:
     return f"For `{TARGET}`: {lut_sum()}.\n"
 
 
+def fuzzed() -> str:
+    """What the recorded search found."""
+    found = Records("docs/fuzz.json")
+    asked = json.loads(found.path.read_text())["inputs"]
+    value = {record.name: float(record.value or 0) for record in found.all}
+    head = (
+        f"`skipopu fuzz --seconds {asked['seconds']} --programs {asked['programs']} --seed {asked['seed']} --json docs/fuzz.json`:"
+        f" {value['programs']:,.0f} programs, of which {value['programs_agreed']:,.0f} agreed, on {value['overlays']:,.0f} generated overlays with"
+        f" {value['descriptions']:,.0f} memories and rings behind them, {value['rtl_cycles'] / 1e6:,.1f} million cycles of RTL;"
+        f" **{value['faults']:,.0f} faults**. Timing engine, {value['timing_runs']:,.0f} runs whose memory does not pause at random, mostly of"
+        f" fewer than 10,000 cycles: median error {value['timing_median_error']:.2%}, {value['timing_beyond_bound']:,.0f} beyond 3 %"
+        " ([longer ones](timing.md))."
+    )
+    reasons = [[name.partition(": ")[2], f"{count:.0f}"] for name, count in value.items() if name.startswith("refused: ")]
+    return f"{head}\n\n{Table('', ('refused for', 'programs'), reasons).markdown}\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "array": array,
     "clock": clock,
@@ -279,6 +296,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "clocks": clocks,
     "stationary": stationary,
     "sums": sums,
+    "fuzz": fuzzed,
 }
 
 

@@ -29,6 +29,7 @@ PROGRAMS = 4  # of an overlay, which is built once
 # Of a run, as estimated; where an overlay has more programs than that they are shorter.
 CYCLES, SHORT_CYCLES, LONG_CYCLES = (4_000, 40_000), (1_000, 10_000), (30_000, 120_000)
 LONG_PROMPT, LONG_PORTS = 190, 16  # at most, of long runs
+NARROW = 512  # bits of all ports together, of machines that many programs are simulated on
 ODD = 0.22  # share of descriptions in which one value is out of place, and again of programs
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
 
@@ -61,6 +62,8 @@ def case(seed: int, long: bool = False, count: int = PROGRAMS) -> Case:
     ports = draw.scaled(1, max(1, draw.of((128, 256, 256, 512, 512, 512, 1024, 4096)) // port_bits))
     if long:
         port_bits, ports = draw.of((64, 64, 128)), draw.between(1, LONG_PORTS)
+    elif count > PROGRAMS:
+        ports = min(ports, max(1, NARROW // port_bits))
     kv_lanes, weight_lanes = port_bits // 16, port_bits // 4
     machine: dict[str, Any] = {
         "name": f"fuzz-{seed}",

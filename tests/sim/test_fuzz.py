@@ -188,7 +188,7 @@ def test_a_fault_decides_the_exit_code(monkeypatch: pytest.MonkeyPatch, outcome:
 def test_many_programs_are_shorter_ones_for_the_same_machine() -> None:
     few, many = [case(seed) for seed in SEEDS[:8]], [case(seed, count=24) for seed in SEEDS[:8]]
     assert {len(given.programs) for given in many} == {24}
-    assert [given.machine["ports"] for given in many] == [given.machine["ports"] for given in few]
+    assert all(given.machine["ports"] * given.machine["port_bits"] <= 512 for given in many)
     longest = [max(len(p["run"]["prompt"]) for given in cases for p in given.programs[:4]) for cases in (few, many)]
     assert longest[1] < longest[0]
 
