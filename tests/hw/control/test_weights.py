@@ -76,6 +76,7 @@ MOST_ROUNDS, MOST_GROUPS = ((1 << MATMUL.by_name[name].width) - 1 for name in ("
         ("tiny", 8, MOST_GROUPS, INT4Z),
         ("mono", LARGEST_GROUP, 15, INT4),
     ],
+    ids=["quarters", "zero points", "mono"],
 )
 def test_the_longest_runs(target: str, group: int, groups: int, weights: Format) -> None:
     """In the most rounds, in the last of which the last port has no block; more than half of what a run can have."""

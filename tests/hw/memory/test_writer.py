@@ -120,6 +120,7 @@ def test_write_bursts(longest: int, count: int, first: int) -> None:
                 bursts.append((ctx.get(dut.axi.awaddr) // machine.beat_bytes, ctx.get(dut.axi.awlen) + 1))
             if ctx.get(dut.axi.wvalid):
                 written.append(ctx.get(dut.axi.wdata))
+                assert len(written) <= count
                 assert ctx.get(dut.axi.wlast) == (len(written) == sum(length for _, length in bursts))
             taken, done = ctx.get(dut.runs[0].ready), ctx.get(dut.done[0])
             await ctx.tick()

@@ -234,6 +234,7 @@ def test_the_largest_group_at_the_end_of_the_largest_memory() -> None:
             *_, streaming, word, group = await ctx.tick().sample(dut.streaming, dut.activation_word, dut.activation_group)
             assert not streaming or group == 4 * first  # a quarter of a word each
             seen += [word] if streaming else []
+            assert len(seen) <= BLOCK_ROWS // 2 * words
         assert seen == BLOCK_ROWS // 2 * list(range(first, first + words))
 
     simulator = Simulator(dut)
