@@ -16,10 +16,13 @@ from skipopu.isa import spec
 from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
 from skipopu.isa.spec import TokenList, Unit
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_VOCABULARY
 from tests.hw.bench import exercise
 
 TINY = Machine.load("tiny")
-CONTEXT, LAYERS, ADVANCE, TOKENS, TRACE, TRACE_ROW, EOS, PREDICTED = 20, 2, 100, 33, 44, 5, 6, 77
+ABOVE_4_GB = 1 << 27  # 64-byte units
+CONTEXT, LAYERS, ADVANCE, TRACE_ROW, EOS = 20, 2, 100, 5, 6
+TOKENS, TRACE, PREDICTED = ABOVE_4_GB + 33, ABOVE_4_GB + 44, ABOVE_4_GB + 77
 SETTINGS = {
     Config.CONTEXT: CONTEXT,
     Config.TOKENS: TOKENS,
@@ -36,7 +39,7 @@ BODY = [
     (spec.ATTEND, {"list": TokenList.ATTENTION}),
     (spec.MATMUL, {"list": TokenList.FFN, "rounds": 1, "ports": 1, "groups": 1}),
 ]
-START = len(SETTINGS)
+START, MAX_NEW = len(SETTINGS), 3
 PROGRAM = [
     *((spec.SET, {"register": register, "value": value}) for register, value in SETTINGS.items()),
     (spec.CHUNK, {}),
@@ -227,12 +230,15 @@ def test_a_run(run: Asked) -> None:
         assert next(decisions, None) is None
 
     request = dut.request
-    constants = [(request.program, 5), (request.program_length, len(PROGRAM))]
+    constants = [(request.program, ABOVE_4_GB + 5), (request.program_length, len(PROGRAM))]
     constants += [(request.prompt_length, run.prompt), (request.known_length, run.known), (request.max_new, len(run.tokens))]
     constants += [(request.first, run.first), (request.predict_from, run.predict_from), (request.predicted, PREDICTED)]
     streams = {dut.issue[unit]: issued for unit, issued in expected.issued.items()}
     fetched = [i for i in expected.issued[Unit.ARRAY] if i["mask"]]
-    streams |= {dut.fetch: len(fetched) * [{"rounds": 1, "groups": 1}], dut.runs: [{"beat": 20, "count": len(PROGRAM)}]}
+    streams |= {
+        dut.fetch: len(fetched) * [{"rounds": 1, "groups": 1}],
+        dut.runs: [{"beat": 4 * (ABOVE_4_GB + 5), "count": len(PROGRAM)}],
+    }
     exercise(dut, {dut.beats: beats_of(PROGRAM)}, streams, constants=constants, drive=drive, seeds=range(1))
     assert cycles == expected.cycles + 1
 
@@ -350,9 +356,14 @@ def test_a_fault_of_the_last_instruction_is_no_done_run(late: int) -> None:
     exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
 
 
-def outcome(words: Words, known: int) -> tuple[int, int, int]:
-    """(status, error, tokens generated) of a run with ``known`` tokens and idle units; every token generated is EOS."""
-    dut, seen = Dispatcher(TINY), list[int]()
+def outcome(
+    words: Words, known: int, first: int = 0, token: int = EOS, machine: Machine = TINY, patience: int = 500
+) -> tuple[int, int, int, int]:
+    """(status, error, tokens generated, the error's instruction) of a run of ``known`` tokens from ``first`` on.
+
+    Units are idle, every token generated is ``token``.
+    """
+    dut, seen = Dispatcher(machine), list[int]()
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         ctx.set(dut.request.start, 1)
@@ -360,30 +371,81 @@ def outcome(words: Words, known: int) -> tuple[int, int, int]:
         ctx.set(dut.request.start, 0)
         while not ctx.get(dut.state.status) & (STATUS_DONE | STATUS_ERROR):
             await ctx.tick()
-        seen.extend(ctx.get(port) for port in (dut.state.status, dut.state.error, dut.state.generated))
+        state = dut.state
+        seen.extend(ctx.get(port) for port in (state.status, state.error, state.generated, state.error_pc))
 
     request = dut.request
     constants = [(port, 1) for port in (dut.units_idle, dut.attention_quiet, dut.ports_quiet, dut.write_token.done)]
-    constants += [(dut.token, EOS), (request.program_length, len(words)), (request.predict_from, NO_POSITION)]
-    constants += [(request.prompt_length, known), (request.known_length, known), (request.max_new, 3)]
-    exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
-    status, error, generated = seen
-    return status, error, generated
+    constants += [(dut.token, token), (request.program_length, len(words)), (request.predict_from, NO_POSITION)]
+    constants += [
+        (request.prompt_length, known),
+        (request.known_length, known),
+        (request.first, first),
+        (request.max_new, MAX_NEW),
+    ]
+    streams = {dut.runs: [{"count": len(words)}]}
+    exercise(dut, {dut.beats: beats_of(words)}, streams, constants=constants, drive=drive, seeds=(), patience=patience)
+    status, error, generated, place = seen
+    return status, error, generated, place
+
+
+NO_ID, LAST_ID = 0xFFFF_FFFF, LARGEST_VOCABULARY - 1
+
+
+def generated(ids: dict[int, int], token: int) -> int:
+    """Tokens generated where EOS0 to EOS3 are ``ids`` by number, none of the others."""
+    settings = {Config.CONTEXT: CONTEXT} | {Config.EOS0 + k: ids.get(k, NO_ID) for k in range(4)}
+    words: Words = [(spec.SET, {"register": register, "value": value}) for register, value in settings.items()]
+    words += [(spec.CHUNK, {}), (spec.NEXT, {"target": len(words)}), (spec.HALT, {})]
+    status, error, count, _ = outcome(words, 1, token=token)
+    assert (status, error) == (STATUS_DONE, Error.NONE)
+    return count
+
+
+@pytest.mark.parametrize("token", [0, EOS, LAST_ID])
+@pytest.mark.parametrize("number", range(4))
+def test_each_end_of_sequence_ends_a_run(number: int, token: int) -> None:
+    assert generated({number: token}, token) == 1
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_each_end_of_sequence_ends_a_run(number: int) -> None:
-    words: Words = [
-        (spec.SET, {"register": Config.CONTEXT, "value": CONTEXT}),
-        (spec.SET, {"register": Config.EOS0 + number, "value": EOS}),
-        (spec.CHUNK, {}),
-        (spec.NEXT, {"target": 2}),
-        (spec.HALT, {}),
-    ]
-    assert outcome(words, 1) == (STATUS_DONE, Error.NONE, 1)
+def test_another_token_ends_none(number: int) -> None:
+    """One that differs in the highest bit of an id, the lowest one, or any where registers say that there is no id."""
+    assert generated({number: LAST_ID}, LAST_ID >> 1) == MAX_NEW
+    assert generated({number: LAST_ID}, LAST_ID - 1) == MAX_NEW
+    assert generated({}, 0) == MAX_NEW
 
 
 @pytest.mark.parametrize(("short", "expected"), [(0, (STATUS_DONE, Error.NONE)), (1, (STATUS_ERROR, Error.CONTEXT_FULL))])
-def test_a_context_is_full_with_its_last_token(short: int, expected: tuple[int, int]) -> None:
-    words: Words = [(spec.SET, {"register": Config.CONTEXT, "value": TINY.tokens - short}), (spec.CHUNK, {}), (spec.HALT, {})]
-    assert outcome(words, TINY.tokens)[:2] == expected
+@pytest.mark.parametrize("context", [TINY.tokens, LARGEST_CONTEXT])
+def test_a_context_is_full_with_its_last_token(context: int, short: int, expected: tuple[int, int]) -> None:
+    machine = dataclasses.replace(TINY, map_entries=LARGEST_CONTEXT)
+    words: Words = [(spec.SET, {"register": Config.CONTEXT, "value": context - short}), (spec.CHUNK, {}), (spec.HALT, {})]
+    assert outcome(words, context, first=context - TINY.tokens, machine=machine)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (spec.HALT, (STATUS_DONE, Error.NONE, 1, 0)),
+        (spec.CHUNK, (STATUS_ERROR, Error.PROGRAM_RANGE, 1, 1 << spec.PC_BITS)),
+    ],
+)
+def test_the_end_of_the_longest_program(last: spec.Instruction, expected: tuple[int, int, int, int]) -> None:
+    """A loop, the chunk's end and what follows it in its last words; behind them there is nothing."""
+    length = 1 << spec.PC_BITS
+    machine = dataclasses.replace(TINY, instructions=length)
+    words: Words = [
+        (spec.SET, {"register": Config.EOS0, "value": EOS}),
+        (spec.SET, {"register": Config.CONTEXT, "value": CONTEXT}),
+    ]
+    words += [(spec.CHUNK, {}), (spec.NEXT, {"target": length - 4})]
+    words += [(spec.EXTEND, {"rank": 1})] * (length - 4 - len(words))  # which the machine refuses
+    words += [(spec.LOOP, {"count": 2}), (spec.END, {}), (spec.NEXT, {"target": 0}), (last, {})]
+    assert outcome(words, 2 * TINY.tokens, machine=machine, patience=2 * length) == expected
+
+
+def test_a_program_without_an_end() -> None:
+    """The instruction behind the last one is the error's."""
+    words: Words = [(spec.SET, {"register": Config.CONTEXT, "value": CONTEXT}), (spec.CHUNK, {})]
+    assert outcome(words, 1) == (STATUS_ERROR, Error.PROGRAM_RANGE, 0, len(words))

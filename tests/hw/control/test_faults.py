@@ -8,6 +8,9 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from hw.control.faults import Faults
 from skipopu.isa.registers import Error
+from skipopu.isa.spec import PC_BITS
+
+LAST = (1 << PC_BITS) - 1  # instruction of the longest program
 
 
 def test_the_last_cause_wins() -> None:
@@ -16,7 +19,7 @@ def test_the_last_cause_wins() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         for k, pc in enumerate(dut.pcs):
-            ctx.set(pc, 100 + k)
+            ctx.set(pc, LAST - k)
         for causes in itertools.product((0, 1), repeat=len(codes)):
             for port, cause in zip(dut.causes, causes, strict=True):
                 ctx.set(port, cause)
@@ -24,7 +27,7 @@ def test_the_last_cause_wins() -> None:
             await ctx.tick().repeat(2)
             assert ctx.get(dut.fault) == (last is not None)
             if last is not None:
-                assert (ctx.get(dut.code), ctx.get(dut.pc)) == (codes[last], 100 + last)
+                assert (ctx.get(dut.code), ctx.get(dut.pc)) == (codes[last], LAST - last)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)

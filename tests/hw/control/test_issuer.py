@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -11,7 +12,9 @@ from hw.control.issuer import Issuer
 from skipopu.isa import spec
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import TokenList, Unit
+from skipopu.machine.accepted import LARGEST_BUFFER, LARGEST_MAP
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_GROUP
 from skipopu.numerics.formats import BY_CODE, INT4Z, INT8
 from tests.hw.bench import exercise
 
@@ -127,16 +130,57 @@ def test_a_start_counts_from_zero() -> None:
     exercise(dut, {}, {dut.issue[Unit.VECTOR]: issued}, constants=[(dut.mask, 1)], drive=drive, seeds=())
 
 
-@pytest.mark.parametrize(("inner", "error"), [(0, Error.NONE), (1, Error.BUFFER_RANGE)])
-def test_activations_fill_their_memory_and_no_more(inner: int, error: Error) -> None:
-    dut = Issuer(TINY)
+WIDEST = dataclasses.replace(TINY, activation=LARGEST_BUFFER)
+MOST_GROUPS = (1 << spec.MATMUL.by_name["groups"].width) - 1
+FILLED = MOST_GROUPS * LARGEST_GROUP
+
+
+@pytest.mark.parametrize(
+    ("machine", "group", "groups", "inner", "error"),
+    [
+        (TINY, GROUP, TINY.activation // GROUP, 0, Error.NONE),
+        (TINY, GROUP, TINY.activation // GROUP, 1, Error.BUFFER_RANGE),
+        (WIDEST, LARGEST_GROUP, MOST_GROUPS, 0, Error.NONE),
+        (WIDEST, LARGEST_GROUP, MOST_GROUPS, LARGEST_BUFFER - FILLED, Error.NONE),
+        (WIDEST, LARGEST_GROUP, MOST_GROUPS, LARGEST_BUFFER - FILLED + 1, Error.BUFFER_RANGE),
+        (WIDEST, LARGEST_GROUP, 1, LARGEST_BUFFER, Error.BUFFER_RANGE),
+        (WIDEST, LARGEST_GROUP, 0, LARGEST_BUFFER, Error.NONE),
+    ],
+)
+def test_activations_fill_their_memory_and_no_more(machine: Machine, group: int, groups: int, inner: int, error: Error) -> None:
+    dut = Issuer(machine)
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        ctx.set(dut.config, GROUP << 32 * Config.GROUP | inner << 32 * Config.INNER)
+        ctx.set(dut.config, group << 32 * Config.GROUP | inner << 32 * Config.INNER)
         for word in (dut.coming, dut.word):
-            ctx.set(word, spec.MATMUL.encode({"groups": TINY.activation // GROUP, "source": 1}))
+            ctx.set(word, spec.MATMUL.encode({"groups": groups, "source": 1}))
         await ctx.tick()
         ctx.set(dut.attempt, 1)
         assert (ctx.get(dut.refused), ctx.get(dut.reason)) == (error != Error.NONE, error)
 
     exercise(dut, {}, {}, drive=drive, seeds=())
+
+
+def test_state_at_its_largest() -> None:
+    """The last instruction of the longest program, at a chunk's end of the largest context."""
+    dut, most = Issuer(TINY), (1 << 32) - 1
+    state = {"position": LARGEST_CONTEXT - TINY.tokens, "count": TINY.tokens, "pc": (1 << spec.PC_BITS) - 1}
+    state |= {"mask": (1 << TINY.tokens) - 1}
+    layer = {"map_row": LARGEST_MAP - LARGEST_CONTEXT, "trace_row": most}
+    base, address = 1 << 31, (1 << spec.MATMUL.by_name["address"].width) - 1
+    fields = {"address": address, "layered": 1, "rounds": 1, "ports": 2, "groups": 1}
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        for name, value in (layer | {"base": base}).items():
+            ctx.set(getattr(dut.layer, name), value)
+        for word in (dut.coming, dut.word):
+            ctx.set(word, spec.MATMUL.encode(fields))
+        await ctx.tick()
+        ctx.set(dut.attempt, 1)
+        await ctx.tick()
+        ctx.set(dut.attempt, 0)
+
+    issued = state | layer | {"address": base + address}
+    constants = [(getattr(dut, name), value) for name, value in state.items()] + [(dut.config, GROUP << 32 * Config.GROUP)]
+    streams = {dut.issue[Unit.ARRAY]: [issued], dut.fetch: [{"address": base + address}]}
+    exercise(dut, {}, streams, constants=constants, drive=drive, seeds=())

@@ -11,6 +11,7 @@ from hw.control.lists import TokenLists
 from skipopu.isa.registers import NO_POSITION
 from skipopu.isa.spec import TokenList
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT
 from tests.hw.bench import exercise
 
 
@@ -75,3 +76,26 @@ def test_lists(target: str) -> None:
                 position += count
 
     exercise(dut, {}, {}, drive=drive, seeds=range(1))
+
+
+@pytest.mark.parametrize("known", [LARGEST_CONTEXT, 1 << 31])
+def test_the_ends_of_the_longest_prompt(known: int) -> None:
+    """Its first chunk is full, its last one as long as what is left of it."""
+    machine = Machine.load("tiny")
+    dut, tokens = TokenLists(machine), machine.tokens
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        for left in (known, tokens + 1, tokens, tokens - 1, 1, 0):
+            ctx.set(dut.position, known - left)
+            ctx.set(dut.open, 1)
+            await ctx.tick()
+            ctx.set(dut.open, 0)
+            await ctx.tick()
+            ctx.set(dut.chosen, TokenList.LAST)
+            count = max(1, min(tokens, left))
+            asked = sum(1 << slot for slot in range(count) if slot >= left - 1)
+            seen = [ctx.get(port) for port in (dut.count, dut.ends, dut.decoding, dut.mask)]
+            assert seen == [count, left <= count, left == 0, asked | (left <= count) << count - 1], left
+
+    constants = [(dut.prompt_length, known), (dut.known_length, known), (dut.predict_from, known - 1)]
+    exercise(dut, {}, {}, constants=constants, drive=drive, seeds=())

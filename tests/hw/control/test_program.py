@@ -9,9 +9,12 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.program import WORD_BITS, ProgramMemory
+from skipopu.isa.spec import PC_BITS, WORD_BYTES
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 
+ABOVE_4_GB = 1 << 31  # 64-byte units
+LONGEST = dataclasses.replace(Machine.load("tiny"), instructions=1 << PC_BITS)
 MACHINES = [Machine.load(name) for name in ("mono", "tiny", "u280-slice4")]
 
 
@@ -25,11 +28,15 @@ def test_a_program_as_long_as_its_memory_is_loaded() -> None:
     loaded(dataclasses.replace(MACHINES[0], instructions=16), 16)
 
 
-def loaded(machine: Machine, length: int) -> None:
-    dut, bits, address = ProgramMemory(machine), machine.port_bits, 12345
+def test_the_longest_program_is_loaded() -> None:
+    loaded(LONGEST, LONGEST.instructions, seeds=0)
+
+
+def loaded(machine: Machine, length: int, seeds: int = 2) -> None:
+    dut, bits, address = ProgramMemory(machine), machine.port_bits, ABOVE_4_GB + 12345
     words = [random.Random(length).getrandbits(WORD_BITS) >> k % 3 for k in range(length)]
-    whole = sum(word << WORD_BITS * k for k, word in enumerate(words))
-    beats = [whole >> bits * k & (1 << bits) - 1 for k in range(-(-WORD_BITS * length // bits))]
+    whole = b"".join(word.to_bytes(WORD_BYTES, "little") for word in words)
+    beats = [int.from_bytes(whole[k : k + machine.beat_bytes], "little") for k in range(0, len(whole), machine.beat_bytes)]
     cycles = 0
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
@@ -53,13 +60,13 @@ def loaded(machine: Machine, length: int) -> None:
             assert ctx.get(dut.word) == word
 
     run = {"beat": address * 512 // bits, "count": len(beats)}
-    exercise(dut, {dut.beats: beats}, {dut.runs: [run]}, drive=drive, seeds=range(2))
+    exercise(dut, {dut.beats: beats}, {dut.runs: [run]}, drive=drive, seeds=range(seeds), patience=2 * length + 500)
     assert cycles == 1 + max(length, len(beats))
 
 
-@pytest.mark.parametrize("length", [0, 17, 1 << 31])
-def test_a_program_that_does_not_fit_is_refused(length: int) -> None:
-    dut = ProgramMemory(dataclasses.replace(MACHINES[0], instructions=16))
+@pytest.mark.parametrize(("instructions", "length"), [(16, 0), (16, 17), (16, 1 << 31), (1 << PC_BITS, (1 << PC_BITS) + 1)])
+def test_a_program_that_does_not_fit_is_refused(instructions: int, length: int) -> None:
+    dut = ProgramMemory(dataclasses.replace(MACHINES[0], instructions=instructions))
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         ctx.set(dut.length, length)

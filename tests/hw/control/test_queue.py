@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.issue import UNITS
@@ -74,3 +75,26 @@ def test_tokens_are_taken_together() -> None:
 
     exercise(dut, {}, {dut.retired: []}, drive=drive, seeds=())
     assert taken == [0, 0, 0, 0, 0, 0, 0b111, 0, 0]
+
+
+@pytest.mark.parametrize("pop", range(1 << UNITS))
+def test_every_set_of_tokens(pop: int) -> None:
+    """Some of those that it pops are not enough, others beside them change nothing and stay."""
+    dut = UnitQueue(MONO)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.issue.payload.word, ALIGN.encode({"pop": pop}))
+        ctx.set(dut.issue.valid, 1)
+        await ctx.tick()
+        ctx.set(dut.issue.valid, 0)
+        ctx.set(dut.tokens, ~pop)
+        for _ in range(2 if pop else 1):
+            await ctx.tick()
+        for tokens in range(1 << UNITS):
+            ctx.set(dut.tokens, tokens)
+            assert ctx.get(dut.take) == (0 if pop & ~tokens else pop)
+            assert ctx.get(dut.waiting) == bool(pop & ~tokens)
+            ctx.set(dut.tokens, ~pop)
+        assert not ctx.get(dut.active)
+
+    exercise(dut, {}, {dut.retired: []}, drive=drive, seeds=())

@@ -13,7 +13,7 @@ from skipopu.machine.config import Machine
 from skipopu.records import RING_RECORD
 from tests.hw.bench import exercise
 
-RING, RECORDS, CYCLE = 3, 16, 77
+RING, RECORDS, CYCLE = (1 << 27) + 3, 16, 77  # the ring above 4 GB
 LATENCY = 3
 
 
@@ -66,7 +66,7 @@ def test_records_and_a_token(target: str) -> None:
         words = [record["sequence"] + 1, record["pc"], record["signature"], CYCLE]
         place = 64 * RING + RING_RECORD.size * (record["sequence"] % RECORDS)
         expected.update(enumerate(b"".join(word.to_bytes(4, "little") for word in words), place))
-    token, address = 0xDEADBEEF, 64 * 40 + 4 * source.randrange(16)
+    token, address = 0xDEADBEEF, (1 << 39) + 64 * 40 + 4 * source.randrange(16)
     expected.update(enumerate(token.to_bytes(4, "little"), address))
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
@@ -105,3 +105,16 @@ def test_without_check_records_are_dropped() -> None:
     dut = RecordWriter(Machine.load("tiny"))
     run = exercise(dut, {dut.retired[1]: [{"sequence": k} for k in range(20)]}, {dut.runs: []}, seeds=range(1))
     assert run.taken[dut.retired[1]] == list(range(20))
+
+
+def test_places_in_the_largest_ring() -> None:
+    """Up to its end, from its start again behind that, and behind the last number of a record."""
+    machine, size = Machine.load("mono"), 1 << 28
+    dut, beats = RecordWriter(machine), RING_RECORD.size // machine.beat_bytes
+    numbers = [0, size // 2, size - 1, size, 3 * size + 5, (1 << 32) - 1]
+    records = [{"sequence": k, "pc": (1 << 12) - 1, "signature": (1 << 32) - 1} for k in numbers]
+    runs = [{"beat": (64 * RING + RING_RECORD.size * (k % size)) // machine.beat_bytes, "count": beats} for k in numbers]
+    constants = [(dut.check, 1), (dut.ring, RING), (dut.ring_records, size), (dut.cycle, (1 << 32) - 1), (dut.written, 1)]
+    data = [word for k in numbers for word in ((k + 1) % (1 << 32) | ((1 << 12) - 1) << 32, (1 << 64) - 1)]
+    streams = {dut.runs: runs, dut.beats: [{"data": word} for word in data]}
+    exercise(dut, {dut.retired[0]: records}, streams, constants=constants, seeds=())

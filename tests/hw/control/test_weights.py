@@ -12,7 +12,8 @@ from hw.control.weights import WeightFetch
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, matmul_shape
 from skipopu.layout import WeightStream
 from skipopu.machine.config import Machine
-from skipopu.numerics.formats import BY_NAME, USUAL
+from skipopu.machine.limits import LARGEST_GROUP, LARGEST_RUN
+from skipopu.numerics.formats import BY_NAME, INT4, INT4Z, USUAL, Format
 from tests.hw.bench import exercise
 
 PERIOD, LATENCY = 4, 5
@@ -30,13 +31,19 @@ def test_runs(target: str, formats: tuple[str, ...]) -> None:
 
 
 def fetched(machine: Machine, group: int) -> None:
-    dut, source, ports = WeightFetch(machine), random.Random(2), machine.ports
-    requests, expected = [], {runs: [] for runs in dut.runs}
+    source, ports = random.Random(2), machine.ports
     # Every port is busy first and last, so that the cycles of all requests are seen.
     sizes = [BLOCK_ROWS * ports, *(source.randrange(1, 9 * BLOCK_ROWS) for _ in range(12)), BLOCK_ROWS * ports]
     products = [(rows, source.randrange(1, 40), source.choice(machine.weight_formats)) for rows in sizes]
     products[1:1] = [(6, groups, weights) for groups in (1, 4, 5) for weights in machine.weight_formats]
     products[1:1] = [(BLOCK_ROWS, (1 << MATMUL.by_name["groups"].width) - 1, machine.weight_formats[0])]
+    asked_for(machine, group, products)
+
+
+def asked_for(machine: Machine, group: int, products: list[tuple[int, int, Format]]) -> int:
+    """Beats of the longest run of (rows, groups, format) ``products``; the first port has blocks of all."""
+    dut, source, ports = WeightFetch(machine), random.Random(3), machine.ports
+    requests, expected = [], {runs: [] for runs in dut.runs}
     for rows, groups, weights in products:
         shape, address = matmul_shape(rows, ports), source.getrandbits(30)
         laid = WeightStream(rows, groups, group, ports, machine.weight_lanes, weights)
@@ -56,6 +63,27 @@ def fetched(machine: Machine, group: int) -> None:
                 expected[runs].append({"beat": address * 64 // machine.beat_bytes, "count": size // machine.beat_bytes})
     run = exercise(dut, {dut.issue: requests}, expected, constants=[(dut.group, group)])
     assert run.given[dut.runs[0]] == [LATENCY + PERIOD * k for k in range(len(requests))]
+    return max(asked["count"] for runs in expected.values() for asked in runs)
+
+
+MOST_ROUNDS, MOST_GROUPS = ((1 << MATMUL.by_name[name].width) - 1 for name in ("rounds", "groups"))
+
+
+@pytest.mark.parametrize(
+    ("target", "group", "groups", "weights"),
+    [
+        ("tiny", 8, MOST_GROUPS, INT4),  # a quarter of a beat, as many as can be
+        ("tiny", 8, MOST_GROUPS, INT4Z),
+        ("mono", LARGEST_GROUP, 15, INT4),
+    ],
+    ids=["quarters", "zero points", "mono"],
+)
+def test_the_longest_runs(target: str, group: int, groups: int, weights: Format) -> None:
+    """In the most rounds, in the last of which the last port has no block; more than half of what a run can have."""
+    machine = Machine.load(target)
+    blocks = [machine.ports * MOST_ROUNDS, machine.ports * (MOST_ROUNDS - 1) + 1]
+    longest = asked_for(machine, group, [(BLOCK_ROWS * count, groups, weights) for count in (blocks[0], *blocks)])
+    assert LARGEST_RUN // 2 < longest <= LARGEST_RUN
 
 
 def test_on_demand_each_product_asks_for_one() -> None:

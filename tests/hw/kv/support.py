@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -12,6 +13,21 @@ from amaranth.sim import Simulator, SimulatorContext
 from hw.kv.shapes import Heads
 from hw.library import AnyComponent, Library
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_MAP
+from skipopu.machine.config import Machine
+
+# As many heads, the longest ones, the longest map and the most history slots there can be, behind the narrowest port.
+LARGEST = dataclasses.replace(
+    Machine.load("mono"),
+    name="largest",
+    kv_heads=64,
+    query_group=16,
+    query=64 * 16 * 256,
+    map_entries=LARGEST_MAP,
+    score_entries=LARGEST_MAP,
+    history=1 << 20,
+    window=True,
+)
 
 Bench = Callable[[SimulatorContext], Awaitable[None]]
 

@@ -9,39 +9,49 @@ from amaranth.sim import SimulatorContext
 from hw.kv.divide import Divide
 from hw.kv.reduce import SUM_BITS
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics import fp32
 from skipopu.numerics.fp16 import ALIGNED_BIAS
 from skipopu.numerics.signature import signature
 from skipopu.numerics.tables import reciprocal
-from tests.hw.kv.support import joined, set_heads, simulate
+from tests.hw.kv.support import LARGEST, joined, set_heads, simulate
 from tests.hw.kv.test_walk import random_blocks
 
 MACHINE = Machine.load("trio")
-ENTRY, OFFSET = KvEntry(2, 12, MACHINE), 100  # a head is one beat and a half
-LANES = MACHINE.vector_lanes
+ENTRY, OFFSET = KvEntry(2, 12, MACHINE), 256  # a head is one beat and a half
 
 
 @pytest.mark.parametrize("mode", ["plain", "pauses", "serial"])
 def test_against_numpy(mode: str) -> None:
-    dut, rng = Divide(MACHINE), np.random.default_rng(0)
-    blocks = random_blocks(rng, 3)
-    count = len(blocks)
-    addresses = LANES * rng.integers(0, 1000, (count, QUERY_LANES))
-    words = ENTRY.kv_heads * count
+    divided(ENTRY, 3, mode)
+
+
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(64, 4), (2, 256)])
+def test_the_most_heads_and_the_longest(kv_heads: int, head_dim: int) -> None:
+    divided(KvEntry(kv_heads, head_dim, LARGEST), 1, "plain")
+
+
+def divided(entry: KvEntry, count: int, mode: str) -> None:
+    """Divides results of ``count`` blocks of queries, up to the end of the largest buffer."""
+    machine, lanes = entry.machine, entry.machine.vector_lanes
+    dut, rng = Divide(machine), np.random.default_rng(0)
+    blocks = random_blocks(rng, count, machine)
+    addresses = LARGEST_BUFFER - OFFSET * entry.kv_heads - lanes * rng.integers(0, 1000, (count, QUERY_LANES))
+    words = entry.kv_heads * count
     totals = rng.integers(1 << 20, 1 << 40, (words, QUERY_LANES))
     exponents = rng.integers(1, 31, (words, QUERY_LANES))
-    sums = rng.integers(-(1 << 45), 1 << 45, (words * ENTRY.head_beats, QUERY_LANES, MACHINE.kv_lanes))
+    sums = rng.integers(-(1 << 45), 1 << 45, (words * entry.head_beats, QUERY_LANES, machine.kv_lanes))
     expected = []
-    for head in range(ENTRY.kv_heads):
+    for head in range(entry.kv_heads):
         for k, block in enumerate(blocks):
             for q in range(QUERY_LANES):
                 if not block["lanes"] >> q & 1:
                     continue
-                for element in range(0, ENTRY.head_dim, LANES):
-                    number, beat = head * count + k, element // MACHINE.kv_lanes
-                    part = element % MACHINE.kv_lanes
-                    numerator = sums[(head * ENTRY.head_beats + beat) * count + k, q, part : part + LANES]
+                for element in range(0, entry.head_dim, lanes):
+                    number, beat = head * count + k, element // machine.kv_lanes
+                    part = element % machine.kv_lanes
+                    numerator = sums[(head * entry.head_beats + beat) * count + k, q, part : part + lanes]
                     quotient = reciprocal(fp32.from_integer(totals[number, q : q + 1], 0))
                     value = fp32.multiply(fp32.from_integer(numerator, exponents[number, q] - ALIGNED_BIAS), quotient)
                     expected.append((addresses[k, q] + head * OFFSET + element, block["slots"][q], fp32.bits(value)))
@@ -50,7 +60,7 @@ def test_against_numpy(mode: str) -> None:
     ends: list[int] = []
 
     async def bench(ctx: SimulatorContext) -> None:
-        set_heads(ctx, dut.heads, ENTRY)
+        set_heads(ctx, dut.heads, entry)
         ctx.set(dut.listed.count, count)
         for k, block in enumerate(blocks):
             ctx.set(dut.listed.blocks[k], block)
@@ -68,7 +78,7 @@ def test_against_numpy(mode: str) -> None:
             if ctx.get(dut.words.valid):
                 word = ctx.get(dut.words.payload)
                 seen.append((word.address, word.slot, word.data))
-                assert word.enable == (1 << LANES) - 1
+                assert word.enable == (1 << lanes) - 1
                 cycles.append(cycle)
             if ctx.get(dut.finish):
                 ends.append(cycle)
@@ -83,12 +93,12 @@ def test_against_numpy(mode: str) -> None:
                 cycle += 1
                 assert cycle < 3000
         assert not ctx.get(dut.saturated)
-        where = np.concatenate([address + np.arange(LANES) for address, _, _ in expected])
+        where = np.concatenate([address + np.arange(lanes) for address, _, _ in expected])
         assert ctx.get(dut.digest) == signature(where, np.concatenate([bits for _, _, bits in expected]))
 
     simulate(dut, bench)
     assert seen == [(address, slot, joined(bits, 32)) for address, slot, bits in expected]
-    per_query = -(-ENTRY.head_dim // LANES)
+    per_query = -(-entry.head_dim // lanes)
     if mode != "pauses":
         wait = Divide.LATENCY + 1 if mode == "serial" else 0
         queries = range(len(expected) // per_query)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from hw.kv.format import EntryFormatter
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 from skipopu.numerics import fp16
-from tests.hw.kv.support import set_heads, simulate
+from tests.hw.kv.support import LARGEST, set_heads, simulate
 
 Floats = NDArray[np.float32]
 
@@ -39,11 +40,21 @@ def word(values: Floats, address: int, lanes: int) -> int:
     return int.from_bytes(part.tobytes(), "little")
 
 
-@pytest.mark.parametrize(("target", "kv_heads", "dim"), [("mono", 2, 10), ("tiny", 3, 20), ("trio", 2, 8), ("ulx3s", 1, 8)])
-def test_against_the_layout(target: str, kv_heads: int, dim: int) -> None:
-    machine = Machine.load(target)
+@pytest.mark.parametrize(
+    ("machine", "kv_heads", "dim"),
+    [
+        (Machine.load("mono"), 2, 10),
+        (Machine.load("tiny"), 3, 20),
+        (Machine.load("trio"), 2, 8),
+        (Machine.load("ulx3s"), 1, 8),
+        (LARGEST, 64, 8),
+        (LARGEST, 1, 256),
+    ],
+    ids=lambda value: value.name if isinstance(value, Machine) else str(value),
+)
+def test_against_the_layout(machine: Machine, kv_heads: int, dim: int) -> None:
     dut, rng, entry = EntryFormatter(machine), np.random.default_rng(0), KvEntry(kv_heads, dim, machine)
-    lanes, source = machine.vector_lanes, 64
+    lanes, source = machine.vector_lanes, LARGEST_BUFFER - 2 * kv_heads * dim
 
     async def bench(ctx: SimulatorContext) -> None:
         set_heads(ctx, dut.heads, entry)

@@ -8,12 +8,14 @@ from amaranth.sim import SimulatorContext
 
 from hw.kv.history import HistoryBuffer
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
 from tests.hw.kv.support import set_heads, simulate
 
 MACHINE = Machine.load("trio")
 ENTRY, SLOTS = KvEntry(2, 8, MACHINE), MACHINE.history_slots
 WORDS = ENTRY.kv_heads * ENTRY.head_beats
+PLACES = (1, LARGEST_MAP // 2 + 1, LARGEST_MAP - 1)
 Half = tuple[int, int]  # slot, values
 
 
@@ -102,7 +104,7 @@ def test_against_a_dictionary(seed: int) -> None:
         for _ in range(2):
             for _ in range(12):
                 half = int(rng.integers(SLOTS)), int(rng.integers(2))
-                await bench.look_up(ctx, half, int(rng.integers(3)))
+                await bench.look_up(ctx, half, PLACES[rng.integers(3)])
             await bench.read(ctx, [list(bench.held)[i] for i in rng.integers(0, len(bench.held), 12)], rng)
         await clear(ctx, dut)
         before = dict(bench.held)

@@ -12,8 +12,10 @@ from amaranth.sim import SimulatorContext
 
 from hw.kv.map import MapWalk
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import AHEAD_STEP, Machine
-from tests.hw.kv.support import set_heads, simulate
+from skipopu.machine.limits import LARGEST_CONTEXT, largest_entry
+from tests.hw.kv.support import LARGEST, set_heads, simulate
 
 MACHINE = dataclasses.replace(Machine.load("trio"), window=True)
 PORTS, ENTRY = MACHINE.ports, KvEntry(2, 8, MACHINE)
@@ -211,3 +213,58 @@ def test_ahead_of_an_instruction(known: int, window: int) -> None:
         assert not ctx.get(dut.ahead)
 
     simulate(dut, run)
+
+
+def test_the_end_of_the_largest_map() -> None:
+    """The last tokens of the longest context in the last layer, of an instruction and ahead of it."""
+    dut, entry, window = MapWalk(LARGEST), largest_entry(LARGEST), 8
+    row, first = LARGEST_MAP - LARGEST_CONTEXT, LARGEST_CONTEXT - window
+    beats = 2 * entry.kv_heads * entry.head_beats
+
+    async def entries(ctx: SimulatorContext, asked: list[tuple[int, int]]) -> None:
+        for token, values in asked:
+            address = row + token
+            for _ in range(20):
+                if ctx.get(dut.asking):
+                    break
+                ctx.set(dut.map.data.place, ctx.get(dut.map.address))
+                await ctx.tick()
+            wanted = ctx.get(dut.wanted)
+            half = wanted.entry.half
+            assert (wanted.entry.token, half.slot, half.values) == (token, token, values)
+            assert half.base == token * beats % LARGEST.history
+            assert wanted.place == address
+            ctx.set(dut.taken, 1)
+            following = ctx.get(dut.map.address)
+            await ctx.tick()
+            ctx.set(dut.map.data.place, following)
+            ctx.set(dut.taken, 0)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, entry, LARGEST.query_group)
+        state = [(dut.layer.history, LARGEST.history_slots), (dut.map_row, row), (dut.layer.next_row, row)]
+        state += [(dut.own, LARGEST_CONTEXT - 1), (dut.last, LARGEST_CONTEXT - 1), (dut.window, window)]
+        state += [(dut.layer.known, LARGEST_CONTEXT - 1), (dut.layer.next_window, window), (dut.serial, 1)]
+        for port, value in state:
+            ctx.set(port, value)
+        await ctx.tick().repeat(3)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        ctx.set(dut.phase.keys, 1)
+        await entries(ctx, [(token, 0) for token in range(first, LARGEST_CONTEXT)])
+        assert ctx.get(dut.keys_requested)
+        ctx.set(dut.phase.keys, 0)
+        ctx.set(dut.phase.values, 1)
+        await entries(ctx, [(token, 1) for token in range(first, LARGEST_CONTEXT)])
+        ctx.set(dut.phase.values, 0)
+        for port in (dut.layer.may_prefetch, dut.idle, dut.layer.row_start):
+            ctx.set(port, 1)
+        await ctx.tick()
+        ctx.set(dut.layer.row_start, 0)
+        ahead = range(first, LARGEST_CONTEXT - 1, AHEAD_STEP)
+        await entries(ctx, [(token, values) for token in ahead for values in (0, 1)])
+        await ctx.tick()
+        assert not ctx.get(dut.ahead)
+
+    simulate(dut, bench)

@@ -9,7 +9,9 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.kv.places import EntryPlaces
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT
 from tests.hw.kv.support import simulate
 
 TRIO = Machine.load("trio")
@@ -97,3 +99,44 @@ def test_runs_of_chunks_and_layers(ports: int, tokens: int) -> None:
 
     simulate(dut, bench)
     assert directions == {None, -1, 0, 1}
+
+
+def test_the_last_token_and_the_last_place() -> None:
+    """Of the longest context, and behind all others that a port of the largest machine has."""
+    dut = EntryPlaces(dataclasses.replace(TRIO, ports=3, tokens=1, map_entries=LARGEST_MAP))
+    last = LARGEST_CONTEXT - 1
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.position, last)
+        ctx.set(dut.find, 1)
+        await ctx.tick().repeat(last)
+        assert ctx.get(dut.found)
+        await ctx.tick()
+        ctx.set(dut.find, 0)
+        assert ctx.get(dut.port) == last % 3
+        for count in range(2):  # of entries of that token: what a run leaves, and what one finds that begins there
+            ctx.set(dut.use, 1)
+            await ctx.tick()
+            ctx.set(dut.use, 0)
+            ctx.set(dut.following, 1)
+            await ctx.tick()
+            ctx.set(dut.following, 0)
+            assert ctx.get(dut.used) == 1 + count * (LARGEST_MAP - 1)
+            ctx.set(dut.first, last)
+            ctx.set(dut.restart, 1)
+            await ctx.tick()
+            ctx.set(dut.restart, 0)
+            assert ctx.get(dut.map_token) == last
+            ctx.set(dut.entry.place, LARGEST_MAP - 1)
+            while ctx.get(dut.going_back):
+                await ctx.tick()
+            ctx.set(dut.find, 1)
+            assert ctx.get(dut.found)
+            await ctx.tick()
+            ctx.set(dut.find, 0)
+            assert (ctx.get(dut.port), ctx.get(dut.place), ctx.get(dut.used)) == (last % 3, LARGEST_MAP - 1, LARGEST_MAP - 1)
+        ctx.set(dut.use, 1)
+        await ctx.tick()
+        assert ctx.get(dut.place) == ctx.get(dut.used) == LARGEST_MAP
+
+    simulate(dut, bench)

@@ -10,8 +10,9 @@ from amaranth.sim import SimulatorContext
 from hw.kv.query import QueryMemory, QueryWrites, query_depth
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
+from skipopu.machine.limits import largest_entry
 from skipopu.numerics.align import ALIGNED_BITS
-from tests.hw.kv.support import set_heads, simulate
+from tests.hw.kv.support import LARGEST, joined, set_heads, simulate
 
 MACHINE = Machine.load("tiny")
 GROUP, ENTRY = 3, KvEntry(2, 20, MACHINE)  # three beats of 8 lanes per head
@@ -84,4 +85,43 @@ def test_beyond_a_bank() -> None:
             assert ctx.get(dut.range) == beyond, offset
 
     assert query_depth(MACHINE) * MACHINE.kv_lanes <= 2040
+    simulate(dut, bench)
+
+
+def test_the_last_word_of_the_largest_model() -> None:
+    """Behind all heads of the last slot; what stands in its place if its number lacks a bit is another word."""
+    machine, entry = LARGEST, largest_entry(LARGEST)
+    dut, group, lanes = QueryMemory(machine), machine.query_group, machine.kv_lanes
+    last, words = machine.tokens - 1, entry.kv_heads * entry.head_beats
+    query = last * group + group - 1
+    head = query // QUERY_LANES * words + words - entry.head_beats
+    bits, bank = ALIGNED_BITS * lanes, query % QUERY_LANES
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, entry, group)
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        ctx.set(dut.writes.head_slot, last)
+        ctx.set(dut.writes.head_end, 1)
+        await ctx.tick().repeat(entry.kv_heads * group - 1)
+        ctx.set(dut.writes.head_end, 0)
+        await ctx.tick().repeat(QueryWrites.WRITE)
+        ctx.set(dut.writes.write_enable, 1)
+        ctx.set(dut.writes.write_exponent, 77)
+        for offset in range(0, entry.head_dim, machine.vector_lanes):
+            ctx.set(dut.writes.write_offset, offset)
+            ctx.set(dut.writes.write_data, offset + 1)
+            assert not ctx.get(dut.range)
+            await ctx.tick()
+        ctx.set(dut.writes.write_enable, 0)
+        ctx.set(dut.read.head, head)
+        for beat in range(entry.head_beats):
+            ctx.set(dut.read.word, head + beat)
+            await ctx.tick()
+            word = ctx.get(dut.data) >> bits * bank & (1 << bits) - 1
+            parts = range(lanes * beat, lanes * (beat + 1), machine.vector_lanes)
+            assert word == joined([offset + 1 for offset in parts], ALIGNED_BITS * machine.vector_lanes)
+            assert ctx.get(dut.exponents) == 77 << 8 * bank
+
     simulate(dut, bench)

@@ -11,12 +11,15 @@ from amaranth.sim import SimulatorContext
 from hw.kv.request import EntryRequests
 from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT
 from tests.hw.bench import exercise
 from tests.hw.kv.support import head_values
 
 MACHINE = Machine.load("tiny")
-ENTRY, POOL = KvEntry(2, 8, MACHINE), 1000
+ENTRY, POOL = KvEntry(2, 8, MACHINE), (1 << 27) + 1000  # the pool lies above 4 GB
+FIRST = LARGEST_CONTEXT - 40  # token
 KEY_BEATS, VALUE_BEATS = ENTRY.key_beats, ENTRY.beats - ENTRY.key_beats
 
 
@@ -29,9 +32,9 @@ def entries(count: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     return [
         {
-            "place": rng.randrange(1000),
+            "place": rng.choice((rng.randrange(1000), LARGEST_MAP - 1 - rng.randrange(1000))),
             "entry": {
-                "token": token,
+                "token": FIRST + token,
                 "score": token,
                 "half": {"slot": rng.randrange(64), "base": token, "values": rng.randrange(2)},
                 "kept": 1,
@@ -88,4 +91,4 @@ def test_where_entries_go(filling: int) -> None:
     assert run.taken[dut.wanted] == [2 * k for k in range(len(wanted))]
     gone = {w["entry"]["token"]: time for w, time in zip(asked, run.given[dut.runs], strict=True)}
     gone |= {entry["token"]: time for entry, time in zip(hits, run.given[dut.hits], strict=True)}
-    assert all(time == 2 * token + 1 for token, time in gone.items())
+    assert all(time == 2 * (token - FIRST) + 1 for token, time in gone.items())

@@ -7,19 +7,21 @@ import random
 import numpy as np
 from amaranth.sim import SimulatorContext
 
+from hw.kv.format import staging_depth
 from hw.kv.send import EntrySender
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 
 MACHINE = Machine.load("trio")
-BEATS, POOL, ENTRY_UNITS = 9, 50, 5
+BEATS, POOL, ENTRY_UNITS = 9, (1 << 27) + 50, 5  # the pool lies above 4 GB
 UNIT_BEATS = 64 // MACHINE.beat_bytes
 
 
 def test_entries_of_all_ports() -> None:
     dut, rng = EntrySender(MACHINE), np.random.default_rng(0)
     staged = [int.from_bytes(rng.bytes(MACHINE.beat_bytes), "little") for _ in range(BEATS)]
-    jobs = [(int(rng.integers(MACHINE.ports)), int(rng.integers(1000))) for _ in range(8)]
+    jobs = [(int(rng.integers(MACHINE.ports)), int(rng.choice((0, LARGEST_MAP - 1000)) + rng.integers(1000))) for _ in range(8)]
     starts: list[int] = []
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
@@ -74,3 +76,22 @@ def test_entries_of_all_ports() -> None:
     given = {p: iter(seen.given[writes.beats]) for p, writes in enumerate(dut.writes)}
     for start, (port, _) in zip(starts, jobs, strict=True):
         assert [next(given[port]) for _ in range(BEATS)] == list(range(start + 2, start + 2 + BEATS))
+
+
+def test_the_longest_entry() -> None:
+    dut, beats = EntrySender(MACHINE), staging_depth(MACHINE)
+    writes = dut.writes[0]
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        await ctx.tick().repeat(2)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        while not ctx.get(dut.waiting):
+            address = ctx.get(dut.staged.address)
+            await ctx.tick()
+            ctx.set(dut.staged.data, address + 1)
+        assert ctx.get(writes.beats.valid) == 0
+
+    expect = {writes.runs: [{"count": beats}], writes.beats: [{"data": k + 1} for k in range(beats)]}
+    exercise(dut, {}, expect, constants=[(dut.count, beats)], drive=drive, seeds=())

@@ -9,7 +9,7 @@ from amaranth.sim import SimulatorContext
 from hw.kv.softmax import SoftmaxWalk
 from skipopu.layout import KvEntry
 from skipopu.machine.config import ENTRIES_HELD, QUERY_LANES, Machine
-from tests.hw.kv.support import set_heads, simulate
+from tests.hw.kv.support import LARGEST, set_heads, simulate
 from tests.hw.kv.test_walk import random_blocks
 
 MACHINE = Machine.load("trio")
@@ -122,5 +122,34 @@ def test_rounds_of_entries_that_go_together(together: int) -> None:
             assert begun - ended <= most
             await ctx.tick()
         assert ended > most
+
+    simulate(dut, bench)
+
+
+def test_the_most_heads_ahead() -> None:
+    """Probabilities of two rounds of the most heads wait for values that use none, then each is used once."""
+    dut, entry = SoftmaxWalk(LARGEST), KvEntry(64, LARGEST.kv_lanes, LARGEST)
+    ahead = 2 * entry.kv_heads
+
+    async def bench(ctx: SimulatorContext) -> None:
+        set_heads(ctx, dut.heads, entry)
+        ctx.set(dut.listed.count, 1)
+        ctx.set(dut.listed.blocks[0], {"lanes": 1})
+        await ctx.tick()
+        for port in (dut.left, dut.chosen, dut.values):
+            ctx.set(port, 1)
+        made = 0
+        for _ in range(2 * ahead):
+            weighed = ctx.get(dut.head_weighed)
+            ctx.set(dut.written, weighed)
+            made += weighed
+            await ctx.tick()
+            assert ctx.get(dut.weighed) == (made > 0)
+        assert made == ahead
+        ctx.set(dut.left, 0)
+        ctx.set(dut.head_end, 1)
+        for used in range(1, ahead + 1):
+            await ctx.tick()
+            assert ctx.get(dut.weighed) == (used < ahead)
 
     simulate(dut, bench)

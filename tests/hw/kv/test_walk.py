@@ -13,11 +13,10 @@ from hw.kv.shapes import HeadShapes
 from hw.kv.walk import KvWalk
 from skipopu.layout import KvEntry
 from skipopu.machine.config import QUERY_LANES, Machine
-from tests.hw.kv.support import set_heads, simulate
+from tests.hw.kv.support import LARGEST, set_heads, simulate
 
 MACHINE = Machine.load("trio")
 ENTRY = KvEntry(2, 16, MACHINE)  # two beats per head
-EVERY = (1 << MACHINE.ports) - 1
 
 Block = dict[str, Any]
 
@@ -33,16 +32,16 @@ def random_blocks(rng: np.random.Generator, count: int, machine: Machine = MACHI
     ]
 
 
-def steps(blocks: list[Block], values: bool) -> Iterator[dict[str, Any]]:
+def steps(entry: KvEntry, blocks: list[Block], values: bool) -> Iterator[dict[str, Any]]:
     """Of an entry's round: what is promised of each."""
-    for number in range(0 if values else ENTRY.header_beats):
+    for number in range(0 if values else entry.header_beats):
         yield {"header": 1, "work": 0, "header_number": number, "pop": 1, "entry_end": 0}
-    heads = [(h, b, k) for h in range(ENTRY.kv_heads) for b in range(ENTRY.head_beats) for k in range(len(blocks))]
+    heads = [(h, b, k) for h in range(entry.kv_heads) for b in range(entry.head_beats) for k in range(len(blocks))]
     for head, beat, k in heads:
         lanes = [q for q in range(QUERY_LANES) if blocks[k]["lanes"] >> q & 1]
         for lane in lanes if values else lanes[:1]:
             beat_end = k == len(blocks) - 1 and (not values or lane == lanes[-1])
-            last_beat = beat == ENTRY.head_beats - 1
+            last_beat = beat == entry.head_beats - 1
             step = {
                 "header": 0,
                 "work": 1,
@@ -55,11 +54,11 @@ def steps(blocks: list[Block], values: bool) -> Iterator[dict[str, Any]]:
                 "number": head * len(blocks) + k,
                 "number_first": head * len(blocks),
                 "pop": beat_end,
-                "entry_end": beat_end and last_beat and head == ENTRY.kv_heads - 1,
+                "entry_end": beat_end and last_beat and head == entry.kv_heads - 1,
             }
-            word = head * ENTRY.head_beats
+            word = head * entry.head_beats
             yield (step | {"lane": lane} if values else step) | {
-                "sum_number": (head * ENTRY.head_beats + beat) * len(blocks) + k,
+                "sum_number": (head * entry.head_beats + beat) * len(blocks) + k,
                 "word": blocks[k]["base"] + word + beat,
                 "head": blocks[k]["base"] + word,
                 "head_end": beat_end and last_beat,
@@ -85,39 +84,51 @@ def seen_step(ctx: SimulatorContext, dut: KvWalk, names: list[str]) -> dict[str,
 @pytest.mark.parametrize("stalls", [True, False])
 def test_rounds(stalls: bool) -> None:
     """A step takes a beat of every port that is in the round; there is one whenever each had another behind it, or waits with one."""
-    dut, rng = KvWalk(MACHINE), np.random.default_rng(0)
-    beats = np.zeros(MACHINE.ports, dtype=np.int64)
-    ports = np.arange(MACHINE.ports)
+    walked(ENTRY, HeadShapes(MACHINE).blocks, 3, stalls)
+
+
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(64, 4), (2, 256)])
+def test_rounds_of_the_most_heads_and_of_the_longest(kv_heads: int, head_dim: int) -> None:
+    walked(KvEntry(kv_heads, head_dim, LARGEST), 1, 1, stalls=False)
+
+
+def walked(entry: KvEntry, most: int, rounds: int, stalls: bool) -> None:
+    """Walks entries like ``entry`` of each phase, with up to ``most`` blocks of queries."""
+    machine = entry.machine
+    every = (1 << machine.ports) - 1
+    dut, rng = KvWalk(machine), np.random.default_rng(0)
+    beats = np.zeros(machine.ports, dtype=np.int64)
+    ports = np.arange(machine.ports)
 
     def bring(ctx: SimulatorContext) -> None:
         """Memory: beats that each port holds, told to the walk."""
-        beats[:] = np.minimum(beats + (rng.random(MACHINE.ports) < 0.8), 3) if stalls else 3
+        beats[:] = np.minimum(beats + (rng.random(machine.ports) < 0.8), 3) if stalls else 3
         ctx.set(dut.beats_ready, int(((beats > 0) << ports).sum()))
         ctx.set(dut.beats_behind, int(((beats > 1) << ports).sum()))
 
     async def phase(ctx: SimulatorContext, values: bool) -> None:
-        blocks = random_blocks(rng, int(rng.integers(1, HeadShapes(MACHINE).blocks + 1)))
-        set_heads(ctx, dut.heads, ENTRY)
+        blocks = random_blocks(rng, int(rng.integers(1, most + 1)), machine)
+        set_heads(ctx, dut.heads, entry)
         ctx.set(dut.listed.count, len(blocks))
         for k, block in enumerate(blocks):
             ctx.set(dut.listed.blocks[k], block)
         ctx.set(dut.phase.keys, not values)
         ctx.set(dut.phase.values, values)
-        for number in range(3):
-            active = int(rng.integers(1, EVERY + 1)) if stalls else EVERY
+        for number in range(rounds):
+            active = int(rng.integers(1, every + 1)) if stalls else every
             if stalls:  # more may come to a port without an entry
                 ctx.set(dut.last_entries, 0)
-                ctx.set(dut.pending, active if active != EVERY else EVERY >> 1)
+                ctx.set(dut.pending, active if active != every else every >> 1)
                 for _ in range(int(rng.integers(0, 3))):
                     await ctx.tick()
                     assert ctx.get(dut.idle)
             ctx.set(dut.pending, active)
-            ctx.set(dut.last_entries, active != EVERY)
+            ctx.set(dut.last_entries, active != every)
             bring(ctx)
             taking = (active >> ports & 1).astype(bool)
             sure = bool((beats[taking] > 0).all())
             await ctx.tick()
-            for expected in steps(blocks, values):
+            for expected in steps(entry, blocks, values):
                 while True:
                     bring(ctx)
                     weighed = not stalls or bool(rng.random() < 0.7)

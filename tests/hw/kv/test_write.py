@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
@@ -10,6 +12,7 @@ from hw.kv.format import EntryFormatter
 from hw.kv.write import KvWriteUnit
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
 from skipopu.layout import KvEntry
+from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
 from skipopu.machine.pipeline import SIGNATURE
 from skipopu.numerics.signature import index, signature
@@ -197,3 +200,48 @@ def test_faults_and_a_write_held_back() -> None:
             await bench.tick(ctx)
 
     simulate(dut, run)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_last_place_of_the_largest_pool(full: bool) -> None:
+    """In the last entry of the largest map; the place behind it is refused."""
+    machine = dataclasses.replace(MACHINE, map_entries=LARGEST_MAP)
+    dut, context, units = KvWriteUnit(machine), LARGEST_MAP // 8, 3
+    bench, token = Bench(dut, False), 3
+
+    async def run(ctx: SimulatorContext) -> None:
+        settings = [(dut.kv_heads, 1), (dut.head_dim, 8), (dut.context, context), (dut.kv_slots, LARGEST_MAP)]
+        settings += [(dut.pool.base, 1 << 27), (dut.pool.entry, units)]
+        for port, setting in settings:
+            ctx.set(port, setting)
+        await ctx.tick().repeat(3)
+        bench.map = [0] * LARGEST_MAP
+        issue = {"word": KVWRITE.encode({}), "mask": 1, "count": 1, "position": token, "first_layer": 1}
+        for last in (False, True):
+            if last:  # a run whose first token has that place
+                bench.map[token] = LARGEST_MAP - (not full)
+                ctx.set(dut.first, token)
+                ctx.set(dut.restart, 1)
+                await bench.tick(ctx)
+                ctx.set(dut.restart, 0)
+            ctx.set(dut.instruction, issue | {"map_row": LARGEST_MAP - 1 - token if last else 0})
+            ctx.set(dut.active, 1)
+            for _ in range(200):
+                if ctx.get(dut.done) or ctx.get(dut.pool_full):
+                    break
+                if ctx.get(dut.map_write_enable):
+                    seen = ctx.get(dut.map_write_address), ctx.get(dut.map_write_data).place
+                    assert seen == ((LARGEST_MAP - 1, LARGEST_MAP - 1) if last else (token, 0))
+                await bench.tick(ctx)
+            assert ctx.get(dut.pool_full) == (full and last)
+            if full and last:
+                return
+            await bench.tick(ctx)
+            ctx.set(dut.active, 0)
+        assert ctx.get(dut.entries) == LARGEST_MAP
+
+    simulate(dut, run)
+    places = [0] if full else [0, LARGEST_MAP - 1]
+    beats = KvEntry(1, 8, MACHINE).beats
+    firsts = [((1 << 27) + place * units) * UNIT_BEATS for place in places]
+    assert sorted(bench.memory[0]) == [first + k for first in firsts for k in range(beats)]

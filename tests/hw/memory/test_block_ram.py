@@ -137,3 +137,49 @@ def test_outside() -> None:
     simulator.add_clock(1e-8)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_the_longest_burst() -> None:
+    dut, beats = BlockRam(MACHINE, SIZE), 256
+    assert 8 * beats <= SIZE
+
+    async def bench(ctx: SimulatorContext) -> None:
+        assert await write_burst(ctx, dut, 0, [(3 * k + 1, 255) for k in range(beats)]) == 0
+        ctx.set(dut.port_arlen, beats - 1)
+        ctx.set(dut.port_arvalid, 1)
+        ctx.set(dut.port_rready, 1)
+        await ctx.tick().until(dut.port_arready)
+        ctx.set(dut.port_arvalid, 0)
+        seen = []
+        for _ in range(beats + LATENCY):
+            *_, valid, data, last = await ctx.tick().sample(dut.port_rvalid, dut.port_rdata, dut.port_rlast)
+            seen += [(data, last)] if valid else []
+        assert seen == [(3 * k + 1, k == beats - 1) for k in range(beats)]
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("address", [1 << 32, 1 << 39, (1 << 40) - 8])
+def test_nothing_lies_at_high_addresses(address: int) -> None:
+    """Not what lies at the same ones below."""
+    dut = BlockRam(MACHINE, SIZE)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        assert await write_burst(ctx, dut, address, [(0x5555, 255)]) == DECODE_ERROR
+        ctx.set(dut.port_araddr, address)
+        ctx.set(dut.port_arvalid, 1)
+        ctx.set(dut.port_rready, 1)
+        await ctx.tick().until(dut.port_arready)
+        ctx.set(dut.port_arvalid, 0)
+        (response,) = await ctx.tick().sample(dut.port_rresp).until(dut.port_rvalid)
+        assert response == DECODE_ERROR
+        for at in (0, SIZE - 8):
+            assert await access(ctx, dut, at) == 0
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
+import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
 from hw.memory.buffer import READERS, Buffer
+from hw.widths import ELEMENT_BITS
 from skipopu.isa.spec import Unit
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 
 MACHINE = Machine.load("tiny")
@@ -82,12 +86,13 @@ def test_reads_and_writes() -> None:
     assert waited > 50
 
 
-def test_the_last_element_and_the_one_behind_it() -> None:
-    dut = Buffer(MACHINE)
+@pytest.mark.parametrize("size", [MACHINE.buffer, LARGEST_BUFFER])
+def test_the_last_element_and_the_one_behind_it(size: int) -> None:
+    dut = Buffer(dataclasses.replace(MACHINE, buffer=size))
     writers = ((Unit.ARRAY, dut.array), (Unit.ATTENTION, dut.attention), (Unit.VECTOR, dut.vector))
 
     async def bench(ctx: SimulatorContext) -> None:
-        for address, beyond in ((MACHINE.buffer - 1, 0), (MACHINE.buffer, 1)):
+        for address, beyond in ((size - 1, 0), (size, 1), (size + LANES, 1), ((1 << ELEMENT_BITS) - 1, 1)):
             for unit, read in zip(READERS, dut.reads, strict=True):
                 ctx.set(read.address, address)
                 ctx.set(read.enable, 1)

@@ -7,12 +7,15 @@ import random
 from collections import deque
 
 import pytest
+from amaranth.hdl import Cat
 from amaranth.sim import Simulator, SimulatorContext
 
-from hw.memory.axi import ATTENTION, READ_CLIENTS, WEIGHTS
+from hw.memory.axi import ADDRESS_BITS, ATTENTION, READ_CLIENTS, WEIGHTS
 from hw.memory.reader import BurstReader, ReadPort
 from skipopu.errors import ConfigError
+from skipopu.machine.accepted import LARGEST_MEMORY
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 from tests.hw.bench import exercise
 
 MONO = Machine.load("mono")
@@ -257,3 +260,63 @@ def test_a_stopped_read_port_is_quiet_once_memory_has_answered(
 def test_limit_of_weights_under_way() -> None:
     with pytest.raises(ConfigError, match="weights_in_flight is 4; accepted: 0, or two bursts to weight_fifo, 8 to 8"):
         dataclasses.replace(MONO, weights_in_flight=4)
+
+
+@pytest.mark.parametrize("client", range(READ_CLIENTS))
+@pytest.mark.parametrize("address", [(1 << 32) - 4096, LARGEST_MEMORY - 8 * MONO.beat_bytes, (1 << ADDRESS_BITS) - 4096])
+@pytest.mark.parametrize("count", [LARGEST_RUN // 2 + 4, LARGEST_RUN])
+def test_the_longest_run_at_high_addresses(client: int, address: int, count: int) -> None:
+    """Its first bursts follow one another, as long as can be, and it has not come to its end."""
+    dut, bursts = ReadPort(MONO), list[tuple[int, int, int]]()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.runs[client].payload, {"beat": address // MONO.beat_bytes, "count": count})
+        ctx.set(dut.runs[client].valid, 1)
+        await ctx.tick()
+        ctx.set(dut.runs[client].valid, 0)
+        ctx.set(dut.axi.arready, 1)
+        for _ in range(20):
+            if ctx.get(dut.axi.arvalid):
+                bursts.append(tuple(ctx.get(port) for port in (dut.axi.araddr, dut.axi.arlen, dut.axi.arid)))
+            await ctx.tick()
+        assert not ctx.get(dut.runs[client].ready)
+
+    simulate(dut, bench)
+    assert len(bursts) == dut.depths[client] // MONO.burst
+    size = MONO.burst * MONO.beat_bytes
+    assert bursts == [((address + size * k) % (1 << ADDRESS_BITS), MONO.burst - 1, client) for k in range(len(bursts))]
+
+
+@pytest.mark.parametrize("burst", [MONO.burst, 256])
+def test_as_many_beats_as_can_be_owed(burst: int) -> None:
+    """Every client asks for all that it has room for before a beat comes; the port is quiet with the last one."""
+    machine = dataclasses.replace(MONO, burst=burst, weight_fifo=2 * burst, kv_fifo=4 * burst)
+    dut = ReadPort(machine)
+    flight: deque[tuple[int, bool]] = deque()  # client, the burst's last
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.axi.arready, 1)
+        for runs, depth in zip(dut.runs, dut.depths, strict=True):
+            ctx.set(runs.payload, {"beat": 0, "count": 2 * depth})
+            ctx.set(runs.valid, 1)
+        for cycle in range(40):
+            if ctx.get(dut.axi.arvalid):
+                beats = ctx.get(dut.axi.arlen) + 1
+                flight.extend((ctx.get(dut.axi.arid), k == beats - 1) for k in range(beats))
+            await ctx.tick()
+            assert cycle < 2 or not ctx.get(dut.quiet)
+            for runs in dut.runs:
+                ctx.set(runs.valid, 0)
+        assert len(flight) == sum(dut.depths)
+        ctx.set(dut.axi.rvalid, 1)
+        while flight:
+            assert not ctx.get(dut.quiet)
+            client, last = flight.popleft()
+            ctx.set(dut.axi.rid, client)
+            ctx.set(dut.axi.rlast, last)
+            assert not ctx.get(Cat(dut.error))
+            await ctx.tick()
+        assert ctx.get(dut.quiet)
+        assert ctx.get(dut.attention_level) == machine.kv_fifo
+
+    simulate(dut, bench)

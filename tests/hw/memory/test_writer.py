@@ -8,12 +8,15 @@ import random
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
+from hw.memory.axi import ADDRESS_BITS
 from hw.memory.writer import WRITE_CLIENTS, WritePort
 from skipopu.errors import ConfigError
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_RUN
 from tests.hw.bench import exercise
 
 MONO = Machine.load("mono")
+HIGHEST = (1 << ADDRESS_BITS) // MONO.beat_bytes  # beats of all addresses
 
 
 def test_two_clients() -> None:
@@ -92,7 +95,10 @@ def simulate(dut: WritePort, bench: object) -> None:
     simulator.run()
 
 
-@pytest.mark.parametrize(("longest", "count", "first"), [(0, 11, 0), (16, 40, 0), (16, 40, 504), (64, 130, 500)])
+@pytest.mark.parametrize(
+    ("longest", "count", "first"),
+    [(0, 11, 0), (16, 40, 0), (16, 40, 504), (64, 130, 500), (256, 520, 0), (256, 600, HIGHEST - 600)],
+)
 def test_write_bursts(longest: int, count: int, first: int) -> None:
     """As long as the description says, inside 4096-byte pages, every beat once."""
     machine = dataclasses.replace(MONO, write_burst=longest)
@@ -114,6 +120,7 @@ def test_write_bursts(longest: int, count: int, first: int) -> None:
                 bursts.append((ctx.get(dut.axi.awaddr) // machine.beat_bytes, ctx.get(dut.axi.awlen) + 1))
             if ctx.get(dut.axi.wvalid):
                 written.append(ctx.get(dut.axi.wdata))
+                assert len(written) <= count
                 assert ctx.get(dut.axi.wlast) == (len(written) == sum(length for _, length in bursts))
             taken, done = ctx.get(dut.runs[0].ready), ctx.get(dut.done[0])
             await ctx.tick()
@@ -168,3 +175,27 @@ def test_a_stopped_write_port_ends_its_burst(late: int) -> None:
     assert sent[0][:2] == (100, 255)
     assert all(strobe == 0 or data == 100 + k for k, (data, strobe, _) in enumerate(sent))
     assert (sent[-1][1] == 0) == (late == 100)
+
+
+@pytest.mark.parametrize("client", range(WRITE_CLIENTS))
+@pytest.mark.parametrize("count", [LARGEST_RUN // 2 + 2, LARGEST_RUN])
+def test_the_longest_run_goes_on(client: int, count: int) -> None:
+    """Its first bursts are as long as can be, and none of them is its last."""
+    dut, lengths = WritePort(MONO), list[int]()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.axi.awready, 1)
+        ctx.set(dut.axi.wready, 1)
+        ctx.set(dut.axi.bvalid, 1)
+        ctx.set(dut.runs[client].payload.count, count)
+        ctx.set(dut.runs[client].valid, 1)
+        ctx.set(dut.beats[client].valid, 1)
+        while len(lengths) < 4:
+            if ctx.get(dut.axi.awvalid):
+                lengths.append(ctx.get(dut.axi.awlen) + 1)
+            await ctx.tick()
+            ctx.set(dut.runs[client].valid, 0)
+            assert not ctx.get(dut.done[client] | dut.quiet)
+
+    simulate(dut, bench)
+    assert lengths == 4 * [MONO.longest_write]

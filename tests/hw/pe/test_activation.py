@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
 from hw.pe.activation import AlignedMemory
+from hw.widths import ELEMENT_BITS
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -90,6 +93,43 @@ def test_sums() -> None:
             ctx.set(dut.read_group, word)
             await ctx.tick()
             assert ctx.get(dut.sum) == total
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_the_end_of_the_largest_memory() -> None:
+    """Of its last slot, and of the one before; what lies behind a slot is refused."""
+    lanes, vector, tokens = MACHINE.weight_lanes, MACHINE.vector_lanes, 2
+    dut = AlignedMemory(dataclasses.replace(MACHINE, tokens=tokens), LARGEST_BUFFER, lanes)
+    words = LARGEST_BUFFER // lanes
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.write_enable, 1)
+        for slot in range(tokens):
+            ctx.set(dut.write_slot, slot)
+            for element in range(LARGEST_BUFFER - lanes, LARGEST_BUFFER, vector):
+                ctx.set(dut.write_element, element)
+                ctx.set(dut.write_offset, element - (LARGEST_BUFFER - lanes))
+                ctx.set(dut.write_data, element % lanes + 1)
+                ctx.set(dut.write_exponent, 200 + slot)
+                assert not ctx.get(dut.range)
+                await ctx.tick()
+            for element in (LARGEST_BUFFER, LARGEST_BUFFER + vector, (1 << ELEMENT_BITS) - vector):
+                ctx.set(dut.write_element, element)
+                ctx.set(dut.write_offset, 0)
+                assert ctx.get(dut.range)
+                await ctx.tick()
+        expected = sum(element + 1 << ALIGNED_BITS * element for element in range(0, lanes, vector))
+        for slot in range(tokens):
+            for word in (0, words - 1):
+                ctx.set(dut.read_slot, slot)
+                ctx.set(dut.read_word, word)
+                ctx.set(dut.read_group, word)
+                await ctx.tick()
+                assert (ctx.get(dut.data), ctx.get(dut.exponent)) == ((expected, 200 + slot) if word else (0, 0))
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)

@@ -9,7 +9,9 @@ from amaranth.sim import SimulatorContext
 
 from hw.pe.drain import PAIRS, Drain
 from skipopu.isa.spec import BLOCK_ROWS
+from skipopu.machine.accepted import MOST_PORTS
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_HEAD, LARGEST_VOCABULARY
 from tests.hw.bench import exercise
 
 TOKENS, HALF_HEAD = 3, 24
@@ -79,3 +81,36 @@ def test_walk(lanes: int, ports: int, tokens: int) -> None:
 
     exercise(dut, {}, {}, drive=drive, patience=5000)
     assert steady == [list(range(1, 1 + len(expected)))] * 2
+
+
+def test_the_last_row_of_a_long_product() -> None:
+    """Behind half of the largest vocabulary, of the longest heads, where a block's pairs are drained together."""
+    machine = Machine("drained", MOST_PORTS, 512, 1, 32, 4096, 512, 512, 64, 64, stationary=True)
+    dut, half_head = Drain(machine), LARGEST_HEAD // 2
+    per_round, together = BLOCK_ROWS * MOST_PORTS, BLOCK_ROWS * machine.drain_ports
+    assert machine.drain_pairs == PAIRS
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        def check(row: int) -> None:
+            heads = [(row // 2 + PAIRS * i) % half_head for i in range(machine.drain_ports)]
+            assert (ctx.get(dut.row), [ctx.get(rotary) for rotary in dut.rotary]) == (row, heads)
+
+        ctx.set(dut.token_count, 1)
+        ctx.set(dut.half_head, half_head)
+        ctx.set(dut.round.ports, -1)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        for first in range(0, LARGEST_VOCABULARY // 2 + per_round, per_round):
+            ctx.set(dut.round.bank, first // per_round % 2)
+            ctx.set(dut.round.done, 1)
+            await ctx.tick()
+            ctx.set(dut.round.done, 0)
+            assert ctx.get(dut.draining)
+            check(first)
+            await ctx.tick().repeat(per_round // together - 1)
+            check(first + per_round - together)
+            await ctx.tick()
+            assert not ctx.get(dut.draining)
+
+    exercise(dut, {}, {}, drive=drive, seeds=(), patience=LARGEST_VOCABULARY)

@@ -14,6 +14,7 @@ from hw.arithmetic.pipeline import delay
 from hw.pe.epilogue import EpilogueUnit
 from hw.pe.finish import Finish
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 from skipopu.machine.pipeline import results_known
 from skipopu.numerics import fp32
@@ -48,7 +49,7 @@ def described(lanes: int, ports: int) -> Machine:
 @pytest.mark.parametrize(("lanes", "ports"), [(2, 1), (8, 3), (16, 2), (16, 3), (32, 1), (32, 2), (32, 4), (32, 6)])
 def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hw.pe.epilogue, "Finish", Sums)
-    machine, rows, base, rotated = described(lanes, ports), 8 * (ports + ports // 2) + 6, 64, 10
+    machine, rows, base, rotated = described(lanes, ports), 8 * (ports + ports // 2) + 6, LARGEST_BUFFER - 128, 10
     dut = EpilogueUnit(machine)
     shape = matmul_shape(rows, ports)
     word = MATMUL.encode({**shape, "dst": base // BUFFER_UNIT, "epilogue": kind, "aux": rotated})
@@ -93,7 +94,7 @@ def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pyt
             await ctx.tick()
             ctx.set(dut.drain_even, drained(drain, 0))
             ctx.set(dut.drain_odd, drained(drain, 1))
-            ctx.set(dut.read_data, sum((10000 * (read + k)) << 32 * k for k in range(lanes)))
+            ctx.set(dut.read_data, sum((4096 * (read + k)) << 32 * k for k in range(lanes)))
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
@@ -104,7 +105,7 @@ def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pyt
         for row in range(rotated):
             expected[base + row] += 1 << 20 | row // 2 % HALF_HEAD << 12
     elif kind is Epilogue.RESIDUAL:
-        expected = {place: value + 10000 * place for place, value in expected.items()}
+        expected = {place: value + 4096 * place for place, value in expected.items()}
     elif kind is Epilogue.GATED:
         expected = {base + row // 2: 3 * (1000 + row) + 1001 + row for row in range(0, rows, 2)}
     assert seen == expected
@@ -114,7 +115,7 @@ def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pyt
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
     """Twice: 1/rms, addresses, the signature, the argmax; a pair a cycle, its write and the end at the promised cycles."""
-    ports, lanes, slots, rows, base, stride, first = 3, 8, [0, 2], 38, 64, 48, 16
+    ports, lanes, slots, rows, base, stride, first = 3, 8, [0, 2], 38, LARGEST_BUFFER - 144, 48, (1 << 15) - 5
     machine = Machine("drained", ports, 128, 3, lanes, 4096, 128, 128, 64, 64)
     rng, stalls = np.random.default_rng(9), None if seed is None else random.Random(seed)
     shape = matmul_shape(rows, ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from amaranth.sim import Simulator, SimulatorContext
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS, matmul_shape
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_GROUP
 from skipopu.numerics.formats import INT4, INT4Z, INT8, SCALE_WORD, Format
 
 MACHINE = Machine.load("tiny")
@@ -176,6 +179,63 @@ def test_the_most_groups() -> None:
                 break
         assert ctx.get(dut.finished)
         assert steps == pieces * groups
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_the_most_rounds() -> None:
+    """As many as an instruction can say; the last one, and no other, is the last, with fewer ports."""
+    machine, rounds = dataclasses.replace(MACHINE, port_bits=512), (1 << MATMUL.by_name["rounds"].width) - 1
+    dut, ends = Sequencer(machine), list[tuple[int, int, int]]()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.instruction.word, MATMUL.encode({"rounds": rounds, "ports": 1, "groups": 1}))
+        for port, value in ((dut.group, machine.weight_lanes // 4), (dut.token_count, 1), (dut.weights_ready, -1)):
+            ctx.set(port, value)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        ctx.set(dut.drained, 1)  # whatever was claimed
+        cycles = 4 * rounds + 2 * Slice.latency(machine)
+        for cycle in range(cycles):
+            ctx.set(dut.drained_bank, cycle % 2)
+            _, _, done, *end = await ctx.tick().sample(dut.rounds.done, dut.rounds.bank, dut.rounds.last, dut.rounds.ports)
+            if done:
+                ends.append(tuple(end))
+            if len(ends) == rounds:
+                break
+        assert ctx.get(dut.finished)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    every = (1 << machine.ports) - 1
+    assert ends == [(k % 2, k == rounds - 1, 1 if k == rounds - 1 else every) for k in range(rounds)]
+
+
+def test_the_largest_group_at_the_end_of_the_largest_memory() -> None:
+    machine = dataclasses.replace(MACHINE, port_bits=64, vector_lanes=2, activation=LARGEST_BUFFER)
+    dut, lanes, inner = Sequencer(machine), machine.weight_lanes, LARGEST_BUFFER - LARGEST_GROUP
+    first, words = inner // lanes, LARGEST_GROUP // lanes
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.instruction.word, MATMUL.encode({"rounds": 1, "ports": 1, "groups": 1, "source": 1}))
+        for port, value in ((dut.group, LARGEST_GROUP), (dut.inner, inner), (dut.token_count, 1), (dut.weights_ready, -1)):
+            ctx.set(port, value)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        seen = []
+        while not ctx.get(dut.finished):
+            *_, streaming, word, group = await ctx.tick().sample(dut.streaming, dut.activation_word, dut.activation_group)
+            assert not streaming or group == 4 * first  # a quarter of a word each
+            seen += [word] if streaming else []
+            assert len(seen) <= BLOCK_ROWS // 2 * words
+        assert seen == BLOCK_ROWS // 2 * list(range(first, first + words))
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)

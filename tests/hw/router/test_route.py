@@ -12,6 +12,7 @@ from hw.router.route import RouteUnit
 from hw.router.score import Score
 from skipopu import policy
 from skipopu.isa.spec import BUFFER_UNIT, ROUTE
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 from skipopu.machine.pipeline import SIGNATURE
 from skipopu.numerics import fp32
@@ -36,7 +37,10 @@ POLICIES = [
 ]
 LAYERS, FIRST = 5, (0, 3)  # of two chunks; where each begins
 WINDOW, NEXT_WINDOW = 0x123456, 0xABCDEF
-RECORD, TRACE, POSITION, SOURCE, STRIDE, DIAL = 3, 9, 13, 2, 1, np.float32(0.25)
+ABOVE_4_GB = 1 << 27  # 64-byte units
+RECORD, TRACE, POSITION, STRIDE, DIAL = ABOVE_4_GB + 3, ABOVE_4_GB + 9, 13, 1, np.float32(0.25)
+BUFFER = LARGEST_BUFFER - 2048  # elements before those of the router products
+SOURCE = BUFFER // BUFFER_UNIT + 2
 
 
 def machine_of(name: str) -> Machine:
@@ -61,8 +65,9 @@ def test_decisions(target: str, policies: Pair) -> None:
     other = policies[1], policies[0]
     phases = (other, policies) if decoding else (policies, other)
     record = pack_router_record((float(bias[0]), float(bias[1])), phases, (WINDOW, NEXT_WINDOW))
-    memory[64 * RECORD : 64 * RECORD + len(record)] = record
-    memory[64 * TRACE : 64 * TRACE + 64] = source.integers(0, 4, 64)
+    memory[64 * (RECORD - ABOVE_4_GB) :][: len(record)] = record
+    trace = memory[64 * (TRACE - ABOVE_4_GB) :][:64]
+    trace[:] = source.integers(0, 4, 64)
 
     expected, digests, last = np.zeros((LAYERS + 1, machine.tokens, 2), bool), [], np.zeros(machine.tokens, np.float32)
     for layer, mask in enumerate(masks):
@@ -70,14 +75,14 @@ def test_decisions(target: str, policies: Pair) -> None:
         before, norm = expected[layer, slots] | (layer in FIRST), norms[layer, slots]
         where, values = [index(0, slots, 0)], []
         for k, each in enumerate(policies):
-            digits = BUFFER_UNIT * (SOURCE + layer + STRIDE * slots) + 2 * k
+            digits = BUFFER_UNIT * (SOURCE + layer + STRIDE * slots) + 2 * k - BUFFER
             z, dial = fp32.add(fp32.add(scores[digits], scores[digits + 1]), bias[k]), DIAL
             if each.weighs is Weighs.NORM:
                 z, dial = fp32.add(last[slots] * np.float32(layer not in FIRST), -norm), fp32.multiply(DIAL, norm)
             where.append(index(1, slots, k))
             values.append(fp32.bits(z))
             weighed = abs(z) if each.weighs is Weighs.NORM else z
-            traced = (memory[64 * TRACE + POSITION + slots] >> k & 1).astype(bool)
+            traced = (trace[POSITION + slots] >> k & 1).astype(bool)
             place = policy.ranks(weighed, weighed, slots, slots // policy.WINDOW)
             rule = each.rule if each.runs_on(machine.tokens) else policy.NEVER.rule
             expected[layer + 1, slots, k] = rule(Decision(weighed, dial, POSITION + slots, traced, before[:, k], *place))
@@ -123,7 +128,7 @@ def test_decisions(target: str, policies: Pair) -> None:
             ctx.set(dut.runs.ready, asks)
             ctx.set(dut.beats.valid, comes)
             if comes:
-                data = memory[beat_bytes * pending[0] :][:beat_bytes]
+                data = memory[beat_bytes * pending[0] - 64 * ABOVE_4_GB :][:beat_bytes]
                 ctx.set(dut.beats.payload, int.from_bytes(data.tobytes(), "little"))
             ports = (dut.runs.valid, dut.runs.payload, dut.beats.ready, dut.read_enable, dut.read_address, dut.waiting)
             *_, asked, run, taken, enable, address, waiting = await ctx.tick().sample(*ports)
@@ -132,7 +137,7 @@ def test_decisions(target: str, policies: Pair) -> None:
             if asked and asks:
                 pending += range(run.beat, run.beat + run.count)
             waits += waiting
-            first = address // lanes * lanes
+            first = address // lanes * lanes - BUFFER
             words = [int(bits) for bits in fp32.bits(scores[first : first + lanes])]
             ctx.set(dut.read_data, sum(bits << 32 * k for k, bits in enumerate(words)) if enable else 0)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from amaranth.hdl import Elaboratable, Module, ResetInserter
+from amaranth.hdl import Elaboratable, Module, ResetInserter, Value
 from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator, SimulatorContext
 
@@ -12,6 +14,7 @@ from hw.shell.bases import ShellRegisters
 from skipopu import shell
 from skipopu.isa.registers import HOST, MAGIC
 from skipopu.machine.config import Machine
+from tests.hw.bench import exercise
 
 
 class Behind(Elaboratable):
@@ -147,3 +150,87 @@ def test_control_port_is_split() -> None:
     simulator.add_testbench(bench)
     simulator.add_testbench(host, background=True)
     simulator.run()
+
+
+PORTS = 3
+
+
+class Slow:
+    """An overlay that takes accesses and answers them when it likes; what it is given is kept."""
+
+    def __init__(self, dut: ShellRegisters) -> None:
+        self.bus, self.written, self.read = dut.host, list[tuple[int, int, int]](), list[int]()
+
+    async def run(self, ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        bus, owed = self.bus, {"b": False, "r": False}
+        self.written.clear()
+        self.read.clear()
+        while True:
+            goes = {name: not stalls or stalls.random() < 0.3 for name in ("aw", "ar", "b", "r")}
+            ctx.set(bus.awready, goes["aw"])
+            ctx.set(bus.wready, goes["aw"])
+            ctx.set(bus.arready, goes["ar"])
+            ctx.set(bus.bvalid, owed["b"] and goes["b"])
+            ctx.set(bus.rvalid, owed["r"] and goes["r"])
+            ctx.set(bus.rdata, len(self.read) if owed["r"] and goes["r"] else 0xBAD)
+            *_, aw, address, data, strobe, ar, wanted, answered, gave = await ctx.tick().sample(
+                bus.awvalid & bus.awready & bus.wvalid & bus.wready, bus.awaddr, bus.wdata, bus.wstrb,
+                bus.arvalid & bus.arready, bus.araddr, bus.bvalid & bus.bready, bus.rvalid & bus.rready,
+            )  # fmt: skip
+            owed = {"b": (owed["b"] or bool(aw)) and not answered, "r": (owed["r"] or bool(ar)) and not gave}
+            if aw:
+                self.written.append((address, data, strobe))
+            if ar:
+                self.read.append(wanted)
+
+
+def test_whoever_is_slow() -> None:
+    """Every access passes once, with its strobes; its answer stands until it is taken, and nothing else is taken meanwhile."""
+    dut = ShellRegisters(PORTS)
+    overlay, bus = Slow(dut), dut.control
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        source = random.Random(7)
+        written, read, bases = list[tuple[int, int, int]](), list[int](), PORTS * [0]
+
+        async def access(valids: tuple[Value, ...], taken: Value, valid: Value, ready: Value) -> int:
+            for port in valids:
+                ctx.set(port, 1)
+            await ctx.tick().until(taken)
+            for port in (bus.awvalid, bus.wvalid, bus.arvalid):  # the next one waits
+                ctx.set(port, 1)
+            (data,) = await ctx.tick().sample(bus.rdata).until(valid)
+            for _ in range(stalls.randrange(4) if stalls else 2):
+                assert not ctx.get(bus.awready | bus.wready | bus.arready)
+                assert (ctx.get(valid), ctx.get(bus.rdata)) == (1, data)
+                await ctx.tick()
+            for port in (bus.awvalid, bus.wvalid, bus.arvalid):
+                ctx.set(port, 0)
+            ctx.set(ready, 1)
+            await ctx.tick()
+            ctx.set(ready, 0)
+            assert not ctx.get(valid)
+            return data
+
+        for _ in range(30):
+            port, half, address = source.randrange(PORTS), source.randrange(2), 4 * source.randrange(len(HOST))
+            own, value, strobe = source.randrange(2), source.getrandbits(32), source.randrange(16)
+            target = shell.base_register(port) + 4 * half if own else address
+            ctx.set(bus.awaddr, target)
+            ctx.set(bus.araddr, target)
+            ctx.set(bus.wdata, value)
+            ctx.set(bus.wstrb, strobe)
+            if source.randrange(2):
+                await access((bus.awvalid, bus.wvalid), bus.awready & bus.wready, bus.bvalid, bus.bready)
+                kept = sum(255 << 8 * k for k in range(4) if strobe >> k & 1) << 32 * half
+                bases[port] = bases[port] & ~kept | value << 32 * half & kept if own else bases[port]
+                written += [] if own else [(address, value, strobe)]
+            else:
+                data = await access((bus.arvalid,), bus.arready, bus.rvalid, bus.rready)
+                read += [] if own else [address]
+                assert data == (bases[port] >> 32 * half & 0xFFFF_FFFF if own else len(read))
+            assert (overlay.written, overlay.read) == (written, read)
+            assert [ctx.get(base) for base in dut.base] == bases
+        assert all(base >> 32 for base in bases)
+
+    exercise(dut, {}, {}, drive=drive, beside=overlay.run, seeds=range(2), patience=5000)

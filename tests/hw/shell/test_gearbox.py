@@ -8,9 +8,11 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator, SimulatorContext
 
+from hw.shell.bases import BASE_BITS
 from hw.shell.gearbox import Gearbox
 
 BITS = 64
+BASE = (1 << BASE_BITS) - (1 << 33)  # of the memory
 HALF = BITS // 16  # bytes of a narrow beat
 
 
@@ -18,7 +20,7 @@ HALF = BITS // 16  # bytes of a narrow beat
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 def test_gearbox(fast: float, stall: float) -> None:
     """Random bursts of several IDs, read data interleaved: every wide beat comes back whole, in its ID's order."""
-    dut, source = Gearbox(BITS, 40), random.Random(7)
+    dut, source = Gearbox(BITS, BASE_BITS), random.Random(7)
     memory = bytearray(source.randbytes(4096))
     bursts = [(source.randrange(3), 8 * source.randrange(300), source.randrange(1, 17)) for _ in range(40)]
     writes = [(2048 + 128 * k, source.randrange(1, 17)) for k in range(12)]
@@ -35,7 +37,7 @@ def test_gearbox(fast: float, stall: float) -> None:
 
     async def ask(ctx: SimulatorContext) -> None:
         for name, address, count in bursts:
-            ctx.set(dut.wide.araddr, address)
+            ctx.set(dut.wide.araddr, BASE + address)
             ctx.set(dut.wide.arid, name)
             ctx.set(dut.wide.arlen, count - 1)
             ctx.set(dut.wide.arvalid, 1)
@@ -62,7 +64,7 @@ def test_gearbox(fast: float, stall: float) -> None:
 
     async def store(ctx: SimulatorContext) -> None:
         for (address, count), beats in zip(writes, payload, strict=True):
-            ctx.set(dut.wide.awaddr, address)
+            ctx.set(dut.wide.awaddr, BASE + address)
             ctx.set(dut.wide.awlen, count - 1)
             ctx.set(dut.wide.awvalid, 1)
             await ctx.tick().until(dut.wide.awready)
@@ -101,7 +103,7 @@ def test_gearbox(fast: float, stall: float) -> None:
                 if left > 1:
                     queues[chosen].appendleft((address + HALF, left - 1))
             if values[3] and values[4]:
-                queues[values[7]].append((values[5], values[6] + 1))
+                queues[values[7]].append((values[5] - BASE, values[6] + 1))
 
     async def keep(ctx: SimulatorContext) -> None:
         while True:
@@ -113,7 +115,7 @@ def test_gearbox(fast: float, stall: float) -> None:
                 continue
             ctx.set(dut.narrow.awready, 0)
             assert 1 << size == HALF
-            left = length + 1
+            address, left = address - BASE, length + 1
             while left:
                 ctx.set(dut.narrow.wready, goes())
                 _, _, valid, ready, data, strobe, last = await ctx.tick("memory").sample(

@@ -22,7 +22,8 @@ from skipopu.numerics.signature import signature
 from tests.hw.bench import exercise
 from tests.hw.vector.support import buffer
 
-TOKENS, ADDRESS, ROPE, ROPE_ROW, POSITION, PARAMETER = 3, 40, 4, 2, 5, np.float32(1.702)
+ABOVE_4_GB = 1 << 27  # 64-byte units
+TOKENS, ADDRESS, ROPE, ROPE_ROW, POSITION, PARAMETER = 3, ABOVE_4_GB + 40, ABOVE_4_GB + 4, 2, 5, np.float32(1.702)
 MACHINES = {
     bits: dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=lanes, port_bits=bits)
     for bits, lanes in ((64, 2), (128, 4), (512, 8))
@@ -56,15 +57,16 @@ class Case:
         self.gain, self.bias = rng.standard_normal((2, elements)).astype(np.float32)
         count = head_dim if reduce is Reduce.HEADS else elements
         self.inverse_size, self.epsilon = np.float32(1 / count), np.float32(1e-5)
-        memory = rng.integers(0, 256, 64 * (ADDRESS + 1) + adjust_size(elements), dtype=np.uint8)
+        address, rope = (64 * (unit - ABOVE_4_GB) for unit in (ADDRESS, ROPE))
+        memory = rng.integers(0, 256, address + 64 + adjust_size(elements), dtype=np.uint8)
         constants = {
             name: int(fp32.bits(value)) for name, value in (("inverse_size", self.inverse_size), ("epsilon", self.epsilon))
         }
-        memory[64 * ADDRESS :][: ADJUST_RECORD.size] = ADJUST_RECORD.pack(**constants, rope=ROPE)
+        memory[address:][: ADJUST_RECORD.size] = ADJUST_RECORD.pack(**constants, rope=ROPE)
         blocks = np.stack([self.gain.reshape(-1, 8), self.bias.reshape(-1, 8)], 1)
-        memory[64 * ADDRESS + ADJUST_RECORD.size :][: blocks.nbytes] = blocks.reshape(-1).view(np.uint8)
+        memory[address + ADJUST_RECORD.size :][: blocks.nbytes] = blocks.reshape(-1).view(np.uint8)
         self.rotary = rng.standard_normal((16, ROPE_ROW * 8, 2)).astype(np.float32)
-        memory[64 * ROPE :][: self.rotary.nbytes] = self.rotary.reshape(-1).view(np.uint8)
+        memory[rope:][: self.rotary.nbytes] = self.rotary.reshape(-1).view(np.uint8)
         self.memory = memory
 
     @property
@@ -170,7 +172,7 @@ def test_results(case: Case) -> None:
                 shown = int(bool(pending) and not (stalls and stalls.random() < 0.4))
                 ctx.set(dut.beats.valid, shown)
                 if shown:
-                    at = pending[0] * machine.beat_bytes
+                    at = pending[0] * machine.beat_bytes - 64 * ABOVE_4_GB
                     ctx.set(dut.beats.payload, int.from_bytes(case.memory[at : at + machine.beat_bytes].tobytes(), "little"))
             ready = int(not stalls or stalls.random() < 0.6)
             ctx.set(dut.words.ready, ready)

@@ -11,17 +11,19 @@ from amaranth.sim import SimulatorContext
 
 from hw.vector.align import AlignUnit
 from skipopu.isa.spec import ALIGN, BUFFER_UNIT
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 from tests.hw.vector.support import buffer, packed
 
-LANES, TOKENS, ELEMENTS, SRC, STRIDE = 4, 3, 22, 16, 24
+LANES, TOKENS, ELEMENTS, STRIDE = 4, 3, 22, 24
+SRC = LARGEST_BUFFER - 2 * STRIDE  # the last slot's is seen to lie beyond
 MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES)
 
 
 @pytest.mark.parametrize("mask", [0b111, 0b010, 0b101])
 def test_words(mask: int) -> None:
-    contents = np.random.default_rng(mask).integers(0, 2**32, 256, dtype=np.uint32)
+    contents = np.random.default_rng(mask).integers(0, 2**32, SRC + 256, dtype=np.uint32)
     listed = [slot for slot in range(TOKENS) if mask >> slot & 1]
     words = [
         {
@@ -75,3 +77,21 @@ def test_words(mask: int) -> None:
             assert not ctx.get(dut.finish)
 
     exercise(dut, {}, {}, drive=drive, beside=buffer(dut.read, contents, LANES))
+
+
+def test_the_longest_vector() -> None:
+    """As many words as an instruction can say, of the widest unit."""
+    elements = (1 << ALIGN.by_name["elements"].width) - 1
+    machine = dataclasses.replace(Machine.load("tiny"), tokens=1, port_bits=512, vector_lanes=32, buffer=LARGEST_BUFFER)
+    dut = AlignUnit(machine)
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.task.instruction, {"word": ALIGN.encode({"elements": elements}), "mask": 1})
+        ctx.set(dut.task.active, 1)
+        await ctx.tick().repeat(2)
+        await ctx.tick().repeat(elements // 32)
+        assert (ctx.get(dut.read.enable), ctx.get(dut.read.address)) == (1, elements // 32 * 32)
+        await ctx.tick()
+        assert (ctx.get(dut.read.enable), ctx.get(dut.write.enable)) == (0, (1 << elements % 32) - 1)
+
+    exercise(dut, {}, {}, drive=drive, seeds=(), patience=elements)

@@ -11,7 +11,9 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from hw.vector.embed import EmbedUnit
 from skipopu.isa.spec import BUFFER_UNIT, EMBED
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_HEAD, LARGEST_VOCABULARY
 from skipopu.numerics.signature import index, signature
 from tests.hw.arithmetic.operands import halves
 from tests.hw.bench import exercise
@@ -19,8 +21,10 @@ from tests.hw.vector.support import packed, pause
 
 LANES, TOKENS, PORTS, BITS = 4, 3, 2, 128
 MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES, ports=PORTS, port_bits=BITS)
-VOCABULARY, ELEMENTS, ROW, DST, STRIDE, ADDRESS, POSITION = 50, 40, 1, 16, 48, 900, 6
-IDS, ROTARY, ROTARY_ROW, HALF_HEAD = 100, 200, 2, 6
+ABOVE_4_GB = 1 << 26  # 64-byte units
+VOCABULARY, ELEMENTS, ROW, STRIDE, ADDRESS = LARGEST_VOCABULARY, 40, 1, 48, ABOVE_4_GB + 900
+POSITION, DST = LARGEST_CONTEXT - TOKENS, LARGEST_BUFFER - TOKENS * STRIDE
+IDS, ROTARY, ROTARY_ROW, HALF_HEAD = ABOVE_4_GB + 100, ABOVE_4_GB + 200, 16, 6
 CONFIGURATION = {"tokens": IDS, "rope": ROTARY, "rope_row": ROTARY_ROW, "vocabulary": VOCABULARY, "half_head": HALF_HEAD}
 WORD = EMBED.encode({"dst": DST // BUFFER_UNIT, "stride": STRIDE // BUFFER_UNIT, "elements": ELEMENTS, "row": ROW})
 
@@ -29,12 +33,12 @@ def beats_of(values: np.ndarray, bits: int) -> list[int]:
     return [packed(values[first : first + BITS // bits], bits) for first in range(0, len(values), BITS // bits)]
 
 
-@pytest.mark.parametrize("mask", [0b111, 0b010])
-def test_slots(mask: int) -> None:
+@pytest.mark.parametrize(("mask", "half_head"), [(0b111, HALF_HEAD), (0b010, LARGEST_HEAD // 2)])
+def test_slots(mask: int, half_head: int) -> None:
     rng = np.random.default_rng(mask)
-    ids = rng.integers(0, VOCABULARY, 16, dtype=np.uint32)
-    rows = halves(VOCABULARY * PORTS * 32, rng).reshape(VOCABULARY, PORTS, 32)
-    angles = rng.integers(0, 2**32, (16, 2 * HALF_HEAD), dtype=np.uint32)
+    ids = rng.integers(0, VOCABULARY, 16, dtype=np.uint32)  # of the last 16 positions
+    ids[-2] = VOCABULARY - 1
+    angles = rng.integers(0, 2**32, (16, 2 * half_head), dtype=np.uint32)
     feed: list[list[int]] = [[] for _ in range(PORTS)]
     runs: list[list[dict[str, int]]] = [[] for _ in range(PORTS)]
     words, rotary, where, values = [], [], [], []
@@ -45,24 +49,25 @@ def test_slots(mask: int) -> None:
 
     for slot in (s for s in range(TOKENS) if mask >> s & 1):
         position = POSITION + slot
-        token = int(ids[position])
-        ask(0, IDS * 64 + 4 * position, [beats_of(ids, 32)[position // 4]])
+        last = position - LARGEST_CONTEXT
+        token, row = int(ids[last]), halves(PORTS * 32, rng).reshape(PORTS, 32)
+        ask(0, IDS * 64 + 4 * position, [beats_of(ids, 32)[last // 4]])
         for port in range(PORTS):
-            ask(port, (ADDRESS + token * ROW) * 64, beats_of(rows[token, port], 16))
-        ask(0, (ROTARY + position * ROTARY_ROW) * 64, beats_of(angles[position], 32))
-        numbers = rows[token].reshape(-1)[:ELEMENTS].view(np.float16).astype(np.float32).view(np.uint32)
+            ask(port, (ADDRESS + token * ROW) * 64, beats_of(row[port], 16))
+        ask(0, (ROTARY + position * ROTARY_ROW) * 64, beats_of(angles[last], 32))
+        numbers = row.reshape(-1)[:ELEMENTS].view(np.float16).astype(np.float32).view(np.uint32)
         base = DST + slot * STRIDE
         for first in range(0, ELEMENTS, LANES):
             words.append({"address": base + first, "slot": slot, "enable": 15, "data": packed(numbers[first : first + LANES])})
-        rotary += [(slot, k, int(value)) for k, value in enumerate(angles[position])]
-        where += [np.arange(base, base + ELEMENTS), index(1, slot, np.arange(2 * HALF_HEAD))]
-        values += [numbers, angles[position]]
+        rotary += [(slot, k, int(value)) for k, value in enumerate(angles[last])]
+        where += [np.arange(base, base + ELEMENTS), index(1, slot, np.arange(2 * half_head))]
+        values += [numbers, angles[last]]
     dut = EmbedUnit(MACHINE)
     times: list[int] = []
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         await pause(ctx, stalls)
-        for name, value in CONFIGURATION.items():
+        for name, value in (CONFIGURATION | {"half_head": half_head}).items():
             ctx.set(getattr(dut, name), value)
         ctx.set(dut.task.instruction, {"word": WORD, "mask": mask, "address": ADDRESS, "position": POSITION})
         for _ in range(2):
@@ -97,8 +102,8 @@ def test_slots(mask: int) -> None:
     for k in range(len(words) // per_row):
         row = given[k * per_row : (k + 1) * per_row]
         assert row == list(range(row[0], row[0] + per_row))
-        numbers = times[2 * HALF_HEAD * k : 2 * HALF_HEAD * (k + 1)]
-        assert numbers == list(range(numbers[0], numbers[0] + 2 * HALF_HEAD))
+        numbers = times[2 * half_head * k : 2 * half_head * (k + 1)]
+        assert numbers == list(range(numbers[0], numbers[0] + 2 * half_head))
     slot = (mask & -mask).bit_length() - 1
     first = run.given[dut.runs[0]]
     assert first[0] == 2 + 3 * slot

@@ -10,7 +10,10 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.vector.groups import GroupTracker
+from skipopu.isa.spec import MATMUL
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_GROUP
 from skipopu.machine.pipeline import TRACKED
 from tests.hw.bench import exercise
 from tests.hw.vector.support import packed, pause
@@ -121,3 +124,43 @@ def test_pause_before_the_queue_is_full() -> None:
         dut, {}, {dut.completed.groups: expected}, constants=[(dut.group, LANES), (dut.padded, LANES)], drive=drive, seeds=(0,)
     )
     assert any(paused)
+
+
+def test_the_most_groups_at_the_end_of_the_memories() -> None:
+    """As many as an input has, each as far from the next as can be; the vector ends with the largest buffer."""
+    dut, most = GroupTracker(dataclasses.replace(MACHINE, tokens=1)), (1 << MATMUL.by_name["groups"].width) - 1
+    first = LARGEST_BUFFER - LANES * most
+    groups = [{"number": k, "place": k * LARGEST_GROUP, "start": first + LANES * k, "size": LANES} for k in range(most)]
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        ctx.set(dut.write_valid, 1)
+        for number in range(most):
+            ctx.set(dut.write, {"address": first + LANES * number, "enable": 15})
+            await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+
+    constants = [(dut.group, LANES), (dut.padded, LARGEST_GROUP)]
+    exercise(dut, {}, {dut.completed.groups: groups}, constants=constants, drive=drive, seeds=())
+
+
+def test_the_largest_group() -> None:
+    dut = GroupTracker(dataclasses.replace(MACHINE, tokens=1))
+    words = LARGEST_GROUP // LANES
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        ctx.set(dut.write_valid, 1)
+        ctx.set(dut.write.enable, 15)
+        for number in range(2 * words):
+            ctx.set(dut.write.address, LANES * number)
+            await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+
+    groups = [{"number": k, "start": k * LARGEST_GROUP, "size": LARGEST_GROUP} for k in range(2)]
+    constants = [(dut.group, LARGEST_GROUP), (dut.padded, LARGEST_GROUP)]
+    exercise(dut, {}, {dut.completed.groups: groups}, constants=constants, drive=drive, seeds=())

@@ -10,10 +10,14 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.vector.row import RowReader
+from skipopu.isa.spec import EMBED
 from skipopu.machine.config import Machine
 from tests.hw.arithmetic.operands import halves
 from tests.hw.bench import exercise
 from tests.hw.vector.support import packed, pause
+
+MOST_ELEMENTS = (1 << EMBED.by_name["elements"].width) - 1
+MOST_ROW = MOST_ELEMENTS // 128  # 64-byte units of a quarter of it
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ from tests.hw.vector.support import packed, pause
 )
 def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None:
     machine = dataclasses.replace(Machine.load("tiny"), ports=ports, port_bits=bits, vector_lanes=lanes)
-    part, per_beat, address = 32 * row, bits // 16, 12345
+    part, per_beat, address = 32 * row, bits // 16, (1 << 33) + 12345  # above 4 GB
     used = -(-elements // part)
     values = halves(used * part, np.random.default_rng(elements))
     beats = [
@@ -63,3 +67,19 @@ def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None
     assert seen.given[dut.words][: len(words)] == list(range(2 + used, 2 + used + len(words)))
     # A part's beats are taken to its end, as fast.
     assert finished == [used + used * part // lanes + 1] * 2
+
+
+@pytest.mark.parametrize(("elements", "used"), [(4 * 32 * MOST_ROW, 4), (4 * 32 * MOST_ROW + 1, 5), (1, 1), (MOST_ELEMENTS, 3)])
+def test_parts_of_the_longest_rows(elements: int, used: int) -> None:
+    """As many ports are asked as have a part of it: four quarters and what is left of them, three of the longest parts."""
+    machine = dataclasses.replace(Machine.load("tiny"), ports=5)
+    dut, row = RowReader(machine), MOST_ROW if elements < MOST_ELEMENTS else (1 << EMBED.by_name["row"].width) - 1
+    run = {"count": row * 64 // machine.beat_bytes}
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+
+    streams = {runs: [run] if p < used else [] for p, runs in enumerate(dut.runs)}
+    exercise(dut, {}, streams, constants=[(dut.row, row), (dut.elements, elements)], drive=drive, seeds=())

@@ -11,19 +11,22 @@ from amaranth.sim import SimulatorContext
 
 from hw.vector.store import StoreUnit
 from skipopu.isa.spec import BUFFER_UNIT, STORE
+from skipopu.machine.accepted import LARGEST_BUFFER
 from skipopu.machine.config import Machine
+from skipopu.machine.limits import LARGEST_CONTEXT
 from skipopu.machine.pipeline import SIGNATURE
 from skipopu.numerics.signature import index, signature
 from tests.hw.bench import exercise
 from tests.hw.vector.support import buffer, packed
 
-LANES, TOKENS, SRC, STRIDE, ROW, ADDRESS, POSITION = 4, 3, 16, 40, 3, 1000, 7
+LANES, TOKENS, STRIDE, ROW = 4, 3, 40, 3
+SRC, ADDRESS, POSITION = LARGEST_BUFFER - 2 * STRIDE, (1 << 27) + 1000, LARGEST_CONTEXT - TOKENS  # to overrun, above 4 GB
 
 
 @pytest.mark.parametrize(("bits", "elements", "mask"), [(128, 9, 0b101), (64, 8, 0b111), (512, 35, 0b010)])
 def test_vectors(bits: int, elements: int, mask: int) -> None:
     machine = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES, port_bits=bits)
-    contents = np.random.default_rng(bits).integers(0, 2**32, 256, dtype=np.uint32)
+    contents = np.random.default_rng(bits).integers(0, 2**32, SRC + 256, dtype=np.uint32)
     per_beat, listed = bits // 32, [slot for slot in range(TOKENS) if mask >> slot & 1]
     runs, beats, where, values = [], [], [], []
     for slot in listed:
