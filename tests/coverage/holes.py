@@ -19,7 +19,7 @@ class Hole:
     Attributes:
         unit: file below ``hw/`` and class, as in ``control/dispatch.py Dispatcher``.
         kind, name: as a point's.
-        bits: of a toggle's signal, those that kept their value.
+        bits: of a toggle's signal, neighbours that kept their value.
     """
 
     unit: str
@@ -34,19 +34,21 @@ class Hole:
 
     @property
     def text(self) -> str:
-        """As the page shows it: a signal with ranges of bits, conditions, a state's number."""
-        return f"{self.name}[{ranges(self.bits)}]" if self.kind == "toggle" else self.name
+        """As the page shows it: a signal with a range of bits, conditions, a state's number."""
+        if self.kind != "toggle":
+            return self.name
+        return f"{self.name}[{self.bits[-1]}:{self.bits[0]}]" if len(self.bits) > 1 else f"{self.name}[{self.bits[0]}]"
 
 
-def ranges(bits: tuple[int, ...]) -> str:
-    """``31:24, 3`` for what is in ``bits``."""
-    parts: list[list[int]] = []
-    for bit in sorted(bits, reverse=True):
-        if parts and parts[-1][-1] == bit + 1:
-            parts[-1].append(bit)
+def runs(bits: list[int]) -> list[tuple[int, ...]]:
+    """``bits``, in runs of neighbours."""
+    found: list[list[int]] = []
+    for bit in sorted(bits):
+        if found and found[-1][-1] == bit - 1:
+            found[-1].append(bit)
         else:
-            parts.append([bit])
-    return ", ".join(f"{part[0]}:{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+            found.append([bit])
+    return [tuple(run) for run in found]
 
 
 @dataclass
@@ -82,5 +84,5 @@ def measure(counts: Mapping[Point, int]) -> tuple[dict[str, Score], list[Hole]]:
             missing[point.unit, point.name].append(point.bit)
         else:
             holes.append(Hole(point.unit, point.kind, point.name))
-    holes += [Hole(unit, "toggle", name, tuple(bits)) for (unit, name), bits in missing.items()]
+    holes += [Hole(unit, "toggle", name, run) for (unit, name), bits in missing.items() for run in runs(bits)]
     return dict(scores), sorted(holes)

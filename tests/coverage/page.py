@@ -32,6 +32,8 @@ field lies elsewhere in an instruction, there is a point for each.
 Amaranth's FIFOs are not counted, nor is what simulations of whole machines do not contain: `hw/link`, `hw/shell`, `hw/clock`, and units
 that only other machines than these have.
 """
+EXPLAINED = """Rules in `tests/coverage/rules.py`, by unit, name and bits, the first that fits; made by looking at what was left, and proofs of
+nothing: a bit that should have changed and has the name of one that cannot is among them."""
 
 
 def markdown(scores: Mapping[str, Score], holes: Sequence[Hole]) -> str:
@@ -77,7 +79,7 @@ def _explained(explained: Mapping[Hole, Rule | None]) -> str:
         if rule is not None:
             found[rule][hole.kind] += hole.size
     rows = [[rule.why, *(str(found[rule][kind] or "") for kind in KINDS)] for rule in RULES if rule in found]
-    return f"## Holes that have an explanation\n\n{Table('', ['why', *HEADINGS.values()], rows).markdown}\n"
+    return f"## Holes that have an explanation\n\n{EXPLAINED}\n\n{Table('', ['why', *HEADINGS.values()], rows).markdown}\n"
 
 
 def _left(holes: Sequence[Hole]) -> str:
