@@ -17,7 +17,7 @@ from tests.coverage.holes import KINDS, Hole, Score, measure, merged
 from tests.coverage.page import HEADINGS, markdown
 from tests.coverage.points import Point
 from tests.coverage.rules import explanation
-from tests.coverage.suite import SUITE, TARGETS, counted
+from tests.coverage.suite import SUITE, counted
 from tests.coverage.units import units_of
 
 SOURCE = "python -m tests.coverage"
@@ -62,7 +62,7 @@ def reached(groups: Sequence[str], jobs: int) -> tuple[dict[str, Score], list[Ho
     seen = Counter[Point]()
     with ThreadPoolExecutor(jobs) as pool:
         for group, counts in zip(groups, pool.map(told, groups), strict=True):
-            seen.update(merged(counts, units_of(TARGETS[group])))  # adding would drop what was not reached
+            seen.update(merged(counts, units_of(group)))  # adding would drop what was not reached
     return measure(seen)
 
 

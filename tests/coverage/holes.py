@@ -37,7 +37,8 @@ class Hole:
         """As the page shows it: a signal with a range of bits, conditions, a state's number."""
         if self.kind != "toggle":
             return self.name
-        return f"{self.name}[{self.bits[-1]}:{self.bits[0]}]" if len(self.bits) > 1 else f"{self.name}[{self.bits[0]}]"
+        first, last = min(self.bits), max(self.bits)
+        return f"{self.name}[{last}:{first}]" if last > first else f"{self.name}[{last}]"
 
 
 def runs(bits: list[int]) -> list[tuple[int, ...]]:

@@ -22,7 +22,7 @@ ROOMS = ("skipopu", "hw", "compiler", "sim", "tests/agreement")
 COUNTING = ("tests/support.py", *(f"tests/coverage/{name}.py" for name in ("instrument", "plugin", "points", "verilog")))
 COUNTS = "counts.json"
 WHERE = "tests/agreement/test_"
-# Each group builds a simulation and runs its tests on it. Recovery takes one of its own: its watchdog is a short one.
+# By machine: each group builds one simulation and runs its tests on it.
 SUITE: dict[str, tuple[str, ...]] = {
     "mono": (
         *(f"rtl.py::test_random_programs[mono-{seed}]" for seed in range(4)),
@@ -52,13 +52,7 @@ SUITE: dict[str, tuple[str, ...]] = {
         "sessions.py::test_a_halt_ends_what_was_kept",
     ),
     "tiny-masks": ("sessions.py::test_random_schedules[tiny-masks-reuse]",),
-    "recovery": (
-        "recovery.py::test_a_run_behind_every_error_of_a_program",
-        "recovery.py::test_a_run_behind_what_memory_does_wrong",
-        "recovery.py::test_a_run_behind_a_reset_in_the_middle",
-    ),
 }
-TARGETS = {group: "tiny" if group == "recovery" else group for group in SUITE}  # whose machine a group simulates
 
 
 def counted(group: str, tests: tuple[str, ...] | None = None) -> Counter[Point]:
