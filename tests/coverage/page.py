@@ -74,11 +74,11 @@ def cell(score: Score, kind: str) -> str:
 
 
 def _explained(explained: Mapping[Hole, Rule | None]) -> str:
-    found: defaultdict[Rule, Counter[str]] = defaultdict(Counter)
+    found: dict[str, Counter[str]] = {rule.why: Counter() for rule in RULES}
     for hole, rule in explained.items():
         if rule is not None:
-            found[rule][hole.kind] += hole.size
-    rows = [[rule.why, *(str(found[rule][kind] or "") for kind in KINDS)] for rule in RULES if rule in found]
+            found[rule.why][hole.kind] += hole.size
+    rows = [[why, *(str(count[kind] or "") for kind in KINDS)] for why, count in found.items() if count]
     return f"## Holes that have an explanation\n\n{EXPLAINED}\n\n{Table('', ['why', *HEADINGS.values()], rows).markdown}\n"
 
 

@@ -44,6 +44,8 @@ READY = "Memory and units take a request at once in these runs; the benches of t
 ROUTERS = "Policies by norm, exit and the best few of several tokens are run by tests/agreement/test_policies.py, not here."
 SHAPES = "Heads of more beats, blocks or queries than these models have: tests/agreement/test_stationary.py and test_history.py have them."
 SQUARES = "A square is 0 or 1 modulo 4, and no aligned number is large enough for the top bits of squares and their sums."
+FIRST = "Programs lie at address 0, where the compiler puts them."
+FORMATS = "No weight format of these machines has a code of 4 or more."
 
 RULES: tuple[Rule, ...] = (
     Rule(LONG, "Counters", "toggle", r"counts_\d+", 10),
@@ -92,6 +94,11 @@ RULES: tuple[Rule, ...] = (
     Rule(AXI, "Overlay|ReadPort", "toggle", r"(port\d_)?arlen", 4),
     Rule(ROUTERS, "RouteUnit", "toggle", ANY),
     Rule(HOST, "HostRegisters", "toggle", "dial|kept|program|ring_records"),
+    Rule(FIRST, "Dispatcher|ProgramMemory", "toggle", "runs__payload"),
+    Rule(ERRORS, "Faults", "toggle", r"pc_1'*"),
+    Rule(ERRORS, "QueryMemory|AttentionUnit", "toggle", "range"),
+    Rule(FORMATS, "ArrayUnit|Sequencer", "toggle", r"(tile_\d__|own_)format", 2),
+    Rule(ALIGNED, "EpilogueUnit|AdjustUnit|EmbedUnit", "toggle", r"running|before|\$signal'*", 0, 4),
 )  # fmt: skip
 
 
