@@ -116,10 +116,10 @@ def _unit_verilog(component: Component, name: str) -> str:
     return text
 
 
-def component_verilog(component: Component, name: str) -> str:
-    """Verilog of one component as module ``name``."""
+def component_verilog(component: Component, name: str, sources: bool = False) -> str:
+    """Verilog of one component as module ``name``; with ``sources``, an attribute names the line of Python behind each part."""
     with _zeros_left_out(), _no_collection():
-        text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
+        text = verilog.convert(component, name=name, strip_internal_attrs=not sources, emit_src=sources)
     return _MEMORY.sub(_zeroed, text)
 
 

@@ -21,7 +21,7 @@ from amaranth.hdl import Shape
 from hw.control.host import ADDRESS_BITS
 from hw.emit import overlay_verilog
 from hw.memory.axi import Axi4, AxiLite
-from sim.rtl.verilate import FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
+from sim.rtl.verilate import COVERAGE, FLAGS, LEVELS, OPTIMISE, Say, compile_simulation, require_headers, require_level, silent
 from sim.rtl.window import TOP, WAVES
 from skipopu.cache import cache_entry, complete, fill_once
 from skipopu.errors import SkipopuError
@@ -30,6 +30,9 @@ from skipopu.machine.config import Machine
 MEMORY_MODEL = Path(__file__).with_name("axi_memory.sv")
 ICARUS_MODULE = "libcocotbvpi_icarus"
 MEMORY_BYTES = 1 << 24  # of each simulated port
+# Counts lines and toggles of the overlay; the widest bus there is included.
+COVERAGE_FLAGS = ["--coverage-line", "--coverage-toggle", "--coverage-max-width", "8192"]
+NOT_COVERED = "".join(f'coverage_off -file "{name}"\n' for name in ("bench.sv", "axi_memory.sv"))
 # Inputs of the memory model and their widths; those of one port, then the bench's own.
 MEMORY_SETTINGS = {
     "latency": 16,
@@ -146,13 +149,15 @@ def build(
     bare: str | None = None,
     optimise: int = OPTIMISE,
     say: Say = silent,
+    coverage: bool = False,
 ) -> Path:
     """Builds (or finds in the cache) the simulation of ``machine`` and returns the executable.
 
     ``waves`` makes it able to record them: ``.vcd`` or ``.fst``. ``verilog`` replaces the generated overlay, for tests that alter it. ``bare`` leaves bench and memories out: it names the
     module that is the top level then (the overlay, or what ``verilog`` has around it), for bus models written in Python.
     ``optimise`` is the C++ compiler's level, 0 to 2: 0 for a simulation of less than half a million cycles. A build of a higher level is
-    taken where there is one. ``say`` hears what is being built.
+    taken where there is one. ``say`` hears what is being built. With ``coverage`` a simulation writes what it reached of the overlay when
+    it ends, to ``coverage.dat`` or where ``+verilator+coverage+file+`` says.
 
     Raises:
         SkipopuError: no C++ compiler, or the build failed; the log's path is named.
@@ -166,12 +171,15 @@ def build(
         sources |= {"bench.sv": bench_verilog(machine, waves), "axi_memory.sv": MEMORY_MODEL.read_text()}
         pins = ("clk", "rst", "host_*", *SETTINGS)
     sources["public.vlt"] = control_file(top, pins)
-    flag, _, runtime, extra = WAVES[waves] if waves else (None, None, None, [])
+    flag, _, recorder, extra = WAVES[waves] if waves else (None, None, None, [])
     if waves == ".fst":
         require_headers(
             ("lz4.h", "zlib.h"), "FST needs the headers of lz4 and zlib (Debian: liblz4-dev, zlib1g-dev); .vcd does not"
         )
-    flags = ["--vpi", *([flag] if flag else [])]
+    flags = ["--vpi", *([flag] if flag else []), *(COVERAGE_FLAGS if coverage else [])]
+    if coverage:
+        sources["public.vlt"] += NOT_COVERED
+    runtime = [*([recorder] if recorder else []), *([COVERAGE] if coverage else [])]
     libraries = cocotb_tools.config.libs_dir
     link = ["-Xlinker", "-rpath", "-Xlinker", str(libraries), f"-L{libraries}", "-lcocotbvpi_verilator", *extra]
 

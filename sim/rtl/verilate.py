@@ -31,6 +31,7 @@ FLAGS = ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno
 FLAGS += ["-Wno-MULTIDRIVEN", "--timescale", "1ns/1ps", "--output-split", "20000"]
 INCLUDE = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'include' / 'vltstd'}", "-I.", "-DVERILATOR=1"]
 RUNTIME = ("verilated", "verilated_vpi", "verilated_dpi", "verilated_threads", "verilated_vcd_c")
+COVERAGE = "verilated_cov"  # beside them, in simulations that count what they reach
 HEADERS = "".join(f'#include "{name}"\n' for name in ("verilated.h", "verilated_dpi.h", "verilated_vpi.h"))
 # Bytes of C++ that one call of the compiler takes, optimised or not; a call costs a second for its headers, and calls run beside
 # each other.
@@ -156,11 +157,11 @@ def compile_simulation(
     link: Sequence[str] = (),
     level: int = OPTIMISE,
     say: Say = silent,
-    extra_runtime: str | None = None,
+    extra_runtime: Sequence[str] = (),
 ) -> None:
     """Compiles the Verilog ``sources`` (in ``work``) with ``main`` (C++) to ``work / name``; what is in between is removed.
 
-    ``flags`` go to Verilator beside :data:`FLAGS`, ``link`` to the linker; ``level`` is the compiler's optimisation, ``extra_runtime`` a source
+    ``flags`` go to Verilator beside :data:`FLAGS`, ``link`` to the linker; ``level`` is the compiler's optimisation, ``extra_runtime`` sources
     of Verilator's runtime beside :data:`RUNTIME`.
 
     Raises:
@@ -183,18 +184,19 @@ def compile_simulation(
     fast = _units([file for file in files if file not in slow], FAST_UNIT if level else SLOW_UNIT)
     fast[-1].append(main)
     units = [(level, unit) for unit in fast] + [(0, unit) for unit in _units(slow, SLOW_UNIT)]
-    waves = "".join(f"#define VM_TRACE 1\n#define VM_TRACE_{f[8:].upper()} 1\n" for f in flags if f.startswith("--trace-"))
+    defines = "".join(f"#define VM_TRACE 1\n#define VM_TRACE_{f[8:].upper()} 1\n" for f in flags if f.startswith("--trace-"))
+    if COVERAGE in extra_runtime:
+        defines += "#define VM_COVERAGE 1\n"
     commands = []
     for number, (optimisation, unit) in enumerate(units):
         text = "".join(f'#include "{file if file is main else file.name}"\n' for file in unit)
-        (work / f"unit{number}.cpp").write_text(waves + text)
+        (work / f"unit{number}.cpp").write_text(defines + text)
         first = ["-include", str(headers[optimisation]), "-fpch-preprocess", f"-O{optimisation}"]
         commands.append([*compiler, *first, *INCLUDE, "-c", f"unit{number}.cpp", "-o", f"unit{number}.o"])
     say(f"C++ 0 of {len(units)}")
     step("the C++ compiler", commands, lambda count: say(f"C++ {count} of {len(units)}"))
     objects = [f"unit{number}.o" for number in range(len(units))] + [str(runtime / f"{n}.o") for n in RUNTIME]
-    if extra_runtime:
-        objects.append(str(_runtime(version, say, (extra_runtime,)) / f"{extra_runtime}.o"))
+    objects += [str(_runtime(version, say, (extra,)) / f"{extra}.o") for extra in extra_runtime]
     say("linker")
     step("the linker", [["g++", *objects, *link, "-pthread", "-o", name]])
     for file in set(work.iterdir()) - before - {work / name, log}:

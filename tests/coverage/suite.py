@@ -1,0 +1,93 @@
+"""Which tests are run for coverage, and what their simulations counted, kept in the cache until hardware or tests change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import astuple
+from pathlib import Path
+
+from skipopu.cache import cache_entry, digest_of, fill_once
+from skipopu.errors import SkipopuError
+from tests.coverage.plugin import FOLDER
+from tests.coverage.points import Point, Reader
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("skipopu", "hw", "compiler", "sim", "tests/agreement")
+COUNTING = ("tests/support.py", *(f"tests/coverage/{name}.py" for name in ("instrument", "plugin", "points", "verilog")))
+COUNTS = "counts.json"
+WHERE = "tests/agreement/test_"
+# By machine: each group builds one simulation and runs its tests on it.
+SUITE: dict[str, tuple[str, ...]] = {
+    "mono": (
+        *(f"rtl.py::test_random_programs[mono-{seed}]" for seed in range(4)),
+        *(f"rtl.py::test_random_models[mono-{seed}]" for seed in range(3)),
+        "faults.py::test_illegal_opcode_and_format_halt",
+        "faults.py::test_addresses_beyond_a_buffer_or_the_memory_halt",
+        "faults.py::test_aligning_beyond_the_activation_memory_halts_at_the_instruction_that_aligns",
+        "faults.py::test_bad_token_full_pool_and_lost_program_halt",
+        "order.py",
+        "sessions.py::test_random_schedules[mono-reuse]",
+    ),
+    "tiny": (
+        *(f"rtl.py::test_random_programs[tiny-{seed}]" for seed in range(6)),
+        *(f"rtl.py::test_random_models[tiny-{seed}]" for seed in range(4)),
+        "rtl.py::test_products_in_formats_of_their_own",
+        "rtl.py::test_activations[gelu]",
+        "rtl.py::test_activations[relu2]",
+        "soft_cap.py::test_several_heads_and_skips[0.5-reuse-0]",
+        "soft_cap.py::test_several_heads_and_skips[5.0-reuse-90]",
+        "windows.py::test_slow_memory_and_routers",
+        "windows.py::test_an_argmax_over_several_products",
+        "adjust.py::test_every_reduction_and_finish",
+        "adjust.py::test_faults_of_the_hardware",
+        "routers.py::test_bits_and_cycles",
+        "history.py::test_fetched_ahead[90-tiny]",
+        "sessions.py::test_random_schedules[tiny-reuse]",
+        "sessions.py::test_a_halt_ends_what_was_kept",
+    ),
+    "tiny-masks": ("sessions.py::test_random_schedules[tiny-masks-reuse]",),
+}
+
+
+def counted(group: str, tests: tuple[str, ...] | None = None) -> Counter[Point]:
+    """What the simulations of the group's tests counted, or of ``tests`` instead.
+
+    Raises:
+        SkipopuError: a test failed, or left nothing counted.
+    """
+    chosen = tuple(f"{WHERE}{test}" for test in SUITE[group]) if tests is None else tests
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*")) if file.suffix in (".py", ".yaml", ".sv")]
+    sources = [*files, *(ROOT / name for name in COUNTING)]
+    key = hashlib.sha256("\n".join([digest_of(sources, ROOT), *chosen]).encode()).hexdigest()
+    directory = cache_entry("coverage", group, key)
+    fill_once(directory, lambda work: (work / COUNTS).write_text(json.dumps(_run(chosen))))
+    return Counter({Point(*point): count for *point, count in json.loads((directory / COUNTS).read_text())})
+
+
+def _run(tests: tuple[str, ...]) -> list[tuple[object, ...]]:
+    """Points and counts, sorted."""
+    with tempfile.TemporaryDirectory(prefix="coverage-") as name:
+        options = ["-p", "tests.coverage.plugin", "-p", "no:cacheprovider", "-q", "-x", "-m", ""]
+        command = [sys.executable, "-m", "pytest", *options, *tests]
+        environment = os.environ | {FOLDER: name, "PYTHONPATH": str(ROOT)}
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if run.returncode:
+            raise SkipopuError(
+                f"a test fails where its simulations count: {run.stdout.strip()[-500:]}{run.stderr.strip()[-500:]}"
+            )
+        seen = Counter[Point]()
+        for folder in sorted(Path(name).iterdir()):
+            reader = Reader((folder / "overlay.v").read_text())
+            for file in sorted(folder.glob("*.dat")):
+                with file.open(errors="replace") as text:
+                    seen.update(reader.read(text))
+                file.unlink()
+    if not seen:
+        raise SkipopuError(f"no simulation of {', '.join(tests)} counted anything")
+    return [(*astuple(point), seen[point]) for point in sorted(seen)]
