@@ -45,6 +45,7 @@ ROUTERS = "Policies by norm, exit and the best few of several tokens are run by 
 SHAPES = "Heads of more beats, blocks or queries than these models have: tests/agreement/test_stationary.py and test_history.py have them."
 SQUARES = "A square is 0 or 1 modulo 4, and no aligned number is large enough for the top bits of squares and their sums."
 FIRST = "Programs lie at address 0, where the compiler puts them."
+HELD = "The machine with masks runs INT4 here; tests/agreement/test_stationary.py runs FP4, INT8 and INT4 with zero points too."
 FORMATS = "No weight format of these machines has a code of 4 or more."
 
 RULES: tuple[Rule, ...] = (
@@ -94,6 +95,10 @@ RULES: tuple[Rule, ...] = (
     Rule(AXI, "Overlay|ReadPort", "toggle", r"(port\d_)?arlen", 4),
     Rule(ROUTERS, "RouteUnit", "toggle", ANY),
     Rule(HOST, "HostRegisters", "toggle", "dial|kept|program|ring_records"),
+    Rule(HELD, "Lanes|StationarySlice|FillWalk|StationarySequencer", "branch", r".*(format ==|instruction\[104:102\]).*"),
+    Rule(HELD, "StationarySlice", "toggle", r"(correction|less|zero)_.*"),
+    Rule(MODEL, "HeldPort|HeldWalk|ActiveRuns|ActiveTile|ChannelFetch|MaskUnit|FillWalk|StationarySequencer", "toggle", ANY, 2),
+    Rule(SHAPES, "HeldWalk|HeldPort", "branch", ANY),
     Rule(FIRST, "Dispatcher|ProgramMemory", "toggle", "runs__payload"),
     Rule(ERRORS, "Faults", "toggle", r"pc_1'*"),
     Rule(ERRORS, "QueryMemory|AttentionUnit", "toggle", "range"),
