@@ -281,8 +281,8 @@ def fuzzed() -> str:
         f" fewer than 10,000 cycles: median error {value['timing_median_error']:.2%}, {value['timing_beyond_bound']:,.0f} beyond 3 %"
         " ([longer ones](timing.md))."
     )
-    reasons = [[name.partition(": ")[2], f"{count:.0f}"] for name, count in value.items() if name.startswith("refused: ")]
-    return f"{head}\n\n{Table('', ('refused for', 'programs'), reasons).markdown}\n"
+    reasons = [[name.partition(": ")[2], f"{count:.0f}"] for name, count in value.items() if name.startswith("refused: ")][:10]
+    return f"{head}\n\n{Table('', ('refused most often for', 'programs'), reasons).markdown}\n"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
