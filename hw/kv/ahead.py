@@ -15,7 +15,7 @@ class AheadEntries(Component):
     """Says whether a half that the history buffer's tags name is in it already.
 
     A layer's slots are filled in rising order: those below the last one that came are there, unless an earlier layer's still come.
-    Two layers' windows may begin with the same slot, whose keys tell that the second one began.
+    Two layers may begin with the same slot, whose keys tell that the second one began.
 
     Latency: none from ``asked`` to ``there``, 1 cycle from an entry to what it changes. Throughput: per cycle an entry taken, one
     dropped, one that came, and an answer.
@@ -38,9 +38,7 @@ class AheadEntries(Component):
         m = Module()
         count, slot = Signal(range(ENTRIES_AHEAD + CHOSEN + 2)), self.entry.half.slot
         filled, latest, mixed, taken = Signal.like(slot), Signal.like(slot), Signal(), Signal()
-        again = slot < latest
-        if self.machine.window:
-            again |= (slot == latest) & ~self.entry.half.values
+        again = (slot < latest) | ((slot == latest) & ~self.entry.half.values)
         m.d.comb += [
             taken.eq(self.taken & self.entry.ahead),
             self.none.eq(count == 0),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.formal.control import host, queue, tokens
+from tests.formal.kv import ahead, fetch, history, places, request, write
 from tests.formal.kv import map as walk
-from tests.formal.kv import places, request
 from tests.formal.laws import Unit
 from tests.formal.memory import reader, writer
 from tests.formal.pe.stationary import multiplier
@@ -12,6 +12,22 @@ from tests.formal.shell import bases, gearbox
 
 UNITS: tuple[Unit, ...] = tuple(
     unit
-    for module in (reader, writer, host, bases, gearbox, queue, tokens, walk, places, request, multiplier)
+    for module in (
+        reader,
+        writer,
+        host,
+        bases,
+        gearbox,
+        queue,
+        tokens,
+        walk,
+        places,
+        write,
+        request,
+        history,
+        ahead,
+        fetch,
+        multiplier,
+    )
     for unit in module.UNITS
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 
 import numpy as np
+import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.kv.ahead import AheadEntries
@@ -14,15 +16,17 @@ from tests.hw.kv.support import simulate
 MACHINE, SLOTS = Machine.load("tiny"), 12
 
 
-def test_slots_that_come_in_rising_order() -> None:
-    dut, rng = AheadEntries(MACHINE), np.random.default_rng(0)
+@pytest.mark.parametrize("window", [False, True])
+def test_slots_that_come_in_rising_order(window: bool) -> None:
+    """Without windows every layer begins with slot 0, which may be its only one."""
+    dut, rng = AheadEntries(dataclasses.replace(MACHINE, window=window)), np.random.default_rng(0)
     early = late = 0
 
     async def bench(ctx: SimulatorContext) -> None:
         nonlocal early, late
         for _ in range(40):  # layers, of which the next may begin while this one's entries are on their way
             coming: deque[tuple[int, int]] = deque()
-            starts = rng.integers(0, 3, int(rng.integers(1, 3)))  # of the layers' windows
+            starts = rng.integers(0, 3 if window else 1, int(rng.integers(1, 3)))  # of the layers' windows
             layers = [[(slot, values) for slot in range(first, SLOTS) for values in (0, 1)] for first in starts]
             asked = [half[: int(rng.choice((2, rng.integers(2, 2 * SLOTS))))] for half in layers]
             queue = deque(half for layer in asked for half in layer)
