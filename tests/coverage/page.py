@@ -51,7 +51,7 @@ def markdown(scores: Mapping[str, Score], holes: Sequence[Hole]) -> str:
 
 def _runs() -> str:
     tests = "".join(f"- `{group}`: {', '.join(f'`{test}`' for test in tests)}\n" for group, tests in SUITE.items())
-    return f"## What runs\n\nTests of `{WHERE}...`, by the simulations they share:\n\n{tests}"
+    return f"## What runs\n\nTests of `{WHERE.rpartition('/')[0]}` (without `test_`), by the simulations they share:\n\n{tests}"
 
 
 def _scores(scores: Mapping[str, Score]) -> str:
