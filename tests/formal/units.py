@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.formal.control import host, queue, tokens
 from tests.formal.kv import ahead, fetch, history, places, request, write
 from tests.formal.kv import map as walk
+from tests.formal.kv.stationary import held
 from tests.formal.laws import Unit
 from tests.formal.memory import reader, writer
 from tests.formal.pe.stationary import multiplier
@@ -27,6 +28,7 @@ UNITS: tuple[Unit, ...] = tuple(
         history,
         ahead,
         fetch,
+        held,
         multiplier,
     )
     for unit in module.UNITS

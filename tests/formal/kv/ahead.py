@@ -35,7 +35,8 @@ def laws() -> Laws:
     m.d.sync += waiting.eq(waiting + asked - came)
     with m.If(asked):
         m.d.sync += [own.eq(before) for own, before in zip(line, [latest, *line], strict=False)]
-    eldest = Array(line)[(waiting - 1)[: len(waiting)]]
+    eldest = Signal(HALF_BITS)
+    m.d.comb += eldest.eq(Array(line)[(waiting - 1)[: len(waiting)]])
     watched = laws.fixed(HALF_BITS, "watched")
     own = Signal(range(ENTRIES_AHEAD + 2))
     m.d.sync += own.eq(own + (take & (chosen == watched)) - (dropped & (latest == watched)) - (came & (eldest == watched)))
