@@ -22,7 +22,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sim.command.common import console
-from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict
+from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict, program_of
 from sim.fuzz.run import Line, attempt, cycle_errors, is_fault
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
@@ -113,7 +113,7 @@ def read(text: str, long: bool, programs: int = PROGRAMS) -> Case:
     try:
         data = json.loads(Path(text).read_text())
         if "programs" not in data:
-            data["programs"] = [{key: data[key] for key in ("model", "weights", "compile", "run", "memory")}]
+            data["programs"] = [program_of(data)]
         return from_dict(data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SkipopuError(f"--case is {text!r}; accepted: a seed, or a JSON file of a case ({error})") from None
@@ -139,7 +139,8 @@ def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line],
                     if is_fault(line):
                         progress.console.print(told(line), style="red", soft_wrap=True)
                         if args.shrink:
-                            small = shrink(line, progress.console.print, not args.no_rtl)
+                            given = next(iter(cases_of(args))) if args.case else case(line["seed"], args.long, args.programs)
+                            small = shrink(line, given, progress.console.print, not args.no_rtl)
                             path = Path(f"fuzz-{line['seed']}-{line['number']}.json")
                             path.write_text(json.dumps(small, indent=1) + "\n")
                             progress.console.print(f"skipopu fuzz --case {path}", soft_wrap=True)

@@ -296,6 +296,12 @@ def _padded(rows: int, ports: int) -> int:
     return round_up(rows, BLOCK_ROWS * ports)
 
 
+def program_of(line: dict[str, Any]) -> dict[str, Any]:
+    """A program, of a line of the log that says more."""
+    parts = ("model", "weights", "compile", "run", "memory", *(("masks",) if "masks" in line else ()))
+    return {part: line[part] for part in parts}
+
+
 def to_dict(given: Case) -> dict[str, Any]:
     return dataclasses.asdict(given)
 

@@ -50,7 +50,7 @@ def compiled(machine: dict[str, Any], program: dict[str, Any]) -> tuple[Program,
     target = Machine.from_dict(dict(machine), "machine description")
     config = ModelConfig.from_dict(program["model"])
     checkpoint = random_checkpoint(config, **program["weights"])
-    if "masks" in program:
+    if program.get("masks"):
         checkpoint = replace(checkpoint, masks=thresholds(config, **program["masks"]))
     options = dict(program["compile"])
     level = Schedule(options.pop("level", Schedule.RUN_AHEAD))

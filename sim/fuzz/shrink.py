@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from sim.fuzz.case import from_dict
+from sim.fuzz.case import Case, from_dict, program_of
 from sim.fuzz.run import Line, attempt
 from skipopu.errors import ConfigError, SkipopuError
 from skipopu.machine.config import Machine
@@ -46,14 +46,19 @@ PLAIN: dict[str, dict[str, Any]] = {
 Path = tuple[str, ...]
 
 
-def shrink(line: Line, say: Callable[[str], None] = lambda text: None, with_rtl: bool = True, most: int = 60) -> dict[str, Any]:
-    """A case (as :func:`sim.fuzz.case.to_dict`) of the same kind of fault as ``line``, with as few fields as ``most`` trials find
-    that differ from machine ``mono`` and a plain program."""
+def shrink(
+    line: Line, given: Case, say: Callable[[str], None] = lambda text: None, with_rtl: bool = True, most: int = 60
+) -> dict[str, Any]:
+    """A case (as :func:`sim.fuzz.case.to_dict`) of the same kind of fault as ``line``, a program of ``given``, with as few fields as
+    ``most`` trials find that differ from machine ``mono`` and a plain program.
+
+    A program that does nothing wrong alone has those in front of it that it takes, the nearest ones.
+    """
     case: dict[str, Any] = {
         "seed": line["seed"],
         "long": line["long"],
         "machine": copy.deepcopy(line["machine"]),
-        "programs": [{key: copy.deepcopy(line[key]) for key in (*PLAIN,)}],
+        "programs": [copy.deepcopy(program_of(line))],
     }
     trials = 0
 
@@ -61,8 +66,16 @@ def shrink(line: Line, say: Callable[[str], None] = lambda text: None, with_rtl:
         nonlocal trials
         trials += 1
         found = attempt(from_dict(candidate), with_rtl=with_rtl)
-        return any(other["outcome"] == line["outcome"] and other["stage"] == line["stage"] for other in found)
+        last = found[-1]
+        return len(found) == len(candidate["programs"]) and (last["outcome"], last["stage"]) == (line["outcome"], line["stage"])
 
+    before = _before(line, given)
+    if before and not faulty(case):
+        count = 1
+        while count < len(before) and not faulty(case | {"programs": [*before[-count:], *case["programs"]]}):
+            count *= 2
+        case["programs"] = [*before[-count:], *case["programs"]]
+        say(f"{trials} trials: not without the {len(case['programs']) - 1} in front of it")
     # The program first: no build is needed for what the machine stays with.
     for changes in (_program_changes(case), _machine_changes(case)):
         size = len(changes)
@@ -78,11 +91,23 @@ def shrink(line: Line, say: Callable[[str], None] = lambda text: None, with_rtl:
     return case
 
 
+def _before(line: Line, given: Case) -> list[dict[str, Any]]:
+    """The programs that ran in front of ``line``'s, with what their machines had of their own."""
+    programs = copy.deepcopy(given.programs[: line["number"]])
+    machines = [given.machine | program.get("machine", {}) for program in programs]
+    return [
+        {**program, "machine": {name: value for name, value in machine.items() if line["machine"].get(name) != value}}
+        for program, machine in zip(programs, machines, strict=True)
+    ]
+
+
 def _program_changes(case: dict[str, Any]) -> list[tuple[Path, Any]]:
-    prompt = case["programs"][0]["run"]["prompt"]
+    prompt = case["programs"][-1]["run"]["prompt"]
     changes: list[tuple[Path, Any]] = [
         (("programs", part, field), value) for part, plain in PLAIN.items() for field, value in plain.items()
     ]
+    if "masks" in case["programs"][-1]:
+        changes.append((("programs", "masks"), None))
     if isinstance(prompt, list):
         changes += [(("programs", "run", "prompt"), prompt[:length]) for length in (len(prompt) // 2, 3, 2, 1)]
     return changes
@@ -101,5 +126,5 @@ def _machine_changes(case: dict[str, Any]) -> list[tuple[Path, Any]]:
 def _set(case: dict[str, Any], path: Path, value: Any) -> None:
     place: Any = case
     for part in path[:-1]:
-        place = place[part][0] if part == "programs" else place[part]
+        place = place[part][-1] if part == "programs" else place[part]
     place[path[-1]] = copy.deepcopy(value)

@@ -139,6 +139,16 @@ def test_the_log_alone_gives_the_timing_again() -> None:
     assert replay(again) == line["timing"]
 
 
+def test_a_line_of_the_log_is_a_case_of_its_program_alone(cases: list[Case], tmp_path: Path) -> None:
+    file = tmp_path / "line.json"
+    for given in cases[:60]:
+        program = {name: value for name, value in given.programs[-1].items() if name != "machine"}
+        line = {"seed": given.seed, "outcome": "hang", **program, "machine": given.machine}
+        file.write_text(json.dumps(line))
+        assert command.read(str(file), False) == Case(given.seed, given.machine, (program,))
+    assert any("masks" in given.programs[-1] for given in cases[:60])
+
+
 def test_shrinking_keeps_the_fault_and_little_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[dict[str, Any]]:
         wrong = given.machine["ports"] > 2 and given.programs[0]["compile"]["kv"] == "dense"
@@ -148,11 +158,30 @@ def test_shrinking_keeps_the_fault_and_little_else(monkeypatch: pytest.MonkeyPat
     given = smallest()
     program = given.programs[0] | {"compile": given.programs[0]["compile"] | {"kv": "dense"}}
     machine = Machine.load("trio").to_dict() | {"ports": 5}
-    small = shrink({"seed": 0, "long": False, "machine": machine, "outcome": "difference", "stage": "rtl", **program})
+    line = {"seed": 0, "long": False, "number": 0, "machine": machine, "outcome": "difference", "stage": "rtl", **program}
+    small = shrink(line, given)
     plain = Machine.load("mono").to_dict() | {"numerics": ["exact18"]}
     assert {name for name in plain if small["machine"][name] != plain[name]} == {"name", "ports"}
     assert small["programs"][0]["compile"]["kv"] == "dense"
     assert small["programs"][0]["run"]["prompt"] == [1]
+
+
+def test_shrinking_keeps_the_programs_that_a_fault_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of four in front, on a machine with a memory of its own, leaves what the last one stumbles over."""
+
+    def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[dict[str, Any]]:
+        left = any(program["run"]["prompt"] == [1] and program["machine"]["clock_mhz"] == 7 for program in given.programs[:-1])
+        agreed = [{"outcome": "agreed", "stage": "rtl"}] * (len(given.programs) - 1)
+        return [*agreed, {"outcome": "hang" if left else "agreed", "stage": "rtl"}]
+
+    monkeypatch.setattr("sim.fuzz.shrink.attempt", attempt)
+    plain, given = smallest().programs[0], smallest()
+    own = {**plain, "run": plain["run"] | {"prompt": [1]}, "machine": {"clock_mhz": 7}}
+    given = dataclasses.replace(given, programs=(plain, own, plain, plain, plain))
+    line = {"seed": 0, "long": False, "number": 4, "machine": given.machine, "outcome": "hang", "stage": "rtl", **plain}
+    small = shrink(line, given)
+    assert [program["run"]["prompt"] for program in small["programs"]] == [[1, 2], [1], [1, 2], [1, 2], [1]]
+    assert attempt(from_dict(small))[-1]["outcome"] == "hang"
 
 
 def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
