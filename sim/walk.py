@@ -13,13 +13,13 @@ from skipopu.errors import MachineHalt, ProgramError
 from skipopu.isa.fields import Instruction
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, SET, TokenList, instruction_of
-from skipopu.machine.limits import ranges
+from skipopu.machine.limits import ranges, registers_of
 from skipopu.policy import Phase
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 
 Fields = dict[str, int]
-UNKNOWN = Instruction("UNKNOWN", -1, "control", "A word whose opcode is not known.", ())
+UNKNOWN = Instruction("UNKNOWN", -1, "control", "A word that is no instruction.", ())
 
 
 class Step(NamedTuple):
@@ -76,7 +76,7 @@ class Walk:
     ) -> None:
         """``choose`` gives the next token of ``run``, None where ids are not known."""
         self.steps, self.machine = decode(program), program.machine
-        self.ranges = ranges(program.machine)
+        self.registers, self.ranges = registers_of(program.machine), ranges(program.machine)
         self.run, self.choose, self.watch = run, choose, watch
         self.config = [0] * 64
         self.lists: dict[int, NDArray[np.int64]] = {}
@@ -92,7 +92,7 @@ class Walk:
         """All steps, HALT the last.
 
         Raises:
-            MachineHalt: an opcode is not known, a context is full, or the program ends without HALT.
+            MachineHalt: a word is no instruction, a context is full, or the program ends without HALT.
         """
         while True:
             if self.pc >= len(self.steps):
@@ -134,7 +134,10 @@ class Walk:
     # What control instructions do
 
     def _set(self, f: Fields) -> None:
-        allowed = self.ranges.get(Config(f["register"])) if f["register"] in list(Config) else None
+        if f["register"] not in self.registers:
+            accepted = f"0 to {max(self.registers)}"
+            raise self.halt(Error.CONFIGURATION, f"configuration register {f['register']} does not exist; accepted: {accepted}")
+        allowed = self.ranges.get(Config(f["register"]))
         if allowed is not None and f["value"] not in allowed:
             name = Config(f["register"]).name
             raise self.halt(Error.CONFIGURATION, f"{name} is {f['value']}; accepted: {allowed}")
@@ -184,7 +187,7 @@ class Walk:
         self.mask = f["mask"]
 
     def _illegal(self, f: Fields) -> None:
-        raise self.halt(Error.ILLEGAL_INSTRUCTION, "opcode is not known")
+        raise self.halt(Error.ILLEGAL_INSTRUCTION, "the word is no instruction: its opcode is not known, or it has bits that no field has")
 
 
 CONTROL: dict[Instruction, Callable[[Walk, Fields], None]] = {

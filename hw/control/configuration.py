@@ -8,7 +8,7 @@ from hw.component import Component, given, gives
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import SET
 from skipopu.machine.config import Machine
-from skipopu.machine.limits import ranges
+from skipopu.machine.limits import ranges, registers_of
 
 REGISTER_BITS = 32
 
@@ -18,19 +18,13 @@ def setting(config: Value, register: Config) -> Value:
     return config[REGISTER_BITS * register : REGISTER_BITS * (register + 1)]
 
 
-def registers_of(machine: Machine) -> list[Config]:
-    """A machine's registers, in their order: as many as it needs."""
-    last = Config.MASKING if machine.masks else Config.SOFT_CAP if machine.soft_cap else Config.HISTORY
-    return [register for register in Config if register <= last]
-
-
 def config_bits(machine: Machine) -> int:
     """Width of all of a machine's registers side by side."""
     return REGISTER_BITS * len(registers_of(machine))
 
 
 class Configuration(Component):
-    """Registers that SET writes. What a machine cannot execute is written, but said; what is no register is written nowhere.
+    """Registers that SET writes. What a machine cannot execute is written, but said; so is what it has no register for, written nowhere.
 
     What programs without caps and masks do not write is cleared when a run starts.
 
@@ -42,7 +36,7 @@ class Configuration(Component):
         self.write = given(1, "write now")
         self.register = given(SET.by_name["register"].width, "number of the register")
         self.value = given(REGISTER_BITS, "its new value")
-        self.illegal = gives(1, "the machine cannot execute that value; whether written or not")
+        self.illegal = gives(1, "the machine has no such register or cannot execute that value; whether written or not")
         if machine.soft_cap or machine.masks:
             self.restart = given(1, "a run starts, for a cycle")
         self.config = gives(config_bits(machine), "all registers, in their order")
@@ -65,6 +59,8 @@ class Configuration(Component):
                         for value in allowed.also:
                             outside &= self.value != value
                         m.d.comb += self.illegal.eq(outside)
+            with m.Default():
+                m.d.comb += self.illegal.eq(1)
         if cleared := [register for register in registers if register > Config.HISTORY]:
             with m.If(self.restart):
                 m.d.sync += [registers[register].eq(0) for register in cleared]

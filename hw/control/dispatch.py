@@ -22,8 +22,28 @@ from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.widths import MAP_ROW_BITS, POSITION_BITS
 from skipopu.isa.registers import ERROR_BITS, MASK_GENERATED, MASK_PROMPT, Config, Error
-from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
+from skipopu.isa.spec import (
+    ADDRESS_SHIFT,
+    CHUNK,
+    END,
+    EXTEND,
+    HALT,
+    INSTRUCTIONS,
+    LOOP,
+    MATMUL,
+    NEXT,
+    NO_INSTRUCTION,
+    OPCODE_BITS,
+    PC_BITS,
+    SET,
+    Unit,
+)
 from skipopu.machine.config import Machine
+
+
+def has_reserved_bits(word: Value) -> Value:
+    """Whether bits of ``word`` are set that no field of its opcode's instruction has."""
+    return Cat((word[:OPCODE_BITS] == i.opcode) & word[i.used_bits :].any() for i in INSTRUCTIONS).any()
 
 
 class Dispatcher(Component):
@@ -100,17 +120,19 @@ class Dispatcher(Component):
         # Of the last slot's token, which stands still while it is written.
         ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
         ends = registered(m, Cat(self.token == end for end in ids).any(), "ends")
-        quiet = Signal(range(Faults.LATENCY + 2))
+        quiet, beyond = Signal(range(Faults.LATENCY + 2)), Signal()
         m.d.sync += quiet.eq(0)
         with m.FSM():
             with m.State("STOPPED"):
                 m.d.comb += outcome.clear.eq(request.clear)
                 with m.If(request.start & ~failed):
                     m.d.comb += self.restart.eq(1)
-                    m.d.sync += [state.generated.eq(0), position.eq(request.first), pc.eq(0)]
+                    m.d.sync += [state.generated.eq(0), position.eq(request.first), pc.eq(0), beyond.eq(request.first > position)]
                     m.next = "LOAD"
             with m.State("LOAD"):
-                with m.If(self.words.refused):
+                with m.If(beyond):
+                    self.fail(m, Error.CONFIGURATION, pc)
+                with m.Elif(self.words.refused):
                     self.fail(m, Error.PROGRAM_RANGE, pc)
                 with m.Elif(self.words.done):
                     m.next = "READ"
@@ -121,7 +143,7 @@ class Dispatcher(Component):
                 with m.Elif(pc >= request.program_length):
                     self.fail(m, Error.PROGRAM_RANGE, pc)
             with m.State("WORD"):
-                m.d.sync += word.eq(self.words.word)
+                m.d.sync += word.eq(self.words.word | Mux(has_reserved_bits(self.words.word), NO_INSTRUCTION, 0))
                 m.next = "DECODE"
             with m.State("DECODE"):
                 proceeds = Signal(init=1)

@@ -36,7 +36,8 @@ class BurstReader(Component):
     """Cuts one client's runs into AXI bursts and holds the returned beats.
 
     A burst is issued only when the FIFO has room for all of it, so the response channel never waits for a client. Bursts
-    stay inside 4096-byte pages. The next run is accepted once the last burst of the present one was issued.
+    stay inside 4096-byte pages. The next run is accepted once the last burst of the present one was issued. A beat that was not
+    asked for is not held.
 
     Latency: 1 cycle from a run to its first burst, 2 from a pushed beat to ``beats``. Throughput: a burst and a beat per cycle.
 
@@ -60,7 +61,7 @@ class BurstReader(Component):
         self.idle = gives(1, "every burst of every run was issued")
         self.level = gives(count_shape(depth), "beats held")
         self.push_last = given(1, "it is said to be its burst's last")
-        self.misplaced = gives(1, "more or fewer beats came than bursts have, by those said to be the last of one")
+        self.misplaced = gives(1, "a beat came that was not asked for, or more or fewer than bursts have, by those said to be the last of one")
         self.few_in_flight = gives(1, "few enough beats are on their way to ask for more in the background")
         super().__init__()
 
@@ -94,21 +95,23 @@ class BurstReader(Component):
         taken = self.beats.valid & self.beats.ready
         # A burst whose end comes early or late is seen when nothing else is on its way, at the latest.
         bursts = Signal.like(coming)
-        ended = self.push & self.push_last
+        awaited = coming != 0
+        push = self.push & awaited
+        ended = push & self.push_last
         with m.If(issued ^ ended):
             m.d.sync += bursts.eq(bursts + Mux(issued, 1, -1))
-        m.d.comb += self.misplaced.eq((bursts == 0) != (coming == 0))
+        m.d.comb += self.misplaced.eq(((bursts != 0) != awaited) | (self.push & ~awaited))
         with m.If(issued):
             m.d.sync += [beat.eq(beat + size), left.eq(left - size), none_left.eq(whole)]
         with m.If(self.runs.valid & self.runs.ready):
             m.d.sync += [beat.eq(self.runs.payload.beat), left.eq(self.runs.payload.count)]
             m.d.sync += none_left.eq(self.runs.payload.count == 0)  # of a program that asks for nothing
         m.d.sync += [
-            coming.eq(carried(coming, Mux(issued, self.burst_length, -1), ~self.push)),
+            coming.eq(carried(coming, Mux(issued, self.burst_length, -1), ~push)),
             free.eq(carried(free, Mux(issued, ~Cat(self.burst_length, Const(0, 1)), 0), taken)),
         ]
         m.d.comb += [
-            places.push.eq(self.push),
+            places.push.eq(push),
             places.push_data.eq(self.push_data),
             self.level.eq(places.level),
         ]
@@ -135,11 +138,12 @@ class ReadPort(Component):
         self.quiet = gives(1, "every beat asked for came")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
         self.error = [
-            gives(1, f"a response to client {k} was not OKAY or not as long as its burst") for k in range(READ_CLIENTS)
+            gives(1, f"a response to client {k} was not OKAY, not asked for or not as long as its burst") for k in range(READ_CLIENTS)
         ]
         self.nobodys = gives(1, "a response had nobody's ID")
         self.beat = gives(1, "one data beat arrived")
         super().__init__()
+        self.owed = Signal(count_shape(sum(self.depths)))  # beats asked for that did not come
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -180,8 +184,8 @@ class ReadPort(Component):
             m.d.sync += arvalid.eq(any_valid)
         with m.Elif(self.axi.arready):
             m.d.sync += arvalid.eq(0)
-        asked, owed = Signal(9), Signal(count_shape(sum(self.depths)))
-        m.d.sync += owed.eq(owed + asked - self.axi.rvalid)
+        asked = Signal(9)
+        m.d.sync += self.owed.eq(self.owed + asked - (self.axi.rvalid & ~self.quiet))
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
                 m.d.comb += [reader.burst_ready.eq(1), asked.eq(reader.burst_length + 1)]
@@ -200,7 +204,7 @@ class ReadPort(Component):
             self.axi.rready.eq(1),
             self.beat.eq(self.axi.rvalid),
             self.nobodys.eq(self.axi.rvalid & (self.axi.rid >= READ_CLIENTS)),
-            self.quiet.eq(owed == 0),
+            self.quiet.eq(self.owed == 0),
             self.attention_level.eq(readers[ATTENTION].level),
         ]
         return m

@@ -46,8 +46,8 @@ class WritePort(Component):
         self.done = [gives(1, f"client {k}'s run is done, for a cycle") for k in clients]
         self.stop = given(1, "no more bursts; the one under way ends without data that does not come")
         self.quiet = gives(1, "no burst is under way")
-        self.error = gives(1, "a response was not OKAY or had another ID")
-        self.error_client = gives(1, "whose burst it was")
+        self.error = gives(1, "a response was not OKAY, had another ID, or there was nothing to respond to")
+        self.error_client = gives(1, "whose burst it was, or whose was the last one")
         self.beat = gives(1, "one data beat was taken, a cycle ago")
         super().__init__()
 
@@ -55,7 +55,7 @@ class WritePort(Component):
         m = Module()
         machine = self.machine
         beat_bits = (machine.beat_bytes - 1).bit_length()
-        client, filling = Signal(), Signal()
+        client, filling, responding = Signal(), Signal(), Signal()
         giving = Signal(WRITE_CLIENTS)  # whose beats go to the bus: no state has to be looked at for a beat to be taken
         beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
@@ -72,7 +72,8 @@ class WritePort(Component):
             self.axi.awburst.eq(BURST_INCR),
             self.axi.wlast.eq(remaining == 1),
             self.axi.wvalid.eq(Cat(beats.valid & here for beats, here in zip(self.beats, giving, strict=True)).any() | filling),
-            self.error.eq(self.axi.bvalid & self.axi.bready & ((self.axi.bresp != 0) | (self.axi.bid != self.axi.awid))),
+            self.axi.bready.eq(1),
+            self.error.eq(self.axi.bvalid & (~responding | (self.axi.bresp != 0) | (self.axi.bid != self.axi.awid))),
             self.error_client.eq(client),
         ]
         sent = self.axi.wvalid & self.axi.wready
@@ -105,7 +106,7 @@ class WritePort(Component):
                         m.d.sync += [filling.eq(0), giving.eq(0)]
                         m.next = "RESPONSE"
             with m.State("RESPONSE"):
-                m.d.comb += self.axi.bready.eq(1)
+                m.d.comb += responding.eq(1)
                 with m.If(self.axi.bvalid):
                     with m.If(over):
                         m.d.comb += [self.done[0].eq(client == 0), self.done[1].eq(client == 1)]

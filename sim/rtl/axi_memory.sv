@@ -8,7 +8,8 @@
 // a change of channel (address bits from `channel` up) waits until all are answered. With `reorder`
 // responses of different IDs overtake and interleave. Addresses at or above `limit` answer DECERR. The `bad_read`th read and the
 // `bad_write`th write burst (from 1, since the last load) are answered as `bad_kind` says: 0 SLVERR, 1 DECERR, 2 with another ID, 3 not while
-// it says so, 4 without a last beat, 5 with nothing but last beats.
+// it says so, 4 without a last beat, 5 with nothing but last beats, 6 and then once more, the last beat or the response; 7 the address, 8 the
+// data are not taken while it says so. `renew`: settings are others, what goes by chance and by time begins anew.
 module axi_memory #(
     parameter DATA = 128,
     parameter WORDS = 1 << 20,
@@ -16,9 +17,9 @@ module axi_memory #(
     parameter PORTS = 1
 ) (
     input clk, input rst,
-    input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input load, input dump,
+    input [15:0] latency, input [8:0] rate, input [7:0] stall, input [31:0] seed, input [39:0] limit, input load, input dump, input renew,
     input [15:0] refresh_interval, input [15:0] refresh, input refresh_together, input [7:0] turnaround, input [7:0] issue, input [6:0] outstanding,
-    input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write, input [2:0] bad_kind,
+    input [5:0] channel, input reorder, input [31:0] bad_read, input [31:0] bad_write, input [3:0] bad_kind,
     input [39:0] araddr, input [7:0] arlen, input [1:0] arid, input [2:0] arsize, input [1:0] arburst,
     input arvalid, output arready,
     output reg [DATA-1:0] rdata, output reg [1:0] rid, output reg [1:0] rresp, output reg rlast, output reg rvalid, input rready,
@@ -57,6 +58,8 @@ module axi_memory #(
     reg [9:0] credit;
     // This port's first refresh begins that much before the interval's end; the first port's at its end.
     wire [31:0] ahead = refresh + (refresh_together ? 0 : (PORTS - PORT) % PORTS * refresh_interval / PORTS);
+    wire [15:0] since_first = ahead >= refresh_interval && refresh_interval != 0 ? ahead - refresh_interval : ahead;
+    wire [31:0] random_first = seed * 32'h9e3779b9 + (PORT + 1) * 32'h85ebca6b + 1;
     wire refreshing = refresh != 0 && since_refresh < refresh;
 
     // Reads: a queue per ID, in which bursts are answered in order; across IDs the oldest goes first, or any with `reorder`
@@ -72,9 +75,12 @@ module axi_memory #(
     reg [6:0] in_flight;
     reg [39:0] last_channel;
     wire same_channel = (araddr >> channel) == last_channel;
-    assign arready = in_flight < outstanding && cycle >= next_issue && !hold_ar && (same_channel || in_flight == 0);
+    wire next_bad = reads + 1 == bad_read;
+    assign arready = in_flight < outstanding && cycle >= next_issue && !hold_ar && (same_channel || in_flight == 0)
+        && !(next_bad && bad_kind == 7);
     wire accepted = arvalid && arready;
-    wire can_send = credit >= 256 && occupied == 0 && !refreshing && !hold_r && (!rvalid || rready);
+    reg once_more;
+    wire can_send = credit >= 256 && occupied == 0 && !refreshing && !hold_r && (!rvalid || rready) && !once_more;
     reg chosen_valid;
     reg [1:0] chosen, k;
     always @(*) begin
@@ -96,24 +102,24 @@ module axi_memory #(
     wire finished = advance && beat[chosen] == queue_length[first];
 
     // Writes: one burst at a time
-    reg writing, answering, bad_answer;
+    reg writing, answering, bad_answer, answered_twice;
     reg [39:0] write_address;
     reg [15:0] write_beats;
     assign bid = bad_answer && bad_kind == 2;
-    assign awready = !writing && !answering && !bvalid && !hold_aw;
-    assign wready = writing && !hold_w && !refreshing;
+    assign awready = !writing && !answering && !bvalid && !hold_aw && !(writes + 1 == bad_write && bad_kind == 7);
+    assign wready = writing && !hold_w && !refreshing && !(bad_answer && bad_kind == 8);
     wire written = wvalid && wready;
 
     always @(posedge clk) begin
         if (rst) begin
-            random <= seed * 32'h9e3779b9 + (PORT + 1) * 32'h85ebca6b + 1;
+            random <= random_first;
             {cycle, number, next_issue, reads, writes, in_flight, occupied, last_channel} <= 0;
-            {rvalid, writing, answering, bad_answer, bvalid} <= 0;
+            {rvalid, once_more, writing, answering, bad_answer, answered_twice, bvalid} <= 0;
             for (i = 0; i < 4; i = i + 1) begin
                 head[i] <= 0; tail[i] <= 0; waiting[i] <= 0; beat[i] <= 0;
             end
             credit <= 256;
-            since_refresh <= ahead >= refresh_interval && refresh_interval != 0 ? ahead - refresh_interval : ahead;
+            since_refresh <= since_first;
         end else begin
             random <= {random[30:0], random[31] ^ random[21] ^ random[1] ^ random[0]};
             cycle <= cycle + 1;
@@ -126,7 +132,7 @@ module axi_memory #(
                 queue_length[{arid, tail[arid]}] <= arlen;
                 queue_time[{arid, tail[arid]}] <= cycle + {16'b0, latency};
                 queue_number[{arid, tail[arid]}] <= number;
-                queue_bad[{arid, tail[arid]}] <= reads + 1 == bad_read;
+                queue_bad[{arid, tail[arid]}] <= next_bad;
                 tail[arid] <= tail[arid] + 1;
                 number <= number + 1;
                 reads <= reads + 1;
@@ -137,12 +143,14 @@ module axi_memory #(
                 waiting[i] <= waiting[i] + {6'b0, accepted && arid == i[1:0]} - {6'b0, finished && chosen == i[1:0]};
             in_flight <= in_flight + {6'b0, accepted} - {6'b0, finished};
             if (rready) rvalid <= 0;
+            if (once_more && rready) {rvalid, once_more} <= 2'b10;  // as it was
+            if (finished && bad && bad_kind == 6) once_more <= 1;
             if (advance) begin
                 rvalid <= 1;
                 rdata <= address < limit ? mem[address >> SHIFT] : 0;
                 rresp <= address >= limit || (bad && bad_kind == 1) ? 3 : bad && bad_kind == 0 ? 2 : 0;
                 rid <= bad && bad_kind == 2 ? 3 : chosen;
-                rlast <= bad && bad_kind >= 4 ? bad_kind == 5 : finished;
+                rlast <= bad && (bad_kind == 4 || bad_kind == 5) ? bad_kind == 5 : finished;
                 beat[chosen] <= finished ? 0 : beat[chosen] + 1;
                 if (finished) head[chosen] <= head[chosen] + 1;
             end
@@ -165,8 +173,14 @@ module axi_memory #(
                     occupied <= occupied + write_beats + 2 * {8'b0, turnaround};
                 end
             end
-            if (bvalid && bready) bvalid <= 0;
+            if (bvalid && bready) bvalid <= bad_answer && bad_kind == 6 && !answered_twice;
+            if (bvalid && bready) answered_twice <= bad_answer && bad_kind == 6 && !answered_twice;
             if (load) {reads, writes} <= 0;
+            if (renew) begin
+                random <= random_first;
+                since_refresh <= since_first;
+                credit <= 256;
+            end
             if (written && wlast) answering <= 1;
             else if (answering && !hold_b && !(bad_answer && bad_kind == 3)) begin
                 answering <= 0;

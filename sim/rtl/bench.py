@@ -56,12 +56,15 @@ class Host:
 async def runs(dut: Any) -> None:
     """A run for every line of the pipe, until it is closed."""
     path = Path(os.environ["SKIPOPU_REQUESTS"])
-    host, identity = Host(dut), {}
+    host, identity, settings = Host(dut), {}, {}
     with path.open() as requests:
         for number, line in enumerate(iter(requests.readline, "")):
             request = json.loads(line)
             for name, value in request["settings"].items():
                 getattr(dut, name).value = value
+            before, settings = settings, request["settings"]
+            if number and settings != before:
+                await pulse(dut.renew)
             if number == 0:
                 await reset(dut)
                 identity = {name: await host.read(name) for name in ("MAGIC", "VERSION", "MACHINE", "NUMERICS")}
@@ -75,7 +78,7 @@ async def runs(dut: Any) -> None:
 
 async def reset(dut: Any) -> None:
     """Starts the clock; pins that the host drives are 0."""
-    dut.load.value = dut.dump.value = 0
+    dut.load.value = dut.dump.value = dut.renew.value = 0
     for name in ("awvalid", "wvalid", "arvalid", "bready", "rready", "awaddr", "wdata", "wstrb", "araddr"):
         getattr(dut, f"host_{name}").value = 0
     dut.rst.value = 1

@@ -42,6 +42,7 @@ MEMORY_SETTINGS = {
     "limit": 40,
     "load": 1,
     "dump": 1,
+    "renew": 1,
     "refresh_interval": 16,
     "refresh": 16,
     "refresh_together": 1,
@@ -52,7 +53,7 @@ MEMORY_SETTINGS = {
     "reorder": 1,
     "bad_read": 32,
     "bad_write": 32,
-    "bad_kind": 3,
+    "bad_kind": 4,
 }
 SETTINGS = MEMORY_SETTINGS | {"bad_port": 8, "wave_from": 32, "wave_to": 32, "wave_kind": 1}
 

@@ -17,9 +17,9 @@ module memory_bench (input clk);
 
     axi_memory #(.DATA(512), .WORDS(64)) memory (
         .clk(clk), .rst(rst), .latency(latency[15:0]), .rate(rate[8:0]), .stall(8'd0), .seed(32'd1), .limit(40'd4096),
-        .load(1'b0), .dump(1'b0), .refresh_interval(refresh_interval[15:0]), .refresh(refresh[15:0]), .refresh_together(1'b1), .turnaround(8'd0), .issue(issue[7:0]),
+        .load(1'b0), .dump(1'b0), .renew(1'b0), .refresh_interval(refresh_interval[15:0]), .refresh(refresh[15:0]), .refresh_together(1'b1), .turnaround(8'd0), .issue(issue[7:0]),
         .outstanding(outstanding[6:0]), .channel(6'd22), .reorder(1'b0), .bad_read(32'd0),
-        .bad_write(32'd0), .bad_kind(3'd0), .araddr(araddr), .arlen(beats[7:0] - 8'd1), .arid(2'd0), .arsize(3'd6), .arburst(2'd1),
+        .bad_write(32'd0), .bad_kind(4'd0), .araddr(araddr), .arlen(beats[7:0] - 8'd1), .arid(2'd0), .arsize(3'd6), .arburst(2'd1),
         .arvalid(!rst && asked < bursts), .arready(arready), .rdata(rdata), .rid(rid), .rresp(rresp), .rlast(rlast),
         .rvalid(rvalid), .rready(1'b1), .awaddr(40'd0), .awlen(8'd0), .awid(2'd0), .awsize(3'd6), .awburst(2'd1),
         .awvalid(1'b0), .awready(awready), .wdata(512'd0), .wstrb(64'd0), .wlast(1'b0), .wvalid(1'b0), .wready(wready),

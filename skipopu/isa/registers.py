@@ -55,11 +55,11 @@ class Error(IntEnum):
     TOKEN_OUT_OF_RANGE = 2  # a token id is not below VOCABULARY
     CONTEXT_FULL = 3  # a position reaches CONTEXT
     KV_POOL_FULL = 4
-    AXI_READ = 5  # a read response was not OKAY, nobody's, or not as long as its burst
-    AXI_WRITE = 6  # a write response was not OKAY, or nobody's
+    AXI_READ = 5  # a read response was not OKAY, not asked for, or not as long as its burst
+    AXI_WRITE = 6  # a write response was not OKAY, or not asked for
     BUFFER_RANGE = 7  # an instruction addresses more than a buffer holds
     PROGRAM_RANGE = 8  # the program counter left the program
-    CONFIGURATION = 9  # a configuration register holds a value the machine cannot execute
+    CONFIGURATION = 9  # a configuration register, or FIRST, was given what the machine cannot execute
     KV_MISSING = 10  # a token skips attention at the first layer, so it has no entry
     DEPENDENCE = 11  # a unit was given more dependence tokens than are counted, without taking them
     ABORTED = 12  # the host ended the run

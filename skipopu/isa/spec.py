@@ -8,12 +8,13 @@ address. ``buffer`` is the on-chip FP32 buffer, addressed in blocks of 8 element
 consecutive token slots. A *slot* is a token of the present chunk (0 .. tokens-1). A unit executes its instructions in
 order; before one starts it takes a dependence token from every unit named in ``pop`` and on completion gives one to
 every unit named in ``push`` (bit 0 array, 1 vector, 2 attention). An instruction whose token list is empty touches
-neither memory nor buffers but still exchanges its dependence tokens.
+neither memory nor buffers but still exchanges its dependence tokens. A word of an opcode that is not known, or with bits set that no
+field of its instruction has, is no instruction.
 
 A run begins at position FIRST. Keys, values and map of the tokens before stay as the runs before left them; the places of all others are
 given back: each port goes on at the place of the first layer's entry of its first token from FIRST on, with an empty history buffer.
 So FIRST is a chunk's beginning where that chunk had more tokens than there are ports. It is at most the position that the run before
-reached, or 0 behind a reset or an error, and KNOWN_LENGTH is at least PROMPT_LENGTH: the host sees to both. Ids of tokens 0 .. KNOWN_LENGTH - 1 stand in memory;
+reached, or 0 behind a reset or an error; what lies beyond is refused. KNOWN_LENGTH is at least PROMPT_LENGTH: the host sees to that. Ids of tokens 0 .. KNOWN_LENGTH - 1 stand in memory;
 those from PROMPT_LENGTH on are of the phase of generated tokens. A chunk is of one phase and of known tokens, or of the one token that
 was generated last. Of all tokens from PREDICT_FROM on, generated ones too, the argmax is written by position, from address PREDICTED on.
 """
@@ -281,12 +282,15 @@ INSTRUCTIONS = (HALT, SET, CHUNK, LOOP, END, NEXT, EMBED, ALIGN, ADJUST, EXTEND,
 BY_OPCODE = check_opcodes(INSTRUCTIONS)
 BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 OPCODE_BITS = _HEAD[0].width
+NO_INSTRUCTION = (1 << OPCODE_BITS) - 1  # an opcode that stays unknown
 PC_BITS = NEXT.by_name["target"].width  # of an instruction's index
 
 
 def instruction_of(word: int) -> Instruction | None:
-    """The instruction that a word's opcode names; None when it names none."""
-    return BY_OPCODE.get(word & (1 << OPCODE_BITS) - 1)
+    """The instruction that a word is; None when it is none: its opcode is not known, or bits are set that no field has."""
+    instruction = BY_OPCODE.get(word & NO_INSTRUCTION)
+    return instruction if instruction and not word >> instruction.used_bits else None
 
 
 assert all(i.offsets["opcode"] == 0 for i in INSTRUCTIONS)
+assert NO_INSTRUCTION not in BY_OPCODE

@@ -42,6 +42,12 @@ class Range:
         return f"{also}{steps}{self.least} to {self.most}"
 
 
+def registers_of(machine: Machine) -> list[Config]:
+    """A machine's configuration registers, in their order: as many as it needs."""
+    last = Config.MASKING if machine.masks else Config.SOFT_CAP if machine.soft_cap else Config.HISTORY
+    return [register for register in Config if register <= last]
+
+
 def ranges(machine: Machine) -> dict[Config, Range]:
     """Registers whose value shapes a program: the compiler plans within these, dispatch refuses what lies outside."""
     lanes = machine.weight_lanes

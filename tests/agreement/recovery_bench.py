@@ -43,7 +43,7 @@ async def steps(dut: Any) -> None:
     path = Path(os.environ["SKIPOPU_BENCH"])
     work, options = path.parent, json.loads(path.read_text())
     put(dut, options["settings"])
-    put(dut, {"load": 0, "dump": 0})
+    put(dut, {"load": 0, "dump": 0, "renew": 0})
     names = ("awvalid", "wvalid", "arvalid", "bready", "rready", "awaddr", "wdata", "wstrb", "araddr")
     put(dut, {f"host_{name}": 0 for name in names})
     Clock(dut.clk, PERIOD, unit="ns").start()

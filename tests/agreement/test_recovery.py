@@ -56,6 +56,7 @@ class Step:
         after: cycles behind the start at which ``control`` is written, or the machine and its memory are reset.
         memory: settings of the memories while it runs.
         too_early: the host asks for another run at once when this one has ended, while memory still owes answers.
+        first: the position that it is told to begin at.
     """
 
     program: Program
@@ -64,6 +65,7 @@ class Step:
     reset: bool = False
     memory: dict[str, int] = field(default_factory=dict)
     too_early: bool = False
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Bench:
         asked = []
         for step in steps:
             part = {name: getattr(step, name) for name in ("after", "control", "reset", "memory", "too_early")}
-            asked.append(part | {"image": id(step.program), "registers": RUN.registers(step.program)})
+            registers = RUN.registers(step.program) | {"FIRST": step.first}
+            asked.append(part | {"image": id(step.program), "registers": registers})
         settings = rtl.Instance(self.program)._settings()
         options = {"settings": settings, "steps": asked, "ports": len(ports), "limit": LIMIT, "drain": DRAIN}
         (directory / "bench.json").write_text(json.dumps(options))
@@ -214,13 +217,18 @@ def test_a_run_behind_an_abort_at_any_time(bench: Bench, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["bad_read", "bad_write"])
 def test_a_run_behind_what_memory_does_wrong(bench: Bench, kind: str, tmp_path: Path) -> None:
-    """SLVERR, DECERR, another's ID, no answer (which comes later), no last beat, too many: at several bursts of both ports."""
-    code, most = (Error.AXI_READ, 6) if kind == "bad_read" else (Error.AXI_WRITE, 4)
-    wrong = [(how, burst, port) for how in range(most) for burst in (1, 2, 9, 40) for port in range(2)]
+    """At several bursts of both ports: SLVERR, DECERR, another's ID, no answer (which comes later), no last beat or nothing but last ones, an
+    answer again; an address, or data, that are not taken for long."""
+    reads = kind == "bad_read"
+    code = Error.AXI_READ if reads else Error.AXI_WRITE
+    silent = (3, 7) if reads else (3, 7, 8)
+    every = range(8) if reads else (0, 1, 2, 6, *silent)
+    bursts = (1, 2, 9, 40) if reads else (1, 2, 5)
+    wrong = [(how, burst, port) for how in every for burst in bursts for port in range(2)]
     steps = []
     for how, burst, port in wrong:
         memory = {"bad_port": port, kind: burst, "bad_kind": how}
-        steps += [Step(bench.program, memory=memory, too_early=how == 3), Step(bench.program)]
+        steps += [Step(bench.program, memory=memory, too_early=how in silent), Step(bench.program)]
     results, seen = bench.run(tmp_path, steps), set()
     for (how, burst, port), damaged, right in zip(wrong, results[::2], results[1::2], strict=True):
         here = (how, burst, port)
@@ -228,12 +236,12 @@ def test_a_run_behind_what_memory_does_wrong(bench: Bench, kind: str, tmp_path: 
         if damaged.error == Error.NONE:  # there were fewer bursts, or the wrong one has one beat
             bench.require_right(damaged)
             continue
-        seen.add(how)
-        assert damaged.error == (Error.WATCHDOG if how == 3 else code), here
-        owed = STATUS_OWED if how == 3 else 0
+        seen.add((how, port))
+        assert damaged.error == (Error.WATCHDOG if how in silent else code), here
+        owed = STATUS_OWED if how in silent else 0
         assert damaged.values["STATUS"] & ~STATUS_SATURATED == STATUS_ERROR | owed, here
         assert damaged.values["LATER"] & ~STATUS_SATURATED == STATUS_ERROR, "the start was ignored, and answers have come"
-    assert seen == set(range(most))
+    assert seen == {(how, port) for how in every for port in range(2)}
 
 
 def test_a_start_in_the_middle_changes_nothing(bench: Bench, tmp_path: Path) -> None:
@@ -243,6 +251,20 @@ def test_a_start_in_the_middle_changes_nothing(bench: Bench, tmp_path: Path) -> 
     for ended in others:
         bench.require_right(ended)
         assert ended.result.counters == alone.result.counters
+
+
+def test_a_run_begins_at_no_position_that_was_not_reached(bench: Bench, tmp_path: Path) -> None:
+    """Behind a reset, an error and a run; behind each refusal one from position 0."""
+    reached = len(RUN.known) + 1
+    wrong = Step(failing(bench.program)[Error.CONTEXT_FULL])
+    steps = [Step(bench.program, first=1), Step(bench.program), Step(bench.program, first=reached + 1)]
+    steps += [wrong, Step(bench.program, first=1), Step(bench.program)]
+    refused, right, beyond, failed, behind, last = bench.run(tmp_path, steps)
+    for each in (refused, beyond, behind):
+        assert (each.error, each.values["ERROR_PC"], each.values["RETIRED"]) == (Error.CONFIGURATION, 0, 0)
+    assert failed.error == Error.CONTEXT_FULL
+    bench.require_right(right)
+    bench.require_right(last)
 
 
 def test_a_run_behind_a_reset_in_the_middle(bench: Bench, tmp_path: Path) -> None:

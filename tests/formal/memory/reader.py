@@ -11,6 +11,7 @@ import dataclasses
 from amaranth.hdl import Array, Cat, Mux, Signal, Value
 from amaranth.lib import data, stream
 
+from hw.arithmetic.pipeline import tree
 from hw.memory.axi import ATTENTION, READ_CLIENTS, AxiRead
 from hw.memory.reader import BurstReader, ReadPort, Run
 from skipopu.machine.config import Machine
@@ -29,12 +30,13 @@ class Memory:
 
     Attributes:
         owed: per client, beats that it was asked for and did not bring.
+        sound: what holds of all these counts by themselves, said because proofs need it.
     """
 
     def __init__(self, laws: Laws, axi: AxiRead) -> None:
         m = laws.m
         asked, came = axi.arvalid & axi.arready, axi.rvalid & axi.rready
-        named, full, last = Signal(2), [], []
+        named, full, last, sound = Signal(2), [], [], []
         self.owed: list[Signal] = []
         for k in range(READ_CLIENTS):
             # Beats left of its bursts, the eldest first.
@@ -53,6 +55,9 @@ class Memory:
             self.owed.append(owed)
             full.append(second != 0)
             last.append(first == 1)
+            within = (first <= MACHINE.burst) & (second <= MACHINE.burst) & ((first != 0) | (second == 0))
+            sound.append(within & (owed == first + second))
+        self.sound = Cat(sound).all()
         waits = laws.before(axi.rvalid & ~axi.rready)
         m.d.comb += [
             named.eq(Mux(waits, laws.before(named), laws.free(range(READ_CLIENTS), "named"))),
@@ -154,7 +159,13 @@ def laws() -> Laws:
         ~axi.arvalid | ((axi.arlen < MACHINE.burst) & (axi.arid < READ_CLIENTS)),
     )
     laws.law("what comes is taken at once", axi.rready)
-    laws.law("quiet: just when no burst is shown and no beat owed", port.quiet == (under_way == 0))
+    laws.law(
+        "quiet: just when no burst is shown and no beat owed",
+        (port.owed == under_way)
+        & (port.quiet == (under_way == 0))
+        & (total == tree(memory.owed, lambda a, b: a + b))
+        & memory.sound,
+    )
     laws.law("no beat that was asked for is an error, nor the end of its burst", ~(Cat(port.error).any() | port.nobodys))
     held, numbers = [], []
     for k, (runs, beats, depth) in enumerate(zip(port.runs, port.beats, port.depths, strict=True)):
@@ -187,13 +198,26 @@ def laws() -> Laws:
 def error_laws() -> Laws:
     """With whatever comes back."""
     laws, port = Laws(), ReadPort(MACHINE)
-    laws.m.submodules.port = port
-    axi = port.axi
-    laws.drive(axi.rvalid, axi.rid, axi.rresp, axi.rlast)
+    m, axi = laws.m, port.axi
+    m.submodules.port = port
+    laws.drive(axi.arready, axi.rvalid, axi.rid, axi.rresp, axi.rlast, port.background, port.stop)
     came = axi.rvalid & axi.rready
     laws.law("a beat is nobody's just when it has nobody's ID", port.nobodys == (came & (axi.rid >= READ_CLIENTS)))
     wrong = Cat(came & (axi.rid == k) & (axi.rresp != 0) & ~error for k, error in enumerate(port.error))
     laws.law("a response other than OKAY is an error of the client whose ID it has", ~wrong.any())
+    # Asked for: in the bursts that were shown.
+    asked = Signal(9)
+    m.d.comb += asked.eq(Mux(axi.arvalid & ~laws.before(axi.arvalid & ~axi.arready), axi.arlen + 1, 0))
+    owed = [Signal(9, name=f"owed_{k}") for k in range(READ_CLIENTS)]
+    for k, (runs, beats, count, error) in enumerate(zip(port.runs, port.beats, owed, port.error, strict=True)):
+        laws.offer(runs, free_run(laws))
+        laws.drive(beats.ready)
+        now = Signal(9, name=f"owed_now_{k}")
+        m.d.comb += now.eq(count + Mux(axi.arid == k, asked, 0))
+        mine = came & (axi.rid == k)
+        m.d.sync += count.eq(now - (mine & (now != 0)))
+        laws.law(f"a beat that client {k} did not ask for is its error", ~mine | (now != 0) | error)
+    laws.law("quiet when no client is owed a beat, whatever came", (Cat(owed).any() | (asked != 0)) | port.quiet)
     return laws
 
 

@@ -7,12 +7,14 @@ import random
 from typing import Any
 
 import pytest
+from amaranth.hdl import Signal
 from amaranth.sim import SimulatorContext
 
 from hw.control.configuration import setting
 from hw.control.dispatch import Dispatcher
 from hw.control.faults import Faults
 from skipopu.isa import spec
+from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
 from skipopu.isa.spec import TokenList, Unit
 from skipopu.machine.config import Machine
@@ -51,7 +53,7 @@ PROGRAM = [
     (spec.NEXT, {"target": START}),
     (spec.HALT, {}),
 ]
-Words = list[tuple[spec.Instruction, dict[str, int]]]
+Words = list[tuple[spec.Instruction, dict[str, int]] | int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +158,8 @@ def walk(run: Asked, source: random.Random) -> Walked:
 
 
 def beats_of(words: Words) -> list[int]:
-    assert TINY.port_bits == 8 * spec.WORD_BYTES
-    return [instruction.encode(fields) for instruction, fields in words]
+    assert TINY.port_bits == WORD_BITS
+    return [word if isinstance(word, int) else word[0].encode(word[1]) for word in words]
 
 
 RUNS = [
@@ -172,9 +174,16 @@ RUNS = [
 ]
 
 
+def behind_a_run(position: int, machine: Machine = TINY) -> Dispatcher:
+    """A dispatcher whose last run ended at ``position``."""
+    dut = Dispatcher(machine)
+    dut.state.position = Signal(32, init=position)
+    return dut
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run(run: Asked) -> None:
-    dut = Dispatcher(TINY)
+    dut = behind_a_run(run.first)
     expected = walk(run, random.Random(run.prompt))
     vector = dut.issue[Unit.VECTOR]
     cycles = 0
@@ -357,13 +366,21 @@ def test_a_fault_of_the_last_instruction_is_no_done_run(late: int) -> None:
 
 
 def outcome(
-    words: Words, known: int, first: int = 0, token: int = EOS, machine: Machine = TINY, patience: int = 500
+    words: Words,
+    known: int,
+    first: int = 0,
+    token: int = EOS,
+    machine: Machine = TINY,
+    patience: int = 500,
+    kept: int | None = None,
 ) -> tuple[int, int, int, int]:
     """(status, error, tokens generated, the error's instruction) of a run of ``known`` tokens from ``first`` on.
 
+    The run before it ended there, or at ``kept``.
+
     Units are idle, every token generated is ``token``.
     """
-    dut, seen = Dispatcher(machine), list[int]()
+    dut, seen = behind_a_run(first if kept is None else kept, machine), list[int]()
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         ctx.set(dut.request.start, 1)
@@ -414,6 +431,22 @@ def test_another_token_ends_none(number: int) -> None:
     assert generated({number: LAST_ID}, LAST_ID >> 1) == MAX_NEW
     assert generated({number: LAST_ID}, LAST_ID - 1) == MAX_NEW
     assert generated({}, 0) == MAX_NEW
+
+
+@pytest.mark.parametrize("kept", [0, 5, (1 << 32) - 2])
+def test_a_run_begins_where_one_before_it_came_to(kept: int) -> None:
+    """Or in front of that, never behind it."""
+    words: Words = [(spec.HALT, {})]
+    assert outcome(words, kept, first=kept)[:2] == (STATUS_DONE, Error.NONE)
+    assert outcome(words, kept, first=kept // 2, kept=kept)[:2] == (STATUS_DONE, Error.NONE)
+    assert outcome(words, kept + 1, first=kept + 1, kept=kept) == (STATUS_ERROR, Error.CONFIGURATION, 0, 0)
+
+
+@pytest.mark.parametrize("instruction", [i for i in spec.INSTRUCTIONS if i.used_bits < WORD_BITS], ids=lambda i: i.name)
+def test_bits_of_no_field_are_refused(instruction: spec.Instruction) -> None:
+    """The first one behind the fields and the word's last."""
+    for bit in (instruction.used_bits, WORD_BITS - 1):
+        assert outcome([instruction.encode({}) | 1 << bit, (spec.HALT, {})], 1)[1::2] == (Error.ILLEGAL_INSTRUCTION, 0)
 
 
 @pytest.mark.parametrize(("short", "expected"), [(0, (STATUS_DONE, Error.NONE)), (1, (STATUS_ERROR, Error.CONTEXT_FULL))])
