@@ -187,7 +187,9 @@ class Walk:
         self.mask = f["mask"]
 
     def _illegal(self, f: Fields) -> None:
-        raise self.halt(Error.ILLEGAL_INSTRUCTION, "the word is no instruction: its opcode is not known, or it has bits that no field has")
+        raise self.halt(
+            Error.ILLEGAL_INSTRUCTION, "the word is no instruction: its opcode is not known, or it has bits that no field has"
+        )
 
 
 CONTROL: dict[Instruction, Callable[[Walk, Fields], None]] = {

@@ -105,7 +105,10 @@ def main(args: argparse.Namespace) -> int:
         for model in models
     ]
     results: dict[int, tuple[float, int] | SkipopuError] = {}
-    with Progress(console=console, transient=True) as progress, parallel.executor("local") as pool:
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        parallel.executor("local") as pool,
+    ):
         task = progress.add_task("timing engine", total=len(jobs))
         for number, outcome in parallel.finished(pool, expected, jobs):
             results[number] = outcome

@@ -127,7 +127,12 @@ class Dispatcher(Component):
                 m.d.comb += outcome.clear.eq(request.clear)
                 with m.If(request.start & ~failed):
                     m.d.comb += self.restart.eq(1)
-                    m.d.sync += [state.generated.eq(0), position.eq(request.first), pc.eq(0), beyond.eq(request.first > position)]
+                    m.d.sync += [
+                        state.generated.eq(0),
+                        position.eq(request.first),
+                        pc.eq(0),
+                        beyond.eq(request.first > position),
+                    ]
                     m.next = "LOAD"
             with m.State("LOAD"):
                 with m.If(beyond):

@@ -61,7 +61,9 @@ class BurstReader(Component):
         self.idle = gives(1, "every burst of every run was issued")
         self.level = gives(count_shape(depth), "beats held")
         self.push_last = given(1, "it is said to be its burst's last")
-        self.misplaced = gives(1, "a beat came that was not asked for, or more or fewer than bursts have, by those said to be the last of one")
+        self.misplaced = gives(
+            1, "a beat came that was not asked for, or more or fewer than bursts have, by those said to be the last of one"
+        )
         self.few_in_flight = gives(1, "few enough beats are on their way to ask for more in the background")
         super().__init__()
 
@@ -138,7 +140,8 @@ class ReadPort(Component):
         self.quiet = gives(1, "every beat asked for came")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
         self.error = [
-            gives(1, f"a response to client {k} was not OKAY, not asked for or not as long as its burst") for k in range(READ_CLIENTS)
+            gives(1, f"a response to client {k} was not OKAY, not asked for or not as long as its burst")
+            for k in range(READ_CLIENTS)
         ]
         self.nobodys = gives(1, "a response had nobody's ID")
         self.beat = gives(1, "one data beat arrived")

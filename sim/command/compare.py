@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
     subject: Path | str = args.model or vars(args)["shape"]
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(f"{Path(subject).absolute().name} on {machine.name}"), total=None)
         result = compare_model(
             subject,

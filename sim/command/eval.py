@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
     saturated: list[bool] = []
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{args.engine} engine", total=total)
         found = evaluate(
             program,

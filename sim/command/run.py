@@ -38,7 +38,7 @@ from sim.routing import save_trace
 from sim.session import Session
 from sim.speculation import Steps, draws
 from skipopu.arguments import output_file, positive, real, refuse
-from skipopu.errors import ProgramError
+from skipopu.errors import MachineHalt, ProgramError
 from skipopu.lookup import Lookup
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -135,7 +135,7 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
     steps = None if args.engine == "functional" else Steps(program, masks)
     if timed:
         chosen = functional.Options(masks=masks.see if masks else None)
-    progress = Progress(console=console, transient=True)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     tokens: list[int] = []
     with (
         progress if args.engine == "rtl" else nullcontext(),
@@ -218,6 +218,16 @@ def tell_steps(steps: Steps, tokens: int, keys: dict[str, Any]) -> list[Record]:
     return records
 
 
+def type_rest(program: Program, run: Run, watch: Watch, tokens: Sequence[int]) -> None:
+    """Ends the text of a run, of which nothing was typed yet unless ``watch`` did."""
+    typed = watch if isinstance(watch, Typed) else Typed(program)
+    if typed is not watch:
+        typed.prompt(run)
+        for token in tokens:
+            typed.token(token)
+    typed.end()
+
+
 def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("run needs a checkpoint directory, a compiled program or --shape NAME, one of them")
@@ -246,21 +256,21 @@ def main(args: argparse.Namespace) -> int:
         seen = Masks(program, len(run.prompt) + run.max_new)
         chosen = replace(chosen, masks=seen.see)
     streams = knows(args.engine, "text")
-    progress = Progress(console=console, transient=True)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     watch = Typed(program) if streams else Bar(progress, len(run.prompt) + run.max_new)
     if isinstance(watch, Typed):
         watch.prompt(run)
     begin = time.perf_counter()
-    with nullcontext() if streams else progress:
-        result = engine(args.engine).run(program, run, chosen, watch)
+    try:
+        with nullcontext() if streams else progress:
+            result = engine(args.engine).run(program, run, chosen, watch)
+    except MachineHalt as halt:
+        if args.shape is None:
+            type_rest(program, run, watch, halt.tokens)
+        raise
     seconds = result.seconds or time.perf_counter() - begin
     if args.shape is None:
-        typed = watch if isinstance(watch, Typed) else Typed(program)
-        if typed is not watch:  # all at once
-            typed.prompt(run)
-            for token in result.tokens:
-                typed.token(token)
-        typed.end()
+        type_rest(program, run, watch, result.tokens)
     if args.save_trace is not None and result.routing is not None:
         save_trace(args.save_trace, result.routing)
     if args.save_mask_trace is not None and seen is not None and result.routing is not None:

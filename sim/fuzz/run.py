@@ -7,6 +7,7 @@ import shutil
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -111,6 +112,7 @@ class _Hardware:
     def __init__(self, verilog: str | None, optimise: int, keep: bool) -> None:
         self.verilog, self.optimise, self.keep = verilog, optimise, keep
         self.instance: rtl.Instance | None = None
+        self.executable: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -119,15 +121,20 @@ class _Hardware:
         if self.instance is None:
             return
         self.instance.close()
-        if not self.keep:
-            options = self.instance.options
-            directory = build(self.instance.program.machine, verilog=options.verilog, optimise=self.optimise).parent
+        if self.executable and not self.keep:
+            directory = self.executable.parent
             shutil.rmtree(directory, ignore_errors=True)
             directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
 
     def holding(self, made: Program, program: dict[str, Any], cycle_limit: int) -> rtl.Instance:
-        """The machine with ``made`` in its memory, which misbehaves as ``program`` says."""
+        """The machine with ``made`` in its memory, which misbehaves as ``program`` says.
+
+        Raises:
+            SkipopuError: it cannot be built.
+        """
         verilog = self.verilog or _verilog(made.machine)
+        if self.executable is None:
+            self.executable = build(made.machine, verilog=verilog, optimise=self.optimise)
         options = rtl.Options(rtl.Memory(**program["memory"]), None, verilog, cycle_limit, optimise=self.optimise)
         if self.instance is None:
             self.instance = rtl.Instance(made, options)

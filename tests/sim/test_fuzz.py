@@ -236,10 +236,19 @@ def test_programs_follow_each_other_without_a_reset() -> None:
     """What one leaves in the machine changes nothing in the next, nor in the same one again."""
     first = smallest()
     other = first.programs[0] | {"weights": first.programs[0]["weights"] | {"seed": 1}}
-    three = dataclasses.replace(first, programs=(first.programs[0], other, first.programs[0]))
-    lines = attempt(three)
-    assert [line["outcome"] for line in lines] == ["agreed"] * 3
-    assert lines[0]["rtl"] == lines[2]["rtl"]
+    slow = other | {"memory": {"stall": 60, "reorder": True, "seed": 5}}
+    lines = attempt(dataclasses.replace(first, programs=(first.programs[0], slow, other, first.programs[0], slow)))
+    assert [line["outcome"] for line in lines] == ["agreed"] * 5
+    assert lines[0]["rtl"] == lines[3]["rtl"]
+    assert lines[1]["rtl"] == lines[4]["rtl"]  # memory, too
+    assert lines[1]["rtl"] != lines[2]["rtl"]
+
+
+@pytest.mark.rtl
+def test_verilog_that_cannot_be_built_is_a_fault_of_every_program() -> None:
+    given = smallest()
+    lines = attempt(dataclasses.replace(given, programs=2 * given.programs), verilog="module overlay(input clk);")
+    assert [line["outcome"] for line in lines] == ["rtl", "rtl"]
 
 
 @pytest.mark.rtl

@@ -83,4 +83,24 @@ def laws() -> Laws:
     return laws
 
 
-UNITS = (Unit("hw/memory/writer.py", laws, "64-bit port, bursts of 4 beats, runs of 1 to 15"),)
+def error_laws() -> Laws:
+    """With whatever comes back."""
+    laws, port = Laws(), WritePort(MACHINE)
+    m, axi = laws.m, port.axi
+    m.submodules.port = port
+    laws.drive(axi.awready, axi.wready, axi.bvalid, axi.bresp, axi.bid, port.stop)
+    for runs, beats in zip(port.runs, port.beats, strict=True):
+        laws.offer(runs, free_run(laws))
+        laws.offer(beats)
+    owes, came = Signal(), axi.bvalid & axi.bready
+    m.d.sync += owes.eq((owes & ~came) | (axi.wvalid & axi.wready & axi.wlast))
+    laws.law(
+        "a response is an error just when it is not OKAY, has another ID or no burst waits for it",
+        port.error == (came & (~owes | (axi.bresp != 0) | (axi.bid != axi.awid))),
+    )
+    laws.law("a response comes at any time, and a burst is over with its own only", axi.bready & (~port.quiet | ~owes))
+    return laws
+
+
+_OF = "64-bit port, bursts of 4 beats, runs of 1 to 15"
+UNITS = (Unit("hw/memory/writer.py", laws, _OF), Unit("hw/memory/writer.py", error_laws, _OF))

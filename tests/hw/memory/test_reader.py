@@ -320,3 +320,49 @@ def test_as_many_beats_as_can_be_owed(burst: int) -> None:
         assert ctx.get(dut.attention_level) == machine.kv_fifo
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_beat_that_nobody_asked_for_is_an_error_and_given_to_nobody(before: bool) -> None:
+    """In front of a burst or behind it; what was asked for comes as ever, and the port is quiet."""
+    dut, page = ReadPort(MONO), 4096 // MONO.beat_bytes
+    got, errors = list[int](), list[int]()
+
+    async def beat(ctx: SimulatorContext, value: int, last: bool) -> None:
+        for port, now in ((dut.axi.rvalid, 1), (dut.axi.rid, ATTENTION), (dut.axi.rlast, last), (dut.axi.rdata, value)):
+            ctx.set(port, now)
+        errors.append(ctx.get(dut.error[ATTENTION]))
+        await ctx.tick()
+        ctx.set(dut.axi.rvalid, 0)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.axi.arready, 1)
+        for round_ in range(2):
+            if before:
+                await beat(ctx, 1000, True)
+                assert ctx.get(dut.quiet)
+            runs = dut.runs[ATTENTION]
+            ctx.set(runs.payload.beat, page * round_)
+            ctx.set(runs.payload.count, 3)
+            ctx.set(runs.valid, 1)
+            await ctx.tick()
+            ctx.set(runs.valid, 0)
+            await ctx.tick().until(dut.axi.arvalid)
+            for value in range(3):
+                await beat(ctx, 10 * round_ + value, value == 2)
+            assert ctx.get(dut.quiet)
+            if not before:
+                await beat(ctx, 1000, True)
+            assert ctx.get(dut.quiet)
+            await ctx.tick().repeat(3)
+            assert ctx.get(dut.attention_level) == 3
+            beats = dut.beats[ATTENTION]
+            ctx.set(beats.ready, 1)
+            while ctx.get(beats.valid):
+                got.append(ctx.get(beats.payload))
+                await ctx.tick()
+            ctx.set(beats.ready, 0)
+
+    simulate(dut, bench)
+    assert got == [0, 1, 2, 10, 11, 12]
+    assert errors == 2 * ([1, 0, 0, 0] if before else [0, 0, 0, 1])

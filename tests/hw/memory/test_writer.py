@@ -199,3 +199,49 @@ def test_the_longest_run_goes_on(client: int, count: int) -> None:
 
     simulate(dut, bench)
     assert lengths == 4 * [MONO.longest_write]
+
+
+@pytest.mark.parametrize("client", range(WRITE_CLIENTS))
+@pytest.mark.parametrize(("resp", "other_id"), [(2, 0), (3, 0), (0, 1)])
+@pytest.mark.parametrize("wrong", range(3))
+def test_a_bad_response_to_any_burst_is_its_clients_error(client: int, resp: int, other_id: int, wrong: int) -> None:
+    """The first, one between or the last; a response that nothing waits for is an error too, and answers nothing."""
+    dut, bursts = WritePort(MONO), 0
+    errors, strays = list[int](), list[int]()
+
+    async def respond(ctx: SimulatorContext, seen: list[int], resp: int = 0, bid: int = 0) -> None:
+        for port, value in ((dut.axi.bvalid, 1), (dut.axi.bresp, resp), (dut.axi.bid, bid)):
+            ctx.set(port, value)
+        seen.append(ctx.get(dut.error))
+        assert not ctx.get(dut.error) or ctx.get(dut.error_client) == client
+        await ctx.tick()
+        ctx.set(dut.axi.bvalid, 0)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal bursts
+        ctx.set(dut.beats[client].valid, 1)
+        ctx.set(dut.runs[client].payload.count, 2 * MONO.longest_write + 1)
+        ctx.set(dut.runs[client].valid, 1)
+        await ctx.tick()
+        ctx.set(dut.runs[client].valid, 0)
+        for burst in range(3):
+            assert ctx.get(dut.axi.awvalid)
+            await respond(ctx, strays)
+            assert ctx.get(dut.axi.awvalid)
+            length = ctx.get(dut.axi.awlen) + 1
+            for port in (dut.axi.awready, dut.axi.wready):
+                ctx.set(port, 1)
+            await ctx.tick().repeat(1 + length)
+            for port in (dut.axi.awready, dut.axi.wready):
+                ctx.set(port, 0)
+            assert not ctx.get(dut.done[client])
+            await respond(ctx, errors, *((resp, other_id) if burst == wrong else ()))
+            bursts += 1
+        assert ctx.get(dut.quiet)
+        await respond(ctx, strays)
+        assert ctx.get(dut.quiet)
+
+    simulate(dut, bench)
+    assert bursts == 3
+    assert errors == [burst == wrong for burst in range(3)]
+    assert strays == 4 * [1]
