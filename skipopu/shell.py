@@ -2,7 +2,7 @@
 
 MODULE = "skipopu_shell"
 ADDRESS_BITS = 12
-RESET = 0x200  # a write resets the overlay
+RESET = 0x200  # a write resets the overlay, at once: in a run after ABORT only, or memory may answer to nobody
 BASES = 0x400  # of each port, 64 bits: where its memory starts in the board's address space, a multiple of 4096
 BASE_STRIDE = 8
 

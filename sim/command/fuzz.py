@@ -23,13 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sim.command.common import console
 from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict, program_of
-from sim.fuzz.run import Line, attempt, cycle_errors, is_fault
+from sim.fuzz.run import BOUND, Line, attempt, cycle_errors, is_fault
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
-
-BOUND = 0.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -236,7 +234,7 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
         "overlays": len({line["seed"] for line in lines if "rtl" in line}),
         "programs": len(lines),
         "programs_agreed": sum(line["outcome"] == "agreed" for line in lines),
-        "rtl_cycles": sum(line["rtl"]["CYCLES"] for line in lines if "rtl" in line),
+        "rtl_cycles": sum(of["rtl"]["CYCLES"] for line in lines for of in (line, line.get("behind", {})) if "rtl" in of),
         "timing_runs": len(errors),
         "timing_beyond_bound": sum(error > BOUND for error in errors),
         "timing_median_error": float(np.median(errors)) if errors else None,

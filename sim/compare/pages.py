@@ -14,6 +14,8 @@ from pathlib import Path
 from sim.baselines import data
 from sim.compare.decoding import RULE, RULE_NOTE
 from sim.compare.findings import estimated_clock
+from sim.fuzz.case import SHORT_CYCLES
+from sim.fuzz.run import BOUND
 from skipopu.machine.config import Machine
 from skipopu.report import Record, Table
 
@@ -274,12 +276,12 @@ def fuzzed() -> str:
     asked = json.loads(found.path.read_text())["inputs"]
     value = {record.name: float(record.value or 0) for record in found.all}
     head = (
-        f"`skipopu fuzz --seconds {asked['seconds']} --programs {asked['programs']} --seed {asked['seed']} --json docs/fuzz.json`:"
+        f"`skipopu fuzz --count {asked['count']} --programs {asked['programs']} --seed {asked['seed']} --json docs/fuzz.json`:"
         f" {value['programs']:,.0f} programs, of which {value['programs_agreed']:,.0f} agreed, on {value['overlays']:,.0f} generated overlays with"
-        f" {value['descriptions']:,.0f} memories and rings behind them, {value['rtl_cycles'] / 1e6:,.1f} million cycles of RTL;"
+        f" {value['agreed']:,.0f} memories and rings behind them, {value['rtl_cycles'] / 1e6:,.1f} million cycles of RTL;"
         f" **{value['faults']:,.0f} faults**. Timing engine, {value['timing_runs']:,.0f} runs whose memory does not pause at random, mostly of"
-        f" fewer than 10,000 cycles: median error {value['timing_median_error']:.2%}, {value['timing_beyond_bound']:,.0f} beyond 3 %"
-        " ([longer ones](timing.md))."
+        f" fewer than {SHORT_CYCLES[1]:,} cycles: median error {value['timing_median_error']:.2%}, {value['timing_beyond_bound']:,.0f} beyond"
+        f" {BOUND:.0%} ([longer ones](timing.md))."
     )
     reasons = [[name.partition(": ")[2], f"{count:.0f}"] for name, count in value.items() if name.startswith("refused: ")][:10]
     return f"{head}\n\n{Table('', ('refused most often for', 'programs'), reasons).markdown}\n"

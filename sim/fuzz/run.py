@@ -39,6 +39,7 @@ from skipopu.program.run import Run
 BUILT_FOR = 8  # programs of a case for which optimised C++ pays; fewer are built more than they are simulated
 LONGEST = 400_000  # cycles of a run, as the timing engine counts them
 SENTENCE = 600  # characters of a refusal, at most
+BOUND = 0.03  # of the timing engine's error
 Line = dict[str, Any]  # of the log, as JSON
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim.estimate import Workload, estimate
-from sim.fuzz.run import cycle_errors, replay
+from sim.fuzz.run import BOUND, cycle_errors, replay
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.report import Cell, Keys, Plot, Record, Report, Table, shown
 
-BOUND = 0.03
 SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short program, that it may be off
 DECODE = Workload("llama-2-7b", 128, 1024, "0.25")
 LATENCIES, CLOCKS = (34, 46, 50, 64, 80, 100), (150, 180, 200, 225)
