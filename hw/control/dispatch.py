@@ -22,28 +22,8 @@ from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.widths import MAP_ROW_BITS, POSITION_BITS
 from skipopu.isa.registers import ERROR_BITS, MASK_GENERATED, MASK_PROMPT, Config, Error
-from skipopu.isa.spec import (
-    ADDRESS_SHIFT,
-    CHUNK,
-    END,
-    EXTEND,
-    HALT,
-    INSTRUCTIONS,
-    LOOP,
-    MATMUL,
-    NEXT,
-    NO_INSTRUCTION,
-    OPCODE_BITS,
-    PC_BITS,
-    SET,
-    Unit,
-)
+from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
 from skipopu.machine.config import Machine
-
-
-def has_reserved_bits(word: Value) -> Value:
-    """Whether bits of ``word`` are set that no field of its opcode's instruction has."""
-    return Cat((word[:OPCODE_BITS] == i.opcode) & word[i.used_bits :].any() for i in INSTRUCTIONS).any()
 
 
 class Dispatcher(Component):
@@ -148,7 +128,7 @@ class Dispatcher(Component):
                 with m.Elif(pc >= request.program_length):
                     self.fail(m, Error.PROGRAM_RANGE, pc)
             with m.State("WORD"):
-                m.d.sync += word.eq(self.words.word | Mux(has_reserved_bits(self.words.word), NO_INSTRUCTION, 0))
+                m.d.sync += word.eq(self.words.word)
                 m.next = "DECODE"
             with m.State("DECODE"):
                 proceeds = Signal(init=1)

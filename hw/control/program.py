@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
-from skipopu.isa.spec import ADDRESS_UNIT, PC_BITS, WORD_BYTES
+from skipopu.isa.spec import ADDRESS_UNIT, INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS, WORD_BYTES
 from skipopu.machine.config import Machine
 
 WORD_BITS = 8 * WORD_BYTES
 
 
-class ProgramMemory(Component):
-    """Loads a program through port 0, then gives its words.
+def has_reserved_bits(word: Value) -> Value:
+    """Whether bits of ``word`` are set that no field of its opcode's instruction has."""
+    ends = sorted({i.used_bits for i in INSTRUCTIONS if i.used_bits < WORD_BITS})
+    parts = [word[first:last].any() for first, last in zip(ends, [*ends[1:], WORD_BITS], strict=True)]
+    shorter = [Cat(word[:OPCODE_BITS] == i.opcode for i in INSTRUCTIONS if i.used_bits <= end).any() for end in ends]
+    return Cat(part & short for part, short in zip(parts, shorter, strict=True)).any()
 
-    Latency: 1 cycle from ``start`` to the run or to ``refused``, none from the last word's beat to ``done``, 1 from ``pc`` to ``word``.
-    Throughput: a word loaded per cycle, or per beats that make one.
+
+class ProgramMemory(Component):
+    """Loads a program through port 0, then gives its words: those with bits that no field has with an opcode that none has either.
+
+    Latency: 1 cycle from ``start`` to the run or to ``refused``, none from the last word's beat to ``done``, 1 where it is the only one, 1
+    from ``pc`` to ``word``. Throughput: a word loaded per cycle, or per beats that make one.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -31,7 +39,7 @@ class ProgramMemory(Component):
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
         self.loading = gives(1, "that loader is in use")
         self.refused = gives(1, "there are no words, or too many, for a cycle; nothing is loaded")
-        self.done = gives(1, "the last word is being stored, for a cycle")
+        self.done = gives(1, "the first word can be read from the next cycle on, the others have come, for a cycle")
         self.pc = given(bits_for_index(machine.instructions), "word to read")
         self.word = gives(WORD_BITS, "the word read")
         super().__init__()
@@ -45,17 +53,22 @@ class ProgramMemory(Component):
         words_per_beat = max(1, machine.port_bits // WORD_BITS)
         beat_shift = (ADDRESS_UNIT // machine.beat_bytes).bit_length() - 1
         left, piece, joined = Signal(PC_BITS + 1), Signal(4), Signal(WORD_BITS)
+        came, taken, stored = Signal(WORD_BITS), Signal(), Signal(WORD_BITS)
         beats = (self.length * beats_per_word + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
         next_word = Signal(bits_for_index(machine.instructions))
         m.d.comb += [
             read.addr.eq(self.pc),
             self.word.eq(read.data),
             write.addr.eq(next_word),
+            write.data.eq(stored | Mux(has_reserved_bits(stored), NO_INSTRUCTION, 0)),
             self.runs.payload.beat.eq(self.address << beat_shift),
             self.runs.payload.count.eq(beats),
         ]
+        m.d.sync += [stored.eq(came), write.en.eq(taken)]
+        with m.If(taken):
+            m.d.sync += left.eq(left - 1)
         with m.If(write.en):
-            m.d.sync += [next_word.eq(next_word + 1), left.eq(left - 1)]
+            m.d.sync += next_word.eq(next_word + 1)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -72,19 +85,20 @@ class ProgramMemory(Component):
                 with m.Elif(self.runs.ready):
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += [self.loading.eq(1), self.done.eq(write.en & (left == 1))]
+                last_came = taken & (left == 1)
+                m.d.comb += [self.loading.eq(1), self.done.eq(Mux(self.length == 1, write.en, last_came))]
                 last = piece == max(words_per_beat, beats_per_word) - 1
                 m.d.comb += self.beats.ready.eq(last | (left == 1) if beats_per_word == 1 else 1)
                 with m.If(self.beats.valid):
                     if beats_per_word == 1:
                         chosen = piece[: max(1, words_per_beat.bit_length() - 1)]
                         m.d.comb += [
-                            write.data.eq(self.beats.payload.word_select(chosen, WORD_BITS)),
-                            write.en.eq(1),
+                            came.eq(self.beats.payload.word_select(chosen, WORD_BITS)),
+                            taken.eq(1),
                         ]
                     else:
                         whole = Cat(joined[machine.port_bits :], self.beats.payload)
-                        m.d.comb += [write.data.eq(whole), write.en.eq(last)]
+                        m.d.comb += [came.eq(whole), taken.eq(last)]
                         m.d.sync += joined.eq(whole)
                     m.d.sync += piece.eq(Mux(last, 0, piece + 1))
                 with m.If(self.done):

@@ -17,6 +17,7 @@ from compiler.pipeline import compile_checkpoint
 from hw.emit import overlay_verilog
 from sim.check import differing_bits, first_difference
 from sim.functional import engine as functional
+from sim.fuzz.choices import thresholds
 from sim.result import Counted
 from sim.rtl import engine as rtl
 from sim.rtl.build import build, simulation_environment
@@ -133,9 +134,16 @@ class Bench:
         assert ended.result.kv_entries == self.expected.kv_entries
 
 
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    program = compile_checkpoint(random_checkpoint(small_config(), 1), Machine.load("tiny"), "reuse", context=24)
+def compiled(target: str, history: int | None = None) -> Program:
+    checkpoint, machine = random_checkpoint(config := small_config(), 1), Machine.load(target)
+    if machine.masks:
+        checkpoint = dataclasses.replace(checkpoint, masks=thresholds(config, seed=5, spread=200, fixed=0.1))
+    return compile_checkpoint(checkpoint, machine, "reuse", context=24, history=history)
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-masks"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    program = compiled(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hw.wiring.units, "WATCHDOG_CYCLES", WATCHDOG)
         return Bench(program, overlay_verilog.__wrapped__(program.machine))
@@ -197,12 +205,16 @@ def test_a_run_behind_every_error_of_a_program(bench: Bench, tmp_path: Path) -> 
         assert right.result.counters == first.result.counters, "a start behind an error is as fast as any"
 
 
-def test_a_run_behind_an_abort_at_any_time(bench: Bench, tmp_path: Path) -> None:
-    """While the program is loaded, at the last instruction, and anywhere between."""
-    cycles = bench.run(tmp_path, [Step(bench.program)])[0].values["CYCLES"]
+def times_of(cycles: int) -> list[int]:
+    """Of a run of ``cycles``: while its program is loaded, at its last instruction, and between, in the middle of every unit's work."""
     source = random.Random(1)
-    times = [1, 5, 30, *sorted(source.randrange(1, cycles) for _ in range(25)), cycles - 30]
-    steps = [step for time in times for step in (Step(bench.program, time, CONTROL_ABORT), Step(bench.program))]
+    return [1, 5, 30, *sorted(source.randrange(1, cycles) for _ in range(25)), cycles - 30]
+
+
+def test_a_run_behind_an_abort_at_any_time(bench: Bench, tmp_path: Path) -> None:
+    """What was done by then shows where each unit was."""
+    cycles = bench.run(tmp_path, [Step(bench.program)])[0].values["CYCLES"]
+    steps = [step for time in times_of(cycles) for step in (Step(bench.program, time, CONTROL_ABORT), Step(bench.program))]
     results = bench.run(tmp_path, steps)
     for aborted, right in zip(results[::2], results[1::2], strict=True):
         assert aborted.error == Error.ABORTED
@@ -244,6 +256,24 @@ def test_a_run_behind_what_memory_does_wrong(bench: Bench, kind: str, tmp_path: 
     assert seen == {(how, port) for how in every for port in range(2)}
 
 
+@pytest.mark.parametrize("how", [0, 1])
+def test_a_bad_read_halts_at_the_instruction_that_asked(bench: Bench, how: int, tmp_path: Path) -> None:
+    """SLVERR and DECERR, of either port, of everything that is read: program, rows of tokens, weights, entries."""
+    bursts = [*range(1, 60), *range(60, 300, 40)]
+    wrong = [(burst, port) for burst in bursts for port in range(2)]
+    program = compiled(bench.program.machine.name, history=0)  # entries come from memory
+    steps = [Step(program, memory={"bad_port": port, "bad_read": burst, "bad_kind": how}) for burst, port in wrong]
+    whose: dict[int, set[str]] = {0: set(), 1: set()}
+    for (burst, port), ended in zip(wrong, bench.run(tmp_path, steps), strict=True):
+        assert ended.error == Error.AXI_READ, (burst, port)
+        found = spec.instruction_of(program.instructions[ended.values["ERROR_PC"]])
+        assert found is not None
+        whose[port].add(found.name if ended.values["RETIRED"] else "program")
+    print(whose)
+    assert whose[0] >= {"program", "EMBED", "MATMUL", "ATTEND"}
+    assert whose[1] >= {"EMBED", "MATMUL", "ATTEND"}
+
+
 def test_a_start_in_the_middle_changes_nothing(bench: Bench, tmp_path: Path) -> None:
     alone, *others = bench.run(
         tmp_path, [Step(bench.program), *(Step(bench.program, time, CONTROL_START) for time in (3, 400, 3000))]
@@ -268,8 +298,9 @@ def test_a_run_begins_at_no_position_that_was_not_reached(bench: Bench, tmp_path
 
 
 def test_a_run_behind_a_reset_in_the_middle(bench: Bench, tmp_path: Path) -> None:
-    """Of machine and memory; a reset of the machine alone would leave answers that it no longer knows of."""
-    steps = [step for time in (1, 50, 777, 4000) for step in (Step(bench.program, time, reset=True), Step(bench.program))]
+    """At the times of aborts. Of machine and memory; a reset of the machine alone would leave answers that it no longer knows of."""
+    cycles = bench.run(tmp_path, [Step(bench.program)])[0].values["CYCLES"]
+    steps = [step for time in times_of(cycles) for step in (Step(bench.program, time, reset=True), Step(bench.program))]
     results = bench.run(tmp_path, steps)
     for cut, right in zip(results[::2], results[1::2], strict=True):
         assert not cut.values["STATUS"] & (STATUS_RUNNING | STATUS_ERROR | STATUS_DONE | STATUS_OWED)

@@ -26,13 +26,13 @@ class Rule:
 
 
 ANY = ".*"
-LONG = "What is counted or numbered here is below 2^10 in a simulated run, or below 2^20 cycles: upper bits stay 0."
-PLACES = "Contexts of these tests are of 60 tokens and fewer, pools of 128 entries: upper bits of tokens, slots, places and scores stay 0."
-MEMORY = "A simulated port has 16 MiB, and the images are small: upper bits of addresses and lengths stay 0."
+LONG = "Simulated runs are short: upper bits of what counts or numbers something in a run stay 0."
+PLACES = "Contexts of these tests are short, pools of entries small: upper bits of tokens, slots, places and scores stay 0."
+MEMORY = "Images of these models are small: upper bits of addresses and lengths stay 0. tests/hw has addresses above 4 GB."
 ALIGNED = "Regions begin at 64 bytes, vectors at whole words, sizes are multiples of lanes: lowest bits stay 0."
 MODEL = "The models have few and small heads, groups, rows and layers: upper bits of sizes and numbers stay 0."
-BUFFER = "The vectors of these models fill the first 8192 elements of the buffer."
-PROGRAM = "Programs here have fewer than 64 instructions, and loops few rounds."
+BUFFER = "The vectors of these models fill the beginning of a buffer: upper bits of addresses in it stay 0."
+PROGRAM = "Programs here are short, and loops have few rounds: upper bits of their counters stay 0."
 AXI = "AXI or the machine fixes them: bursts increment, of 16 beats at most, one ID writes, a beat is a whole word, the host gets OKAY."
 SIGNS = "Squares, roots and sums of exponentials have no sign; cosines, sines and scales are below 2: so is the top bit of the exponent."
 HASH = "A signature's index is made of fields some of which stay small; what is hashed has no other bits."

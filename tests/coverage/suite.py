@@ -54,7 +54,11 @@ SUITE: dict[str, tuple[str, ...]] = {
         "history.py::test_a_token_without_an_entry_halts",
         "sessions.py::test_random_schedules[tiny-reuse]",
         "sessions.py::test_a_halt_ends_what_was_kept",
-        "recovery.py",
+        "recovery.py::test_a_run_behind_every_error_of_a_program[tiny]",
+        "recovery.py::test_a_run_behind_an_abort_at_any_time[tiny]",
+        "recovery.py::test_a_run_behind_what_memory_does_wrong[tiny-bad_read]",
+        "recovery.py::test_a_run_behind_what_memory_does_wrong[tiny-bad_write]",
+        "recovery.py::test_a_run_begins_at_no_position_that_was_not_reached[tiny]",
         "shipped.py::test_held_out_prompts_in_rtl[reuse-3]",
     ),
     "tiny-masks": (
@@ -66,6 +70,7 @@ SUITE: dict[str, tuple[str, ...]] = {
         "stationary.py::test_formats_and_groups[none-machine4-int4-256-dense-90]",
         "stationary.py::test_all_channels_and_none",
         "stationary.py::test_queries_share_heads[machine0-8-2-16]",
+        "recovery.py::test_a_run_behind_an_abort_at_any_time[tiny-masks]",
         "windows.py::test_decisions_far_ahead[reuse-0.3-tiny-masks-windows0]",
     ),
     "trio": (

@@ -9,7 +9,7 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.control.program import WORD_BITS, ProgramMemory
-from skipopu.isa.spec import PC_BITS, WORD_BYTES
+from skipopu.isa.spec import INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS, WORD_BYTES, instruction_of
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
 
@@ -32,9 +32,24 @@ def test_the_longest_program_is_loaded() -> None:
     loaded(LONGEST, LONGEST.instructions, seeds=0)
 
 
+def words_of(source: random.Random, count: int) -> tuple[list[int], list[int]]:
+    """Words, and what becomes of them: instructions, some with a bit that no field has, and what has an opcode that none has."""
+    words, expected = [], []
+    for _ in range(count):
+        instruction = source.choice(INSTRUCTIONS)
+        fields = source.getrandbits(instruction.used_bits - OPCODE_BITS) << OPCODE_BITS
+        word = fields | source.choice((instruction.opcode, instruction.opcode, 31))
+        reserved = range(instruction.used_bits, WORD_BITS)
+        if reserved and source.random() < 0.5:
+            word |= 1 << source.choice(reserved)
+        words.append(word)
+        expected.append(word if instruction_of(word) else word | NO_INSTRUCTION)
+    return words, expected
+
+
 def loaded(machine: Machine, length: int, seeds: int = 2) -> None:
     dut, bits, address = ProgramMemory(machine), machine.port_bits, ABOVE_4_GB + 12345
-    words = [random.Random(length).getrandbits(WORD_BITS) >> k % 3 for k in range(length)]
+    words, expected = words_of(random.Random(length), length)
     whole = b"".join(word.to_bytes(WORD_BYTES, "little") for word in words)
     beats = [int.from_bytes(whole[k : k + machine.beat_bytes], "little") for k in range(0, len(whole), machine.beat_bytes)]
     cycles = 0
@@ -54,14 +69,14 @@ def loaded(machine: Machine, length: int, seeds: int = 2) -> None:
             *_, done = await ctx.tick().sample(dut.done)
             cycles += 1
         assert not ctx.get(dut.loading)
-        for k, word in enumerate(words):
+        for k, word in enumerate(expected):
             ctx.set(dut.pc, k)
             await ctx.tick()
             assert ctx.get(dut.word) == word
 
     run = {"beat": address * 512 // bits, "count": len(beats)}
     exercise(dut, {dut.beats: beats}, {dut.runs: [run]}, drive=drive, seeds=range(seeds), patience=2 * length + 500)
-    assert cycles == 1 + max(length, len(beats))
+    assert cycles == 1 + max(length, len(beats)) + (length == 1)
 
 
 @pytest.mark.parametrize(("instructions", "length"), [(16, 0), (16, 17), (16, 1 << 31), (1 << PC_BITS, (1 << PC_BITS) + 1)])
