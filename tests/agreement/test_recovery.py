@@ -256,20 +256,17 @@ def test_a_run_behind_what_memory_does_wrong(bench: Bench, kind: str, tmp_path: 
     assert seen == {(how, port) for how in every for port in range(2)}
 
 
-@pytest.mark.parametrize("how", [0, 1])
-def test_a_bad_read_halts_at_the_instruction_that_asked(bench: Bench, how: int, tmp_path: Path) -> None:
-    """SLVERR and DECERR, of either port, of everything that is read: program, rows of tokens, weights, entries."""
-    bursts = [*range(1, 60), *range(60, 300, 40)]
-    wrong = [(burst, port) for burst in bursts for port in range(2)]
+def test_a_bad_read_halts_at_the_instruction_that_asked(bench: Bench, tmp_path: Path) -> None:
+    """SLVERR and DECERR in turn, of either port, of everything that is read: program, rows of tokens, weights, entries."""
+    wrong = [(burst, port) for burst in (*range(1, 20), *range(43, 66, 3)) for port in range(2)]
     program = compiled(bench.program.machine.name, history=0)  # entries come from memory
-    steps = [Step(program, memory={"bad_port": port, "bad_read": burst, "bad_kind": how}) for burst, port in wrong]
+    steps = [Step(program, memory={"bad_port": port, "bad_read": burst, "bad_kind": burst % 2}) for burst, port in wrong]
     whose: dict[int, set[str]] = {0: set(), 1: set()}
     for (burst, port), ended in zip(wrong, bench.run(tmp_path, steps), strict=True):
         assert ended.error == Error.AXI_READ, (burst, port)
         found = spec.instruction_of(program.instructions[ended.values["ERROR_PC"]])
         assert found is not None
         whose[port].add(found.name if ended.values["RETIRED"] else "program")
-    print(whose)
     assert whose[0] >= {"program", "EMBED", "MATMUL", "ATTEND"}
     assert whose[1] >= {"EMBED", "MATMUL", "ATTEND"}
 
