@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sim.command.common import console
 from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict, program_of
-from sim.fuzz.run import BOUND, Line, attempt, cycle_errors, is_fault
+from sim.fuzz.run import BOUND, SHORT_BOUND, Line, attempt, cycles_of, is_fault, within
 from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
 from skipopu.errors import SkipopuError
@@ -223,7 +223,8 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
         "fault" if any(map(is_fault, of)) else "agreed" if any(line["outcome"] == "agreed" for line in of) else "refused"
         for of in by_description.values()
     ]
-    errors = [abs(error) for line in lines for error in cycle_errors(line)]
+    cycles = [of for line in lines for of in cycles_of(line)]
+    errors = [abs(timing / rtl - 1) for timing, rtl in cycles]
     reasons = collections.Counter(reason(line) for line in lines if line["outcome"] == "refused")
     return {
         "descriptions": len(outcomes),
@@ -237,6 +238,7 @@ def summarise(lines: list[Line]) -> dict[str, int | float | None]:
         "rtl_cycles": sum(of["rtl"]["CYCLES"] for line in lines for of in (line, line.get("behind", {})) if "rtl" in of),
         "timing_runs": len(errors),
         "timing_beyond_bound": sum(error > BOUND for error in errors),
+        "timing_missed": sum(not within(*of) for of in cycles),
         "timing_median_error": float(np.median(errors)) if errors else None,
         **{f"refused: {text}": count for text, count in reasons.most_common()},
     }
@@ -258,7 +260,7 @@ def text_of(summary: dict[str, Any], seconds: float) -> str:
     reasons = "; ".join(f"{key.partition(': ')[2]} {n}" for key, n in s.items() if key.startswith("refused: "))
     timing = (
         f"\nTiming engine, {s['timing_runs']} runs: median error {s['timing_median_error']:.2%}, {s['timing_beyond_bound']} beyond"
-        f" {BOUND:.0%}."
+        f" {BOUND:.0%}, {s['timing_missed']} of them by more than {SHORT_BOUND} cycles."
         if s["timing_runs"]
         else ""
     )

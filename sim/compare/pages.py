@@ -15,7 +15,7 @@ from sim.baselines import data
 from sim.compare.decoding import RULE, RULE_NOTE
 from sim.compare.findings import estimated_clock
 from sim.fuzz.case import SHORT_CYCLES
-from sim.fuzz.run import BOUND
+from sim.fuzz.run import BOUND, SHORT_BOUND
 from skipopu.machine.config import Machine
 from skipopu.report import Record, Table
 
@@ -281,7 +281,7 @@ def fuzzed() -> str:
         f" {value['agreed']:,.0f} memories and rings behind them, {value['rtl_cycles'] / 1e6:,.1f} million cycles of RTL;"
         f" **{value['faults']:,.0f} faults**. Timing engine, {value['timing_runs']:,.0f} runs whose memory does not pause at random, mostly of"
         f" fewer than {SHORT_CYCLES[1]:,} cycles: median error {value['timing_median_error']:.2%}, {value['timing_beyond_bound']:,.0f} beyond"
-        f" {BOUND:.0%} ([longer ones](timing.md))."
+        f" {BOUND:.0%}, {value['timing_missed']:,.0f} of them by more than {SHORT_BOUND} cycles ([longer ones](timing.md))."
     )
     reasons = [[name.partition(": ")[2], f"{count:.0f}"] for name, count in value.items() if name.startswith("refused: ")][:10]
     return f"{head}\n\n{Table('', ('refused most often for', 'programs'), reasons).markdown}\n"

@@ -40,6 +40,7 @@ BUILT_FOR = 8  # programs of a case for which optimised C++ pays; fewer are buil
 LONGEST = 400_000  # cycles of a run, as the timing engine counts them
 SENTENCE = 600  # characters of a refusal, at most
 BOUND = 0.03  # of the timing engine's error
+SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short run, that it may be off
 Line = dict[str, Any]  # of the log, as JSON
 
 
@@ -276,8 +277,13 @@ def replay(line: Line) -> dict[str, int]:
     return timing.run(program, run, timing.Options(routed, channels=channels)).counters
 
 
-def cycle_errors(line: Line) -> list[float]:
-    """(timing - rtl) / rtl of a line's run and of the one behind it, where they ran and memory behaved."""
+def cycles_of(line: Line) -> list[tuple[int, int]]:
+    """By the timing engine and in RTL, of a line's run and of the one behind it, where they ran and memory behaved."""
     if "rtl" not in line or line["memory"]["stall"] or line["memory"]["reorder"]:
         return []
-    return [of["timing"]["CYCLES"] / of["rtl"]["CYCLES"] - 1 for of in (line, line.get("behind", {})) if "rtl" in of]
+    return [(of["timing"]["CYCLES"], of["rtl"]["CYCLES"]) for of in (line, line.get("behind", {})) if "rtl" in of]
+
+
+def within(timing: int, rtl: int) -> bool:
+    """Whether the timing engine is off by no more than it may be: 3 %, or 300 cycles of a short run."""
+    return abs(timing / rtl - 1) <= BOUND or (rtl < SHORT and abs(timing - rtl) <= SHORT_BOUND)

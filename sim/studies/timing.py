@@ -14,14 +14,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim.estimate import Workload, estimate
-from sim.fuzz.run import BOUND, cycle_errors, replay
+from sim.fuzz.run import BOUND, SHORT, cycles_of, replay, within
 from skipopu.errors import SkipopuError
 from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.report import Cell, Keys, Plot, Record, Report, Table, shown
 
-SHORT, SHORT_BOUND = 10_000, 300  # cycles: of a short program, that it may be off
 DECODE = Workload("llama-2-7b", 128, 1024, "0.25")
 LATENCIES, CLOCKS = (34, 46, 50, 64, 80, 100), (150, 180, 200, 225)
 
@@ -46,8 +45,7 @@ class Row:
 
     @property
     def within(self) -> bool:
-        """3 %, or 300 cycles of a short program."""
-        return abs(self.error) <= BOUND or (self.rtl < SHORT and abs(self.timing - self.rtl) <= SHORT_BOUND)
+        return within(self.timing, self.rtl)
 
 
 def study(log: Path, say: Say = lambda text: None) -> list[Row]:
@@ -62,7 +60,7 @@ def study(log: Path, say: Say = lambda text: None) -> list[Row]:
         raise SkipopuError(f"{log}: not a log of `skipopu fuzz` ({error})") from None
     rows = []
     for line in lines:
-        if line["outcome"] == "agreed" and cycle_errors(line):
+        if line["outcome"] == "agreed" and cycles_of(line):
             machine = Machine.from_dict(dict(line["machine"]), f"{log}: {line['machine']['name']}")
             skips = line["rtl"]["EXECUTED_ATTENTION"] + line["rtl"]["EXECUTED_FFN"] < math.prod(line["routing"][0])
             cycles = line["rtl"]["CYCLES"], replay(line)["CYCLES"]
@@ -116,7 +114,7 @@ def by_feature(rows: Sequence[Row]) -> Table:
         "up to 16 tokens": lambda row: row.context <= 16,
         "17 to 64 tokens": lambda row: 16 < row.context <= 64,
         "above 64 tokens": lambda row: row.context > 64,
-        "below 10,000 cycles": lambda row: row.rtl < SHORT,
+        f"below {SHORT:,} cycles": lambda row: row.rtl < SHORT,
     }
     header = ["runs with", "runs", "median", "90th percentile", "largest", "beyond 3 %", "beyond 3 % and 300 cycles"]
     chosen = ((name, [row for row in rows if has(row)]) for name, has in features.items())

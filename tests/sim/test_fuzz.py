@@ -12,7 +12,7 @@ import pytest
 from hw.emit import overlay_verilog
 from sim.command import fuzz as command
 from sim.fuzz.case import Case, case, from_dict, to_dict
-from sim.fuzz.run import attempt, compiled, cycle_errors, is_fault, replay
+from sim.fuzz.run import attempt, compiled, cycles_of, is_fault, replay
 from sim.fuzz.shrink import shrink
 from skipopu import cli
 from skipopu.errors import SkipopuError
@@ -261,7 +261,7 @@ def test_a_wrong_rtl_is_found() -> None:
     assert is_fault(line)
     assert line["message"].startswith("executed FFN: functional")
     assert line["rtl"]["CYCLES"] > 0
-    assert len(cycle_errors(line)) == 1
+    assert len(cycles_of(line)) == 1
 
 
 @pytest.mark.rtl
@@ -275,4 +275,4 @@ def test_a_wrong_run_behind_another_is_found() -> None:
     assert re.fullmatch(r"the run behind it: KV entries: functional \d+, RTL \d+", line["message"])
     (line,) = attempt(given)
     assert line["outcome"] == "agreed"
-    assert len(cycle_errors(line)) == 2
+    assert len(cycles_of(line)) == 2

@@ -14,9 +14,9 @@ from skipopu.errors import MachineHalt
 from skipopu.isa import spec
 from skipopu.isa.registers import Config, Error
 from skipopu.machine.config import Machine
-from skipopu.program.program import Program, place_instructions
+from skipopu.program.program import Program
 from skipopu.program.run import Run
-from tests.agreement.test_faults import find, rewritten
+from tests.agreement.test_faults import rewritten
 from tests.agreement.test_recovery import failing
 from tests.support import random_checkpoint, said, small_config
 
