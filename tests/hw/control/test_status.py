@@ -49,3 +49,22 @@ def test_events_in_any_order() -> None:
             assert (ctx.get(dut.error), ctx.get(dut.error_pc)) == (error, pc)
 
     exercise(dut, {}, {}, drive=drive, seeds=range(5))
+
+
+def test_the_first_of_two_faults_counts() -> None:
+    """Memory owes answers, so that the run goes on behind it."""
+    dut = RunStatus()
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.restart, 1)
+        await ctx.tick()
+        ctx.set(dut.restart, 0)
+        ctx.set(dut.fault, 1)
+        for number in (5, 6):
+            ctx.set(dut.fault_code, number)
+            ctx.set(dut.fault_pc, 100 * number)
+            await ctx.tick()
+            assert ctx.get(dut.running)
+            assert (ctx.get(dut.error), ctx.get(dut.error_pc)) == (5, 500)
+
+    exercise(dut, {}, {}, drive=drive, seeds=())

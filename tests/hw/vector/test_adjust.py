@@ -8,9 +8,10 @@ from collections import deque
 
 import numpy as np
 import pytest
-from amaranth.sim import SimulatorContext
+from amaranth.sim import Simulator, SimulatorContext
 
 from hw.vector.adjust import AdjustUnit
+from hw.vector.adjust_results import AdjustResults
 from skipopu.adjust_record import ADJUST_RECORD, adjust_size
 from skipopu.isa.spec import ADJUST, BUFFER_UNIT, Finish, Reduce
 from skipopu.machine import pipeline
@@ -144,6 +145,7 @@ CASES = [
     (64, Reduce.HEADS, Finish.RESIDUAL, 16, 8, 0b110, Activation.SWISH),
     (128, Reduce.NONE, Finish.STORE, 48, 8, 0b111, Activation.SWISH, 1),
     (512, Reduce.WHOLE, Finish.RESIDUAL, 136, 8, 0b010, Activation.SWISH, 1),
+    (512, Reduce.NONE, Finish.ROTATE, 48, 24, 0b101, Activation.SWISH),  # one and a half beats of rotary row
 ]
 
 
@@ -206,3 +208,33 @@ def test_results(case: Case) -> None:
         per_part = size // lanes * (2 if case.finish is Finish.ACTIVATE else 1)
         slot = times[: len(words) // len(case.listed)]
         assert np.diff(slot).tolist() == [pace if k % per_part else again for k in range(1, len(slot))]
+
+
+def test_results_wait_until_the_buffer_takes_them() -> None:
+    """As many as there is room for are on their way when it begins to."""
+    dut, announced, seen = AdjustResults(MACHINES[128]), 0, list[int]()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal announced
+        coming: deque[int | None] = deque(pipeline.ADJUST * [None])
+        ctx.set(dut.enable, -1)
+        for cycle in range(200):
+            room = ctx.get(dut.room) and cycle < 120
+            coming.append(announced if room else None)
+            announced += bool(room)
+            result = coming.popleft()
+            ctx.set(dut.announce, room)
+            ctx.set(dut.valid, result is not None)
+            ctx.set(dut.results, result or 0)
+            ctx.set(dut.words.ready, cycle >= 80)
+            if ctx.get(dut.words.valid) and cycle >= 80:
+                seen.append(ctx.get(dut.words.payload.data) & 0xFFFF_FFFF)
+            await ctx.tick()
+        assert ctx.get(dut.empty)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert announced > AdjustResults.PLACES
+    assert seen == list(range(announced))

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 from amaranth.hdl import signed
-from amaranth.sim import SimulatorContext
+from amaranth.sim import Simulator, SimulatorContext
 
 from hw.arithmetic.signature import Signature
 from hw.vector.aligner import Aligner, align_lane
@@ -21,7 +21,7 @@ from skipopu.numerics import align, fp32
 from skipopu.numerics.signature import ALIGNED, index, signature
 from tests.hw.arithmetic.operands import RNG, function, numbers
 from tests.hw.bench import exercise
-from tests.hw.vector.support import buffer, unpacked
+from tests.hw.vector.support import buffer, packed, unpacked
 
 TOKENS, LANES, STRIDE, INNER = 3, 4, 80, 64
 MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES)
@@ -145,3 +145,35 @@ def test_groups(target: AlignTarget, group: int, padded: int, elements: int) -> 
     period = max(words, 4) if target is AlignTarget.RESIDUAL else words  # as long as a square sum is added, at least
     assert taken == [taken[0] + k * period for k in range(len(groups))]
     assert times == [taken[0] + Aligner.WRITE + 1 + k // words * period + k % words for k in range(len(writes))]
+
+
+@pytest.mark.parametrize(("exponent", "beyond"), [(150, False), (254, True)])
+def test_squares_beyond_fp32_are_reported(exponent: int, beyond: bool) -> None:
+    dut, seen = Aligner(MACHINE), list[int]()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for port, value in (
+            (dut.target, AlignTarget.RESIDUAL),
+            (dut.mask, 1),
+            (dut.padded, 32),
+            (dut.inverse_size, int(fp32.bits(INVERSE))),
+            (dut.epsilon, int(fp32.bits(EPSILON))),
+            (dut.read.data, packed(LANES * [exponent << 23])),
+            (dut.completed.groups.payload, {"size": 32, "exponent": exponent}),
+            (dut.completed.groups.valid, 1),
+            (dut.completed.empty, 1),
+            (dut.completed.flushed, 1),
+        ):
+            ctx.set(port, value)
+        await ctx.tick()
+        ctx.set(dut.completed.groups.valid, 0)
+        ctx.set(dut.finish, 1)
+        while not ctx.get(dut.done):
+            seen.append(ctx.get(dut.saturated))
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert any(seen) == beyond
