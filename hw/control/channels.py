@@ -27,7 +27,7 @@ class ChannelFetch(Component):
     With thresholds those are fetched first, by the ports that hold them; then, group by group as its active channels are known, the scales
     and runs of beats with one.
 
-    Latency: 4 cycles from a request to its first run. Throughput: a run every 3 cycles, with thresholds one every 2, more where a port lets its
+    Latency: 5 cycles from a request to its first run. Throughput: a run every 3 cycles, with thresholds one every 2, more where a port lets its
     run wait.
     """
 

@@ -203,9 +203,19 @@ def laws() -> Laws:
     m.d.sync += owed.eq(owed + Mux(run & ahead, fetch.loader.runs.payload.count, 0) - fetch.fetched_ahead)
     laws.law("a beat that came ahead was asked for ahead", ~fetch.fetched_ahead | (owed != 0), bound=DEADLINE)
     laws.law("quiet: nothing that was asked for ahead is owed", ~fetch.quiet | (owed == 0), bound=DEADLINE)
-    laws.reached("values come from the history buffer whose keys were kept ahead", fetch.hit & around.values & around.end)
+    came_ahead = Signal()
+    m.d.sync += came_ahead.eq(came_ahead | fetch.fetched_ahead)
+    laws.reached(
+        "values come from the history buffer behind what was fetched ahead", fetch.hit & around.values & around.end & came_ahead
+    )
     laws.reached("an instruction's second entry of values is used up", around.values & (around.ended == 2))
     return laws
 
 
-UNITS = (Unit("hw/kv/fetch.py", laws, f"one slot of the history buffer, up to {TOKENS} tokens"),)
+UNITS = (
+    Unit(
+        "hw/kv/fetch.py",
+        laws,
+        f"one slot of the history buffer, up to {TOKENS} tokens; the bound ends with an instruction's first entry of values",
+    ),
+)

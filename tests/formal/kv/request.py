@@ -5,23 +5,29 @@ from __future__ import annotations
 from amaranth.hdl import Mux, Signal
 
 from hw.kv.request import EntryRequests
+from skipopu.isa.spec import ADDRESS_UNIT
 from skipopu.machine.config import Machine
 from tests.formal.laws import Laws, Unit
 
+MACHINE = Machine.load("mono")
 NUMBER_BITS = 4  # of an entry's number
+SMALL = 3  # bits of a place, of an entry's size and of the pool's base
 
 
 def laws() -> Laws:
-    laws, requests = Laws(), EntryRequests(Machine.load("mono"))
+    laws, requests = Laws(), EntryRequests(MACHINE)
     m = laws.m
     m.submodules.requests = requests
     wanted = requests.wanted.payload
     take = requests.wanted.valid & requests.wanted.ready
     count = laws.counter(NUMBER_BITS, take, 0)
-    ahead, values = laws.free(1, "ahead"), laws.free(1, "values")
+    ahead, values, place = laws.free(1, "ahead"), laws.free(1, "values"), laws.free(SMALL, "place")
+    base, size = laws.fixed(SMALL, "base"), laws.fixed(SMALL, "size")
     m.d.comb += [
         wanted.entry.token.eq(count),
-        wanted.place.eq(laws.free(4)),
+        wanted.place.eq(place),
+        requests.pool.base.eq(base),
+        requests.pool.entry.eq(size),
         wanted.entry.ahead.eq(ahead),
         wanted.entry.half.values.eq(values),
         requests.wanted.valid.eq(laws.free(1)),
@@ -34,9 +40,9 @@ def laws() -> Laws:
     ran, missed, hit = (s.valid & s.ready for s in (requests.runs, requests.misses, requests.hits))
     results = ran + hit + requests.dropped
     gone, owed = laws.counter(NUMBER_BITS, results, 0), laws.counter(2, take, results)
-    was_ahead, was_values = Signal(), Signal()
+    was_ahead, was_values, was_place = Signal(), Signal(), Signal(SMALL)
     with m.If(take):
-        m.d.sync += [was_ahead.eq(ahead), was_values.eq(values)]
+        m.d.sync += [was_ahead.eq(ahead), was_values.eq(values), was_place.eq(place)]
     laws.law("an entry is asked for, found or dropped, after it was taken, and once", (results <= owed) & (owed <= 1))
     laws.law("a run is asked for in the cycle of its entry", ran == missed)
     laws.law(
@@ -44,9 +50,11 @@ def laws() -> Laws:
         (~missed | (requests.misses.payload.token == gone)) & (~hit | (requests.hits.payload.token == gone)),
     )
     laws.law(
-        "an entry is asked for when it is not held, found when it is and is wanted now, dropped only when wanted ahead",
-        (~ran | ~held) & (~hit | (held & ~was_ahead)) & (~requests.dropped | was_ahead),
+        "an entry is asked for when it is not held, found when it is and is wanted now, dropped only when wanted ahead, and held or too late",
+        (~ran | ~held) & (~hit | (held & ~was_ahead)) & (~requests.dropped | (was_ahead & (held | ~requests.filling))),
     )
+    first = (base + was_place * size) * (ADDRESS_UNIT // MACHINE.beat_bytes) + Mux(was_values, requests.heads.key_beats, 0)
+    laws.law("a run begins with the first beat of the entry's keys or values", ~ran | (requests.runs.payload.beat == first))
     laws.law(
         "a run has all beats of keys with their header, or of values",
         ~ran | (requests.runs.payload.count == Mux(was_values, requests.heads.kv_words, requests.heads.key_beats)),

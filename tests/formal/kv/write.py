@@ -64,7 +64,6 @@ def laws() -> Laws:
         unit.kv_slots.eq(kv_slots),
         unit.pool.entry.eq(1),
     ]
-    laws.drive(unit.hold)
     m.d.sync += unit.map.data.place.eq(unit.map.address)  # the map's entry of an address is its lower bits
 
     # The slot whose turn it is, and the entries of each port so far
@@ -107,7 +106,7 @@ def laws() -> Laws:
     m.d.sync += waits.eq(Mux(full & ~unit.pool_full, waits + 1, 0))
     laws.law(f"that is told in {FULL_AFTER} cycles", waits < FULL_AFTER, bound=DEADLINE)
     laws.law(
-        "a run is written to the token's port, from its place on, which the pool has, of an entry that is not there yet",
+        "an entry is written to the token's port, whole, from its place on, which the pool has, when it is not there yet",
         ~run.any()
         | (
             (run == 1 << port)
@@ -115,6 +114,7 @@ def laws() -> Laws:
             & ~there
             & (mine < kv_slots)
             & (Array(writes.runs.payload.beat for writes in unit.writes)[port] == mine * MACHINE.beats_per_block)
+            & (counts[port] == ENTRY_BEATS)
         ),
     )
     laws.law("an entry is mapped when memory has it", ~entry | there)
@@ -128,8 +128,20 @@ def laws() -> Laws:
         bound=DEADLINE,
     )
     laws.law("an instruction is done when all its slots are mapped", ~task.done | (slot == instruction.count))
-    laws.reached("the pool is full behind an entry of the same chunk", unit.pool_full & (mine == 1) & (slot == 2))
+    laws.reached(
+        "the pool is full behind an entry of the same chunk",
+        unit.pool_full & (mine == 1) & (slot == 2) & instruction.mask[0],
+    )
+    laws.reached(
+        "a slot gets the entry of the layer before behind one that got its own", map_write.enable & ~listed & (slot == 1)
+    )
     return laws
 
 
-UNITS = (Unit("hw/kv/write.py", laws, f"{MACHINE.ports} ports of up to {MOST_PLACES} places, runs that begin at token 0"),)
+UNITS = (
+    Unit(
+        "hw/kv/write.py",
+        laws,
+        f"{MACHINE.ports} ports of up to {MOST_PLACES} places, runs that begin at token 0, writes that wait for no product",
+    ),
+)

@@ -50,7 +50,7 @@ def laws() -> Laws:
     laws.drive(held.ready)
     last = Mux(values, WORDS, HEADER + WORDS) - 1
     laws.law(
-        "a beat is taken that is ready, where there is room for it",
+        "a beat is taken that is ready, while the buffer is not full: that comes later",
         ~held.pop | (held.ready & ((written - freed)[:BEAT_BITS] < BEATS_HELD)),
         bound=DEADLINE,
     )
@@ -69,4 +69,4 @@ def laws() -> Laws:
     return laws
 
 
-UNITS = (Unit("hw/kv/stationary/held.py", laws, f"{BEATS_HELD} beats, {ENTRIES_HELD} entries"),)
+UNITS = (Unit("hw/kv/stationary/held.py", laws, f"{BEATS_HELD} beats, {ENTRIES_HELD} entries, one phase, rounds left out"),)
