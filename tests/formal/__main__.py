@@ -22,10 +22,11 @@ def heading(unit: Unit) -> str:
     return f"\n`{unit.path}`, {unit.of}:\n\n{HEAD}"
 
 
-def row(claim: Claim) -> str:
-    """A line of the table without its seconds."""
+def row(claim: Claim, cycle: int = 0) -> str:
+    """A line of the table without its seconds; ``cycle``: the first one of an example, where that is known."""
     if claim.reached:
-        return f"| {claim.text} | example | some "
+        of = f" of the first {claim.within}" if claim.within else ""
+        return f"| {claim.text} | example | {cycle or 'some'}{of} "
     return f"| {claim.text} | bounded | first {claim.bound} " if claim.bound else f"| {claim.text} | induction | all "
 
 
@@ -38,7 +39,7 @@ def main() -> int:
         text += heading(unit)
         with tempfile.TemporaryDirectory() as directory:
             for outcome in outcomes(unit.build(), Path(directory)):
-                text += f"{row(outcome.claim)}| {outcome.seconds:.1f} |\n"
+                text += f"{row(outcome.claim, outcome.cycle)}| {outcome.seconds:.1f} |\n"
                 if not outcome.holds:
                     wrong += 1
                     print(f"{unit.path}: {outcome.claim.text}: {outcome.said}", file=sys.stderr)

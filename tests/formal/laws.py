@@ -18,12 +18,14 @@ class Claim:
         output: what is never 1; of what is reached, what is 1 at some time.
         bound: cycles from reset within which a law was looked at; 0: proven for any number.
         reached: it is shown that the state occurs, so that the laws around it are not empty.
+        within: cycles from reset in which the state has to occur; 0: any.
     """
 
     text: str
     output: Signal
     bound: int = 0
     reached: bool = False
+    within: int = 0
 
 
 class Laws(Elaboratable):
@@ -103,14 +105,14 @@ class Laws(Elaboratable):
         """``condition`` holds in every cycle, or in the first ``bound`` cycles."""
         self._claim(text, ~Value.cast(condition).bool(), bound, False)
 
-    def reached(self, text: str, condition: ValueLike) -> None:
-        """``condition`` holds at some time."""
-        self._claim(text, Value.cast(condition).bool(), 0, True)
+    def reached(self, text: str, condition: ValueLike, within: int = 0) -> None:
+        """``condition`` holds at some time, or in one of the first ``within`` cycles: those that bounded laws look at."""
+        self._claim(text, Value.cast(condition).bool(), 0, True, within)
 
-    def _claim(self, text: str, broken: Value, bound: int, reached: bool) -> None:
+    def _claim(self, text: str, broken: Value, bound: int, reached: bool, within: int = 0) -> None:
         output = Signal(name=f"claim_{len(self.claims)}")
         self.m.d.comb += output.eq(self._fair & broken)
-        self.claims.append(Claim(text, output, bound, reached))
+        self.claims.append(Claim(text, output, bound, reached, within))
 
     def elaborate(self, platform: object) -> Module:
         fair = Cat(*self._assumed, 1).all()

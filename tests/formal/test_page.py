@@ -14,6 +14,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "formal.md"
 def test_page_names_every_claim() -> None:
     match = BLOCK.search(PAGE.read_text())
     assert match, "the page lost its tables"
+    # Nor are seconds compared, nor cycles in which examples were found.
     without_seconds = re.sub(r"\| [\d.]+ \|$", "|", match[1], flags=re.MULTILINE)
+    without_cycles = re.sub(r"\| example \| \d+ ", "| example | some ", without_seconds)
     named = "".join(heading(unit) + "".join(f"{row(claim)}|\n" for claim in unit.build().claims) for unit in UNITS)
-    assert without_seconds == f"{named}\n", "run `python -m tests.formal`"
+    assert without_cycles == f"{named}\n", "run `python -m tests.formal`"

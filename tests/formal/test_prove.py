@@ -28,18 +28,25 @@ def test_wrong_laws_are_refuted(tmp_path: Path) -> None:
     laws.law("it is what it is", value == value)
     laws.reached("it comes to 5", value == MOST)
     laws.reached("it comes to 6", value == MOST + 1)
+    laws.reached("it comes to 5 in its first 5 cycles", value == MOST, within=5)
+    laws.reached("it comes to 5 in its first 6 cycles", value == MOST, within=6)
+    laws.reached("it is 0 in its first cycle", value == 0, within=1)
     found = outcomes(laws, tmp_path)
     assert [outcome.said for outcome in found] == [
         "impossible",
         "found",
         "not found in 5 cycles",
-        "found in cycle 5",
+        "found in cycle 6",
         "found",
         "impossible",
-        "found in cycle 5",
+        "found in cycle 6",
         "impossible",
+        "not found in 5 cycles",
+        "found in cycle 6",
+        "found in cycle 1",
     ]
-    assert [outcome.holds for outcome in found] == [True, False, True, False, False, True, True, False]
+    assert [outcome.holds for outcome in found] == [True, False, True, False, False, True, True, False, False, True, True]
+    assert [outcome.cycle for outcome in found] == [0, 0, 0, 6, 0, 0, 6, 0, 0, 6, 1]
 
 
 @pytest.mark.formal
