@@ -250,9 +250,11 @@ def test_what_the_machine_refuses() -> None:
     steps = decode(program)
     extend = next(step for step in steps if step.instruction is EXTEND)
     register = next(step for step in steps if step.instruction is SET and step.fields["register"] == Config.MASKING)
+    other = dataclasses.replace(program, machine=Machine.load("tiny"))  # without masks
     cases = [
         (replaced(program, extend.pc, EXTEND.encode({**extend.fields, "rank": 1})), extend.pc, Error.ILLEGAL_INSTRUCTION),
-        (dataclasses.replace(program, machine=Machine.load("tiny")), extend.pc, Error.ILLEGAL_INSTRUCTION),
+        (other, register.pc, Error.CONFIGURATION),
+        (replaced(other, register.pc, program.instructions[0]), extend.pc, Error.ILLEGAL_INSTRUCTION),
         (replaced(program, extend.pc, EXTEND.encode({"mask": (1 << 28) - 1})), extend.pc + 1, Error.AXI_READ),
         (
             replaced(program, register.pc, SET.encode({"register": Config.MASKING, "value": 4})),
