@@ -88,8 +88,8 @@ def _outcome(claim: Claim, k: int, directory: Path) -> Outcome:
     script = f"backup;read_aiger,{k}.aig;{how};write_status,{status.name};restore"
     try:
         _yosys(directory, ["read_verilog nothing.v", "prep", "techmap", f'abc -script "+{script}"'], _limit())
-    except _TooLongError:
-        return Outcome(claim, f"undecided after {LONGEST} s", False, _used() - start)
+    except _TooLongError as error:
+        return Outcome(claim, f"undecided after {error}", False, _used() - start)
     kind, depth = status.read_text().removeprefix("snl_").split()[:2]
     if (constant := _constant(directory / f"{k}.aig")) is not None:
         kind, depth = "SAT" if constant else "UNSAT", "-1"
@@ -131,8 +131,10 @@ def _limit() -> Callable[[str], None]:
     start, end = _used(), time.monotonic() + PATIENCE * LONGEST
 
     def say(line: str) -> None:
-        if _used() - start > LONGEST or time.monotonic() > end:
-            raise _TooLongError
+        if _used() - start > LONGEST:
+            raise _TooLongError(f"{LONGEST} s of a processor")
+        if time.monotonic() > end:
+            raise _TooLongError(f"{PATIENCE * LONGEST} s by the clock")
 
     return say
 

@@ -56,4 +56,4 @@ def test_what_takes_too_long_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     prove.prepare(laws, tmp_path)
     monkeypatch.setattr(prove, "LONGEST", 0)
     outcome = prove._outcome(laws.claims[0], 0, tmp_path)
-    assert (outcome.said, outcome.holds) == ("undecided after 0 s", False)
+    assert (outcome.said, outcome.holds) == ("undecided after 0 s of a processor", False)

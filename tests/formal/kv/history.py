@@ -31,13 +31,14 @@ def tag_laws() -> Laws:
     for half in (history.lookup, history.keep):
         m.d.comb += [half.slot.eq(laws.free(range(MACHINE.history_slots))), half.values.eq(laws.free(1))]
     laws.drive(history.keep_enable, history.restart)
-    looked, kept, kept_place, again = Signal(PLACE_BITS), Signal(), Signal(PLACE_BITS), Signal()
+    looked, kept, kept_place, past = Signal(PLACE_BITS), Signal(), Signal(PLACE_BITS), Signal()
     with m.If(history.lookup_enable):
         m.d.sync += looked.eq(place)
     with m.If(history.restart | history.clearing):
-        m.d.sync += kept.eq(0)
+        m.d.sync += [kept.eq(0), past.eq(0)]
     with m.Elif(history.keep_enable & (history.keep.slot == slot) & (history.keep.values == values)):
-        m.d.sync += [kept.eq(1), kept_place.eq(looked), again.eq(kept & (kept_place != looked))]
+        # Of the example: before the place kept last another one was.
+        m.d.sync += [kept.eq(1), kept_place.eq(looked), past.eq(past | (kept & (kept_place != looked)))]
     # What a lookup has to find
     watched, found = Signal(), Signal()
     with m.If(history.lookup_enable):
@@ -53,7 +54,10 @@ def tag_laws() -> Laws:
     cleared = Signal(range(2 * MACHINE.history_slots + 2))
     m.d.sync += cleared.eq(Mux(history.restart | ~history.clearing, 0, cleared + 1))
     laws.law("it takes a cycle per tag", ~history.clearing | (cleared < 2 * MACHINE.history_slots))
-    laws.reached("a half is found that was kept after another place was", watched & history.hit & kept & again)
+    laws.reached(
+        "a place is found in a half that was kept there after another one",
+        watched & history.hit & past,
+    )
     return laws
 
 
@@ -96,8 +100,8 @@ def laws() -> Laws:
     owed = READ_AHEAD - room
 
     # A read of the half is chosen, which nothing writes to meanwhile: so many beats are read or come before the beat.
-    chosen, coming, before = Signal(), Signal(), Signal.like(room)
-    content, known, rewritten = Signal(), Signal(), Signal()
+    chosen, coming, before, content, known = Signal(), Signal(), Signal.like(room), Signal(), Signal()
+    rewritten = Signal()  # another bit was written over the first one
     choose = take & ~chosen & ~coming & known & laws.free(1) & (asked.slot == slot) & (asked.values == values)
     with m.If(choose):
         m.d.sync += [chosen.eq(1), before.eq(number)]
@@ -116,7 +120,7 @@ def laws() -> Laws:
         history.written_enable.eq(laws.free(1) & ~(mine & (choose | chosen | coming))),
     ]
     with m.If(history.written_enable & mine & (which == number)):
-        m.d.sync += [content.eq(bit), known.eq(1), rewritten.eq(known & (content != bit))]
+        m.d.sync += [content.eq(bit), known.eq(1), rewritten.eq(rewritten | (known & (content != bit)))]
     laws.law("beats come that were asked for", ~beats.valid | (owed != 0))
     laws.law(
         "a beat of a half is what was written to it last, and comes when those before it came",
@@ -126,7 +130,9 @@ def laws() -> Laws:
     late = Signal(range(LATENCY + 2))
     m.d.sync += late.eq(Mux(((owed == 0) & (unread == 0)) | beats.valid, 0, late + 1))
     laws.law(f"what was asked for comes in {LATENCY} cycles", late < LATENCY)
-    laws.law("the level tells no beats that were not asked for", (history.level <= owed) & (history.level <= READ_AHEAD))
+    laws.law(
+        "the level tells no more beats than were read and not taken", (history.level <= owed) & (history.level <= READ_AHEAD)
+    )
     laws.law(
         "behind a beat that is taken there is the next one at once, where the level is above 1",
         ~laws.before(beats.valid & (history.level > 1)) | beats.valid,
@@ -134,7 +140,12 @@ def laws() -> Laws:
     laws.law(
         "a half is taken when all beats of those before it were read, or are waited for", history.reads.ready == (unread == 0)
     )
-    laws.reached("a beat comes of a half that was written again", coming & beats.valid & (before == 0) & rewritten)
+    laws.reached(
+        "a beat comes that was written again, with others behind it",
+        coming & beats.valid & (before == 0) & rewritten & (owed > 1),
+        within=DEADLINE,
+    )
+    laws.reached("as many beats are read and not taken as there is room for", owed == READ_AHEAD)
     return laws
 
 

@@ -86,7 +86,9 @@ def laws() -> Laws:
     )
     laws.law("what is left is asked for in 4 cycles", late < 4, bound=DEADLINE)
     laws.reached(
-        "the third token's value is asked for", walk.taken & walk.wanted.entry.half.values & (walk.wanted.entry.token == 2)
+        "the third token's value is asked for",
+        walk.taken & walk.wanted.entry.half.values & (walk.wanted.entry.token == 2),
+        within=DEADLINE,
     )
     return laws
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from amaranth.hdl import Mux, Signal
 
 from hw.kv.request import EntryRequests
-from skipopu.isa.spec import ADDRESS_UNIT
+from hw.memory.axi import ADDRESS_BITS
 from skipopu.machine.config import Machine
 from tests.formal.laws import Laws, Unit
 
 MACHINE = Machine.load("mono")
 NUMBER_BITS = 4  # of an entry's number
-SMALL = 3  # bits of a place, of an entry's size and of the pool's base
+PLACE_BITS = 4  # of a place here
 
 
 def laws() -> Laws:
@@ -21,13 +21,10 @@ def laws() -> Laws:
     wanted = requests.wanted.payload
     take = requests.wanted.valid & requests.wanted.ready
     count = laws.counter(NUMBER_BITS, take, 0)
-    ahead, values, place = laws.free(1, "ahead"), laws.free(1, "values"), laws.free(SMALL, "place")
-    base, size = laws.fixed(SMALL, "base"), laws.fixed(SMALL, "size")
+    ahead, values, place = laws.free(1, "ahead"), laws.free(1, "values"), laws.free(PLACE_BITS, "place")
     m.d.comb += [
         wanted.entry.token.eq(count),
         wanted.place.eq(place),
-        requests.pool.base.eq(base),
-        requests.pool.entry.eq(size),
         wanted.entry.ahead.eq(ahead),
         wanted.entry.half.values.eq(values),
         requests.wanted.valid.eq(laws.free(1)),
@@ -36,11 +33,13 @@ def laws() -> Laws:
     held = Signal()
     m.d.comb += [held.eq(Mux(laws.before(take), laws.free(1, "held"), laws.before(held))), requests.held.eq(held)]
     laws.drive(requests.clearing, requests.filling, requests.runs.ready, requests.misses.ready, requests.hits.ready)
-    laws.drive(requests.heads.key_beats, requests.heads.kv_words)
+    laws.drive(requests.heads.key_beats, requests.heads.kv_words, requests.pool.base)
+    size = laws.fixed(len(requests.pool.entry), "size")
+    m.d.comb += requests.pool.entry.eq(size)
     ran, missed, hit = (s.valid & s.ready for s in (requests.runs, requests.misses, requests.hits))
     results = ran + hit + requests.dropped
     gone, owed = laws.counter(NUMBER_BITS, results, 0), laws.counter(2, take, results)
-    was_ahead, was_values, was_place = Signal(), Signal(), Signal(SMALL)
+    was_ahead, was_values, was_place = Signal(), Signal(), Signal(PLACE_BITS)
     with m.If(take):
         m.d.sync += [was_ahead.eq(ahead), was_values.eq(values), was_place.eq(place)]
     laws.law("an entry is asked for, found or dropped, after it was taken, and once", (results <= owed) & (owed <= 1))
@@ -50,14 +49,17 @@ def laws() -> Laws:
         (~missed | (requests.misses.payload.token == gone)) & (~hit | (requests.hits.payload.token == gone)),
     )
     laws.law(
-        "an entry is asked for when it is not held, found when it is and is wanted now, dropped only when wanted ahead, and held or too late",
+        "an entry is asked for when it is not held, found when it is and is wanted now, dropped when wanted ahead and held or too late",
         (~ran | ~held) & (~hit | (held & ~was_ahead)) & (~requests.dropped | (was_ahead & (held | ~requests.filling))),
     )
-    first = (base + was_place * size) * (ADDRESS_UNIT // MACHINE.beat_bytes) + Mux(was_values, requests.heads.key_beats, 0)
-    laws.law("a run begins with the first beat of the entry's keys or values", ~ran | (requests.runs.payload.beat == first))
     laws.law(
         "a run has all beats of keys with their header, or of values",
         ~ran | (requests.runs.payload.count == Mux(was_values, requests.heads.kv_words, requests.heads.key_beats)),
+    )
+    block = (requests.pool.base + was_place * size)[:ADDRESS_BITS]
+    laws.law(
+        "it begins with the first of them in the entry's place",
+        ~ran | (requests.runs.payload.beat == block * MACHINE.beats_per_block + Mux(was_values, requests.heads.key_beats, 0)),
     )
     laws.law("none is taken while the history buffer is cleared", ~take | ~requests.clearing)
     laws.law(
@@ -68,4 +70,4 @@ def laws() -> Laws:
     return laws
 
 
-UNITS = (Unit("hw/kv/request.py", laws, "`mono`"),)
+UNITS = (Unit("hw/kv/request.py", laws, f"`mono`, {1 << PLACE_BITS} places"),)

@@ -6,9 +6,11 @@ import dataclasses
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 
+from hw.control.issue import field
 from hw.kv.format import EntryFormatter
 from hw.kv.write import KvWriteUnit
 from hw.widths import PLACE_BITS
+from skipopu.isa.spec import KVWRITE
 from skipopu.machine.config import Machine
 from tests.formal.laws import Laws, Unit
 
@@ -64,6 +66,9 @@ def laws() -> Laws:
         unit.kv_slots.eq(kv_slots),
         unit.pool.entry.eq(1),
     ]
+    late = field(instruction.word, KVWRITE, "late")
+    m.d.comb += late.eq(Mux(runs, laws.before(late), laws.free(SLOT_BITS + 1)))
+    laws.drive(unit.hold)
     m.d.sync += unit.map.data.place.eq(unit.map.address)  # the map's entry of an address is its lower bits
 
     # The slot whose turn it is, and the entries of each port so far
@@ -106,7 +111,7 @@ def laws() -> Laws:
     m.d.sync += waits.eq(Mux(full & ~unit.pool_full, waits + 1, 0))
     laws.law(f"that is told in {FULL_AFTER} cycles", waits < FULL_AFTER, bound=DEADLINE)
     laws.law(
-        "an entry is written to the token's port, whole, from its place on, which the pool has, when it is not there yet",
+        "a run is an entry's beats, to the token's port, from its place on, which the pool has, of an entry that is not there yet",
         ~run.any()
         | (
             (run == 1 << port)
@@ -128,20 +133,25 @@ def laws() -> Laws:
         bound=DEADLINE,
     )
     laws.law("an instruction is done when all its slots are mapped", ~task.done | (slot == instruction.count))
-    laws.reached(
-        "the pool is full behind an entry of the same chunk",
-        unit.pool_full & (mine == 1) & (slot == 2) & instruction.mask[0],
+    offered = Cat(writes.runs.valid for writes in unit.writes).any()
+    held = unit.hold & (late != 0) & (position >= late) & (instruction.count == 1)
+    laws.law(
+        "a single token's entry from the instruction's position on is not sent while it is told to wait",
+        ~offered | laws.before(offered | ~held),
     )
+    copied = Signal()
+    m.d.sync += copied.eq(task.active & ~task.done & (copied | (map_write.enable & ~listed)))
+    formatted = laws.before(unit.format.done)
     laws.reached(
-        "a slot gets the entry of the layer before behind one that got its own", map_write.enable & ~listed & (slot == 1)
+        "the pool is full behind an entry of the same instruction",
+        unit.pool_full & (mine == 1) & (slot == 2) & instruction.mask[0],
+        within=DEADLINE,
+    )
+    laws.reached("an entry is mapped behind one that was copied", entry & copied, within=DEADLINE)
+    laws.reached(
+        "an entry that was told to wait is sent", offered & laws.before(laws.before(held & formatted)), within=DEADLINE
     )
     return laws
 
 
-UNITS = (
-    Unit(
-        "hw/kv/write.py",
-        laws,
-        f"{MACHINE.ports} ports of up to {MOST_PLACES} places, runs that begin at token 0, writes that wait for no product",
-    ),
-)
+UNITS = (Unit("hw/kv/write.py", laws, f"{MACHINE.ports} ports of up to {MOST_PLACES} places, runs that begin at token 0"),)

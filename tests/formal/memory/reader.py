@@ -186,7 +186,7 @@ def laws() -> Laws:
             ~beats.valid | ((came_before != got_before) & (beats.payload == got_before)),
             bound=DEADLINE,
         )
-        laws.reached(f"client {k} gets its third beat", got & (got_before == 2))
+        laws.reached(f"client {k} gets its third beat", got & (got_before == 2), within=DEADLINE)
     m.d.comb += axi.rdata.eq(Array(numbers)[axi.rid])
     laws.reached(
         "all clients are owed beats, attention as many as it has places for",

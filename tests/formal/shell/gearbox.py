@@ -154,7 +154,7 @@ def laws() -> Laws:
     )
     beats_inside = Cat(came_in >> 1 != out for came_in, out in zip(in_of, out_of, strict=True)).any()
     shown(laws, "data read", tick & memory_tick, beats_inside, wide.rvalid, LATER)
-    laws.reached("a beat that was read comes out", got)
+    laws.reached("a beat that was read comes out", got, within=DEADLINE)
     laws.reached("a beat's upper half is written", went & outs[0])
     return laws
 

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import patch
 
-from amaranth.hdl import Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 
 from hw.kv.stationary.held import HeldEntries
-from skipopu.machine.config import BEATS_HELD, ENTRIES_HELD, Machine
+from skipopu.machine.config import Machine
 from tests.formal.laws import Laws, Unit
 
 MACHINE = dataclasses.replace(Machine.load("mono"), stationary=True, kv_heads=1)
 HEADER, WORDS = 1, 2  # beats of a header, of K or V
-DEADLINE = 24  # cycles looked at where there is no proof for all: the buffer is not full in them
+BEATS_HELD, ENTRIES_HELD = 4, 2  # of a small buffer: what the unit counts comes round soon
 BEAT_BITS, ENTRY_BITS = (2 * BEATS_HELD - 1).bit_length(), (2 * ENTRIES_HELD - 1).bit_length()
 
 
+class SmallBuffer(HeldEntries):
+    """The unit with a small buffer."""
+
+    def __init__(self, machine: Machine) -> None:
+        with patch.multiple("hw.kv.stationary.held", BEATS_HELD=BEATS_HELD, ENTRIES_HELD=ENTRIES_HELD):
+            super().__init__(machine)
+
+    def elaborate(self, platform: object) -> Module:
+        with patch.multiple("hw.kv.stationary.held", BEATS_HELD=BEATS_HELD, ENTRIES_HELD=ENTRIES_HELD):
+            return super().elaborate(platform)
+
+
 def laws() -> Laws:
-    """Of a phase."""
-    laws, held = Laws(), HeldEntries(MACHINE)
+    """Of phases that begin and end, each behind an entry's last beat."""
+    laws, held = Laws(), SmallBuffer(MACHINE)
     m = laws.m
     m.submodules.held = held
-    values = laws.fixed(1, "values")
+    on, values, ends = Signal(), Signal(), laws.free(1, "ends")
     # The walk uses up beats that are there, and frees them later; so it does with entries, which come numbered.
     written, needed, freed = (Signal(BEAT_BITS, name=name) for name in ("written", "needed", "freed"))
     filled, finished, number = Signal(ENTRY_BITS), Signal(ENTRY_BITS), Signal(range(HEADER + WORDS))
-    uses = held.there & laws.free(1, "uses")
+    uses = on & held.there & laws.free(1, "uses")
     frees, finishes = laws.free(1, "frees") & (freed != needed), laws.free(1, "finishes") & (finished != filled)
     m.d.sync += [
         needed.eq(needed + uses),
@@ -34,10 +47,14 @@ def laws() -> Laws:
         written.eq(written + held.pop),
         filled.eq(filled + (held.pop & (number == 0))),
         number.eq(Mux(held.end, 0, number + held.pop)),
+        on.eq(Mux(on, ~((number == 0) & ~held.pop & ends), laws.free(1, "begins"))),
     ]
+    # Without a phase the walk goes back to the buffer's begin, as the unit does.
+    with m.If(~on):
+        m.d.sync += [values.eq(laws.free(1, "values")), *(s.eq(0) for s in (written, needed, freed, filled, finished))]
     m.d.comb += [
-        held.phase.keys.eq(~values),
-        held.phase.values.eq(values),
+        held.phase.keys.eq(on & ~values),
+        held.phase.values.eq(on & values),
         held.heads.header_beats.eq(HEADER),
         held.heads.kv_words.eq(WORDS),
         held.heads.key_beats.eq(HEADER + WORDS),
@@ -50,9 +67,8 @@ def laws() -> Laws:
     laws.drive(held.ready)
     last = Mux(values, WORDS, HEADER + WORDS) - 1
     laws.law(
-        "a beat is taken that is ready, while the buffer is not full: that comes later",
-        ~held.pop | (held.ready & ((written - freed)[:BEAT_BITS] < BEATS_HELD)),
-        bound=DEADLINE,
+        "a beat is taken in a phase, one that is ready, where there is room for it",
+        ~held.pop | (on & held.ready & ((written - freed)[:BEAT_BITS] < BEATS_HELD)),
     )
     laws.law(
         "an entry begins where there is room for it",
@@ -60,13 +76,25 @@ def laws() -> Laws:
     )
     laws.law("each beat is kept behind the one before", held.address == written[: len(held.address)])
     laws.law("an entry ends with its last beat", held.end == (held.pop & (number == last)))
-    laws.law("the beat needed is there just when it was taken before", held.there == (needed != written), bound=DEADLINE)
+    laws.law("the beat needed is there just when it was taken before", held.there == (needed != written))
+    laws.law(
+        "a beat that is ready is taken at once where there is room for it and its entry",
+        held.pop
+        | ~(on & held.ready & ((written - freed)[:BEAT_BITS] != BEATS_HELD))
+        | ((number == 0) & ((filled - finished)[:ENTRY_BITS] == ENTRIES_HELD)),
+    )
     laws.law(
         "the step's entry is the one that was taken in its turn",
         (finished == filled) | (held.own.token[:ENTRY_BITS] == finished),
     )
-    laws.reached("as many entries are kept as there is room for", (filled - finished)[:ENTRY_BITS] == ENTRIES_HELD)
+    again = Signal()
+    m.d.sync += again.eq(again | (on & ends & (number == 0) & ~held.pop & (written != 0)))
+    laws.reached("as many entries are kept as there is room for", on & ((filled - finished)[:ENTRY_BITS] == ENTRIES_HELD))
+    laws.reached(
+        "in a second phase a beat waits for room in the buffer, which came round before",
+        on & again & held.ready & ~held.pop & (number != 0) & (written[: BEAT_BITS - 1] != 0) & written[-1],
+    )
     return laws
 
 
-UNITS = (Unit("hw/kv/stationary/held.py", laws, f"{BEATS_HELD} beats, {ENTRIES_HELD} entries, one phase, rounds left out"),)
+UNITS = (Unit("hw/kv/stationary/held.py", laws, f"a buffer of {BEATS_HELD} beats and {ENTRIES_HELD} entries"),)
