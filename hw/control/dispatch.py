@@ -15,12 +15,13 @@ from hw.control.issue import Issue, field
 from hw.control.issuer import Issuer, unit_opcodes
 from hw.control.layers import LayerLoop
 from hw.control.lists import Routed, TokenLists
-from hw.control.program import WORD_BITS, ProgramMemory
+from hw.control.program import ProgramMemory
 from hw.control.record import TokenWrite
 from hw.control.status import RunStatus
 from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.widths import MAP_ROW_BITS, POSITION_BITS
+from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import ERROR_BITS, MASK_GENERATED, MASK_PROMPT, Config, Error
 from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
 from skipopu.machine.config import Machine

@@ -9,10 +9,9 @@ from amaranth.lib.memory import Memory
 from hw.arithmetic.pipeline import bits_for_index
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
-from skipopu.isa.spec import ADDRESS_UNIT, INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS, WORD_BYTES
+from skipopu.isa.fields import WORD_BITS
+from skipopu.isa.spec import ADDRESS_UNIT, INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS
 from skipopu.machine.config import Machine
-
-WORD_BITS = 8 * WORD_BYTES
 
 
 def has_reserved_bits(word: Value) -> Value:

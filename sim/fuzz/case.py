@@ -30,7 +30,7 @@ PROGRAMS = 4  # of an overlay, which is built once
 CYCLES, SHORT_CYCLES, LONG_CYCLES = (4_000, 40_000), (1_000, 10_000), (30_000, 120_000)
 LONG_PROMPT, LONG_PORTS = 190, 16  # at most, of long runs
 NARROW = 512  # bits of all ports together, of machines that many programs are simulated on
-ODD = 0.22  # share of descriptions in which one value is out of place, and of fours of programs
+ODD = 0.22  # share of descriptions in which a value is out of place; of a program it is a quarter of that
 BURSTS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 16, 24, 32, 64)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from skipopu.isa.fields import Field, Instruction, check_opcodes
+from skipopu.isa.fields import WORD_BITS, Field, Instruction, check_opcodes
 from skipopu.numerics.formats import FORMATS
 
 ADDRESS_UNIT = 64  # bytes per address count
@@ -33,7 +33,7 @@ BLOCK_ROWS = 8  # outputs of one port that share an accumulator rotation
 SHORT_BLOCK_ROWS = (
     6  # of a matrix that has no more, groups whole beats: accumulators are still updated no sooner than every 6 cycles
 )
-WORD_BYTES = 16  # of an instruction in memory
+WORD_BYTES = WORD_BITS // 8  # of an instruction in memory
 
 
 class Unit(IntEnum):

@@ -12,6 +12,7 @@ from sim.functional import engine as functional
 from skipopu import cli
 from skipopu.errors import MachineHalt
 from skipopu.isa import spec
+from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import Config, Error
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -40,7 +41,7 @@ def reserved(program: Program) -> dict[str, tuple[Program, int]]:
     for pc, word in enumerate(program.instructions):
         instruction = spec.instruction_of(word)
         assert instruction is not None
-        if instruction.name not in (*damaged, "LOOP", "END") and instruction.used_bits < 128:
+        if instruction.name not in (*damaged, "LOOP", "END") and instruction.used_bits < WORD_BITS:
             damaged[instruction.name] = rewritten(program, pc, word | 1 << (instruction.used_bits + pc % 3)), pc
     return damaged
 

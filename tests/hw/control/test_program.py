@@ -8,7 +8,8 @@ import random
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.control.program import WORD_BITS, ProgramMemory
+from hw.control.program import ProgramMemory
+from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.spec import INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS, WORD_BYTES, instruction_of
 from skipopu.machine.config import Machine
 from tests.hw.bench import exercise
