@@ -31,17 +31,20 @@ from sim.command.common import (
 from sim.functional import engine as functional
 from sim.result import SATURATED, Counted
 from skipopu.arguments import natural, positive, refuse, seconds
+from skipopu.errors import SkipopuError
 from skipopu.link import BAUD
+from skipopu.machine.config import Machine
 from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.sampling import Sampling
 
+OF_ABORT = {"--abort", "--port", "--baud", "--xclbin", "--device", "--overlay"}
 SIMULATED_CYCLES_PER_BIT = 5  # a simulated line has no reason to be slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    add_model_arguments(parser, optional=True)
     parser.set_defaults(target="ulx3s")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--port", metavar="DEVICE", help="serial port of an ULX3S, as in /dev/ttyUSB0 or COM3")
@@ -53,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baud", type=positive, metavar="N", help=f"rate after the first words, which go at {BAUD}; default {BAUD}"
     )
     parser.add_argument("--no-load", action="store_true", help="the program is on the board already; it is read back there")
+    parser.add_argument(
+        "--abort",
+        action="store_true",
+        help="without a model: end the run that is under way, whoever began it, and reset the machine; nothing is loaded",
+    )
     parser.add_argument(
         "--interactive",
         action="store_true",
@@ -66,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_talk_arguments(parser)
 
 
-def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transport, SerialTransport | None]:
-    """The board that the options name; a second time when it is a serial line."""
+def open_transport(args: argparse.Namespace, machine: Machine | None = None) -> tuple[Transport, SerialTransport | None]:
+    """The board that the options name; a second time when it is a serial line. A simulation is of ``machine``."""
     if args.xclbin is not None or args.overlay is not None:
         if args.xclbin is not None:
             from boards.host.xrt import XrtTransport
@@ -76,14 +84,14 @@ def open_transport(args: argparse.Namespace, program: Program) -> tuple[Transpor
         from boards.host.zynq import PynqTransport
 
         return PynqTransport(args.overlay), None
-    if args.simulate:
+    if machine is not None and args.simulate:
         from boards.open.flow import project
         from sim.ulx3s.build import simulate_project
         from sim.ulx3s.port import SimulatedPort
 
         with console.status("building the board's simulation (a minute, then cached)"):
-            executable = simulate_project(project(program.machine))
-        clock = program.machine.clock_mhz * 1e6
+            executable = simulate_project(project(machine))
+        clock = machine.clock_mhz * 1e6
         port, name = SimulatedPort(executable, clock, BAUD), "simulated ULX3S"
         baud = round(clock / SIMULATED_CYCLES_PER_BIT) if args.baud is None else args.baud
     else:
@@ -135,7 +143,7 @@ def once(
 @contextmanager
 def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
     """The board with the program; its line is closed behind it."""
-    transport, serial_line = open_transport(args, program)
+    transport, serial_line = open_transport(args, program.machine)
     try:
         device = Device(transport)
         if args.no_load:
@@ -151,11 +159,30 @@ def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
             serial_line.line.port.close()
 
 
+def abort(args: argparse.Namespace) -> int:
+    """Ends what the board executes, and leaves it ready."""
+    if args.model is not None:
+        raise SkipopuError(f"--abort takes no model; {args.model} was given")
+    refuse(args, sorted(args.given - OF_ABORT), "has no effect: --abort only ends a run")
+    transport, serial_line = open_transport(args)
+    try:
+        aborted = Device(transport).aborted
+    finally:
+        if serial_line is not None:
+            serial_line.line.port.close()
+    print(f"{transport.name}: {'the run was ended' if aborted else 'no run was under way'}; the machine is reset")
+    return 0
+
+
 def main(args: argparse.Namespace) -> int:
     if args.xclbin is None:
         refuse(args, ["--device"], "is of --xclbin")
     if args.port is None and not args.simulate:
         refuse(args, ["--baud"], "is of a serial line")
+    if args.abort:
+        return abort(args)
+    if args.model is None:
+        raise SkipopuError("a model is needed: a checkpoint's directory, a compiled program's, or a shipped model's name")
     sampling = talk_asked(args)
     if sampling is not None:
         return interact(args, sampling)

@@ -38,29 +38,33 @@ RUN_TIME = ("kv", "ring", "logits", "predicted")  # regions that a program write
 class Device:
     """Loads programs and runs them, over any :class:`boards.host.transport.Transport`.
 
+    Attributes:
+        aborted: a run was under way, which ended here.
+
     Raises, in every method:
         SkipopuError: the board stopped answering.
     """
 
     def __init__(self, transport: Transport, seconds: float = 60.0) -> None:
         self.transport = transport
-        self._reset(seconds)
+        self.aborted = self._reset(seconds)
 
-    def _reset(self, seconds: float) -> None:
+    def _reset(self, seconds: float) -> bool:
         """Resets the machine once it stands still: in the middle of a burst, memory would wait for the rest of it, and late answers would
-        reach the next run.
+        reach the next run. Whether a run was under way.
         """
-        self.abort(seconds)
+        running = self.abort(seconds)
         self.transport.reset()
+        return running
 
-    def abort(self, seconds: float = 60.0) -> None:
-        """Ends a run that is under way, this host's or another's; without one nothing changes.
+    def abort(self, seconds: float = 60.0) -> bool:
+        """Ends a run that is under way, this host's or another's, and says whether there was one; without one nothing changes.
 
         Raises:
             SkipopuError: memory has not given all answers within ``seconds``.
         """
         board = self.transport
-        if board.register("STATUS") & STATUS_RUNNING:
+        if running := bool(board.register("STATUS") & STATUS_RUNNING):
             board.set_register("CONTROL", CONTROL_ABORT)
         deadline = time.monotonic() + seconds
         while board.register("STATUS") & (STATUS_RUNNING | STATUS_OWED):
@@ -68,6 +72,7 @@ class Device:
                 raise SkipopuError(
                     f"{board.name}: memory still owes answers to an earlier run after {seconds:g} s; configure the board anew"
                 )
+        return running
 
     def require(self, program: Program) -> None:
         """Raises SkipopuError unless the board's machine, numerics and memory are the program's."""

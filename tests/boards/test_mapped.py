@@ -18,6 +18,7 @@ from boards.host.zynq import PynqTransport
 from compiler.pipeline import compile_checkpoint
 from sim.engine import Watch
 from sim.functional import engine as functional
+from skipopu.cli import main
 from skipopu.errors import SkipopuError
 from skipopu.isa.registers import HOST, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING
 from skipopu.machine.config import Machine
@@ -103,6 +104,29 @@ def test_a_run_under_way_is_aborted_before_a_reset(behind: Behind, monkeypatch: 
     ):
         Device(transport, 0.1)
     assert (behind.aborts, behind.resets) == (1, 1)
+
+
+def test_abort_from_the_command_line(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever began the run; no model is needed, and none is loaded."""
+    monkeypatch.setitem(sys.modules, "pyxrt", fake_pyxrt(behind))
+    behind.values[HOST["STATUS"].address] = STATUS_RUNNING
+    for said in ("the run was ended", "no run was under way"):
+        assert main(["host", "--xclbin", "x.xclbin", "--device", "1", "--abort"]) == 0
+        assert capsys.readouterr().out == f"Alveo device 1: {said}; the machine is reset\n"
+    assert (behind.aborts, behind.resets) == (1, 2)
+    for options, error in (
+        (["pybyte-300k"], "--abort takes no model"),
+        (["--max-new", "3"], "--max-new has no effect: --abort only ends a run"),
+    ):
+        assert main(["host", "--xclbin", "x.xclbin", "--abort", *options]) == 2
+        assert error in capsys.readouterr().err
+    assert main(["host", "--simulate", "--abort"]) == 2
+    assert "--simulate has no effect" in capsys.readouterr().err
+    assert main(["host", "--simulate"]) == 2
+    assert "a model is needed" in capsys.readouterr().err
+    assert behind.resets == 2
 
 
 class Interrupting(Watch):

@@ -72,6 +72,7 @@ def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     board.set_register("CONTROL", CONTROL_START)
     assert board.register("STATUS") == STATUS_RUNNING
     device = Device(board)
+    assert device.aborted
     assert board.register("STATUS") == 0
     # A second prompt on what is loaded.
     again = Run(tuple(b"class "), 4)
