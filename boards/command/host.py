@@ -84,7 +84,8 @@ def open_transport(args: argparse.Namespace, machine: Machine | None = None) -> 
         from boards.host.zynq import PynqTransport
 
         return PynqTransport(args.overlay), None
-    if machine is not None and args.simulate:
+    if args.simulate:
+        assert machine is not None
         from boards.open.flow import project
         from sim.ulx3s.build import simulate_project
         from sim.ulx3s.port import SimulatedPort
@@ -141,17 +142,11 @@ def once(
 
 
 @contextmanager
-def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
-    """The board with the program; its line is closed behind it."""
-    transport, serial_line = open_transport(args, program.machine)
+def opened(args: argparse.Namespace, machine: Machine | None = None) -> Iterator[Device]:
+    """The board, reset; its line is closed behind it."""
+    transport, serial_line = open_transport(args, machine)
     try:
-        device = Device(transport)
-        if args.no_load:
-            device.require(program)
-            device.verify(program)
-        else:
-            load(device, program)
-        yield device
+        yield Device(transport)
         if serial_line is not None and serial_line.line.repeated:
             console.print(f"{serial_line.line.repeated} requests had to be repeated: the line loses bytes")
     finally:
@@ -159,18 +154,26 @@ def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
             serial_line.line.port.close()
 
 
+@contextmanager
+def loaded(args: argparse.Namespace, program: Program) -> Iterator[Device]:
+    """The board with the program."""
+    with opened(args, program.machine) as device:
+        if args.no_load:
+            device.require(program)
+            device.verify(program)
+        else:
+            load(device, program)
+        yield device
+
+
 def abort(args: argparse.Namespace) -> int:
     """Ends what the board executes, and leaves it ready."""
     if args.model is not None:
         raise SkipopuError(f"--abort takes no model; {args.model} was given")
     refuse(args, sorted(args.given - OF_ABORT), "has no effect: --abort only ends a run")
-    transport, serial_line = open_transport(args)
-    try:
-        aborted = Device(transport).aborted
-    finally:
-        if serial_line is not None:
-            serial_line.line.port.close()
-    print(f"{transport.name}: {'the run was ended' if aborted else 'no run was under way'}; the machine is reset")
+    with opened(args) as device:
+        said = "the run was ended" if device.aborted else "no run was under way"
+        print(f"{device.transport.name}: {said}; the machine is reset")
     return 0
 
 
