@@ -139,6 +139,9 @@ def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line],
                         if args.shrink:
                             given = next(iter(cases_of(args))) if args.case else case(line["seed"], args.long, args.programs)
                             small = shrink(line, given, progress.console.print, not args.no_rtl)
+                            if small is None:
+                                progress.console.print(f"{line['seed']}: the fault did not come again, no case is written")
+                                continue
                             path = Path(f"fuzz-{line['seed']}-{line['number']}.json")
                             path.write_text(json.dumps(small, indent=1) + "\n")
                             progress.console.print(f"skipopu fuzz --case {path}", soft_wrap=True)

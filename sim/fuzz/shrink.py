@@ -48,11 +48,12 @@ Path = tuple[str, ...]
 
 def shrink(
     line: Line, given: Case, say: Callable[[str], None] = lambda text: None, with_rtl: bool = True, most: int = 60
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """A case (as :func:`sim.fuzz.case.to_dict`) of the same kind of fault as ``line``, a program of ``given``, with as few fields as
     ``most`` trials find that differ from machine ``mono`` and a plain program.
 
-    A program that does nothing wrong alone has those in front of it that it takes, the nearest ones.
+    A program that does nothing wrong alone has those in front of it that it takes, the nearest ones. None: the fault does not come again,
+    with all of them.
     """
     case: dict[str, Any] = {
         "seed": line["seed"],
@@ -69,12 +70,13 @@ def shrink(
         last = found[-1]
         return len(found) == len(candidate["programs"]) and (last["outcome"], last["stage"]) == (line["outcome"], line["stage"])
 
-    before = _before(line, given)
-    if before and not faulty(case):
-        count = 1
-        while count < len(before) and not faulty(case | {"programs": [*before[-count:], *case["programs"]]}):
-            count *= 2
-        case["programs"] = [*before[-count:], *case["programs"]]
+    before, own, count = _before(line, given), case["programs"], 0
+    while not faulty(case):
+        if count >= len(before):
+            return None
+        count = 2 * count or 1
+        case["programs"] = [*before[-count:], *own]
+    if count:
         say(f"{trials} trials: not without the {len(case['programs']) - 1} in front of it")
     # The program first: no build is needed for what the machine stays with.
     for changes in (_program_changes(case), _machine_changes(case)):

@@ -184,6 +184,21 @@ def test_shrinking_keeps_the_programs_that_a_fault_takes(monkeypatch: pytest.Mon
     assert attempt(from_dict(small))[-1]["outcome"] == "hang"
 
 
+def test_a_fault_that_does_not_come_again_is_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def attempt(given: Case, keep: bool = False, verilog: str | None = None, with_rtl: bool = True) -> list[dict[str, Any]]:
+        tried.append(len(given.programs))
+        return [{"outcome": "agreed", "stage": "rtl"}] * len(given.programs)
+
+    monkeypatch.setattr("sim.fuzz.shrink.attempt", attempt)
+    plain = smallest().programs[0]
+    given = dataclasses.replace(smallest(), programs=(plain,) * 6)
+    line = {"seed": 0, "long": False, "number": 5, "machine": given.machine, "outcome": "hang", "stage": "rtl", **plain}
+    assert shrink(line, given) is None
+    assert tried == [1, 2, 3, 5, 6]  # with none, 1, 2, 4 and all five in front of it
+
+
 def test_the_command_tells_counts_and_how_to_repeat(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, log, records = tmp_path / "case.json", tmp_path / "log.jsonl", tmp_path / "out.json"
     given = smallest()
