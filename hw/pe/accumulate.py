@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, FromInteger
 from hw.arithmetic.pipeline import delay, delay_valid, negate_if, registered
+from skipopu.isa.spec import BLOCK_ROWS, SHORT_BLOCK_ROWS
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
 
 SUM_BITS = ALIGNED_BITS + 8 + 9  # of a group's sum: 512 products of an 18-bit activation with both digits of a row
@@ -39,6 +40,8 @@ def accumulate(
     Returns what is drained, a cycle behind its address, flags of sums beyond FP32, and the cycles from ``group`` until it is written.
     The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: what is written in that cycle is added to then.
     """
+    # A sum is read a cycle before it is added to, and stands in memory a cycle behind; ``transparent`` spares both.
+    assert Add.LATENCY <= BLOCK_ROWS // 2 if transparent else Add.LATENCY + 2 <= SHORT_BLOCK_ROWS
     name = ("even", "odd")[group.parity]
     magnitude = Cat(scale[:10], scale[10:15] != 0)
     # Registered by itself, so that the multiplier can hold it.
