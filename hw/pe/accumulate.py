@@ -38,7 +38,8 @@ def accumulate(
     """Adds ``total`` times the FP16 ``scale``, given a cycle before it, under the group's exponent to one of ``depth`` accumulators.
 
     Returns what is drained, a cycle behind its address, flags of sums beyond FP32, and the cycles from ``group`` until it is written.
-    The same accumulator is updated at most every 6 cycles, ``transparent`` every 4: what is written in that cycle is added to then.
+    The same accumulator is updated at most every ``SHORT_BLOCK_ROWS`` cycles, ``transparent`` every ``BLOCK_ROWS`` / 2: what is written in
+    that cycle is added to then.
     """
     # A sum is read a cycle before it is added to, and stands in memory a cycle behind; ``transparent`` spares both.
     assert Add.LATENCY <= BLOCK_ROWS // 2 if transparent else Add.LATENCY + 2 <= SHORT_BLOCK_ROWS
