@@ -75,10 +75,16 @@ def lowest(count: Value, bits: int) -> Value:
 
 
 def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
-    """(``value`` shifted left until its top bit is set, number of shifts); zero stays zero."""
+    """(``value`` shifted left until its top bit is set, number of shifts); zero stays zero.
+
+    The count's top bit is known first, so it shifts first.
+    """
     count = leading_zeros(m, value, name)
-    shifted = Signal(len(value), name=f"{name}_shifted")
-    m.d.comb += shifted.eq(value << count)
+    shifted = value
+    for bit in reversed(range(len(count))):
+        further = Signal(len(value), name=f"{name}_shifted_{bit}")
+        m.d.comb += further.eq(Mux(count[bit], shifted << (1 << bit), shifted))
+        shifted = further
     return shifted, count
 
 

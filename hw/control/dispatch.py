@@ -101,6 +101,18 @@ class Dispatcher(Component):
         # Of the last slot's token, which stands still while it is written.
         ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
         ends = registered(m, Cat(self.token == end for end in ids).any(), "ends")
+        # What an instruction waits for is decoded a cycle before it is there.
+        coming = self.words.word[:OPCODE_BITS]
+        own = [i.opcode for i in (SET, CHUNK, EXTEND, LOOP, END, NEXT, HALT)]
+        of_units = [opcode for opcodes in unit_opcodes(self.machine).values() for opcode in opcodes]
+        is_set, is_next, is_halt, is_unit = (
+            registered(m, Cat(coming == opcode for opcode in opcodes).any(), name)
+            for name, opcodes in (("set", [SET.opcode]), ("next", [NEXT.opcode]), ("halt", [HALT.opcode]), ("unit", of_units))
+        )
+        known = Cat(coming == opcode for opcode in own + of_units).any()
+        unknown = registered(m, ~known | ((coming == EXTEND.opcode) & self._unknown_operands(self.words.word)), "unknown")
+        waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_unit & ~self.issuer.taken
+        proceeds = ~waits & ~is_halt
         quiet, beyond = Signal(range(Faults.LATENCY + 2)), Signal()
         m.d.sync += quiet.eq(0)
         with m.FSM():
@@ -126,13 +138,14 @@ class Dispatcher(Component):
                 m.next = "WORD"
                 with m.If(failed):
                     m.next = "STOPPED"
+                with m.Elif(self.configuration.rejected):
+                    self.fail(m, Error.CONFIGURATION, pc - 1)
                 with m.Elif(pc >= request.program_length):
                     self.fail(m, Error.PROGRAM_RANGE, pc)
             with m.State("WORD"):
                 m.d.sync += word.eq(self.words.word)
                 m.next = "DECODE"
             with m.State("DECODE"):
-                proceeds = Signal(init=1)
                 m.next = "READ"
                 with m.If(proceeds):
                     m.d.sync += pc.eq(pc + 1)
@@ -140,9 +153,7 @@ class Dispatcher(Component):
                     m.next = "DECODE"
                 with m.Switch(word[:OPCODE_BITS]):
                     with m.Case(SET.opcode):
-                        m.d.comb += [proceeds.eq(self.units_idle), self.configuration.write.eq(proceeds)]
-                        with m.If(proceeds & self.configuration.illegal):
-                            self.fail(m, Error.CONFIGURATION, pc)
+                        m.d.comb += self.configuration.write.eq(self.units_idle)
                     with m.Case(CHUNK.opcode):
                         m.d.comb += self.chunk.eq(1)
                         m.d.sync += predicted.eq(0)
@@ -150,8 +161,6 @@ class Dispatcher(Component):
                     with m.Case(EXTEND.opcode):
                         if self.machine.masks:
                             m.d.comb += self.extends.eq(1)
-                        with m.If(self._unknown_operands(word)):
-                            self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
                     with m.Case(LOOP.opcode):
                         m.d.comb += layers.begin.eq(1)
                         m.d.sync += loop_start.eq(pc + 1)
@@ -160,10 +169,9 @@ class Dispatcher(Component):
                         with m.If(layers.again):
                             m.d.sync += pc.eq(loop_start)
                     with m.Case(NEXT.opcode):
-                        m.d.comb += proceeds.eq(self.units_idle & ~unpredicted)
                         with m.If(self.units_idle & unpredicted):
                             m.next = "PREDICT"
-                        with m.Elif(proceeds):
+                        with m.Elif(self.units_idle):
                             m.d.sync += position.eq(position + lists.count)
                             with m.If(~lists.ends):
                                 m.d.sync += pc.eq(field(word, NEXT, "target"))
@@ -173,19 +181,20 @@ class Dispatcher(Component):
                     with m.Case(HALT.opcode):
                         # A fault of the last cycle in which something happened has come by then.
                         still = self.units_idle & self.attention_quiet
-                        m.d.comb += proceeds.eq(0)
                         m.d.sync += quiet.eq(Mux(still, quiet + 1, 0))
                         with m.If(still & (quiet == Faults.LATENCY + 1) & ~failed):
                             m.d.comb += outcome.finish.eq(1)
                             m.next = "STOPPED"
-                    with m.Case(*[opcode for opcodes in unit_opcodes(self.machine).values() for opcode in opcodes]):
-                        m.d.comb += [self.issuer.attempt.eq(1), proceeds.eq(self.issuer.taken)]
+                    with m.Case(*of_units):
+                        m.d.comb += self.issuer.attempt.eq(1)
                         with m.If(self.issuer.refused):
-                            self.fail(m, self.issuer.reason, pc)
-                    with m.Default():
-                        self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
+                            m.next = "REFUSED"
+                with m.If(unknown):
+                    self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
                 with m.If(failed):
                     m.next = "STOPPED"
+            with m.State("REFUSED"):
+                self.fail(m, self.issuer.reason, pc)
             with m.State("CHUNK"):
                 m.next = "READ"
                 with m.If(position + lists.count > setting(self.config, Config.CONTEXT)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, registered
 from hw.component import Component, given, gives
 from hw.control.configuration import config_bits, setting
 from hw.control.issue import ENTRY_BITS, Issue, field
@@ -118,27 +118,26 @@ class Issuer(Component):
         if self.machine.window:
             m.d.comb += issue.window.eq(self.window)
         # One decision at a time: a second ROUTE would clear the first one's mark too early.
-        listed = field(word, MATMUL, "list")
-        routed = (listed == TokenList.ATTENTION) | (listed == TokenList.FFN)
+        coming_list, coming_opcode = field(self.coming, MATMUL, "list"), self.coming[:OPCODE_BITS]
+        routed = registered(m, (coming_list == TokenList.ATTENTION) | (coming_list == TokenList.FFN), "routed")
         wait, go = Signal(), Signal()
         m.d.comb += [wait.eq((routed | (opcode == ROUTE.opcode)) & route_pending), self.wait_route.eq(self.attempt & wait)]
 
-        is_product = opcode == MATMUL.opcode
+        is_product = registered(m, coming_opcode == MATMUL.opcode, "is_product")
+        known = registered(m, one_of(field(self.coming, MATMUL, "format"), formats), "known_format")
         fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
         elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 1))
         inner = Mux(field(self.coming, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
         m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
         m.d.sync += room.eq(self.machine.activation - inner)
-        with m.If(~one_of(field(word, MATMUL, "format"), formats)):
+        with m.If(~known):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
         with m.Elif(elements > room):
             m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]
 
-        is_of, ready = Signal(len(Unit)), Cat(queue.ready for queue in self.issue)
+        is_of, ready = Signal(len(Unit), reset_less=True), Cat(queue.ready for queue in self.issue)
         for unit in Unit:
-            with m.Switch(opcode):
-                with m.Case(*unit_opcodes(self.machine)[unit]):
-                    m.d.comb += is_of[unit].eq(1)
+            m.d.sync += is_of[unit].eq(Cat(coming_opcode == code for code in unit_opcodes(self.machine)[unit]).any())
         m.d.comb += [
             go.eq(self.attempt & ~wait & ~self.refused),
             self.taken.eq(go & ((is_of & ~ready) == 0) & (~fetches | self.fetch.ready)),

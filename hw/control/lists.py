@@ -25,8 +25,8 @@ class TokenLists(Component):
     A chunk is what is left of the prompt, or of the tokens known behind it, as far as there are slots, or one token behind them. Its
     routed lists hold every slot until a decision comes.
 
-    Latency: 1 cycle from ``open`` to ``count``, 2 to the lists, 1 from ``decided`` to them; none from ``chosen`` to ``mask`` and from
-    ``position`` to ``decoding``. Throughput: a decision per cycle.
+    Latency: 1 cycle from ``open`` to ``count``, 2 to the lists and ``ends``, 3 to that of the last slot, 1 from ``decided`` to
+    the routed ones; none from ``chosen`` to ``mask`` and from ``position`` to ``decoding``. Throughput: a decision per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -53,7 +53,7 @@ class TokenLists(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         tokens = self.machine.tokens
-        attention, ffn, every = Signal(tokens), Signal(tokens), Signal(tokens)
+        attention, ffn, every, held = Signal(tokens), Signal(tokens), Signal(tokens), Signal(tokens)
         left, opened = Signal(32), Signal()
         until = Mux(self.decoding, self.known_length, self.prompt_length)
         to_first = Signal(signed(33))
@@ -63,17 +63,22 @@ class TokenLists(Component):
             to_first.eq(self.predict_from - self.position),
             self.last_slot.eq(self.count - 1),
             self.decoding.eq(self.position >= self.prompt_length),
+        ]
+        last = Signal(tokens)
+        m.d.sync += [
+            held.eq(every),
             self.ends.eq(self.position + self.count >= self.known_length),
+            last.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0) | self.asked),
         ]
         with m.Switch(self.chosen):
             with m.Case(TokenList.ALL):
-                m.d.comb += self.mask.eq(every)
+                m.d.comb += self.mask.eq(held)
             with m.Case(TokenList.ATTENTION):
                 m.d.comb += self.mask.eq(attention)
             with m.Case(TokenList.FFN):
                 m.d.comb += self.mask.eq(ffn)
             with m.Case(TokenList.LAST):
-                m.d.comb += self.mask.eq(Mux(self.ends, Const(1, tokens + 1) << self.last_slot, 0) | self.asked)
+                m.d.comb += self.mask.eq(last)
         m.d.sync += opened.eq(self.open)
         with m.If(self.open):
             with m.If(self.position >= until):

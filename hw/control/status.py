@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 
+from hw.arithmetic.pipeline import delay, delay_valid
 from hw.component import Component, given, gives
 from skipopu.isa.registers import ERROR_BITS, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, STATUS_SATURATED
 from skipopu.isa.spec import PC_BITS
@@ -37,13 +38,18 @@ class RunStatus(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        done, sticky = Signal(), Signal()
+        done, sticky, kept = Signal(), Signal(), Signal()
+        # The dispatcher's error comes late in a cycle: it counts from the next one on, in which it is kept.
+        failing = delay_valid(m, self.fail, 1, "failing")
+        code, pc = delay(m, self.fail_code, 1, "fail_code"), delay(m, self.fail_pc, 1, "fail_pc")
+        m.d.comb += self.failed.eq(kept | failing)
+        owed = delay_valid(m, ~self.ports_quiet, 1, "owed")  # beside ``running``, which falls a cycle behind quiet ports too
         m.d.comb += self.status.eq(
             Mux(self.running, STATUS_RUNNING, 0)
             | Mux(done, STATUS_DONE, 0)
             | Mux(self.failed & ~self.running, STATUS_ERROR, 0)
             | Mux(sticky, STATUS_SATURATED, 0)
-            | Mux(self.running | self.ports_quiet, 0, STATUS_OWED)
+            | Mux(self.running | ~owed, 0, STATUS_OWED)
         )
         with m.If(self.saturated & self.running):
             m.d.sync += sticky.eq(1)
@@ -54,9 +60,9 @@ class RunStatus(Component):
         with m.If(self.finish):
             m.d.sync += [self.running.eq(0), done.eq(1)]
         with m.If(self.fault & self.running & ~self.failed):
-            m.d.sync += [self.failed.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
-        with m.Elif(self.fail & ~self.failed):
-            m.d.sync += [self.failed.eq(1), self.error.eq(self.fail_code), self.error_pc.eq(self.fail_pc)]
+            m.d.sync += [kept.eq(1), self.error.eq(self.fault_code), self.error_pc.eq(self.fault_pc)]
+        with m.Elif(failing & ~kept):
+            m.d.sync += [kept.eq(1), self.error.eq(code), self.error_pc.eq(pc)]
         with m.If(self.failed & (self.ports_quiet | self.silent)):
             m.d.sync += self.running.eq(0)
         return m

@@ -241,7 +241,9 @@ class AttentionUnit(Component):
             now & registered(m, now, "requested") for now in (entries.keys_requested, entries.values_requested)
         )
         more = ~Mux(values, values_requested, keys_requested)
-        over = walk.idle & ~self._pending() & reduction.settled
+        # What ends a phase may be seen a cycle late: sums settle later than that behind the last step.
+        in_phase = phases.phase.keys | values
+        over = ~registered(m, ~in_phase | ~walk.idle | self._pending(), "waits") & reduction.settled
         m.d.comb += [
             entries.restart.eq(self.restart),
             entries.start.eq(phases.start_keys),
@@ -263,8 +265,14 @@ class AttentionUnit(Component):
             softmax.serial.eq(self.serial),
             self._written().eq(delay_valid(m, self.head_weighed, AttentionPort.WRITTEN - 1, "probabilities_written")),
             *behind,
-            phases.keys_done.eq(keys_requested & over),
-            phases.values_done.eq(values_requested & over & softmax.idle & ~softmax.left.any()),
+            phases.keys_done.eq(keys_requested & registered(m, keys_requested, "keys_requested") & over),
+            phases.values_done.eq(
+                values_requested
+                & registered(m, values_requested, "values_requested")
+                & over
+                & softmax.idle
+                & ~softmax.left.any()
+            ),
         ]
         return more
 
@@ -291,6 +299,7 @@ class AttentionUnit(Component):
         step, active = walk.round.step, walk.active[p]
         waiting = [
             walk.pending[p].eq(fetch.pending),
+            fetch.to_values.eq(self.phases.to_values),
             walk.beats_ready[p].eq(fetch.ready),
             walk.beats_behind[p].eq(fetch.behind),
         ]
@@ -300,7 +309,7 @@ class AttentionUnit(Component):
     def _port(self, m: Module, p: int) -> None:
         """Port ``p``: its entries, its tile."""
         entries, walk, softmax, reduction = self.entries, self.walk, self.softmax, self.reduction
-        fetch, port, here = self.fetches[p], self.tiles[p].attention, entries.port == p
+        fetch, port = self.fetches[p], self.tiles[p].attention
         connect(m, flipped(self.loaders[p]), fetch.loader)
         connect(m, flipped(self.pool), fetch.pool)
         connect(m, port.scores, reduction.scores[p])
@@ -309,7 +318,7 @@ class AttentionUnit(Component):
             fetch.begin.eq(self.phases.begin),
             fetch.restart.eq(self.restart),
             fetch.filling.eq(entries.ahead),
-            fetch.wanted.valid.eq(entries.asking & here),
+            fetch.wanted.valid.eq(entries.asking & entries.here[p]),
             fetch.wanted.payload.eq(entries.wanted),
             fetch.pop.eq(share.pop),
             fetch.end.eq(share.end),

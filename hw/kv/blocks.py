@@ -7,7 +7,7 @@ from typing import Any
 from amaranth.hdl import Array, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads, HeadShapes
@@ -98,7 +98,7 @@ class QueryBlocks(Component):
                         complete.slots[q].eq(slot),
                         all_addresses[q].eq(slot_address + member_offset),
                     ]
-        last_member = member == self.heads.query_group - 1
+        last_member = member == registered(m, self.heads.query_group - 1, "last_member_number")
         last = last_member & (slot == self.machine.tokens - 1)
         with m.If(running):
             m.d.sync += [

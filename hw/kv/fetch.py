@@ -7,7 +7,7 @@ from amaranth.lib import stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.ahead import AheadEntries
 from hw.kv.history import Half, HistoryBuffer
@@ -69,6 +69,7 @@ class KvFetch(Component):
             self.came = gives(1, "an entry is wanted, one cycle")
             self.came_values = gives(1, "its values are")
         else:
+            self.to_values = given(1, "level: the cycle before the phase of values, and the phase")
             self.pending = gives(1, "an entry of the phase waits or is worked on")
         self.left = gives(1, "a scored entry had no probabilities a cycle before")
         self.hit = gives(1, "a beat came from the history buffer")
@@ -93,9 +94,10 @@ class KvFetch(Component):
 
         # What is only to be kept goes past the hits that are worked on. The misses that it might meet were wanted after it.
         alone, alone_number, alone_end = Signal(), Signal.like(heads.key_beats), Signal()
+        last_key, last_value = (registered(m, count - 1, "last_beat") for count in (heads.key_beats, heads.kv_words))
         m.d.comb += [
             alone.eq(misses.r_rdy & miss.ahead & beats.valid),
-            alone_end.eq(alone & (alone_number == Mux(miss.half.values, heads.kv_words, heads.key_beats) - 1)),
+            alone_end.eq(alone & (alone_number == Mux(miss.half.values, last_value, last_key))),
         ]
         with m.If(alone):
             m.d.sync += alone_number.eq(Mux(alone_end, 0, alone_number + 1))
@@ -141,9 +143,16 @@ class KvFetch(Component):
             m.d.comb += [self.came.eq(came), self.came_values.eq(wanted.half.values)]
         else:
             waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
-            for which, (phase, count) in enumerate(zip((self.phase.keys, self.phase.values), waiting, strict=True)):
-                m.d.sync += count.eq(count + (came & (wanted.half.values == which)) - (self.end & phase))
-            m.d.comb += self.pending.eq(Mux(self.phase.values, waiting[1], waiting[0]) != 0)
+            some, following = ([Signal(name=f"{when}_{name}") for name in ("keys", "values")] for when in ("some", "then"))
+            for which, phase in enumerate((self.phase.keys, self.phase.values)):
+                more, less, count = came & (wanted.half.values == which), self.end & phase, waiting[which]
+                with m.If(more & ~less):
+                    m.d.sync += count.eq(count + 1)
+                with m.Elif(less & ~more):
+                    m.d.sync += count.eq(count - 1)
+                m.d.comb += following[which].eq(more | (some[which] & ~(less & (count == 1))))
+                m.d.sync += some[which].eq(following[which])
+            m.d.sync += self.pending.eq(Mux(self.to_values, following[1], following[0]))
         left = Signal(TOKEN_BITS)
         m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
         with m.If(self.begin):

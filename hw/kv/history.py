@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
-from hw.component import Component, given, gives, level
+from hw.component import Component, given, gives
 from hw.kv.shapes import Heads, HeadShapes
+from hw.memory.places import BeatPlaces
 from hw.widths import PLACE_BITS
 from skipopu.machine.config import Machine
 
@@ -74,7 +75,7 @@ class HistoryBuffer(Component):
         m.d.comb += header_write.data.eq(body_write.data)
 
         # Reads: as many under way as there is room for
-        m.submodules.held = held = SyncFIFOBuffered(width=machine.port_bits, depth=READ_AHEAD)
+        m.submodules.held = held = BeatPlaces(machine.port_bits, READ_AHEAD)
         room = Signal(range(READ_AHEAD + 1), init=READ_AHEAD)
         left, header_left, address, header_address = (
             Signal.like(self.heads.kv_words),
@@ -102,16 +103,18 @@ class HistoryBuffer(Component):
         m.d.comb += [
             body_read.addr.eq(address),
             header_read.addr.eq(header_address),
-            held.w_en.eq(registered(m, came, "came_2")),
-            held.w_data.eq(
+            held.push.eq(registered(m, came, "came_2")),
+            held.push_data.eq(
                 registered(m, Mux(registered(m, of_header, "of_header_1"), header_read.data, body_read.data), "read")
             ),
-            self.beats.valid.eq(held.r_rdy),
-            self.beats.payload.eq(held.r_data),
-            held.r_en.eq(self.beats.ready),
-            self.level.eq(level(held)),
+            self.level.eq(held.level),
         ]
-        m.d.sync += room.eq(room - issue + (held.r_rdy & held.r_en))
+        connect(m, held.beats, flipped(self.beats))
+        taken = self.beats.valid & self.beats.ready
+        with m.If(issue & ~taken):
+            m.d.sync += room.eq(room - 1)
+        with m.Elif(taken & ~issue):
+            m.d.sync += room.eq(room + 1)
         return m
 
     def _tags(self, m: Module) -> None:

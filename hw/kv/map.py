@@ -73,7 +73,7 @@ class MapWalk(Component):
         self.layer = given(Layer(machine), "what entries may be asked for ahead", "{}")
         self.map = gives(MapRead(machine), "reads of the KV map")
         self.asking = gives(1, "an entry is wanted")
-        self.port = gives(bits_for_index(machine.ports), "the one that holds it")
+        self.here = gives(machine.ports, "one-hot: the port that holds it")
         self.wanted = gives(Wanted(machine), "the entry")
         self.taken = given(1, "the port takes it")
         self.unwritten = given(1, "an entry of the tokens from ``own`` on is not written yet")
@@ -89,15 +89,17 @@ class MapWalk(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         entry, ahead = self.wanted.entry, self.ahead
-        walking, valid, for_values, row = Signal(), Signal(), Signal(), Signal(MAP_ROW_BITS)
+        walking, valid, for_values, of_own, row = Signal(), Signal(), Signal(), Signal(), Signal(MAP_ROW_BITS)
+        kept = Signal()
         token, score, base, slot = (
             Signal(TOKEN_BITS),
             Signal.like(entry.score),
             Signal.like(entry.half.base),
             Signal(TOKEN_BITS),
         )
+        port = Signal(bits_for_index(self.machine.ports))
         # The token behind the present one
-        index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(self.port), Signal(TOKEN_BITS)
+        index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(port), Signal(TOKEN_BITS)
         next_score, next_base = Signal.like(score), Signal.like(base)
         first = [*(s.eq(0) for s in (index, next_port, next_slot, next_score, next_base, for_values)), walking.eq(1)]
         first_ahead, some_ahead = first, self.layer.known != 0
@@ -115,8 +117,8 @@ class MapWalk(Component):
             rounds = [Signal.like(s, name=f"{s.name}_ahead") for s in (index, next_slot, next_base)]
             with m.If(self.layer.row_start):
                 m.d.sync += [
-                    kept.eq(value)
-                    for kept, value in zip(rounds, (later.first.round, later.first.slot, later.first.base), strict=True)
+                    begun.eq(value)
+                    for begun, value in zip(rounds, (later.first.round, later.first.slot, later.first.base), strict=True)
                 ]
             first_ahead = [*first, *(s.eq(kept) for s, kept in zip((index, next_slot, next_base), rounds, strict=True))]
             first = [
@@ -130,7 +132,7 @@ class MapWalk(Component):
         walked = ~walking & ~valid
         m.d.comb += [
             advance.eq(self.taken),
-            held_back.eq(self.unwritten & ~ahead & (token >= self.own)),
+            held_back.eq(self.unwritten & ~ahead & of_own),
             self.map.address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
             self.keys_requested.eq(for_values | walked),
             self.values_requested.eq(for_values & walked),
@@ -142,7 +144,7 @@ class MapWalk(Component):
             entry.half.base.eq(base),
             entry.half.slot.eq(slot),
             entry.half.values.eq(for_values),
-            entry.kept.eq(slot < self.layer.history),
+            entry.kept.eq(kept),
             entry.ahead.eq(ahead),
         ]
         with m.If(walking & (~valid | advance)):
@@ -150,10 +152,13 @@ class MapWalk(Component):
                 valid.eq(1),
                 index.eq(index + 1),
                 token.eq(index),
+                of_own.eq(index >= self.own),
                 score.eq(next_score),
                 base.eq(next_base),
                 slot.eq(next_slot),
-                self.port.eq(next_port),
+                kept.eq(next_slot < self.layer.history),
+                port.eq(next_port),
+                self.here.eq(1 << next_port),
                 next_port.eq(next_port + 1),
             ]
             with m.If(next_port == self.machine.ports - 1):
@@ -167,12 +172,12 @@ class MapWalk(Component):
                 m.d.sync += walking.eq(0)
         with m.Elif(advance):
             m.d.sync += valid.eq(0)
-        last_of_round = (self.port == self.machine.ports - 1) | (token == self.layer.known - 1)
+        last_of_round = (port == self.machine.ports - 1) | (token == self.layer.known - 1)
         after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
         with m.If(self.taken & ahead & last_of_round):
             m.d.sync += [for_values.eq(~for_values), valid.eq(0), next_port.eq(0)]
             with m.If(~for_values):  # the same round's values
-                m.d.sync += [index.eq(token - self.port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
+                m.d.sync += [index.eq(token - port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
             with m.Else():
                 m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.layer.known)]
                 m.d.sync += next_base.eq(base + AHEAD_STEP * (self.heads.kv_words << 1))

@@ -6,11 +6,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, registered
 from hw.component import Component, given, gives
 from hw.kv.phases import Phase
 from hw.kv.request import Entry
 from hw.kv.shapes import Heads
+from hw.memory.places import carried
 from skipopu.machine.config import Machine
 
 CHOSEN = 4  # entries whose turn is settled, the present one included
@@ -78,10 +79,15 @@ class EntryOrder(Component):
             self.softmax_score.eq(softmax.r_data),
             self.softmax_ready.eq(softmax.r_rdy),
         ]
-        beats = Mux(phase.values, self.heads.kv_words, self.heads.key_beats)
+        # Stable from before the first entry. The late ``pop`` and ``end`` only carry, or choose whether to count.
+        keys, values = (registered(m, count - 1, "less_one") for count in (self.heads.key_beats, self.heads.kv_words))
+        beats = Mux(phase.values, values, keys)
         m.d.sync += [
-            settled_beats.eq(settled_beats + Mux(order.w_en, beats, 0) - self.pop),
-            settled_hits.eq(settled_hits + Mux(take_hit, beats, 0) - (self.pop & self.turn.hit)),
-            settled.eq(settled + order.w_en - self.end),
+            settled_beats.eq(carried(settled_beats, Mux(order.w_en, beats, -1), ~self.pop)),
+            settled_hits.eq(carried(settled_hits, Mux(take_hit, beats, -1), ~(self.pop & self.turn.hit))),
         ]
+        with m.If(order.w_en & ~self.end):
+            m.d.sync += settled.eq(settled + 1)
+        with m.Elif(self.end & ~order.w_en):
+            m.d.sync += settled.eq(settled - 1)
         return m

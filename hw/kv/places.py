@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, delay_valid
 from hw.component import Component, given, gives
 from hw.kv.map import MapEntry
 from hw.widths import PLACE_BITS, POSITION_BITS
@@ -52,7 +52,7 @@ class EntryPlaces(Component):
     layer's entry of its first token from there on. So a chunk is given back whole where several of its tokens share a port.
 
     Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk. Places
-    are given back in 1 cycle, 1 more for every token between the chunk found last and the run's first token, and 2 for each token, of as
+    are given back in 2 cycles, 1 more for every token between the chunk found last and the run's first token, and 2 for each token, of as
     many as there are ports, that has entries from there on. 1 from ``found``, ``following``
     and ``use`` to what they change. Throughput: a token and a place per cycle.
     """
@@ -83,6 +83,9 @@ class EntryPlaces(Component):
         present, mapped = Signal(POSITION_BITS), Signal(POSITION_BITS)
         places = Array(Signal.like(self.place, name=f"places_{p}") for p in range(ports))
         goes_back, after = self.restart & (self.first != 0), present + 1
+        # What a port goes back to, and by how many places, a cycle later
+        given_back, back_port, back_place = Signal(), Signal.like(self.port), Signal.like(self.place)
+        fewer = Signal(signed(PLACE_BITS + 1))
         m.d.comb += [
             chunk.restart.eq(self.restart & ~goes_back),
             chunk.find.eq(self.find | self.going_back),
@@ -99,11 +102,15 @@ class EntryPlaces(Component):
                 m.d.sync += mapped.eq(after)
         with m.If(self.use):
             m.d.sync += [places[self.port].eq(self.place + 1), self.used.eq(self.used + 1)]
+        arrived = delay_valid(m, self.going_back & chunk.there, 1, "arrived")
+        m.d.sync += given_back.eq(0)
+        with m.If(given_back):
+            m.d.sync += [places[back_port].eq(back_place), self.used.eq(self.used - fewer)]
         with m.If(self.restart):
             m.d.sync += [first.eq(self.first), back.eq(0), looked.eq(0), self.going_back.eq(goes_back)]
             with m.If(~goes_back):
                 m.d.sync += [s.eq(0) for s in (self.used, mapped, *places)]
-        with m.Elif(~self.going_back | ~chunk.there):
+        with m.Elif(~self.going_back | ~arrived):
             pass
         with m.Elif((back == ports) | (self.map_token >= mapped)):
             m.d.sync += [self.going_back.eq(0), mapped.eq(first)]
@@ -113,8 +120,10 @@ class EntryPlaces(Component):
                 m.d.sync += self.port.eq(chunk.port)
         with m.Else():
             m.d.sync += [
-                places[self.port].eq(self.entry.place),
-                self.used.eq(self.used - (self.place - self.entry.place)),
+                given_back.eq(1),
+                back_port.eq(self.port),
+                back_place.eq(self.entry.place),
+                fewer.eq(self.place - self.entry.place),
                 self.port.eq(next_port(self.port, ports)),
                 back.eq(back + 1),
                 looked.eq(0),

@@ -254,12 +254,14 @@ class AttentionPort(Component):
         m.submodules.exp2 = exp2 = Quadratic((EXP2,))
         m.d.comb += exp2.u.eq(fixed[:FRACTION_BITS])
         at_exp2 = 2 + Add.LATENCY + 1 + Quadratic.LATENCY
-        whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY, "whole")
+        # By how far the table's value is shifted comes out of a register.
+        whole = delay(m, fixed[FRACTION_BITS : FRACTION_BITS + 6], Quadratic.LATENCY - 1, "whole")
+        drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
+        dropped = registered(m, Mux(drop > 32, 32, drop)[:6], "dropped")
         gone = delay(m, far, 1 + Quadratic.LATENCY, "far") | delay(m, hidden, at_exp2 - 2, "hidden")
         gone |= ~delay_valid(m, weighing, at_exp2, "weighed")
-        drop = OUTPUT_BITS - FRACTION_BITS + whole  # at least 6
         # Half up: the bit below the last kept one is added.
-        kept = Cat(Const(0, 1), exp2.y) >> Mux(drop > 32, 32, drop)[:6]
+        kept = Cat(Const(0, 1), exp2.y) >> dropped
         m.d.sync += self.scores.weight.eq(Mux(gone, 0, (kept >> 1) + kept[0]))
         assert at_exp2 + 1 == self.WEIGHT_LATENCY
         moved = Cat(Const(0, 1), self.scores.weight) >> delay(m, shift[:5], at_exp2 - 1, "shift")

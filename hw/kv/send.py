@@ -18,7 +18,7 @@ from skipopu.machine.config import Machine
 class EntrySender(Component):
     """Writes a staged entry to its place and waits until memory has it.
 
-    Latency: 1 cycle from ``start`` to the run, 1 from the run to the first beat, none from ``written`` to ``done``. Throughput: a
+    Latency: 1 cycle from ``start`` to the run, 1 from the run to the first beat, 1 from ``written`` to ``done``. Throughput: a
     beat per cycle.
     """
 
@@ -61,7 +61,7 @@ class EntrySender(Component):
             ]
         run_taken = (Cat(writes.runs.ready for writes in self.writes) & here).any()
         taken = (Cat(writes.beats.ready for writes in self.writes) & here).any()
-        written = (self.written & here).any()
+        written = registered(m, (self.written & here).any(), "written_here")
         m.d.comb += [
             self.sending.eq(beat & taken),
             self.waiting.eq((run & ~run_taken) | (beat & ~taken) | (waiting & ~written)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 
 from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
@@ -98,7 +100,7 @@ class KvWalk(Component):
             Signal.like(self.query.word),
             Signal.like(self.query.word),
         )
-        left, parity = Signal(QUERY_LANES), Signal()
+        left, several, parity = Signal(QUERY_LANES), Signal(), Signal()
         present = block_of(listed, block)
         last_of_entry = Signal()  # the beat is the last head's last one
         # Stable from before the first step
@@ -107,6 +109,10 @@ class KvWalk(Component):
             registered(m, (count - 1)[: len(count)], f"last_{name}")
             for name, count in (("beat", heads.head_beats), ("head", heads.kv_heads), ("block", listed.count))
         )
+
+        def remaining(lanes: Value) -> list[Any]:
+            """``lanes`` are left, and whether they are several, which ends of all kinds wait for."""
+            return [left.eq(lanes), several.eq(Cat(lanes[i] & lanes[:i].any() for i in range(1, QUERY_LANES)).any())]
 
         # Rounds
         full = self.pending.all()
@@ -117,7 +123,7 @@ class KvWalk(Component):
                 running.eq(1),
                 active.eq(self.pending),
                 header_left.eq(Mux(self.phase.keys, heads.header_beats, 0)),
-                left.eq(block_of(listed, 0).lanes),
+                *remaining(block_of(listed, 0).lanes),
                 last_of_entry.eq((beats == 0) & (kv_heads == 0)),
                 *(
                     s.eq(0)
@@ -133,7 +139,7 @@ class KvWalk(Component):
         header = header_left != 0
         work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one
-        last_lane = keys | ~following[:QUERY_LANES].any()
+        last_lane = keys | ~several
         last_block, last_beat = block == blocks, beat == beats
         # All that is known without the ports comes first: these are the last ones known.
         may_end, may_end_entry, may_pop = Signal(), Signal(), Signal()
@@ -171,11 +177,11 @@ class KvWalk(Component):
         with m.If(step.header):
             m.d.sync += [header_left.eq(header_left - 1), header_number.eq(header_number + 1)]
         with m.If(work):
-            m.d.sync += left.eq(following)
+            m.d.sync += remaining(following)
             with m.If(last_lane):
                 m.d.sync += [
                     block.eq(next_block),
-                    left.eq(block_of(listed, next_block).lanes),
+                    *remaining(block_of(listed, next_block).lanes),
                     self.round.sum_number.eq(self.round.sum_number + 1),
                 ]
         with m.If(beat_end):

@@ -6,7 +6,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -100,6 +100,7 @@ class KvWriteUnit(Component):
         places, form, send, instruction = self.places, self.format, self.send, self.task.instruction
         listed, late, settled = Signal(), Signal(), Signal(range(Signature.LATENCY + 1))
         entered = Signal()  # the slot has an entry of its own
+        full = registered(m, places.place >= self.kv_slots, "full")
         from_position = field(instruction.word, KVWRITE, "late")
         beyond = (from_position != 0) & (instruction.position >= from_position)
         m.d.comb += [listed.eq(instruction.mask.bit_select(slot, 1)), late.eq(beyond & (instruction.count == 1))]
@@ -117,8 +118,6 @@ class KvWriteUnit(Component):
                     m.d.comb += self.missing.eq(1)
                 with m.Elif(~listed):
                     m.next = "COPY"
-                with m.Elif(places.place >= self.kv_slots):
-                    m.d.comb += self.pool_full.eq(1)
                 with m.Else():
                     m.d.comb += form.start.eq(1)
                     m.next = "FORMAT"
@@ -126,7 +125,12 @@ class KvWriteUnit(Component):
                 m.d.sync += [mapped.eq(self.map.data), entered.eq(0)]
                 m.next = "MAP"
             with m.State("FORMAT"):
-                with m.If(form.done):
+                m.d.comb += [self.pool_full.eq(full), send.start.eq(form.done & ~full & ~(self.hold & late))]
+                with m.If(full):
+                    m.next = "FORMAT"
+                with m.Elif(send.start):
+                    m.next = "SEND"
+                with m.Elif(form.done):
                     m.next = "HOLD"
             with m.State("HOLD"):
                 m.d.comb += send.start.eq(~(self.hold & late))

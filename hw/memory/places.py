@@ -31,6 +31,7 @@ class BeatPlaces(Component):
         self.push = given(1, "a beat comes; there is a place for it")
         self.push_data = given(width, "that beat")
         self.beats = gives(stream.Signature(width), "the eldest beat")
+        self.behind = gives(1, "a beat is there in the next cycle, even if the eldest is taken")
         self.level = gives(count_shape(depth), "beats held")
         super().__init__()
 
@@ -41,18 +42,25 @@ class BeatPlaces(Component):
         m.submodules.memory = memory = Memory(shape=self.width, depth=behind, init=[])
         write, read = memory.write_port(), memory.read_port()
         stored, more, moves, fetch, taken = Signal(count_shape(behind)), Signal(), Signal(), Signal(), Signal()
+        # A register beside ``beats.valid`` for what counts: it shares no LUT with the enable of the memory's whole output.
+        empty, there = Signal(init=1), Signal()
+        single = Signal()  # one is stored
         m.d.comb += [
             moves.eq(~self.beats.valid | self.beats.ready),
-            fetch.eq(more & moves),
-            taken.eq(self.beats.valid & self.beats.ready),
+            fetch.eq(more & (empty | self.beats.ready)),
+            taken.eq(~empty & self.beats.ready),
+            there.eq(more | (~empty & ~self.beats.ready)),
             write.data.eq(self.push_data),
             write.en.eq(self.push),
             read.en.eq(moves),  # what is read where nothing is stored is not valid
             self.beats.payload.eq(read.data),
+            self.behind.eq(more),
         ]
         m.d.sync += [
-            self.beats.valid.eq(more | (self.beats.valid & ~self.beats.ready)),
-            more.eq(self.push | (more & ~(fetch & (stored == 1)))),
+            self.beats.valid.eq(there),
+            empty.eq(~there),
+            more.eq(self.push | (more & ~(fetch & single))),
+            single.eq(Mux(self.push, Mux(fetch, single, ~more), Mux(fetch, stored == 2, single))),
         ]
         for port, moves in ((write, self.push), (read, fetch)):
             place = Signal(bits_for_index(behind), name="produce" if port is write else "consume")

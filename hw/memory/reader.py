@@ -60,6 +60,7 @@ class BurstReader(Component):
         self.push_data = given(machine.port_bits, "that beat")
         self.idle = gives(1, "every burst of every run was issued")
         self.level = gives(count_shape(depth), "beats held")
+        self.behind = gives(1, "a beat is there in the next cycle, even if the present one is taken")
         self.push_last = given(1, "it is said to be its burst's last")
         self.misplaced = gives(
             1, "a beat came that was not asked for, or more or fewer than bursts have, by those said to be the last of one"
@@ -116,6 +117,7 @@ class BurstReader(Component):
             places.push.eq(push),
             places.push_data.eq(self.push_data),
             self.level.eq(places.level),
+            self.behind.eq(places.behind),
         ]
         connect(m, places.beats, flipped(self.beats))
         return m
@@ -139,6 +141,8 @@ class ReadPort(Component):
         self.stop = given(1, "no more bursts")
         self.quiet = gives(1, "every beat asked for came")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
+        if not machine.stationary:
+            self.weights_behind = gives(1, "a beat of weights is there in the next cycle, even if the present one is taken")
         self.error = [
             gives(1, f"a response to client {k} was not OKAY, not asked for or not as long as its burst")
             for k in range(READ_CLIENTS)
@@ -209,5 +213,6 @@ class ReadPort(Component):
             self.nobodys.eq(self.axi.rvalid & (self.axi.rid >= READ_CLIENTS)),
             self.quiet.eq(self.owed == 0),
             self.attention_level.eq(readers[ATTENTION].level),
+            *([] if self.machine.stationary else [self.weights_behind.eq(readers[WEIGHTS].behind)]),
         ]
         return m

@@ -66,6 +66,10 @@ class ArrayUnit(Component):
                 given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)
             ]
         else:
+            self.behind = [
+                given(1, f"a beat of port {p} is there in the next cycle, even if the present one is taken")
+                for p in range(machine.ports)
+            ]
             self.exponent = given(8, "of the activations read, three cycles after their address")
         self.started = gives(1, "a product with weights starts")
         if machine.masks:
@@ -131,7 +135,7 @@ class ArrayUnit(Component):
                 tile.slice.active.eq(sequencer.active_ports[p]),
             ]
             if not isinstance(sequencer, StationarySequencer):
-                m.d.comb += tile.slice.exponent.eq(self.exponent)
+                m.d.comb += [tile.slice.exponent.eq(self.exponent), sequencer.weights_behind[p].eq(self.behind[p])]
             m.d.comb += tile.slice.drain_address.eq(epilogue.drain_address)
             if not isinstance(sequencer, StationarySequencer):
                 m.d.comb += tile.slice.take.eq(sequencer.take)

@@ -72,6 +72,19 @@ class EpilogueUnit(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         machine, together, pairs = self.machine, self.machine.drain_ports, self.machine.drain_pairs
+        # The instruction stands from before its start until it is done.
+        word = self.instruction.word
+        self._own = {f.name: registered(m, field(word, MATMUL, f.name), f"own_{f.name}") for f in MATMUL.fields[1:]}
+        kind = field(word, MATMUL, "epilogue")
+        self._gated, self._stores, self._nothing, self._aligning = (
+            registered(m, condition, name)
+            for name, condition in (
+                ("gated", kind == Epilogue.GATED),
+                ("stores", kind != Epilogue.NONE),
+                ("nothing", field(word, MATMUL, "rounds") == 0),
+                ("aligning", (field(word, MATMUL, "align") != AlignTarget.NONE) & (field(word, MATMUL, "rounds") != 0)),
+            )
+        )
         m.submodules.drain = drain = Drain(machine)
         connect(m, flipped(self.round), drain.round)
         m.d.comb += [
@@ -139,15 +152,7 @@ class EpilogueUnit(Component):
         return m
 
     def _field(self, name: str) -> Value:
-        return field(self.instruction.word, MATMUL, name)
-
-    @property
-    def _gated(self) -> Value:
-        return self._field("epilogue") == Epilogue.GATED
-
-    @property
-    def _stores(self) -> Value:
-        return self._field("epilogue") != Epilogue.NONE
+        return self._own[name]
 
     def _within(self, pair: int) -> Value:
         """From a block's first result to those of a ``pair`` that is drained with it."""
@@ -238,8 +243,7 @@ class EpilogueUnit(Component):
         last = pipeline.EPILOGUE + pipeline.results_known(self.machine)
         settle = Signal(range(last + 2))
         settled = settle == last
-        nothing = self._field("rounds") == 0
-        aligning = (self._field("align") != AlignTarget.NONE) & ~nothing
+        nothing, aligning = self._nothing, self._aligning
         with m.If(self.start):
             m.d.sync += settle.eq(0)
         with m.Elif(self.active & (drained | (self.finished & nothing))):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 
 from hw.arithmetic.fp32 import Add, Multiply
-from hw.arithmetic.pipeline import delay, delay_valid
+from hw.arithmetic.pipeline import delay, delay_valid, registered
 from hw.arithmetic.symmetric import symmetric
 from hw.component import Component, given, gives
 from skipopu.isa.spec import Epilogue
@@ -19,7 +19,7 @@ ONE = 0x3F800000
 
 
 class Finish(Component):
-    """Finishes one pair of rows; what all pairs share is stable while results are under way.
+    """Finishes one pair of rows; what all pairs share is stable from a cycle before the first one until the last result.
 
     Latency: LATENCY cycles. Throughput: a pair per cycle.
 
@@ -60,7 +60,10 @@ class Finish(Component):
             flags.append(unit.saturated)
             return unit.z
 
-        gated, residual = self.kind == Epilogue.GATED, self.kind == Epilogue.RESIDUAL
+        gated, residual = (
+            registered(m, self.kind == kind, name)
+            for kind, name in ((Epilogue.GATED, "gated"), (Epilogue.RESIDUAL, "residual"))
+        )
         # Times 1/rms
         even = multiply("scale_even", self.even, self.scale, self.valid)
         odd = multiply("scale_odd", self.odd, self.scale, self.valid)

@@ -60,11 +60,12 @@ class Sequencer(Component):
         self.machine = machine
         slot = bits_for_index(machine.tokens)
         word = bits_for_index(machine.activation // machine.weight_lanes)
-        self.start = given(1, "begin with the instruction")
+        self.start = given(1, "begin with the instruction, which stands since a cycle before")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
         self.group = given(GROUP_BITS, "weights per group")
         self.inner = given(ELEMENT_BITS, "first element of the activations' inner region")
         self.weights_ready = given(machine.ports, "ports with a beat")
+        self.weights_behind = given(machine.ports, "ports with a beat in the next cycle, even if the present one is taken")
         self.token_count = given(count_shape(machine.tokens), "tokens in the list, at least 1")
         self.slot = given(slot, "slot of the token asked for")
         self.token = gives(slot, "the step's place in the list")
@@ -133,7 +134,7 @@ class Sequencer(Component):
         last_ports = (Const(1, machine.ports + 1) << field(instruction, MATMUL, "ports")[:7]) - 1
         last_ports = registered(m, last_ports[: machine.ports], "last_ports")
         m.d.comb += ports.eq(Mux(last_round, last_ports, (1 << machine.ports) - 1))
-        ready = (ports & ~self.weights_ready) == 0
+        ready = Signal()  # all ports have a beat, worked out the cycle before
         take, take_second = Signal(), Signal()
         m.d.comb += [
             take.eq(taking & ready & (need_scale | ~second | ~pair.full | popping)),
@@ -160,6 +161,16 @@ class Sequencer(Component):
         last_row = row + rows == block_rows
         last_group = group_index == last_group_number
         round_end = last_beat & last_row & last_group
+        # Whether a beat is taken comes late: what follows from either is ready before it.
+        next_is_last, single = round_index + 2 == rounds, rounds == 1
+        present, behind = self.weights_ready | self.weights_behind, self.weights_behind
+        last_if_taken = Mux(~need_scale & second & round_end, next_is_last, last_round)
+        last_if_not = Mux(self.start, single, last_round)
+        if_taken, if_not = (
+            Mux(last, (beats | ~last_ports).all(), beats.all())
+            for last, beats in ((last_if_taken, behind), (last_if_not, present))
+        )
+        m.d.sync += ready.eq(Mux(take, if_taken, if_not))
         with m.If(take & need_scale):
             m.d.sync += scale_beat.eq(scale_beat + 1)
             with m.If(scale_beat == scale_beats - 1):
@@ -193,7 +204,7 @@ class Sequencer(Component):
                     m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + advance)]
             with m.If(round_end):
                 m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
-                m.d.sync += last_round.eq(round_index + 2 == rounds)
+                m.d.sync += last_round.eq(next_is_last)
                 with m.If(last_round):
                     m.d.sync += taking.eq(0)
         with m.Elif(popping):
@@ -202,7 +213,7 @@ class Sequencer(Component):
             m.d.sync += [
                 taking.eq(rounds != 0),
                 *(s.eq(0) for s in (round_index, group_index, row, beat, second, scale_index, scale_beat)),
-                last_round.eq(rounds == 1),
+                last_round.eq(single),
                 word.eq(first_word),
                 need_scale.eq(1),
                 bank.eq(0),
@@ -213,7 +224,8 @@ class Sequencer(Component):
         token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
         bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
         fire = Signal()
-        last_token = last = token == self.token_count - 1
+        last_token = Signal()
+        last, following = last_token, Mux(last_token, 0, token + 1)
         piece = Signal(2)
         if self.machine.short_groups:
             last = last_token & (piece == Mux(self.quarter, 3, self.half))
@@ -244,10 +256,14 @@ class Sequencer(Component):
                 self.activation_piece.eq(piece),
             ]
         with m.If(fire):
-            m.d.sync += [token.eq(Mux(last_token, 0, token + 1)), claimed.eq(~(last & pair.end))]
+            m.d.sync += [
+                token.eq(following),
+                last_token.eq(following == self.token_count - 1),
+                claimed.eq(~(last & pair.end)),
+            ]
             with m.If(~claimed):
                 m.d.sync += busy.bit_select(pair.step.bank, 1).eq(1)
         with m.If(self.drained):
             m.d.sync += busy.bit_select(self.drained_bank, 1).eq(0)
         with m.If(self.start):
-            m.d.sync += [token.eq(0), claimed.eq(0)]
+            m.d.sync += [token.eq(0), last_token.eq(self.token_count == 1), claimed.eq(0)]

@@ -32,8 +32,10 @@ class Window(Component):
         larger = [Signal(range(WINDOW), name=f"larger_{k}") for k in range(WINDOW)]  # how many are
         behind = Signal(WINDOW)
         m.d.comb += [behind.eq(Cat(own > number for number in numbers) & present)]
-        share = Signal(range(WINDOW * WINDOW))
-        m.d.comb += share.eq(self.keep * ones(present))
+        share, count = Signal(range(WINDOW * WINDOW)), Signal(range(WINDOW + 1))
+        with m.If(self.valid):
+            m.d.sync += count.eq(ones(present | (1 << self.place)))
+        m.d.comb += share.eq(self.keep * count)
         for k, (number, rank) in enumerate(zip(numbers, larger, strict=True)):
             m.d.comb += self.bits[k].eq(present[k] & (rank * WINDOW < share))
             with m.If(self.valid & (self.place == k)):
@@ -41,5 +43,5 @@ class Window(Component):
             with m.Elif(self.valid & behind[k]):
                 m.d.sync += rank.eq(rank + 1)
         with m.If(self.clear):
-            m.d.sync += present.eq(0)
+            m.d.sync += [present.eq(0), count.eq(0)]
         return m

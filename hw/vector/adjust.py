@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -55,15 +55,25 @@ class AdjustUnit(Component):
         m = Module()
         machine, lanes = self.machine, pipeline.adjust_lanes(self.machine)
         instruction = self.task.instruction
-        fields = {name: field(instruction.word, ADJUST, name) for name in ADJUST.by_name}
-        elements, reduce, finish = fields["elements"], fields["reduce"], fields["finish"]
-        rotates, adds = finish == Finish.ROTATE, finish == Finish.RESIDUAL
-        twice = adds | (finish == Finish.ACTIVATE)
+        coming = {name: field(instruction.word, ADJUST, name) for name in ADJUST.by_name}
+        # What an instruction says is needed when its record was asked for, at the earliest, and stands until it is done.
+        fields = {name: registered(m, value, f"own_{name}") for name, value in coming.items()}
+        elements, finish = fields["elements"], fields["finish"]
+        rotates, adds, twice, of_heads, normal = (
+            registered(m, condition, name)
+            for name, condition in (
+                ("rotates", coming["finish"] == Finish.ROTATE),
+                ("adds", coming["finish"] == Finish.RESIDUAL),
+                ("twice", (coming["finish"] == Finish.RESIDUAL) | (coming["finish"] == Finish.ACTIVATE)),
+                ("of_heads", coming["reduce"] == Reduce.HEADS),
+                ("normal", coming["reduce"] != Reduce.NONE),
+            )
+        )
         slot = Signal(bits_for_index(machine.tokens))
         # Of the slot: first elements of its vectors. Of the present part, what is normalised at once: the same, elements before it
         sources, results = Signal(ELEMENT_BITS), Signal(ELEMENT_BITS)
         source, result, before, offset = (Signal(ELEMENT_BITS, name=n) for n in ("source", "result", "before", "offset"))
-        size = Mux(reduce == Reduce.HEADS, self.head_dim, elements)
+        size = registered(m, Mux(of_heads, self.head_dim, elements), "size")
         ends = offset + lanes >= size
         turn = Signal(GROUP_BITS)  # element of its head
         squares, reads, issues, second = Signal(), Signal(), Signal(), Signal()
@@ -71,7 +81,12 @@ class AdjustUnit(Component):
         m.submodules.lanes = unit = AdjustLanes(machine)
         m.submodules.operands = operands = AdjustOperands(machine)
         m.submodules.outcome = outcome = AdjustResults(machine)
-        record, steps = operands.record, issues & (~twice | second)
+        record, steps, in_words = operands.record, Signal(), Signal()
+        # Elements' words go as there are operands and room, decided by registers alone.
+        m.d.comb += [
+            issues.eq(in_words & (second | (operands.have & outcome.room))),
+            steps.eq(in_words & Mux(second, 1, ~twice & operands.have & outcome.room)),
+        ]
         # From a word's read to its results: the buffer, a register, the lanes
         there = offset < size
         m.d.comb += [
@@ -87,7 +102,7 @@ class AdjustUnit(Component):
         ]
         gives_words = issues & (~adds | second)
         m.d.comb += [
-            unit.x.eq(Mux(adds & ~delay(m, squares, 2, "of_squares"), kept, taken)),
+            unit.x.eq(Mux(delay(m, adds & ~delay(m, squares, 1, "of_squares"), 1, "adds_kept"), kept, taken)),
             unit.old.eq(taken),
             unit.square.eq(delay_valid(m, squares, 2, "square")),
             unit.round.eq(delay(m, offset[lanes.bit_length() - 1 :], 2, "round")),
@@ -97,7 +112,7 @@ class AdjustUnit(Component):
             unit.odd.eq(delay(m, second, 2, "odd")),
             unit.finish.eq(finish),
             unit.relu.eq(fields["relu"]),
-            unit.normal.eq(reduce != Reduce.NONE),
+            unit.normal.eq(normal),
             unit.inverse_size.eq(field(record, ADJUST_RECORD, "inverse_size")),
             unit.epsilon.eq(field(record, ADJUST_RECORD, "epsilon")),
             unit.activation.eq(self.activation),
@@ -125,8 +140,9 @@ class AdjustUnit(Component):
         # What memory is asked for
         rope, asks = Signal(ADDRESS_BITS), Signal()
         to_beats = ADDRESS_SHIFT - (machine.beat_bytes - 1).bit_length()
-        position = instruction.position + slot
-        m.d.sync += rope.eq(field(record, ADJUST_RECORD, "rope") + position * self.rope_row[:12])
+        row = Signal(ADDRESS_BITS)
+        first_row = registered(m, instruction.position * self.rope_row[:12], "first_row")
+        m.d.sync += rope.eq(field(record, ADJUST_RECORD, "rope") + row)
         starved = Signal()
         m.d.comb += [self.runs.valid.eq(asks), self.task.waiting.eq((asks & ~self.runs.ready) | starved)]
 
@@ -141,13 +157,15 @@ class AdjustUnit(Component):
                 m.d.sync += [
                     slot.eq(0),
                     settle.eq(0),
-                    sources.eq(fields["src"] * BUFFER_UNIT),
-                    results.eq(fields["dst"] * BUFFER_UNIT),
+                    sources.eq(coming["src"] * BUFFER_UNIT),
+                    results.eq(coming["dst"] * BUFFER_UNIT),
                 ]
                 with m.If(self.task.active):
                     m.d.comb += outcome.clear.eq(1)
                     m.next = "RECORD"
-                    with m.If((elements == 0) | (elements % BUFFER_UNIT != 0) | (reduce > max(Reduce))):
+                    with m.If(
+                        (coming["elements"] == 0) | (coming["elements"] % BUFFER_UNIT != 0) | (coming["reduce"] > max(Reduce))
+                    ):
                         m.next = "ILLEGAL"
             with m.State("ILLEGAL"):
                 m.d.comb += self.illegal.eq(1)
@@ -157,6 +175,7 @@ class AdjustUnit(Component):
             with m.State("RECORD"):
                 ask(instruction.address, 1 << to_beats, "RECORD DATA")
             with m.State("RECORD DATA"):
+                m.d.sync += row.eq(first_row)
                 m.d.comb += [operands.recording.eq(1), starved.eq(~operands.full)]
                 with m.If(operands.full):
                     m.next = "SLOT"
@@ -177,8 +196,10 @@ class AdjustUnit(Component):
                 m.next = "WORDS"
                 with m.If(before + size > elements):
                     m.next = "ILLEGAL"
-                with m.Elif(reduce != Reduce.NONE):
+                with m.Elif(normal):
                     m.next = "PAUSE"
+                with m.Else():
+                    m.d.sync += in_words.eq(1)
             with m.State("PAUSE"):
                 m.next = "SQUARES"  # the adders meet the words before first
             with m.State("SQUARES"):
@@ -189,9 +210,10 @@ class AdjustUnit(Component):
                     m.next = "REDUCE"
             with m.State("REDUCE"):
                 with m.If(unit.reduced):
+                    m.d.sync += in_words.eq(1)
                     m.next = "WORDS"
             with m.State("WORDS"):
-                m.d.comb += [starved.eq(~operands.have), issues.eq(second | (operands.have & outcome.room))]
+                m.d.comb += starved.eq(~operands.have)
                 with m.If(issues & twice):
                     m.d.sync += second.eq(~second)
                 with m.If(steps):
@@ -201,12 +223,14 @@ class AdjustUnit(Component):
                     ]
                     with m.If(ends):
                         m.d.sync += [source.eq(source + size), result.eq(result + size), before.eq(before + size)]
+                        m.d.sync += in_words.eq(0)
                         m.next = "PART"
                         with m.If(before + size >= elements):
                             m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += [
                     slot.eq(slot + 1),
+                    row.eq(row + self.rope_row[:12]),
                     sources.eq(sources + fields["stride"] * BUFFER_UNIT),
                     results.eq(results + fields["dst_stride"] * BUFFER_UNIT),
                 ]

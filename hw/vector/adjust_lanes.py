@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 
 from hw.arithmetic.fp32 import Add, Multiply
-from hw.arithmetic.pipeline import delay, delay_valid
+from hw.arithmetic.pipeline import delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.pe.finish import ONE, Finish
 from hw.vector.rms import inverse_root
@@ -85,14 +85,18 @@ class AdjustLanes(Component):
             low.addr.eq(Mux(halving, place, delay(m, self.round, ahead, "round"))),
             high.addr.eq(other),
         ]
-        squared = delay_valid(m, self.square, Multiply.LATENCY, "squared")
-        fresh, halved = delay(m, self.first, Multiply.LATENCY, "fresh"), delay_valid(m, halving, 1, "halved")
+        before = delay_valid(m, self.square, Multiply.LATENCY - 1, "squared")
+        squared, halved = delay_valid(m, before, 1, "squared_now"), delay_valid(m, halving, 1, "halved")
+        # The adders' choices stand in registers: which sums they add to, and whether to none.
+        summing = delay_valid(m, before | halving, 1, "summing")
+        fresh = delay(m, before & delay(m, self.first, Multiply.LATENCY - 1, "first"), 1, "fresh")
+        factor = registered(m, Mux(self.normal, inverse, ONE), "factor")
         within = delay(m, half, 1, "within")  # one bit says how many sums a level leaves
         upper = high.data
         for k in range((lanes - 1).bit_length()):
             upper = Mux(within[k], low.data >> 32 * (1 << k), upper)
         scaled = delay_valid(m, self.valid, Multiply.LATENCY, "scaled")
-        adding = squared | halved | delay_valid(m, scaled, Multiply.LATENCY, "adding")
+        adding = summing | delay_valid(m, scaled, Multiply.LATENCY, "adding")
         gain = delay(m, self.gain, Multiply.LATENCY, "gain")
         bias = delay(m, self.bias, 2 * Multiply.LATENCY, "bias")
         sums: list[Value] = []
@@ -100,16 +104,16 @@ class AdjustLanes(Component):
             one, two, add = Multiply(), Multiply(), Add()
             m.submodules += [one, two, add]
             x = self.x.word_select(k, 32)
-            kept = Mux(fresh & squared, 0, low.data.word_select(k, 32))
+            kept = Mux(fresh, 0, low.data.word_select(k, 32))
             left = Cat(within[j] for j in range(len(within)) if k < 1 << j).any()  # of this level's sums
             m.d.comb += [
                 one.a.eq(x),
-                one.b.eq(Mux(self.square, x, Mux(self.normal, inverse, ONE))),
+                one.b.eq(Mux(self.square, x, factor)),
                 one.valid.eq(self.square | self.valid),
                 two.a.eq(one.z),
                 two.b.eq(gain.word_select(k, 32)),
                 two.valid.eq(scaled),
-                add.a.eq(Mux(squared | halved, kept, two.z)),
+                add.a.eq(Mux(summing, kept, two.z)),
                 add.b.eq(Mux(squared, one.z, Mux(halved, upper.word_select(k, 32), bias.word_select(k, 32)))),
                 add.valid.eq(adding & (~halved | left)),
             ]
@@ -118,7 +122,7 @@ class AdjustLanes(Component):
         m.d.comb += [
             write.data.eq(Cat(sums)),
             write.addr.eq(delay(m, low.addr, 1 + Add.LATENCY, "written")),
-            write.en.eq(delay_valid(m, squared | halved, Add.LATENCY, "write")),
+            write.en.eq(delay_valid(m, summing, Add.LATENCY, "write")),
             total.eq(sums[0]),
         ]
         self._finish(m, [Mux(self.relu & y[31], 0, y) for y in sums], flags)
@@ -127,7 +131,10 @@ class AdjustLanes(Component):
 
     def _finish(self, m: Module, sums: list[Value], flags: list[Value]) -> None:
         """From elements with gain and bias on: pairs."""
-        activates = self.finish == spec.Finish.ACTIVATE
+        activates, rotates = (
+            registered(m, self.finish == finish, name)
+            for finish, name in ((spec.Finish.ACTIVATE, "activates"), (spec.Finish.ROTATE, "rotates"))
+        )
         kind = Signal(3)
         with m.Switch(self.finish):
             for finish, epilogue in KINDS.items():
@@ -144,7 +151,7 @@ class AdjustLanes(Component):
                 unit.activation.eq(self.activation),
                 unit.parameter.eq(self.parameter),
                 unit.valid.eq(valid),
-                unit.rotate.eq(self.finish == spec.Finish.ROTATE),
+                unit.rotate.eq(rotates),
                 unit.even.eq(Mux(activates & odd, pair[1], pair[0])),
                 unit.odd.eq(Mux(activates, ONE, pair[1])),
                 unit.scale.eq(ONE),

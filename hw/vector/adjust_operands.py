@@ -52,24 +52,25 @@ class AdjustOperands(Component):
         fill, filled = Signal(UNIT_BITS), Signal(range(count + 1))
         block, piece = Signal(UNIT_BITS), Signal(range(words))
         left, beat = Signal.like(self.row_beats), Signal.like(self.row_beats)
-        ends = self.used & (piece == words - 1)
+        rows, piece_ends = Signal(), Signal()  # beats of a row are to come; the piece is the last one
+        ends = self.used & piece_ends
         moves = self.full & ~self.recording & (~self.have | ends)
         takes = moves | (self.full & self.recording)
-        rows = left != 0
         row_taken = rows & self.beats.valid
         accepted = self.beats.valid & self.beats.ready & ~rows
         m.d.comb += [
             self.full.eq(filled == count),
-            self.beats.ready.eq(rows | ~self.full | takes),
+            self.beats.ready.eq(rows | ~self.full | self.recording | ~self.have | ends),
             self.row_beats.eq(((self.head_dim >> 1) + (bits // PAIR_BITS - 1)) >> ((bits // PAIR_BITS).bit_length() - 1)),
         ]
         m.d.sync += filled.eq(Mux(takes, 0, filled) + accepted)
         with m.If(accepted):
             m.d.sync += fill.eq(Cat(fill, self.beats.payload)[-UNIT_BITS:])
         with m.If(self.full & self.recording):
-            m.d.sync += [self.record.eq(fill), piece.eq(0)]
+            m.d.sync += [self.record.eq(fill), piece.eq(0), piece_ends.eq(words == 1)]
+        following = Mux(piece_ends, 0, piece + 1)
         with m.If(self.used):
-            m.d.sync += piece.eq(Mux(ends, 0, piece + 1))
+            m.d.sync += [piece.eq(following), piece_ends.eq(following == words - 1)]
         with m.If(moves):
             m.d.sync += [block.eq(fill), self.have.eq(1)]
         with m.Elif(ends):
@@ -83,9 +84,9 @@ class AdjustOperands(Component):
         m.submodules.rotary_row = row = Memory(shape=bits, depth=LARGEST_HALF_HEAD * PAIR_BITS // bits, init=[])
         write, read = row.write_port(), row.read_port()
         with m.If(self.rotary):
-            m.d.sync += [left.eq(self.row_beats), beat.eq(0)]
+            m.d.sync += [left.eq(self.row_beats), beat.eq(0), rows.eq(self.row_beats != 0)]
         with m.Elif(row_taken):
-            m.d.sync += [left.eq(left - 1), beat.eq(beat + 1)]
+            m.d.sync += [left.eq(left - 1), beat.eq(beat + 1), rows.eq(left != 1)]
         number = self.turn[lanes.bit_length() - 1 :]  # words of ``lanes`` elements: 32 bits of the row are an element's share
         within = (bits // (32 * lanes)).bit_length() - 1
         m.d.comb += [

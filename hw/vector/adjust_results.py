@@ -28,7 +28,7 @@ class AdjustResults(Component):
         lanes = pipeline.adjust_lanes(machine)
         assert pipeline.ADJUST + 4 <= self.PLACES - 2, "a word a cycle: one's place is free when two more are announced"
         self.announce = given(1, "results will come")
-        self.room = gives(1, "two more words may be announced")
+        self.room = gives(1, "two more words may be announced", init=1)
         self.empty = gives(1, "all that were announced are written")
         self.valid = given(1, "results come")
         self.results = given(32 * lanes, "FP32")
@@ -49,7 +49,8 @@ class AdjustResults(Component):
         m.submodules.writes = writes = Signature(lanes)
         word = self.words.payload
         first = lane_of(self.machine, head.address)[lanes.bit_length() - 1 :]
-        went, announced = self.words.valid & self.words.ready, Signal(range(self.PLACES + 1))
+        went = self.words.valid & self.words.ready
+        announced, following = Signal(range(self.PLACES + 1)), Signal(range(self.PLACES + 1))
         m.d.comb += [
             *(getattr(tail, name).eq(getattr(self, name)) for name in layout.members),
             fifo.w_data.eq(tail),
@@ -62,10 +63,10 @@ class AdjustResults(Component):
             *(word.enable.word_select(k, lanes).eq(Mux(first == k, head.enable, 0)) for k in range(copies)),
             writes.clear.eq(self.clear),
             self.digest.eq(writes.total),
-            self.room.eq(announced <= self.PLACES - 2),
             self.empty.eq(announced == 0),
         ]
-        m.d.sync += announced.eq(announced + self.announce - went)
+        m.d.comb += following.eq(announced + self.announce - went)
+        m.d.sync += [announced.eq(following), self.room.eq(following <= self.PLACES - 2)]
         for k in range(lanes):
             m.d.comb += [
                 writes.valid[k].eq(went & head.enable[k]),

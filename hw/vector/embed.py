@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.arithmetic.signature import Signature, index, lane
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -24,7 +24,7 @@ from skipopu.machine.config import Machine
 class EmbedUnit(Component):
     """Per slot: the token id (port 0), the row's parts from every port in turn, the rotary row (port 0).
 
-    Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, 1 from a row's beat
+    Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, 2 from a row's beat
     to its first word. Throughput: a word of the row or a rotary number per cycle; one memory access after the other.
     """
 
@@ -117,6 +117,7 @@ class EmbedUnit(Component):
                 writes.value[0].eq(self.rotary.data),
             ]
 
+        last_index = registered(m, ((self.half_head << 1) - 1)[: len(rope_index)], "last_index")
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.task.active):
@@ -158,7 +159,7 @@ class EmbedUnit(Component):
                     m.next = "ROPE DATA"
             with m.State("ROPE DATA"):
                 last_piece = piece == machine.port_bits // 32 - 1
-                last = rope_index == (self.half_head << 1) - 1
+                last = rope_index == last_index
                 m.d.comb += [self.rotary.enable.eq(beats.valid), take.eq(last_piece | last), starved.eq(~beats.valid)]
                 with m.If(beats.valid):
                     m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), rope_index.eq(rope_index + 1)]

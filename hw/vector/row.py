@@ -24,7 +24,7 @@ class RowWord(data.StructLayout):
 class RowReader(Component):
     """Asks every port of a row for its part, then takes the parts in the same order.
 
-    Latency: 1 cycle from ``start`` to the first run, and from a beat to its first word. Throughput: a run, then a word per cycle.
+    Latency: 1 cycle from ``start`` to the first run, 2 from a beat to its first word. Throughput: a run, then a word per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -63,29 +63,29 @@ class RowReader(Component):
             with m.If(port == p):
                 m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
         inside = element < self.elements
-        # Words wait in two places for the buffer: the way from the ports ends there, and that from the buffer does too.
-        halves, kept = (Signal(16 * lanes, name=name, reset_less=True) for name in ("halves", "kept_halves"))
-        kept_element, kept_enable = Signal(ELEMENT_BITS, reset_less=True), Signal(lanes, reset_less=True)
+        # Halves wait in one place, where the way from the ports ends, their words in two more, where that from the buffer does.
+        halves, halves_there = Signal(16 * lanes, reset_less=True), Signal()
+        read, kept = (Signal(RowWord(machine), name=name, reset_less=True) for name in ("read", "kept"))
         full, moves, comes = Signal(), Signal(), Signal()
-        enable = Cat(element + k < self.elements for k in range(lanes))
         m.d.comb += [
             moves.eq(~self.words.valid | self.words.ready),
-            comes.eq(taking & valid & ~full & inside),
-            self.words.payload.data.eq(
-                Cat(half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes))
-            ),
+            comes.eq(halves_there & ~full),
+            read.data.eq(Cat(half_word_to_fp32(m, halves[16 * k : 16 * k + 16], f"half_{k}") for k in range(lanes))),
             self.waiting.eq((asking & ~accepted) | (taking & ~valid)),
         ]
-        came = beat.word_select(piece, 16 * lanes)
         with m.If(~full):
-            m.d.sync += [kept.eq(came), kept_element.eq(element), kept_enable.eq(enable)]
+            m.d.sync += [
+                halves.eq(beat.word_select(piece, 16 * lanes)),
+                halves_there.eq(taking & valid & inside),
+                read.element.eq(element),
+                read.enable.eq(Cat(element + k < self.elements for k in range(lanes))),
+                kept.eq(read),
+            ]
         m.d.sync += full.eq(~moves & (full | comes))
         with m.If(moves):
             m.d.sync += [
-                halves.eq(Mux(full, kept, came)),
+                self.words.payload.eq(Mux(full, kept.as_value(), read.as_value())),
                 self.words.valid.eq(full | comes),
-                self.words.payload.element.eq(Mux(full, kept_element, element)),
-                self.words.payload.enable.eq(Mux(full, kept_enable, enable)),
             ]
         last_piece = (piece == machine.kv_lanes // lanes - 1) if machine.kv_lanes > lanes else Const(1, 1)
         with m.FSM():
@@ -111,7 +111,7 @@ class RowReader(Component):
                             with m.If((port == machine.ports - 1) | (element + lanes >= self.elements)):
                                 m.next = "LAST"
             with m.State("LAST"):
-                with m.If(moves & ~full):
+                with m.If(moves & ~full & ~halves_there):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

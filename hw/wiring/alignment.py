@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Value
 from amaranth.lib.wiring import connect
 
+from hw.arithmetic.pipeline import registered
 from hw.control.issue import field
 from hw.vector.source import Results
 from hw.wiring.units import Units
@@ -17,7 +18,7 @@ def join(m: Module, units: Units) -> None:
     source, groups, aligner, buffer = units.source, units.groups, units.aligner, units.buffer
     array, attention = units.array, units.attention
     memories = [memory for memory in (units.activation, units.activation_second) if memory is not None]
-    restarted = aligner.clear | units.dispatch.restart
+    restarted = aligner.clear | registered(m, units.dispatch.restart, "restarted")
     connect(m, groups.completed, aligner.completed)
     connect(m, aligner.read, buffer.reads[2])
     adjusting: list[tuple[Results, Unit, Value, Value, tuple[Word, str]]] = []

@@ -33,6 +33,8 @@ def join(m: Module, units: Units) -> None:
         ]
         connect(m, units.weights.runs[p], reader.runs[WEIGHTS])
         connect(m, reader.beats[WEIGHTS], units.array.beats[p])
+        if not units.machine.stationary:
+            m.d.comb += units.array.behind[p].eq(reader.weights_behind)
         connect(m, attention.loaders[p].runs, reader.runs[ATTENTION])
         connect(m, reader.beats[ATTENTION], attention.loaders[p].beats)
         loading = [(units.embed.runs[p], units.embed.beats[p], chosen[EMBED])]

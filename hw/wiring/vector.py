@@ -7,6 +7,7 @@ from amaranth.lib import stream
 from amaranth.lib.stream import Interface
 from amaranth.lib.wiring import connect
 
+from hw.arithmetic.pipeline import registered
 from hw.memory.buffer import WordWrite
 from hw.memory.share import merge
 from hw.vector.adjust import AdjustUnit
@@ -25,7 +26,9 @@ def chosen_words(m: Module, units: Units, adjust: AdjustUnit) -> Interface:
         adjust.activation.eq(units.setting(Config.ACTIVATION)),
         adjust.parameter.eq(units.setting(Config.PARAMETER)),
     ]
-    merge(m, (units.embed.words, adjust.words), Cat(~units.switch.chosen(ADJUST), units.switch.chosen(ADJUST)), words)
+    # Words come cycles behind their instruction, and are taken before it is done.
+    adjusting = registered(m, units.switch.chosen(ADJUST), "adjusting")
+    merge(m, (units.embed.words, adjust.words), Cat(~adjusting, adjusting), words)
     return words
 
 

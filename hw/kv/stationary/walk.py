@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, tree
@@ -115,6 +115,8 @@ class HeldWalk(Component):
         word, word_first = Signal.like(self.query.word), Signal.like(self.query.word)
         present = block_of(listed, block)
 
+        here = Signal(self.machine.ports)  # ports that have the present entry of the round
+
         # Rounds
         together = Signal(TOGETHER)
         m.d.comb += [together.eq(Mux(values, self.most, 0)), progress.together.eq(together)]
@@ -137,6 +139,7 @@ class HeldWalk(Component):
                 *(own.eq(pending) for own, pending in zip(active, some, strict=True)),
                 header_left.eq(Mux(values, 0, heads.header_beats)),
                 again.eq(at),
+                here.eq(some[0]),
                 *(
                     s.eq(0)
                     for s in (header_number, kv_head, beat, block, entry, number_first, sum_first, sum_number, word, word_first)
@@ -144,8 +147,6 @@ class HeldWalk(Component):
             ]
 
         # Steps
-        here = Signal(self.machine.ports)
-        m.d.comb += here.eq(Mux(entry[1], Mux(entry[0], active[3], active[2]), Mux(entry[0], active[1], active[0])))
         hold = Signal(range(QUERY_LANES))
         last_beat, last_block, last_head = (
             beat == heads.head_beats - 1,
@@ -169,9 +170,10 @@ class HeldWalk(Component):
         ]
         head, work = may_head & all_there, may_work & all_there
         block_end, beat_end, head_end, end = (each & all_there for each in (may_end_block, may_end_beat, may_end_head, may_end))
-        following = Signal.like(at)
+        following, following_entry = Signal.like(at), Signal.like(entry)
         m.d.comb += [
             following.eq(at + 1),
+            following_entry.eq(entry + 1),
             self.working.eq((may_head | may_work) & all_there),
             self.beat.product.eq(work),
             self.beat.address.eq(at),
@@ -189,8 +191,9 @@ class HeldWalk(Component):
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
         with m.If(work):
+            m.d.sync += here.eq(active[0])
             with m.If(values):
-                m.d.sync += [entry.eq(entry + 1), at.eq(at + heads.kv_words)]
+                m.d.sync += [entry.eq(entry + 1), here.eq(Array(active)[following_entry]), at.eq(at + heads.kv_words)]
             with m.Else():
                 m.d.sync += [beat.eq(beat + 1), at.eq(following), word.eq(word + 1)]
             with m.If(sum_end):
@@ -200,6 +203,7 @@ class HeldWalk(Component):
                     sum_number.eq(sum_number + 1),
                     at.eq(again),
                     entry.eq(0),
+                    here.eq(active[0]),
                 ]
                 with m.If(self.phase.keys):
                     m.d.sync += [beat.eq(0), word.eq(word_first)]

@@ -127,7 +127,7 @@ class MaskUnit(Component):
             m.d.sync += self.groups_done.eq(self.groups_done + 1)
         with m.If(self.begin):
             m.d.sync += self.groups_done.eq(0)
-        m.d.comb += self.done.eq(~self.masked | (self.groups_done == field(word, MATMUL, "groups")))
+        m.d.sync += self.done.eq(~self.masked | (self.groups_done == field(word, MATMUL, "groups")))
         assert lanes % vector == 0
         return m
 

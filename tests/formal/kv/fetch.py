@@ -75,6 +75,7 @@ class Attention:
             fetch.begin.eq(begin),
             fetch.phase.keys.eq(self.keys),
             fetch.phase.values.eq(self.values),
+            fetch.to_values.eq(between | self.values | (starts & (not keys_first))),
             fetch.wanted.valid.eq(wants & laws.free(1, "wants") & ~restart & (kept | ~idle)),
             wanted.place.eq(self.places[token[0]]),
             wanted.entry.token.eq(token),
@@ -183,10 +184,6 @@ def build(keys_first: bool, bound: int) -> tuple[Laws, KvFetch, Attention, Signa
         values.eq(values + (around.came & of_values) - (around.end & around.values)),
     ]
     pending = Mux(around.values, values, keys)
-    laws.law(
-        f"pending: just when not as many entries of the phase were taken as used up, modulo {1 << COUNT_BITS}",
-        fetch.pending == (pending[:COUNT_BITS] != 0),
-    )
     laws.law("pending: just when an entry of the phase was taken and not used up", fetch.pending == (pending != 0), bound=bound)
     scores = Array(Signal(1, name=f"score_{k}") for k in range(TOKENS))
     with m.If(fetch.softmax_end):

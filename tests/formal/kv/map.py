@@ -39,7 +39,8 @@ def laws() -> Laws:
         (walk.idle, ~keys & ~values & ~between),
     ):
         m.d.comb += port.eq(value)
-    laws.drive(walk.unwritten, walk.own, walk.entry_words, walk.heads.kv_words)
+    laws.drive(walk.unwritten, walk.entry_words, walk.heads.kv_words)
+    m.d.comb += walk.own.eq(laws.fixed(len(walk.own), "own"))
     m.d.comb += walk.taken.eq(laws.free(1, "taken") & walk.asking)
     # The map's entry of an address is its lower bits.
     m.d.sync += walk.map.data.place.eq(walk.map.address)
@@ -64,6 +65,7 @@ def laws() -> Laws:
     laws.law(
         "an entry of the instruction's own tokens is not asked for before it is written",
         ~(walk.asking & walk.unwritten) | (walk.wanted.entry.token < walk.own),
+        bound=DEADLINE,
     )
     laws.law("nothing is asked for ahead on a machine that keeps nothing", ~walk.ahead)
     laws.law(

@@ -115,7 +115,9 @@ def test_a_start_counts_from_zero() -> None:
     dut = Issuer(TINY)
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        ctx.set(dut.word, spec.KVWRITE.encode({}))
+        for word in (dut.coming, dut.word):
+            ctx.set(word, spec.KVWRITE.encode({}))
+        await ctx.tick()
         for _ in range(2):
             ctx.set(dut.attempt, 1)
             await ctx.tick().repeat(3)

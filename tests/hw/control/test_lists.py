@@ -48,7 +48,7 @@ def test_lists(target: str) -> None:
                 await ctx.tick()
                 ctx.set(dut.open, 0)
                 assert (ctx.get(dut.count), ctx.get(dut.last_slot)) == (count, count - 1)
-                await ctx.tick()
+                await ctx.tick().repeat(2)
                 ends = position + count >= known
                 asked = sum(1 << slot for slot in range(count) if position + slot >= wanted)
                 lists = {
@@ -90,7 +90,7 @@ def test_the_ends_of_the_longest_prompt(known: int) -> None:
             ctx.set(dut.open, 1)
             await ctx.tick()
             ctx.set(dut.open, 0)
-            await ctx.tick()
+            await ctx.tick().repeat(2)
             ctx.set(dut.chosen, TokenList.LAST)
             count = max(1, min(tokens, left))
             asked = sum(1 << slot for slot in range(count) if slot >= left - 1)

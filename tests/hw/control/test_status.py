@@ -19,6 +19,7 @@ def test_events_in_any_order() -> None:
         source = stalls or random.Random(3)
         running = done = failed = sticky = False
         error = pc = 0
+        said = coming = None
         for _ in range(200):
             event = {name: source.random() < chance for name, chance in chances.items()}
             event["restart"] = not running and not failed and source.random() < 0.3
@@ -36,9 +37,12 @@ def test_events_in_any_order() -> None:
             if event["fault"] and running and not before:
                 failed, error, pc = True, values["fault_code"], values["fault_pc"]
             elif event["fail"] and not before:
-                failed, error, pc = True, values["fail_code"], values["fail_pc"]
+                failed, coming = True, (values["fail_code"], values["fail_pc"])
             elif event["restart"]:
                 error = 0
+            if said:  # the dispatcher's error has its code a cycle later
+                error, pc = said
+            said, coming = coming, None
             done |= event["finish"]
             ended = event["finish"] or (before and (event["ports_quiet"] or event["silent"]))
             running = (running or event["restart"]) and not ended

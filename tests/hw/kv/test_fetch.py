@@ -120,6 +120,8 @@ class Bench:
         for values in (0, 1):
             ctx.set(dut.phase.keys, 1 - values)
             ctx.set(dut.phase.values, values)
+            if not dut.machine.stationary:
+                ctx.set(dut.to_values, values)
             seen: list[int] = []
             weighed = 0
             number = 0
@@ -166,6 +168,8 @@ class Bench:
                 assert not ctx.get(dut.pending)
         ctx.set(dut.phase.keys, 0)
         ctx.set(dut.phase.values, 0)
+        if not dut.machine.stationary:
+            ctx.set(dut.to_values, 0)
         assert not ctx.get(dut.left)
 
 

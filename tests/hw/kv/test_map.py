@@ -73,7 +73,7 @@ class Bench:
                 entry = ctx.get(dut.wanted)
                 half = entry.entry.half
                 seen = {
-                    "port": ctx.get(dut.port),
+                    "port": ctx.get(dut.here).bit_length() - 1,
                     "place": entry.place,
                     "slot": half.slot,
                     "base": half.base,

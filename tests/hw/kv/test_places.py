@@ -26,7 +26,7 @@ def giving_back(ports: int, walked: int, behind: int) -> int:
         walked: tokens between the chunk found last and the run's first token, in either direction.
         behind: tokens from that one on that have entries.
     """
-    return walked + 2 * min(ports, behind) + 1
+    return walked + 2 * min(ports, behind) + 2
 
 
 @pytest.mark.parametrize(("ports", "tokens"), [(1, 1), (1, 3), (3, 5), (3, 3), (4, 2)])

@@ -46,10 +46,11 @@ def test_entries_of_all_ports() -> None:
                 await ctx.tick()
                 cycle += 1
             ctx.set(dut.written, 1 << port)
+            await ctx.tick()
+            ctx.set(dut.written, 0)
             assert ctx.get(dut.done)
             await ctx.tick()
-            cycle += 1
-            ctx.set(dut.written, 0)
+            cycle += 2
 
     async def beside(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         while True:

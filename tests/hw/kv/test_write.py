@@ -171,17 +171,17 @@ def test_faults_and_a_write_held_back() -> None:
             ctx.set(port, setting)
         await ctx.tick().repeat(3)
         issue = {"word": KVWRITE.encode({"late": 0}), "mask": 1, "count": 1, "first_layer": 1}
-        ctx.set(dut.instruction, issue)
-        ctx.set(dut.active, 1)
-        for _ in range(5):
-            await bench.tick(ctx)
-        assert ctx.get(dut.pool_full)
-        ctx.set(dut.instruction, issue | {"mask": 0})
-        assert ctx.get(dut.missing)
-        # Not late without its position: it ends in spite of the hold.
-        ctx.set(dut.instruction, issue)
-        ctx.set(dut.kv_slots, 1)
         bench.buffer[3] = 1e6  # beyond FP16
+        ctx.set(dut.instruction, issue | {"mask": 0})
+        ctx.set(dut.active, 1)
+        for _ in range(3):
+            await bench.tick(ctx)
+        assert ctx.get(dut.missing)
+        ctx.set(dut.instruction, issue)
+        await bench.tick(ctx)
+        assert ctx.get(dut.pool_full)
+        # Not late without its position: it ends in spite of the hold.
+        ctx.set(dut.kv_slots, 1)
         clipped = False
         while not ctx.get(dut.done):
             clipped |= bool(ctx.get(dut.saturated))

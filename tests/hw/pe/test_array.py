@@ -8,10 +8,13 @@ import random
 import numpy as np
 import pytest
 from amaranth.hdl import Cat, Elaboratable, Module, Signal
+from amaranth.lib import stream
 from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import connect
 from amaranth.sim import SimulatorContext
 
 from hw.arithmetic.pipeline import delay
+from hw.memory.places import BeatPlaces
 from hw.pe.array import ArrayUnit
 from hw.pe.tile import Tile
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
@@ -24,7 +27,7 @@ from skipopu.numerics.formats import INT4, INT8, Format
 from skipopu.numerics.profile import PROFILES
 from tests.hw.bench import exercise
 
-LANES = 16
+LANES, DEPTH = 16, 4  # DEPTH: beats that wait at a port
 ONE_PORT = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4)
 
 
@@ -34,6 +37,8 @@ class Bench(Elaboratable):
     def __init__(self, machine: Machine, activations: list[int], exponents: list[int], groups: int) -> None:
         self.tiles = [Tile(machine) for _ in range(machine.ports)]
         self.array = ArrayUnit(machine, self.tiles)
+        self.beats = [stream.Signature(machine.port_bits).flip().create() for _ in range(machine.ports)]
+        self.places = [BeatPlaces(machine.port_bits, DEPTH) for _ in range(machine.ports)]
         self.rows = [a | e << ALIGNED_BITS * LANES for a, e in zip(activations, exponents, strict=True)]
         self.groups = groups
 
@@ -48,7 +53,15 @@ class Bench(Elaboratable):
         ]
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile
-            m.d.comb += tile.slice.activation.eq(activation)
+            m.submodules[f"places_{p}"] = places = self.places[p]
+            connect(m, places.beats, array.beats[p])
+            m.d.comb += [
+                tile.slice.activation.eq(activation),
+                self.beats[p].ready.eq(places.level != DEPTH),
+                places.push.eq(self.beats[p].valid & self.beats[p].ready),
+                places.push_data.eq(self.beats[p].payload),
+                array.behind[p].eq(places.behind),
+            ]
         return m
 
 
@@ -71,9 +84,9 @@ def test_a_product(ports: int, mask: int, weights: Format) -> None:
     limit = 1 << weights.bits - 1
     q = rng.integers(-limit, limit, (rows, groups, group)).astype(np.int8)
     scale = rng.random((rows, groups)).astype(np.float16)
-    stream = WeightStream(rows, groups, group, ports, LANES, weights)
-    packed = stream.pack(q, scale)
-    beats = [packed[p][: stream.port_bytes(p)].reshape(-1, LANES // 2) for p in range(ports)]
+    layout = WeightStream(rows, groups, group, ports, LANES, weights)
+    packed = layout.pack(q, scale)
+    beats = [packed[p][: layout.port_bytes(p)].reshape(-1, LANES // 2) for p in range(ports)]
     memory = [
         sum((int(v) & (1 << ALIGNED_BITS) - 1) << ALIGNED_BITS * i for i, v in enumerate(m[t, g]))
         for t in range(tokens)
@@ -117,7 +130,7 @@ def test_a_product(ports: int, mask: int, weights: Format) -> None:
         ctx.set(array.active, 0)
         assert seen == expected
 
-    feed = {array.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports)}
+    feed = {dut.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports)}
     constants = [(array.instruction, {"word": word, "mask": mask}), (array.group, group)]
     run = exercise(dut, feed, {}, drive=drive, constants=constants, seeds=(1,))
     # Two beats or a step per listed token for every pair, in all ports at once.

@@ -70,6 +70,7 @@ def test_rows_and_lanes(lanes: int, ports: int, kind: Epilogue, monkeypatch: pyt
         ctx.set(dut.rope_enable, 0)
         ctx.set(dut.token_count, 1)
         ctx.set(dut.instruction.word, word)
+        await ctx.tick()
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
@@ -144,6 +145,7 @@ def test_products_of_several_tokens(kind: Epilogue, seed: int | None) -> None:
             (dut.half_head, HALF_HEAD),
         ):
             ctx.set(port, value)
+        await ctx.tick()
         for _ in range(2):
             for kept in (stored, pairs, writes, ends):
                 kept.clear()

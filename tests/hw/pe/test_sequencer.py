@@ -88,17 +88,22 @@ def test_walk(product: Product, tokens: int) -> None:
 
     async def run(ctx: SimulatorContext, stalls: random.Random | None) -> tuple[int, bool]:
         """Cycles from the first beat to the last step, and whether a bank was waited for."""
+        ready = 0
+        ctx.set(dut.weights_ready, ready)
+        ctx.set(dut.weights_behind, -1)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
+        ready = 3
         taken = seconds = steps = drained = cycle = last_step = 0
         waited = False
         ends: deque[tuple[int, tuple[int, int, int]]] = deque()  # cycle in which a round is complete; its bank, ports, last
         drains: deque[int] = deque()
         while drained < rounds:
-            ready = stalls.choice((0, 1, 2, 3, 3, 3)) if stalls else 3
+            behind = stalls.choice((0, 1, 2, 3, 3, 3)) if stalls else 3
             drain = bool(drains) and drains[0] <= cycle
             ctx.set(dut.weights_ready, ready)
+            ctx.set(dut.weights_behind, behind)
             ctx.set(dut.drained, drain)
             ctx.set(dut.drained_bank, drained % 2 if drain else stalls is None)
             ctx.set(dut.slot, slots[ctx.get(dut.token)])
@@ -119,6 +124,7 @@ def test_walk(product: Product, tokens: int) -> None:
             if taking and not ports & ~ready and ("second" not in takes[taken][0] or not pending or popping):
                 wanted = takes[taken][0]
                 taken, seconds = taken + 1, seconds + ("second" in wanted)
+            taken_ports = ports if wanted else 0
             assert [take[name] for name in TAKES] == [wanted.get(name, 0) for name in TAKES]
             assert all(take[name] == value for name, value in wanted.items())
             assert step.product == streaming
@@ -133,11 +139,12 @@ def test_walk(product: Product, tokens: int) -> None:
             assert done == complete
             if complete:
                 assert tuple(end) == ends.popleft()[1]
-                drains.append(cycle + 1 + (stalls.choice((0, 250)) if stalls else 0))
+                drains.append(cycle + 1 + (stalls.choice((0, 250, 250)) if stalls else 0))
             if drain:
                 drains.popleft()
                 drained += 1
             waited |= bool(waits_drain)
+            ready = behind | ready & ~taken_ports
             cycle += 1
         assert (taken, steps) == (len(takes), each * len(pairs))
         return last_step, waited
@@ -149,7 +156,7 @@ def test_walk(product: Product, tokens: int) -> None:
         ctx.set(dut.inner, INNER)
         ctx.set(dut.token_count, tokens)
         assert ctx.get(dut.finished)
-        waited = [(await run(ctx, random.Random(seed)))[1] for seed in range(1)]
+        waited = [(await run(ctx, random.Random(seed)))[1] for seed in range(3)]
         assert any(waited) or rounds < 3
         assert await run(ctx, None) == (product.cycles(tokens), False)
 
@@ -168,6 +175,7 @@ def test_the_most_groups() -> None:
         ctx.set(dut.group, LANES // pieces)
         ctx.set(dut.token_count, 1)
         ctx.set(dut.weights_ready, -1)
+        ctx.set(dut.weights_behind, -1)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
@@ -193,7 +201,12 @@ def test_the_most_rounds() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.instruction.word, MATMUL.encode({"rounds": rounds, "ports": 1, "groups": 1}))
-        for port, value in ((dut.group, machine.weight_lanes // 4), (dut.token_count, 1), (dut.weights_ready, -1)):
+        for port, value in (
+            (dut.group, machine.weight_lanes // 4),
+            (dut.token_count, 1),
+            (dut.weights_ready, -1),
+            (dut.weights_behind, -1),
+        ):
             ctx.set(port, value)
         ctx.set(dut.start, 1)
         await ctx.tick()
@@ -224,7 +237,13 @@ def test_the_largest_group_at_the_end_of_the_largest_memory() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.instruction.word, MATMUL.encode({"rounds": 1, "ports": 1, "groups": 1, "source": 1}))
-        for port, value in ((dut.group, LARGEST_GROUP), (dut.inner, inner), (dut.token_count, 1), (dut.weights_ready, -1)):
+        for port, value in (
+            (dut.group, LARGEST_GROUP),
+            (dut.inner, inner),
+            (dut.token_count, 1),
+            (dut.weights_ready, -1),
+            (dut.weights_behind, -1),
+        ):
             ctx.set(port, value)
         ctx.set(dut.start, 1)
         await ctx.tick()

@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Elaboratable, Module
+from amaranth.hdl import Cat, Elaboratable, Module, Signal
 from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import connect
 from amaranth.sim import Simulator
 
 from hw.arithmetic.pipeline import delay
+from hw.memory.places import BeatPlaces
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.sequencer import Sequencer
 from hw.pe.slice import Slice
@@ -26,7 +28,7 @@ from skipopu.numerics.formats import BY_NAME, FORMATS, INT4Z, INT8, Format, padd
 from skipopu.numerics.profile import PROFILES
 from tests.support import random_codes
 
-LANES = 16
+LANES, DEPTH = 16, 4  # DEPTH: beats that wait in front of the slice
 MACHINE = Machine("bench", 1, 4 * LANES, 4, 2, 1024, 64 * LANES, 64, 64, 64, weight_fifo=8, burst=4, formats=tuple(BY_NAME))
 SHORT = dataclasses.replace(MACHINE, port_bits=128, activation=1024, short_groups=True)
 
@@ -38,11 +40,13 @@ class Bench(Elaboratable):
     def __init__(self, machine: Machine, words: list[int], groups: list[int], apart: int, tokens: int) -> None:
         self.machine, self.words, self.groups, self.apart, self.tokens = machine, words, groups, apart, tokens
         self.sequencer, self.slice = Sequencer(machine), Slice(machine)
+        self.places, self.room = BeatPlaces(machine.port_bits, DEPTH), Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         sequencer, unit = self.sequencer, self.slice
-        m.submodules.sequencer, m.submodules.slice = sequencer, unit
+        m.submodules.sequencer, m.submodules.slice, m.submodules.places = sequencer, unit, self.places
+        connect(m, self.places.beats, unit.beats)
         width = ALIGNED_BITS * self.machine.weight_lanes
         m.submodules.words = words = Memory(shape=width, depth=len(self.words), init=self.words)
         m.submodules.groups = groups = Memory(shape=8 + MANTISSA_SUM_BITS, depth=len(self.groups), init=self.groups)
@@ -65,7 +69,9 @@ class Bench(Elaboratable):
             unit.activation.eq(delay(m, operands, OPERANDS - 1, "bus")),
             Cat(unit.exponent, unit.sum).eq(delay(m, read_group.data, OPERANDS - 1, "of_group")),
             sequencer.slot.eq(sequencer.token),
+            self.room.eq(self.places.level != DEPTH),
             sequencer.weights_ready.eq(unit.beats.valid),
+            sequencer.weights_behind.eq(self.places.behind),
             unit.take.eq(sequencer.take),
             unit.taking.eq(sequencer.taking_ports[0]),
             unit.format.eq(sequencer.format),
@@ -123,30 +129,29 @@ def run(machine: Machine, group: int, weights: Format, tokens: int, pauses: floa
     busy = {"cycles": 0, "steps": 0, "drained": 0}
 
     async def feed(ctx) -> None:
-        position, valid = 0, False
-        unit, sequencer = dut.slice, dut.sequencer
+        position, push = 0, False
+        places, sequencer = dut.places, dut.sequencer
         ctx.set(sequencer.instruction.word, MATMUL.encode(shape))
         ctx.set(sequencer.group, group)
         ctx.set(sequencer.token_count, tokens)
+        await ctx.tick()
         ctx.set(sequencer.start, 1)
         await ctx.tick()
         ctx.set(sequencer.start, 0)
         first = None
         for cycle in range(6000):
-            valid = position < len(beats) and (valid or rng.random() >= pauses)
-            ctx.set(unit.beats.valid, valid)
-            if valid:
-                ctx.set(unit.beats.payload, int.from_bytes(beats[position].tobytes(), "little"))
-            taken = bool(valid and ctx.get(unit.beats.ready))
-            if taken and first is None:
+            push = position < len(beats) and ctx.get(dut.room) and rng.random() >= pauses
+            ctx.set(places.push, push)
+            if push:
+                ctx.set(places.push_data, int.from_bytes(beats[position].tobytes(), "little"))
+            if first is None and ctx.get(places.beats.valid & places.beats.ready):
                 first = cycle
             busy["steps"] += ctx.get(sequencer.streaming)
             if ctx.get(sequencer.streaming):
                 busy["cycles"] = cycle + 1 - (first or 0)
             done = ctx.get(sequencer.round_done)
             await ctx.tick()
-            if taken:
-                position, valid = position + 1, False
+            position += push
             if done:
                 busy["drained"] += 1
                 if busy["drained"] == rows // 8:
