@@ -32,6 +32,7 @@ def test_every_entry_once(values: int, seed: int) -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         set_heads(ctx, dut.heads, ENTRY)
+        await ctx.tick()
         ctx.set(dut.phase.keys, 1 - values)
         ctx.set(dut.phase.values, values)
         settled: list[tuple[int, bool]] = []
