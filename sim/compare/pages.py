@@ -107,7 +107,7 @@ def clock() -> str:
     compared = Records("docs/comparison/comparison.json")
     machine = Machine.load(TARGET)
     low, likely, high = own_clock(machine)
-    mhz = min(CLOCKS_SHOWN, key=lambda mhz: abs(mhz - likely))
+    mhz = max((mhz for mhz in CLOCKS_SHOWN if mhz <= likely), default=min(CLOCKS_SHOWN))  # no rate above the estimate
     dense, skipping = own_rates(compared, f"; at {mhz:g} MHz")
     return (
         f"**The clock is assumed, not closed**: every rate of `{TARGET}` here is counted at {machine.clock_mhz:g} MHz, and no tool has placed"
