@@ -150,8 +150,8 @@ FAULTS = (
     ),
     Fault(
         "hw/control/dispatch.py",
-        "m.d.comb += [proceeds.eq(self.units_idle), self.configuration.write.eq(proceeds)]",
-        "m.d.comb += [proceeds.eq(1), self.configuration.write.eq(proceeds)]",
+        "m.d.comb += self.configuration.write.eq(self.units_idle)",
+        "m.d.comb += self.configuration.write.eq(1)",
         "SET changes the configuration under running units.",
         "tests/hw/control/test_dispatch.py::test_set_and_halt_wait_until_units_are_idle",
     ),
@@ -1564,8 +1564,8 @@ FAULTS = (
     ),
     Fault(
         "hw/vector/adjust_results.py",
-        "self.room.eq(following <= self.PLACES - 2)",
-        "self.room.eq(1)",
+        "m.d.sync += [announced.eq(following), self.room.eq(following <= self.PLACES - 2)]",
+        "m.d.sync += [announced.eq(following), self.room.eq(1)]",
         "Results get lost where the buffer does not take them for a while.",
         "tests/hw/vector/test_adjust.py::test_results_wait_until_the_buffer_takes_them",
     ),
