@@ -53,8 +53,10 @@ DSPS = {"DSP48E2", "MULT18X18D"}
 BRAMS = {"RAMB36E2": 1.0, "RAMB18E2": 0.5, "DP16KD": 1.0}
 
 
-# What starts processes in simulation is numbered through the whole design: a unit is the same whatever stands in front of it.
+# What starts processes in simulation, and ports of modules between a signal and who reads it, are numbered through the whole
+# design: a unit is the same whatever stands in front of it.
 _NUMBERED = re.compile(r"\\\$auto\$verilog_backend\S+ ")
+_PORT = re.compile(r"(?<=\bport\$)\d+(?=\$)")
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ class Design:
         """The module in Yosys' JSON."""
         names = self.closure(top, without)
         text = _NUMBERED.sub(r"\\$start ", for_family("".join(self.modules[n] for n in names), flow))
+        numbers = {number: str(k) for k, number in enumerate(dict.fromkeys(_PORT.findall(text)))}
+        text = _PORT.sub(lambda found: numbers[found[0]], text)
         inner = [n for n in names[1:] if n in without]
         plain = top.removeprefix("\\")
         steps = ["read_verilog design.v"]
@@ -193,8 +197,9 @@ class Design:
         digest = hashlib.sha256("\n".join([text, *steps, yosys_version()]).encode()).hexdigest()
         directory = cache_entry("synthesis", plain, digest)
         fill_once(directory, make)
+        own = {k: number for number, k in numbers.items()}
         with gzip.open(directory / "netlist.json.gz", "rt") as file:
-            return json.load(file)
+            return json.loads(_PORT.sub(lambda found: own[found[0]], file.read()))
 
 
 def resources(cells: Mapping[str, int], levels: int) -> Resources:
