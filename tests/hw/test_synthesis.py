@@ -18,6 +18,7 @@ endmodule
 """
 
 
+@pytest.mark.synth
 def test_a_port_keeps_its_number_and_the_unit_its_netlist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPOPU_CACHE", str(tmp_path))
     assert set(Design(UNIT).netlist("unit", "ultrascale+").inputs) == {"port$7$3", "port$12$0"}
