@@ -28,7 +28,7 @@ test: $(VENV)/.installed  ## linters, types, the fast tests, the hardware units,
 $(PARTS:%=test-%) test-bitstream: test-%: $(VENV)/.installed  ## one part of the other tests
 	$(PYTEST) -m $* --durations=0
 
-test-rest: $(VENV)/.installed  ## all those parts but the bitstream
+test-rest: $(VENV)/.installed  ## all those parts; the bitstream is none of them
 	$(PYTEST) -m '$(subst $(SPACE), or ,$(PARTS))' --durations=0
 
 test-all: test test-rest test-bitstream
