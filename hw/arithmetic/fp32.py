@@ -240,10 +240,11 @@ class FromInteger(Component):
         m = Module()
         width = max(len(self.mantissa), 27)
         negative = self.mantissa[-1]
-        # 1: zeros are counted beside the negation, in its ones' complement: one too many only for -2^k, which has no ones further down.
-        complement = Signal(width)
-        m.d.comb += complement.eq(Cat(Const(1, 1), (self.mantissa ^ negative.replicate(len(self.mantissa)))[:-1]))
-        counted = leading_zeros(m, complement, "magnitude")
+        # 1: zeros are counted beside the negation, down to the first bit that is not the sign: one too many only for -2^k, which has no
+        # ones further down.
+        changes = Signal(width)
+        m.d.comb += changes.eq(Cat(Const(1, 1), self.mantissa[:-1] ^ self.mantissa[1:]))
+        counted = leading_zeros(m, changes, "magnitude")
         magnitude, zeros, sign, exponent = _registers(width, len(counted), 1, EXPONENT)
         m.d.sync += [
             magnitude.eq(negate_if(negative, self.mantissa)),

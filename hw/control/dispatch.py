@@ -89,7 +89,7 @@ class Dispatcher(Component):
         tokens_address = (setting(self.config, Config.TOKENS) << ADDRESS_SHIFT) + (position << 2)
         predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + self.token_slot) << 2)
         predicting, predicted = Signal(), Signal.like(self.token_slot)
-        unpredicted = (lists.asked >> predicted).any()
+        unpredicted = registered(m, (lists.asked >> predicted).any(), "unpredicted")
         m.d.comb += [
             self.token_slot.eq(Mux(predicting, predicted, lists.last_slot)),
             self.write_token.address.eq(Mux(predicting, predicted_address, tokens_address)),
@@ -99,8 +99,9 @@ class Dispatcher(Component):
             code = Mux(self.silent, Error.WATCHDOG, Error.ABORTED)
             m.d.comb += [outcome.fail.eq(1), outcome.fail_code.eq(code), outcome.fail_pc.eq(pc)]
         # Of the last slot's token, which stands still while it is written.
+        token = registered(m, self.token, "token_to_end")
         ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
-        ends = registered(m, Cat(self.token == end for end in ids).any(), "ends")
+        ends = registered(m, Cat(token == end for end in ids).any(), "ends")
         # What an instruction waits for is decoded a cycle before it is there.
         coming = self.words.word[:OPCODE_BITS]
         own = [i.opcode for i in (SET, CHUNK, EXTEND, LOOP, END, NEXT, HALT)]
@@ -111,7 +112,7 @@ class Dispatcher(Component):
         )
         known = Cat(coming == opcode for opcode in own + of_units).any()
         unknown = registered(m, ~known | ((coming == EXTEND.opcode) & self._unknown_operands(self.words.word)), "unknown")
-        waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_unit & ~self.issuer.taken
+        waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_unit & ~self.issuer.free
         proceeds = ~waits & ~is_halt
         quiet, beyond = Signal(range(Faults.LATENCY + 2)), Signal()
         m.d.sync += quiet.eq(0)
@@ -209,7 +210,7 @@ class Dispatcher(Component):
                 m.d.comb += predicting.eq(1)
                 with m.If(self.write_token.done):
                     m.d.sync += predicted.eq(predicted + 1)
-                    m.next = "DECODE"
+                    m.next = "WORD"  # until it is known whether more are asked for
             with m.State("TOKEN"):
                 m.d.comb += self.write_token.start.eq(1)
                 m.next = "TOKEN WRITTEN"

@@ -69,7 +69,7 @@ class HostRegisters(Component):
     Nothing is taken in reset, where it would never be answered, nor while ``hold``. A read of a 64-bit counter's lower half keeps its upper half.
 
     Latency: a write is answered 1 cycle after address and data are there, a read 1 cycle after its address; ``start``, ``clear`` and
-    ``abort`` come with the former, what was written 1 cycle later. Throughput: a write and a read per cycle.
+    ``abort`` come with the answer, as what was written. Throughput: a write and a read per cycle.
 
     Attributes:
         registers: the signal of every register that is no constant, by name.
@@ -99,7 +99,9 @@ class HostRegisters(Component):
         # Writes: address and data are taken together.
         working = ~ResetSignal("sync", allow_reset_less=True) & ~self.hold
         write = bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready) & working
+        requests = (self.request.start, self.request.clear, self.request.abort)
         m.d.comb += [bus.awready.eq(write), bus.wready.eq(write)]
+        m.d.sync += [request.eq(0) for request in requests]
         with m.If(write):
             m.d.sync += bus.bvalid.eq(1)
             with m.Switch(bus.awaddr):
@@ -110,13 +112,9 @@ class HostRegisters(Component):
                             with m.If(bus.wstrb[byte]):
                                 m.d.sync += register[8 * byte : 8 * byte + 8].eq(bus.wdata[8 * byte : 8 * byte + 8])
                 with m.Case(HOST["CONTROL"].address):
-                    m.d.comb += [
+                    m.d.sync += [
                         request.eq(((bus.wdata[:8] & bit) != 0) & bus.wstrb[0])
-                        for request, bit in (
-                            (self.request.start, CONTROL_START),
-                            (self.request.clear, CONTROL_CLEAR),
-                            (self.request.abort, CONTROL_ABORT),
-                        )
+                        for request, bit in zip(requests, (CONTROL_START, CONTROL_CLEAR, CONTROL_ABORT), strict=True)
                     ]
         with m.Elif(bus.bready):
             m.d.sync += bus.bvalid.eq(0)

@@ -66,6 +66,7 @@ class Issuer(Component):
         self.route_done = given(1, "a routing decision is known, for a cycle")
         self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
         self.fetch = gives(stream.Signature(WeightRequest(machine)), "weights of a product that is handed over")
+        self.free = gives(1, "a unit's would be handed over")
         self.taken = gives(1, "it is handed over")
         self.refused = gives(1, "no machine can execute it: it is not handed over")
         self.reason = gives(ERROR_BITS, "error that it is")
@@ -120,7 +121,7 @@ class Issuer(Component):
         # One decision at a time: a second ROUTE would clear the first one's mark too early.
         coming_list, coming_opcode = field(self.coming, MATMUL, "list"), self.coming[:OPCODE_BITS]
         routed = registered(m, (coming_list == TokenList.ATTENTION) | (coming_list == TokenList.FFN), "routed")
-        wait, go = Signal(), Signal()
+        wait = Signal()
         m.d.comb += [wait.eq((routed | (opcode == ROUTE.opcode)) & route_pending), self.wait_route.eq(self.attempt & wait)]
 
         is_product = registered(m, coming_opcode == MATMUL.opcode, "is_product")
@@ -139,8 +140,8 @@ class Issuer(Component):
         for unit in Unit:
             m.d.sync += is_of[unit].eq(Cat(coming_opcode == code for code in unit_opcodes(self.machine)[unit]).any())
         m.d.comb += [
-            go.eq(self.attempt & ~wait & ~self.refused),
-            self.taken.eq(go & ((is_of & ~ready) == 0) & (~fetches | self.fetch.ready)),
+            self.free.eq(~wait & ~self.refused & ((is_of & ~ready) == 0) & (~fetches | self.fetch.ready)),
+            self.taken.eq(self.attempt & self.free),
             self.fetch.valid.eq(self.taken & fetches),
             self.row_end.eq(self.taken & (opcode == ATTEND.opcode)),
         ]

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
 from skipopu.isa.fields import WORD_BITS
@@ -68,17 +68,15 @@ class ProgramMemory(Component):
             m.d.sync += left.eq(left - 1)
         with m.If(write.en):
             m.d.sync += next_word.eq(next_word + 1)
+        # Stable from before the start.
+        unfit = registered(m, (self.length == 0) | (self.length > machine.instructions), "unfit")
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += [next_word.eq(0), piece.eq(0), left.eq(self.length)]
                     m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += [
-                    self.loading.eq(1),
-                    self.refused.eq((self.length == 0) | (self.length > machine.instructions)),
-                    self.runs.valid.eq(~self.refused),
-                ]
+                m.d.comb += [self.loading.eq(1), self.refused.eq(unfit), self.runs.valid.eq(~unfit)]
                 with m.If(self.refused):
                     m.next = "IDLE"
                 with m.Elif(self.runs.ready):

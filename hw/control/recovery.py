@@ -34,7 +34,7 @@ class Recovery(Component):
         count, ended = Signal(RESET_CYCLES.bit_length()), Signal()
         m.d.comb += [
             self.reset.eq(count[-1]),
-            self.busy.eq(self.reset | ended),
+            self.busy.eq(self.asked | self.reset | ended),
             self.start.eq((self.asked & ~self.failed) | (ended & ~self.reset)),
         ]
         m.d.sync += ended.eq(self.reset)

@@ -130,8 +130,9 @@ class AttentionUnit(Component):
             m.submodules[f"fetch_{p}"] = fetch
         sized = (self.queries, self.blocks, self.entries, walk, softmax, divide, *self.fetches)
         connect(m, self.sizes.heads, *(unit.heads for unit in sized))
-        phased = (self.entries, walk, self.reduction, *self.fetches, *(tile.attention for tile in self.tiles))
+        phased = (self.entries, walk, self.reduction, *(tile.attention for tile in self.tiles))
         connect(m, phase, *(unit.phase for unit in phased))
+        connect(m, self.phases.soon, *(fetch.soon for fetch in self.fetches))
         m.d.comb += [
             self.sizes.kv_heads.eq(self.kv_heads),
             self.sizes.query_group.eq(self.query_group),
@@ -254,8 +255,9 @@ class AttentionUnit(Component):
             entries.unwritten.eq(self.unwritten),
             entries.serial.eq(self.serial),
             entries.idle.eq(phases.idle),
-            entries.taken.eq(Cat(fetch.wanted.valid & fetch.wanted.ready for fetch in self.fetches).any()),
-            self.background.eq(phases.idle),
+            # Whether there is an entry is known late.
+            entries.taken.eq(entries.asking & (entries.here & Cat(fetch.wanted.ready for fetch in self.fetches)).any()),
+            self.background.eq(registered(m, phases.idle, "background")),
             self.quiet.eq(registered(m, ~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all(), "quiet")),
             self.hits.eq(total([registered(m, fetch.hit, "hit") for fetch in self.fetches])),
             self.fetched_ahead.eq(total([registered(m, fetch.fetched_ahead, "ahead") for fetch in self.fetches])),
@@ -299,7 +301,6 @@ class AttentionUnit(Component):
         step, active = walk.round.step, walk.active[p]
         waiting = [
             walk.pending[p].eq(fetch.pending),
-            fetch.to_values.eq(self.phases.to_values),
             walk.beats_ready[p].eq(fetch.ready),
             walk.beats_behind[p].eq(fetch.behind),
         ]
@@ -317,7 +318,7 @@ class AttentionUnit(Component):
         m.d.comb += [
             fetch.begin.eq(self.phases.begin),
             fetch.restart.eq(self.restart),
-            fetch.filling.eq(entries.ahead),
+            fetch.filling.eq(entries.filling),
             fetch.wanted.valid.eq(entries.asking & entries.here[p]),
             fetch.wanted.payload.eq(entries.wanted),
             fetch.pop.eq(share.pop),

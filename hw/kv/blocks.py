@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
@@ -58,6 +58,11 @@ def lowest(mask: Value) -> Value:
     return Mux(mask[0], 0, Mux(mask[1], 1, Mux(mask[2], 2, 3)))
 
 
+def several(mask: Value) -> Value:
+    """Whether more than one bit of ``mask`` is set."""
+    return Cat(bit & mask[:i].any() for i, bit in enumerate(mask)).any()
+
+
 class QueryBlocks(Component):
     """Query number j = slot * query_group + member is lane j mod 4 of block j / 4; blocks without a listed slot are left out.
 
@@ -69,7 +74,7 @@ class QueryBlocks(Component):
         self.machine = machine
         self.start = given(1, "list the queries, one cycle")
         self.mask = given(machine.tokens, "listed slots")
-        self.heads = given(Heads(machine), "the model's heads")
+        self.heads = given(Heads(machine), "the model's heads, from a cycle before start")
         self.address = given(ELEMENT_BITS, "buffer address of slot 0's result, with start")
         self.stride = given(ELEMENT_BITS, "elements between slots")
         self.done = gives(1, "the queries are listed, one cycle")
@@ -98,12 +103,13 @@ class QueryBlocks(Component):
                         complete.slots[q].eq(slot),
                         all_addresses[q].eq(slot_address + member_offset),
                     ]
-        last_member = member == registered(m, self.heads.query_group - 1, "last_member_number")
+        last_member, number = Signal(), registered(m, self.heads.query_group - 1, "last_member_number")
         last = last_member & (slot == self.machine.tokens - 1)
         with m.If(running):
             m.d.sync += [
                 lane.eq(lane + 1),
                 member.eq(member + 1),
+                last_member.eq(Mux(last_member, number == 0, member + 1 == number)),
                 member_offset.eq(member_offset + self.heads.head_dim),
                 gathered.eq(complete),
                 addresses.eq(all_addresses),
@@ -135,6 +141,7 @@ class QueryBlocks(Component):
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
+                last_member.eq(number == 0),
                 *(s.eq(0) for s in (slot, member, lane, member_offset, gathered.as_value(), self.listed.count)),
                 slot_address.eq(self.address),
             ]

@@ -11,7 +11,7 @@ from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
 from hw.arithmetic.signature import lane as lane_index
 from hw.component import Component, given, gives
-from hw.kv.blocks import Listed, Results, block_of, lowest
+from hw.kv.blocks import Listed, Results, block_of, lowest, several
 from hw.kv.reduce import SUM_BITS, TOTAL_BITS, ReducedRead
 from hw.kv.shapes import Heads
 from hw.memory.buffer import WordWrite
@@ -83,7 +83,7 @@ class Divide(Component):
         wait = Signal(range(self.LATENCY + Signature.LATENCY + 2))
         following = left & (left - 1)
         last_word = element + lanes >= heads.head_dim
-        last_lane = ~following[:QUERY_LANES].any()
+        last_lane = ~several(left)
         last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
         next_block = Signal.like(block)
         m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))

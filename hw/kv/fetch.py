@@ -37,14 +37,14 @@ class KvFetch(Component):
     are written once, so a half whose tag names the wanted place is right whatever happened since. What was asked for ahead and did
     not come yet is waited for when it is wanted.
 
-    Latency: 1 cycle from a wanted entry to its run, none from a loader's beat to ``beat``. Throughput: a wanted entry every other
-    cycle, a beat per cycle.
+    Latency: 2 cycles from a wanted entry to its run, none from a loader's beat to ``beat``. Throughput: an entry that is held every
+    other cycle, one that is asked for every third, a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         entry = Entry(machine)
-        self.phase = given(Phase(), "what attention is at", "{}")
+        self.soon = given(Phase(), "what attention is at, from a cycle before until its end", "to_{}")
         self.begin = given(1, "an instruction begins, one cycle")
         self.restart = given(1, "forget every entry, one cycle")
         self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")
@@ -69,7 +69,6 @@ class KvFetch(Component):
             self.came = gives(1, "an entry is wanted, one cycle")
             self.came_values = gives(1, "its values are")
         else:
-            self.to_values = given(1, "level: the cycle before the phase of values, and the phase")
             self.pending = gives(1, "an entry of the phase waits or is worked on")
         self.left = gives(1, "a scored entry had no probabilities a cycle before")
         self.hit = gives(1, "a beat came from the history buffer")
@@ -85,9 +84,10 @@ class KvFetch(Component):
         m.submodules.misses = misses = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
         m.submodules.hits = hits = SyncFIFOBuffered(width=layout.size, depth=ENTRIES_AHEAD)
         m.submodules.order = order = EntryOrder(machine)
+        # In registers of this port: a cycle longer than attention is at it, when no entry is left.
+        keys, values = registered(m, self.soon.keys, "in_keys"), registered(m, self.soon.values, "in_values")
         wanted, beats, hit, miss = self.wanted.payload.entry, self.loader.beats, layout(hits.r_data), layout(misses.r_data)
         connect(m, flipped(self.heads), requests.heads, order.heads)
-        connect(m, flipped(self.phase), order.phase)
         connect(m, flipped(self.pool), requests.pool)
         connect(m, flipped(self.wanted), requests.wanted)
         connect(m, flipped(self.loader.runs), requests.runs)
@@ -116,6 +116,8 @@ class KvFetch(Component):
             ahead.came_half.eq(miss.half),
             ahead.asked.eq(hit.half),
             self.quiet.eq(ahead.none & ~requests.clearing),
+            order.phase.keys.eq(keys),
+            order.phase.values.eq(values),
             order.level.eq(self.loader.level),
             order.hits.valid.eq(hits.r_rdy & ahead.there),
             order.hits.payload.eq(hit),
@@ -144,7 +146,7 @@ class KvFetch(Component):
         else:
             waiting = [Signal(range(2 * ENTRIES_AHEAD + CHOSEN + 2), name=f"waiting_{name}") for name in ("keys", "values")]
             some, following = ([Signal(name=f"{when}_{name}") for name in ("keys", "values")] for when in ("some", "then"))
-            for which, phase in enumerate((self.phase.keys, self.phase.values)):
+            for which, phase in enumerate((keys, values)):
                 more, less, count = came & (wanted.half.values == which), self.end & phase, waiting[which]
                 with m.If(more & ~less):
                     m.d.sync += count.eq(count + 1)
@@ -152,9 +154,9 @@ class KvFetch(Component):
                     m.d.sync += count.eq(count - 1)
                 m.d.comb += following[which].eq(more | (some[which] & ~(less & (count == 1))))
                 m.d.sync += some[which].eq(following[which])
-            m.d.sync += self.pending.eq(Mux(self.to_values, following[1], following[0]))
+            m.d.sync += self.pending.eq(Mux(self.soon.values, following[1], following[0]))
         left = Signal(TOKEN_BITS)
-        m.d.sync += left.eq(left + (self.end & self.phase.keys) - self.softmax_end)
+        m.d.sync += left.eq(left + (self.end & keys) - self.softmax_end)
         with m.If(self.begin):
             m.d.sync += left.eq(0)
         m.d.sync += self.left.eq(left != 0)
@@ -178,7 +180,7 @@ class KvFetch(Component):
         present, kept = order.turn, requests.entry.kept
         m.d.comb += [
             history.restart.eq(self.restart),
-            requests.clearing.eq(history.clearing),
+            requests.clearing.eq(self.restart | history.clearing),
             history.lookup.eq(self.wanted.payload.entry.half),
             history.place.eq(self.wanted.payload.place),
             history.lookup_enable.eq(requests.taken),

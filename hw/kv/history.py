@@ -110,7 +110,8 @@ class HistoryBuffer(Component):
             self.level.eq(held.level),
         ]
         connect(m, held.beats, flipped(self.beats))
-        taken = self.beats.valid & self.beats.ready
+        # A beat's place is free a cycle after it is taken.
+        taken = registered(m, self.beats.valid & self.beats.ready, "taken")
         with m.If(issue & ~taken):
             m.d.sync += room.eq(room - 1)
         with m.Elif(taken & ~issue):

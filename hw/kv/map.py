@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import connect, flipped
 
@@ -82,6 +84,7 @@ class MapWalk(Component):
         self.values_requested = gives(1, "all values were asked for")
         self.blocked = gives(1, "the port does not take its entry")
         self.ahead = gives(1, "the walk is ahead of its instruction")
+        self.filling = gives(1, "what was wanted ahead may still be asked for, behind the end of the walk too")
         if machine.window:
             self.window = given(POSITION_BITS, "tokens that a query of the instruction sees, 0: all")
         super().__init__()
@@ -101,7 +104,12 @@ class MapWalk(Component):
         # The token behind the present one
         index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(port), Signal(TOKEN_BITS)
         next_score, next_base = Signal.like(score), Signal.like(base)
-        first = [*(s.eq(0) for s in (index, next_port, next_slot, next_score, next_base, for_values)), walking.eq(1)]
+        at_last = Signal()  # next_port is the last port
+
+        def to_port(number: Value | int) -> list[Any]:
+            return [next_port.eq(number), at_last.eq(Value.cast(number) == self.machine.ports - 1)]
+
+        first = [*(s.eq(0) for s in (index, next_slot, next_score, next_base, for_values)), *to_port(0), walking.eq(1)]
         first_ahead, some_ahead = first, self.layer.known != 0
         if self.machine.window:
             own, later = FirstToken(self.machine), FirstToken(self.machine)
@@ -124,16 +132,18 @@ class MapWalk(Component):
             first = [
                 *first,
                 index.eq(own.first.token),
-                next_port.eq(own.first.port),
+                *to_port(own.first.port),
                 next_slot.eq(own.first.slot),
                 next_base.eq(own.first.base),
             ]
         advance, stop, held_back = Signal(), Signal(), Signal()
-        walked = ~walking & ~valid
+        walked, of_row, present = ~walking & ~valid, Mux(ahead, row, self.map_row), Signal.like(self.map.address)
+        m.d.sync += present.eq(self.map.address)
         m.d.comb += [
             advance.eq(self.taken),
             held_back.eq(self.unwritten & ~ahead & of_own),
-            self.map.address.eq(Mux(ahead, row, self.map_row) + Mux(valid & ~advance, token, index)),
+            # Whether a port takes its entry is known late.
+            self.map.address.eq(Mux(valid & ~advance, present, of_row + index)),
             self.keys_requested.eq(for_values | walked),
             self.values_requested.eq(for_values & walked),
             self.blocked.eq(valid & ~advance & ~held_back),
@@ -147,40 +157,42 @@ class MapWalk(Component):
             entry.kept.eq(kept),
             entry.ahead.eq(ahead),
         ]
-        with m.If(walking & (~valid | advance)):
-            m.d.sync += [
-                valid.eq(1),
-                index.eq(index + 1),
-                token.eq(index),
-                of_own.eq(index >= self.own),
-                score.eq(next_score),
-                base.eq(next_base),
-                slot.eq(next_slot),
-                kept.eq(next_slot < self.layer.history),
-                port.eq(next_port),
-                self.here.eq(1 << next_port),
-                next_port.eq(next_port + 1),
-            ]
-            with m.If(next_port == self.machine.ports - 1):
-                m.d.sync += [
-                    next_port.eq(0),
-                    next_slot.eq(next_slot + 1),
-                    next_score.eq(next_score + self.entry_words),
-                    next_base.eq(next_base + (self.heads.kv_words << 1)),
-                ]
-            with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):
-                m.d.sync += walking.eq(0)
-        with m.Elif(advance):
-            m.d.sync += valid.eq(0)
-        last_of_round = (port == self.machine.ports - 1) | (token == self.layer.known - 1)
+        last_of_round = valid & ahead & ((port == self.machine.ports - 1) | (token == self.layer.known - 1))
         after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
-        with m.If(self.taken & ahead & last_of_round):
-            m.d.sync += [for_values.eq(~for_values), valid.eq(0), next_port.eq(0)]
-            with m.If(~for_values):  # the same round's values
-                m.d.sync += [index.eq(token - port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
+        # ``advance`` only enables: what is next is chosen by what is known early.
+        with m.If(~valid | advance):
+            with m.If(last_of_round):
+                m.d.sync += [for_values.eq(~for_values), valid.eq(0), *to_port(0)]
+                with m.If(~for_values):  # the same round's values
+                    m.d.sync += [index.eq(token - port), next_slot.eq(slot), next_base.eq(base), walking.eq(1)]
+                with m.Else():
+                    m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.layer.known)]
+                    m.d.sync += next_base.eq(base + AHEAD_STEP * (self.heads.kv_words << 1))
+            with m.Elif(walking):
+                m.d.sync += [
+                    valid.eq(1),
+                    index.eq(index + 1),
+                    token.eq(index),
+                    of_own.eq(index >= self.own),
+                    score.eq(next_score),
+                    base.eq(next_base),
+                    slot.eq(next_slot),
+                    kept.eq(next_slot < self.layer.history),
+                    port.eq(next_port),
+                    self.here.eq(1 << next_port),
+                    *to_port(next_port + 1),
+                ]
+                with m.If(at_last):
+                    m.d.sync += [
+                        *to_port(0),
+                        next_slot.eq(next_slot + 1),
+                        next_score.eq(next_score + self.entry_words),
+                        next_base.eq(next_base + (self.heads.kv_words << 1)),
+                    ]
+                with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):
+                    m.d.sync += walking.eq(0)
             with m.Else():
-                m.d.sync += [index.eq(after), next_slot.eq(slot + AHEAD_STEP), walking.eq(after < self.layer.known)]
-                m.d.sync += next_base.eq(base + AHEAD_STEP * (self.heads.kv_words << 1))
+                m.d.sync += valid.eq(0)
         with m.If(walked & ~for_values & (self.phase.values | (self.phase.keys & ~self.serial))):
             m.d.sync += [*first, for_values.eq(1)]
         with m.If(self.start):
@@ -192,7 +204,9 @@ class MapWalk(Component):
         with m.If(ahead & (stop | ~self.idle)):
             m.d.sync += [ahead.eq(0), walking.eq(0), valid.eq(0)]
         with m.Elif(self.idle & due & self.layer.may_prefetch):
-            m.d.sync += [*first_ahead, due.eq(0), ahead.eq(1)]
+            m.d.sync += [*first_ahead, due.eq(0), ahead.eq(1), self.filling.eq(1)]
+        with m.If(self.layer.row_end | ~self.layer.may_prefetch | ~self.idle):
+            m.d.sync += self.filling.eq(0)
         with m.If(self.layer.row_start):
             m.d.sync += [due.eq((self.layer.history != 0) & some_ahead), row.eq(self.layer.next_row)]
         with m.Elif(self.layer.row_end | self.restart):

@@ -30,7 +30,7 @@ class Phases(Component):
         self.listed = given(1, "its queries are listed")
         self.start_keys = gives(1, "the phase of keys begins in the next cycle")
         self.phase = gives(Phase(), "what attention is at", "{}")
-        self.to_values = gives(1, "level: the cycle before the phase of values, and the phase")
+        self.soon = gives(Phase(), "the same, from a cycle before until its end", "to_{}")
         self.keys_done = given(1, "all keys met the queries, and their scores are in")
         self.values_done = given(1, "all values met the probabilities, and their sums are in")
         self.divide = gives(1, "the divisions begin, one cycle")
@@ -48,17 +48,17 @@ class Phases(Component):
                 with m.If(self.listed):
                     m.next = "KEYS START"
             with m.State("KEYS START"):
-                m.d.comb += self.start_keys.eq(1)
+                m.d.comb += [self.start_keys.eq(1), self.soon.keys.eq(1)]
                 m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += self.phase.keys.eq(1)
+                m.d.comb += [self.phase.keys.eq(1), self.soon.keys.eq(1)]
                 with m.If(self.keys_done):
                     m.next = "VALUES START"
             with m.State("VALUES START"):
-                m.d.comb += self.to_values.eq(1)
+                m.d.comb += self.soon.values.eq(1)
                 m.next = "VALUES"
             with m.State("VALUES"):
-                m.d.comb += [self.to_values.eq(1), self.phase.values.eq(1), self.divide.eq(self.values_done)]
+                m.d.comb += [self.soon.values.eq(1), self.phase.values.eq(1), self.divide.eq(self.values_done)]
                 with m.If(self.values_done):
                     m.next = "DIVIDE"
             with m.State("DIVIDE"):

@@ -45,7 +45,8 @@ class Wanted(data.StructLayout):
 class EntryRequests(Component):
     """Wanted entries one at a time: misses are asked for, hits go on, what is wanted ahead and held or no longer wanted is dropped.
 
-    Latency: 1 cycle from a wanted entry to its run, its hit or its end. Throughput: an entry every other cycle.
+    Latency: 1 cycle from a wanted entry to its hit or its end, 2 to its run. Throughput: an entry every other cycle, of those asked
+    for one in three.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -53,7 +54,7 @@ class EntryRequests(Component):
         entries = stream.Signature(Entry(machine))
         self.wanted = given(stream.Signature(Wanted(machine)), "entries to fetch")
         self.filling = given(1, "what is wanted ahead may still be asked for, level")
-        self.clearing = given(1, "the history buffer is being cleared, nothing is taken")
+        self.clearing = given(1, "the history buffer will be cleared in the next cycle, nothing is taken then")
         self.held = given(1, "it holds the entry taken last")
         self.heads = given(Heads(machine), "the model's heads")
         self.pool = given(Pool(machine), "where entries lie")
@@ -69,12 +70,13 @@ class EntryRequests(Component):
         m = Module()
         busy, block, entry = Signal(), Signal(ADDRESS_BITS), self.entry  # from the pool's base to the block, 64-byte units
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
-        given_up, asking = Signal(), Signal()
+        given_up, asking, missed = Signal(), Signal(), Signal()
+        place, free, gone = Signal(PLACE_BITS), Signal(init=1), Signal()
         m.d.comb += [
-            self.wanted.ready.eq(~busy & ~self.clearing),
+            self.wanted.ready.eq(free),
             self.taken.eq(self.wanted.valid & self.wanted.ready),
             given_up.eq(entry.ahead & ~self.filling),
-            asking.eq(busy & ~self.held & ~given_up),
+            asking.eq(busy & missed & ~given_up),
             self.dropped.eq(busy & entry.ahead & (self.held | given_up)),
             self.runs.valid.eq(asking & self.misses.ready),
             self.runs.payload.beat.eq(
@@ -87,12 +89,12 @@ class EntryRequests(Component):
             self.hits.valid.eq(busy & self.held & ~entry.ahead),
             self.hits.payload.eq(entry),
         ]
+        # The place comes out of the map's memory, in front of the multiplier; a run waits for its product, not for the look-up.
+        m.d.sync += [block.eq(place * self.pool.entry), missed.eq(busy & ~self.held)]
         with m.If(self.taken):
-            m.d.sync += [
-                block.eq(self.wanted.payload.place * self.pool.entry),
-                entry.eq(self.wanted.payload.entry),
-                busy.eq(1),
-            ]
-        with m.Elif((self.runs.valid & self.runs.ready) | self.dropped | (self.hits.valid & self.hits.ready)):
+            m.d.sync += [place.eq(self.wanted.payload.place), entry.eq(self.wanted.payload.entry), busy.eq(1)]
+        with m.Elif(gone):
             m.d.sync += busy.eq(0)
+        m.d.comb += gone.eq((self.runs.valid & self.runs.ready) | self.dropped | (self.hits.valid & self.hits.ready))
+        m.d.sync += free.eq(~self.taken & (~busy | gone) & ~self.clearing)
         return m

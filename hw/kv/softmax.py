@@ -5,9 +5,9 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
 from hw.component import Bundle, Component, given, gives
-from hw.kv.blocks import Listed, block_of, lowest
+from hw.kv.blocks import Listed, block_of, lowest, several
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads
 from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
@@ -86,8 +86,13 @@ class SoftmaxWalk(Component):
         most, ended = (2 << self.together, self.ended) if held else (2, self.round_end)
         start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < most)
         following = left & (left - 1)
-        last_lane = ~following[:QUERY_LANES].any()
-        last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
+        last_lane = ~several(left)
+        # Stable from before a round's start
+        blocks, kv_heads = (
+            registered(m, (count - 1)[: len(count)], f"last_{name}")
+            for name, count in (("block", listed.count), ("head", heads.kv_heads))
+        )
+        last_block, last_head = block == blocks, kv_head == kv_heads
         next_block = Signal.like(block)
         m.d.comb += [
             next_block.eq(Mux(last_block, 0, block + 1)),
@@ -103,9 +108,12 @@ class SoftmaxWalk(Component):
         ]
         m.d.sync += under_way.eq(under_way + start - ended)
         if not held:
+            ended_head = registered(m, self.head_end, "ended_head")  # counted a cycle late
             m.d.sync += [
-                ready.eq(ready + self.written - self.head_end),
-                self.weighed.eq(self.written | Mux(self.head_end, ready > 1, ready != 0)),
+                ready.eq(ready + self.written - ended_head),
+                self.weighed.eq(
+                    self.written | Mux(self.head_end, ready > Mux(ended_head, 2, 1), ready > Mux(ended_head, 1, 0))
+                ),
             ]
         with m.If(start):
             m.d.sync += [

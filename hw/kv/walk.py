@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data
 
 from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
 from hw.component import Bundle, Component, given, gives
-from hw.kv.blocks import Listed, block_of, lowest
+from hw.kv.blocks import Listed, block_of, lowest, several
 from hw.kv.phases import Phase
 from hw.kv.query import QueryRead, query_depth
 from hw.kv.shapes import Heads, HeadShapes
@@ -100,10 +100,11 @@ class KvWalk(Component):
             Signal.like(self.query.word),
             Signal.like(self.query.word),
         )
-        left, several, parity = Signal(QUERY_LANES), Signal(), Signal()
+        left, some_behind, parity = Signal(QUERY_LANES), Signal(), Signal()
+        header, last_block = Signal(), Signal()  # beats of it are left; the block is the last one
         present = block_of(listed, block)
         last_of_entry = Signal()  # the beat is the last head's last one
-        # Stable from before the first step
+        # Stable from before a round's start
         keys = delay_valid(m, self.phase.keys, 1, "keys")
         beats, kv_heads, blocks = (
             registered(m, (count - 1)[: len(count)], f"last_{name}")
@@ -111,8 +112,8 @@ class KvWalk(Component):
         )
 
         def remaining(lanes: Value) -> list[Any]:
-            """``lanes`` are left, and whether they are several, which ends of all kinds wait for."""
-            return [left.eq(lanes), several.eq(Cat(lanes[i] & lanes[:i].any() for i in range(1, QUERY_LANES)).any())]
+            """``lanes`` are left, and whether there are some behind the present one, which ends of all kinds wait for."""
+            return [left.eq(lanes), some_behind.eq(several(lanes))]
 
         # Rounds
         full = self.pending.all()
@@ -123,7 +124,9 @@ class KvWalk(Component):
                 running.eq(1),
                 active.eq(self.pending),
                 header_left.eq(Mux(self.phase.keys, heads.header_beats, 0)),
+                header.eq(self.phase.keys & (heads.header_beats != 0)),
                 *remaining(block_of(listed, 0).lanes),
+                last_block.eq(blocks == 0),
                 last_of_entry.eq((beats == 0) & (kv_heads == 0)),
                 *(
                     s.eq(0)
@@ -132,15 +135,16 @@ class KvWalk(Component):
             ]
         # Steps
         # Whether all ports will have a beat in the next cycle; those that would take one now need another, whether they do or not.
-        all_ready = Signal()
+        # What the ports take waits for a register of its own, not behind what the step does.
+        all_ready, not_ready = Signal(), Signal(init=1)
         served = self.beats_ready & (self.beats_behind | ~(running & all_ready).replicate(self.machine.ports))
-        m.d.sync += all_ready.eq((Mux(running, active, self.pending) & ~served) == 0)
+        ready = (Mux(running, active, self.pending) & ~served) == 0
+        m.d.sync += [all_ready.eq(ready), not_ready.eq(~ready)]
         may = running & (keys | self.weighed)
-        header = header_left != 0
         work, may_work = Signal(), Signal()
         following = left & (left - 1)  # lanes behind the present one
-        last_lane = keys | ~several
-        last_block, last_beat = block == blocks, beat == beats
+        last_lane = keys | ~some_behind
+        last_beat = beat == beats
         # All that is known without the ports comes first: these are the last ones known.
         may_end, may_end_entry, may_pop = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -149,13 +153,13 @@ class KvWalk(Component):
             may_end_entry.eq(may_end & last_of_entry),
             may_pop.eq(may_end | (may & header)),
         ]
-        beat_end, entry_end = may_end & all_ready, may_end_entry & all_ready
+        beat_end, entry_end = may_end & all_ready, may_end_entry & ~not_ready
         m.d.comb += [
             work.eq(may_work & all_ready),
             step.header.eq(may & header & all_ready),
             step.header_number.eq(header_number),
             step.work.eq(work),
-            step.pop.eq(may_pop & all_ready),
+            step.pop.eq(may_pop & ~not_ready),
             step.entry_end.eq(entry_end),
             step.kv_head.eq(kv_head),
             step.block.eq(block),
@@ -175,12 +179,17 @@ class KvWalk(Component):
         next_block = Signal.like(block)
         m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
         with m.If(step.header):
-            m.d.sync += [header_left.eq(header_left - 1), header_number.eq(header_number + 1)]
+            m.d.sync += [
+                header_left.eq(header_left - 1),
+                header.eq(header_left != 1),
+                header_number.eq(header_number + 1),
+            ]
         with m.If(work):
             m.d.sync += remaining(following)
             with m.If(last_lane):
                 m.d.sync += [
                     block.eq(next_block),
+                    last_block.eq(Mux(last_block, blocks == 0, block + 1 == blocks)),
                     *remaining(block_of(listed, next_block).lanes),
                     self.round.sum_number.eq(self.round.sum_number + 1),
                 ]

@@ -42,7 +42,7 @@ class KvWriteUnit(Component):
         self.task = given(Task(machine), "KVWRITE to execute", "{}")
         self.pool_full = gives(1, "a port has no place left, level")
         self.missing = gives(1, "an unlisted slot at the first layer has no entry, level")
-        self.restart = given(1, "a run begins, for a cycle")
+        self.restart = given(1, "a run begins, for a cycle; no instruction runs in the cycle behind it")
         self.first = given(POSITION_BITS, "with restart: tokens from there on have no entries any more")
         self.hold = given(1, "the array reads weights")
         self.kv_heads = given(shapes.kv_heads, "heads of K, as many of V")
@@ -72,15 +72,16 @@ class KvWriteUnit(Component):
             connect(m, flipped(own), to)
         slot, mapped = Signal(bits_for_index(machine.tokens)), Signal(MapEntry())
         row = instruction.map_row + slot + instruction.position
+        restart = registered(m, self.restart, "restart")
         m.d.comb += [
             self.sizes.kv_heads.eq(self.kv_heads),
             self.sizes.head_dim.eq(self.head_dim),
-            places.restart.eq(self.restart),
-            places.first.eq(self.first),
+            places.restart.eq(restart),
+            places.first.eq(registered(m, self.first, "first")),
             places.entry.eq(self.map.data),
             places.position.eq(instruction.position),
             self.entries.eq(places.used),
-            form.restart.eq(self.restart),
+            form.restart.eq(restart),
             send.port.eq(places.port),
             send.place.eq(places.place),
             send.count.eq(form.beats),

@@ -44,7 +44,7 @@ class BeatPlaces(Component):
         stored, more, moves, fetch, taken = Signal(count_shape(behind)), Signal(), Signal(), Signal(), Signal()
         # A register beside ``beats.valid`` for what counts: it shares no LUT with the enable of the memory's whole output.
         empty, there = Signal(init=1), Signal()
-        single = Signal()  # one is stored
+        single, fetched = Signal(), Signal()  # one is stored; one of those counted is not any more
         m.d.comb += [
             moves.eq(~self.beats.valid | self.beats.ready),
             fetch.eq(more & (empty | self.beats.ready)),
@@ -59,14 +59,15 @@ class BeatPlaces(Component):
         m.d.sync += [
             self.beats.valid.eq(there),
             empty.eq(~there),
+            fetched.eq(fetch),
             more.eq(self.push | (more & ~(fetch & single))),
-            single.eq(Mux(self.push, Mux(fetch, single, ~more), Mux(fetch, stored == 2, single))),
+            single.eq(Mux(self.push, Mux(fetch, single, ~more), Mux(fetch, stored == Mux(fetched, 3, 2), single))),
         ]
         for port, moves in ((write, self.push), (read, fetch)):
             place = Signal(bits_for_index(behind), name="produce" if port is write else "consume")
             m.d.comb += port.addr.eq(place)
             with m.If(moves):
                 m.d.sync += place.eq(Mux(place == behind - 1, 0, place + 1))
-        for count, less in ((stored, fetch), (self.level, taken)):
+        for count, less in ((stored, fetched), (self.level, taken)):
             m.d.sync += count.eq(carried(count, Mux(self.push, 0, -1), ~less))
         return m

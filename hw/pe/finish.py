@@ -70,15 +70,19 @@ class Finish(Component):
         at = Multiply.LATENCY
         gating = delay_valid(m, self.valid & gated, at, "gating")
         product = multiply("gate", even, odd, gating)
-        factor = self._factor(m, multiply, even, gating)
+        cos_before = delay(m, self.cos, at + self.FACTOR - 1, "cos_before")
+        factor = self._factor(m, multiply, even, gating, gated, cos_before)
         at += self.FACTOR
-        even, odd = delay(m, even, self.FACTOR, "even"), delay(m, odd, self.FACTOR, "odd")
-        product = delay(m, product, self.FACTOR - Multiply.LATENCY, "product")
-        cos, sin = delay(m, self.cos, at, "cos"), delay(m, self.sin, at, "sin")
+        # What is multiplied first is chosen a cycle before.
+        even = delay(m, even, self.FACTOR - 1, "even_before")
+        product = delay(m, product, self.FACTOR - Multiply.LATENCY - 1, "product")
+        chosen = registered(m, Mux(gated, product, even), "chosen")
+        even, odd = registered(m, even, "even"), delay(m, odd, self.FACTOR, "odd")
+        cos, sin = registered(m, cos_before, "cos"), delay(m, self.sin, at, "sin")
         rotate, valid = delay(m, self.rotate, at, "rotate"), delay_valid(m, self.valid, at, "valid")
         turning = valid & rotate
         # Even: even * cos - odd * sin, or the gated product; odd: odd * cos + even * sin
-        first = multiply("first", Mux(gated, product, even), Mux(gated, factor, cos), turning | (valid & gated))
+        first = multiply("first", chosen, factor, turning | (valid & gated))
         minus = multiply("minus", odd, sin, turning)
         second, plus = multiply("second", odd, cos, turning), multiply("plus", even, sin, turning)
         at += Multiply.LATENCY
@@ -104,23 +108,33 @@ class Finish(Component):
         m.d.comb += self.saturated.eq(Cat(flags).any())
         return m
 
-    def _factor(self, m: Module, multiply: Callable[[str, Value, Value, Value], Value], gate: Value, valid: Value) -> Value:
-        """What gate * up is multiplied by; see :func:`skipopu.numerics.activation.factor`."""
-        swish = self.activation == Activation.SWISH
-        argued = multiply("argument", gate, Mux(swish, self.parameter, ONE), valid & swish)
+    def _factor(
+        self,
+        m: Module,
+        multiply: Callable[[str, Value, Value, Value], Value],
+        gate: Value,
+        valid: Value,
+        gated: Value,
+        cos: Value,
+    ) -> Value:
+        """What gate * up is multiplied by, see :func:`skipopu.numerics.activation.factor`; of no gated pair ``cos``, which comes a cycle
+        before."""
+        swish = registered(m, self.activation == Activation.SWISH, "swish")
+        parameter = registered(m, Mux(self.activation == Activation.SWISH, self.parameter, ONE), "argument_factor")
+        argued = multiply("argument", gate, parameter, valid & swish)
         which: Value = self.activation == Activation.GELU
         if self.tanh:
             which = Mux(self.activation == Activation.GELU_TANH, 2, which)
         smooth = symmetric(m, argued, (SIGMOID, NORMAL, GELU_TANH) if self.tanh else (SIGMOID, NORMAL), which)
-        gate = delay(m, gate, self.FACTOR, "gate")
-        factor = Signal(32)
+        gate = delay(m, gate, self.FACTOR - 1, "gate")
+        other, is_smooth = Signal(32), Signal()
         with m.Switch(self.activation):
             with m.Case(Activation.RELU):
-                m.d.comb += factor.eq(Mux(gate[31], 0, ONE))
+                m.d.comb += other.eq(Mux(gate[31], 0, ONE))
             with m.Case(Activation.RELU2):
-                m.d.comb += factor.eq(Mux(gate[31], 0, gate))
+                m.d.comb += other.eq(Mux(gate[31], 0, gate))
             with m.Case(Activation.LEAKY_RELU):
-                m.d.comb += factor.eq(Mux(gate[31], self.parameter, ONE))
+                m.d.comb += other.eq(Mux(gate[31], self.parameter, ONE))
             with m.Default():
-                m.d.comb += factor.eq(smooth)
-        return factor
+                m.d.comb += is_smooth.eq(gated)
+        return Mux(registered(m, is_smooth, "is_smooth"), smooth, registered(m, Mux(gated, other, cos), "other_factor"))

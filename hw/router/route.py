@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream
 
 from hw.arithmetic.fp32 import Multiply, order
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -63,7 +63,11 @@ class RouteUnit(Component):
         record = Signal(8 * RECORD_BYTES)
         biases = [field(record, ROUTER_RECORD, f"bias_{k.name.lower()}") for k in LayerModule]
         policies = [
-            Mux(self.decoding, *(field(record, ROUTER_RECORD, policy_field(k, p)) for p in (Phase.DECODE, Phase.PREFILL)))
+            registered(
+                m,
+                Mux(self.decoding, *(field(record, ROUTER_RECORD, policy_field(k, p)) for p in (Phase.DECODE, Phase.PREFILL))),
+                f"{k.name.lower()}_policy",
+            )
             for k in LayerModule
         ]
         if machine.window:

@@ -81,7 +81,7 @@ class AdjustUnit(Component):
         m.submodules.lanes = unit = AdjustLanes(machine)
         m.submodules.operands = operands = AdjustOperands(machine)
         m.submodules.outcome = outcome = AdjustResults(machine)
-        record, steps, in_words = operands.record, Signal(), Signal()
+        record, steps, in_words, recording = operands.record, Signal(), Signal(), Signal()
         # Elements' words go as there are operands and room, decided by registers alone.
         m.d.comb += [
             issues.eq(in_words & (second | (operands.have & outcome.room))),
@@ -124,6 +124,7 @@ class AdjustUnit(Component):
         late = 2 + unit.LATENCY
         m.d.comb += [
             operands.head_dim.eq(self.head_dim),
+            operands.recording.eq(recording),
             operands.used.eq(steps),
             operands.turn.eq(turn),
             *(getattr(unit, name).eq(getattr(operands, name)) for name in ("gain", "bias", "cos", "sin")),
@@ -174,10 +175,12 @@ class AdjustUnit(Component):
                 pass
             with m.State("RECORD"):
                 ask(instruction.address, 1 << to_beats, "RECORD DATA")
+                m.d.sync += recording.eq(self.runs.ready)
             with m.State("RECORD DATA"):
                 m.d.sync += row.eq(first_row)
-                m.d.comb += [operands.recording.eq(1), starved.eq(~operands.full)]
+                m.d.comb += starved.eq(~operands.full)
                 with m.If(operands.full):
+                    m.d.sync += recording.eq(0)
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += [source.eq(sources), result.eq(results), before.eq(0), turn.eq(0)]

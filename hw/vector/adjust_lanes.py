@@ -96,9 +96,12 @@ class AdjustLanes(Component):
         for k in range((lanes - 1).bit_length()):
             upper = Mux(within[k], low.data >> 32 * (1 << k), upper)
         scaled = delay_valid(m, self.valid, Multiply.LATENCY, "scaled")
-        adding = summing | delay_valid(m, scaled, Multiply.LATENCY, "adding")
+        biased = delay_valid(m, scaled, Multiply.LATENCY - 1, "biased")
+        adding = summing | delay_valid(m, biased, 1, "adding")
         gain = delay(m, self.gain, Multiply.LATENCY, "gain")
-        bias = delay(m, self.bias, 2 * Multiply.LATENCY, "bias")
+        # In registers, as it is 0 where none is added: out of a shift register it would come late, and the adder's way is long.
+        bias = delay(m, self.bias, 2 * Multiply.LATENCY - 1, "bias")
+        bias = registered(m, Mux(biased, bias, 0), "bias_there")
         sums: list[Value] = []
         for k in range(lanes):
             one, two, add = Multiply(), Multiply(), Add()

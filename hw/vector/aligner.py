@@ -124,9 +124,10 @@ class Aligner(Component):
             delay(m, present.place + offset, self.WRITE, "element"),
             delay(m, present.number, self.WRITE, "number"),
         )
+        inner = registered(m, Mux(self.target == AlignTarget.INNER, self.inner, 0), "inner_start")
         m.d.comb += [
             self.write_slot.eq(slot),
-            self.write_element.eq(element + Mux(self.target == AlignTarget.INNER, self.inner, 0)),
+            self.write_element.eq(element + inner),
             self.write_offset.eq(within),
             self.write_data.eq(Cat(aligned)),
             self.write_exponent.eq(written_exponent),

@@ -55,6 +55,7 @@ class EmbedUnit(Component):
         slot, base = Signal(bits_for_index(machine.tokens)), Signal(ELEMENT_BITS)
         position, token = Signal(POSITION_BITS), Signal(32)
         token_address, rope_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        rope_position = registered(m, position, "rope_position")
         m.submodules.rows = rows = RowReader(machine)
         m.d.comb += [
             position.eq(instruction.position + slot),
@@ -63,7 +64,7 @@ class EmbedUnit(Component):
         ]
         m.d.sync += [
             token_address.eq((self.tokens << ADDRESS_SHIFT) + (position << 2)),
-            rope_address.eq((self.rope + position * self.rope_row[:12])[:32] << ADDRESS_SHIFT),
+            rope_address.eq((self.rope + rope_position * self.rope_row[:12])[:32] << ADDRESS_SHIFT),
             rows.address.eq(instruction.address + token * field(word, EMBED, "row")),
         ]
         # Port 0 gives token ids and rotary rows too, never at once with rows.
@@ -85,6 +86,7 @@ class EmbedUnit(Component):
             m.d.comb += [runs.payload.beat.eq(ask_address >> beat_shift), runs.payload.count.eq(ask_count)]
         # Rows to the buffer, rotary rows to the array
         rope_index, piece = Signal(9), Signal(range(max(2, machine.port_bits // 32)))
+        last = Signal()  # rope_index is the last one
         address = (base + rows.words.payload.element)[:ELEMENT_BITS]
         m.d.comb += [
             self.words.valid.eq(rows.words.valid),
@@ -126,7 +128,7 @@ class EmbedUnit(Component):
                     m.next = "SLOT"
             with m.State("SLOT"):
                 # token_address and rope_address settle
-                m.d.sync += [rope_index.eq(0), piece.eq(0)]
+                m.d.sync += [rope_index.eq(0), piece.eq(0), last.eq(last_index == 0)]
                 m.next = "NEXT"
                 with m.If(instruction.mask.bit_select(slot, 1)):
                     m.next = "TOKEN"
@@ -159,10 +161,13 @@ class EmbedUnit(Component):
                     m.next = "ROPE DATA"
             with m.State("ROPE DATA"):
                 last_piece = piece == machine.port_bits // 32 - 1
-                last = rope_index == last_index
                 m.d.comb += [self.rotary.enable.eq(beats.valid), take.eq(last_piece | last), starved.eq(~beats.valid)]
                 with m.If(beats.valid):
-                    m.d.sync += [piece.eq(Mux(last_piece, 0, piece + 1)), rope_index.eq(rope_index + 1)]
+                    m.d.sync += [
+                        piece.eq(Mux(last_piece, 0, piece + 1)),
+                        rope_index.eq(rope_index + 1),
+                        last.eq(rope_index + 1 == last_index),
+                    ]
                     with m.If(last):
                         m.next = "NEXT"
             with m.State("NEXT"):

@@ -45,7 +45,7 @@ class InverseRms(Component):
     and a request per cycle; between the last words of a slot's groups at least AddPositive.LATENCY + 1 cycles.
     """
 
-    LATENCY = pipeline.NORM
+    LATENCY = pipeline.SLOT_NORM
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -103,8 +103,8 @@ class InverseRms(Component):
                 m.d.sync += total.eq(add.z)
 
         # 1 / sqrt(total / size + epsilon)
-        total = Array(totals)[self.request_slot]
-        inverse, saturated = inverse_root(m, total, self.inverse_size, self.epsilon, self.request)
+        total, wanted = registered(m, Array(totals)[self.request_slot], "total"), delay_valid(m, self.request, 1, "wanted")
+        inverse, saturated = inverse_root(m, total, self.inverse_size, self.epsilon, wanted)
         m.d.comb += [
             self.kept.eq(delay_valid(m, self.request, self.LATENCY, "kept")),
             self.kept_slot.eq(delay(m, self.request_slot, self.LATENCY, "kept_slot")),

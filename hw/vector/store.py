@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 
-from hw.arithmetic.pipeline import bits_for_index
+from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.arithmetic.signature import Signature, index
 from hw.component import Component, given, gives
 from hw.control.issue import field
@@ -14,7 +14,7 @@ from hw.memory.buffer import BufferRead, lane_of
 from hw.memory.reader import Run
 from hw.memory.writer import WriteBeat
 from hw.vector.unit import Task
-from hw.widths import ELEMENT_BITS
+from hw.widths import ELEMENT_BITS, POSITION_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, BUFFER_UNIT, STORE
 from skipopu.machine.config import Machine
 
@@ -48,13 +48,13 @@ class StoreUnit(Component):
         element, piece = Signal(ELEMENT_BITS), Signal(range(max(2, per_beat)))
         beat, strobe = Signal(machine.port_bits), Signal(machine.beat_bytes)
         row_address = Signal(ADDRESS_BITS)  # 64-byte units
-        settle = Signal(3)
-        m.d.sync += row_address.eq(
-            self.task.instruction.address + (self.task.instruction.position + slot) * field(word, STORE, "row")
-        )
+        settle, sending = Signal(3), Signal()
+        position = registered(m, (self.task.instruction.position + slot)[:POSITION_BITS], "position")
+        m.d.sync += row_address.eq(self.task.instruction.address + position * field(word, STORE, "row"))
         m.d.comb += [
             self.task.digest.eq(writes.total),
             self.read.address.eq(base + element),
+            self.beats.valid.eq(sending),
             self.beats.payload.data.eq(beat),
             self.beats.payload.strobe.eq(strobe),
             self.runs.payload.beat.eq(row_address << (ADDRESS_SHIFT - beat_shift)),
@@ -71,7 +71,7 @@ class StoreUnit(Component):
             with m.State("IDLE"):
                 with m.If(self.task.active):
                     m.d.comb += writes.clear.eq(1)
-                    m.d.sync += [slot.eq(0), base.eq(field(word, STORE, "src") * BUFFER_UNIT)]
+                    m.d.sync += base.eq(field(word, STORE, "src") * BUFFER_UNIT)
                     m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.sync += [element.eq(0), piece.eq(0), strobe.eq(0)]
@@ -100,11 +100,11 @@ class StoreUnit(Component):
                 ]
                 m.next = "READ"
                 with m.If((piece == per_beat - 1) | (element == elements - 1)):
+                    m.d.sync += sending.eq(1)
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += self.beats.valid.eq(1)
                 with m.If(self.beats.ready):
-                    m.d.sync += strobe.eq(0)
+                    m.d.sync += [sending.eq(0), strobe.eq(0)]
                     m.next = "READ"
                     with m.If(element == elements):
                         m.next = "WRITTEN"
@@ -120,7 +120,7 @@ class StoreUnit(Component):
             with m.State("WAIT"):
                 m.next = "SLOT"
             with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle + 1)
+                m.d.sync += [slot.eq(0), settle.eq(settle + 1)]
                 with m.If(settle == Signature.LATENCY):
                     m.d.comb += self.task.done.eq(1)
                     m.next = "IDLE"

@@ -64,7 +64,7 @@ def join(m: Module, units: Units) -> None:
         words.ready.eq(units.buffer.vector.ready),
         kv_write.restart.eq(units.dispatch.restart),
         kv_write.first.eq(units.dispatch.request.first),
-        kv_write.hold.eq(units.array.active),
+        kv_write.hold.eq(registered(m, units.array.active, "kv_write_hold")),
         kv_write.kv_heads.eq(setting(Config.KV_HEADS)),
         kv_write.head_dim.eq(setting(Config.HEAD_DIM)),
         kv_write.kv_slots.eq(setting(Config.KV_SLOTS)),

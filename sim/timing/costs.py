@@ -102,7 +102,7 @@ class Costs:
             backlog = pipeline.TRACKED - 1 + service + (slots - 1) * max(0, service - spacing)
         else:  # the last groups are closed one after another once everything is written
             backlog = pipeline.TRACKED + 4 + min(2, slots - 1) + service + (slots - 1) * (service - 1)
-        norms = m.tokens + pipeline.NORM if residual else 0
+        norms = m.tokens + pipeline.SLOT_NORM if residual else 0
         return max(m.tokens + pipeline.TRACKED, backlog) + pipeline.aligned(m, residual) - 1 + norms + SETTLE
 
     def route(self, slots: int, traced: bool, ranked: bool) -> int:
@@ -226,7 +226,7 @@ class Costs:
         of_round, drain = parts.of_round, self.attention_drain + parts.taken
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         missed = reads[0] / key_run
-        read = self.read_all(ports) + m.stationary
+        read = self.read_all(ports) + 1 + m.stationary  # its address is worked out behind its place
         covered = min(read + 1, hits * parts.key_round)
         keys = max(rounds * parts.key_round - covered, int(parts.key_pace.until(missed))) + read + 1
         fill = (min(max(1, parts.together), rounds) - 1) * made + mine + WEIGHED

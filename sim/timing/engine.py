@@ -133,6 +133,7 @@ class Timing:
         if asked:
             self.state.times.now += asked[0]
         for _ in asked:
+            self.state.times.now += 1  # NEXT is read again
             self.write()
 
     def write(self) -> None:

@@ -11,6 +11,7 @@ from sim.timing.refresh import pace, phases
 from skipopu.machine.config import BEATS_HELD, ENTRIES_AHEAD, ENTRIES_HELD, Machine
 
 WANTED = ENTRIES_AHEAD + 1  # per port: those asked for and the one whose turn is next
+REQUEST = 3  # cycles from an entry's first burst to the next one's
 FIRST_ENTRIES = 24  # walked one by one, more than are ever under way; behind them entries follow one another evenly
 
 
@@ -56,12 +57,12 @@ def walk_entries(
     takes: list[int] = []
     begun: list[int] = []
     ends: list[int] = []
-    end, asked = FIRST, 0
+    end, first, asked = FIRST, FIRST, 0
     cycles = 4 * memory.refresh_interval
     count = max(FIRST_ENTRIES, min(400, cycles // max(run, least)))
     for number in range(count):
         # The walk over the map visits the ports in turn; so many entries are wanted at most.
-        due = max(number * machine.ports, asked + 2)
+        due = max(number * machine.ports, first + REQUEST, asked + 2)
         if number > WANTED:
             due = max(due, begun[number - WANTED - 1] + 2)
         at = number * entry % page
@@ -69,6 +70,8 @@ def walk_entries(
         while left:
             size = min(left, machine.burst, page - at % page)
             ready = [reader.bring(size, due, takes) for reader in readers]
+            if left == run:
+                first = max(reader.asked for reader in readers)
             left, at = left - size, at + size
             for push in map(max, zip(*ready, strict=True)):
                 if not beat:
@@ -106,10 +109,10 @@ def walk_held(
     begun: list[int] = []  # when entries' first ones do
     freed: list[float] = []  # when beats are used up
     ends: list[float] = []
-    end, asked, first = float(FIRST), 0, 0.0
+    end, first, asked, begins = float(FIRST), FIRST, 0, 0.0
     count = max(FIRST_ENTRIES, min(400, 4 * memory.refresh_interval // max(run, least))) // together * together
     for number in range(count):
-        due = max(number * machine.ports, asked + 2)
+        due = max(number * machine.ports, first + REQUEST, asked + 2)
         if number > WANTED:
             due = max(due, begun[number - WANTED - 1] + 2)
         at = number * entry % page
@@ -118,6 +121,8 @@ def walk_held(
         while left:
             size = min(left, machine.burst, page - at % page)
             ready = [reader.bring(size, due, takes) for reader in readers]
+            if left == run:
+                first = max(reader.asked for reader in readers)
             left, at = left - size, at + size
             for push in map(max, zip(*ready, strict=True)):
                 take = max(push + READABLE, takes[-1] + 1 if takes else 0)
@@ -138,8 +143,8 @@ def walk_held(
         asked = max(reader.asked for reader in readers)
         if last:
             end = max(end, start + least * together - 1)
-            first = first or start
+            begins = begins or start
             if not alone:
                 freed += [end] * (run * together)
             ends += [start + (end - start) * (k + 1) / together for k in range(together)]
-    return [round(time - first) for time in ends], 1 / pace(begun, memory.refresh_interval)
+    return [round(time - begins) for time in ends], 1 / pace(begun, memory.refresh_interval)

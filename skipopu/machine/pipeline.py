@@ -40,7 +40,8 @@ RESULT_WRITTEN = EPILOGUE + 1  # to its write to the buffer
 # Alignment.
 TRACKED = 1 + LARGEST + 2  # a word's write that completes a group to the group, out of its queue
 ALIGN_WRITE = 4  # a word's read to the write of its mantissas
-NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a slot's square sum to its 1/rms
+NORM = MULTIPLY + ADD + QUADRATIC + FROM_INTEGER  # a square sum to its 1/rms
+SLOT_NORM = 1 + NORM  # a slot to that of its square sum
 
 # KV entries.
 TO_HALF = 1  # FP32 to FP16

@@ -135,8 +135,8 @@ def predicts(program: Program, run: Run) -> None:
     """Asserts that the timing engine counts what the simulation does."""
     expected = functional.run(program, run)
     seen, predicted = rtl.run(program, run).counters, timing.run(program, run, timing.Options(expected)).counters
-    assert predicted["READ_BEATS"] == seen["READ_BEATS"]
-    assert predicted["WRITE_BEATS"] == seen["WRITE_BEATS"]
+    for name in ("READ_BEATS", "WRITE_BEATS", "HISTORY_BEATS", "AHEAD_BEATS"):
+        assert predicted[name] == seen[name], name
     assert abs(predicted["CYCLES"] / seen["CYCLES"] - 1) < 0.03
     for ours, theirs in zip(profile(predicted), profile(seen), strict=True):
         assert ours.busy == theirs.busy, ours.unit

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, tree
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered, tree
 from hw.component import Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest
 from hw.kv.phases import Phase
@@ -68,7 +68,8 @@ class HeldWalk(Component):
     of rounds depends on memory timing, results do not.
 
     Latency: 1 cycle from ``pending`` to a round's first step, none from ``there`` to a step's address, 1 from there to ``step`` and ``query``,
-    ``StationarySlice.PUT_ASIDE`` from a sum's last address to its first query. Throughput: a step per cycle, a cycle between rounds.
+    ``StationarySlice.PUT_ASIDE`` from a sum's last address to its first query. Throughput: a step per cycle, a cycle between rounds,
+    two in front of one of values with several entries.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -127,7 +128,6 @@ class HeldWalk(Component):
         round_first, finished = Signal(range(ENTRIES_HELD)), Signal.like(progress.finished)
         m.d.comb += [
             progress.begin.eq(in_phase & ~running & some[0].any() & (full | self.last_entries)),
-            last_entry.eq(Mux(active[3].any(), 3, Mux(active[2].any(), 2, active[1].any()))),
             progress.needed.eq(at),
             progress.finished.eq(finished),
             self.idle.eq(~running),
@@ -137,6 +137,7 @@ class HeldWalk(Component):
             m.d.sync += [
                 running.eq(1),
                 *(own.eq(pending) for own, pending in zip(active, some, strict=True)),
+                last_entry.eq(Mux(some[3].any(), 3, Mux(some[2].any(), 2, some[1].any()))),
                 header_left.eq(Mux(values, 0, heads.header_beats)),
                 again.eq(at),
                 here.eq(some[0]),
@@ -148,10 +149,14 @@ class HeldWalk(Component):
 
         # Steps
         hold = Signal(range(QUERY_LANES))
+        # Counts are stable from before a round's start.
         last_beat, last_block, last_head = (
-            beat == heads.head_beats - 1,
-            block == listed.count - 1,
-            kv_head == heads.kv_heads - 1,
+            present == registered(m, (count - 1)[: len(present)], f"last_{name}")
+            for name, present, count in (
+                ("beat", beat, heads.head_beats),
+                ("block", block, listed.count),
+                ("head", kv_head, heads.kv_heads),
+            )
         )
         header, sum_first_step = header_left != 0, Mux(values, entry == 0, beat == 0)
         sum_end = Mux(values, entry == last_entry, last_beat)
@@ -229,7 +234,7 @@ class HeldWalk(Component):
             ]
         with m.If(~in_phase):
             m.d.sync += [first_round.eq(1), *(s.eq(0) for s in (round_first, finished, at, progress.freed, hold))]
-        self._weigh(m, kv_head, last_entry)
+        self._weigh(m, head_end & values, last_entry)
         self._tell(
             m,
             {
@@ -249,17 +254,24 @@ class HeldWalk(Component):
         self._take(m, block_end, present.lanes, Cat(first_round, (number_first + block)[: number.width], sum_number))
         return m
 
-    def _weigh(self, m: Module, kv_head: Signal, last_entry: Signal) -> None:
-        """A head of a round's values waits for its last entry's probabilities, which are made entry by entry."""
+    def _weigh(self, m: Module, head_end: Value, last_entry: Signal) -> None:
+        """A head of a round's values waits for its last entry's probabilities, which are made entry by entry.
+
+        Counted are heads that are ready beyond those in front of the present head's last entry: once a round's last entry is known,
+        those of the entries before it are left out.
+        """
         heads = self.heads.kv_heads
-        before, ready = Signal(len(heads) + 2), Signal(len(heads) + ENTRIES_HELD.bit_length())
+        before, ahead = Signal(len(heads) + 2), Signal(signed(len(heads) + ENTRIES_HELD.bit_length() + 1))
+        following, begun = Signal.like(ahead), delay_valid(m, self.progress.begin, 1, "begun")
+        there = Signal()
         m.d.comb += [
             before.eq((heads & last_entry[0].replicate(len(heads))) + ((heads & last_entry[1].replicate(len(heads))) << 1)),
-            self.weighed.eq(ready > before + kv_head),
+            following.eq(ahead + self.written - head_end - Mux(begun, before, 0)),
+            self.weighed.eq(there & (~begun | (last_entry == 0))),
         ]
-        m.d.sync += ready.eq(ready + self.written - Mux(self.ended != 0, before + heads, 0))
+        m.d.sync += [ahead.eq(following), there.eq(following > 0)]
         with m.If(~self.phase.values):
-            m.d.sync += ready.eq(0)
+            m.d.sync += [ahead.eq(0), there.eq(0)]
 
     def _tell(self, m: Module, step: dict[str, Any], others: Sequence[Value]) -> None:
         """The ports, a cycle behind a beat's address: what they do; which of them, the entry, the word of the queries and its head's first."""

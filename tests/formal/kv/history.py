@@ -84,7 +84,8 @@ def laws() -> Laws:
     m.d.comb += history.reads.valid.eq(waits | laws.free(1))
     laws.drive(beats.ready, Value.cast(written.slot), Value.cast(written.values))
     take, give = history.reads.valid & history.reads.ready, beats.valid & beats.ready
-    # Beats are read as long as there is room for them: it is counted as the unit does, header and other beats apart.
+    # Beats are read as long as there is room for them: it is counted as the unit does, header and other beats apart, and a beat's place
+    # is free a cycle after it was taken.
     header_left, left, room = (
         Signal(range(HEADER + 1)),
         Signal(range(WORDS + 1)),
@@ -96,8 +97,8 @@ def laws() -> Laws:
         m.d.sync += [header_left.eq(Mux(asked.values, 0, HEADER)), left.eq(WORDS)]
     with m.Elif(read):
         m.d.sync += [header_left.eq(header_left - of_header), left.eq(left - (header_left == 0))]
-    m.d.sync += room.eq(room - read + give)
-    owed = READ_AHEAD - room
+    owed = Signal.like(room, name="owed", init=0)
+    m.d.sync += [room.eq(room - read + laws.before(give)), owed.eq(owed + read - give)]
 
     # A read of the half is chosen, which nothing writes to meanwhile: so many beats are read or come before the beat.
     chosen, coming, before, content, known = Signal(), Signal(), Signal.like(room), Signal(), Signal()

@@ -61,10 +61,13 @@ def laws() -> Laws:
         "it begins with the first of them in the entry's place",
         ~ran | (requests.runs.payload.beat == block * MACHINE.beats_per_block + Mux(was_values, requests.heads.key_beats, 0)),
     )
-    laws.law("none is taken while the history buffer is cleared", ~take | ~requests.clearing)
+    laws.law("none is taken while the history buffer is cleared", ~take | ~laws.before(requests.clearing))
     laws.law(
-        "nothing waits where all sides are ready",
-        (owed == 0) | ~(requests.runs.ready & requests.misses.ready & requests.hits.ready) | (results == 1),
+        "nothing waits where all sides are ready, but for a cycle what is asked for",
+        (owed == 0)
+        | ~(requests.runs.ready & requests.misses.ready & requests.hits.ready)
+        | (results == 1)
+        | (laws.before(take) & ~held),
     )
     laws.reached("an entry wanted now is found behind one that was asked for", hit & (gone == 1) & laws.before(take))
     return laws

@@ -44,7 +44,10 @@ def laws() -> Laws:
     m, task, instruction, map_write = laws.m, unit.task, unit.task.instruction, unit.map_write
     m.submodules.unit = unit
     restart, ended = laws.free(1, "restart") & ~task.active, laws.before(task.done)
-    m.d.comb += [unit.restart.eq(restart), task.active.eq(laws.before(task.active & ~task.done) | (laws.free(1) & ~ended))]
+    m.d.comb += [
+        unit.restart.eq(restart),
+        task.active.eq(laws.before(task.active & ~task.done) | (laws.free(1) & ~ended & ~laws.before(restart))),
+    ]
     # An instruction stands while it runs; chunks come in rising order.
     position, earlier, context = Signal(SLOT_BITS), Signal(SLOT_BITS), laws.fixed(ROW_BITS, "context")
     row, kv_slots = Signal(ROW_BITS), laws.fixed(range(MOST_PLACES + 1), "kv_slots")

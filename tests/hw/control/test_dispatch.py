@@ -122,14 +122,14 @@ def walk(run: Asked, source: random.Random) -> Walked:
             for slot in asked:
                 passed = slot if slot == asked[0] else 0
                 walked.writes.append(Write(64 * PREDICTED + 4 * (position + slot), slot, EOS, passed))
-                walked.cycles += passed + 4  # start, two to done, NEXT decoded again
+                walked.cycles += passed + 6  # start, three to done, NEXT read and decoded again
             position += count
             again = position < run.known
             if not again and run.tokens:
                 token = run.tokens[walked.generated]
                 walked.writes.append(Write(64 * TOKENS + 4 * position, count - 1, token))
                 walked.generated += 1
-                walked.cycles += 3
+                walked.cycles += 4
                 again = walked.generated < len(run.tokens) and token != EOS
             pc = fields["target"] if again else pc
         elif instruction is not spec.SET:
@@ -195,7 +195,7 @@ def test_a_run(run: Asked) -> None:
             return stalls is None or stalls.random() < chance
 
         decisions, writes = iter(expected.decisions), iter(expected.writes)
-        deciding, writing, waited = False, None, False
+        deciding, writing, waited = False, None, 0
         status = written = cycles = 0
         idle: list[bool] = []
         ctx.set(dut.request.start, 1)
@@ -212,8 +212,8 @@ def test_a_run(run: Asked) -> None:
                 ctx.set(dut.routed.attention, attention)
                 ctx.set(dut.routed.ffn, ffn)
                 deciding = False
-            done = waited and now()  # no write takes a cycle only
-            waited = writing is not None and not done
+            done = waited == 2 and now()  # no write takes less than a run, a beat, an answer
+            waited = min(waited + 1, 2) if writing is not None and not done else 0
             ctx.set(dut.write_token.done, done)
             write = dut.write_token
             ports = (vector.valid & vector.ready, vector.payload.word, write.start, write.address, dut.token_slot)

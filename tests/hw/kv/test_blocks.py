@@ -39,6 +39,7 @@ def test_against_a_list_of_all_queries(machine: Machine) -> None:
                 mask, group, entry = (1 << machine.tokens) - 1, machine.query_group, largest_entry(machine)
                 address, stride = LARGEST_BUFFER - BUFFER_UNIT, BUFFER_UNIT * (BUFFER_UNITS - 1)
             set_heads(ctx, dut.heads, entry, group)
+            await ctx.tick()
             for port, value in ((dut.mask, mask), (dut.address, address), (dut.stride, stride), (dut.start, 1)):
                 ctx.set(port, value)
             await ctx.tick()

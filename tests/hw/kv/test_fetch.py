@@ -118,10 +118,8 @@ class Bench:
         await self.step(ctx, dut)
         ctx.set(dut.begin, 0)
         for values in (0, 1):
-            ctx.set(dut.phase.keys, 1 - values)
-            ctx.set(dut.phase.values, values)
-            if not dut.machine.stationary:
-                ctx.set(dut.to_values, values)
+            ctx.set(dut.soon.keys, 1 - values)
+            ctx.set(dut.soon.values, values)
             seen: list[int] = []
             weighed = 0
             number = 0
@@ -166,10 +164,8 @@ class Bench:
                 self.came[values] = 0
             else:
                 assert not ctx.get(dut.pending)
-        ctx.set(dut.phase.keys, 0)
-        ctx.set(dut.phase.values, 0)
-        if not dut.machine.stationary:
-            ctx.set(dut.to_values, 0)
+        ctx.set(dut.soon.keys, 0)
+        ctx.set(dut.soon.values, 0)
         assert not ctx.get(dut.left)
 
 

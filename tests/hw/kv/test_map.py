@@ -192,6 +192,7 @@ def test_ahead_of_an_instruction(known: int, window: int) -> None:
             assert not ctx.get(dut.asking)
             await bench.tick(ctx)
         assert not ctx.get(dut.ahead)
+        assert ctx.get(dut.filling), "ports may still ask for what was wanted last"
         # Nothing is known that the one query of a window sees.
         ctx.set(dut.layer.row_start, 1)
         await bench.tick(ctx)
@@ -211,6 +212,7 @@ def test_ahead_of_an_instruction(known: int, window: int) -> None:
         assert not ctx.get(dut.asking)
         await bench.tick(ctx)
         assert not ctx.get(dut.ahead)
+        assert not ctx.get(dut.filling)
 
     simulate(dut, run)
 

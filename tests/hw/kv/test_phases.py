@@ -18,6 +18,8 @@ def test_the_order_and_its_cycles() -> None:
         "start_keys": dut.start_keys,
         "keys": dut.phase.keys,
         "values": dut.phase.values,
+        "to_keys": dut.soon.keys,
+        "to_values": dut.soon.values,
         "divide": dut.divide,
     }
     ends = (dut.active, dut.listed, dut.keys_done, dut.values_done, dut.divided)
@@ -39,16 +41,16 @@ def test_the_order_and_its_cycles() -> None:
             for _ in range(wait[1]):
                 await cycle()
             await cycle(given=dut.listed)
-            await cycle("start_keys")
+            await cycle("start_keys", "to_keys")
             due = dut.keys_done
             for _ in range(wait[2]):
-                await cycle("keys")
-            await cycle("keys", given=dut.keys_done)
-            await cycle()
+                await cycle("keys", "to_keys")
+            await cycle("keys", "to_keys", given=dut.keys_done)
+            await cycle("to_values")
             due = dut.values_done
             for _ in range(wait[3]):
-                await cycle("values")
-            await cycle("values", "divide", given=dut.values_done)
+                await cycle("values", "to_values")
+            await cycle("values", "to_values", "divide", given=dut.values_done)
             due = dut.divided
             for _ in range(wait[4]):
                 await cycle()

@@ -112,6 +112,7 @@ def walked(entry: KvEntry, most: int, rounds: int, stalls: bool) -> None:
         ctx.set(dut.listed.count, len(blocks))
         for k, block in enumerate(blocks):
             ctx.set(dut.listed.blocks[k], block)
+        await ctx.tick()
         ctx.set(dut.phase.keys, not values)
         ctx.set(dut.phase.values, values)
         for number in range(rounds):

@@ -145,6 +145,7 @@ def test_layers_of_chunks(stalls: bool) -> None:
             ctx.set(dut.restart, 1)
             await bench.tick(ctx)
             ctx.set(dut.restart, 0)
+            await bench.tick(ctx)
             given_back = sorted((key for key in expected if key[1] >= first), reverse=True)
             for layer, token in given_back:
                 places[token % MACHINE.ports] = expected.pop((layer, token))
@@ -224,6 +225,7 @@ def test_the_last_place_of_the_largest_pool(full: bool) -> None:
                 ctx.set(dut.restart, 1)
                 await bench.tick(ctx)
                 ctx.set(dut.restart, 0)
+                await bench.tick(ctx)
             ctx.set(dut.instruction, issue | {"map_row": LARGEST_MAP - 1 - token if last else 0})
             ctx.set(dut.active, 1)
             for _ in range(200):
