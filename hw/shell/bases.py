@@ -26,16 +26,15 @@ class ShellRegisters(Component):
         self.control = given(AxiLite(shell.ADDRESS_BITS), "AXI4-Lite slave", "control_{}")
         self.host = gives(AxiLite(ADDRESS_BITS), "AXI4-Lite master to the overlay", "host_{}")
         self.base = [gives(BASE_BITS, f"bytes, where port {p}'s memory starts") for p in range(ports)]
-        self.reset = gives(1, "of the overlay, :data:`hw.control.host.RESET_CYCLES` long")
+        self.reset = gives(1, "of the overlay, :data:`hw.control.host.RESET_CYCLES` long, behind the own one too", init=1)
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bases, control, host = self.base, self.control, self.host
-        resetting = Signal(range(RESET_CYCLES + 1))
-        m.d.comb += self.reset.eq(resetting != 0)
-        with m.If(resetting != 0):
-            m.d.sync += resetting.eq(resetting - 1)
+        # A register that the own reset sets too: no logic stands between it and the whole device.
+        resetting = Signal(range(RESET_CYCLES), init=RESET_CYCLES - 1)  # cycles left behind this one
+        m.d.sync += [resetting.eq(resetting - (resetting != 0)), self.reset.eq(resetting != 0)]
         m.d.comb += [
             host.awaddr.eq(control.awaddr),
             host.wdata.eq(control.wdata),
@@ -57,7 +56,7 @@ class ShellRegisters(Component):
                         m.d.sync += control.bvalid.eq(1)
                         with m.Switch(control.awaddr):
                             with m.Case(shell.RESET):
-                                m.d.sync += resetting.eq(RESET_CYCLES)
+                                m.d.sync += [resetting.eq(RESET_CYCLES - 1), self.reset.eq(1)]
                             for p, base in enumerate(bases):
                                 for half in range(2):
                                     with m.Case(shell.base_register(p) + 4 * half):

@@ -65,7 +65,7 @@ class Shell(Component):
             m.d.comb += [ClockSignal(name).eq(clock), ResetSignal(name).eq(stages[-1])]
         m.submodules.registers = registers = ShellRegisters(machine.ports)
         connect(m, flipped(self.control), registers.control)
-        ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal() | registers.reset}
+        ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": registers.reset}
         ports |= pins(AxiLite(ADDRESS_BITS).flip(), registers.host, "host_")
         overlay_port = Axi4(machine.port_bits)
         for p, outer in enumerate(self.axi):

@@ -9,6 +9,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator, SimulatorContext
 
 import hw.shell.shell
+from hw.control.host import RESET_CYCLES
 from hw.library import Library
 from hw.memory.axi import Axi4, AxiLite
 from hw.shell.bases import BASE_BITS
@@ -60,7 +61,7 @@ def test_addresses_count_from_their_ports_base(monkeypatch: pytest.MonkeyPatch) 
                 await ctx.delay(1e-9)
 
         ctx.set(dut.ap_rst_n, 1)
-        await tick(3)
+        await tick(3 + RESET_CYCLES)
         ctx.set(control.bready, 1)
         ctx.set(control.wstrb, 15)
         for place, base in ((shell.base_register(p), base) for p, base in enumerate(bases)):
