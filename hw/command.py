@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from pathlib import Path
 
 from rich.progress import Progress
 
+from hw.changes import changes, earlier, figures_of
 from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
 from hw.report import FAMILIES, RULE, Clock, Report, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=output_directory, help="directory for overlay.v, registers.csv and skipopu.h")
     parser.add_argument("--report", action="store_true", help="resources of every unit, by synthesis (minutes; cached)")
     parser.add_argument("--family", choices=tuple(FLOWS), help="for --report; default by the target's multiplier")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="with --report: what differs from an earlier one's --json")
     parser.add_argument("--fmax", action="store_true", help="clock rate of a tile, placed and routed on an ECP5-85F")
     parser.add_argument("--check", action="store_true", help="lint and netlist check of the Verilog")
     add_json(parser)
@@ -73,8 +76,10 @@ def main(args: argparse.Namespace) -> int:
     if not (args.output or args.report or args.fmax or args.check):
         raise SkipopuError("nothing to do; give -o DIR, --report, --fmax or --check")
     if not args.report:
-        refuse(args, ["--family"], "is of --report, which was not given")
+        refuse(args, ["--family", "--against"], "is of --report, which was not given")
     machine = Machine.load(args.target)
+    family = args.family or FAMILIES[machine.multiplier]
+    before = earlier(args.against, machine, family) if args.against else None
     start = time.perf_counter()
     with console.status(f"Verilog of {machine.name}"):
         text = overlay_verilog(machine)
@@ -101,7 +106,6 @@ def main(args: argparse.Namespace) -> int:
         records.append(Record("lint_warnings", len(warnings), "warning", "measured", SOURCE, target=machine.name))
         code = int(bool(warnings))
     if args.report:
-        family = args.family or FAMILIES[machine.multiplier]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("synthesis", total=None)
             found = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
@@ -117,10 +121,21 @@ def main(args: argparse.Namespace) -> int:
         whole_design = every[-len(FORMS) :]
         records += [*whole_design, *every[: -len(FORMS)]]
         records += [clock_record(machine, family, f"fmax_mhz, {delay} delays", clock.mhz[delay]) for delay in ("high", "low")]
-        for name, value in (("tile.lut_per_product", tile), ("lut_per_product", whole)):
-            records.append(
-                Record(name, round(value, 2), "LUT", "synthesised", f"{SOURCE} --report, {family}", target=machine.name)
-            )
+        own, common = found.connections
+        print(
+            f"units of each port: {found.port_lut:,.0f} LUT; {own:,} signals of their own or more to the rest, {common:,} that several ports have"
+        )
+        for name, value, unit in (
+            ("tile.lut_per_product", round(tile, 2), "LUT"),
+            ("lut_per_product", round(whole, 2), "LUT"),
+            ("lut_per_port", round(found.port_lut, 1), "LUT"),
+            ("signals_per_port", own, "signal"),
+            ("common_signals", common, "signal"),
+        ):
+            records.append(Record(name, value, unit, "synthesised", f"{SOURCE} --report, {family}", target=machine.name))
+        if before is not None:
+            differs = changes(before, figures_of(records))
+            show(differs) if differs.rows else print(f"no unit differs from {args.against}")
     if args.fmax:
         with console.status("place and route"):
             mhz, cells = ecp5_fmax(machine)
@@ -129,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
         )
         records.append(
             Record(
-                "fmax_mhz",
+                "tile.routed_fmax_mhz",
                 round(mhz, 1),
                 "MHz",
                 "synthesised",
@@ -138,6 +153,6 @@ def main(args: argparse.Namespace) -> int:
             )
         )
     if args.json:
-        inputs = {"target": args.target, "fingerprint": machine.fingerprint, "structure": structure(text)}
+        inputs = {"target": args.target, "family": family, "fingerprint": machine.fingerprint, "structure": structure(text)}
         write_json(args.json, "hdl", inputs, records)
     return code

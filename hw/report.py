@@ -19,6 +19,7 @@ from hw.clock.netlist import Netlist
 from hw.clock.routed import routed
 from hw.clock.slowest import Path as SlowestPath
 from hw.clock.slowest import slowest
+from hw.dies import REST, Connections, connections, port_of
 from hw.emit import TOP, overlay_verilog
 from hw.synthesis import Design, Resources, run_tool
 from skipopu.errors import SkipopuError
@@ -74,10 +75,15 @@ def products_per_cycle(machine: Machine) -> int:
 
 @dataclass(frozen=True)
 class Report:
-    """Of a whole design: its units, the largest in total first, and the clock of them all together."""
+    """Of a whole design: its units, the largest in total first, and the clock of them all together.
+
+    Attributes: port_lut: LUTs of the units that each port has, those of one; connections: signals between ports' units and the rest.
+    """
 
     units: list[Unit]
     clock: Clock
+    port_lut: float
+    connections: Connections
 
 
 def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None) -> Report:
@@ -100,10 +106,15 @@ def report(machine: Machine, family: str, say: Callable[[str], None] = lambda te
         say(unit.name)
         return unit
 
+    longest_first = sorted(parts, key=lambda name: -len(design.modules[name]))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        units = list(pool.map(one, sorted(parts, key=lambda name: -len(design.modules[name]))))
+        units = list(pool.map(one, longest_first))
     say("every path")
-    return Report(sorted(units, key=lambda unit: -unit.all.lut), clock(linked(TOP, netlists), family))
+    whole = netlists[TOP]
+    luts = {name.removeprefix("\\"): unit.each.lut for name, unit in zip(longest_first, units, strict=True)}
+    port_lut = sum(luts[instance.module] for instance in whole.instances if port_of(instance.name) != REST) / machine.ports
+    found = sorted(units, key=lambda unit: -unit.all.lut)
+    return Report(found, clock(linked(TOP, netlists), family), port_lut, connections(whole, netlists))
 
 
 def parts_of(design: Design) -> list[str]:
