@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boards.open.pll import dividers
 from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop
 from hw.link.system import system_verilog
 from hw.synthesis import run_tool
@@ -48,19 +49,22 @@ class Bitstream:
 
 
 def project(machine: Machine, seed: int = SEED) -> dict[str, str]:
-    """Files of the build by name: Verilog, netlist of the top level, pins and clock, scripts. The same machine gives the same text."""
+    """Files of the build by name: Verilog, netlist of the top level, pins and clock, scripts. The same machine gives the same text.
+
+    Raises:
+        SkipopuError: the board's PLL cannot make the machine's clock.
+    """
     platform = Ulx3sPlatform()
-    if machine.clock_mhz * 1e6 != platform.default_clk_frequency:
-        raise SkipopuError(
-            f"machine {machine.name}: clock_mhz is {machine.clock_mhz:g}; the board's oscillator gives"
-            f" {platform.default_clk_frequency / 1e6:g}"
-        )
+    try:
+        dividers(platform.default_clk_frequency / 1e6, machine.clock_mhz)
+    except SkipopuError as error:
+        raise SkipopuError(f"machine {machine.name}: clock_mhz: {error}") from None
     platform.add_file("system.v", system_verilog(machine, BAUD))
     # Whether the clock is met is judged from the report, so that there is one.
     # The default placer leaves wires a third longer, and routing them was not seen to end.
     options = f"--placer static --seed {seed} --report report.json --timing-allow-fail"
     plan: Any = platform.build(  # a BuildPlan; its stubs say None
-        Ulx3sTop(),
+        Ulx3sTop(machine.clock_mhz),
         NAME,
         do_build=False,
         nextpnr_opts=options,
@@ -150,8 +154,17 @@ def _run(files: dict[str, str], tool: str, work: Path, say: Say) -> None:
 
 
 def read_report(directory: Path, clock_mhz: float) -> Bitstream:
-    """What nextpnr wrote."""
+    """What nextpnr wrote.
+
+    Raises:
+        SkipopuError: it had another clock in mind, as what it makes of the PLL's dividers.
+    """
     report = json.loads((directory / "report.json").read_text())
+    for name, clock in report["fmax"].items():
+        if abs(clock["constraint"] / clock_mhz - 1) > 1e-3:  # it counts in whole picoseconds
+            raise SkipopuError(
+                f"{directory / 'report.json'}: clock {name} of {clock['constraint']:g} MHz; {clock_mhz:g} are asked for"
+            )
     used = {CELLS[name]: (cell["used"], cell["available"]) for name, cell in report["utilization"].items() if name in CELLS}
     fmax = min(clock["achieved"] for clock in report["fmax"].values())
     return Bitstream(directory / f"{NAME}.bit", used, fmax, clock_mhz)

@@ -10,17 +10,23 @@ from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
+from boards.open.pll import pll
 from hw.link.system import SYSTEM
 
 POWER_ON_CYCLES = 31
+BEAT_BITS = 26
 
 
 class Ulx3sTop(Elaboratable):
     """Clock, reset, serial line and lamps around module ``system``.
 
-    The clock is the board's 25 MHz oscillator. Reset: :data:`POWER_ON_CYCLES` after configuration and while FIRE 1 is held. Lamps, from
-    the right: 0 a byte comes in, 1 a byte goes out, 7 a heartbeat of 1.3 s. The ESP32's GPIO0 is held high, or it would restart the FPGA.
+    The clock of ``clock_mhz`` is a PLL's, from the board's oscillator. Reset: while the PLL is not locked, while FIRE 1 is held, and
+    :data:`POWER_ON_CYCLES` longer. Lamps, from the right: 0 a byte comes in, 1 a byte goes out, 7 a heartbeat, :data:`BEAT_BITS` of cycles
+    a period. The ESP32's GPIO0 is held high, or it would restart the FPGA.
     """
+
+    def __init__(self, clock_mhz: float) -> None:
+        self.clock_mhz = clock_mhz
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
@@ -32,22 +38,24 @@ class Ulx3sTop(Elaboratable):
             return buffer.i if direction is io.Direction.Input else buffer.o
 
         into, out = io.Direction.Input, io.Direction.Output
-        clock = pad("clock", into, platform.request("clk25", 0, dir="-"))
+        oscillator = pad("oscillator", into, platform.request("clk25", 0, dir="-"))
         button = pad("button", into, platform.request("button_fire", 0, dir="-"))
         keep = pad("keep", out, platform.request("wifi_gpio0", 0, dir="-"))
         rx, tx = pad("rx", into, uart.rx), pad("tx", out, uart.tx)
         lamps = [pad(f"lamp_{k}", out, platform.request("led", k, dir="-")) for k in range(8)]
         m.domains.sync = ClockDomain()
+        clock, locked = Signal(), Signal()
+        m.submodules.pll = pll(platform.default_clk_frequency / 1e6, self.clock_mhz, oscillator, clock, locked)
         m.d.comb += ClockSignal().eq(clock)
-        waited, held = Signal(range(POWER_ON_CYCLES + 1), reset_less=True), Signal()
-        m.submodules.button_synchroniser = FFSynchronizer(button, held, reset_less=True)
+        waited, held = Signal(range(POWER_ON_CYCLES + 1), reset_less=True), Signal(init=1)
+        m.submodules.held_synchroniser = FFSynchronizer(button | ~locked, held, init=1, reset_less=True)
         with m.If(held):
             m.d.sync += waited.eq(0)
         with m.Elif(waited != POWER_ON_CYCLES):
             m.d.sync += waited.eq(waited + 1)
         m.d.comb += [ResetSignal().eq(waited != POWER_ON_CYCLES), keep.eq(1)]
         m.submodules.system = Instance(SYSTEM, i_clk=ClockSignal(), i_rst=ResetSignal(), i_rx=rx, o_tx=tx)
-        beat = Signal(25)
+        beat = Signal(BEAT_BITS)
         m.d.sync += beat.eq(beat + 1)
         m.d.comb += [lamps[0].eq(~rx), lamps[1].eq(~tx), lamps[7].eq(beat[-1])]
         return m

@@ -142,6 +142,20 @@ module MULT18X18D(
             P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = product[35:0];
 endmodule
 
+// The clock as it comes in: its rate is not simulated. It is said to be steady after a few cycles only.
+module EHXPLLL(
+    input CLKI, CLKFB, RST, STDBY, PHASESEL0, PHASESEL1, PHASEDIR, PHASESTEP, PHASELOADREG,
+    output CLKOP, CLKOS, LOCK
+);
+    parameter FEEDBK_PATH = "CLKOP", CLKOP_ENABLE = "ENABLED", CLKOS_ENABLE = "ENABLED";
+    parameter CLKI_DIV = 1, CLKFB_DIV = 1, CLKOP_DIV = 1, CLKOP_CPHASE = 0, CLKOS_DIV = 1, CLKOS_CPHASE = 0;
+    assign CLKOP = CLKI;
+    assign CLKOS = CLKI;
+    reg [3:0] count = 0;
+    always @(posedge CLKI) if (!LOCK) count <= count + 1;
+    assign LOCK = count == 15;
+endmodule
+
 // Pads of the top level before synthesis.
 module IB(input I, output O);
     assign O = I;

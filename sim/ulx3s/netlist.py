@@ -15,7 +15,7 @@ from typing import Any
 
 from skipopu.errors import SkipopuError
 
-INSTANCES = {"TRELLIS_DPR16X4", "DP16KD", "MULT18X18D"}
+INSTANCES = {"TRELLIS_DPR16X4", "DP16KD", "MULT18X18D", "EHXPLLL"}
 
 
 def netlist_verilog(path: Path, top: str) -> str:
