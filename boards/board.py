@@ -26,7 +26,10 @@ class BoardError(SkipopuError):
 
 
 class Memory(BaseModel):
-    """Memory that a machine's ports reach: ``channels`` of ``channel_bytes`` each, ``peak_gb_s`` over all of them."""
+    """Memory that a machine's ports reach: ``channels`` of ``channel_bytes`` each, ``peak_gb_s`` over all of them.
+
+    ``mhz``: of its ports, where they have a clock of their own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,19 +37,11 @@ class Memory(BaseModel):
     channels: int = Field(ge=1)
     channel_bytes: int = Field(ge=1)
     peak_gb_s: float = Field(gt=0)
-
-
-class Clocks(BaseModel):
-    """MHz: of the machine, and of the memory ports where they have their own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    core_mhz: float = Field(gt=0)
-    memory_mhz: float | None = None
+    mhz: float | None = None
 
 
 class Board(BaseModel):
-    """A board: its device's resources (``bram`` of 36 kbit, of 18 on ECP5), memory, clocks, default machine ``target``, and how it is built.
+    """A board: its device's resources (``bram`` of 36 kbit, of 18 on ECP5), memory, default machine ``target``, and how it is built.
 
     ``sources`` says where each figure is from.
     """
@@ -67,7 +62,6 @@ class Board(BaseModel):
     bram: int
     uram: int
     memory: Memory
-    clocks: Clocks
     sources: dict[str, str]
 
     @staticmethod
