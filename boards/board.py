@@ -140,7 +140,9 @@ def needs(board: Board, machine: Machine, resources: Resources) -> list[Need]:
     if board.flow != "open":
         found.append(Need("bytes per port", machine.memory_bytes, board.memory.channel_bytes))
     asked = machine.ports * machine.beat_bytes * machine.clock_mhz / 1000
-    found.append(Need("GB/s", asked, board.memory.peak_gb_s))
+    found.append(
+        Need("GB/s", asked, asked if board.flow == "open" else board.memory.peak_gb_s)
+    )  # block RAM is as fast as the machine
     return found
 
 

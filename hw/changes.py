@@ -32,14 +32,19 @@ def earlier(path: Path, machine: Machine, family: str) -> Figures:
     inputs = data.get("inputs") or {}
     try:
         figures = {r["name"]: r["value"] for r in data["records"]}
-        known = {"machine": inputs["fingerprint"], "family": inputs.get("family", family)}  # early files do not say
+        target, known = inputs["target"], inputs["fingerprint"]
+        of_family = inputs.get("family", family)  # early files do not say
     except (KeyError, TypeError):
-        known, figures = {}, {}
+        target = known = of_family = ""
+        figures = {}
     if not {"lut", "fmax_mhz"} <= figures.keys():
         raise SkipopuError(f"{path}: not what skipopu hdl --report --json writes")
-    for what, ours in (("machine", machine.fingerprint), ("family", family)):
-        if known[what] != ours:
-            raise SkipopuError(f"{path}: of {what} {known[what]}; {machine.name} is {ours} here")
+    if known != machine.fingerprint:
+        raise SkipopuError(
+            f"{path}: a report of {target} ({known}); accepted: of {machine.name} as it is now ({machine.fingerprint})"
+        )
+    if of_family != family:
+        raise SkipopuError(f"{path}: a report for {of_family}; accepted: for {family}")
     return figures
 
 

@@ -73,10 +73,10 @@ def path_table(clock: Clock) -> Table:
 
 
 def main(args: argparse.Namespace) -> int:
-    if not (args.output or args.report or args.fmax or args.check):
-        raise SkipopuError("nothing to do; give -o DIR, --report, --fmax or --check")
     if not args.report:
         refuse(args, ["--family", "--against"], "is of --report, which was not given")
+    if not (args.output or args.report or args.fmax or args.check):
+        raise SkipopuError("nothing to do; give -o DIR, --report, --fmax or --check")
     machine = Machine.load(args.target)
     family = args.family or FAMILIES[machine.multiplier]
     before = earlier(args.against, machine, family) if args.against else None

@@ -25,7 +25,7 @@ class Dividers(NamedTuple):
 
 
 def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
-    """Those that give ``clock_mhz`` exactly with the smallest first divider, and then the inner oscillator nearest its middle.
+    """Those that give ``clock_mhz``, to a millionth, with the smallest first divider, then the inner oscillator nearest its middle.
 
     Raises:
         SkipopuError: none do; it names the nearest clocks that some do.
@@ -38,15 +38,15 @@ def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
         for output in range(1, MOST + 1)
         if CLOCK_MHZ[0] <= oscillator_mhz * feedback / source / output <= CLOCK_MHZ[1]
     ]
-    exact = [d for d in known if oscillator_mhz * d.feedback == clock_mhz * d.source * d.output]
+    exact = [d for d in known if abs(oscillator_mhz * d.feedback / d.source / d.output / clock_mhz - 1) < 1e-6]
     if not exact:
         clocks = {oscillator_mhz * d.feedback / d.source / d.output for d in known}
         near = [
             max((c for c in clocks if c < clock_mhz), default=None),
             min((c for c in clocks if c > clock_mhz), default=None),
         ]
-        accepted = " or ".join(f"{clock:g}" for clock in near if clock is not None)
-        raise SkipopuError(f"the PLL makes no {clock_mhz:g} MHz of {oscillator_mhz:g}; accepted: {accepted}, among others")
+        accepted = " or ".join(f"{clock:.8g}" for clock in near if clock is not None)
+        raise SkipopuError(f"the PLL makes no {clock_mhz:.8g} MHz of {oscillator_mhz:g}; accepted: {accepted}, among others")
     return min(exact, key=lambda d: (d.source, abs(oscillator_mhz * d.feedback / d.source - MIDDLE_MHZ)))
 
 

@@ -68,7 +68,7 @@ class Machine:
         instructions: depth of the instruction memory.
         memory_bytes: bytes behind each port that programs may use; 0 is as many as addresses reach.
         trace_records: records of the trace ring that a program reserves for check mode, a power of two.
-        clock_mhz: core clock, assumed unless a board's page says that it was closed; nothing but reported times depends on it.
+        clock_mhz: core clock: what a board's project asks for and reported times assume; no bit and no count of cycles depends on it.
         numerics: profiles the machine executes.
         memory: timing of the memory behind each port.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_clock_is_exact_or_refused(quarters: int) -> None:
         assert 25 / source >= COMPARED_MHZ[0]
         assert max(source, feedback, output) <= MOST
     else:
-        with pytest.raises(SkipopuError, match=f"the PLL makes no {float(clock):g} MHz of 25; accepted: "):
+        with pytest.raises(SkipopuError, match=f"the PLL makes no {float(clock):.8g} MHz of 25; accepted: "):
             dividers(25, float(clock))
 
 
@@ -45,3 +46,12 @@ def test_the_nearest_clocks_are_named() -> None:
         dividers(25, 401)
     with pytest.raises(SkipopuError, match=r"the PLL makes no 60.01 MHz of 25; accepted: 60 or 60\.0\d+, among others"):
         dividers(25, 60.01)
+
+
+@given(st.floats(5, 399))
+def test_what_is_named_is_accepted(clock: float) -> None:
+    try:
+        dividers(25, clock)
+    except SkipopuError as error:
+        for named in re.findall(r"accepted: ([\d.]+) or ([\d.]+), among", str(error))[0]:
+            assert dividers(25, float(named))
