@@ -116,7 +116,7 @@ def clock() -> str:
         f" the design on an UltraScale+ device. The [static timing estimate](docs/clock.md) of its netlist gives {likely:.0f} MHz"
         f" ({low:.0f} to {high:.0f}) as it is written; at {mhz:g} MHz{', below its low end,' if met else ''} the same run gives {skipping:.0f}"
         f" tokens per second with skipping and {dense:.0f} without. The one full device that could be routed came out"
-        " [below its range](docs/clock.md#held-against-a-router).\n"
+        " [at the low end](docs/clock.md#held-against-a-router).\n"
     )
 
 
