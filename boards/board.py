@@ -26,7 +26,7 @@ class BoardError(SkipopuError):
 
 
 class Memory(BaseModel):
-    """Memory that a machine's ports reach: ``channels`` of ``channel_bytes`` each, ``peak_gb_s`` over all of them.
+    """Memory that a machine's ports reach: ``channels`` of ``channel_bytes`` each, ``peak_gb_s`` over all of them; none: the machine's.
 
     ``mhz``: of its ports, where they have a clock of their own.
     """
@@ -36,7 +36,7 @@ class Memory(BaseModel):
     kind: str
     channels: int = Field(ge=1)
     channel_bytes: int = Field(ge=1)
-    peak_gb_s: float = Field(gt=0)
+    peak_gb_s: float | None = Field(default=None, gt=0)
     mhz: float | None = None
 
 
@@ -140,9 +140,7 @@ def needs(board: Board, machine: Machine, resources: Resources) -> list[Need]:
     if board.flow != "open":
         found.append(Need("bytes per port", machine.memory_bytes, board.memory.channel_bytes))
     asked = machine.ports * machine.beat_bytes * machine.clock_mhz / 1000
-    found.append(
-        Need("GB/s", asked, asked if board.flow == "open" else board.memory.peak_gb_s)
-    )  # block RAM is as fast as the machine
+    found.append(Need("GB/s", asked, board.memory.peak_gb_s or asked))
     return found
 
 
