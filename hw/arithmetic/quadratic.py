@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, delay
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from skipopu.machine import pipeline
 from skipopu.numerics.tables import OUTPUT_BITS, QuadraticTable
@@ -20,7 +22,7 @@ def _signed_width(low: int, high: int) -> int:
 class Quadratic(Component):
     """y = table(u).
 
-    Latency: 4 cycles. Throughput: a value per cycle.
+    Latency: 5 cycles. Throughput: a value per cycle.
 
     Parameters:
         tables: what ``select`` chooses from.
@@ -44,21 +46,28 @@ class Quadratic(Component):
             sum((value & (1 << w) - 1) << sum(widths[:i]) for i, (value, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
+        # Bits that all rows agree on are no memory's.
+        differ = functools.reduce(operator.or_, (row ^ packed[0] for row in packed), 1)
+        kept = [bit for bit in range(sum(widths)) if differ >> bit & 1]
         m.submodules.rom = rom = Memory(
-            shape=sum(widths), depth=len(rows), init=packed, attrs={"ram_style": "block"} if self.block else {}
+            shape=len(kept),
+            depth=len(rows),
+            init=[sum((row >> bit & 1) << k for k, bit in enumerate(kept)) for row in packed],
+            attrs={"ram_style": "block"} if self.block else {},
         )
         port = rom.read_port()
         offset_bits = max(t.offset_bits for t in self.tables)
-        x = Signal(offset_bits)
+        x_0 = Signal(offset_bits)
         start = 0
-        chosen = Signal(self.select.shape())
-        m.d.sync += chosen.eq(self.select)
+        chosen = delay(m, self.select, 2, "chosen")
         for number, table in enumerate(self.tables):
             with m.If(self.select == number):
                 m.d.comb += port.addr.eq(start + self.u[table.offset_bits : table.argument_bits])
-                m.d.sync += x.eq(self.u[: table.offset_bits])
+                m.d.sync += x_0.eq(self.u[: table.offset_bits])
             start += len(table.coefficients)
-        data: Value = port.data
+        # The memory's output register
+        read, x = registered(m, port.data, "data"), registered(m, x_0, "x")
+        data = Cat(read[kept.index(bit)] if bit in kept else Const(packed[0] >> bit & 1, 1) for bit in range(sum(widths)))
         c0, c1, c2 = (data[sum(widths[:i]) : sum(widths[: i + 1])].as_signed() for i in range(3))
 
         def scaled(product: Value, which: Value) -> Value:
@@ -72,15 +81,14 @@ class Quadratic(Component):
         # 1: c2 * x
         square = Signal(signed(widths[2] + offset_bits + 1))
         m.d.sync += square.eq(c2 * unsigned_x)
-        c0_1, c1_1, x_1, chosen_1 = (
-            delay(m, v, 1, n) for v, n in ((c0, "c0"), (c1, "c1"), (unsigned_x, "x"), (chosen, "chosen"))
-        )
+        c0_1, x_1, chosen_1 = (delay(m, v, 1, n) for v, n in ((c0, "c0"), (unsigned_x, "x_at"), (chosen, "chosen_at")))
+        c1_1 = delay_valid(m, c1, 1, "c1")  # with a reset, or it would end a shift register, which is slow
         # 2: (c1 + ...) * x
         inner = Signal(signed(max(widths[1], widths[2]) + 1))
         m.d.comb += inner.eq(c1_1 + scaled(square, chosen_1))
         linear = Signal(signed(len(inner) + offset_bits + 1))
         m.d.sync += linear.eq(inner * x_1)
-        c0_2, chosen_2 = delay(m, c0_1, 1, "c0"), delay(m, chosen_1, 1, "chosen")
+        c0_2, chosen_2 = delay(m, c0_1, 1, "c0"), delay(m, chosen_1, 1, "chosen_at")
         # 3: c0 + ...
         m.d.sync += self.y.eq(c0_2 + scaled(linear, chosen_2))
         return m

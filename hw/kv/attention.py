@@ -31,6 +31,7 @@ from hw.library import Library
 from hw.memory.buffer import WordWrite
 from hw.pe.slice import Slice
 from skipopu.isa.spec import ATTEND, BUFFER_UNIT, AlignTarget
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 from skipopu.numerics.align import ALIGNED_BITS
 
@@ -92,7 +93,11 @@ class AttentionUnit(Component):
         self.layer = given(Layer(machine), "what entries may be asked for ahead", "{}")
         self.unwritten = given(1, "entries of the instruction's own tokens are not written yet")
         self.background = gives(1, "requests are not urgent")
-        self.quiet = gives(1, "nothing was being fetched ahead of an instruction a cycle before")
+        self.quiet = gives(
+            1,
+            "nothing was being fetched ahead of an instruction a cycle before, by any port pipeline.apart more: may be up for a cycle"
+            " between who asks and the port that takes it",
+        )
         self.hits = gives(count_shape(machine.ports), "beats that came from the history buffers")
         self.fetched_ahead = gives(count_shape(machine.ports), "beats that came ahead of their instruction")
         self.map = gives(MapRead(machine), "reads of the KV map", "map_read_{}")
@@ -241,6 +246,9 @@ class AttentionUnit(Component):
         keys_requested, values_requested = (
             now & registered(m, now, "requested") for now in (entries.keys_requested, entries.values_requested)
         )
+        quiet = [
+            delay_valid(m, fetch.quiet, pipeline.apart(self.machine), f"quiet_{p}") for p, fetch in enumerate(self.fetches)
+        ]
         more = ~Mux(values, values_requested, keys_requested)
         # What ends a phase may be seen a cycle late: sums settle later than that behind the last step.
         in_phase = phases.phase.keys | values
@@ -258,7 +266,7 @@ class AttentionUnit(Component):
             # Whether there is an entry is known late.
             entries.taken.eq(entries.asking & (entries.here & Cat(fetch.wanted.ready for fetch in self.fetches)).any()),
             self.background.eq(registered(m, phases.idle, "background")),
-            self.quiet.eq(registered(m, ~entries.ahead & Cat(fetch.quiet for fetch in self.fetches).all(), "quiet")),
+            self.quiet.eq(registered(m, ~entries.ahead & Cat(quiet).all(), "quiet")),
             self.hits.eq(total([registered(m, fetch.hit, "hit") for fetch in self.fetches])),
             self.fetched_ahead.eq(total([registered(m, fetch.fetched_ahead, "ahead") for fetch in self.fetches])),
             walk.last_entries.eq(~more | self._asked()),

@@ -6,10 +6,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, delay_valid
 from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
 from hw.memory.places import BeatPlaces, carried
+from skipopu.machine import pipeline
 from skipopu.machine.config import BACKGROUND_BURSTS, Machine
 from skipopu.machine.limits import LARGEST_RUN
 
@@ -126,7 +127,8 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
-    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat. Throughput: a beat per cycle.
+    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat, pipeline.apart to and from ``stop`` and
+    ``quiet``. Throughput: a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -138,8 +140,8 @@ class ReadPort(Component):
         self.runs = [given(stream.Signature(Run(machine)), f"runs of beats that client {k} wants") for k in range(READ_CLIENTS)]
         self.beats = [gives(stream.Signature(machine.port_bits), f"client {k}'s beats") for k in range(READ_CLIENTS)]
         self.background = given(1, "attention's bursts wait until memory idles")
-        self.stop = given(1, "no more bursts")
-        self.quiet = gives(1, "every beat asked for came")
+        self.stop = given(1, "no more bursts, pipeline.apart cycles from now on")
+        self.quiet = gives(1, "every beat asked for came, pipeline.apart cycles ago")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
         if not machine.stationary:
             self.weights_behind = gives(1, "a beat of weights is there in the next cycle, even if the present one is taken")
@@ -158,8 +160,8 @@ class ReadPort(Component):
         readers: list[BurstReader] = []
         arvalid, arid = Signal(), Signal(2)
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
-        ready = Signal()
-        m.d.comb += ready.eq((~arvalid | self.axi.arready) & ~self.stop)
+        ready, apart = Signal(), pipeline.apart(self.machine)
+        m.d.comb += ready.eq((~arvalid | self.axi.arready) & ~delay_valid(m, self.stop, apart, "stop"))
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
             reader = BurstReader(self.machine, self.depths[k], self.most[k])
@@ -192,7 +194,8 @@ class ReadPort(Component):
         with m.Elif(self.axi.arready):
             m.d.sync += arvalid.eq(0)
         asked = Signal(9)
-        m.d.sync += self.owed.eq(self.owed + asked - (self.axi.rvalid & ~self.quiet))
+        quiet = self.owed == 0
+        m.d.sync += self.owed.eq(self.owed + asked - (self.axi.rvalid & ~quiet))
         for k, reader in enumerate(readers):
             with m.If(ready & any_valid & (chosen == k)):
                 m.d.comb += [reader.burst_ready.eq(1), asked.eq(reader.burst_length + 1)]
@@ -211,7 +214,7 @@ class ReadPort(Component):
             self.axi.rready.eq(1),
             self.beat.eq(self.axi.rvalid),
             self.nobodys.eq(self.axi.rvalid & (self.axi.rid >= READ_CLIENTS)),
-            self.quiet.eq(self.owed == 0),
+            self.quiet.eq(delay_valid(m, quiet, apart, "quiet")),
             self.attention_level.eq(readers[ATTENTION].level),
             *([] if self.machine.stationary else [self.weights_behind.eq(readers[WEIGHTS].behind)]),
         ]

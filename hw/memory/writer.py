@@ -5,9 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
 
+from hw.arithmetic.pipeline import delay_valid
 from hw.component import Bundle, Component, given, gives
 from hw.memory.axi import BURST_INCR, AxiWrite
 from hw.memory.reader import Run
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 WRITE_CLIENTS = 2
@@ -34,7 +36,8 @@ class WritePort(Component):
     """Writes runs of beats, one burst outstanding; two clients, client 1 first.
 
     Latency: 1 cycle from a run to ``awvalid``, none from a client's beat to ``wvalid``, 1 to ``beat``; a run is done when the response
-    to its last burst arrived, so that what it wrote can be read. Throughput: a beat per cycle inside a burst.
+    to its last burst arrived, so that what it wrote can be read; pipeline.apart to and from ``stop`` and ``quiet``. Throughput:
+    a beat per cycle inside a burst.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -44,8 +47,10 @@ class WritePort(Component):
         self.runs = [given(stream.Signature(Run(machine)), f"where client {k} writes") for k in clients]
         self.beats = [given(stream.Signature(WriteBeat(machine)), f"what client {k} writes") for k in clients]
         self.done = [gives(1, f"client {k}'s run is done, for a cycle") for k in clients]
-        self.stop = given(1, "no more bursts; the one under way ends without data that does not come")
-        self.quiet = gives(1, "no burst is under way")
+        self.stop = given(
+            1, "no more bursts, pipeline.apart cycles from now on; the one under way ends without data that does not come"
+        )
+        self.quiet = gives(1, "no burst was under way, pipeline.apart cycles ago")
         self.error = gives(1, "a response was not OKAY, had another ID, or there was nothing to respond to")
         self.error_client = gives(1, "whose burst it was, or whose was the last one")
         self.beat = gives(1, "one data beat was taken, a cycle ago")
@@ -55,16 +60,19 @@ class WritePort(Component):
         m = Module()
         machine = self.machine
         beat_bits = (machine.beat_bytes - 1).bit_length()
-        client, filling, responding = Signal(), Signal(), Signal()
+        client, filling, responding, quiet = Signal(), Signal(), Signal(), Signal()
+        apart = pipeline.apart(machine)
+        stop = delay_valid(m, self.stop, apart, "stop")
+        m.d.comb += self.quiet.eq(delay_valid(m, quiet, apart, "quiet"))
         giving = Signal(WRITE_CLIENTS)  # whose beats go to the bus: no state has to be looked at for a beat to be taken
         beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
         to_page = Signal(range(page + 1))
         most = machine.longest_write
-        size, remaining, over = Signal(range(most + 1)), Signal(range(most + 1)), Signal()
+        size, remaining, last, over = Signal(range(most + 1)), Signal(range(most + 1)), Signal(), Signal()
         m.d.comb += to_page.eq(page - beat[: page.bit_length() - 1])
         limit = Mux(to_page < most, to_page, most)
-        m.d.comb += size.eq(Mux(left < limit, left, limit))
+        m.d.comb += [last.eq(left <= limit), size.eq(Mux(last, left, limit))]
         m.d.comb += [
             self.axi.awaddr.eq(Cat(Const(0, beat_bits), beat)),
             self.axi.awlen.eq(size - 1),
@@ -84,21 +92,21 @@ class WritePort(Component):
                 m.d.comb += [self.axi.wdata.eq(beats.payload.data), self.axi.wstrb.eq(beats.payload.strobe)]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.quiet.eq(1)
+                m.d.comb += quiet.eq(1)
                 for k, runs in enumerate(self.runs):
-                    m.d.comb += runs.ready.eq(~self.stop & (1 if k else ~self.runs[1].valid))
+                    m.d.comb += runs.ready.eq(~stop & (1 if k else ~self.runs[1].valid))
                     with m.If(runs.valid & runs.ready):
                         m.d.sync += [client.eq(k), beat.eq(runs.payload.beat), left.eq(runs.payload.count)]
                         m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.comb += self.axi.awvalid.eq(1)
                 with m.If(self.axi.awready):
-                    m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size), over.eq(left == size)]
+                    m.d.sync += [remaining.eq(size), left.eq(left - size), beat.eq(beat + size), over.eq(last)]
                     m.d.sync += giving.eq(1 << client)
                     m.next = "DATA"
             with m.State("DATA"):
                 # What is shown on the bus stands until it is taken.
-                with m.If(self.stop & ~self.axi.wvalid):
+                with m.If(stop & ~self.axi.wvalid):
                     m.d.sync += [filling.eq(1), giving.eq(0)]
                 with m.If(sent):
                     m.d.sync += remaining.eq(remaining - 1)
@@ -111,7 +119,7 @@ class WritePort(Component):
                     with m.If(over):
                         m.d.comb += [self.done[0].eq(client == 0), self.done[1].eq(client == 1)]
                         m.next = "IDLE"
-                    with m.Elif(self.stop):
+                    with m.Elif(stop):
                         m.next = "IDLE"
                     with m.Else():
                         m.next = "ADDRESS"

@@ -88,10 +88,11 @@ class ArrayUnit(Component):
         pass_on(m, sequencer, self.sequencer)
         # Lists first, then the walk.
         begin, start, running = Signal(), Signal(), Signal()
+        started = self._started(m, running, step_slots.ready)
         m.d.comb += [
             begin.eq(self.active & ~running),
             self.started.eq(begin & (field(self.instruction.word, MATMUL, "rounds") != 0)),
-            start.eq(running & step_slots.ready & ~self._started(m, running, step_slots.ready)),
+            start.eq(running & step_slots.ready & ~started),
         ]
         with m.If(begin):
             m.d.sync += running.eq(1)
@@ -123,7 +124,7 @@ class ArrayUnit(Component):
             sequencer.group.eq(self.group),
             sequencer.drained.eq(epilogue.drained),
             sequencer.drained_bank.eq(epilogue.drained_bank),
-            epilogue.active.eq(running & ~start),
+            epilogue.active.eq(running & started),
             epilogue.finished.eq(sequencer.finished),
         ]
         connect(m, sequencer.rounds, epilogue.round)

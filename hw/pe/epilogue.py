@@ -36,7 +36,7 @@ class EpilogueUnit(Component):
         self.machine = machine
         slot = bits_for_index(machine.tokens)
         address = slice_of(machine).drain_address_bits(machine)
-        self.active = given(1, "the product is under way")
+        self.active = given(1, "the product is under way, from the cycle after its start")
         self.start = given(1, "for one cycle: it begins")
         self.instruction = given(Issue(machine), "its MATMUL")
         self.token_count = given(count_shape(machine.tokens), "listed tokens")
@@ -62,6 +62,7 @@ class EpilogueUnit(Component):
         self.best_slot = given(slot, "slot whose largest result is wanted")
         self.best_token = gives(32, "row of that slot's largest result in the chunk")
         self.finish = gives(1, "level: everything is written, the aligner may close")
+        self.aligning = gives(1, "the instruction's results are aligned too; stable until it is done")
         self.aligned = given(1, "the aligner is done")
         self.done = gives(1, "for one cycle: the product is done")
         self.digest = gives(32, "with done: signature of the results, without the aligner's share")
@@ -76,13 +77,14 @@ class EpilogueUnit(Component):
         word = self.instruction.word
         self._own = {f.name: registered(m, field(word, MATMUL, f.name), f"own_{f.name}") for f in MATMUL.fields[1:]}
         kind = field(word, MATMUL, "epilogue")
-        self._gated, self._stores, self._nothing, self._aligning = (
+        aligning = (field(word, MATMUL, "align") != AlignTarget.NONE) & (field(word, MATMUL, "rounds") != 0)
+        m.d.sync += self.aligning.eq(aligning)
+        self._gated, self._stores, self._nothing = (
             registered(m, condition, name)
             for name, condition in (
                 ("gated", kind == Epilogue.GATED),
                 ("stores", kind != Epilogue.NONE),
                 ("nothing", field(word, MATMUL, "rounds") == 0),
-                ("aligning", (field(word, MATMUL, "align") != AlignTarget.NONE) & (field(word, MATMUL, "rounds") != 0)),
             )
         )
         m.submodules.drain = drain = Drain(machine)
@@ -243,7 +245,7 @@ class EpilogueUnit(Component):
         last = pipeline.EPILOGUE + pipeline.results_known(self.machine)
         settle = Signal(range(last + 2))
         settled = settle == last
-        nothing, aligning = self._nothing, self._aligning
+        nothing, aligning = self._nothing, self.aligning
         with m.If(self.start):
             m.d.sync += settle.eq(0)
         with m.Elif(self.active & (drained | (self.finished & nothing))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 
@@ -58,9 +58,11 @@ class AdjustOperands(Component):
         takes = moves | (self.full & self.recording)
         row_taken = rows & self.beats.valid
         accepted = self.beats.valid & self.beats.ready & ~rows
+        # Where a block takes longer to be used than to come, the next one may begin to come a cycle late.
+        soon = ends if count >= words else Const(0, 1)
         m.d.comb += [
             self.full.eq(filled == count),
-            self.beats.ready.eq(rows | ~self.full | self.recording | ~self.have | ends),
+            self.beats.ready.eq(rows | ~self.full | self.recording | ~self.have | soon),
             self.row_beats.eq(((self.head_dim >> 1) + (bits // PAIR_BITS - 1)) >> ((bits // PAIR_BITS).bit_length() - 1)),
         ]
         m.d.sync += filled.eq(Mux(takes, 0, filled) + accepted)

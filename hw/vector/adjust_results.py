@@ -21,12 +21,11 @@ class AdjustResults(Component):
     Latency: 2 cycles from results to ``words``. Throughput: a word per cycle.
     """
 
-    PLACES = 32  # more than there are cycles from an announcement to its results
+    PLACES = pipeline.ADJUST + 6  # a word a cycle: one's place is free when two more are announced
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         lanes = pipeline.adjust_lanes(machine)
-        assert pipeline.ADJUST + 4 <= self.PLACES - 2, "a word a cycle: one's place is free when two more are announced"
         self.announce = given(1, "results will come")
         self.room = gives(1, "two more words may be announced", init=1)
         self.empty = gives(1, "all that were announced are written")

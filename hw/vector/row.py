@@ -50,7 +50,10 @@ class RowReader(Component):
         asked, element, beats_left = Signal(ELEMENT_BITS), Signal(ELEMENT_BITS), Signal(20)
         piece = Signal(range(max(2, machine.kv_lanes // lanes)))
         asking, taking = Signal(), Signal()
-        accepted, beat, valid, ready = Signal(), Signal(machine.port_bits), Signal(), Signal()
+        beat, ready = Signal(machine.port_bits), Signal()
+        # One bit of each port: not by what chooses the beat, which many wires take long to reach.
+        accepted = Cat(runs.ready for runs in self.runs).bit_select(asked_port, 1)
+        valid = Cat(beats.valid for beats in self.beats).bit_select(port, 1)
         for p, (runs, beats) in enumerate(zip(self.runs, self.beats, strict=True)):
             m.d.comb += [
                 runs.valid.eq(asking & (asked_port == p)),
@@ -58,10 +61,8 @@ class RowReader(Component):
                 runs.payload.count.eq(self.row << to_beats),
                 beats.ready.eq(ready & (port == p)),
             ]
-            with m.If(asked_port == p):
-                m.d.comb += accepted.eq(runs.ready)
             with m.If(port == p):
-                m.d.comb += [beat.eq(beats.payload), valid.eq(beats.valid)]
+                m.d.comb += beat.eq(beats.payload)
         inside = element < self.elements
         # Halves wait in one place, where the way from the ports ends, their words in two more, where that from the buffer does.
         halves, halves_there = Signal(16 * lanes, reset_less=True), Signal()

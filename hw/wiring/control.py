@@ -8,6 +8,7 @@ from amaranth.lib.wiring import connect
 from hw.arithmetic.pipeline import delay_valid
 from hw.control.host import RunRequest
 from hw.wiring.units import Units
+from skipopu.machine import pipeline
 
 
 def moves(units: Units) -> list[Value]:
@@ -27,6 +28,11 @@ def join(m: Module, units: Units) -> None:
     )
     if units.adjust is not None:
         saturated |= units.adjust.saturated
+    # Ports hear of a halt late and are heard late; a burst of the last cycle before shows a cycle after it.
+    apart = pipeline.apart(units.machine)
+    quiet = Cat(port.quiet for port in (*units.readers, *units.writers)).all()
+    if apart:
+        quiet &= ~dispatch.stop | delay_valid(m, dispatch.stop, apart + 1 + apart, "heard")
     idle = Cat(queue.idle for queue in units.queues).all() & units.weights.idle & units.records.idle
     for name in RunRequest().members:
         source = recovery.start if name == "start" else getattr(host.request, name)
@@ -48,7 +54,7 @@ def join(m: Module, units: Units) -> None:
         dispatch.route_done.eq(units.route.task.done),
         dispatch.attention_quiet.eq(units.attention.quiet),
         dispatch.units_idle.eq(delay_valid(m, idle, 1, "units_idle")),
-        dispatch.ports_quiet.eq(Cat(port.quiet for port in (*units.readers, *units.writers)).all()),
+        dispatch.ports_quiet.eq(quiet),
         dispatch.saturated.eq(saturated),
         dispatch.silent.eq(watchdog.silent),
         recovery.asked.eq(host.request.start),

@@ -30,7 +30,7 @@ def join(m: Module, units: Units) -> None:
         array.active.eq(sharing.array_active),
         array.instruction.eq(queue.instruction),
         queue.done.eq(array.epilogue.done),
-        queue.digest.eq(array.epilogue.digest + Mux(array.epilogue.finish, units.aligner.digest, 0)),
+        queue.digest.eq(array.epilogue.digest + Mux(array.epilogue.aligning, units.aligner.digest, 0)),
         *([] if units.machine.stationary else of_rows(m, units)),
         array.group.eq(setting(Config.GROUP)),
         array.sequencer.inner.eq(setting(Config.INNER)),

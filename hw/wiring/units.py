@@ -50,7 +50,6 @@ from skipopu.machine.limits import WATCHDOG_CYCLES
 
 HOST = "host"  # domain of what keeps its state while the rest is reset for another run
 OF_HOST = ("registers", "recovery")
-PER_PORT = ("tile", "read", "write", "loader", "writer")  # units of each port: these with its number
 PORTS = ("activation", "array", "attention", "operands", "tokens", "unwritten")  # names of units that ports have too
 
 

@@ -19,7 +19,7 @@ MULTIPLY = 2  # FP32
 ADD = 4  # FP32
 ADD_POSITIVE = 3  # FP32, none of them negative
 FROM_INTEGER = 3  # an integer and an exponent to FP32
-QUADRATIC = 4  # a table's segment to its polynomial
+QUADRATIC = 5  # a table's segment to its polynomial: the memory and its output register, two multiplications, the sum
 SYMMETRIC = 1 + QUADRATIC + FROM_INTEGER  # FP32 to a function with f(-x) = 1 - f(x) of it
 LARGEST = 2  # the largest of a word's numbers
 SIGNATURE = 4  # a write to its instruction's signature
@@ -60,6 +60,11 @@ DIVIDE = QUOTIENT + MULTIPLY  # to its word
 ADJUST = 2 * MULTIPLY + ADD + FINISH  # an element to its result
 SQUARED_IN = MULTIPLY + ADD + 1  # an element to the first cycle in which its partial sum can be read
 HALVED = 1 + ADD  # the last addition of a level of the partial sums to the first of the next
+
+
+def apart(machine: Machine) -> int:
+    """Registers on those ways between ports' units and the rest that no work waits for: several ports may stand on several dies."""
+    return int(machine.ports > 1)
 
 
 def squares(machine: Machine) -> int:

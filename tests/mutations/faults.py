@@ -80,8 +80,8 @@ FAULTS = (
     ),
     Fault(
         "hw/arithmetic/quadratic.py",
-        "m.d.sync += chosen.eq(self.select)",
-        "m.d.comb += chosen.eq(self.select)",
+        'chosen = delay(m, self.select, 2, "chosen")',
+        'chosen = delay(m, self.select, 1, "chosen")',
         "A value is scaled as the next one's table asks.",
         "tests/hw/arithmetic/test_quadratic.py::test_all_tables_in_turn",
     ),
@@ -1116,7 +1116,7 @@ FAULTS = (
     ),
     Fault(
         "hw/memory/reader.py",
-        "m.d.sync += self.owed.eq(self.owed + asked - (self.axi.rvalid & ~self.quiet))",
+        "m.d.sync += self.owed.eq(self.owed + asked - (self.axi.rvalid & ~quiet))",
         "m.d.sync += self.owed.eq(self.owed + asked - self.axi.rvalid)",
         "Behind a beat that was not asked for memory owes as many as can be counted, and the port is not quiet.",
         "tests/hw/memory/test_reader.py::test_a_beat_that_nobody_asked_for_is_an_error_and_given_to_nobody[True]",
@@ -1144,8 +1144,15 @@ FAULTS = (
     ),
     Fault(
         "hw/memory/writer.py",
-        "size, remaining, over = Signal(range(most + 1)), Signal(range(most + 1)), Signal()",
-        "size, remaining, over = Signal(range(most)), Signal(range(most + 1)), Signal()",
+        "m.d.comb += [last.eq(left <= limit), size.eq(Mux(last, left, limit))]",
+        "m.d.comb += [last.eq(left < limit), size.eq(Mux(last, left, limit))]",
+        "Behind a run that ends with its burst another one of nothing follows.",
+        "tests/hw/memory/test_writer.py::test_write_bursts[16-48-0]",
+    ),
+    Fault(
+        "hw/memory/writer.py",
+        "size, remaining, last, over = Signal(range(most + 1)), Signal(range(most + 1)), Signal(), Signal()",
+        "size, remaining, last, over = Signal(range(most)), Signal(range(most + 1)), Signal(), Signal()",
         "The longest burst of writes has no end.",
         "tests/hw/memory/test_writer.py::test_write_bursts[256-520-0]",
     ),

@@ -97,7 +97,7 @@ def simulate(dut: WritePort, bench: object) -> None:
 
 @pytest.mark.parametrize(
     ("longest", "count", "first"),
-    [(0, 11, 0), (16, 40, 0), (16, 40, 504), (64, 130, 500), (256, 520, 0), (256, 600, HIGHEST - 600)],
+    [(0, 11, 0), (16, 40, 0), (16, 48, 0), (16, 40, 504), (64, 130, 500), (256, 520, 0), (256, 600, HIGHEST - 600)],
 )
 def test_write_bursts(longest: int, count: int, first: int) -> None:
     """As long as the description says, inside 4096-byte pages, every beat once."""
