@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hw.dies import Luts, Plan, plan
 from hw.report import FAMILIES, report, total
 from hw.structure import structure_of
 from hw.synthesis import Resources
@@ -43,6 +44,8 @@ class Memory(BaseModel):
 class Board(BaseModel):
     """A board: its device's resources (``bram`` of 36 kbit, of 18 on ECP5), memory, default machine ``target``, and how it is built.
 
+    ``dies``: in a row, with ``die_lines`` between neighbours, the first one beside the memory.
+
     ``sources`` says where each figure is from.
     """
 
@@ -61,6 +64,8 @@ class Board(BaseModel):
     dsp: int
     bram: int
     uram: int
+    dies: int = Field(default=1, ge=1)
+    die_lines: int = Field(default=0, ge=0)
     memory: Memory
     sources: dict[str, str]
 
@@ -98,14 +103,28 @@ class Need:
         return self.needed / self.available if self.available else float(self.needed > 0)
 
 
-def committed_resources(machine: Machine) -> Resources | None:
-    """Resources of a machine with these parameters from the committed records of ``skipopu hdl --report``, if there are any."""
+def committed(machine: Machine) -> dict[str, Any] | None:
+    """Figures by name of a machine with these parameters, from the committed records of ``skipopu hdl --report``, if there are any."""
     for path in sorted(COMMITTED.glob("*.json")):
         data: dict[str, Any] = json.loads(path.read_text())
         if data["inputs"].get("fingerprint") == machine.fingerprint:
-            values = {r["name"]: r["value"] for r in data["records"]}
-            return Resources(*(values[f.name] for f in dataclasses.fields(Resources) if f.name != "levels"))
+            return {r["name"]: r["value"] for r in data["records"]}
     return None
+
+
+def committed_resources(machine: Machine) -> Resources | None:
+    """Its resources, from there."""
+    values = committed(machine)
+    if values is None:
+        return None
+    return Resources(*(values[f.name] for f in dataclasses.fields(Resources) if f.name != "levels"))
+
+
+def floor_plan(board: Board, machine: Machine) -> Plan:
+    """Which dies of ``board`` the machine's ports stand on: as its committed figures were counted, evenly where there are none of as many
+    dies."""
+    counts = [value for name, value in (committed(machine) or {}).items() if name.startswith("ports_of_die.")]
+    return Plan.of(counts) if len(counts) == board.dies else plan(machine.ports, board.dies, Luts(1, 0, 0))
 
 
 def outdated(machine: Machine) -> str:
@@ -118,9 +137,10 @@ def outdated(machine: Machine) -> str:
         if inputs.get("fingerprint") == machine.fingerprint:
             if inputs.get("structure") == structure_of(machine):
                 return ""
+            dies = f" --dies {inputs['dies']}" if inputs.get("dies", 1) > 1 else ""
             return (
                 f"Resources of {machine.name} are of an earlier design, not of the present one; skipopu hdl --target {machine.name}"
-                f" --report --json {path.name} synthesises that"
+                f" --report{dies} --json {path.name} synthesises that"
             )
     return ""
 
@@ -136,6 +156,9 @@ def needs(board: Board, machine: Machine, resources: Resources) -> list[Need]:
     if board.flow == "open":  # memory is block RAM too
         blocks = machine.ports * machine.memory_bytes / 2048  # of eight bits of nine
         found[3] = dataclasses.replace(found[3], needed=found[3].needed + blocks)
+    over = [value for name, value in (committed(machine) or {}).items() if name.startswith("lines_over_border.")]
+    if over and len(over) == board.dies - 1:
+        found.append(Need("signals between dies", max(over), board.die_lines))
     found.append(Need("memory ports", machine.ports, board.memory.channels))
     if board.flow != "open":
         found.append(Need("bytes per port", machine.memory_bytes, board.memory.channel_bytes))

@@ -12,10 +12,10 @@ from rich.progress import Progress
 from hw.changes import changes, earlier, figures_of
 from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
-from hw.report import FAMILIES, RULE, Clock, Report, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
+from hw.report import FAMILIES, RULE, Clock, Report, Split, check_netlist, ecp5_fmax, lint, products_per_cycle, report, total
 from hw.structure import structure
 from hw.synthesis import FLOWS, Resources
-from skipopu.arguments import add_json, output_directory, refuse
+from skipopu.arguments import add_json, integer, output_directory, refuse
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.report import Cell, Record, Table, shown, write_json
@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=output_directory, help="directory for overlay.v, registers.csv and skipopu.h")
     parser.add_argument("--report", action="store_true", help="resources of every unit, by synthesis (minutes; cached)")
     parser.add_argument("--family", choices=tuple(FLOWS), help="for --report; default by the target's multiplier")
+    parser.add_argument(
+        "--dies",
+        type=integer(1, 4),
+        default=1,
+        metavar="N",
+        help="with --report: of the device; more than 1: where ports stand, signals between, the clock with that",
+    )
     parser.add_argument("--against", type=Path, metavar="FILE", help="with --report: what differs from an earlier one's --json")
     parser.add_argument("--fmax", action="store_true", help="clock rate of a tile, placed and routed on an ECP5-85F")
     parser.add_argument("--check", action="store_true", help="lint and netlist check of the Verilog")
@@ -72,9 +79,36 @@ def path_table(clock: Clock) -> Table:
     return Table("slowest path, likely delays", ["ns", "through", "loads", "net"], rows)
 
 
+def records_of_split(machine: Machine, family: str, split: Split) -> list[Record]:
+    source = f"{SOURCE} --report --dies {split.plan.dies}, {family}"
+    found = [
+        Record(f"ports_of_die.{die}", count, "port", "synthesised", source, target=machine.name)
+        for die, count in enumerate(split.plan.counts)
+    ]
+    found += [
+        Record(f"lines_over_border.{k}", lines, "signal", "synthesised", source, target=machine.name)
+        for k, lines in enumerate(split.lines)
+    ]
+    for delays, name in (
+        ("likely", "dies_fmax_mhz"),
+        ("high", "dies_fmax_mhz, high delays"),
+        ("low", "dies_fmax_mhz, low delays"),
+    ):
+        found.append(Record(name, round(split.clock.mhz[delays], 1), "MHz", "estimated", source, target=machine.name))
+    return found
+
+
+def print_split(split: Split) -> None:
+    low, likely, high = (split.clock.mhz[name] for name in ("high", "likely", "low"))  # delays
+    ports = ", ".join(map(str, split.plan.counts))
+    print(f"{split.plan.dies} dies with {ports} ports; signals over their borders: {', '.join(f'{n:,}' for n in split.lines)}")
+    print(f"clock with these borders, estimated: {likely:.0f} MHz ({low:.0f} to {high:.0f})")
+    show(path_table(split.clock))
+
+
 def main(args: argparse.Namespace) -> int:
     if not args.report:
-        refuse(args, ["--family", "--against"], "is of --report, which was not given")
+        refuse(args, ["--family", "--against", "--dies"], "is of --report, which was not given")
     if not (args.output or args.report or args.fmax or args.check):
         raise SkipopuError("nothing to do; give -o DIR, --report, --fmax or --check")
     machine = Machine.load(args.target)
@@ -108,7 +142,9 @@ def main(args: argparse.Namespace) -> int:
     if args.report:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("synthesis", total=None)
-            found = report(machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"))
+            found = report(
+                machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"), args.dies
+            )
         table, units, clock = resource_table(machine, family, found), found.units, found.clock
         show(table)
         show(path_table(clock))
@@ -121,16 +157,15 @@ def main(args: argparse.Namespace) -> int:
         whole_design = every[-len(FORMS) :]
         records += [*whole_design, *every[: -len(FORMS)]]
         records += [clock_record(machine, family, f"fmax_mhz, {delay} delays", clock.mhz[delay]) for delay in ("high", "low")]
-        own, common = found.connections
-        print(
-            f"units of each port: {found.port_lut:,.0f} LUT; {own:,} signals of their own or more to the rest, {common:,} that several ports have"
-        )
+        port_lut = found.luts.tile + found.luts.write
+        print(f"units of each port: {port_lut:,.0f} LUT")
+        if found.split is not None:
+            print_split(found.split)
+            records += records_of_split(machine, family, found.split)
         for name, value, unit in (
             ("tile.lut_per_product", round(tile, 2), "LUT"),
             ("lut_per_product", round(whole, 2), "LUT"),
-            ("lut_per_port", round(found.port_lut, 1), "LUT"),
-            ("signals_per_port", own, "signal"),
-            ("common_signals", common, "signal"),
+            ("lut_per_port", round(port_lut, 1), "LUT"),
         ):
             records.append(Record(name, value, unit, "synthesised", f"{SOURCE} --report, {family}", target=machine.name))
         if before is not None:
@@ -153,6 +188,12 @@ def main(args: argparse.Namespace) -> int:
             )
         )
     if args.json:
-        inputs = {"target": args.target, "family": family, "fingerprint": machine.fingerprint, "structure": structure(text)}
+        inputs = {
+            "target": args.target,
+            "family": family,
+            "dies": args.dies,
+            "fingerprint": machine.fingerprint,
+            "structure": structure(text),
+        }
         write_json(args.json, "hdl", inputs, records)
     return code

@@ -18,8 +18,8 @@ from hw.clock.linked import linked
 from hw.clock.netlist import Netlist
 from hw.clock.routed import routed
 from hw.clock.slowest import Path as SlowestPath
-from hw.clock.slowest import slowest
-from hw.dies import REST, Connections, connections, port_of
+from hw.clock.slowest import Places, slowest
+from hw.dies import Luts, Plan, die_of_nets, gearbox_lines, lines, luts_of, placed, plan
 from hw.emit import TOP, overlay_verilog
 from hw.synthesis import Design, Resources, run_tool
 from skipopu.errors import SkipopuError
@@ -48,9 +48,9 @@ class Clock:
         return self.mhz["likely"]
 
 
-def clock(netlist: Netlist, family: str) -> Clock:
-    """Of a netlist with registers around it."""
-    paths = {name: slowest(netlist, corner(family, name)) for name in CORNERS}
+def clock(netlist: Netlist, family: str, places: Places | None = None) -> Clock:
+    """Of a netlist with registers around it, on one die or with cells in their ``places``."""
+    paths = {name: slowest(netlist, corner(family, name), places=places) for name in CORNERS}
     return Clock({name: path.mhz for name, path in paths.items()}, paths["likely"])
 
 
@@ -74,20 +74,30 @@ def products_per_cycle(machine: Machine) -> int:
 
 
 @dataclass(frozen=True)
+class Split:
+    """A design over several dies: where ports stand, signals over each border, the clock with what they take more."""
+
+    plan: Plan
+    lines: list[int]
+    clock: Clock
+
+
+@dataclass(frozen=True)
 class Report:
     """Of a whole design: its units, the largest in total first, and the clock of them all together.
 
-    Attributes: port_lut: LUTs of the units that each port has, those of one; connections: signals between ports' units and the rest.
+    Attributes: luts: of the units of each port, and the rest; split: over several dies, if there are.
     """
 
     units: list[Unit]
     clock: Clock
-    port_lut: float
-    connections: Connections
+    luts: Luts
+    split: Split | None
 
 
-def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None) -> Report:
-    """Resources and clock of every unit of ``machine`` and of the whole; the top level's own logic is the unit ``overlay``.
+def report(machine: Machine, family: str, say: Callable[[str], None] = lambda text: None, dies: int = 1) -> Report:
+    """Resources and clock of every unit of ``machine`` and of the whole, also over ``dies`` if there are several; the top level's own logic
+    is the unit ``overlay``.
 
     Raises:
         SkipopuError: the synthesis tool is missing or failed.
@@ -110,11 +120,22 @@ def report(machine: Machine, family: str, say: Callable[[str], None] = lambda te
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         units = list(pool.map(one, longest_first))
     say("every path")
-    whole = netlists[TOP]
     luts = {name.removeprefix("\\"): unit.each.lut for name, unit in zip(longest_first, units, strict=True)}
-    port_lut = sum(luts[instance.module] for instance in whole.instances if port_of(instance.name) != REST) / machine.ports
+    shares = luts_of(machine.ports, netlists, luts, total(units).lut)
     found = sorted(units, key=lambda unit: -unit.all.lut)
-    return Report(found, clock(linked(TOP, netlists), family), port_lut, connections(whole, netlists))
+    flat = linked(TOP, netlists)
+    split = None
+    if dies > 1:
+        say("dies")
+        split = _split(machine, flat, family, plan(machine.ports, dies, shares))
+    return Report(found, clock(flat, family), shares, split)
+
+
+def _split(machine: Machine, flat: Netlist, family: str, floor: Plan) -> Split:
+    cells = placed(flat, floor)
+    return Split(
+        floor, lines(flat, cells, floor, gearbox_lines(machine)), clock(flat, family, Places(die_of_nets(flat, cells), cells))
+    )
 
 
 def parts_of(design: Design) -> list[str]:

@@ -57,12 +57,12 @@ def expected(job: tuple[str, str, str, float]) -> tuple[float, int]:
 
 
 def board_table(rows: list[tuple[Board, Machine, list[Need], str]], note: str) -> Table:
-    columns = ["board", "part", "machine", "LUT", "FF", "DSP", "BRAM", "URAM", "ports", "GB/s", "fits"]
-    names = ("lut", "ff", "dsp", "bram", "uram", "memory ports", "GB/s")
+    columns = ["board", "part", "machine", "LUT", "FF", "DSP", "BRAM", "URAM", "between dies", "ports", "GB/s", "fits"]
+    names = ("lut", "ff", "dsp", "bram", "uram", "signals between dies", "memory ports", "GB/s")
     lines = []
     for board, machine, found, error in rows:
         by_name = {need.what: need for need in found}
-        cells = [f"{by_name[name].share:.0%}" if by_name[name].available else "-" for name in names]
+        cells = [f"{by_name[name].share:.0%}" if name in by_name and by_name[name].available else "-" for name in names]
         lines.append([board.name, board.part, machine.name, *cells, error or "yes"])
     title = "Boards and machines, share of what the device has (synthesised, shells not counted)"
     return Table(title, columns, lines, note)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from boards.board import Board
+from boards.board import Board, floor_plan
 from hw.block import for_family
 from hw.registers import c_header, register_table
 from hw.shell.shell import SHELL, Shell, shell_verilog
@@ -25,6 +25,7 @@ FILES = {
         "package.tcl.j2": "package.tcl",
         "vitis/link.cfg.j2": "link.cfg",
         "vitis/crossings.xdc.j2": "crossings.xdc",
+        "vitis/floorplan.xdc.j2": "floorplan.xdc",
         "vitis/Makefile.j2": "Makefile",
         "vitis/README.md.j2": "README.md",
     },
@@ -34,12 +35,14 @@ FILES = {
 
 @dataclass(frozen=True)
 class PortOfShell:
-    """A memory port: its name, what the kernel calls its argument, and the register of its base."""
+    """A memory port: its name, what the kernel calls its argument, the register of its base, the dies of its tile and of what writes."""
 
     name: str
     number: str
     argument: str
     base: int
+    tile_die: int
+    write_die: int
 
 
 def project(board: Board, machine: Machine) -> dict[str, str]:
@@ -54,7 +57,11 @@ def project(board: Board, machine: Machine) -> dict[str, str]:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    ports = [PortOfShell(f"m_axi_{p:02}", f"{p:02}", f"port{p:02}", shell.base_register(p)) for p in range(machine.ports)]
+    floor = floor_plan(board, machine)
+    ports = [
+        PortOfShell(f"m_axi_{p:02}", f"{p:02}", f"port{p:02}", shell.base_register(p), tile, floor.writes(p))
+        for p, tile in enumerate(floor.tiles)
+    ]
     values = {
         "board": board,
         "machine": machine,

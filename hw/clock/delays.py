@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 CORNERS = ("low", "likely", "high")
 
 Range = tuple[float, float, float]
+NOTHING: Range = (0.0, 0.0, 0.0)
 
 
 def times(factor: float, *delays: float) -> Range:
@@ -26,6 +27,7 @@ class Family:
     Attributes:
         cells: by kind of way. wire: to a net's only load, to one of several, and more with each doubling of these. near: to an only load in
             the same place. block: more of a wire from or to a block, which stand in columns of their own.
+        border: more of a wire that leaves its die, each time.
         inside: kinds of ways whose pins are reached without a wire, near_kinds: over a near one, if they are the net's only load.
         uncertainty: of the clock, its skew included.
     """
@@ -34,6 +36,7 @@ class Family:
     wire: tuple[Range, Range, Range]
     near: Range
     block: Range
+    border: Range
     inside: frozenset[str]
     near_kinds: frozenset[str]
     uncertainty: Range
@@ -50,6 +53,11 @@ class Delays:
     def register(self) -> float:
         """From the clock to a register's output."""
         return self.family.cells["register"][self.corner]
+
+    @property
+    def border(self) -> float:
+        """Of a wire to the next die, what it takes more."""
+        return self.family.border[self.corner]
 
     @property
     def uncertainty(self) -> float:
@@ -84,6 +92,7 @@ NEAR = frozenset({"data", "carry in to sum", "carry in to carry"})
 # and shift registers: assumed, as is the set-up of memories.
 # Wires: the same paths' 42 connections by their loads, fitted, of designs that leave most of their device empty. Their median is the low
 # one; a design that fills its device has longer ones, so that their 80th percentile is the likely one, the 95th the high one.
+# A border between dies: about a nanosecond without the registers that stand at it (what the authors of AutoBridge give), the rest assumed.
 ULTRASCALE = Family(
     {
         "register": (0.078, 0.08, 0.081),
@@ -121,6 +130,7 @@ ULTRASCALE = Family(
     wire=((0.19, 0.31, 0.45), (0.21, 0.33, 0.47), (0.02, 0.02, 0.02)),
     near=(0.01, 0.03, 0.06),
     block=(0.0, 0.05, 0.1),
+    border=(0.7, 1.0, 1.5),
     inside=INSIDE,
     near_kinds=NEAR,
     uncertainty=(0.035, 0.085, 0.135),
@@ -155,6 +165,7 @@ ECP5 = Family(
     wire=((0.65, 0.77, 1.1), (0.8, 0.95, 1.25), (0.01, 0.015, 0.02)),
     near=(0.0, 0.1, 0.45),
     block=(0.2, 0.4, 0.6),
+    border=NOTHING,
     inside=INSIDE,
     near_kinds=NEAR - {"carry in to sum", "carry in to carry"},
     uncertainty=(0.0, 0.0, 0.0),

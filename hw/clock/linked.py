@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hw.clock.netlist import NONE, Instance, Netlist, Numbers
+from hw.clock.netlist import NONE, Inside, Instance, Netlist, Numbers
 
 
 def linked(top: str, netlists: Mapping[str, Netlist]) -> Netlist:
@@ -32,9 +32,12 @@ def _joined(own: Netlist, below: list[tuple[Instance, Netlist]]) -> Netlist:
     kinds = list(dict.fromkeys([*own.kinds, *(kind for _, child in below for kind in child.kinds)]))
     same = np.arange(own.count, dtype=np.int32)  # nets of ``own`` that are one
     places, count = list[Numbers](), own.count  # of each child's nets
-    insides: list[tuple[int, str]] = []
+    cells = [own.cells]  # first one of each child, and behind the last
+    insides: list[Inside] = []
     for instance, child in below:
-        insides += [(count, instance.name), *((count + first, f"{instance.name}.{name}") for first, name in child.insides)]
+        insides.append(Inside(count, cells[-1], instance.name))
+        insides += [Inside(count + net, cells[-1] + cell, f"{instance.name}.{name}") for net, cell, name in child.insides]
+        cells.append(cells[-1] + child.cells)
         bound = _bound(instance, child, same)
         places.append(np.where(bound != NONE, bound, np.arange(count, count + child.count, dtype=np.int32)))
         count += child.count
@@ -57,10 +60,32 @@ def _joined(own: Netlist, below: list[tuple[Instance, Netlist]]) -> Netlist:
         return np.concatenate(rows)
 
     loads = np.concatenate([nets[part.loads] for part, nets in parts])
+    firsts = [0, *cells]
+    pins = np.concatenate(
+        [
+            np.stack([part.pins[:, 0] + first, nets[part.pins[:, 1]], part.pins[:, 2]], axis=1)
+            for (part, nets), first in zip(parts, firsts, strict=False)
+        ]
+    )
+    receivers = np.concatenate([part.receivers + first for (part, _), first in zip(parts, firsts, strict=False)])
     inputs, outputs = (
         {port: np.where(bits == NONE, NONE, same[bits]) for port, bits in ports.items()} for ports in (own.inputs, own.outputs)
     )
-    return Netlist(count, names, kinds, moved("arcs"), moved("starts"), moved("ends"), loads, inputs, outputs, insides=insides)
+    return Netlist(
+        count,
+        names,
+        kinds,
+        moved("arcs"),
+        moved("starts"),
+        moved("ends"),
+        loads,
+        cells[-1],
+        pins,
+        receivers,
+        inputs,
+        outputs,
+        insides=insides,
+    )
 
 
 def _bound(instance: Instance, child: Netlist, same: Numbers) -> Numbers:

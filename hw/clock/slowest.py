@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.clock.delays import Delays, Family, Range
+from hw.clock.delays import NOTHING, Delays, Family, Range
 from hw.clock.netlist import NONE, Netlist, Numbers
 from skipopu.errors import SkipopuError
 
 Times = NDArray[np.float64]
 NEVER = -1e9
-NOTHING: Range = (0.0, 0.0, 0.0)
 ONE: Range = (1.0, 1.0, 1.0)
 
 
@@ -46,8 +45,16 @@ class Path:
         return sum(step.kind in ("LUT", "LUT RAM") for step in self.steps)
 
 
-def slowest(netlist: Netlist, delays: Delays, borders: bool = True) -> Path:
-    """With ``borders`` a signal at an input comes from a register outside, and one at an output goes to one.
+class Places(NamedTuple):
+    """Dies by their numbers in a row: (nets,) of nets' drivers, (cells,) of cells."""
+
+    nets: NDArray[np.int8]
+    cells: NDArray[np.int8]
+
+
+def slowest(netlist: Netlist, delays: Delays, borders: bool = True, places: Places | None = None) -> Path:
+    """With ``borders`` a signal at an input comes from a register outside, and one at an output goes to one. With ``places`` wires between
+    dies take longer.
 
     Raises:
         SkipopuError: the netlist has a loop without a register.
@@ -67,9 +74,13 @@ def slowest(netlist: Netlist, delays: Delays, borders: bool = True) -> Path:
         leaving = _nets(netlist.outputs)
         ends = np.concatenate([ends, np.stack([leaving, np.full_like(leaving, len(names) - 1)], 1)])
     arcs = netlist.arcs[np.argsort(netlist.arcs[:, 0], kind="stable")]
-    takes = kinds[arcs[:, 2]] + wire(arcs)
+    takes, at_end = kinds[arcs[:, 2]] + wire(arcs), wire(ends) + kinds[ends[:, 1]]
+    if places is not None:
+        takes += delays.border * np.abs(places.nets[arcs[:, 0]] - places.nets[arcs[:, 1]])
+        own = netlist.ends[:, 0]
+        at_end[: len(own)] += delays.border * np.abs(places.nets[own] - places.cells[netlist.receivers])
     _spread(arrival, arcs, takes)
-    last = arrival[ends[:, 0]] + wire(ends) + kinds[ends[:, 1]]
+    last = arrival[ends[:, 0]] + at_end
     if not len(last) or last.max() < 0:
         return Path(delays.register + delays.uncertainty, (), "")
     net, kind = ends[last.argmax()].tolist()
@@ -89,7 +100,7 @@ def slowest(netlist: Netlist, delays: Delays, borders: bool = True) -> Path:
 def levels(netlist: Netlist) -> int:
     """The largest number of lookup tables between registers, those of distributed RAM included."""
     counted: defaultdict[str, Range] = defaultdict(lambda: NOTHING, {"LUT": ONE, "LUT RAM": ONE})
-    nothing = Family(counted, (NOTHING, NOTHING, NOTHING), NOTHING, NOTHING, frozenset(), frozenset(), NOTHING)
+    nothing = Family(counted, (NOTHING, NOTHING, NOTHING), NOTHING, NOTHING, NOTHING, frozenset(), frozenset(), NOTHING)
     return round(slowest(netlist, Delays(nothing, 0)).ns)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from boards.board import Board, BoardError, check, committed_resources, names
 from boards.vendor.project import CONTROL_ADDRESS, INSTANCE, project
-from hw.synthesis import Resources
+from hw.synthesis import Design, Resources
 from sim.compare.findings import estimated_clock
 from skipopu import shell
 from skipopu.machine.config import Machine
@@ -67,6 +67,23 @@ def test_packaging_script(name: str, tmp_path: Path) -> None:
     assert max(expected.values()) < 1 << ports(name)["s_axi_control_awaddr"][1]
     packaged = [call for call in calls if call[0] == "package_xo"]
     assert len(packaged) == (board.flow == "vitis")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VITIS)
+def test_floor_plan_names_instances(name: str) -> None:
+    """Every cell that is given a die is an instance of the Verilog, by its way from the shell, and none is given two."""
+    below = Design(files(name)[f"{MODULE}.v"]).modules
+    given = re.findall(r"USER_SLR_ASSIGNMENT SLR(\d) \[get_cells -quiet \{ (.*?) \}\]", files(name)["floorplan.xdc"])
+    cells = [cell for _, named in given for cell in named.split()]
+    assert len(cells) == len(set(cells)) == 9 * len(buses(name))
+    assert {int(die) for die, _ in given} == set(range(Board.load(name).dies))
+    for cell in cells:
+        module = MODULE
+        for instance in cell.split("/"):
+            found = re.search(rf"^  (\\?\S+) \\?{instance} \($", below[module], re.MULTILINE)
+            assert found is not None, cell
+            module = found[1]
 
 
 @pytest.mark.slow
@@ -141,6 +158,7 @@ def test_constraints_of_the_crossings(name: str, tmp_path: Path) -> None:
     added = record(files(name)["package.tcl"], tmp_path)
     assert ("add_files", "-fileset", "constrs_1", "-norecurse", "crossings.xdc") in added
     assert ("set_property", "processing_order", "LATE", "get_files@crossings.xdc") in added
+    assert ("add_files", "-fileset", "constrs_1", "-norecurse", "floorplan.xdc") in added
 
 
 @pytest.mark.slow
