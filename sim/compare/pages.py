@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sim.baselines import data
@@ -17,12 +17,13 @@ from sim.compare.findings import estimated_clock
 from sim.fuzz.case import SHORT_CYCLES
 from sim.fuzz.run import BOUND, SHORT_BOUND
 from skipopu.machine.config import Machine
-from skipopu.report import Record, Table
+from skipopu.report import Cell, Record, Table
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/pe-array.md", "docs/kv-memory.md", "docs/boards.md", "docs/clock.md", "docs/fuzz.md")
 BLOCK = re.compile(r"(<!-- figures (\w+): begin -->\n).*?(<!-- figures: end -->\n)", re.S)
 MODEL, TARGET, CONTEXT = "llama-2-7b", "u280", "128+1024"
+DIES_MHZ = "dies_fmax_mhz"
 CLOCKS_SHOWN = (75, 100, 125, 150, 175, 200, 225)  # at which the comparison has rates
 GEARBOX_LUT = (
     1260  # of one of the shell's gearboxes between the core's and the memory's clock: Yosys, `hw/shell/gearbox.py` alone
@@ -49,6 +50,10 @@ class Records:
         return [
             r for r in self.all if r.name == name and source in r.source and all(getattr(r, k) == v for k, v in keys.items())
         ]
+
+    def starting(self, name: str) -> list[Record]:
+        """Those whose name begins so."""
+        return [r for r in self.all if r.name.startswith(name)]
 
     def value(self, name: str, source: str = "", **keys: object) -> float:
         """Of the first such record; raises LookupError naming it when there is none."""
@@ -107,16 +112,19 @@ def clock() -> str:
     compared = Records("docs/comparison/comparison.json")
     machine = Machine.load(TARGET)
     low, likely, high = own_clock(machine)
-    # No rate above the estimate; where the assumed clock is the likely one, that of the low one.
-    met = machine.clock_mhz <= likely
-    mhz = max((mhz for mhz in CLOCKS_SHOWN if mhz <= (low if met else likely)), default=min(CLOCKS_SHOWN))
-    dense, skipping = own_rates(compared, f"; at {mhz:g} MHz")
+    split = Records(f"boards/resources/{TARGET}.json")
+    dies_low, dies, dies_high = (split.value(f"{DIES_MHZ}{delays}") for delays in (", high delays", "", ", low delays"))
+    rates: list[str] = []
+    for limit in (dies, dies_low):
+        mhz = max((mhz for mhz in CLOCKS_SHOWN if mhz <= limit), default=min(CLOCKS_SHOWN))
+        dense, skipping = own_rates(compared, f"; at {mhz:g} MHz")
+        rates.append(f"{skipping:.0f} tokens per second with skipping and {dense:.0f} without at {mhz:g} MHz")
     return (
         f"**The clock is estimated, not closed**: every rate of `{TARGET}` here is counted at {machine.clock_mhz:g} MHz, and no tool has placed"
         f" the design on an UltraScale+ device. The [static timing estimate](docs/clock.md) of its netlist gives {likely:.0f} MHz"
-        f" ({low:.0f} to {high:.0f}) as it is written; at {mhz:g} MHz{', below its low end,' if met else ''} the same run gives {skipping:.0f}"
-        f" tokens per second with skipping and {dense:.0f} without. The one full device that could be routed came out"
-        " [at the low end](docs/clock.md#held-against-a-router).\n"
+        f" ({low:.0f} to {high:.0f}) as if the device were one die, and {dies:.0f} ({dies_low:.0f} to {dies_high:.0f}) over its"
+        f" {len(split.starting('ports_of_die.'))} dies: the same run gives {rates[0]}, {rates[1]}. The one full device that could be routed came"
+        " out [at the low end](docs/clock.md#held-against-a-router).\n"
     )
 
 
@@ -256,7 +264,25 @@ def clocks() -> str:
         if mhz < Machine.load(TARGET).clock_mhz
     ]
     tables.append(Table("", ("unit", *(f"`{name}`, MHz (LUT levels)" for name in units)), cells).markdown)
+    tables.append(
+        Table("", ("over dies", "ports on each", "signals between", "low, MHz", "likely", "high"), over_dies(names)).markdown
+    )
     return "\n\n".join(tables) + "\n"
+
+
+def over_dies(names: Iterable[str]) -> list[list[Cell]]:
+    """Of machines that were counted over several dies: ports on each, signals over each border, clocks with what borders take."""
+    rows: list[list[Cell]] = []
+    for name in names:
+        records = Records(f"boards/resources/{name}.json")
+        if not records.find(DIES_MHZ):
+            continue
+        ports, lines = (
+            [f"{record.value:,}" for record in records.starting(of)] for of in ("ports_of_die.", "lines_over_border.")
+        )
+        mhz = [f"{records.value(f'{DIES_MHZ}{delays}'):.0f}" for delays in (", high delays", "", ", low delays")]
+        rows.append([f"`{name}`", ", ".join(ports), ", ".join(lines), *mhz])
+    return rows
 
 
 def stationary() -> str:
