@@ -81,7 +81,7 @@ def test_floor_plan_names_instances(name: str) -> None:
     for cell in cells:
         module = MODULE
         for instance in cell.split("/"):
-            found = re.search(rf"^  (\\?\S+) \\?{instance} \($", below[module], re.MULTILINE)
+            found = re.search(rf"^  (\\?\S+) +\\?{instance} +\($", below[module], re.MULTILINE)
             assert found is not None, cell
             module = found[1]
 
