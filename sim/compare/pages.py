@@ -124,7 +124,7 @@ def clock() -> str:
         f" the design on an UltraScale+ device. The [static timing estimate](docs/clock.md) of its netlist gives {likely:.0f} MHz"
         f" ({low:.0f} to {high:.0f}) as if the device were one die, and {dies:.0f} ({dies_low:.0f} to {dies_high:.0f}) over its"
         f" {len(split.starting('ports_of_die.'))} dies: the same run gives {rates[0]}, {rates[1]}. The one full device that could be routed came"
-        " out [at the low end](docs/clock.md#held-against-a-router).\n"
+        " out [below its low end](docs/clock.md#held-against-a-router).\n"
     )
 
 
