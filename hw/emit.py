@@ -104,8 +104,11 @@ def _interruptible(work: Callable[[], str]) -> str:
 
 
 def library_verilog(library: Library) -> str:
-    """Modules that occur many times."""
-    return "".join(_unit_verilog(component, name) for name, component in library.modules.items())
+    """Modules that occur many times, also those that are first used in another one."""
+    texts: dict[str, str] = {}
+    while left := [name for name in library.modules if name not in texts]:
+        texts |= {name: _unit_verilog(library.modules[name], name) for name in left}
+    return "".join(texts.values())
 
 
 def _unit_verilog(component: Component, name: str) -> str:

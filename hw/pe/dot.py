@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import adder_tree, delay
 from hw.component import Component, given, gives
+from hw.library import Library
 from hw.pe import multiplier
 from hw.pe.formats import FORMAT_BITS, integer
 from hw.pe.multiplier import multiply
@@ -37,12 +38,20 @@ class PackedDot(Component):
         primitive: "27x18" or "18x18".
         formats: of weights.
         bits: of aligned numbers; 18 in the machine, fewer in studies.
+        library: takes the multipliers, which are alike; without one each is a unit of its own.
     """
 
-    PRODUCT_LATENCY = 1 + multiplier.LATENCY  # operand registers, multiplier
+    PRODUCT_LATENCY = multiplier.LATENCY
 
-    def __init__(self, lanes: int, primitive: str, formats: Sequence[Format], bits: int = ALIGNED_BITS) -> None:
-        self.lanes, self.primitive, self.formats, self.bits = lanes, primitive, formats, bits
+    def __init__(
+        self,
+        lanes: int,
+        primitive: str,
+        formats: Sequence[Format],
+        bits: int = ALIGNED_BITS,
+        library: Library | None = None,
+    ) -> None:
+        self.lanes, self.primitive, self.formats, self.bits, self.library = lanes, primitive, formats, bits, library
         self.quarter = lanes // QUERY_LANES
         self.probability_bits = min(PROBABILITY_BITS, spacing(bits) + WEIGHT_BITS - 1)
         weighted = self.probability_bits + bits
@@ -106,17 +115,16 @@ class PackedDot(Component):
         k = i % self.quarter
         element = self.element[bits * k : bits * (k + 1)].as_signed()
         activation = self.activation[bits * i : bits * (i + 1)].as_signed()
-        wide = Signal(signed(distance + WEIGHT_BITS), name=f"wide_{i}", reset_less=True)
-        narrow = Signal(signed(bits), name=f"narrow_{i}", reset_less=True)
+        wide, narrow = Signal(signed(distance + WEIGHT_BITS), name=f"wide_{i}"), Signal(signed(bits), name=f"narrow_{i}")
         operand = Mux(self.keys, element, weight)
         if i < self.quarter:
-            m.d.sync += [
+            m.d.comb += [
                 wide.eq(Mux(self.values, self.probability, operand)),
                 narrow.eq(Mux(self.values, element, activation)),
             ]
         else:
-            m.d.sync += [wide.eq(operand), narrow.eq(activation)]
-        return multiply(m, self.primitive, wide, narrow, f"product_{i}")
+            m.d.comb += [wide.eq(operand), narrow.eq(activation)]
+        return multiply(m, self.primitive, wide, narrow, f"product_{i}", self.library)
 
     def _sum(self, m: Module, products: list[Value]) -> None:
         distance, quarter = spacing(self.bits), self.quarter

@@ -10,6 +10,7 @@ from amaranth.lib import data, stream
 
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.library import Library
 from hw.pe.accumulate import SUM_BITS, Group, accumulate
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.dot import PROBABILITY_BITS, WEIGHTED_BITS, PackedDot
@@ -83,10 +84,14 @@ class Slice(Component):
 
     Latency: ``latency`` from a group's last step to its accumulators, ``dot_latency`` and ``product_latency`` for attention.
     Throughput: a beat and a step per cycle.
+
+    Parameters:
+        machine: the machine.
+        library: takes the multipliers, which are alike; without one each is a unit of its own.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library | None = None) -> None:
+        self.machine, self.library = machine, library
         self.depth = 1 << self.drain_address_bits(machine)
         self.beats = given(stream.Signature(machine.port_bits), "weights and their scales")
         self.take = given(Take(machine), "what to do with the next beat, if this slice takes one")
@@ -141,7 +146,9 @@ class Slice(Component):
         beat = registered(m, self.beats.payload, "beat")
         what = data.View(Take(machine), taken)
         scales, zeros = self._take_scales(m, what, beat)
-        m.submodules.dot = dot = PackedDot(machine.weight_lanes, machine.multiplier, machine.weight_formats)
+        m.submodules.dot = dot = PackedDot(
+            machine.weight_lanes, machine.multiplier, machine.weight_formats, library=self.library
+        )
         lower, upper = dot.lower, dot.upper
         m.d.comb += [
             dot.beat.eq(beat),

@@ -27,7 +27,7 @@ class Tile(Component):
     """
 
     def __init__(self, machine: Machine, library: Library | None = None) -> None:
-        unit = StationarySlice(machine, library) if machine.stationary else Slice(machine)
+        unit = StationarySlice(machine, library) if machine.stationary else Slice(machine, library)
         port = HeldPort(machine) if machine.stationary else AttentionPort(machine)
         self.inner_slice, self.inner_attention = unit, port
         # (of the slice, of attention): operands go to the slice, sums come from there

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value, signed
 
 from hw.arithmetic.pipeline import delay, registered
 from hw.block import BlockUnit
 from hw.component import given, gives
+from hw.pe.dsp48e2 import NARROW_BITS, WIDE_BITS, dsp48e2
 from skipopu.machine import pipeline
 from skipopu.numerics.accumulate import WIDTH
-
-WIDE_PORT, NARROW_PORT = 27, 18  # bits of the block's operands
 
 
 class Multiplier(BlockUnit):
@@ -27,8 +26,8 @@ class Multiplier(BlockUnit):
     """
 
     def __init__(self, wide: int, narrow: int, other: int = 0, instance: bool = False) -> None:
-        assert max(wide, other) <= WIDE_PORT
-        assert narrow <= NARROW_PORT
+        assert max(wide, other) <= WIDE_BITS
+        assert narrow <= NARROW_BITS
         self.shape, self.instance = (wide, narrow, other), instance
         self.wide = given(signed(wide), "operand, a cycle before the others")
         if other:
@@ -64,38 +63,7 @@ class Multiplier(BlockUnit):
         """All registers but those of the controls: what chooses the operand is what the sum in front of the multiplier leaves out (UG579,
         INMODE). No free model of the block is at hand: tests run the described form."""
         other, choose = (self.other, self.choose) if self.shape[2] else (Const(0, 1), Const(0, 1))
-        held = dict.fromkeys(("AREG", "ACASCREG", "BREG", "BCASCREG"), 2)
+        held: dict[str, int] = dict.fromkeys(("AREG", "ACASCREG", "BREG", "BCASCREG"), 2)
         held |= dict.fromkeys(("DREG", "ADREG", "MREG", "PREG", "INMODEREG"), 1)
-        held |= dict.fromkeys(("OPMODEREG", "ALUMODEREG", "CARRYINREG", "CARRYINSELREG", "CREG"), 0)
-        clocked = ("CEA1", "CEA2", "CEB1", "CEB2", "CED", "CEAD", "CEM", "CEINMODE")
-        idle = ("CEC", "CECTRL", "CEALUMODE", "CECARRYIN", "CARRYIN", "CARRYCASCIN", "MULTSIGNIN")
-        resets = ("A", "B", "C", "D", "M", "P", "INMODE", "CTRL", "ALUMODE", "ALLCARRYIN")
-        return Instance(
-            "DSP48E2",
-            p_AMULTSEL="AD",
-            p_BMULTSEL="B",
-            p_PREADDINSEL="A",
-            p_USE_MULT="MULTIPLY",
-            **{f"p_{name}": count for name, count in held.items()},
-            i_CLK=ClockSignal(),
-            i_A=_extended(self.wide, 30),
-            i_B=_extended(self.narrow, NARROW_PORT),
-            i_C=Const(0, WIDTH),
-            i_D=_extended(other, WIDE_PORT),
-            i_INMODE=Cat(Const(0, 1), choose, choose, Const(0, 2)),
-            i_OPMODE=Cat(Const(0b0101, 4), Const(0, 1), self.more, Const(0, 3)),
-            i_ALUMODE=Const(0, 4),
-            i_CARRYINSEL=Const(0, 3),
-            i_ACIN=Const(0, 30),
-            i_BCIN=Const(0, 18),
-            i_PCIN=Const(0, WIDTH),
-            **{f"i_{name}": Const(1, 1) for name in clocked},
-            **{f"i_{name}": Const(0, 1) for name in idle},
-            **{f"i_RST{name}": Const(0, 1) for name in resets},
-            i_CEP=self.valid,
-            o_P=self.total,
-        )
-
-
-def _extended(value: Value, bits: int) -> Value:
-    return Cat(value, value[-1].replicate(bits - len(value)))
+        inmode = Cat(Const(0, 1), choose, choose, Const(0, 2))
+        return dsp48e2(held, self.wide, self.narrow, self.total, other=other, inmode=inmode, more=self.more, enable=self.valid)

@@ -27,7 +27,7 @@ class HalfDot(Variant):
     def __init__(self, lanes: int, truncated: bool) -> None:
         self.lanes, self.truncated = lanes, truncated
         depth = (lanes - 1).bit_length()
-        self.latency = 1 + max(1 + depth, 1 + LATENCY) + 2 + depth + FromInteger.LATENCY
+        self.latency = 1 + max(1 + depth, LATENCY) + 2 + depth + FromInteger.LATENCY
         self.shared = given(16 * lanes, "the operand that both sums share")
         self.first = given(16 * lanes, "the first sum's other operand")
         self.second = given(16 * lanes, "the second sum's")
@@ -43,7 +43,7 @@ class HalfDot(Variant):
         exponents: list[list[Value]] = [[], []]
         terms: list[list[tuple[Value, Value]]] = [[], []]
         depth = (self.lanes - 1).bit_length()
-        at_product = 1 + 1 + LATENCY  # operands, wide operand, multiplier
+        at_product = 1 + LATENCY  # operands, multiplier
         at_largest = 1 + 1 + depth  # operands, exponent sums, tree
         at = max(at_product, at_largest)
         for i in range(self.lanes):
@@ -54,14 +54,12 @@ class HalfDot(Variant):
             mantissas = [Cat(w[:10], w[10:15] != 0) for w in words]
             fields = [Mux(w[10:15] == 0, 1, w[10:15]) for w in words]
             packed = [b[cut:] for b in mantissas[1:]]
-            wide = registered(m, Cat(half_pack(packed, space), Const(0, 1)).as_signed(), f"wide_{i}")
-            narrow = registered(m, Cat(mantissas[0], Const(0, 1)).as_signed(), f"narrow_{i}")
+            wide, narrow = (Cat(value, Const(0, 1)).as_signed() for value in (half_pack(packed, space), mantissas[0]))
             product = multiply(m, "27x18", wide, narrow, f"product_{i}")
             # The upper product's low bits once more, from AND rows: an operator would cost a second multiplier.
             low_a, low_b = mantissas[0][:overlap], packed[1][:overlap]
             rows = [(low_b & low_a[j].replicate(overlap)) << j for j in range(overlap)]
-            low = registered(m, tree(rows, lambda a, b: (a + b)[:overlap])[:overlap], f"low_{i}")
-            low = delay(m, low, LATENCY, f"low_{i}_d")
+            low = delay(m, tree(rows, lambda a, b: (a + b)[:overlap])[:overlap], LATENCY, f"low_{i}")
             middle = (product[space : space + overlap] - low)[:overlap]
             lower = Cat(product[:space], middle)
             # What overflowed from the lower product's top bits into the rest of the upper one is taken back.

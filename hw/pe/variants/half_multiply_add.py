@@ -17,7 +17,7 @@ class HalfMultiplyAdd(Variant):
     Latency: ``latency`` cycles from a and b, which come ``LATENCY_C`` cycles before c. Throughput: an operation per cycle.
     """
 
-    LATENCY_C = 1 + LATENCY + 1
+    LATENCY_C = LATENCY + 1
     latency = LATENCY_C + 3
 
     def __init__(self) -> None:
@@ -30,10 +30,11 @@ class HalfMultiplyAdd(Variant):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, b = (registered(m, w, n) for n, w in (("a_1", self.a), ("b_1", self.b)))
-        product = multiply(m, "27x18", Cat(a[:10], Const(1, 2)).as_signed(), Cat(b[:10], Const(1, 2)).as_signed(), "product")
-        zero = delay(m, (a[10:15] == 0) | (b[10:15] == 0), LATENCY, "zero")
-        exponent = delay(m, (a[10:15] + b[10:15]), LATENCY, "exponent")
-        sign = delay(m, a[15] ^ b[15], LATENCY, "sign")
+        wide, narrow = (Cat(w[:10], Const(1, 2)).as_signed() for w in (self.a, self.b))
+        product = multiply(m, "27x18", wide, narrow, "product")
+        zero = delay(m, (a[10:15] == 0) | (b[10:15] == 0), LATENCY - 1, "zero")
+        exponent = delay(m, (a[10:15] + b[10:15]), LATENCY - 1, "exponent")
+        sign = delay(m, a[15] ^ b[15], LATENCY - 1, "sign")
         top = product[21]
         mantissa = Mux(top, product[11:21], product[10:20])
         guard, sticky = Mux(top, product[10], product[9]), product[:9].any() | (top & product[9])

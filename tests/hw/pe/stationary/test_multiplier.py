@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.block import either
+from hw.block import BlockUnit, either
 from hw.emit import component_verilog, library_verilog
 from hw.library import Library
 from hw.pe.stationary.lanes import Lanes
@@ -27,7 +27,7 @@ CHECKED = 60
 TARGET = "tiny"
 
 
-def forms(unit: Multiplier) -> tuple[str, str]:
+def forms(unit: BlockUnit) -> tuple[str, str]:
     """Verilog of the instance and of what is described."""
     return component_verilog(unit.instantiated(), "unit"), component_verilog(unit, "unit")
 
@@ -100,7 +100,7 @@ module DSP48E2 #(parameter AMULTSEL = "A", BMULTSEL = "B", PREADDINSEL = "A", US
     .RSTINMODE(RSTINMODE), .RSTM(RSTM), .RSTP(RSTP), .P(P));
 endmodule
 """
-BENCH = """
+OPERANDS = """
 module bench(input clk);
   reg [63:0] a = 64'h9e3779b97f4a7c15, b = 64'hd1b54a32d192ed03;
   reg [3:0] begun = 0;
@@ -117,6 +117,10 @@ module bench(input clk);
     b <= next(b);
     if (begun != 15) begun <= begun + 1;
   end
+"""  # random ones; from ``begun`` 9 on all registers hold some
+BENCH = (
+    OPERANDS
+    + """
   wire more = begun != 8 && b[20:18] != 0;
   wire valid = begun <= 8 || b[17];
   instantiated one_unit(.clk(clk), .rst(1'b0), .wide(a[63:39]), .narrow({narrow}),{other} .valid(valid), .more(more), .total(one));
@@ -124,19 +128,30 @@ module bench(input clk);
   always @* if (begun > 8) assert (one == two);
 endmodule
 """
+)
 
 
 def compared(unit: Multiplier, tmp_path: Path, wrong: tuple[str, str] = ("", "")) -> None:
-    """Both forms side by side under random operands, the block as Yosys's model of the one before it: same sum, 25 bits beside 18."""
+    """Both forms side by side under random operands."""
+    _, narrow, other = unit.shape
+    connections = {"narrow": f"b[63:{64 - narrow}]", "other": f" .other(a[38:{39 - other}]), .choose(b[30])," if other else ""}
+    proven(unit, re.sub(r"{(narrow|other)}", lambda match: connections[match[1]], BENCH), tmp_path, wrong)
+
+
+def proven(unit: BlockUnit, bench: str, tmp_path: Path, wrong: tuple[str, str]) -> None:
+    """What ``bench`` asserts of the unit's forms ``instantiated`` and ``described``, the block as Yosys's model of the one before it: 25 bits
+    beside 18. ``wrong``: something in the instance, and what is put in its place.
+
+    Raises:
+        SkipopuError: it does not hold.
+    """
     instance, described = (
         text.replace("module unit", f"module {name}")
         for name, text in zip(("instantiated", "described"), forms(unit), strict=True)
     )
     assert wrong[0] in instance
-    _, narrow, other = unit.shape
-    connections = {"narrow": f"b[63:{64 - narrow}]", "other": f" .other(a[38:{39 - other}]), .choose(b[30])," if other else ""}
     (tmp_path / "design.v").write_text(instance.replace(*wrong) + described + MODEL)
-    (tmp_path / "bench.v").write_text(re.sub(r"{(narrow|other)}", lambda match: connections[match[1]], BENCH))
+    (tmp_path / "bench.v").write_text(bench)
     script = (
         "read_verilog +/xilinx/cells_sim.v; read_verilog design.v; read_verilog -formal bench.v; hierarchy -top bench; proc"
     )
