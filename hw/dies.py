@@ -22,8 +22,9 @@ from skipopu.machine.config import Machine
 Dies = NDArray[np.int8]
 BESIDE_TILE = ("tile", "read", "fetch")  # units of a port that stand together
 BESIDE_MEMORY = ("write",)  # that stand where its memory is
+OUTPOST = "outpost"  # that stands beside the ports' memory and is no port's
 AT_HOME = ("loader", "writer")  # without registers, beside their users
-PLACED = re.compile(rf"(?:^|\.)({'|'.join(BESIDE_TILE + BESIDE_MEMORY + AT_HOME)})_(\d+)(?:\.|$)")
+PLACED = re.compile(rf"(?:^|\.)(?:({'|'.join(BESIDE_TILE + BESIDE_MEMORY + AT_HOME)})_(\d+)|({OUTPOST}))(?:\.|$)")
 CLOCK = ("clk", "rst")  # on their own wires
 FAR = 64  # loads of a signal that goes everywhere: it does not hold what reads it to its own die
 TOGETHER = 4
@@ -83,9 +84,10 @@ def plan(ports: int, dies: int, luts: Luts) -> Plan:
 
 
 def standing(instance: str) -> tuple[str, int] | None:
-    """(unit, port) of what stands where its port does, by the way to an instance from the overlay; None of anything else."""
+    """(unit, port) of what stands where its port does, by the way to an instance from the overlay; None of anything else. Of the outpost it is
+    the last port that there may be."""
     found = PLACED.search(instance)
-    return (found[1], int(found[2])) if found else None
+    return None if found is None else (OUTPOST, -1) if found[3] else (found[1], int(found[2]))
 
 
 def luts_of(ports: int, modules: Mapping[str, Netlist], luts: Mapping[str, float], whole: float) -> Luts:
@@ -109,7 +111,7 @@ def placed(whole: Netlist, floor: Plan) -> Dies:
     for inside, end in zip(whole.insides, ends, strict=True):
         if place := standing(inside.name):
             unit, port = place
-            die = floor.writes(port) if unit in BESIDE_MEMORY else floor.tiles[port]
+            die = floor.writes(port) if unit in (*BESIDE_MEMORY, OUTPOST) else floor.tiles[port]
             fixed[inside.cell : end] = floor.home if unit in AT_HOME else die
     loads = np.bincount(whole.loads, minlength=whole.count)
     pins = whole.pins[whole.pins[:, 2] == DATA]

@@ -95,8 +95,7 @@ class AttentionUnit(Component):
         self.background = gives(1, "requests are not urgent")
         self.quiet = gives(
             1,
-            "nothing was being fetched ahead of an instruction a cycle before, by any port pipeline.apart more: may be up for a cycle"
-            " between who asks and the port that takes it",
+            "nothing was being fetched ahead of an instruction a cycle before, by any port pipeline.apart more",
         )
         self.hits = gives(count_shape(machine.ports), "beats that came from the history buffers")
         self.fetched_ahead = gives(count_shape(machine.ports), "beats that came ahead of their instruction")
@@ -165,7 +164,15 @@ class AttentionUnit(Component):
             self.finish.eq(divide.finish),
             self.digest.eq(divide.digest),
             self.done.eq(divide.done),
-            self.saturated.eq(divide.saturated | Cat(tile.attention.score_saturated for tile in self.tiles).any()),
+            self.saturated.eq(
+                divide.saturated
+                | delay_valid(
+                    m,
+                    Cat(tile.attention.score_saturated for tile in self.tiles).any(),
+                    pipeline.apart(machine),
+                    "score_saturated",
+                )
+            ),
             self.working.eq(self._working()),
             self.waiting.eq(
                 (phase.keys | phase.values)
@@ -242,13 +249,14 @@ class AttentionUnit(Component):
         connect(m, flipped(self.map), entries.map)
         before, behind = self._rounds(m)
         connect(m, softmax.round, reduction.softmax)
+        apart = pipeline.apart(self.machine)
         # What was asked for last waits for its round a cycle later.
         keys_requested, values_requested = (
-            now & registered(m, now, "requested") for now in (entries.keys_requested, entries.values_requested)
+            now & delay_valid(m, now, 1 + apart, "requested") for now in (entries.keys_requested, entries.values_requested)
         )
-        quiet = [
-            delay_valid(m, fetch.quiet, pipeline.apart(self.machine), f"quiet_{p}") for p, fetch in enumerate(self.fetches)
-        ]
+        quiet = [delay_valid(m, fetch.quiet, apart, f"quiet_{p}") for p, fetch in enumerate(self.fetches)]
+        # Until the port that was asked last has noticed, and that is known here.
+        ahead = Cat(delay_valid(m, entries.ahead, k, f"ahead_{k}") for k in range(3 * apart + 1)).any()
         more = ~Mux(values, values_requested, keys_requested)
         # What ends a phase may be seen a cycle late: sums settle later than that behind the last step.
         in_phase = phases.phase.keys | values
@@ -258,18 +266,20 @@ class AttentionUnit(Component):
             entries.start.eq(phases.start_keys),
             entries.map_row.eq(self.instruction.map_row),
             entries.own.eq(position),
-            entries.last.eq(position + self.blocks.last_slot),
+            entries.last.eq(registered(m, (position + self.blocks.last_slot)[: len(entries.last)], "last")),
             entries.entry_words.eq(self.blocks.entry_words),
             entries.unwritten.eq(self.unwritten),
             entries.serial.eq(self.serial),
             entries.idle.eq(phases.idle),
-            # Whether there is an entry is known late.
-            entries.taken.eq(entries.asking & (entries.here & Cat(fetch.wanted.ready for fetch in self.fetches)).any()),
+            entries.taken.eq(self._want(m)),
             self.background.eq(registered(m, phases.idle, "background")),
-            self.quiet.eq(registered(m, ~entries.ahead & Cat(quiet).all(), "quiet")),
+            self.quiet.eq(registered(m, ~ahead & Cat(quiet).all(), "quiet")),
             self.hits.eq(total([registered(m, fetch.hit, "hit") for fetch in self.fetches])),
             self.fetched_ahead.eq(total([registered(m, fetch.fetched_ahead, "ahead") for fetch in self.fetches])),
-            walk.last_entries.eq(~more | self._asked()),
+            # Whoever was asked before has shown its entry by the second cycle.
+            walk.last_entries.eq(
+                delay_valid(m, ~more | (self._asked() & delay_valid(m, self._asked(), apart, "asked")), apart, "last")
+            ),
             *before,
             softmax.values.eq(values),
             softmax.serial.eq(self.serial),
@@ -281,10 +291,26 @@ class AttentionUnit(Component):
                 & registered(m, values_requested, "values_requested")
                 & over
                 & softmax.idle
-                & ~softmax.left.any()
+                & ~delay_valid(m, softmax.left.any(), apart, "some_left")
             ),
         ]
         return more
+
+    def _want(self, m: Module) -> Value:
+        """Whether a port takes the entry that is asked for. Several ports are told a cycle later, and have said a cycle before whether they
+        will have room; who was given an entry has none for the two cycles until it says so."""
+        entries, ports = self.entries, self.machine.ports
+        ready = Cat(fetch.wanted.ready for fetch in self.fetches)
+        wanted, valid = entries.wanted.as_value(), entries.asking.replicate(ports) & entries.here
+        if pipeline.apart(self.machine):
+            taken = Signal(ports)
+            given = delay_valid(m, taken, 1, "given")
+            ready = registered(m, ready & ~taken & ~given, "room")
+            m.d.comb += taken.eq(valid & ready)
+            wanted, valid = registered(m, wanted, "wanted"), given
+        for p, fetch in enumerate(self.fetches):
+            m.d.comb += [fetch.wanted.valid.eq(valid[p]), fetch.wanted.payload.eq(wanted)]
+        return entries.asking & (entries.here & ready).any()
 
     def _written(self) -> Signal:
         """Who counts the heads whose probabilities are in memory."""
@@ -306,14 +332,14 @@ class AttentionUnit(Component):
     def _share(self, m: Module, p: int) -> Share:
         """What port ``p`` takes of its entries, and gives."""
         fetch, walk = self.fetches[p], self.rows
-        step, active = walk.round.step, walk.active[p]
         waiting = [
             walk.pending[p].eq(fetch.pending),
             walk.beats_ready[p].eq(fetch.ready),
             walk.beats_behind[p].eq(fetch.behind),
+            *([walk.beats_further[p].eq(fetch.further)] if pipeline.told(self.machine) else []),
         ]
         beat = [self.tiles[p].attention.work.kv_beat.eq(fetch.beat)]
-        return Share(active & step.pop, active & step.entry_end, waiting, beat, fetch.entry, step, self.tiles[p].slice.products)
+        return Share(walk.pops[p], walk.ends[p], waiting, beat, fetch.entry, walk.round.step, self.tiles[p].slice.products)
 
     def _port(self, m: Module, p: int) -> None:
         """Port ``p``: its entries, its tile."""
@@ -327,8 +353,6 @@ class AttentionUnit(Component):
             fetch.begin.eq(self.phases.begin),
             fetch.restart.eq(self.restart),
             fetch.filling.eq(entries.filling),
-            fetch.wanted.valid.eq(entries.asking & entries.here[p]),
-            fetch.wanted.payload.eq(entries.wanted),
             fetch.pop.eq(share.pop),
             fetch.end.eq(share.end),
             fetch.softmax_end.eq(softmax.active[p] & softmax.round.step.entry_end),

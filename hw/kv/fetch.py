@@ -17,6 +17,7 @@ from hw.kv.request import Entry, EntryRequests, Wanted
 from hw.kv.shapes import Heads, Pool
 from hw.memory.reader import Run
 from hw.widths import TOKEN_BITS
+from skipopu.machine import pipeline
 from skipopu.machine.config import ENTRIES_AHEAD, Machine
 
 
@@ -27,6 +28,8 @@ class Loader(Bundle):
         self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
         self.beats = given(stream.Signature(machine.port_bits), "their beats, in order")
         self.level = given(count_shape(machine.kv_fifo), "beats that it holds")
+        if pipeline.told(machine):
+            self.beyond = given(1, "a beat is there in two cycles, even if two more are taken until then")
         super().__init__()
 
 
@@ -57,6 +60,8 @@ class KvFetch(Component):
         self.entry = gives(entry, "the present entry")
         if not machine.stationary:
             self.behind = gives(1, "behind it there is another, of this entry or one that follows")
+            if pipeline.told(machine):
+                self.further = gives(1, "and another behind that one")
         self.pop = given(1, "the beat is used up")
         self.end = given(1, "so is the entry")
         self.softmax_score = gives(entry["score"].shape, "first score word of the entry whose probabilities are next")
@@ -136,8 +141,11 @@ class KvFetch(Component):
             self.fetched_ahead.eq(alone),
             self.beat.eq(beats.payload),
             self.ready.eq(order.there & ~order.turn.hit & beats.valid),
-            *([] if machine.stationary else [self.behind.eq(self.loader.level > 1)]),
         ]
+        if not machine.stationary:
+            m.d.comb += self.behind.eq(self.loader.level > 1)
+        if pipeline.told(machine):
+            m.d.comb += self.further.eq(self.loader.beyond)
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
         came = requests.taken & ~wanted.ahead
@@ -201,6 +209,8 @@ class KvFetch(Component):
         with m.If(present.hit):
             if not machine.stationary:
                 m.d.comb += [self.beat.eq(history.beats.payload), self.behind.eq(history.level > 1)]
+            if pipeline.told(machine):
+                m.d.comb += self.further.eq(history.further)
             m.d.comb += self.ready.eq(order.there & history.beats.valid)
         if machine.stationary:
             m.d.comb += [self.kept.eq(history.beats.payload), self.present_hit.eq(present.hit)]

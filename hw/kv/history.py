@@ -50,6 +50,7 @@ class HistoryBuffer(Component):
         self.reads = given(stream.Signature(half), "halves to read")
         self.beats = gives(stream.Signature(machine.port_bits), "all their beats, in order")
         self.level = gives(count_shape(READ_AHEAD), "beats that are there")
+        self.further = gives(1, "a beat is there in two cycles, even if two more are taken until then")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
@@ -108,6 +109,7 @@ class HistoryBuffer(Component):
                 registered(m, Mux(registered(m, of_header, "of_header_1"), header_read.data, body_read.data), "read")
             ),
             self.level.eq(held.level),
+            self.further.eq(held.further),
         ]
         connect(m, held.beats, flipped(self.beats))
         # A beat's place is free a cycle after it is taken.

@@ -147,7 +147,7 @@ class AttentionPort(Component):
             step_capped = data.View(CappedStep(self.machine), self.lockstep.capped)
             m.submodules.soft_cap = cap = SoftCap(self.machine)
             m.d.comb += [cap.score.eq(score), cap.factor.eq(step_capped.factor)]
-            capping = step_capped.capping
+            capping = registered(m, step_capped.capping, "capping")  # stable while an instruction runs
             score, hidden = Mux(capping, cap.capped, score), behind(m, capping, hidden, "capped_hidden")
             softmax_exponent = behind(m, capping, softmax_exponent, "capped_exponent")
             weighing = behind(m, capping, weighing, "capped_weighing", valid=True)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 
 from hw.arithmetic.pipeline import bits_for_index, registered
 from hw.component import Component, given, gives
 from hw.kv.format import StagedRead, staging_depth
 from hw.kv.shapes import Pool
 from hw.memory.axi import ADDRESS_BITS
+from hw.memory.outpost import Sent
 from hw.memory.writer import Writes
 from hw.widths import PLACE_BITS
 from skipopu.isa.spec import ADDRESS_UNIT
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
 class EntrySender(Component):
     """Writes a staged entry to its place and waits until memory has it.
 
-    Latency: 1 cycle from ``start`` to the run, 1 from the run to the first beat, 1 from ``written`` to ``done``. Throughput: a
-    beat per cycle.
+    Latency: 1 cycle from ``start`` to the run, 1 from the run to the first beat, 1 from ``written`` to ``done``; one more from and to
+    several ports. Throughput: a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.writes = [gives(Writes(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
-        self.written = given(machine.ports, "per port: the write is done, one cycle")
+        if pipeline.apart(machine):
+            self.sent = gives(Sent(machine, machine.ports), "writes to one of the ports", "sent_{}")
+        else:
+            self.writes = gives(Writes(machine), "to the only port", "{}")
+            self.written = given(1, "the write is done, one cycle")
         self.start = given(1, "write the entry, one cycle")
         self.port = given(
             bits_for_index(machine.ports),
@@ -48,20 +53,29 @@ class EntrySender(Component):
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
         # The place is chosen among those of all ports.
         m.d.sync += address.eq(self.pool.base + registered(m, self.place, "place_here") * self.pool.entry)
-        here = Signal(self.machine.ports)
-        m.d.sync += here.eq(1 << self.port)
-        for writes, chosen in zip(self.writes, here, strict=True):
-            m.d.comb += [
-                writes.runs.valid.eq(run & chosen),
-                writes.runs.payload.beat.eq(address << (unit_beats.bit_length() - 1)),
-                writes.runs.payload.count.eq(self.count),
-                writes.beats.valid.eq(beat & chosen),
-                writes.beats.payload.data.eq(self.staged.data),
-                writes.beats.payload.strobe.eq(-1),
+        several = pipeline.apart(self.machine)
+        where = self.sent.run if several else self.writes.runs.payload
+        m.d.comb += [where.beat.eq(address << (unit_beats.bit_length() - 1)), where.count.eq(self.count)]
+        run_taken, taken = Signal(), Signal()
+        if several:
+            m.d.sync += [
+                self.sent.here.eq(1 << self.port),
+                self.sent.begin.eq(run),
+                self.sent.valid.eq(beat & taken),
+                self.sent.beat.eq(self.staged.data),
             ]
-        run_taken = (Cat(writes.runs.ready for writes in self.writes) & here).any()
-        taken = (Cat(writes.beats.ready for writes in self.writes) & here).any()
-        written = registered(m, (self.written & here).any(), "written_here")
+            m.d.comb += [run_taken.eq(1), taken.eq(registered(m, self.sent.room, "room"))]
+            written = registered(m, self.sent.done, "written_here")
+        else:
+            m.d.comb += [
+                self.writes.runs.valid.eq(run),
+                self.writes.beats.valid.eq(beat),
+                self.writes.beats.payload.data.eq(self.staged.data),
+                self.writes.beats.payload.strobe.eq(-1),
+                run_taken.eq(self.writes.runs.ready),
+                taken.eq(self.writes.beats.ready),
+            ]
+            written = registered(m, self.written, "written_here")
         m.d.comb += [
             self.sending.eq(beat & taken),
             self.waiting.eq((run & ~run_taken) | (beat & ~taken) | (waiting & ~written)),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest, several
 from hw.kv.query import query_depth
 from hw.kv.shapes import Heads
+from skipopu.machine import pipeline
 from skipopu.machine.config import ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, TOGETHER, Machine
 
 
@@ -42,8 +43,8 @@ class SoftmaxWalk(Component):
 
     In a stationary array a round of values may be several of these; its walk counts the heads that are there.
 
-    Latency: 1 cycle from ``chosen`` to a round's first step, 1 from ``written`` to ``weighed``. Throughput: a step per cycle, a
-    cycle between rounds, two where a port has no more entries.
+    Latency: 1 cycle from ``chosen`` to a round's first step, pipeline.told more of each from and to several ports, 1 from ``written`` to
+    ``weighed``. Throughput: a step per cycle, pipeline.between_rounds cycles between rounds, one more where a port has no more entries.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -62,7 +63,7 @@ class SoftmaxWalk(Component):
             self.head_end = given(1, "a head's last step of values")
             self.round_end = given(1, "a round's last step of values")
         self.round = gives(SoftmaxRound(machine), "what the ports do")
-        self.head_weighed = gives(1, "a head's last step")
+        self.head_weighed = gives(1, "a head's last step, before the ports are told")
         self.active = gives(machine.ports, "ports in the round")
         if not machine.stationary:
             self.weighed = gives(1, "the next head of values has its probabilities")
@@ -71,7 +72,8 @@ class SoftmaxWalk(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step, heads, listed = self.round.step, self.heads, self.listed
+        heads, listed, late = self.heads, self.listed, pipeline.told(self.machine)
+        step, first = Signal(SoftmaxStep(self.machine)), Signal()
         running, active, parity = Signal(), Signal.like(self.active), Signal(rounds_kept(self.machine))
         kv_head, block, left = (
             Signal.like(heads.kv_heads),
@@ -82,9 +84,15 @@ class SoftmaxWalk(Component):
         # Rounds started here and not ended there; heads written here and not ended there.
         held = self.machine.stationary
         under_way, ready = Signal(count_shape(len(rounds_kept(self.machine)))), Signal(len(heads.kv_heads) + 1)
-        settled = self.left.any() & ((self.left & ~self.chosen) == 0)
+        settled = delay_valid(m, self.left.any() & ((self.left & ~self.chosen) == 0), late, "settled")
         most, ended = (2 << self.together, self.ended) if held else (2, self.round_end)
         start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < most)
+        over: Value = step.entry_end
+        for k in range(
+            pipeline.between_rounds(self.machine) - 1
+        ):  # the ports know of the last round's end, and what follows is known here
+            over = registered(m, over, f"over_{k}")
+            start &= ~over
         following = left & (left - 1)
         last_lane = ~several(left)
         # Stable from before a round's start
@@ -96,7 +104,9 @@ class SoftmaxWalk(Component):
         next_block = Signal.like(block)
         m.d.comb += [
             next_block.eq(Mux(last_block, 0, block + 1)),
-            self.active.eq(active),
+            self.active.eq(delay(m, active, late, "active")),
+            self.round.step.eq(delay_valid(m, step, late, "step")),
+            self.round.first.eq(delay(m, first, late, "first")),
             self.idle.eq(~running),
             self.head_weighed.eq(running & last_lane & last_block),
             step.work.eq(running),
@@ -129,8 +139,8 @@ class SoftmaxWalk(Component):
                 with m.If(last_block):
                     m.d.sync += [kv_head.eq(kv_head + 1), number_first.eq(number_first + listed.count)]
         with m.If(step.entry_end):
-            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(parity + 1 if held else ~parity)]
+            m.d.sync += [running.eq(0), first.eq(0), parity.eq(parity + 1 if held else ~parity)]
         with m.If(~self.values):
             m.d.sync += [s.eq(0) for s in (under_way, ready, parity, *([] if held else [self.weighed]))]
-            m.d.sync += self.round.first.eq(1)
+            m.d.sync += first.eq(1)
         return m

@@ -7,12 +7,13 @@ from typing import Any
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data
 
-from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.blocks import Listed, block_of, lowest, several
 from hw.kv.phases import Phase
 from hw.kv.query import QueryRead, query_depth
 from hw.kv.shapes import Heads, HeadShapes
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 
 
@@ -65,8 +66,9 @@ class KvWalk(Component):
     The order of rounds depends on memory timing, results do not: maxima and integer sums are the same in any order. A head's
     values wait for its probabilities.
 
-    Latency: 1 cycle from ``pending`` to a round's first step and from ``beats_ready`` to a step. Throughput: a step per cycle, a
-    cycle between rounds; a step every other cycle where a port has no beat behind the one it is at.
+    Latency: 1 cycle from ``pending`` to a round's first step and from ``beats_ready`` to a step, pipeline.told more to what the ports are
+    told. Throughput: a step per cycle, pipeline.between_rounds cycles between rounds. Where a port has no beat behind the one it is at, a step
+    every other cycle, with pipeline.told one in three of those that take a beat; then two in three where it has one behind and no more.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -75,21 +77,27 @@ class KvWalk(Component):
         self.pending = given(machine.ports, "per port: an entry of the phase waits or is worked on")
         self.beats_ready = given(machine.ports, "per port: a beat of its entry is there")
         self.beats_behind = given(machine.ports, "per port: behind that one another")
+        if pipeline.told(machine):
+            self.beats_further = given(machine.ports, "per port: behind those another")
         self.last_entries = given(1, "no entry will come that is not pending")
         self.weighed = given(1, "the probabilities of the next head of values are there")
         self.heads = given(Heads(machine), "the model's heads")
         self.listed = given(Listed(machine), "blocks of queries")
         self.round = gives(Round(machine), "what the ports do")
         self.active = gives(machine.ports, "ports in the round")
+        self.pops = gives(machine.ports, "ports whose beat is used up")
+        self.ends = gives(machine.ports, "ports whose entry is")
         self.query = gives(QueryRead(machine), "what the step needs of the queries a cycle later")
-        self.head_end = gives(1, "a head's last step")
-        self.round_end = gives(1, "the round's last step")
+        self.head_end = gives(1, "a head's last step, before the ports are told")
+        self.round_end = gives(1, "the round's last step, as early")
         self.idle = gives(1, "between rounds")
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step, heads, listed = self.round.step, self.heads, self.listed
+        heads, listed = self.heads, self.listed
+        step, late = Signal(KvStep(self.machine)), pipeline.told(self.machine)
+        first, sum_number = Signal(), Signal.like(self.round.sum_number)
         in_phase = self.phase.keys | self.phase.values
         running, active = Signal(), Signal.like(self.active)
         header_left, header_number = Signal.like(heads.header_beats), Signal.like(heads.header_beats)
@@ -116,9 +124,18 @@ class KvWalk(Component):
             return [left.eq(lanes), some_behind.eq(several(lanes))]
 
         # Rounds
-        full = self.pending.all()
-        start = in_phase & ~running & self.pending.any() & (full | self.last_entries)
-        m.d.comb += [self.active.eq(active), self.idle.eq(~running)]
+        full, some = (
+            delay_valid(m, value, late, name) for value, name in ((self.pending.all(), "full"), (self.pending.any(), "some"))
+        )
+        start = in_phase & ~running & some & (full | self.last_entries)
+        entry_end = Signal()
+        ended: Value = entry_end
+        for k in range(
+            pipeline.between_rounds(self.machine) - 1
+        ):  # the ports know of the last round's end, and what follows is known here
+            ended = registered(m, ended, f"ended_{k}")
+            start &= ~ended
+        m.d.comb += self.idle.eq(~running)
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -128,16 +145,18 @@ class KvWalk(Component):
                 *remaining(block_of(listed, 0).lanes),
                 last_block.eq(blocks == 0),
                 last_of_entry.eq((beats == 0) & (kv_heads == 0)),
-                *(
-                    s.eq(0)
-                    for s in (header_number, kv_head, beat, block, number_first, word, word_first, self.round.sum_number)
-                ),
+                *(s.eq(0) for s in (header_number, kv_head, beat, block, number_first, word, word_first, sum_number)),
             ]
         # Steps
         # Whether all ports will have a beat in the next cycle; those that would take one now need another, whether they do or not.
         # What the ports take waits for a register of its own, not behind what the step does.
         all_ready, not_ready = Signal(), Signal(init=1)
-        served = self.beats_ready & (self.beats_behind | ~(running & all_ready).replicate(self.machine.ports))
+        ports, takes = self.machine.ports, running & all_ready
+        served = self.beats_ready & (self.beats_behind | ~takes.replicate(ports))
+        if late:  # and another one for what they were told to take and do not yet know of
+            told = delay_valid(m, step.pop, late, "told")
+            served &= self.beats_behind | ~told.replicate(ports)
+            served &= self.beats_further | ~(takes & told).replicate(ports)
         ready = (Mux(running, active, self.pending) & ~served) == 0
         m.d.sync += [all_ready.eq(ready), not_ready.eq(~ready)]
         may = running & (keys | self.weighed)
@@ -153,8 +172,9 @@ class KvWalk(Component):
             may_end_entry.eq(may_end & last_of_entry),
             may_pop.eq(may_end | (may & header)),
         ]
-        beat_end, entry_end = may_end & all_ready, may_end_entry & ~not_ready
+        beat_end = may_end & all_ready
         m.d.comb += [
+            entry_end.eq(may_end_entry & ~not_ready),
             work.eq(may_work & all_ready),
             step.header.eq(may & header & all_ready),
             step.header_number.eq(header_number),
@@ -171,8 +191,6 @@ class KvWalk(Component):
             step.number.eq(number_first + block),
             step.number_first.eq(number_first),
             step.parity.eq(parity),
-            self.query.word.eq(present.base + word),
-            self.query.head.eq(present.base + word_first),
             self.head_end.eq(beat_end & last_beat),
             self.round_end.eq(entry_end),
         ]
@@ -191,7 +209,7 @@ class KvWalk(Component):
                     block.eq(next_block),
                     last_block.eq(Mux(last_block, blocks == 0, block + 1 == blocks)),
                     *remaining(block_of(listed, next_block).lanes),
-                    self.round.sum_number.eq(self.round.sum_number + 1),
+                    sum_number.eq(sum_number + 1),
                 ]
         with m.If(beat_end):
             m.d.sync += [beat.eq(beat + 1), word.eq(word + 1)]
@@ -206,7 +224,22 @@ class KvWalk(Component):
                     word_first.eq(word + 1),
                 ]
         with m.If(entry_end):
-            m.d.sync += [running.eq(0), self.round.first.eq(0), parity.eq(~parity)]
+            m.d.sync += [running.eq(0), first.eq(0), parity.eq(~parity)]
         with m.If(~in_phase):
-            m.d.sync += [self.round.first.eq(1), parity.eq(0)]
+            m.d.sync += [first.eq(1), parity.eq(0)]
+        m.d.comb += [
+            self.round.step.eq(delay_valid(m, step, late, "step")),
+            self.pops.eq(delay_valid(m, active & step.pop.replicate(ports), late, "pops")),
+            self.ends.eq(delay_valid(m, active & step.entry_end.replicate(ports), late, "ends")),
+            *(
+                to.eq(delay(m, value, late, name))
+                for to, value, name in (
+                    (self.active, active, "active"),
+                    (self.round.first, first, "first"),
+                    (self.round.sum_number, sum_number, "sum_number"),
+                    (self.query.word, present.base + word, "query_word"),
+                    (self.query.head, present.base + word_first, "query_head"),
+                )
+            ),
+        ]
         return m

@@ -18,10 +18,12 @@ from hw.kv.places import EntryPlaces
 from hw.kv.send import EntrySender
 from hw.kv.shapes import HeadShapes, Pool
 from hw.memory.buffer import BufferRead
+from hw.memory.outpost import Sent
 from hw.memory.writer import Writes
 from hw.vector.unit import Task
 from hw.widths import PLACE_BITS, POSITION_BITS, TOKEN_BITS
 from skipopu.isa.spec import BUFFER_UNIT, KVWRITE
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -38,7 +40,6 @@ class KvWriteUnit(Component):
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         shapes = HeadShapes(machine)
-        self.writes = [gives(Writes(machine), f"port {p}", f"{{}}_{p}") for p in range(machine.ports)]
         self.task = given(Task(machine), "KVWRITE to execute", "{}")
         self.pool_full = gives(1, "a port has no place left, level")
         self.missing = gives(1, "an unlisted slot at the first layer has no entry, level")
@@ -53,9 +54,13 @@ class KvWriteUnit(Component):
         self.read = gives(BufferRead(machine), "elements, FP32", "read_{}")
         self.map = gives(MapRead(machine), "reads of the KV map", "map_read_{}")
         self.map_write = gives(MapWrite(machine), "new entries of the KV map", "map_write_{}")
-        self.written = given(machine.ports, "per port: the write is done, one cycle")
         self.entries = gives(32, "entries written so far")
         self.saturated = gives(1, "a number was clipped")
+        if pipeline.apart(machine):
+            self.sent = gives(Sent(machine, machine.ports), "writes to one of the ports", "sent_{}")
+        else:
+            self.writes = gives(Writes(machine), "to the only port", "{}")
+            self.written = given(1, "the write is done, one cycle")
         super().__init__()
         self.sizes, self.places = HeadSizes(machine), EntryPlaces(machine)
         self.format, self.send = EntryFormatter(machine), EntrySender(machine)
@@ -68,8 +73,11 @@ class KvWriteUnit(Component):
         connect(m, flipped(self.pool), send.pool)
         connect(m, send.staged, form.staged)
         connect(m, flipped(self.read), form.read)
-        for own, to in zip(self.writes, send.writes, strict=True):
-            connect(m, flipped(own), to)
+        if pipeline.apart(machine):
+            connect(m, flipped(self.sent), send.sent)
+        else:
+            connect(m, flipped(self.writes), send.writes)
+            m.d.comb += send.written.eq(self.written)
         slot, mapped = Signal(bits_for_index(machine.tokens)), Signal(MapEntry())
         row = instruction.map_row + slot + instruction.position
         restart = registered(m, self.restart, "restart")
@@ -85,7 +93,6 @@ class KvWriteUnit(Component):
             send.port.eq(places.port),
             send.place.eq(places.place),
             send.count.eq(form.beats),
-            send.written.eq(self.written),
             self.task.working.eq(form.reading | send.sending),
             self.task.waiting.eq(send.waiting),
             self.saturated.eq(form.saturated),

@@ -32,6 +32,7 @@ class BeatPlaces(Component):
         self.push_data = given(width, "that beat")
         self.beats = gives(stream.Signature(width), "the eldest beat")
         self.behind = gives(1, "a beat is there in the next cycle, even if the eldest is taken")
+        self.further = gives(1, "and in the one after it, even if that is taken too")
         self.level = gives(count_shape(depth), "beats held")
         super().__init__()
 
@@ -56,12 +57,18 @@ class BeatPlaces(Component):
             self.beats.payload.eq(read.data),
             self.behind.eq(more),
         ]
+        more_next, single_next = Signal(), Signal()
+        m.d.comb += [
+            more_next.eq(self.push | (more & ~(fetch & single))),
+            single_next.eq(Mux(self.push, Mux(fetch, single, ~more), Mux(fetch, stored == Mux(fetched, 3, 2), single))),
+        ]
         m.d.sync += [
             self.beats.valid.eq(there),
             empty.eq(~there),
             fetched.eq(fetch),
-            more.eq(self.push | (more & ~(fetch & single))),
-            single.eq(Mux(self.push, Mux(fetch, single, ~more), Mux(fetch, stored == Mux(fetched, 3, 2), single))),
+            more.eq(more_next),
+            single.eq(single_next),
+            self.further.eq(more_next & ~single_next),
         ]
         for port, moves in ((write, self.push), (read, fetch)):
             place = Signal(bits_for_index(behind), name="produce" if port is write else "consume")

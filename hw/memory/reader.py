@@ -62,6 +62,7 @@ class BurstReader(Component):
         self.idle = gives(1, "every burst of every run was issued")
         self.level = gives(count_shape(depth), "beats held")
         self.behind = gives(1, "a beat is there in the next cycle, even if the present one is taken")
+        self.further = gives(1, "and in the one after it, even if that is taken too")
         self.push_last = given(1, "it is said to be its burst's last")
         self.misplaced = gives(
             1, "a beat came that was not asked for, or more or fewer than bursts have, by those said to be the last of one"
@@ -119,6 +120,7 @@ class BurstReader(Component):
             places.push_data.eq(self.push_data),
             self.level.eq(places.level),
             self.behind.eq(places.behind),
+            self.further.eq(places.further),
         ]
         connect(m, places.beats, flipped(self.beats))
         return m
@@ -127,8 +129,8 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
-    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat, pipeline.apart to and from ``stop`` and
-    ``quiet``. Throughput: a beat per cycle.
+    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat, pipeline.apart from ``stop`` and
+    ``background``, and to ``quiet``, ``error`` and ``nobodys``. Throughput: a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -139,12 +141,17 @@ class ReadPort(Component):
         self.axi = gives(AxiRead(machine.port_bits), "read channels of the AXI4 master", "{}")
         self.runs = [given(stream.Signature(Run(machine)), f"runs of beats that client {k} wants") for k in range(READ_CLIENTS)]
         self.beats = [gives(stream.Signature(machine.port_bits), f"client {k}'s beats") for k in range(READ_CLIENTS)]
-        self.background = given(1, "attention's bursts wait until memory idles")
+        self.background = given(1, "attention's bursts wait until memory idles, pipeline.apart cycles from now on")
         self.stop = given(1, "no more bursts, pipeline.apart cycles from now on")
         self.quiet = gives(1, "every beat asked for came, pipeline.apart cycles ago")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
         if not machine.stationary:
             self.weights_behind = gives(1, "a beat of weights is there in the next cycle, even if the present one is taken")
+            if pipeline.told(machine):
+                self.weights_further = gives(1, "and in the one after it, even if that is taken too")
+                self.attention_further = gives(
+                    1, "a beat is there for attention in two cycles, even if two more are taken until then"
+                )
         self.error = [
             gives(1, f"a response to client {k} was not OKAY, not asked for or not as long as its burst")
             for k in range(READ_CLIENTS)
@@ -162,6 +169,7 @@ class ReadPort(Component):
         araddr, arlen = Signal(ADDRESS_BITS), Signal(8)
         ready, apart = Signal(), pipeline.apart(self.machine)
         m.d.comb += ready.eq((~arvalid | self.axi.arready) & ~delay_valid(m, self.stop, apart, "stop"))
+        background = delay_valid(m, self.background, apart, "background")
         chosen, any_valid = Signal(2), Signal()
         for k in range(READ_CLIENTS):
             reader = BurstReader(self.machine, self.depths[k], self.most[k])
@@ -178,12 +186,10 @@ class ReadPort(Component):
                 reader.push.eq(self.axi.rvalid & (self.axi.rid == k)),
                 reader.push_data.eq(self.axi.rdata),
                 reader.push_last.eq(self.axi.rlast),
-                self.error[k].eq((reader.push & (self.axi.rresp != 0)) | reader.misplaced),
+                self.error[k].eq(delay_valid(m, (reader.push & (self.axi.rresp != 0)) | reader.misplaced, apart, f"error_{k}")),
             ]
         # The latency-bound clients go first; weights fill what they leave. What is fetched ahead comes while no weights are asked for.
-        waits = [
-            reader.burst_valid & ~self.background if k == ATTENTION else reader.burst_valid for k, reader in enumerate(readers)
-        ]
+        waits = [reader.burst_valid & ~background if k == ATTENTION else reader.burst_valid for k, reader in enumerate(readers)]
         with m.If(readers[ATTENTION].burst_valid & readers[ATTENTION].few_in_flight & readers[WEIGHTS].idle):
             m.d.comb += [chosen.eq(ATTENTION), any_valid.eq(1)]
         for k in RISING_PRIORITY:
@@ -213,9 +219,14 @@ class ReadPort(Component):
             self.axi.arburst.eq(BURST_INCR),
             self.axi.rready.eq(1),
             self.beat.eq(self.axi.rvalid),
-            self.nobodys.eq(self.axi.rvalid & (self.axi.rid >= READ_CLIENTS)),
+            self.nobodys.eq(delay_valid(m, self.axi.rvalid & (self.axi.rid >= READ_CLIENTS), apart, "nobodys")),
             self.quiet.eq(delay_valid(m, quiet, apart, "quiet")),
             self.attention_level.eq(readers[ATTENTION].level),
             *([] if self.machine.stationary else [self.weights_behind.eq(readers[WEIGHTS].behind)]),
         ]
+        if pipeline.told(self.machine):
+            m.d.comb += [
+                self.weights_further.eq(readers[WEIGHTS].further),
+                self.attention_further.eq(readers[ATTENTION].further),
+            ]
         return m

@@ -36,7 +36,7 @@ class WritePort(Component):
     """Writes runs of beats, one burst outstanding; two clients, client 1 first.
 
     Latency: 1 cycle from a run to ``awvalid``, none from a client's beat to ``wvalid``, 1 to ``beat``; a run is done when the response
-    to its last burst arrived, so that what it wrote can be read; pipeline.apart to and from ``stop`` and ``quiet``. Throughput:
+    to its last burst arrived, so that what it wrote can be read; pipeline.apart from ``stop`` and to ``quiet`` and ``error``. Throughput:
     a beat per cycle inside a burst.
     """
 
@@ -64,6 +64,7 @@ class WritePort(Component):
         apart = pipeline.apart(machine)
         stop = delay_valid(m, self.stop, apart, "stop")
         m.d.comb += self.quiet.eq(delay_valid(m, quiet, apart, "quiet"))
+        error = Signal()
         giving = Signal(WRITE_CLIENTS)  # whose beats go to the bus: no state has to be looked at for a beat to be taken
         beat, left = (Signal(Run(machine)[name].shape, name=name) for name in ("beat", "count"))
         page = 4096 // machine.beat_bytes
@@ -81,9 +82,10 @@ class WritePort(Component):
             self.axi.wlast.eq(remaining == 1),
             self.axi.wvalid.eq(Cat(beats.valid & here for beats, here in zip(self.beats, giving, strict=True)).any() | filling),
             self.axi.bready.eq(1),
-            self.error.eq(self.axi.bvalid & (~responding | (self.axi.bresp != 0) | (self.axi.bid != self.axi.awid))),
-            self.error_client.eq(client),
+            self.error.eq(delay_valid(m, error, apart, "error")),
+            self.error_client.eq(delay_valid(m, client, apart, "error_client")),
         ]
+        m.d.comb += error.eq(self.axi.bvalid & (~responding | (self.axi.bresp != 0) | (self.axi.bid != self.axi.awid)))
         sent = self.axi.wvalid & self.axi.wready
         m.d.sync += self.beat.eq(sent)
         for beats, here in zip(self.beats, giving, strict=True):

@@ -23,6 +23,7 @@ from hw.pe.tile import Tile
 from hw.pe.tokens import TokenSlots
 from hw.widths import GROUP_BITS
 from skipopu.isa.spec import MATMUL
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -70,6 +71,8 @@ class ArrayUnit(Component):
                 given(1, f"a beat of port {p} is there in the next cycle, even if the present one is taken")
                 for p in range(machine.ports)
             ]
+            if pipeline.told(machine):
+                self.further = [given(1, "and in the one after it, even if that is taken too") for _ in range(machine.ports)]
             self.exponent = given(8, "of the activations read, three cycles after their address")
         self.started = gives(1, "a product with weights starts")
         if machine.masks:
@@ -137,6 +140,8 @@ class ArrayUnit(Component):
             ]
             if not isinstance(sequencer, StationarySequencer):
                 m.d.comb += [tile.slice.exponent.eq(self.exponent), sequencer.weights_behind[p].eq(self.behind[p])]
+                if pipeline.told(self.machine):
+                    m.d.comb += sequencer.weights_further[p].eq(self.further[p])
             m.d.comb += tile.slice.drain_address.eq(epilogue.drain_address)
             if not isinstance(sequencer, StationarySequencer):
                 m.d.comb += tile.slice.take.eq(sequencer.take)

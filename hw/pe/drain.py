@@ -68,13 +68,15 @@ class Drain(Component):
             self.last.eq(last_of[self.bank] & whole if many else last_of[self.bank]),
             self.row.eq(row + (self.pair << 1)),
         ]
+        last_token, following = Signal(), Signal.like(self.token)
+        m.d.comb += following.eq(Mux(last_token, 0, self.token + 1))
         last_turn = (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
         with m.If(self.draining):
             m.d.sync += self.pair.eq(self.pair + pairs)
             with m.If(self.pair == PAIRS - pairs):
-                m.d.sync += [self.pair.eq(0), self.token.eq(self.token + 1)]
-                with m.If(self.token == self.token_count - 1):
-                    m.d.sync += [self.token.eq(0), self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
+                m.d.sync += [self.pair.eq(0), self.token.eq(following), last_token.eq(following == self.token_count - 1)]
+                with m.If(last_token):
+                    m.d.sync += [self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
                     if many:
                         with m.If(last_turn):
                             m.d.sync += [self.turn.eq(0), self.within.eq(Mux(whole, 0, self.within + 1))]
@@ -90,10 +92,11 @@ class Drain(Component):
             m.d.comb += rotary.eq(self._below_half_head(first + self.pair))
             with m.If(self.start):
                 m.d.sync += first.eq(PAIRS * i)
-            with m.Elif(self.draining & (self.pair == PAIRS - pairs) & (self.token == self.token_count - 1)):
+            with m.Elif(self.draining & (self.pair == PAIRS - pairs) & last_token):
                 m.d.sync += first.eq(self._below_half_head(first + PAIRS * together))
         with m.If(self.start):
             m.d.sync += [s.eq(0) for s in (self.bank, self.turn, self.token, self.pair, row, self.finished)]
+            m.d.sync += last_token.eq(self.token_count == 1)
         with m.If(self.done):
             m.d.sync += self.finished.eq(0)
         return m

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
@@ -12,6 +15,7 @@ from hw.pe.rounds import Rounds
 from hw.pe.slice import Slice, Step, Take
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import BLOCK_ROWS, MATMUL, SHORT_BLOCK_ROWS
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.formats import INT4, INT4Z, SCALE_WORD
 
@@ -51,9 +55,9 @@ class Sequencer(Component):
     the epilogue drains one while the other fills. Where several groups stand in a beat, a pair of beats is as many pairs of rows: all
     tokens are multiplied with the first, then with the next.
 
-    Latency: 1 cycle from ``start`` to the first beat and, where its bank is free, from a pair's second beat to its first step;
-    ``Slice.latency`` from a round's last step to its accumulators. Throughput: a beat per cycle or a step per cycle, whichever a
-    pair has more of; scales are beats of the pair after them.
+    Latency: 1 cycle from ``start`` to the first beat, pipeline.told more until ports are told, and, where its bank is free, 1 from a
+    pair's second beat to its first step; ``Slice.latency`` from a round's last step to its accumulators. Throughput: a beat per cycle or
+    a step per cycle, whichever a pair has more of; scales are beats of the pair after them.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -66,6 +70,8 @@ class Sequencer(Component):
         self.inner = given(ELEMENT_BITS, "first element of the activations' inner region")
         self.weights_ready = given(machine.ports, "ports with a beat")
         self.weights_behind = given(machine.ports, "ports with a beat in the next cycle, even if the present one is taken")
+        if pipeline.told(machine):
+            self.weights_further = given(machine.ports, "and in the one after it, even if that is taken too")
         self.token_count = given(count_shape(machine.tokens), "tokens in the list, at least 1")
         self.slot = given(slot, "slot of the token asked for")
         self.token = gives(slot, "the step's place in the list")
@@ -97,7 +103,7 @@ class Sequencer(Component):
         pair, taking, popping = Pair(self.machine), Signal(), Signal()
         self._take(m, pair, taking, popping)
         self._multiply(m, pair, taking, popping)
-        flight = Slice.latency(self.machine)
+        flight = pipeline.told(self.machine) + Slice.latency(self.machine)
         ending = popping & pair.end
         m.d.comb += [
             self.finished.eq(~taking & ~pair.full),
@@ -135,16 +141,17 @@ class Sequencer(Component):
         last_ports = registered(m, last_ports[: machine.ports], "last_ports")
         m.d.comb += ports.eq(Mux(last_round, last_ports, (1 << machine.ports) - 1))
         ready = Signal()  # all ports have a beat, worked out the cycle before
-        take, take_second = Signal(), Signal()
+        take, take_second, told, late = Signal(), Signal(), Signal(Take(machine)), pipeline.told(machine)
         m.d.comb += [
             take.eq(taking & ready & (need_scale | ~second | ~pair.full | popping)),
             take_second.eq(take & ~need_scale & second),
-            self.taking_ports.eq(ports & taking.replicate(machine.ports)),
-            self.take.scale.eq(take & need_scale),
-            self.take.scale_beat.eq(scale_beat),
-            self.take.first.eq(take & ~need_scale & ~second),
-            self.take.second.eq(take_second),
-            self.take.scale_index.eq(scale_index),
+            self.taking_ports.eq(delay(m, ports & taking.replicate(machine.ports), late, "taking_ports")),
+            told.scale.eq(take & need_scale),
+            told.scale_beat.eq(scale_beat),
+            told.first.eq(take & ~need_scale & ~second),
+            told.second.eq(take_second),
+            told.scale_index.eq(scale_index),
+            self.take.eq(delay_valid(m, told, late, "take")),
         ]
         rows = Mux(two_digits(self.format, machine.weight_formats), 1, 2)
         advance: Value = beats_per_group
@@ -163,12 +170,20 @@ class Sequencer(Component):
         round_end = last_beat & last_row & last_group
         # Whether a beat is taken comes late: what follows from either is ready before it.
         next_is_last, single = round_index + 2 == rounds, rounds == 1
-        present, behind = self.weights_ready | self.weights_behind, self.weights_behind
+        beats = [self.weights_ready | self.weights_behind, self.weights_behind]
+        if late:
+            beats[1] &= self.weights_ready
+            beats.append(self.weights_ready & self.weights_further)
         last_if_taken = Mux(~need_scale & second & round_end, next_is_last, last_round)
         last_if_not = Mux(self.start, single, last_round)
-        if_taken, if_not = (
-            Mux(last, (beats | ~last_ports).all(), beats.all())
-            for last, beats in ((last_if_taken, behind), (last_if_not, present))
+        # Whether all ports have as many beats and one more, of a round that is not the last, and of one that is
+        enough = [(there.all(), (there | ~last_ports).all()) for there in beats]
+        if late:  # what ports were told to take last is still there
+            taken = delay_valid(m, take, 1, "taken")
+            enough = [tuple(map(partial(Mux, taken), more, less)) for less, more in pairwise(enough)]
+        if_not, if_taken = (
+            Mux(last, of_last, of_others)
+            for last, (of_others, of_last) in zip((last_if_not, last_if_taken), enough, strict=True)
         )
         m.d.sync += ready.eq(Mux(take, if_taken, if_not))
         with m.If(take & need_scale):
@@ -223,7 +238,7 @@ class Sequencer(Component):
         """``pair`` with every token, a step per cycle. A bank is claimed by its round's first step."""
         token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
         bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
-        fire = Signal()
+        fire, step, late = Signal(), Signal(Step(self.machine)), pipeline.told(self.machine)
         last_token = Signal()
         last, following = last_token, Mux(last_token, 0, token + 1)
         piece = Signal(2)
@@ -236,14 +251,15 @@ class Sequencer(Component):
         m.d.comb += [
             fire.eq(pair.full & bank_free),
             popping.eq(fire & last),
-            self.step.eq(pair.step),
-            self.step.product.eq(fire),
-            self.step.token.eq(token),
-            self.active_ports.eq(pair.ports),
+            step.eq(pair.step),
+            step.product.eq(fire),
+            step.token.eq(token),
+            self.step.eq(delay_valid(m, step, late, "step")),
+            self.active_ports.eq(delay(m, pair.ports, late, "active_ports")),
             self.token.eq(token),
-            self.activation_slot.eq(self.slot),
-            self.activation_word.eq(pair.word),
-            self.activation_group.eq(pair.group),
+            self.activation_slot.eq(delay(m, self.slot, late, "activation_slot")),
+            self.activation_word.eq(delay(m, pair.word, late, "activation_word")),
+            self.activation_group.eq(delay(m, pair.group, late, "activation_group")),
             self.streaming.eq(fire),
             self.waiting_drain.eq(pair.full & ~bank_free),
             self.waiting_weights.eq(taking & ~pair.full),
@@ -251,9 +267,9 @@ class Sequencer(Component):
         if self.machine.short_groups:
             digits = two_digits(self.format, self.machine.weight_formats)
             m.d.comb += [
-                self.step.piece.eq(piece),
-                self.step.row.eq(pair.step.row + Mux(digits, piece, piece << 1)),
-                self.activation_piece.eq(piece),
+                step.piece.eq(piece),
+                step.row.eq(pair.step.row + Mux(digits, piece, piece << 1)),
+                self.activation_piece.eq(delay(m, piece, late, "activation_piece")),
             ]
         with m.If(fire):
             m.d.sync += [

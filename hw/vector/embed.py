@@ -25,7 +25,8 @@ class EmbedUnit(Component):
     """Per slot: the token id (port 0), the row's parts from every port in turn, the rotary row (port 0).
 
     Latency: 2 cycles from ``active`` to the first slot's run, 2 from a token id's beat to its row's first run, 2 from a row's beat
-    to its first word. Throughput: a word of the row or a rotary number per cycle; one memory access after the other.
+    to its first word, more of several ports as in :class:`hw.vector.row.RowReader`. Throughput: the row's as there, a rotary number per
+    cycle; one memory access after the other.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -86,7 +87,9 @@ class EmbedUnit(Component):
             m.d.comb += [runs.payload.beat.eq(ask_address >> beat_shift), runs.payload.count.eq(ask_count)]
         # Rows to the buffer, rotary rows to the array
         rope_index, piece = Signal(9), Signal(range(max(2, machine.port_bits // 32)))
-        last = Signal()  # rope_index is the last one
+        last, closing = Signal(), Signal()  # rope_index is the last one; it is, or the piece is its beat's last
+        last_piece, following = machine.port_bits // 32 - 1, Signal.like(piece)
+        m.d.comb += following.eq(Mux(piece == last_piece, 0, piece + 1))
         address = (base + rows.words.payload.element)[:ELEMENT_BITS]
         m.d.comb += [
             self.words.valid.eq(rows.words.valid),
@@ -128,7 +131,12 @@ class EmbedUnit(Component):
                     m.next = "SLOT"
             with m.State("SLOT"):
                 # token_address and rope_address settle
-                m.d.sync += [rope_index.eq(0), piece.eq(0), last.eq(last_index == 0)]
+                m.d.sync += [
+                    rope_index.eq(0),
+                    piece.eq(0),
+                    last.eq(last_index == 0),
+                    closing.eq((last_index == 0) | (last_piece == 0)),
+                ]
                 m.next = "NEXT"
                 with m.If(instruction.mask.bit_select(slot, 1)):
                     m.next = "TOKEN"
@@ -160,13 +168,13 @@ class EmbedUnit(Component):
                 with m.If(runs.ready):
                     m.next = "ROPE DATA"
             with m.State("ROPE DATA"):
-                last_piece = piece == machine.port_bits // 32 - 1
-                m.d.comb += [self.rotary.enable.eq(beats.valid), take.eq(last_piece | last), starved.eq(~beats.valid)]
+                m.d.comb += [self.rotary.enable.eq(beats.valid), take.eq(closing), starved.eq(~beats.valid)]
                 with m.If(beats.valid):
                     m.d.sync += [
-                        piece.eq(Mux(last_piece, 0, piece + 1)),
+                        piece.eq(following),
                         rope_index.eq(rope_index + 1),
                         last.eq(rope_index + 1 == last_index),
+                        closing.eq((rope_index + 1 == last_index) | (following == last_piece)),
                     ]
                     with m.If(last):
                         m.next = "NEXT"

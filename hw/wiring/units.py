@@ -25,6 +25,7 @@ from hw.kv.unwritten import Unwritten
 from hw.kv.write import KvWriteUnit
 from hw.library import Library
 from hw.memory.buffer import Buffer
+from hw.memory.outpost import Outpost
 from hw.memory.reader import ReadPort
 from hw.memory.writer import WritePort
 from hw.pe.activation import AlignedMemory
@@ -47,9 +48,11 @@ from skipopu.isa.registers import Config
 from skipopu.isa.spec import Unit
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import WATCHDOG_CYCLES
+from skipopu.machine.pipeline import apart
 
 HOST = "host"  # domain of what keeps its state while the rest is reset for another run
 OF_HOST = ("registers", "recovery")
+OUTPOSTS = ("outpost_home", "outpost")  # names of those of port 0 and of the others
 PORTS = ("activation", "array", "attention", "operands", "tokens", "unwritten")  # names of units that ports have too
 
 
@@ -90,6 +93,8 @@ class Units:
         self.switch = VectorSwitch(machine)
         self.embed, self.scan, self.route = EmbedUnit(machine), AlignUnit(machine), RouteUnit(machine)
         self.kv_write, self.store = KvWriteUnit(machine), StoreUnit(machine)
+        # Port 0's memory is everybody's, and stands apart from the others'.
+        self.outposts = [Outpost(machine, count) for count in (1, machine.ports - 1)] if apart(machine) else []
         self.adjust = AdjustUnit(machine) if machine.adjust else None
         self.source, self.groups, self.aligner = AlignSource(machine), GroupTracker(machine), Aligner(machine)
 
@@ -109,5 +114,7 @@ class Units:
                 m.submodules[f"{name}_unit" if name in PORTS else name] = own
         for p, (tile, reader, writer) in enumerate(zip(self.tiles, self.readers, self.writers, strict=True)):
             m.submodules[f"tile_{p}"], m.submodules[f"read_{p}"], m.submodules[f"write_{p}"] = tile, reader, writer
+        for place, outpost in zip(OUTPOSTS, self.outposts, strict=False):
+            m.submodules[place] = outpost
         for unit in Unit:
             m.submodules[f"queue_{unit.name.lower()}"] = self.queues[unit]

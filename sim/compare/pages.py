@@ -117,7 +117,7 @@ def clock() -> str:
     rates: list[str] = []
     for limit in (dies, dies_low):
         mhz = max((mhz for mhz in CLOCKS_SHOWN if mhz <= limit), default=min(CLOCKS_SHOWN))
-        dense, skipping = own_rates(compared, f"; at {mhz:g} MHz")
+        dense, skipping = own_rates(compared, *([] if mhz == machine.clock_mhz else [f"; at {mhz:g} MHz"]))
         rates.append(f"{skipping:.0f} tokens per second with skipping and {dense:.0f} without at {mhz:g} MHz")
     return (
         f"**The clock is estimated, not closed**: every rate of `{TARGET}` here is counted at {machine.clock_mhz:g} MHz, and no tool has placed"

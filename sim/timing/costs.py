@@ -115,8 +115,8 @@ class Costs:
         head = entry.head_beats * m.kv_lanes // m.vector_lanes
         bursts = -(-entry.beats // m.longest_write)
         return (
-            2 * entry.kv_heads * head + pipeline.KV_EXPONENT + entry.header_beats + 2,
-            entry.beats + bursts * WRITE_OVERHEAD + 2,
+            2 * entry.kv_heads * head + pipeline.KV_EXPONENT + entry.header_beats + 2 + pipeline.apart(m),
+            entry.beats + bursts * WRITE_OVERHEAD + 2 + pipeline.apart(m),
         )
 
     def kvwrite(self, written: int, copied: int, entry: KvEntry) -> int:
@@ -167,7 +167,7 @@ class Costs:
 
     def matmul_start(self) -> int:
         """Start to the first step: token lists, accumulator addresses."""
-        return self.machine.tokens + 3
+        return self.machine.tokens + 3 + pipeline.told(self.machine)
 
     def matmul_beats(self, rows: int, groups: int, group: int, form: Format) -> int:
         """Weight beats of a port whose blocks have ``rows`` rows."""
@@ -199,7 +199,7 @@ class Costs:
     def attention_drain(self) -> int:
         """Last step of a phase to the phase's end: the longest pipeline, scores with their tree over ports."""
         m = self.machine
-        return pipeline.settled(m) + pipeline.tree(m.ports) + 2
+        return pipeline.told(m) + pipeline.settled(m) + pipeline.tree(m.ports) + 2
 
     def attend(
         self,
@@ -221,12 +221,13 @@ class Costs:
         """
         m = self.machine
         mine = queries * len(listed)  # queries of a KV head
-        made = entry.kv_heads * mine + 1  # probabilities of an entry, and a cycle until the next one's
+        gap = pipeline.between_rounds(m)
+        made = entry.kv_heads * mine + gap  # probabilities of an entry, and the cycles until the next one's
         parts = rounds_of(m, ports, listed, queries, entry, serial)
         of_round, drain = parts.of_round, self.attention_drain + parts.taken
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         missed = reads[0] / key_run
-        read = self.read_all(ports) + 1 + m.stationary  # its address is worked out behind its place
+        read = self.read_all(ports) + 1 + m.stationary + pipeline.apart(m)  # its address is worked out behind its place
         covered = min(read + 1, hits * parts.key_round)
         keys = max(rounds * parts.key_round - covered, int(parts.key_pace.until(missed))) + read + 1
         fill = (min(max(1, parts.together), rounds) - 1) * made + mine + WEIGHED
@@ -241,7 +242,7 @@ class Costs:
         else:
             # Two rounds' probabilities are under way at most; what a cap adds delays the first, and every other one behind the second.
             ahead = max((fill + of_round + 2) / 2, made)
-            period = max(of_round + 1, ahead)
+            period = max(of_round + gap, ahead)
             capping = (rounds - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
             fill += late
             # Values come while the keys' pipeline drains and the first probabilities are made.
@@ -251,7 +252,7 @@ class Costs:
             if m.stationary:
                 unhindered = parts.values(rounds, made, mine + WEIGHED + late) - fill
             values = fill + max(unhindered, int(fetched - early))
-            weighing = max(0, int(rounds * (ahead - of_round - 1))) + int(capping)
+            weighing = max(0, int(rounds * (ahead - of_round - gap))) + int(capping)
             divisions = entry.kv_heads * mine * (head_dim // m.vector_lanes)
         busy = rounds * (parts.key_steps + parts.value_steps)
         cycles = 3 + m.tokens * queries + keys + values + 2 * drain + divisions + DIVIDE
@@ -286,9 +287,10 @@ def embed_slot(machine: Machine, elements: int, row: int, half_head: int) -> int
     rotary = -(-2 * half_head // words)
     row_trips, rotary_trips = (math.ceil(read / m.burst / 2) for read in (beats, rotary))
     waits = (1 + rotary_trips) * m.memory.refresh_wait + row_trips * wait_of_ports(m, ports)
-    now = first + ports
+    apart = pipeline.apart(m)  # several are asked every other cycle, and each of their beats takes two more
+    now = first + ports * (1 + apart)
     for port in range(ports):
-        now = used(m, [m.kv_lanes // m.vector_lanes] * beats, first + port, now)
+        now = used(m, [m.kv_lanes // m.vector_lanes + 2 * apart] * beats, first + port * (1 + apart), now)
     now += 1  # the last word's register
     now = used(m, [min(words, 2 * half_head - beat * words) for beat in range(rotary)], now, now)
     return round(now + waits)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sim.timing.entries import EntryPace, entry_pace, held_pace
 from skipopu.layout import KvEntry
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, TOGETHER, Machine
 
 
@@ -71,9 +72,10 @@ def rounds_of(machine: Machine, ports: int, listed: Sequence[int], queries: int,
     key_steps = entry.header_beats + beats * len(lanes)
     if not machine.stationary:
         value_steps = beats * sum(lanes)
-        key_round = max(key_steps, key_run) + 1
+        gap = pipeline.between_rounds(machine)
+        key_round = max(key_steps, key_run) + gap
         keys = entry_pace(machine, ports, entry.beats, key_run, entry.header_beats, len(lanes), key_round)
-        values = entry_pace(machine, ports, entry.beats, beats, 0, sum(lanes), value_steps + 1)
+        values = entry_pace(machine, ports, entry.beats, beats, 0, sum(lanes), value_steps + gap)
         return Rounds(entry, lanes, 0, key_steps, value_steps, key_round, keys, values)
     together = 1
     if sum(lanes) > 1 and not serial:

@@ -67,6 +67,16 @@ def apart(machine: Machine) -> int:
     return int(machine.ports > 1)
 
 
+def told(machine: Machine) -> int:
+    """Registers between what says what all ports of an array of rows do and the ports: what they have to say is seen that much later."""
+    return 0 if machine.stationary else apart(machine)
+
+
+def between_rounds(machine: Machine) -> int:
+    """Cycles without a step between two of attention's rounds: the ports are told of the end, and what follows is known where rounds start."""
+    return 1 + 2 * told(machine)
+
+
 def squares(machine: Machine) -> int:
     """A word's mantissas to the sum of their group's squares, this word's included."""
     return 1 + tree(machine.vector_lanes) + 1

@@ -76,7 +76,7 @@ def test_floor_plan_names_instances(name: str) -> None:
     below = Design(files(name)[f"{MODULE}.v"]).modules
     given = re.findall(r"USER_SLR_ASSIGNMENT SLR(\d) \[get_cells -quiet \{ (.*?) \}\]", files(name)["floorplan.xdc"])
     cells = [cell for _, named in given for cell in named.split()]
-    assert len(cells) == len(set(cells)) == 9 * len(buses(name))
+    assert len(cells) == len(set(cells)) == 9 * len(buses(name)) + 1
     assert {int(die) for die, _ in given} == set(range(Board.load(name).dies))
     for cell in cells:
         module = MODULE

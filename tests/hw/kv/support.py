@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-from amaranth.hdl import Elaboratable, Value
+from amaranth.hdl import Cat, Elaboratable, Module, Value
 from amaranth.sim import Simulator, SimulatorContext
 
+from hw.kv.send import EntrySender
 from hw.kv.shapes import Heads
+from hw.kv.write import KvWriteUnit
 from hw.library import AnyComponent, Library
+from hw.memory.outpost import Outpost
+from hw.wiring.ports import send
+from hw.wiring.units import Units
 from skipopu.layout import KvEntry
+from skipopu.machine import pipeline
 from skipopu.machine.accepted import LARGEST_MAP
 from skipopu.machine.config import Machine
 
@@ -64,6 +71,26 @@ class BuiltLibrary(Library):
 
     def use(self, name: str, build: Callable[[], AnyComponent], label: str, domains: Sequence[str] = ("sync",)) -> AnyComponent:
         return build()
+
+
+class SentToPorts(Elaboratable):
+    """``unit``, which writes entries, and what the overlay has between it and the ports.
+
+    Attributes:
+        writes: per port, what comes there.
+        written: a bit per port: the write is done, one cycle.
+    """
+
+    def __init__(self, unit: EntrySender | KvWriteUnit) -> None:
+        machine, self._m = unit.machine, Module()
+        outposts = [Outpost(machine, count) for count in (1, machine.ports - 1)] if pipeline.apart(machine) else []
+        self._m.submodules += [unit, *outposts]
+        places = send(self._m, cast(Units, SimpleNamespace(kv_write=unit, outposts=outposts)))
+        self.writes = [writes for writes, _ in places]
+        self.written = Cat(written for _, written in places)
+
+    def elaborate(self, platform: object) -> Module:
+        return self._m
 
 
 class Schedule:

@@ -15,7 +15,7 @@ WIDTH, COUNT = 8, 60
 
 @pytest.mark.parametrize("depth", [3, 4, 8])
 def test_order_and_level(depth: int) -> None:
-    """Every place is used; the level is what came and was not taken."""
+    """Every place is used; the level is what came and was not taken, and the beats behind the eldest are known."""
     dut, beats = BeatPlaces(WIDTH, depth), [5 * k & 255 for k in range(COUNT)]
     fullest = 0
 
@@ -27,8 +27,10 @@ def test_order_and_level(depth: int) -> None:
             ctx.set(dut.push, push)
             ctx.set(dut.push_data, beats[pushed] if push else 0)
             assert ctx.get(dut.level) == held
-            _, _, valid, ready = await ctx.tick().sample(dut.beats.valid, dut.beats.ready)
+            sampled = await ctx.tick().sample(dut.beats.valid, dut.beats.ready, dut.behind, dut.further)
+            _, _, valid, ready, behind, further = sampled
             assert held or not valid
+            assert (behind, further) == (held - valid >= 1, held - valid >= 2)
             pushed, held = pushed + push, held + push - (valid and ready)
             fullest = max(fullest, held)
 

@@ -97,18 +97,21 @@ def test_slots(mask: int, half_head: int) -> None:
         {dut.words: 2 * words, **{port: 2 * asked for port, asked in zip(dut.runs, runs, strict=True)}},
         drive=drive,
     )
-    per_row = ELEMENTS // LANES
+    per_row, per_beat = ELEMENTS // LANES, BITS // 16 // LANES
     given = run.given[dut.words]
     for k in range(len(words) // per_row):
         row = given[k * per_row : (k + 1) * per_row]
-        assert row == list(range(row[0], row[0] + per_row))
+        assert row == [row[0] + word + 2 * (word // per_beat) for word in range(per_row)]
         numbers = times[2 * half_head * k : 2 * half_head * (k + 1)]
         assert numbers == list(range(numbers[0], numbers[0] + 2 * half_head))
     slot = (mask & -mask).bit_length() - 1
     first = run.given[dut.runs[0]]
     assert first[0] == 2 + 3 * slot
-    # Memory answers in the next cycle with the id's beat.
-    assert first[1] == first[0] + 1 + 2
+    # Memory answers in the next cycle with the id's beat, and a port is asked in every other one.
+    assert first[1] == first[0] + 1 + 3
+    assert run.given[dut.runs[1]][0] == first[1] + 2
+    # The row's first beat is there 2 cycles after the last port was asked, its first word another 2 later.
+    assert given[0] == first[1] + 2 * (PORTS - 1) + 2 + 2
 
 
 def test_a_token_id_beyond_the_vocabulary_stops_the_unit() -> None:

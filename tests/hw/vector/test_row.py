@@ -1,4 +1,4 @@
-"""Rows in parts: runs to every port of the row, words in order, a word per cycle."""
+"""Rows in parts: runs to every port of the row, words in order, a word per cycle and, from several ports, two cycles more for each beat."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from amaranth.sim import SimulatorContext
 
 from hw.vector.row import RowReader
 from skipopu.isa.spec import EMBED
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from tests.hw.arithmetic.operands import halves
 from tests.hw.bench import exercise
@@ -41,15 +42,20 @@ def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None
     run = {"beat": address * 64 // machine.beat_bytes, "count": part // per_beat}
     dut = RowReader(machine)
     finished: list[int] = []
+    waited: list[int] = []
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
         for _ in range(2):
             await pause(ctx, stalls)
+            if stalls is None:  # it idles for a cycle
+                await ctx.tick()
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
             cycles = 1
             while not ctx.get(dut.done):
+                if stalls is None and not finished and ctx.get(dut.waiting):
+                    waited.append(cycles)
                 await ctx.tick()
                 cycles += 1
             await ctx.tick()
@@ -63,10 +69,20 @@ def test_row(ports: int, bits: int, lanes: int, row: int, elements: int) -> None
         constants=[(dut.address, address), (dut.row, row), (dut.elements, elements)],
         drive=drive,
     )
-    assert [seen.given[dut.runs[p]][0] for p in range(used)] == list(range(1, 1 + used))
-    assert seen.given[dut.words][: len(words)] == list(range(3 + used, 3 + used + len(words)))
+    # Cycles from start, which is in cycle 1. Of several ports each is asked a cycle after it could take it, and a beat is fetched while
+    # nothing else is done: it is seen, taken, and there.
+    apart, per_word = pipeline.apart(machine), per_beat // lanes
+    asked = [(1 + p) * (1 + apart) for p in range(used)]
+    taking, fetch = asked[-1] + 1 - apart, 2 * apart
+    assert [seen.given[dut.runs[p]][0] - 1 for p in range(used)] == asked
+    given = [taking + 2 + fetch + k + k // per_word * fetch for k in range(len(words))]
+    assert [cycle - 1 for cycle in seen.given[dut.words][: len(words)]] == given
     # A part's beats are taken to its end, as fast; a word of the last ones is waited for.
-    assert finished == [used + used * part // lanes + 1 + (elements > used * part - lanes)] * 2
+    each, taken = per_word + fetch, used * part // per_beat
+    assert finished == [taking + taken * each + (elements > used * part - lanes)] * 2
+    # That is told a cycle late.
+    until_asked = [cycle + 1 for cycle in asked[:-1]] if apart else []
+    assert waited == until_asked + [taking + k * each + 1 + j for k in range(taken) for j in range(fetch)]
 
 
 @pytest.mark.parametrize(("elements", "used"), [(4 * 32 * MOST_ROW, 4), (4 * 32 * MOST_ROW + 1, 5), (1, 1), (MOST_ELEMENTS, 3)])
