@@ -17,6 +17,7 @@ from hw.component import Bundle
 from hw.memory.axi import AxiRead, AxiWrite
 from hw.shell.bases import BASE_BITS
 from hw.shell.shell import Shell
+from hw.vector.row import TOGETHER
 from skipopu.machine.config import Machine
 
 Dies = NDArray[np.int8]
@@ -27,7 +28,6 @@ AT_HOME = ("loader", "writer")  # without registers, beside their users
 PLACED = re.compile(rf"(?:^|\.)(?:({'|'.join(BESIDE_TILE + BESIDE_MEMORY + AT_HOME)})_(\d+)|({OUTPOST}))(?:\.|$)")
 CLOCK = ("clk", "rst")  # on their own wires
 FAR = 64  # loads of a signal that goes everywhere: it does not hold what reads it to its own die
-TOGETHER = 4
 FREE = -1
 
 
@@ -58,7 +58,8 @@ class Plan(NamedTuple):
 
 
 class Luts(NamedTuple):
-    """What is to be placed: ``tile``, with what stands beside it, ``write``, what writes to a port's memory, and all the ``rest``."""
+    """What is to be placed: ``tile``, with what stands beside it, ``write``, what writes to a port's memory, and all the ``rest``, among it the
+    outpost and the first levels of what is reduced over ports, though they stand with those."""
 
     tile: float
     write: float

@@ -298,7 +298,7 @@ class AttentionUnit(Component):
 
     def _want(self, m: Module) -> Value:
         """Whether a port takes the entry that is asked for. Several ports are told a cycle later, and have said a cycle before whether they
-        will have room; who was given an entry has none for the two cycles until it says so."""
+        will have room; who was given an entry has none for the two cycles until it says so: each of several takes one in four cycles at most."""
         entries, ports = self.entries, self.machine.ports
         ready = Cat(fetch.wanted.ready for fetch in self.fetches)
         wanted, valid = entries.wanted.as_value(), entries.asking.replicate(ports) & entries.here

@@ -12,11 +12,11 @@ from hw.memory.writer import Writes
 from skipopu.machine.config import Machine
 
 DEPTH = 8  # beats that wait beside the ports
-UNDER_WAY = 4  # that may be sent before it is seen at the sender that one was
+UNDER_WAY = 4  # that may be sent before it is seen at the sender that one was, and one to spare
 
 
 class Sent(Bundle):
-    """Writes from afar to one of so many ports, seen by who sends: all of it by registers, and nothing answers within a cycle."""
+    """Writes from afar to one of so many ports, seen by who sends: by registers, or it stands for cycles, and nothing answers within one."""
 
     def __init__(self, machine: Machine, ports: int) -> None:
         self.here = gives(
@@ -25,7 +25,7 @@ class Sent(Bundle):
         self.run = gives(Run(machine), "where to write")
         self.begin = gives(1, "the run begins, for a cycle; the one before it is done")
         self.beat = gives(machine.port_bits, "what to write there")
-        self.valid = gives(1, "such a beat; there was room a cycle before")
+        self.valid = gives(1, "such a beat; there was room two cycles before")
         self.room = given(1, "for what is not sent yet and all that may be under way")
         self.done = given(1, "the run is done, one cycle")
         super().__init__()

@@ -41,7 +41,7 @@ def dsp48e2(
     used: list[str] = []
     for name, enables in _ENABLES.items():
         count = held[name]
-        used += [f"CE{enables}{k}" for k in range(3 - count, 3)] if enables in "AB" else [f"CE{enables}"] * count
+        used += [f"CE{enables}{k}" for k in range(3 - count, 3)] if enables in ("A", "B") else [f"CE{enables}"] * count
     idle = ("C", "CTRL", "ALUMODE", "CARRYIN")
     enables = ("A1", "A2", "B1", "B2", "D", "AD", "M", "INMODE", *idle)
     resets = ("A", "B", "C", "D", "M", "P", "INMODE", "CTRL", "ALUMODE", "ALLCARRYIN")

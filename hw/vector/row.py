@@ -17,7 +17,7 @@ from skipopu.isa.spec import ADDRESS_SHIFT, EMBED
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
-TOGETHER = 4  # ports whose beats meet before they go on
+TOGETHER = 4  # ports that stand together: their beats meet before they go on
 
 
 class RowWord(data.StructLayout):
@@ -30,7 +30,7 @@ class RowWord(data.StructLayout):
 class RowReader(Component):
     """Asks every port of a row for its part, then takes the parts in the same order.
 
-    Latency: 1 cycle from ``start`` to the first run, 2 from a beat to its first word, of several ports 5. Throughput: a run per cycle, then a
+    Latency: 1 cycle from ``start`` to the first run, of several ports 2; 2 from a beat to its first word, of several ports 5. Throughput: a run per cycle, then a
     word per cycle; of several ports a run every other cycle, then a beat in two cycles more than it has words.
     """
 

@@ -63,7 +63,8 @@ HALVED = 1 + ADD  # the last addition of a level of the partial sums to the firs
 
 
 def apart(machine: Machine) -> int:
-    """Registers on those ways between ports' units and the rest that no work waits for: several ports may stand on several dies."""
+    """Registers on those ways between ports' units and the rest that no work waits for: several ports may stand on several dies. Those that stand
+    on one, as the KV260's, have them too."""
     return int(machine.ports > 1)
 
 
