@@ -88,9 +88,8 @@ class SoftmaxWalk(Component):
         most, ended = (2 << self.together, self.ended) if held else (2, self.round_end)
         start = self.values & ~running & settled & Mux(self.serial, under_way == 0, under_way < most)
         over: Value = step.entry_end
-        for k in range(
-            pipeline.between_rounds(self.machine) - 1
-        ):  # the ports know of the last round's end, and what follows is known here
+        # The ports know of the last round's end, and what follows from it is known here.
+        for k in range(pipeline.between_rounds(self.machine) - 1):
             over = registered(m, over, f"over_{k}")
             start &= ~over
         following = left & (left - 1)

@@ -130,9 +130,8 @@ class KvWalk(Component):
         start = in_phase & ~running & some & (full | self.last_entries)
         entry_end = Signal()
         ended: Value = entry_end
-        for k in range(
-            pipeline.between_rounds(self.machine) - 1
-        ):  # the ports know of the last round's end, and what follows is known here
+        # The ports know of the last round's end, and what follows from it is known here.
+        for k in range(pipeline.between_rounds(self.machine) - 1):
             ended = registered(m, ended, f"ended_{k}")
             start &= ~ended
         m.d.comb += self.idle.eq(~running)

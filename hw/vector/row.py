@@ -30,8 +30,8 @@ class RowWord(data.StructLayout):
 class RowReader(Component):
     """Asks every port of a row for its part, then takes the parts in the same order.
 
-    Latency: 1 cycle from ``start`` to the first run, of several ports 2; 2 from a beat to its first word, of several ports 5. Throughput: a run per cycle, then a
-    word per cycle; of several ports a run every other cycle, then a beat in two cycles more than it has words.
+    Latency: 1 cycle from ``start`` to the first run, of several ports 2; 2 from a beat to its first word, of several ports 5. Throughput: a run
+    per cycle, then a word per cycle; of several ports a run every other cycle, then a beat in two cycles more than it has words.
     """
 
     def __init__(self, machine: Machine) -> None:
