@@ -8,11 +8,12 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boards.open import places
 from boards.open.pll import dividers
 from boards.open.ulx3s import Ulx3sPlatform, Ulx3sTop, asked_mhz
 from hw.link.system import system_verilog
@@ -118,11 +119,15 @@ def build(machine: Machine, directory: Path, seed: int = SEED, say: Say = lambda
     def make(work: Path) -> None:
         shutil.copytree(netlist, work, dirs_exist_ok=True)
         write_project(files, work)
+        _run(files, "NEXTPNR_ECP5", work, say, "first placement", places.PLACE_ONLY)
+        places.fix(work / f"{NAME}.json", NAME, places.better_places(work / places.PLACED, NAME))
+        (work / places.PLACED).unlink()
         for tool in ("NEXTPNR_ECP5", "ECPPACK"):
             _run(files, tool, work, say)
 
     directory.mkdir(parents=True, exist_ok=True)
-    for file in _cached("bitstream", files, make).iterdir():
+    placing = {"places.py": Path(places.__file__).read_text(), "scipy": importlib.metadata.version("scipy")}
+    for file in _cached("bitstream", files | placing, make).iterdir():
         shutil.copy(file, directory / file.name)
     result = read_report(directory, machine.clock_mhz)
     if result.fmax_mhz < machine.clock_mhz:
@@ -146,15 +151,16 @@ def _cached(kind: str, files: dict[str, str], make: Callable[[Path], None]) -> P
     return directory
 
 
-def _run(files: dict[str, str], tool: str, work: Path, say: Say) -> None:
-    """The line of Amaranth's build script that calls ``tool``."""
+def _run(files: dict[str, str], tool: str, work: Path, say: Say, doing: str = "", more: Sequence[str] = ()) -> None:
+    """The line of Amaranth's build script that calls ``tool``, with ``more`` arguments; ``doing`` this, if not what it always does."""
     arguments = re.search(rf'^"\${tool}" (.*)$', files[f"build_{NAME}.sh"], re.MULTILINE)
     assert arguments is not None
-    package, function, doing = TOOLS[tool]
+    package, function, does = TOOLS[tool]
+    doing = doing or does
     say(doing)
     log = work / f"{tool.lower()}.log"
     loud = [argument for argument in shlex.split(arguments[1]) if argument not in ("-q", "--quiet")]
-    run_tool(package, function, loud, work, log, lambda line: say(f"{doing}: {line}"))
+    run_tool(package, function, [*loud, *more], work, log, lambda line: say(f"{doing}: {line}"))
 
 
 def read_report(directory: Path, clock_mhz: float) -> Bitstream:
