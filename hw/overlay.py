@@ -26,7 +26,7 @@ class Overlay(Component):
 
     def __init__(self, machine: Machine, library: Library) -> None:
         self.clk = given(1, "the clock")
-        self.rst = given(1, "the reset")
+        self.rst = given(1, "the reset, two cycles at least")
         self.host = given(AxiLite(ADDRESS_BITS), "registers, see :mod:`skipopu.isa.registers`", "host_{}")
         numbers = range(machine.ports)
         self.reads = [gives(AxiRead(machine.port_bits), f"memory port {p}", f"port{p}_{{}}") for p in numbers]
@@ -38,10 +38,11 @@ class Overlay(Component):
         m = Module()
         units = self.units
         # One clock for both; the stubs do not know a domain's signals.
-        for domain, reset in ((HOST, self.rst), ("sync", Signal(name="rst"))):
+        for domain, reset in ((HOST, self.rst), ("sync", Signal(name="run_reset", init=1))):
             m.domains += (made := ClockDomain(domain))
             vars(made).update(clk=self.clk, rst=reset)
-        m.d.comb += ResetSignal().eq(self.rst | units.recovery.reset)
+        # A register that the host's reset sets: no logic stands between it and the whole device, and tools can copy it.
+        m.d[HOST] += ResetSignal().eq(units.recovery.reset)
         units.place(m)
         for part in (control, products, attention, vector, alignment, ports, faults, counters):
             part.join(m, units)

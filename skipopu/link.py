@@ -21,6 +21,8 @@ WORD_BYTES = 4
 CHECKSUM_BYTES = 2
 CHECKSUM_START = 0xFFFF  # CRC-16/IBM-3740: polynomial 0x1021, most significant bit first
 MOST_WORDS = 255  # of a frame
+BITS_PER_BYTE = 10  # on the line
+STREAMED = 12  # cycles of a bit from which on a device takes the next frame while it executes one and answers
 SILENCE = 1 << 20  # cycles without a byte after which a device gives a frame up
 BREAK = 1 << 16  # cycles of a low line after which it takes the first rate again
 

@@ -10,10 +10,12 @@ from typing import Protocol
 from skipopu.errors import SkipopuError
 from skipopu.link import (
     ANSWER_HEADER,
+    BITS_PER_BYTE,
     CHECKSUM_BYTES,
     LINK,
     MAGIC,
     MOST_WORDS,
+    STREAMED,
     WORD_BYTES,
     Link,
     Operation,
@@ -22,9 +24,8 @@ from skipopu.link import (
     request,
 )
 
-WINDOW = 8  # requests under way
+WINDOW = 8  # requests under way, where the device takes them without a pause
 TRIES = 5
-BITS_PER_BYTE = 10  # on the line
 
 
 class LinkError(SkipopuError):
@@ -74,6 +75,7 @@ class Line:
     def __init__(self, port: Port, name: str) -> None:
         self.port, self.name = port, name
         self.repeated = 0
+        self._window = WINDOW
         self._sequence = 0
         self._received = b""
 
@@ -100,6 +102,7 @@ class Line:
             raise LinkError(f"{self.name}: a rate of {baud} baud cannot be made of {clock / 1e6:g} MHz within 2 %")
         self.write(LINK + Link.DIVISOR, divisor)
         self.port.baudrate = baud
+        self._window = WINDOW if divisor >= STREAMED else 1
         self.read(LINK + Link.MAGIC)
 
     def read(self, address: int) -> int:
@@ -132,7 +135,7 @@ class Line:
         waiting: dict[int, _Waiting] = {}
         sent = 0
         while len(answers) < len(queue):
-            while sent < len(queue) and len(waiting) < WINDOW:
+            while sent < len(queue) and len(waiting) < self._window:
                 operation, address, words, payload = queue[sent]
                 self._sequence = (self._sequence + 1) & 0xFF
                 frame = request(self._sequence, operation, address, words, payload)

@@ -30,8 +30,8 @@ from skipopu.machine.config import Machine
 class Dispatcher(Component):
     """Executes control instructions itself and has the others handed over; SET, NEXT and HALT wait until everything is idle.
 
-    Latency: 3 cycles from the program's last word to its first instruction, which is executed or handed over then.
-    Throughput: an instruction in 3 cycles, a CHUNK in 4, more where it waits.
+    Latency: 5 cycles from the program's last word to its first instruction, which is executed or handed over then, a product a cycle later.
+    Throughput: an instruction in 3 cycles, a CHUNK and a product in 4, more where it waits.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -76,6 +76,7 @@ class Dispatcher(Component):
         self.layers = LayerLoop(machine)
         self.outcome = RunStatus()
         self.issuer = Issuer(machine)
+        self.wrong = Signal()
         if machine.masks:
             self.extends = Signal()
 
@@ -94,10 +95,15 @@ class Dispatcher(Component):
             self.token_slot.eq(Mux(predicting, predicted, lists.last_slot)),
             self.write_token.address.eq(Mux(predicting, predicted_address, tokens_address)),
         ]
-        # What an instruction brings itself is reported instead of it.
-        with m.If((request.abort | self.silent) & outcome.running & ~outcome.finish):
-            code = Mux(self.silent, Error.WATCHDOG, Error.ABORTED)
-            m.d.comb += [outcome.fail.eq(1), outcome.fail_code.eq(code), outcome.fail_pc.eq(pc)]
+        # What an instruction brings itself is reported instead of an end from outside. Which error that is, and of which instruction, the state
+        # says, whether there is one or not: no condition stands in front of either.
+        wrong, code = self.wrong, Signal(ERROR_BITS)
+        ended = (request.abort | self.silent) & outcome.running & ~outcome.finish
+        m.d.comb += [
+            outcome.fail.eq(wrong | ended),
+            outcome.fail_code.eq(Mux(wrong, code, Mux(self.silent, Error.WATCHDOG, Error.ABORTED))),
+            outcome.fail_pc.eq(pc),
+        ]
         # Of the last slot's token, which stands still while it is written.
         token = registered(m, self.token, "token_to_end")
         ids = [setting(self.config, Config(Config.EOS0 + k)) for k in range(4)]
@@ -112,8 +118,8 @@ class Dispatcher(Component):
         )
         known = Cat(coming == opcode for opcode in own + of_units).any()
         unknown = registered(m, ~known | ((coming == EXTEND.opcode) & self._unknown_operands(self.words.word)), "unknown")
-        waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_unit & ~self.issuer.free
-        proceeds = ~waits & ~is_halt
+        waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_halt
+        held = is_unit & ~self.issuer.free
         quiet, beyond = Signal(range(Faults.LATENCY + 2)), Signal()
         m.d.sync += quiet.eq(0)
         with m.FSM():
@@ -129,28 +135,29 @@ class Dispatcher(Component):
                     ]
                     m.next = "LOAD"
             with m.State("LOAD"):
-                with m.If(beyond):
-                    self.fail(m, Error.CONFIGURATION, pc)
-                with m.Elif(self.words.refused):
-                    self.fail(m, Error.PROGRAM_RANGE, pc)
+                m.d.comb += code.eq(Mux(beyond, Error.CONFIGURATION, Error.PROGRAM_RANGE))
+                with m.If(beyond | self.words.refused):
+                    self.fail(m)
                 with m.Elif(self.words.done):
                     m.next = "READ"
             with m.State("READ"):
+                rejected = self.configuration.rejected  # by the SET in front
+                m.d.comb += code.eq(Mux(rejected, Error.CONFIGURATION, Error.PROGRAM_RANGE))
+                m.d.comb += outcome.fail_pc.eq(Mux(rejected, pc - 1, pc))
                 m.next = "WORD"
                 with m.If(failed):
                     m.next = "STOPPED"
-                with m.Elif(self.configuration.rejected):
-                    self.fail(m, Error.CONFIGURATION, pc - 1)
-                with m.Elif(pc >= request.program_length):
-                    self.fail(m, Error.PROGRAM_RANGE, pc)
+                with m.Elif(rejected | (pc >= request.program_length)):
+                    self.fail(m)
             with m.State("WORD"):
                 m.d.sync += word.eq(self.words.word)
                 m.next = "DECODE"
             with m.State("DECODE"):
+                m.d.comb += code.eq(Error.ILLEGAL_INSTRUCTION)
                 m.next = "READ"
-                with m.If(proceeds):
+                with m.If(~waits & ~held):
                     m.d.sync += pc.eq(pc + 1)
-                with m.Else():
+                with m.If(waits):
                     m.next = "DECODE"
                 with m.Switch(word[:OPCODE_BITS]):
                     with m.Case(SET.opcode):
@@ -191,15 +198,19 @@ class Dispatcher(Component):
                         with m.If(self.issuer.refused):
                             m.next = "REFUSED"
                 with m.If(unknown):
-                    self.fail(m, Error.ILLEGAL_INSTRUCTION, pc)
+                    self.fail(m)
                 with m.If(failed):
                     m.next = "STOPPED"
+                with m.Elif(held & ~self.issuer.refused):  # known late in a cycle, so that nothing comes behind it
+                    m.next = "DECODE"
             with m.State("REFUSED"):
-                self.fail(m, self.issuer.reason, pc)
+                m.d.comb += code.eq(self.issuer.reason)
+                self.fail(m)
             with m.State("CHUNK"):
+                m.d.comb += [code.eq(Error.CONTEXT_FULL), outcome.fail_pc.eq(pc - 1)]
                 m.next = "READ"
                 with m.If(position + lists.count > setting(self.config, Config.CONTEXT)):
-                    self.fail(m, Error.CONTEXT_FULL, pc - 1)
+                    self.fail(m)
             with m.State("PREDICT"):
                 m.d.comb += [predicting.eq(1), self.write_token.start.eq(lists.asked.bit_select(predicted, 1))]
                 with m.If(self.write_token.start):
@@ -242,9 +253,9 @@ class Dispatcher(Component):
         applies = Mux(self.decoding, generated, prompt)
         m.d.comb += [self.issuer.thresholds.eq(thresholds), self.issuer.masked.eq((thresholds != 0) & applies)]
 
-    def fail(self, m: Module, code: Error | Value, pc: Value) -> None:
-        """In a state: an error of the instruction at ``pc``."""
-        m.d.comb += [self.outcome.fail.eq(1), self.outcome.fail_code.eq(code), self.outcome.fail_pc.eq(pc)]
+    def fail(self, m: Module) -> None:
+        """In a state: there is the error that it says."""
+        m.d.comb += self.wrong.eq(1)
         m.next = "STOPPED"
 
     def join(self, m: Module, word: Signal, pc: Signal) -> None:

@@ -48,7 +48,8 @@ class Issuer(Component):
     An instruction that works on a routed list waits until the routing decision is known, so weights are requested up to the next
     decision and never for a skipped module.
 
-    Latency: none. Throughput: an instruction per cycle.
+    Latency: none, a product's 1 cycle, in which its size is held against the buffer. Throughput: an instruction per cycle, a
+    product every other one.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -66,7 +67,7 @@ class Issuer(Component):
         self.route_done = given(1, "a routing decision is known, for a cycle")
         self.issue = [gives(stream.Signature(Issue(machine)), f"instructions for {u.name.lower()}'s queue") for u in Unit]
         self.fetch = gives(stream.Signature(WeightRequest(machine)), "weights of a product that is handed over")
-        self.free = gives(1, "a unit's would be handed over")
+        self.free = gives(1, "a unit's would be handed over; of a product, once its size is known")
         self.taken = gives(1, "it is handed over")
         self.refused = gives(1, "no machine can execute it: it is not handed over")
         self.reason = gives(ERROR_BITS, "error that it is")
@@ -120,29 +121,33 @@ class Issuer(Component):
             m.d.comb += issue.window.eq(self.window)
         # One decision at a time: a second ROUTE would clear the first one's mark too early.
         coming_list, coming_opcode = field(self.coming, MATMUL, "list"), self.coming[:OPCODE_BITS]
-        routed = registered(m, (coming_list == TokenList.ATTENTION) | (coming_list == TokenList.FFN), "routed")
-        wait = Signal()
-        m.d.comb += [wait.eq((routed | (opcode == ROUTE.opcode)) & route_pending), self.wait_route.eq(self.attempt & wait)]
+        routed = (coming_list == TokenList.ATTENTION) | (coming_list == TokenList.FFN) | (coming_opcode == ROUTE.opcode)
+        wait = registered(m, routed, "routed") & route_pending
+        m.d.comb += self.wait_route.eq(self.attempt & wait)
 
         is_product = registered(m, coming_opcode == MATMUL.opcode, "is_product")
         known = registered(m, one_of(field(self.coming, MATMUL, "format"), formats), "known_format")
-        fetches = is_product & (self.mask != 0) & (field(word, MATMUL, "rounds") != 0)
+        has_rounds = registered(m, field(self.coming, MATMUL, "rounds") != 0, "has_rounds")
         elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 1))
         inner = Mux(field(self.coming, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
         m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
         m.d.sync += room.eq(self.machine.activation - inner)
-        with m.If(~known):
-            m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.ILLEGAL_INSTRUCTION)]
-        with m.Elif(elements > room):
-            m.d.comb += [self.refused.eq(is_product & ~wait), self.reason.eq(Error.BUFFER_RANGE)]
+        # Of a product, a cycle behind the first attempt that need not wait, by which its list stands: whether it was looked at, and what it is.
+        looks = self.attempt & ~wait & ~self.taken
+        checked, fits = registered(m, looks, "checked"), registered(m, looks & known & (elements <= room), "fits")
+        fetches = registered(m, has_rounds & (self.mask != 0), "fetches")
+        m.d.comb += [
+            self.refused.eq(is_product & checked & ~fits),
+            self.reason.eq(Mux(known, Error.BUFFER_RANGE, Error.ILLEGAL_INSTRUCTION)),
+        ]
 
         is_of, ready = Signal(len(Unit), reset_less=True), Cat(queue.ready for queue in self.issue)
         for unit in Unit:
             m.d.sync += is_of[unit].eq(Cat(coming_opcode == code for code in unit_opcodes(self.machine)[unit]).any())
         m.d.comb += [
-            self.free.eq(~wait & ~self.refused & ((is_of & ~ready) == 0) & (~fetches | self.fetch.ready)),
+            self.free.eq(~wait & (~is_product | fits & (~fetches | self.fetch.ready)) & ((is_of & ~ready) == 0)),
             self.taken.eq(self.attempt & self.free),
-            self.fetch.valid.eq(self.taken & fetches),
+            self.fetch.valid.eq(self.taken & is_product & fetches),
             self.row_end.eq(self.taken & (opcode == ATTEND.opcode)),
         ]
         for queue, chosen in zip(self.issue, is_of, strict=True):

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 
-from hw.arithmetic.pipeline import bits_for_index, registered
+from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
 from skipopu.isa.fields import WORD_BITS
@@ -25,7 +25,7 @@ def has_reserved_bits(word: Value) -> Value:
 class ProgramMemory(Component):
     """Loads a program through port 0, then gives its words: those with bits that no field has with an opcode that none has either.
 
-    Latency: 1 cycle from ``start`` to the run or to ``refused``, none from the last word's beat to ``done``, 1 where it is the only one, 1
+    Latency: 1 cycle from ``start`` to the run or to ``refused``, 2 from the last word's beat to ``done``, 1
     from ``pc`` to ``word``. Throughput: a word loaded per cycle, or per beats that make one.
     """
 
@@ -38,7 +38,7 @@ class ProgramMemory(Component):
         self.beats = given(stream.Signature(machine.port_bits), "what it read")
         self.loading = gives(1, "that loader is in use")
         self.refused = gives(1, "there are no words, or too many, for a cycle; nothing is loaded")
-        self.done = gives(1, "the first word can be read from the next cycle on, the others have come, for a cycle")
+        self.done = gives(1, "all words can be read from the next cycle on, for a cycle")
         self.pc = given(bits_for_index(machine.instructions), "word to read")
         self.word = gives(WORD_BITS, "the word read")
         super().__init__()
@@ -52,18 +52,21 @@ class ProgramMemory(Component):
         words_per_beat = max(1, machine.port_bits // WORD_BITS)
         beat_shift = (ADDRESS_UNIT // machine.beat_bytes).bit_length() - 1
         left, piece, joined = Signal(PC_BITS + 1), Signal(4), Signal(WORD_BITS)
-        came, taken, stored = Signal(WORD_BITS), Signal(), Signal(WORD_BITS)
+        came, taken = Signal(WORD_BITS), Signal()
+        stored = registered(m, came, "stored")
+        unknown = registered(m, has_reserved_bits(stored), "reserved")
         beats = (self.length * beats_per_word + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
         next_word = Signal(bits_for_index(machine.instructions))
         m.d.comb += [
             read.addr.eq(self.pc),
             self.word.eq(read.data),
             write.addr.eq(next_word),
-            write.data.eq(stored | Mux(has_reserved_bits(stored), NO_INSTRUCTION, 0)),
+            write.data.eq(registered(m, stored, "kept") | Mux(unknown, NO_INSTRUCTION, 0)),
+            write.en.eq(delay_valid(m, taken, 2, "taken")),
+            self.done.eq(delay_valid(m, taken & (left == 1), 2, "last")),
             self.runs.payload.beat.eq(self.address << beat_shift),
             self.runs.payload.count.eq(beats),
         ]
-        m.d.sync += [stored.eq(came), write.en.eq(taken)]
         with m.If(taken):
             m.d.sync += left.eq(left - 1)
         with m.If(write.en):
@@ -82,8 +85,7 @@ class ProgramMemory(Component):
                 with m.Elif(self.runs.ready):
                     m.next = "LOAD"
             with m.State("LOAD"):
-                last_came = taken & (left == 1)
-                m.d.comb += [self.loading.eq(1), self.done.eq(Mux(self.length == 1, write.en, last_came))]
+                m.d.comb += self.loading.eq(1)
                 last = piece == max(words_per_beat, beats_per_word) - 1
                 m.d.comb += self.beats.ready.eq(last | (left == 1) if beats_per_word == 1 else 1)
                 with m.If(self.beats.valid):

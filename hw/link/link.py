@@ -9,15 +9,33 @@ from amaranth.lib.crc import Processor, catalog
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 
+from hw.arithmetic.pipeline import registered
 from hw.component import Component, given, gives
 from hw.control.host import ADDRESS_BITS, RESET_CYCLES
 from hw.link.uart import DIVISOR_BITS, UartReceiver, UartTransmitter
 from hw.memory.axi import AxiLite
 from hw.memory.block_ram import WordAccess
 from skipopu import link
-from skipopu.link import ANSWER, ANSWER_HEADER, CHECKSUM_BYTES, HEADER, MEMORY, MOST_WORDS, REQUEST, SILENCE, Operation, Status
+from skipopu.link import (
+    ANSWER,
+    ANSWER_HEADER,
+    BITS_PER_BYTE,
+    CHECKSUM_BYTES,
+    HEADER,
+    MEMORY,
+    MOST_WORDS,
+    REQUEST,
+    SILENCE,
+    STREAMED,
+    Operation,
+    Status,
+)
 
 RECEIVED = 16  # bytes that may wait while a frame is executed and answered
+ACCESS = 4  # cycles of a word's access, more than the memory takes
+# The longest write is executed and answered before what follows it fills them.
+assert BITS_PER_BYTE * STREAMED * (RECEIVED - 1 - ANSWER_HEADER.size - CHECKSUM_BYTES) >= ACCESS * MOST_WORDS
+SETTLED = 3  # cycles from a position to its byte of an answer: the word, the byte of it, the choice
 AREA_BITS = 2  # of an address, from the top: memory, registers, the link's own
 
 
@@ -45,19 +63,22 @@ class Frame:
         self.taken = Signal()  # a byte of the frame under way
         self.byte = self.received.r_data
         # The access
-        self.done = Signal()
-        self.failed = Signal()
-        self.result = Signal(32)
+        self.done = Signal()  # it ended the cycle before
+        self.failed = Signal()  # with it
+        self.result = Signal(32)  # with it
         self.index = Signal(range(MOST_WORDS + 1))
         self.target = Signal(32)
+        self.inside = Signal()  # the target, of memory
         self.accessing = Signal()
         self.requested = Signal()
         self.resetting = Signal(range(RESET_CYCLES + 1))
         # The answer
         self.status = Signal(8)
+        self.next_byte = Signal(8)  # to send, by the state and the position
         self.sending = Signal(8)
         self.send = Signal()
         self.sent = Signal()
+        self.settling = Signal(range(SETTLED + 1))  # cycles until ``sending`` is the byte of the position
         self.sequence, self.operation = self.header[0:8], self.header[8:16]
         self.count, self.address = self.header[16:24], self.header[24:56]
         self.writing: Value = self.operation == Operation.WRITE
@@ -68,7 +89,8 @@ class Frame:
 class HostLink(Component):
     """Executes the frames of :mod:`skipopu.link` that come in over a serial line.
 
-    Latency: 4 cycles from a frame's last byte to its first access, 2 per word more than the access takes. Throughput: the line's.
+    Latency: 5 cycles from a frame's last byte to its first access, 4 per word more than the access takes. Throughput: the
+    line's, of bits of :data:`skipopu.link.STREAMED` cycles or more.
 
     Parameters:
         memory_bytes: of the memory.
@@ -102,10 +124,11 @@ class HostLink(Component):
         ]
         self._access(m, s)
         m.d.comb += [
-            s.transmitter.bytes.valid.eq(s.send),
+            s.transmitter.bytes.valid.eq(s.send & (s.settling == 0)),
             s.transmitter.bytes.payload.eq(s.sending),
-            s.sent.eq(s.send & s.transmitter.bytes.ready),
+            s.sent.eq(s.transmitter.bytes.valid & s.transmitter.bytes.ready),
         ]
+        m.d.sync += [s.sending.eq(s.next_byte), s.settling.eq(Mux(s.send & ~s.sent, s.settling - (s.settling != 0), SETTLED))]
         # A frame that breaks off is forgotten.
         given_up = Signal()
         m.d.comb += [
@@ -126,7 +149,6 @@ class HostLink(Component):
     def _access(self, m: Module, s: Frame) -> None:
         """A word's access while ``accessing``: memory, the overlay's registers or the link's own, by its address."""
         m.d.comb += [
-            s.target.eq(s.address + (s.index << 2)),
             s.read.addr.eq(s.index),
             self.access.write.eq(s.writing),
             self.access.address.eq(s.target[: 32 - AREA_BITS]),
@@ -139,27 +161,33 @@ class HostLink(Component):
             self.host.rready.eq(1),
             self.reset.eq(s.resetting != 0),
         ]
+        m.d.sync += [
+            s.target.eq(s.address + (s.index << 2)),
+            s.inside.eq(s.target[: 32 - AREA_BITS] < self.memory_bytes),
+        ]
         with m.If(s.resetting != 0):
             m.d.sync += s.resetting.eq(s.resetting - 1)
-        with m.If(s.accessing):
+        done, failed, result = Signal(), Signal(), Signal(32)
+        m.d.sync += [s.done.eq(done), s.failed.eq(failed), s.result.eq(result)]
+        with m.If(s.accessing & ~s.done):
             with m.Switch(s.target[-AREA_BITS:]):
                 with m.Case(MEMORY >> (32 - AREA_BITS)):
-                    with m.If(s.target[: 32 - AREA_BITS] < self.memory_bytes):
-                        m.d.comb += [self.access.valid.eq(1), s.done.eq(self.access.ready), s.result.eq(self.access.result)]
+                    with m.If(s.inside):
+                        m.d.comb += [self.access.valid.eq(1), done.eq(self.access.ready), result.eq(self.access.result)]
                     with m.Else():
-                        m.d.comb += [s.done.eq(1), s.failed.eq(1)]
+                        m.d.comb += [done.eq(1), failed.eq(1)]
                 with m.Case(link.REGISTERS >> (32 - AREA_BITS)):
                     m.d.comb += [
                         self.host.awvalid.eq(s.writing & ~s.requested),
                         self.host.wvalid.eq(s.writing & ~s.requested),
                         self.host.arvalid.eq(~s.writing & ~s.requested),
-                        s.done.eq(Mux(s.writing, self.host.bvalid, self.host.rvalid)),
-                        s.result.eq(self.host.rdata),
+                        done.eq(Mux(s.writing, self.host.bvalid, self.host.rvalid)),
+                        result.eq(self.host.rdata),
                     ]
                     with m.If(Mux(s.writing, self.host.awready, self.host.arready)):
                         m.d.sync += s.requested.eq(1)
                 with m.Case(link.LINK >> (32 - AREA_BITS)):
-                    m.d.comb += s.done.eq(1)
+                    m.d.comb += done.eq(1)
                     with m.Switch(s.target[:8]):
                         for register, value in (
                             (link.Link.MAGIC, link.MAGIC),
@@ -168,17 +196,17 @@ class HostLink(Component):
                             (link.Link.DIVISOR, s.divisor),
                         ):
                             with m.Case(register):
-                                m.d.comb += s.result.eq(value)
+                                m.d.comb += result.eq(value)
                         with m.Case(link.Link.RESET):
                             pass
                         with m.Default():
-                            m.d.comb += s.failed.eq(1)
+                            m.d.comb += failed.eq(1)
                     with m.If(s.writing & (s.target[:8] == link.Link.DIVISOR)):
                         m.d.sync += s.next_divisor.eq(s.read.data)
                     with m.If(s.writing & (s.target[:8] == link.Link.RESET)):
                         m.d.sync += s.resetting.eq(RESET_CYCLES)
                 with m.Default():
-                    m.d.comb += [s.done.eq(1), s.failed.eq(1)]
+                    m.d.comb += [done.eq(1), failed.eq(1)]
         with m.If(s.done):
             m.d.sync += s.requested.eq(0)
 
@@ -238,7 +266,9 @@ class HostLink(Component):
                     m.next = "ANSWER"
                 with m.Else():
                     m.next = "FETCH"
-        with m.State("FETCH"):  # the s.word to s.write comes out of the buffer
+        with m.State("FETCH"):  # the word to write comes out of the buffer
+            m.next = "AIM"
+        with m.State("AIM"):
             m.next = "ACCESS"
         with m.State("ACCESS"):
             m.d.comb += s.accessing.eq(1)
@@ -255,17 +285,18 @@ class HostLink(Component):
     @staticmethod
     def _answer(m: Module, s: Frame) -> None:
         """States that send the answer."""
+        read_byte = registered(m, s.read.data.word_select(s.position[:2], 8), "read_byte")
         with m.State("ANSWER"):
             m.d.sync += [s.index.eq(0), s.position.eq(0)]
             with m.If(s.writing & (s.status == Status.OK)):
                 m.d.sync += [s.last_write.eq(s.sequence), s.wrote.eq(1)]
-            m.d.comb += [s.send.eq(1), s.sending.eq(ANSWER)]
+            m.d.comb += [s.send.eq(1), s.next_byte.eq(ANSWER)]
             with m.If(s.sent):
                 m.d.comb += s.checksum.start.eq(1)
                 m.next = "ANSWER_HEADER"
         with m.State("ANSWER_HEADER"):
             fields = Cat(s.sequence, s.status, s.answer_words[:8])
-            m.d.comb += [s.send.eq(1), s.sending.eq(fields.word_select(s.position[:2], 8)), s.checksum.data.eq(s.sending)]
+            m.d.comb += [s.send.eq(1), s.next_byte.eq(fields.word_select(s.position[:2], 8)), s.checksum.data.eq(s.sending)]
             with m.If(s.sent):
                 m.d.comb += s.checksum.valid.eq(1)
                 m.d.sync += s.position.eq(s.position + 1)
@@ -276,9 +307,9 @@ class HostLink(Component):
                         m.next = "ANSWER_PAYLOAD"
         with m.State("ANSWER_PAYLOAD"):
             m.d.comb += [
-                s.read.addr.eq(Mux(s.sent, s.position + 1, s.position) >> 2),
+                s.read.addr.eq(s.position >> 2),
                 s.send.eq(1),
-                s.sending.eq(s.read.data.word_select(s.position[:2], 8)),
+                s.next_byte.eq(read_byte),
                 s.checksum.data.eq(s.sending),
             ]
             with m.If(s.sent):
@@ -288,7 +319,7 @@ class HostLink(Component):
                     m.d.sync += s.position.eq(0)
                     m.next = "ANSWER_CHECKSUM"
         with m.State("ANSWER_CHECKSUM"):
-            m.d.comb += [s.send.eq(1), s.sending.eq(Mux(s.position == 0, s.checksum.crc[8:], s.checksum.crc[:8]))]
+            m.d.comb += [s.send.eq(1), s.next_byte.eq(Mux(s.position == 0, s.checksum.crc[8:], s.checksum.crc[:8]))]
             with m.If(s.sent):
                 m.d.sync += s.position.eq(s.position + 1)
                 with m.If(s.position == CHECKSUM_BYTES - 1):

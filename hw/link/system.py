@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib.wiring import connect
 
 from hw.component import Component, given, gives
@@ -47,7 +47,10 @@ class System(Component):
         m.submodules.memory = memory = BlockRam(machine, machine.memory_bytes)
         m.d.comb += [link.rx.eq(self.rx), self.tx.eq(link.tx)]
         connect(m, link.access, memory.access)
-        ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal() | link.reset}
+        # A register that the own reset sets too: no logic stands between it and the overlay.
+        reset = Signal(init=1)
+        m.d.sync += reset.eq(link.reset)
+        ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": reset}
         ports |= pins(AxiLite(ADDRESS_BITS).flip(), link.host, "host_")
         ports |= pins(Axi4(machine.port_bits), memory.port, "port0_")
         m.submodules.overlay = Instance(TOP, **ports)

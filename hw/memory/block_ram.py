@@ -42,8 +42,8 @@ class BlockRam(Component):
     Writes: one burst at a time. Beats beyond ``size`` answer a decode error and write nothing. INCR bursts of full beats only, as
     :class:`hw.memory.axi.Axi4` says.
 
-    Latency: :data:`LATENCY` cycles from an address to its first beat, 2 from an access to the word read, none to a word written.
-    Throughput: a beat per cycle either way, read bursts without a gap and in order.
+    Latency: :data:`LATENCY` cycles from an address to its first beat, 4 from an access to the word read, none to a word written.
+    Throughput: a beat per cycle either way, read bursts without a gap and in order; one waits behind the one under way.
 
     Parameters:
         machine: whose port it is.
@@ -90,21 +90,29 @@ class BlockRam(Component):
         moves = Signal()
         m.d.comb += moves.eq(~port.rvalid | port.rready)
         address, left, name = Signal(len(port.araddr) - low), Signal(9), Signal(2)
-        mine = Signal()  # the access's turn
-        accepts = (left == 0) | ((left == 1) & moves)
+        next_address, next_left, next_name = Signal.like(address), Signal.like(left), Signal.like(name)
+        waits = Signal()  # the next burst, for the one under way
+        wanted, mine = Signal(), Signal()  # the access's: it is one of reading, it is its turn
+        free = (left == 0) | ((left == 1) & moves)
         fetched = Signal()  # a beat leaves the memory
         reading = Signal(2)  # the access's, in memory and behind it
+        busy = (left != 0) | waits | fetched | port.rvalid | mine | reading.any()
+        m.d.sync += [wanted.eq(access.valid & ~access.write & ~access.ready), mine.eq(wanted & ~busy)]
         m.d.comb += [
-            mine.eq(access.valid & ~access.write & (left == 0) & ~fetched & ~port.rvalid & ~reading.any()),
-            port.arready.eq(accepts & ~mine & ~reading.any()),
+            port.arready.eq(~waits & ~wanted),  # an access is wanted until it has been read
             read_address.eq(Mux(mine, access.address >> low, address)),
             read_enable.eq(moves | mine),
         ]
         taken = port.arvalid & port.arready
+        asked = Cat(port.araddr[low:], port.arlen + 1, port.arid)
         with m.If(moves & (left != 0)):
             m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
-        with m.If(taken):
-            m.d.sync += [address.eq(port.araddr >> low), left.eq(port.arlen + 1), name.eq(port.arid)]
+        with m.If(free):
+            m.d.sync += waits.eq(0)
+            with m.If(waits | taken):
+                m.d.sync += Cat(address, left, name).eq(Mux(waits, Cat(next_address, next_left, next_name), asked))
+        with m.Elif(taken):
+            m.d.sync += [Cat(next_address, next_left, next_name).eq(asked), waits.eq(1)]
         outside, last, answered = Signal(), Signal(), Signal(2)
         with m.If(moves):
             m.d.sync += [

@@ -32,7 +32,7 @@ class ShellRegisters(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bases, control, host = self.base, self.control, self.host
-        # A register that the own reset sets too: no logic stands between it and the whole device.
+        # A register that the own reset sets too: no logic stands between it and the overlay.
         resetting = Signal(range(RESET_CYCLES), init=RESET_CYCLES - 1)  # cycles left behind this one
         m.d.sync += [resetting.eq(resetting - (resetting != 0)), self.reset.eq(resetting != 0)]
         m.d.comb += [

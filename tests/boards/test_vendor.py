@@ -84,6 +84,10 @@ def test_floor_plan_names_instances(name: str) -> None:
             found = re.search(rf"^  (\\?\S+) +\\?{instance} +\($", below[module], re.MULTILINE)
             assert found is not None, cell
             module = found[1]
+    (net,) = re.findall(
+        r"^set_property MAX_FANOUT_MODE SLR \[get_nets -quiet overlay/(\w+)\]$", files(name)["floorplan.xdc"], re.M
+    )
+    assert re.search(rf"^  reg {net} = 1'h1;$", below["overlay"], re.MULTILINE), "the reset's register"
 
 
 @pytest.mark.slow

@@ -109,6 +109,32 @@ def test_hardware_link() -> None:
     simulate_link(bench)
 
 
+def test_an_access_is_made_once() -> None:
+    """A memory that answers in the cycle of the question sees each word once."""
+    dut, seen = HostLink(MEMORY_BYTES, CLOCK, 8), []
+
+    async def slave(ctx: SimulatorContext) -> None:
+        ctx.set(dut.access_ready, 1)
+        while True:
+            _, _, valid, write, address = await ctx.tick().sample(dut.access_valid, dut.access_write, dut.access_address)
+            seen.extend([(write, address)] if valid else [])
+
+    async def run(ctx: SimulatorContext) -> None:
+        ctx.set(dut.rx, 1)
+        await ctx.tick().repeat(4)
+        wire = Wire(ctx, dut, 8)
+        for sequence, operation, words in ((1, Operation.WRITE, b"abcdefgh"), (2, Operation.READ, b"")):
+            await wire.send(request(sequence, operation, 0x40, 2, words))
+            assert parse_answer(await wire.receive())[0] is not None
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(run)
+    simulator.add_testbench(slave, background=True)
+    simulator.run()
+    assert seen == [(1, 0x40), (1, 0x44), (0, 0x40), (0, 0x44)]
+
+
 def test_hardware_link_changes_its_rate() -> None:
     async def bench(wire: Wire, memory: dict[int, int]) -> None:
         await wire.send(request(1, Operation.WRITE, LINK + Link.DIVISOR, 1, struct.pack("<I", 5)))

@@ -97,7 +97,7 @@ def test_bursts_and_words(stall: float) -> None:
         finished[0] = 2
 
     async def words(ctx: SimulatorContext) -> None:
-        """Read words while nothing else, then between bursts with pauses."""
+        """Behind all bursts."""
         while finished[0] < 2:
             await ctx.tick()
         for _ in range(40):
@@ -111,6 +111,87 @@ def test_bursts_and_words(stall: float) -> None:
         simulator.add_testbench(part)
     simulator.run()
     assert finished == [3]
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_words_between_bursts(stall: float) -> None:
+    """Neither way waits for ever for the other: bursts that are asked for without a pause, words read all the while."""
+    dut, source = BlockRam(MACHINE, SIZE), random.Random(5)
+    longest, bursts = 8, 120
+    content = [source.getrandbits(64) for _ in range(16)]
+    asked: list[tuple[int, int]] = []
+    waits: list[int] = []
+    ended = False
+
+    async def ask(ctx: SimulatorContext) -> None:
+        nonlocal ended
+        assert await write_burst(ctx, dut, 0, [(word, 255) for word in content]) == 0
+        for _ in range(bursts):
+            first, count = source.randrange(8), source.randrange(1, longest + 1)
+            asked.append((first, count))
+            ctx.set(dut.port_araddr, 8 * first)
+            ctx.set(dut.port_arlen, count - 1)
+            ctx.set(dut.port_arvalid, 1)
+            await ctx.tick().until(dut.port_arready)
+        ctx.set(dut.port_arvalid, 0)
+        ended = True
+
+    async def take(ctx: SimulatorContext) -> None:
+        burst, beat = 0, 0
+        while burst < bursts:
+            ctx.set(dut.port_rready, source.random() >= stall)
+            _, _, valid, ready, data, last = await ctx.tick().sample(
+                dut.port_rvalid, dut.port_rready, dut.port_rdata, dut.port_rlast
+            )
+            if valid and ready:
+                first, count = asked[burst]
+                assert (data, last) == (content[first + beat], beat == count - 1)
+                burst, beat = (burst + 1, 0) if last else (burst, beat + 1)
+
+    async def words(ctx: SimulatorContext) -> None:
+        while not asked:
+            await ctx.tick()
+        while not ended:
+            number = source.randrange(32)
+            ctx.set(dut.access_address, 4 * number)
+            ctx.set(dut.access_write, 0)
+            ctx.set(dut.access_valid, 1)
+            waited, ready = 0, 0
+            while not ready:
+                *_, ready, result = await ctx.tick().sample(dut.access_ready, dut.access_result)
+                waited += 1
+            assert result == content[number // 2] >> 32 * (number % 2) & 0xFFFF_FFFF
+            waits.append(waited)
+            ctx.set(dut.access_valid, 0)
+            await ctx.tick().repeat(source.randrange(1, 4))
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    for part in (ask, take, words):
+        simulator.add_testbench(part)
+    simulator.run()
+    assert len(waits) > bursts // 4
+    if not stall:
+        assert max(waits) <= 2 * longest + LATENCY + 5, "two bursts, and the access itself"
+
+
+def test_a_word_takes_four_cycles() -> None:
+    dut = BlockRam(MACHINE, SIZE)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        assert await write_burst(ctx, dut, 0, [(0x1122334455667788, 255)]) == 0
+        ctx.set(dut.access_address, 4)
+        ctx.set(dut.access_valid, 1)
+        ready = [ctx.get(dut.access_ready)]
+        while not ready[-1]:
+            await ctx.tick()
+            ready.append(ctx.get(dut.access_ready))
+        assert (len(ready) - 1, ctx.get(dut.access_result)) == (4, 0x11223344)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 def test_outside() -> None:
