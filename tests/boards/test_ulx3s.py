@@ -51,7 +51,6 @@ def board() -> Iterator[SerialTransport]:
 
 
 @pytest.mark.rtl
-@pytest.mark.timeout(1800)  # thirty million cycles of the serial line: ten minutes where other work shares the processor
 def test_shipped_model_through_the_serial_line(board: SerialTransport) -> None:
     """Load, prompt, tokens as they come, and all of memory behind it."""
     program = compile_checkpoint(load(MODEL), MACHINE)
