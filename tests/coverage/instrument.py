@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tests.coverage.verilog import Block, Machine, blocks, declared, machine
+from tests.coverage.verilog import RESET, Block, Machine, blocks, declared, machine
 
 OFF, ON = "/*verilator coverage_off*/", "/*verilator coverage_on*/"
-IGNORED = re.compile(r"^ +if \((?:rst|\\\$auto\$verilog_backend\S+ )\) begin(?: end)?$")
+IGNORED = re.compile(rf"^ +if \((?:{RESET}|\\\$auto\$verilog_backend\S+ )\) begin(?: end)?$")
 RECORDER = re.compile(r"// coverage: (\d+)(?: to (\d+))?$")
 
 
@@ -38,7 +38,7 @@ def _recorders(found: Machine) -> Iterator[str]:
     state, bits = found.register, max(found.states).bit_length()
     yield f"  {OFF}reg [{bits - 1}:0] coverage_was = 0; reg coverage_rst = 1; reg coverage_seen = 0;{ON}"
     yield "  always @(posedge clk) begin"
-    yield f"    coverage_was <= {state}; coverage_rst <= rst;"
+    yield f"    coverage_was <= {state}; coverage_rst <= {found.reset};"
     for number in found.states:
         yield f"    if (!coverage_rst && {state} == {number}) coverage_seen <= !coverage_seen; // coverage: {number}"
     for before, after in found.changes:

@@ -15,6 +15,7 @@ DEFINED = re.compile(rf"^  assign ({NAME})\s*= (.*);$")
 CONSTANT = re.compile(r"\b\d+'(?:h([0-9a-f]+)|d(\d+))")
 MUX = re.compile(r" \? .* : ")
 TEMPORARY = re.compile(r"\\\$\d+ ")
+RESET = r"rst|run_reset"  # of the host's registers, and of all that begins anew with a run
 LONGEST = 160  # characters of a condition
 
 
@@ -144,7 +145,7 @@ class Branches:
     def _taken(self, number: int, path: list[list[str]], asked: str, behind: bool) -> None:
         here = condition(self.block, asked)
         before = [f"!({path.pop()[-1]})"] if behind else []
-        if here == "rst":
+        if re.fullmatch(RESET, here):
             path.append([here])
             return
         path.append([*before, here])
@@ -165,9 +166,10 @@ def branches(block: Block) -> dict[tuple[int, str], str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """A state machine: its register, the states, and every change of state that the unit's circuit can make."""
+    """A state machine: its register, what resets it, the states, and every change of state that the unit's circuit can make."""
 
     register: str
+    reset: str
     states: tuple[int, ...]
     changes: tuple[tuple[int, int], ...]
 
@@ -179,11 +181,12 @@ def machine(block: Block) -> Machine | None:
         return None
     states, changes = {0}, set[tuple[int, int]]()
     at: int | None = None
-    depth, inside, reset = 0, False, False  # of the case whose arms are states; in the block of the register; in its reset
+    depth, inside, reset = 0, False, ""  # of the case whose arms are states; in the block of the register; in its reset
+    resets = set[str]()
     for line in block.lines:
         text, indent = line.strip(), len(line) - len(line.lstrip())
         if text.startswith("always "):
-            inside, reset, at, depth = False, False, None, 0
+            inside, reset, at, depth = False, "", None, 0
         elif re.fullmatch(rf"{re.escape(follows)} += fsm_state;", text):
             inside = True
         elif text == "casez (fsm_state)":
@@ -193,13 +196,15 @@ def machine(block: Block) -> Machine | None:
         elif depth and indent == depth + 2 and (found := re.fullmatch(r"(\d+'\S+):", text)):
             at = value(found[1])
             states.add(at)
-        elif text == "if (rst) begin":
-            reset = True
+        elif found := re.fullmatch(rf"if \(({RESET})\) begin", text):
+            reset = found[1]
+            resets |= {reset} if inside else set()
         elif inside and not reset and text.startswith(f"{follows} "):
             to = value(text.rpartition("= ")[2].rstrip(";"))
             states.add(to)
             changes |= {(at, to)} if at is not None else {(other, to) for other in states}
-    return Machine("fsm_state", tuple(sorted(states)), tuple(sorted(c for c in changes if c[0] != c[1])))
+    (cleared,) = resets
+    return Machine("fsm_state", cleared, tuple(sorted(states)), tuple(sorted(c for c in changes if c[0] != c[1])))
 
 
 def value(constant: str) -> int:
