@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from rich.progress import Progress
@@ -69,6 +70,7 @@ def board_table(rows: list[tuple[Board, Machine, list[Need], str]], note: str) -
 
 
 def main(args: argparse.Namespace) -> int:
+    begin = time.perf_counter()
     parse_context(args.context)
     boards = [Board.load(name) for name in args.board or names()]
     models = args.shape or [*SHAPES, *SHIPPED]
@@ -113,6 +115,11 @@ def main(args: argparse.Namespace) -> int:
         for number, outcome in parallel.finished(pool, expected, jobs):
             results[number] = outcome
             progress.advance(task)
+            if not console.is_terminal:
+                target, model, *_ = jobs[number]
+                console.print(
+                    f"timing engine: {len(results)} of {len(jobs)}, {model} on {target}, {time.perf_counter() - begin:.0f} s"
+                )
     fitting = [row for row in rows if not row[3]]
     lines: list[list[Cell]] = []
     for m, model in enumerate(models):

@@ -39,7 +39,7 @@ class Range:
     def __str__(self) -> str:
         steps = f"a multiple of {self.step} from " if self.step > 1 else ""
         also = f"{', '.join(map(str, self.also))} or " if self.also else ""
-        return f"{also}{steps}{self.least} to {self.most}"
+        return f"{also}{steps}{self.least}" + (f" to {self.most}" if self.most > self.least else "")
 
 
 def registers_of(machine: Machine) -> list[Config]:
@@ -105,8 +105,8 @@ def check(machine: Machine, model: ModelConfig, context: int, group: int, router
     for register, what, asked in (
         (Config.GROUP, "weight group", group),
         (Config.HEAD_DIM, "head_dim", model.head_dim),
-        (Config.KV_HEADS, "key-value heads", model.num_kv_heads),
-        (Config.QUERY_GROUP, "query heads per key-value head", model.queries_per_kv_head),
+        (Config.KV_HEADS, "the number of key-value heads", model.num_kv_heads),
+        (Config.QUERY_GROUP, "the number of query heads per key-value head", model.queries_per_kv_head),
     ):
         need(asked in allowed[register], what, asked, allowed[register])
     longest = max(model.hidden_size, model.intermediate_size, model.num_heads * model.head_dim, router_width)

@@ -45,8 +45,9 @@ def test_resources_of_an_earlier_design_are_said_to_be(
 def test_boards_lists_fit_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "boards.json"
     assert main(["boards", "ulx3s", "u280", "--shape", "pybyte-300k", "--shape", "llama-2-7b", "--json", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "llama-2-7b on ulx3s: machine ulx3s: key-value heads is 32; accepted: 1 to 1" in text
+    text, told = capsys.readouterr()
+    assert "timing engine: 4 of 4, " in told
+    assert "llama-2-7b on ulx3s: machine ulx3s: the number of key-value heads is 32; accepted: 1\n" in text
     assert "does not fit" in text, "a 7B model on an ULX3S, groups of 48 weights on ports of 128"
     rates = {
         (r["system"], r["model"]): r["value"]

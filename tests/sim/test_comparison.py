@@ -36,7 +36,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "comparison"
         (["--shape", "gpt"], "shape 'gpt' is not known; accepted: llama-2-7b"),
         (["--shape", "llama-2-7b", "--context", "128"], "--context is '128'; accepted: P+G"),
         (["--shape", "llama-2-7b", "--context", "128+9000"], "context is 9128; accepted: 1 to 4096"),
-        (["--shape", "llama-2-7b", "--target", "tiny"], "machine tiny: key-value heads is 32; accepted: 1 to 8"),
+        (["--shape", "llama-2-7b", "--target", "tiny"], "machine tiny: the number of key-value heads is 32; accepted: 1 to 8"),
         (
             ["--shape", "llama-2-7b", "--mask", "0.4"],
             "machine u280: masks is False; accepted: true, to leave out input channels",
