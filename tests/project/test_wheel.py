@@ -74,7 +74,7 @@ def installed(folder: Path) -> Path:
     environment = folder / "an environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([python, "-I", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     purelib = sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)})
     # A path in a .pth file brings packages, but not the finder of an editable installation.
     (Path(purelib) / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
