@@ -88,8 +88,8 @@ class Dispatcher(Component):
         behind_next, loop_start = Signal.like(pc), Signal.like(pc)
         failed, position = outcome.failed, state.position
         tokens_address = (setting(self.config, Config.TOKENS) << ADDRESS_SHIFT) + (position << 2)
-        predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + self.token_slot) << 2)
         predicting, predicted = Signal(), Signal.like(self.token_slot)
+        predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + predicted) << 2)
         unpredicted = registered(m, (lists.asked >> predicted).any(), "unpredicted")
         m.d.comb += [
             self.token_slot.eq(Mux(predicting, predicted, lists.last_slot)),
@@ -116,8 +116,7 @@ class Dispatcher(Component):
             registered(m, Cat(coming == opcode for opcode in opcodes).any(), name)
             for name, opcodes in (("set", [SET.opcode]), ("next", [NEXT.opcode]), ("halt", [HALT.opcode]), ("unit", of_units))
         )
-        known = Cat(coming == opcode for opcode in own + of_units).any()
-        unknown = registered(m, ~known | ((coming == EXTEND.opcode) & self._unknown_operands(self.words.word)), "unknown")
+        unknown = registered(m, ~Cat(coming == opcode for opcode in own + of_units).any(), "unknown")
         waits = (is_set | is_next) & ~self.units_idle | is_next & unpredicted | is_halt
         held = is_unit & ~self.issuer.free
         quiet, beyond = Signal(range(Faults.LATENCY + 2)), Signal()
@@ -232,12 +231,6 @@ class Dispatcher(Component):
                         m.d.sync += pc.eq(behind_next)
                     m.next = "READ"
         return m
-
-    def _unknown_operands(self, word: Value) -> Value:
-        """Whether EXTEND has one that no unit takes."""
-        if not self.machine.masks:
-            return word[OPCODE_BITS:] != 0
-        return Cat(field(word, EXTEND, other.name) for other in EXTEND.fields[1:] if other.name != "mask") != 0
 
     def _masks(self, m: Module, word: Value) -> None:
         """The thresholds that EXTEND named, for the product behind it."""

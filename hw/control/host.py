@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, ResetSignal, Signal
+import operator
 
+from amaranth.hdl import Cat, Const, Module, Mux, ResetSignal, Signal, Value
+
+from hw.arithmetic.pipeline import registered, tree
 from hw.component import Bundle, Component, given, gives
 from hw.control.counters import counters_of
 from hw.memory.axi import AxiLite
@@ -68,8 +71,8 @@ class HostRegisters(Component):
 
     Nothing is taken in reset, where it would never be answered, nor while ``hold``. A read of a 64-bit counter's lower half keeps its upper half.
 
-    Latency: a write is answered 1 cycle after address and data are there, a read 1 cycle after its address; ``start``, ``clear`` and
-    ``abort`` come with the answer, as what was written. Throughput: a write and a read per cycle.
+    Latency: a write is answered 1 cycle after address and data are there, a read 2 cycles after its address; ``start``, ``clear`` and
+    ``abort`` come with the answer, as what was written. Throughput: a write per cycle, a read every other.
 
     Attributes:
         registers: the signal of every register that is no constant, by name.
@@ -118,27 +121,30 @@ class HostRegisters(Component):
                     ]
         with m.Elif(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        # Reads
-        read = bus.arvalid & (~bus.rvalid | bus.rready) & working
-        m.d.comb += bus.arready.eq(read)
+        # Reads: what is asked for is made out a cycle before it is taken.
+        known, read = Signal(), Signal()
+        m.d.comb += [read.eq(bus.arvalid & known & (~bus.rvalid | bus.rready) & working), bus.arready.eq(read)]
+        m.d.sync += known.eq(bus.arvalid & ~read)
         constants = {
             "MAGIC": MAGIC,
             "VERSION": ISA_VERSION,
             "MACHINE": identity(self.machine.fingerprint),
             "NUMERICS": identity(self.machine.numerics_fingerprint(self.machine.numerics[0])),
         }
-        value, upper, kept = Signal(32), Signal(32), Signal(32)
-        with m.Switch(bus.araddr):
-            for name, constant in constants.items():
-                with m.Case(HOST[name].address):
-                    m.d.comb += value.eq(constant)
-            for name in self.readable:
-                with m.Case(HOST[name].address):
-                    m.d.comb += [value.eq(self.registers[name]), upper.eq(self.registers[name] >> 32)]
-            with m.Case(*(HOST[name].address for name in self.upper)):
-                m.d.comb += [value.eq(kept), upper.eq(kept)]
+        kept = Signal(32)
+        sources: list[tuple[Value, tuple[str, ...]]] = [
+            *((Const(constant, 64), (name,)) for name, constant in constants.items()),
+            *((self.registers[name], (name,)) for name in self.readable),
+            (Cat(kept, kept), self.upper),
+        ]
+        shown = []
+        for source, names in sources:
+            asked = Cat(bus.araddr == HOST[name].address for name in names).any()
+            shown.append(Mux(registered(m, asked, f"asked_{names[0].lower()}"), source, 0))
+        value = Signal(64)
+        m.d.comb += value.eq(tree(shown, operator.or_))
         with m.If(read):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(value), kept.eq(upper)]
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(value[:32]), kept.eq(value[32:])]
         with m.Elif(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
         m.d.comb += [bus.bresp.eq(0), bus.rresp.eq(0)]

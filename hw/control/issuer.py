@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream
 
-from hw.arithmetic.pipeline import count_shape, registered
+from hw.arithmetic.pipeline import count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.control.configuration import config_bits, setting
 from hw.control.issue import ENTRY_BITS, Issue, field
@@ -30,6 +30,7 @@ from skipopu.isa.spec import (
     TokenList,
     Unit,
 )
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 
 
@@ -48,8 +49,8 @@ class Issuer(Component):
     An instruction that works on a routed list waits until the routing decision is known, so weights are requested up to the next
     decision and never for a skipped module.
 
-    Latency: none, a product's 1 cycle, in which its size is held against the buffer. Throughput: an instruction per cycle, a
-    product every other one.
+    Latency: none, a product's pipeline.sized cycles, in which its size is held against the buffer. Throughput: an instruction per cycle, a
+    product in as many and one more.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -130,10 +131,13 @@ class Issuer(Component):
         has_rounds = registered(m, field(self.coming, MATMUL, "rounds") != 0, "has_rounds")
         elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 1))
         inner = Mux(field(self.coming, MATMUL, "source"), setting(self.config, Config.INNER)[:ELEMENT_BITS], 0)
-        m.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])
+        late = pipeline.sized(self.machine) - 1
+        groups = delay(m, field(self.coming, MATMUL, "groups"), late, "groups")
+        m.d.sync += elements.eq(groups * setting(self.config, Config.GROUP)[:GROUP_BITS])
         m.d.sync += room.eq(self.machine.activation - inner)
-        # Of a product, a cycle behind the first attempt that need not wait, by which its list stands: whether it was looked at, and what it is.
-        looks = self.attempt & ~wait & ~self.taken
+        # Of a product, pipeline.sized behind the first attempt that need not wait, by which its list stands: whether it was looked at, and what
+        # it is.
+        looks = delay_valid(m, self.attempt & ~wait & ~self.taken, late, "looks")
         checked, fits = registered(m, looks, "checked"), registered(m, looks & known & (elements <= room), "fits")
         fetches = registered(m, has_rounds & (self.mask != 0), "fetches")
         m.d.comb += [

@@ -8,22 +8,25 @@ from amaranth.lib.memory import Memory
 
 from hw.arithmetic.pipeline import bits_for_index, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.control.issue import field
 from hw.memory.reader import Run
 from skipopu.isa.fields import WORD_BITS
-from skipopu.isa.spec import ADDRESS_UNIT, INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS
+from skipopu.isa.spec import ADDRESS_UNIT, EXTEND, INSTRUCTIONS, NO_INSTRUCTION, OPCODE_BITS, PC_BITS
 from skipopu.machine.config import Machine
 
 
-def has_reserved_bits(word: Value) -> Value:
-    """Whether bits of ``word`` are set that no field of its opcode's instruction has."""
+def has_unknown_bits(word: Value, machine: Machine) -> Value:
+    """Whether bits of ``word`` are set that no field of its opcode's instruction has, or an operand of EXTEND that no unit takes."""
     ends = sorted({i.used_bits for i in INSTRUCTIONS if i.used_bits < WORD_BITS})
     parts = [word[first:last].any() for first, last in zip(ends, [*ends[1:], WORD_BITS], strict=True)]
     shorter = [Cat(word[:OPCODE_BITS] == i.opcode for i in INSTRUCTIONS if i.used_bits <= end).any() for end in ends]
-    return Cat(part & short for part, short in zip(parts, shorter, strict=True)).any()
+    reserved = Cat(part & short for part, short in zip(parts, shorter, strict=True)).any()
+    operands = (field(word, EXTEND, f.name) for f in EXTEND.fields[1:] if f.name != "mask" or not machine.masks)
+    return reserved | ((word[:OPCODE_BITS] == EXTEND.opcode) & Cat(operands).any())
 
 
 class ProgramMemory(Component):
-    """Loads a program through port 0, then gives its words: those with bits that no field has with an opcode that none has either.
+    """Loads a program through port 0, then gives its words: those with bits that nothing takes with an opcode that none has either.
 
     Latency: 1 cycle from ``start`` to the run or to ``refused``, 2 from the last word's beat to ``done``, 1
     from ``pc`` to ``word``. Throughput: a word loaded per cycle, or per beats that make one.
@@ -54,7 +57,7 @@ class ProgramMemory(Component):
         left, piece, joined = Signal(PC_BITS + 1), Signal(4), Signal(WORD_BITS)
         came, taken = Signal(WORD_BITS), Signal()
         stored = registered(m, came, "stored")
-        unknown = registered(m, has_reserved_bits(stored), "reserved")
+        unknown = registered(m, has_unknown_bits(stored, machine), "unknown")
         beats = (self.length * beats_per_word + (words_per_beat - 1)) >> (words_per_beat.bit_length() - 1)
         next_word = Signal(bits_for_index(machine.instructions))
         m.d.comb += [

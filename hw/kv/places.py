@@ -51,10 +51,10 @@ class EntryPlaces(Component):
     A run that begins behind token 0 finds its places where the runs before it left them: a port goes back to the place of the first
     layer's entry of its first token from there on. So a chunk is given back whole where several of its tokens share a port.
 
-    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk. Places
-    are given back in 2 cycles, 1 more for every token between the chunk found last and the run's first token, and 2 for each token, of as
-    many as there are ports, that has entries from there on. 1 from ``found``, ``following``
-    and ``use`` to what they change. Throughput: a token and a place per cycle.
+    Latency: a cycle from ``find`` to ``found`` for every token between the chunk found last and this one, none for the same chunk, one more
+    in the cycle behind a run's start or behind the last in which places are given back. Places are given back in 2 cycles, 1 more for
+    every token between the chunk found last and the run's first token, and 2 for each token, of as many as there are ports, that has
+    entries from there on. 1 from ``found``, ``following`` and ``use`` to what they change. Throughput: a token and a place per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -64,7 +64,9 @@ class EntryPlaces(Component):
         self.going_back = gives(1, "they are given back")
         self.map_token = gives(POSITION_BITS, "then: a token whose first layer's entry is wanted")
         self.entry = given(MapEntry(), "that entry, a cycle later")
-        self.position = given(POSITION_BITS, "a chunk's first token, not below that of the chunk before it")
+        self.position = given(
+            POSITION_BITS, "a chunk's first token, not below that of the chunk before it, from a cycle before find"
+        )
         self.find = given(1, "go to that token, level")
         self.found = gives(1, "its port is the present one from the next cycle on")
         self.following = given(1, "go to the following token")
@@ -86,12 +88,13 @@ class EntryPlaces(Component):
         # What a port goes back to, and by how many places, a cycle later
         given_back, back_port, back_place = Signal(), Signal.like(self.port), Signal.like(self.place)
         fewer = Signal(signed(PLACE_BITS + 1))
+        to_first = self.restart | self.going_back  # the token that is wanted a cycle later is the run's first one
+        m.d.sync += chunk.wanted.eq(Mux(self.restart, self.first, Mux(self.going_back, first, self.position)))
         m.d.comb += [
             chunk.restart.eq(self.restart & ~goes_back),
             chunk.find.eq(self.find | self.going_back),
-            chunk.wanted.eq(Mux(self.going_back, first, self.position)),
             self.place.eq(places[self.port]),
-            self.found.eq(self.find & chunk.there & ~self.going_back),
+            self.found.eq(self.find & chunk.there & ~self.going_back & ~delay_valid(m, to_first, 1, "to_first")),
             self.map_token.eq(first + back),
         ]
         with m.If(self.found):

@@ -51,8 +51,9 @@ class EntrySender(Component):
         address, sent = Signal(ADDRESS_BITS), Signal(range(staging_depth(self.machine) + 2))
         run, beat, waiting = Signal(), Signal(), Signal()
         unit_beats = ADDRESS_UNIT // self.machine.beat_bytes
-        # The place is chosen among those of all ports.
-        m.d.sync += address.eq(self.pool.base + registered(m, self.place, "place_here") * self.pool.entry)
+        # The place is chosen among those of all ports. Its multiplier may stand far from here.
+        offset = registered(m, registered(m, self.place, "place_here") * self.pool.entry, "offset")
+        m.d.sync += address.eq(self.pool.base + offset)
         several = pipeline.apart(self.machine)
         where = self.sent.run if several else self.writes.runs.payload
         m.d.comb += [where.beat.eq(address << (unit_beats.bit_length() - 1)), where.count.eq(self.count)]

@@ -183,7 +183,8 @@ class EpilogueUnit(Component):
         """Results of the ports, even and odd in turn, ``LATENCY`` cycles after they were taken: select, register, finish."""
         machine, together = self.machine, self.machine.drain_ports
         kind = self._field("epilogue")
-        scale = Mux(self._field("norm"), self.inverse_rms.word_select(delay(m, self.slot, 2, "slot"), 32), ONE)
+        scale = Mux(self._field("norm"), self.inverse_rms.word_select(delay(m, self.slot, 1, "slot"), 32), ONE)
+        scale = registered(m, scale, "scale")
         m.submodules.rotary = rotary = RotaryMemory(machine)
         connect(m, flipped(self.rotary), rotary.write)
         m.d.comb += rotary.slot.eq(self.slot)

@@ -33,7 +33,7 @@ def place_bits(machine: Machine) -> int:
 
 
 class Pair:
-    """Registers of the pair of beats that is being multiplied, or waits for it while ``full``."""
+    """The pair of beats that is being multiplied, or waits for it while ``full``, and what is known of the next one."""
 
     def __init__(self, machine: Machine) -> None:
         word = bits_for_index(machine.activation // machine.weight_lanes)
@@ -44,6 +44,8 @@ class Pair:
         self.end = Signal(name="pair_end")  # the round's last one
         self.ports = Signal(machine.ports, name="pair_ports")
         self.last = Signal(name="pair_last")  # of the last round
+        self.loaded = Signal(name="pair_loaded")  # the next one is there a cycle later
+        self.next_bank = Signal(name="next_bank")  # of the round that it belongs to
 
 
 class Sequencer(Component):
@@ -135,21 +137,20 @@ class Sequencer(Component):
         round_index, group_index, row, beat, second = walked
         scale_index, scale_beat, need_scale = Signal(5), Signal(range(max(2, scale_beats))), Signal()
         word = Signal.like(self.activation_group, name="word")  # of the group's first beat
-        bank = Signal()
         last_round, ports = Signal(), Signal(machine.ports)
         last_ports = (Const(1, machine.ports + 1) << field(instruction, MATMUL, "ports")[:7]) - 1
         last_ports = registered(m, last_ports[: machine.ports], "last_ports")
         m.d.comb += ports.eq(Mux(last_round, last_ports, (1 << machine.ports) - 1))
         ready = Signal()  # all ports have a beat, worked out the cycle before
-        take, take_second, told, late = Signal(), Signal(), Signal(Take(machine)), pipeline.told(machine)
+        take, told, late = Signal(), Signal(Take(machine)), pipeline.told(machine)
         m.d.comb += [
             take.eq(taking & ready & (need_scale | ~second | ~pair.full | popping)),
-            take_second.eq(take & ~need_scale & second),
+            pair.loaded.eq(take & ~need_scale & second),
             self.taking_ports.eq(delay(m, ports & taking.replicate(machine.ports), late, "taking_ports")),
             told.scale.eq(take & need_scale),
             told.scale_beat.eq(scale_beat),
             told.first.eq(take & ~need_scale & ~second),
-            told.second.eq(take_second),
+            told.second.eq(pair.loaded),
             told.scale_index.eq(scale_index),
             self.take.eq(delay_valid(m, told, late, "take")),
         ]
@@ -192,7 +193,7 @@ class Sequencer(Component):
                 m.d.sync += [scale_beat.eq(0), need_scale.eq(0)]
         with m.If(take & ~need_scale):
             m.d.sync += second.eq(~second)
-        with m.If(take_second):
+        with m.If(pair.loaded):
             m.d.sync += [
                 pair.full.eq(1),
                 beat.eq(beat + 1),
@@ -200,7 +201,7 @@ class Sequencer(Component):
                 pair.step.last_beat.eq(last_beat),
                 pair.step.first_group.eq(group_index == 0),
                 pair.step.row.eq(row),
-                pair.step.bank.eq(bank),
+                pair.step.bank.eq(pair.next_bank),
                 pair.word.eq((word[finer:] if finer else word) + beat),
                 pair.group.eq(word),
                 pair.end.eq(round_end),
@@ -218,8 +219,8 @@ class Sequencer(Component):
                 with m.If(last_row):
                     m.d.sync += [row.eq(0), group_index.eq(group_index + 1), word.eq(word + advance)]
             with m.If(round_end):
-                m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1), bank.eq(~bank)]
-                m.d.sync += last_round.eq(next_is_last)
+                m.d.sync += [group_index.eq(0), word.eq(first_word), round_index.eq(round_index + 1)]
+                m.d.sync += [last_round.eq(next_is_last), pair.next_bank.eq(~pair.next_bank)]
                 with m.If(last_round):
                     m.d.sync += taking.eq(0)
         with m.Elif(popping):
@@ -231,13 +232,15 @@ class Sequencer(Component):
                 last_round.eq(single),
                 word.eq(first_word),
                 need_scale.eq(1),
-                bank.eq(0),
+                pair.next_bank.eq(0),
             ]
 
     def _multiply(self, m: Module, pair: Pair, taking: Signal, popping: Signal) -> None:
-        """``pair`` with every token, a step per cycle. A bank is claimed by its round's first step."""
+        """``pair`` with every token, a step per cycle. A bank is claimed by its round's first step.
+
+        Whether a step is made in a cycle is worked out in the one before: beats are taken or not by it.
+        """
         token, busy, claimed = Signal.like(self.token), Signal(2), Signal()
-        bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)
         fire, step, late = Signal(), Signal(Step(self.machine)), pipeline.told(self.machine)
         last_token = Signal()
         last, following = last_token, Mux(last_token, 0, token + 1)
@@ -249,7 +252,6 @@ class Sequencer(Component):
             with m.If(self.start):
                 m.d.sync += piece.eq(0)
         m.d.comb += [
-            fire.eq(pair.full & bank_free),
             popping.eq(fire & last),
             step.eq(pair.step),
             step.product.eq(fire),
@@ -261,7 +263,7 @@ class Sequencer(Component):
             self.activation_word.eq(delay(m, pair.word, late, "activation_word")),
             self.activation_group.eq(delay(m, pair.group, late, "activation_group")),
             self.streaming.eq(fire),
-            self.waiting_drain.eq(pair.full & ~bank_free),
+            self.waiting_drain.eq(pair.full & ~fire),
             self.waiting_weights.eq(taking & ~pair.full),
         ]
         if self.machine.short_groups:
@@ -272,14 +274,19 @@ class Sequencer(Component):
                 self.activation_piece.eq(delay(m, piece, late, "activation_piece")),
             ]
         with m.If(fire):
-            m.d.sync += [
-                token.eq(following),
-                last_token.eq(following == self.token_count - 1),
-                claimed.eq(~(last & pair.end)),
-            ]
-            with m.If(~claimed):
-                m.d.sync += busy.bit_select(pair.step.bank, 1).eq(1)
-        with m.If(self.drained):
-            m.d.sync += busy.bit_select(self.drained_bank, 1).eq(0)
+            m.d.sync += [token.eq(following), last_token.eq(following == self.token_count - 1)]
         with m.If(self.start):
-            m.d.sync += [token.eq(0), last_token.eq(self.token_count == 1), claimed.eq(0)]
+            m.d.sync += [token.eq(0), last_token.eq(self.token_count == 1)]
+        # Both as they are in the next cycle
+        then_claimed, then_busy = Signal(), Signal(2)
+        m.d.comb += [then_claimed.eq(Mux(fire, ~(last & pair.end), claimed) & ~self.start), then_busy.eq(busy)]
+        with m.If(fire & ~claimed):
+            m.d.comb += then_busy.bit_select(pair.step.bank, 1).eq(1)
+        with m.If(self.drained):
+            m.d.comb += then_busy.bit_select(self.drained_bank, 1).eq(0)
+        next_may, own_may = (then_claimed | ~then_busy.bit_select(bank, 1) for bank in (pair.next_bank, pair.step.bank))
+        m.d.sync += [
+            claimed.eq(then_claimed),
+            busy.eq(then_busy),
+            fire.eq(Mux(pair.loaded, next_may, pair.full & ~popping & own_may)),
+        ]

@@ -83,6 +83,12 @@ class ShellRegisters(Component):
                         m.next = "READ"
                     with m.Elif(host.arready):
                         m.next = "READING"
+                    with m.Else():
+                        m.next = "ASKING"
+            with m.State("ASKING"):  # what was offered stands until it is taken
+                m.d.comb += [host.arvalid.eq(1), control.arready.eq(host.arready)]
+                with m.If(host.arready):
+                    m.next = "READING"
             with m.State("WRITING"):
                 m.d.comb += host.bready.eq(1)
                 with m.If(host.bvalid):

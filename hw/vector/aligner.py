@@ -120,14 +120,15 @@ class Aligner(Component):
             delay(m, exponent, self.WRITE - 2, "written_exponent"),
         )
         within, first = delay(m, offset, self.WRITE, "within"), delay(m, offset == 0, self.WRITE, "first")
-        element, number = (
-            delay(m, present.place + offset, self.WRITE, "element"),
+        element_before, number = (
+            delay(m, present.place + offset, self.WRITE - 1, "element"),
             delay(m, present.number, self.WRITE, "number"),
         )
         inner = registered(m, Mux(self.target == AlignTarget.INNER, self.inner, 0), "inner_start")
+        element = registered(m, element_before, "element")
         m.d.comb += [
             self.write_slot.eq(slot),
-            self.write_element.eq(element + inner),
+            self.write_element.eq(registered(m, (element_before + inner)[:ELEMENT_BITS], "element_written")),
             self.write_offset.eq(within),
             self.write_data.eq(Cat(aligned)),
             self.write_exponent.eq(written_exponent),

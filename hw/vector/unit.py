@@ -12,7 +12,7 @@ class Task(Bundle):
 
     def __init__(self, machine: Machine) -> None:
         self.active = gives(1, "the instruction is to be executed, until it is done")
-        self.instruction = gives(Issue(machine), "the instruction, stable while active")
+        self.instruction = gives(Issue(machine), "the instruction, from a cycle before active until done")
         self.done = given(1, "for one cycle: it is executed")
         self.digest = given(32, "with done: signature of what the unit itself wrote, without the aligner's share")
         self.working = given(1, "numbers move")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.timing.costs import CHECK, DISPATCH
+from sim.timing.costs import DISPATCH
 from sim.timing.product import weight_beats
 from sim.timing.state import State
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import END, LOOP, MATMUL, TokenList
+from skipopu.machine import pipeline
 
 NONE = np.zeros(1, np.int64)
 REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
@@ -40,7 +41,7 @@ def following(s: State) -> int:
 def behind_weights(s: State, asked: int, beats: int) -> int:
     """Cycles that what is asked for at ``asked`` waits for ``beats`` of the next products' weights, asked for before it."""
     costs, rate = s.costs, s.machine.memory.rate
-    first = due(s, s.times.now + DISPATCH + CHECK + REQUEST)
+    first = due(s, s.times.now + DISPATCH + pipeline.sized(s.machine) + REQUEST)
     if s.on_demand or first > asked:
         return 0
     last = max(first + costs.read, s.times.last.sent) + min(beats, costs.in_flight) / rate

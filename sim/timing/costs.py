@@ -21,7 +21,6 @@ from skipopu.records import RING_RECORD, ROUTER_RECORD_READ
 # Fixed pipeline lengths of the RTL (cycles).
 HANDOVER = 3  # completion of one instruction to the start of the one waiting for its token
 DISPATCH = 3  # per instruction: read, decode, issue
-CHECK = 1  # a product's size, before it is issued
 READ_OVERHEAD = 5  # a read's cycles besides the memory's latency: run, burst, address and data registers, FIFO
 WRITE_OVERHEAD = 3  # a write burst's cycles besides its beats: run, address, response
 SETTLE = pipeline.SIGNATURE + 1  # last write to the signature's total

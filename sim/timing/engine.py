@@ -14,7 +14,7 @@ from sim.result import Retired, Routed, Timed
 from sim.timeline import Span, write_perfetto
 from sim.timing import array, attention, vector
 from sim.timing.bus import NONE
-from sim.timing.costs import CHECK, DISPATCH, HANDOVER, short_read
+from sim.timing.costs import DISPATCH, HANDOVER, short_read
 from sim.timing.masks import Channels, Recorded
 from sim.timing.options import Options as Options
 from sim.timing.repeat import Repeats
@@ -200,7 +200,7 @@ class Timing:
         s, times, f = self.state, self.state.times, step.fields
         unit = UNITS[step.instruction]
         self.wait_route(f)
-        times.now += CHECK * (step.instruction is MATMUL)
+        times.now += pipeline.sized(s.machine) * (step.instruction is MATMUL)
         queue = times.finished[unit]
         if len(queue) == QUEUE_DEPTH:
             times.now = max(times.now, queue[0] + 1)

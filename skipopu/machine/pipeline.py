@@ -68,6 +68,12 @@ def apart(machine: Machine) -> int:
     return int(machine.ports > 1)
 
 
+def sized(machine: Machine) -> int:
+    """A product's first attempt to its size being held against the memory. In front of an ECP5's multiplier, which takes as long as two of
+    the others' additions, there is no time for the program's memory."""
+    return 2 if machine.multiplier == "18x18" else 1
+
+
 def told(machine: Machine) -> int:
     """Registers between what says what all ports of an array of rows do and the ports: what they have to say is seen that much later."""
     return 0 if machine.stationary else apart(machine)

@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     Rule(ERRORS, "Recovery|Watchdog|RunStatus|Dispatcher|ProgramMemory|Faults|HostRegisters|WritePort|ReadPort|BurstReader|Buffer|KvWriteUnit", "branch", r".*(silent|abort|refused|stop|failed|ports_quiet|\$signal\[4\]|sticky|count\[28\]|saturated|instruction\[25\d\]).*"),
     Rule(ERRORS, "Recovery|Watchdog|RunStatus|Faults|HostRegisters|Dispatcher|ProgramMemory|Issuer|[A-Za-z]*Port|BurstReader|Buffer|KvWriteUnit|AdjustUnit", "toggle", r"(abort|clear|busy|ended|reset|silent|\$signal|came_1|code|error\w*|port\$\w+|refused|reason|missing|misplaced|nobodys|beyond_\w+|illegal|filling|range)'*"),
     Rule(ERRORS, "Dispatcher|ProgramMemory", "change", "1 to 0"),
-    Rule(HOST, "HostRegisters", "branch", r".*(wstrb\[\d\]\)|araddr = \d+)"),
+    Rule(HOST, "HostRegisters", "branch", r".*(wstrb\[\d\]\)|asked_\w+ [?:])"),
     Rule(READY, ANY, "branch", r".*!\(+(\(?runs_?\d?_*ready|beats__valid|.*runs_1__ready).*"),
     Rule(ROUTERS, "RouteUnit|Window|Score", "branch", ANY),
     Rule(ROUTERS, "RouteUnit|Window|Score", "change", ANY),

@@ -192,8 +192,8 @@ FAULTS = (
     ),
     Fault(
         "hw/control/dispatch.py",
-        "predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + self.token_slot) << 2)",
-        "predicted_address = ((request.predicted << ADDRESS_SHIFT) + ((position + self.token_slot) << 2))[:32]",
+        "predicted_address = (request.predicted << ADDRESS_SHIFT) + ((position + predicted) << 2)",
+        "predicted_address = ((request.predicted << ADDRESS_SHIFT) + ((position + predicted) << 2))[:32]",
         "Predicted tokens above 4 GB are written below.",
         "tests/hw/control/test_dispatch.py::test_a_run[run3]",
     ),
@@ -276,10 +276,17 @@ FAULTS = (
     ),
     Fault(
         "hw/control/host.py",
-        "read = bus.arvalid & (~bus.rvalid | bus.rready) & working",
-        "read = bus.arvalid & working",
+        "m.d.comb += [read.eq(bus.arvalid & known & (~bus.rvalid | bus.rready) & working), bus.arready.eq(read)]",
+        "m.d.comb += [read.eq(bus.arvalid & known & working), bus.arready.eq(read)]",
         "A read is taken while the last one's answer waits, which it replaces.",
         "tests/hw/control/test_host.py::test_nothing_is_taken_while_an_answer_waits",
+    ),
+    Fault(
+        "hw/control/host.py",
+        "m.d.sync += known.eq(bus.arvalid & ~read)",
+        "m.d.sync += known.eq(bus.arvalid)",
+        "A read right behind another one brings that one's register.",
+        "tests/hw/control/test_host.py::test_a_write_per_cycle_and_a_read_every_other",
     ),
     Fault(
         "hw/control/issuer.py",
@@ -304,10 +311,10 @@ FAULTS = (
     ),
     Fault(
         "hw/control/issuer.py",
-        'm.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[:GROUP_BITS])',
-        'm.d.sync += elements.eq(field(self.coming, MATMUL, "groups") * setting(self.config, Config.GROUP)[: GROUP_BITS - 1])',
+        "m.d.sync += elements.eq(groups * setting(self.config, Config.GROUP)[:GROUP_BITS])",
+        "m.d.sync += elements.eq(groups * setting(self.config, Config.GROUP)[: GROUP_BITS - 1])",
         "Groups of 512 weights need no activations.",
-        "tests/hw/control/test_issuer.py::test_activations_fill_their_memory_and_no_more[machine4-512-1023-513-7]",
+        "tests/hw/control/test_issuer.py::test_activations_fill_their_memory_and_no_more[machine6-512-1023-513-7]",
     ),
     Fault(
         "hw/control/issuer.py",
@@ -364,6 +371,13 @@ FAULTS = (
         "left, opened = Signal(16), Signal()",
         "The longest prompt begins with an empty chunk.",
         "tests/hw/control/test_lists.py::test_the_ends_of_the_longest_prompt[65536]",
+    ),
+    Fault(
+        "hw/control/program.py",
+        "return reserved | ((word[:OPCODE_BITS] == EXTEND.opcode) & Cat(operands).any())",
+        "return reserved",
+        "EXTEND changes a product in ways that the machine does not have.",
+        "tests/hw/control/test_program.py::test_the_longest_program_is_loaded",
     ),
     Fault(
         "hw/control/program.py",
@@ -756,6 +770,13 @@ FAULTS = (
         "m.d.comb += [self.soon.values.eq(1), self.phase.values.eq(1), self.divide.eq(1)]",
         "The divisions begin with the phase of values.",
         "tests/hw/kv/test_phases.py::test_the_order_and_its_cycles",
+    ),
+    Fault(
+        "hw/kv/places.py",
+        'self.found.eq(self.find & chunk.there & ~self.going_back & ~delay_valid(m, to_first, 1, "to_first")),',
+        "self.found.eq(self.find & chunk.there & ~self.going_back),",
+        "A run's first token is taken for that of a chunk that waits.",
+        "tests/hw/kv/test_places.py::test_a_chunk_is_looked_for_behind_what_a_run_begins_with",
     ),
     Fault(
         "hw/kv/places.py",
@@ -1354,9 +1375,16 @@ FAULTS = (
     ),
     Fault(
         "hw/pe/sequencer.py",
-        "bank_free = claimed | ~busy.bit_select(pair.step.bank, 1)",
-        "bank_free = Const(1, 1)",
+        "next_may, own_may = (then_claimed | ~then_busy.bit_select(bank, 1) for bank in (pair.next_bank, pair.step.bank))",
+        "next_may, own_may = Const(1, 1), Const(1, 1)",
         "Products go to accumulators that are being drained.",
+        "tests/hw/pe/test_sequencer.py::test_walk",
+    ),
+    Fault(
+        "hw/pe/sequencer.py",
+        "next_may, own_may = (then_claimed | ~then_busy.bit_select(bank, 1) for bank in (pair.next_bank, pair.step.bank))",
+        "next_may, own_may = (then_claimed | ~then_busy.bit_select(bank, 1) for bank in (pair.next_bank, pair.next_bank))",
+        "A pair that waits for its accumulators is multiplied when the other ones are free.",
         "tests/hw/pe/test_sequencer.py::test_walk",
     ),
     Fault(
@@ -1561,6 +1589,13 @@ FAULTS = (
         "m.d.comb += [behind.eq(Cat(own >= number for number in numbers) & present)]",
         "Of equal tokens of a window the later one executes.",
         "tests/hw/router/test_window.py::test_the_largest_execute",
+    ),
+    Fault(
+        "hw/shell/bases.py",
+        'm.next = "ASKING"',
+        'm.next = "IDLE"',
+        "A read that waits for the overlay's registers is put off by writes.",
+        "tests/hw/shell/test_bases.py::test_a_read_is_not_put_off",
     ),
     Fault(
         "hw/shell/bases.py",

@@ -22,6 +22,7 @@ def laws() -> Laws:
     for port in (places.find, places.following, places.use):
         m.d.comb += port.eq(laws.free(1) & ~restart & ~laws.before(restart))
     laws.drive(places.position)
+    laws.assume(~places.find | (places.position == laws.before(places.position)))
     uses = Array(Signal(PLACE_BITS, name=f"uses_{p}") for p in range(MACHINE.ports))
     every, token = Signal(32), Signal.like(places.position)
     m.d.sync += every.eq(Mux(restart, 0, every + places.use))

@@ -6,6 +6,7 @@ import dataclasses
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 
+from hw.arithmetic.pipeline import registered
 from hw.control.issue import field
 from hw.kv.format import EntryFormatter
 from hw.kv.write import KvWriteUnit
@@ -21,12 +22,12 @@ ROW_BITS = 3  # of a row of the map
 MOST_PLACES = 3  # in a port
 ENTRY_BEATS = 2  # of an entry
 DEADLINE = 20  # cycles looked at where there is no proof for all
-FULL_AFTER = 6  # cycles: the chunk's first token is looked for, then its slot
+FULL_AFTER = 7  # cycles: right behind a run's start the chunk's first token is looked for, then its slot
 TO_PORT = 3  # cycles from an entry's being sent to its run at the port
 
 
 class Formatter(EntryFormatter):
-    """In the formatter's stead: stages an entry, of beats 0 and 1, some time after it is told to."""
+    """In the formatter's stead: stages an entry, of beats 0 and 1, two cycles after it is told to or some time later."""
 
     def __init__(self, laws: Laws) -> None:
         super().__init__(MACHINE)
@@ -35,7 +36,7 @@ class Formatter(EntryFormatter):
     def elaborate(self, platform: object) -> Module:
         m, busy = Module(), Signal()
         m.d.sync += [busy.eq(self.start | (busy & ~self.done)), self.staged.data.eq(self.staged.address[0])]
-        m.d.comb += [self.done.eq(busy & self.some_time), self.beats.eq(ENTRY_BEATS)]
+        m.d.comb += [self.done.eq(busy & registered(m, busy, "staging") & self.some_time), self.beats.eq(ENTRY_BEATS)]
         return m
 
 
@@ -57,10 +58,9 @@ def laws() -> Laws:
         unit.restart.eq(restart),
         task.active.eq(laws.before(task.active & ~task.done) | (laws.free(1) & ~ended & ~laws.before(restart))),
     ]
-    # An instruction stands while it runs; chunks come in rising order.
+    # An instruction stands from a cycle before it runs; chunks come in rising order.
     position, earlier, context = Signal(SLOT_BITS), Signal(SLOT_BITS), laws.fixed(ROW_BITS, "context")
     row, kv_slots = Signal(ROW_BITS), laws.fixed(range(MOST_PLACES + 1), "kv_slots")
-    runs = laws.before(task.active & ~task.done)
     for value, shape in (
         (position, SLOT_BITS),
         (row, ROW_BITS),
@@ -68,7 +68,7 @@ def laws() -> Laws:
         (Value.cast(instruction.count), range(MACHINE.tokens + 1)),
         (Value.cast(instruction.first_layer), 1),
     ):
-        m.d.comb += value.eq(Mux(runs, laws.before(value), laws.free(shape)))
+        m.d.comb += value.eq(Mux(task.active, laws.before(value), laws.free(shape)))
     m.d.sync += earlier.eq(Mux(restart, 0, Mux(task.active, position, earlier)))
     laws.assume(~task.active | (position >= earlier))
     m.d.comb += [
@@ -79,7 +79,7 @@ def laws() -> Laws:
         unit.pool.entry.eq(1),
     ]
     late = field(instruction.word, KVWRITE, "late")
-    m.d.comb += late.eq(Mux(runs, laws.before(late), laws.free(SLOT_BITS + 1)))
+    m.d.comb += late.eq(Mux(task.active, laws.before(late), laws.free(SLOT_BITS + 1)))
     laws.drive(unit.hold)
     m.d.sync += unit.map.data.place.eq(unit.map.address)  # the map's entry of an address is its lower bits
 

@@ -25,6 +25,8 @@ def laws() -> Laws:
     drive_host(laws, bus)
     never = Signal()
     answered_once(laws, bus, never, 3)
+    host = front.host
+    laws.law("a read that is offered to the registers stands", laws.stands(host.arvalid, host.arready, host.araddr))
     write = bus.awvalid & bus.awready
     laws.law("nothing is taken while the overlay is in reset", ~front.reset | ~(write | (bus.arvalid & bus.arready)))
     laws.law(

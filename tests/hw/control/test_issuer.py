@@ -12,6 +12,7 @@ from hw.control.issuer import Issuer
 from skipopu.isa import spec
 from skipopu.isa.registers import Config, Error
 from skipopu.isa.spec import TokenList, Unit
+from skipopu.machine import pipeline
 from skipopu.machine.accepted import LARGEST_BUFFER, LARGEST_MAP
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_GROUP
@@ -19,6 +20,7 @@ from skipopu.numerics.formats import BY_CODE, INT4Z, INT8
 from tests.hw.bench import exercise
 
 TINY = Machine.load("tiny")
+ECP5 = dataclasses.replace(TINY, multiplier="18x18")
 GROUP, INNER, BASE = 32, 500, 1 << 29
 
 
@@ -36,8 +38,9 @@ def instructions(source: random.Random, count: int) -> list[tuple[spec.Instructi
     return chosen
 
 
-def test_instructions_are_handed_over() -> None:
-    dut, source = Issuer(TINY), random.Random(1)
+@pytest.mark.parametrize("machine", [TINY, ECP5], ids=["27x18", "18x18"])
+def test_instructions_are_handed_over(machine: Machine) -> None:
+    dut, source = Issuer(machine), random.Random(1)
     chosen = instructions(source, 200)
     masks = [source.choice([0, source.randrange(1, 1 << TINY.tokens)]) for _ in chosen]
     expected: dict[object, list] = {stream: [] for stream in (*dut.issue, dut.fetch)}
@@ -109,7 +112,9 @@ def test_instructions_are_handed_over() -> None:
 
     exercise(dut, {}, expected, constants=[(dut.count, 3), (dut.position, 9)], drive=drive, seeds=range(2))
     checked = sum(instruction is spec.MATMUL for instruction, _ in chosen)
-    assert cycles == len(chosen) + checked, "an instruction per cycle, a product's size before it is handed over"
+    assert cycles == len(chosen) + checked * pipeline.sized(machine), (
+        "an instruction per cycle, a product's size before it is handed over"
+    )
 
 
 def test_a_start_counts_from_zero() -> None:
@@ -143,6 +148,8 @@ FILLED = MOST_GROUPS * LARGEST_GROUP
     [
         (TINY, GROUP, TINY.activation // GROUP, 0, Error.NONE),
         (TINY, GROUP, TINY.activation // GROUP, 1, Error.BUFFER_RANGE),
+        (ECP5, GROUP, TINY.activation // GROUP, 0, Error.NONE),
+        (ECP5, GROUP, TINY.activation // GROUP, 1, Error.BUFFER_RANGE),
         (WIDEST, LARGEST_GROUP, MOST_GROUPS, 0, Error.NONE),
         (WIDEST, LARGEST_GROUP, MOST_GROUPS, LARGEST_BUFFER - FILLED, Error.NONE),
         (WIDEST, LARGEST_GROUP, MOST_GROUPS, LARGEST_BUFFER - FILLED + 1, Error.BUFFER_RANGE),
@@ -159,7 +166,7 @@ def test_activations_fill_their_memory_and_no_more(machine: Machine, group: int,
             ctx.set(word, spec.MATMUL.encode({"groups": groups, "source": 1}))
         await ctx.tick()
         ctx.set(dut.attempt, 1)
-        await ctx.tick()
+        await ctx.tick().repeat(pipeline.sized(machine))
         refused = ctx.get(dut.refused)
         assert (ctx.get(dut.reason) if refused else Error.NONE) == error
 

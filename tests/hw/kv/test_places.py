@@ -70,6 +70,7 @@ def test_runs_of_chunks_and_layers(ports: int, tokens: int) -> None:
                 count = int(rng.integers(1, tokens + 1))
                 for layer in range(int(rng.integers(1, 4))):
                     ctx.set(dut.position, position)
+                    await tick(ctx)
                     ctx.set(dut.find, 1)
                     cycles = 0
                     while not ctx.get(dut.found):
@@ -101,6 +102,32 @@ def test_runs_of_chunks_and_layers(ports: int, tokens: int) -> None:
     assert directions == {None, -1, 0, 1}
 
 
+def test_a_chunk_is_looked_for_behind_what_a_run_begins_with() -> None:
+    """It is found at its own token, even if it waits while places are given back to the run's first one."""
+    dut = EntryPlaces(dataclasses.replace(TRIO, ports=3))
+
+    async def bench(ctx: SimulatorContext) -> None:
+        for first, position in ((0, 4), (3, 7), (5, 5), (1, 2)):
+            ctx.set(dut.first, first)
+            ctx.set(dut.position, position)
+            ctx.set(dut.restart, 1)
+            await ctx.tick()
+            ctx.set(dut.restart, 0)
+            while ctx.get(dut.going_back):
+                ctx.set(dut.find, 1)
+                await ctx.tick()
+            for _ in range(1 + position - first):
+                assert not ctx.get(dut.found)
+                await ctx.tick()
+                ctx.set(dut.find, 1)
+            assert ctx.get(dut.found)
+            await ctx.tick()
+            assert ctx.get(dut.port) == position % 3
+            ctx.set(dut.find, 0)
+
+    simulate(dut, bench)
+
+
 def test_the_last_token_and_the_last_place() -> None:
     """Of the longest context, and behind all others that a port of the largest machine has."""
     dut = EntryPlaces(dataclasses.replace(TRIO, ports=3, tokens=1, map_entries=LARGEST_MAP))
@@ -108,6 +135,7 @@ def test_the_last_token_and_the_last_place() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.position, last)
+        await ctx.tick()
         ctx.set(dut.find, 1)
         await ctx.tick().repeat(last)
         assert ctx.get(dut.found)
@@ -130,6 +158,7 @@ def test_the_last_token_and_the_last_place() -> None:
             ctx.set(dut.entry.place, LARGEST_MAP - 1)
             while ctx.get(dut.going_back):
                 await ctx.tick()
+            await ctx.tick()
             ctx.set(dut.find, 1)
             assert ctx.get(dut.found)
             await ctx.tick()

@@ -118,6 +118,7 @@ def test_layers_of_chunks(stalls: bool, ports: int) -> None:
             "first_layer": not layer,
         }
         ctx.set(dut.instruction, issue)
+        await bench.tick(ctx)
         ctx.set(dut.active, 1)
         taken = 0
         while not ctx.get(dut.done):

@@ -72,6 +72,33 @@ def test_accesses_around_a_reset_are_answered(gap: int) -> None:
     simulator.run()
 
 
+def test_a_read_is_not_put_off() -> None:
+    """By writes that begin while it is offered to the overlay's registers: it is taken first."""
+    dut = Behind()
+    control, host = dut.shell.control, dut.shell.host
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(control.awaddr, HOST["PROGRAM"].address)
+        ctx.set(control.araddr, HOST["MAGIC"].address)
+        await ctx.tick().repeat(2 * RESET_CYCLES)
+        ctx.set(control.arvalid, 1)
+        await ctx.tick()
+        for port in (control.awvalid, control.wvalid, control.bready):
+            ctx.set(port, 1)
+        for _ in range(4):
+            *_, taken, offered, writes = await ctx.tick().sample(control.arready, host.arvalid, control.awready)
+            assert offered
+            assert not writes
+            if taken:
+                return
+        raise AssertionError("not taken")
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
 def test_control_port_is_split() -> None:
     """The overlay's registers behind it, bases kept with their strobes, a write resets."""
     dut = ShellRegisters(3)

@@ -22,6 +22,7 @@ from sim.timing.bus import undecided
 from skipopu.isa.registers import Config
 from skipopu.isa.spec import MATMUL, OPCODE_BITS, ROUTE
 from skipopu.layout import KvEntry
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.machine.memory import MemoryTiming
 from skipopu.program.program import Program
@@ -149,16 +150,17 @@ def test_cycles_of_the_rtl(memory: MemoryTiming, skip: float, check: bool) -> No
     assert abs(counted / seen.counters["CYCLES"] - 1) < 0.03
 
 
-def test_a_product_is_handed_over_a_cycle_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_is_handed_over_when_its_size_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its size is held against the buffer first: seen where the array waits for nothing else, and by no more than the products are."""
     program = compile_checkpoint(random_checkpoint(small_config(), 2), Machine.load("mono"))
     run = Run((0,) * 3, 2)
     routed = Routed(tokens=[0, 0], routing=independent(small_config().num_layers, 5, 0.0, 0.0, 0))
     counted = timing.run(program, run, timing.Options(routed)).counters["CYCLES"]
-    monkeypatch.setattr(timing, "CHECK", 0)
+    taken = pipeline.sized(program.machine)
+    monkeypatch.setattr(pipeline, "sized", lambda machine: 0)
     before = timing.run(program, run, timing.Options(routed)).counters["CYCLES"]
     products = sum(word & (1 << OPCODE_BITS) - 1 == MATMUL.opcode for word in program.instructions) * small_config().num_layers
-    assert 0 < counted - before <= products * (3 + 2)
+    assert 0 < counted - before <= taken * products * (3 + 2)
 
 
 def test_outlines_are_timed_like_checkpoints() -> None:
