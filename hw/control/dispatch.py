@@ -30,8 +30,8 @@ from skipopu.machine.config import Machine
 class Dispatcher(Component):
     """Executes control instructions itself and has the others handed over; SET, NEXT and HALT wait until everything is idle.
 
-    Latency: 5 cycles from the program's last word to its first instruction, which is executed or handed over then, a product a cycle later.
-    Throughput: an instruction in 3 cycles, a CHUNK and a product in 4, more where it waits.
+    Latency: 5 cycles from the program's last word to its first instruction, which is executed or handed over then, a product
+    pipeline.sized later. Throughput: an instruction in 3 cycles, a CHUNK in 4, a product in 3 + pipeline.sized, more where it waits.
     """
 
     def __init__(self, machine: Machine) -> None:
