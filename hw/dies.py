@@ -21,7 +21,7 @@ from hw.vector.row import TOGETHER
 from skipopu.machine.config import Machine
 
 Dies = NDArray[np.int8]
-BESIDE_TILE = ("tile", "read", "fetch")  # units of a port that stand together
+BESIDE_TILE = ("tile", "read", "fetch", "held")  # units of a port that stand together
 BESIDE_MEMORY = ("write",)  # that stand where its memory is
 OUTPOST = "outpost"  # that stands beside the ports' memory and is no port's
 AT_HOME = ("loader", "writer")  # without registers, beside their users

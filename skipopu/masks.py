@@ -14,6 +14,13 @@ from skipopu.numerics.mask import THRESHOLD_BITS
 
 U16 = NDArray[np.uint16]
 THRESHOLD_BYTES = THRESHOLD_BITS // 8
+MASK_FIELDS = (
+    "list",
+    "source",
+    "norm",
+    "groups",
+    "layered",
+)  # fields of a MATMUL that its mask follows from, besides its thresholds
 
 # What a layer's products read, by the names that files of thresholds have. The head and routers are never masked.
 ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER = "self_attn.input", "self_attn.output", "mlp.input", "mlp.inner"

@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import count_shape
+from hw.arithmetic.pipeline import count_shape, registered
 from hw.component import Component, given, gives
 from hw.memory.reader import Run
 from hw.pe.stationary.active import ActiveRuns, ActiveWords
@@ -20,8 +20,8 @@ class ActiveTile(Component):
     """Group by group, as these are known: the scales and zero points, then runs of beats with an active channel. Pieces that follow one another
     become one run, up to a burst.
 
-    Latency: 2 cycles from a group in ``groups_done`` to its first piece, a run waits for the piece behind it. Throughput: a piece, or a word of
-    channels without one, per cycle, and 3 cycles between groups.
+    Latency: 3 cycles from a group in ``groups_done`` to its first piece, a run waits for the piece behind it. Throughput: a piece, or a word of
+    channels without one, per cycle, and 5 cycles between groups.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -29,7 +29,8 @@ class ActiveTile(Component):
         groups = count_shape((1 << MATMUL.by_name["groups"].width) - 1)
         self.start = given(1, "begin with a tile")
         self.base = given(
-            Run(machine)["beat"].shape, "its first beat, with that; what follows is stable from then on until its last run"
+            Run(machine)["beat"].shape,
+            "its first beat, with that, and first word; what follows is stable from the next cycle until its last run",
         )
         self.groups = given(groups, "of the product")
         self.group = given(GROUP_BITS, "channels of one")
@@ -52,13 +53,19 @@ class ActiveTile(Component):
         group, base, word = Signal.like(self.groups), Signal.like(self.base), Signal.like(self.first_word)
         code = Signal.like(self.base)  # the group's first one of codes
         opened, is_open = Signal(Run(self.machine)), Signal()  # a run that may still grow
+        # Whether it ends where the next piece begins: a group's head follows the group before, or its last beat.
+        follows, ended = Signal(), Signal.like(active.beat)
         piece, count, offered, taken, grows = Signal.like(self.base), Signal.like(opened.count), Signal(), Signal(), Signal()
+        # Of the present group, a cycle behind it
+        known, looked = registered(m, self.groups_done > group, "known"), Signal()
+        reaches = registered(m, ended == (self.per_group - self.heads)[: len(ended)], "reaches")
+        m.d.sync += looked.eq(0)
         m.d.comb += [
             active.first.eq(word),
             active.words.eq(self.group >> lanes),
             active.channels.eq(self.channels),
             self.runs.payload.eq(opened),
-            grows.eq(is_open & (opened.beat + opened.count == piece) & (opened.count < self.machine.burst)),
+            grows.eq(is_open & follows & (opened.count < self.machine.burst)),
             taken.eq(offered & (grows | ~is_open | self.runs.ready)),
             self.end.eq(base),
         ]
@@ -73,13 +80,17 @@ class ActiveTile(Component):
                 with m.If(self.start):
                     m.next = "GROUP"
             with m.State("GROUP"):
-                m.d.comb += [piece.eq(base), count.eq(self.heads), offered.eq(self.groups_done > group)]
+                m.d.comb += [piece.eq(base), count.eq(self.heads), offered.eq(known & looked), follows.eq(reaches)]
+                m.d.sync += looked.eq(1)
                 m.d.comb += [active.start.eq(taken), self.runs.valid.eq(offered & is_open & ~grows)]
                 with m.If(taken):
-                    m.d.sync += code.eq(base + self.heads)
+                    m.d.sync += [code.eq(base + self.heads), ended.eq(0)]
                     m.next = "PIECES"
             with m.State("PIECES"):
                 m.d.comb += [piece.eq(code + active.beat), count.eq(active.length), offered.eq(active.valid)]
+                m.d.comb += follows.eq(active.touches)
+                with m.If(taken):
+                    m.d.sync += ended.eq(active.beat + active.length)
                 m.d.comb += [active.next.eq(taken), self.runs.valid.eq(offered & is_open & ~grows)]
                 with m.If(active.ended):
                     m.d.sync += [

@@ -6,6 +6,7 @@ from amaranth.hdl import Module, Signal, Value
 
 from hw.arithmetic.pipeline import count_shape, delay_valid, registered
 from hw.component import Component, given, gives
+from hw.pe.stationary.mask import channel_count
 from skipopu.isa.registers import COUNTERS, OF_MASKS
 from skipopu.machine.config import Machine
 
@@ -21,7 +22,7 @@ class Counters(Component):
     def __init__(self, machine: Machine) -> None:
         self.names = counters_of(machine)
         most = {name: count_shape(machine.ports) for name in COUNTERS if "BEATS" in name}
-        most |= dict.fromkeys(OF_MASKS, count_shape(machine.vector_lanes))
+        most |= dict.fromkeys(OF_MASKS, channel_count(machine))
         self.restart = given(1, "a run begins: every count is 0")
         self.running = given(1, "amounts are added")
         self.amounts = [given(most.get(name, 1), f"to add to {name}") for name in self.names]

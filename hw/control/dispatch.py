@@ -23,8 +23,24 @@ from hw.memory.reader import Run
 from hw.widths import MAP_ROW_BITS, POSITION_BITS
 from skipopu.isa.fields import WORD_BITS
 from skipopu.isa.registers import ERROR_BITS, MASK_GENERATED, MASK_PROMPT, Config, Error
-from skipopu.isa.spec import ADDRESS_SHIFT, CHUNK, END, EXTEND, HALT, LOOP, MATMUL, NEXT, OPCODE_BITS, PC_BITS, SET, Unit
+from skipopu.isa.spec import (
+    ADDRESS_SHIFT,
+    CHUNK,
+    END,
+    EXTEND,
+    HALT,
+    KVWRITE,
+    LOOP,
+    MATMUL,
+    NEXT,
+    OPCODE_BITS,
+    PC_BITS,
+    SET,
+    AlignTarget,
+    Unit,
+)
 from skipopu.machine.config import Machine
+from skipopu.masks import MASK_FIELDS
 
 
 class Dispatcher(Component):
@@ -233,7 +249,8 @@ class Dispatcher(Component):
         return m
 
     def _masks(self, m: Module, word: Value) -> None:
-        """The thresholds that EXTEND named, for the product behind it."""
+        """The thresholds that EXTEND named, for the product behind it; whether its mask is known: the product before had the same, and nothing
+        between them changed what they are held against."""
         thresholds = Signal(EXTEND.by_name["mask"].width)
         with m.If(self.issuer.taken & (word[:OPCODE_BITS] == MATMUL.opcode)):
             m.d.sync += thresholds.eq(0)
@@ -244,7 +261,25 @@ class Dispatcher(Component):
         masking = setting(self.config, Config.MASKING)
         generated, prompt = ((masking & bit) != 0 for bit in (MASK_GENERATED, MASK_PROMPT))
         applies = Mux(self.decoding, generated, prompt)
-        m.d.comb += [self.issuer.thresholds.eq(thresholds), self.issuer.masked.eq((thresholds != 0) & applies)]
+        # What the present instruction is, is decoded a cycle before it is there.
+        opcode, coming = word[:OPCODE_BITS], self.words.word
+        own = Cat(thresholds, *(field(coming, MATMUL, name) for name in MASK_FIELDS))
+        has_rounds = registered(m, field(coming, MATMUL, "rounds") != 0, "has_rounds")
+        changes = (coming[:OPCODE_BITS] == i.opcode for i in (SET, CHUNK, LOOP, END, NEXT))
+        last, still = Signal.like(own, name="last_mask"), Signal()
+        with m.If(self.issuer.taken):
+            with m.If(opcode == MATMUL.opcode):
+                m.d.sync += [last.eq(own), still.eq(self.issuer.masked & (field(word, MATMUL, "align") == AlignTarget.NONE))]
+            with m.Elif(opcode != KVWRITE.opcode):
+                m.d.sync += still.eq(0)
+        with m.If(self.restart | registered(m, Cat(changes).any(), "changes_mask")):
+            m.d.sync += still.eq(0)
+        m.d.comb += [
+            self.issuer.thresholds.eq(thresholds),
+            self.issuer.masked.eq((thresholds != 0) & applies & has_rounds),
+            # A product is not handed over in the first cycle in which it stands there.
+            self.issuer.again.eq(self.issuer.masked & still & registered(m, own == last, "same_mask")),
+        ]
 
     def fail(self, m: Module) -> None:
         """In a state: there is the error that it says."""

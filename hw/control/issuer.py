@@ -77,6 +77,7 @@ class Issuer(Component):
         self.retired = gives(32, "instructions handed over so far")
         if machine.masks:
             self.masked = given(1, "a product has thresholds")
+            self.again = given(1, "and the mask of the product before")
             self.thresholds = given(EXTEND.by_name["mask"].width, "their address")
         if machine.window:
             self.window = given(POSITION_BITS, "tokens that a query of the layer sees, by its last decision; 0: all")
@@ -114,7 +115,9 @@ class Issuer(Component):
             base = Mux(field(word, MATMUL, "layered"), self.layer.base, 0)
             m.d.comb += [
                 issue.masked.eq(self.masked),
+                issue.again.eq(self.again),
                 request.masked.eq(self.masked),
+                request.again.eq(self.again),
                 request.thresholds.eq(self.thresholds + base),
                 request.source.eq(field(word, MATMUL, "source")),
             ]

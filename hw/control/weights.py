@@ -22,14 +22,15 @@ class WeightRequest(data.StructLayout):
     """The weights of one MATMUL: ``rounds``, ``ports`` and ``groups`` are the instruction's, ``address`` has the layer base.
 
     two_digits: of a row's code. short: its only block is a short one. zero_points: groups have them, on machines that know such formats.
-    masked: its input's channels have ``thresholds`` (an address); source: of the instruction; on machines with masks.
+    masked: its input's channels have ``thresholds`` (an address); again: they are active where they were for the product before; source: of the
+    instruction; on machines with masks.
     """
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(
             {"address": 32, **SHAPE, "two_digits": 1, "short": 1}
             | ({"zero_points": 1} if machine.zero_points else {})
-            | ({"masked": 1, "thresholds": 32, "source": 1} if machine.masks else {})
+            | ({"masked": 1, "again": 1, "thresholds": 32, "source": 1} if machine.masks else {})
         )
 
 

@@ -28,7 +28,7 @@ class Loader(Bundle):
         self.runs = gives(stream.Signature(Run(machine)), "runs of beats wanted")
         self.beats = given(stream.Signature(machine.port_bits), "their beats, in order")
         self.level = given(count_shape(machine.kv_fifo), "beats that it holds")
-        if pipeline.told(machine):
+        if pipeline.told(machine) and not machine.stationary:
             self.beyond = given(1, "a beat is there in two cycles, even if two more are taken until then")
         super().__init__()
 
@@ -144,8 +144,8 @@ class KvFetch(Component):
         ]
         if not machine.stationary:
             m.d.comb += self.behind.eq(self.loader.level > 1)
-        if pipeline.told(machine):
-            m.d.comb += self.further.eq(self.loader.beyond)
+            if pipeline.told(machine):
+                m.d.comb += self.further.eq(self.loader.beyond)
 
         # Entries of each phase that are wanted and not finished; scored and without probabilities
         came = requests.taken & ~wanted.ahead
@@ -209,8 +209,8 @@ class KvFetch(Component):
         with m.If(present.hit):
             if not machine.stationary:
                 m.d.comb += [self.beat.eq(history.beats.payload), self.behind.eq(history.level > 1)]
-            if pipeline.told(machine):
-                m.d.comb += self.further.eq(history.further)
+                if pipeline.told(machine):
+                    m.d.comb += self.further.eq(history.further)
             m.d.comb += self.ready.eq(order.there & history.beats.valid)
         if machine.stationary:
             m.d.comb += [self.kept.eq(history.beats.payload), self.present_hit.eq(present.hit)]

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
 from hw.component import Bundle, Component, given, gives
 from hw.kv.first import FirstToken
 from hw.kv.phases import Phase
@@ -157,7 +157,10 @@ class MapWalk(Component):
             entry.kept.eq(kept),
             entry.ahead.eq(ahead),
         ]
-        last_of_round = valid & ahead & ((port == self.machine.ports - 1) | (token == self.layer.known - 1))
+        last_known: Value = self.layer.known - 1
+        if self.machine.stationary:  # it stands before a layer begins
+            last_known = registered(m, last_known[: len(index)], "last_known")
+        last_of_round = valid & ahead & ((port == self.machine.ports - 1) | (token == last_known))
         after = token + 1 + (AHEAD_STEP - 1) * self.machine.ports
         # ``advance`` only enables: what is next is chosen by what is known early.
         with m.If(~valid | advance):
@@ -189,7 +192,7 @@ class MapWalk(Component):
                         next_score.eq(next_score + self.entry_words),
                         next_base.eq(next_base + (self.heads.kv_words << 1)),
                     ]
-                with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):
+                with m.If(index == Mux(ahead, last_known, self.last)):
                     m.d.sync += walking.eq(0)
             with m.Else():
                 m.d.sync += valid.eq(0)

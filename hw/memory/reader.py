@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import count_shape, delay_valid
-from hw.component import Bundle, Component, given, gives
+from hw.component import Bundle, Component, given, gives, level
 from hw.memory.axi import ADDRESS_BITS, ATTENTION, BURST_INCR, LOADER, READ_CLIENTS, WEIGHTS, AxiRead
 from hw.memory.places import BeatPlaces, carried
 from skipopu.machine import pipeline
@@ -22,6 +23,37 @@ class Run(data.StructLayout):
 
     def __init__(self, machine: Machine) -> None:
         super().__init__({"beat": ADDRESS_BITS - (machine.beat_bytes - 1).bit_length(), "count": LARGEST_RUN.bit_length()})
+
+
+class RunQueue(Component):
+    """Runs of one port on their way, from who asks several ports in lockstep and hears late that one has no room.
+
+    Latency: 2 cycles from a run to ``runs``. Throughput: a run per cycle.
+    """
+
+    LATE = 4  # runs that may come, one per cycle, until who asks knows of a level: its register, that of ``room``, the level and the run itself
+    DEPTH = 2 * LATE
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.push = given(1, "a run comes; LATE cycles behind the last one with ``room`` no more")
+        self.run = given(Run(machine), "that run")
+        self.room = gives(1, "there was room for LATE and one more a cycle before")
+        self.runs = gives(stream.Signature(Run(machine)), "the eldest")
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=Run(self.machine).size, depth=self.DEPTH)
+        m.d.comb += [
+            fifo.w_data.eq(self.run),
+            fifo.w_en.eq(self.push),
+            self.runs.payload.eq(fifo.r_data),
+            self.runs.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(self.runs.ready),
+        ]
+        m.d.sync += self.room.eq(level(fifo) < self.DEPTH - self.LATE)
+        return m
 
 
 class Loads(Bundle):
@@ -129,7 +161,7 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
-    Latency: 2 cycles from a client's run to ``arvalid``, 2 from ``rvalid`` to the client's beat, pipeline.apart from ``stop`` and
+    Latency: 2 cycles from a client's run to ``arvalid``, 4 of weights of a stationary array, 2 from ``rvalid`` to the client's beat, pipeline.apart from ``stop`` and
     ``background``, and to ``quiet``, ``error`` and ``nobodys``. Throughput: a beat per cycle.
     """
 
@@ -139,16 +171,17 @@ class ReadPort(Component):
         self.depths = (machine.weight_fifo, 2 * machine.burst, machine.kv_fifo)
         self.most = (machine.weights_in_flight or machine.weight_fifo, *self.depths[1:])
         self.axi = gives(AxiRead(machine.port_bits), "read channels of the AXI4 master", "{}")
+        # Those of a stationary array's weights come for a cycle each, and ``ready`` is the RunQueue's room.
         self.runs = [given(stream.Signature(Run(machine)), f"runs of beats that client {k} wants") for k in range(READ_CLIENTS)]
         self.beats = [gives(stream.Signature(machine.port_bits), f"client {k}'s beats") for k in range(READ_CLIENTS)]
         self.background = given(1, "attention's bursts wait until memory idles, pipeline.apart cycles from now on")
         self.stop = given(1, "no more bursts, pipeline.apart cycles from now on")
         self.quiet = gives(1, "every beat asked for came, pipeline.apart cycles ago")
         self.attention_level = gives(count_shape(machine.kv_fifo), "beats held for attention")
-        if not machine.stationary:
-            self.weights_behind = gives(1, "a beat of weights is there in the next cycle, even if the present one is taken")
-            if pipeline.told(machine):
-                self.weights_further = gives(1, "and in the one after it, even if that is taken too")
+        self.weights_behind = gives(1, "a beat of weights is there in the next cycle, even if the present one is taken")
+        if pipeline.told(machine):
+            self.weights_further = gives(1, "and in the one after it, even if that is taken too")
+            if not machine.stationary:
                 self.attention_further = gives(
                     1, "a beat is there for attention in two cycles, even if two more are taken until then"
                 )
@@ -176,10 +209,17 @@ class ReadPort(Component):
             m.submodules[f"client_{k}"] = reader
             readers.append(reader)
             runs, beats = self.runs[k], self.beats[k]
+            if k == WEIGHTS and self.machine.stationary:
+                m.submodules.run_queue = queue = RunQueue(self.machine)
+                connect(m, queue.runs, reader.runs)
+                m.d.comb += [queue.push.eq(runs.valid), queue.run.eq(runs.payload), runs.ready.eq(queue.room)]
+            else:
+                m.d.comb += [
+                    reader.runs.valid.eq(runs.valid),
+                    reader.runs.payload.eq(runs.payload),
+                    runs.ready.eq(reader.runs.ready),
+                ]
             m.d.comb += [
-                reader.runs.valid.eq(runs.valid),
-                reader.runs.payload.eq(runs.payload),
-                runs.ready.eq(reader.runs.ready),
                 beats.valid.eq(reader.beats.valid),
                 beats.payload.eq(reader.beats.payload),
                 reader.beats.ready.eq(beats.ready),
@@ -222,11 +262,10 @@ class ReadPort(Component):
             self.nobodys.eq(delay_valid(m, self.axi.rvalid & (self.axi.rid >= READ_CLIENTS), apart, "nobodys")),
             self.quiet.eq(delay_valid(m, quiet, apart, "quiet")),
             self.attention_level.eq(readers[ATTENTION].level),
-            *([] if self.machine.stationary else [self.weights_behind.eq(readers[WEIGHTS].behind)]),
+            self.weights_behind.eq(readers[WEIGHTS].behind),
         ]
         if pipeline.told(self.machine):
-            m.d.comb += [
-                self.weights_further.eq(readers[WEIGHTS].further),
-                self.attention_further.eq(readers[ATTENTION].further),
-            ]
+            m.d.comb += self.weights_further.eq(readers[WEIGHTS].further)
+            if not self.machine.stationary:
+                m.d.comb += self.attention_further.eq(readers[ATTENTION].further)
         return m

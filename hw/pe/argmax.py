@@ -7,6 +7,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from hw.arithmetic.fp32 import order
 from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, pipelined_tree, registered
 from hw.component import Component, given, gives
+from hw.pe.tokens import FEW
 from skipopu.machine import pipeline
 
 
@@ -41,7 +42,9 @@ class Argmax(Component):
         entry, compared = pipelined_tree(m, candidates, lambda a, b: Mux(b[32:] > a[32:], b, a), "larger")
         at = compared + 1
         assert at + 1 == self.latency
-        slot, clear, enable = delay(m, self.slot, at, "slot"), delay_valid(m, self.clear, at), delay_valid(m, self.enable, at)
+        early = int(self.slots > FEW)  # a choice among so many begins at a register, not at the end of a shift register
+        slot = delay_valid(m, delay(m, self.slot, at - early, "slot"), early, "own_slot")
+        clear, enable = delay_valid(m, self.clear, at), delay_valid(m, self.enable, at)
         largest, best = (Array(Signal(32, name=f"{name}_{s}") for s in range(self.slots)) for name in ("largest", "best"))
         m.d.comb += self.best.eq(best[self.asked])
         with m.If(clear):

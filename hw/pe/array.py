@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import delay
+from hw.arithmetic.pipeline import delay, delay_valid
 from hw.component import Component, given, gives, pass_on, passes
 from hw.control.issue import Issue, field
+from hw.library import Library
 from hw.pe.activation import MANTISSA_SUM_BITS
 from hw.pe.epilogue import EpilogueUnit
 from hw.pe.sequencer import Sequencer
@@ -33,12 +34,13 @@ class ArrayUnit(Component):
     Parameters:
         machine: the machine.
         tiles: of the ports; submodules of another unit.
+        library: takes what repeats in the epilogue.
     """
 
-    def __init__(self, machine: Machine, tiles: Sequence[Tile]) -> None:
+    def __init__(self, machine: Machine, tiles: Sequence[Tile], library: Library | None = None) -> None:
         self.machine, self.tiles = machine, tiles
         walk = StationarySequencer(machine) if machine.stationary else Sequencer(machine)
-        drain = EpilogueUnit(machine)
+        drain = EpilogueUnit(machine, library)
         self.inner_sequencer, self.inner_epilogue = walk, drain
         own = [drain.active, drain.start, drain.instruction, drain.token_count, drain.token, drain.slot, drain.finished]
         rounds = [drain.round, drain.drained, drain.drained_bank]
@@ -55,6 +57,12 @@ class ArrayUnit(Component):
                 read += [walk.activation_piece, walk.half, walk.quarter]
         self.sequencer = passes(walk, only=[*read, walk.streaming, walk.waiting_weights, walk.waiting_drain])
         self.beats = [given(stream.Signature(machine.port_bits), f"weights of port {p}") for p in range(machine.ports)]
+        self.behind = [
+            given(1, f"a beat of port {p} is there in the next cycle, even if the present one is taken")
+            for p in range(machine.ports)
+        ]
+        if pipeline.told(machine):
+            self.further = [given(1, "and in the one after it, even if that is taken too") for _ in range(machine.ports)]
         self.active = given(1, "the instruction runs")
         self.instruction = given(Issue(machine), "a MATMUL, while active")
         self.group = given(GROUP_BITS, "weights per group")
@@ -67,12 +75,6 @@ class ArrayUnit(Component):
                 given(signed(MANTISSA_SUM_BITS), f"the sum of the part's operands of token {k}") for k in range(2)
             ]
         else:
-            self.behind = [
-                given(1, f"a beat of port {p} is there in the next cycle, even if the present one is taken")
-                for p in range(machine.ports)
-            ]
-            if pipeline.told(machine):
-                self.further = [given(1, "and in the one after it, even if that is taken too") for _ in range(machine.ports)]
             self.exponent = given(8, "of the activations read, three cycles after their address")
         self.started = gives(1, "a product with weights starts")
         if machine.masks:
@@ -131,6 +133,8 @@ class ArrayUnit(Component):
             epilogue.finished.eq(sequencer.finished),
         ]
         connect(m, sequencer.rounds, epilogue.round)
+        # Neither works in the cycle in which the multipliers change hands.
+        attending = delay_valid(m, self.attending, 1, "attends") if self.machine.stationary else Const(0, 1)
         for p, (tile, beats) in enumerate(zip(self.tiles, self.beats, strict=True)):
             connect(m, flipped(beats), tile.slice.beats)
             m.d.comb += [
@@ -139,30 +143,34 @@ class ArrayUnit(Component):
                 tile.slice.active.eq(sequencer.active_ports[p]),
             ]
             if not isinstance(sequencer, StationarySequencer):
-                m.d.comb += [tile.slice.exponent.eq(self.exponent), sequencer.weights_behind[p].eq(self.behind[p])]
-                if pipeline.told(self.machine):
-                    m.d.comb += sequencer.weights_further[p].eq(self.further[p])
+                m.d.comb += tile.slice.exponent.eq(self.exponent)
+            m.d.comb += sequencer.weights_behind[p].eq(self.behind[p])
+            if pipeline.told(self.machine):
+                m.d.comb += sequencer.weights_further[p].eq(self.further[p])
             m.d.comb += tile.slice.drain_address.eq(epilogue.drain_address)
             if not isinstance(sequencer, StationarySequencer):
                 m.d.comb += tile.slice.take.eq(sequencer.take)
             step = sequencer.step
             if isinstance(sequencer, StationarySequencer):
-                step = Mux(self.attending, self.attention_beat.as_value(), sequencer.step.as_value())
+                step = Mux(attending, self.attention_beat.as_value(), sequencer.step.as_value())
             m.d.comb += [tile.slice.step.eq(step), tile.slice.format.eq(sequencer.format)]
         if isinstance(sequencer, StationarySequencer):
-            self._sums(m, sequencer)
+            self._sums(m, sequencer, attending)
         if self.machine.masks:
             m.d.comb += self.begins.eq(begin)
             for p, tile in enumerate(self.tiles):
                 m.d.comb += cast(StationarySlice, tile.slice).drop.eq(self.drop[p] if p < self.machine.mask_ports else 0)
+        saturated = Cat(tile.slice_saturated for tile in self.tiles).any()
+        if self.machine.stationary:  # long before their product is done
+            saturated = delay_valid(m, saturated, 1, "slices_saturated")
         m.d.comb += [
             epilogue.drain_even.eq(Cat(tile.slice.drain_even for tile in self.tiles)),
             epilogue.drain_odd.eq(Cat(tile.slice.drain_odd for tile in self.tiles)),
-            self.saturated.eq(epilogue.saturated | Cat(tile.slice_saturated for tile in self.tiles).any()),
+            self.saturated.eq(epilogue.saturated | saturated),
         ]
         return m
 
-    def _sums(self, m: Module, sequencer: StationarySequencer) -> None:
+    def _sums(self, m: Module, sequencer: StationarySequencer, attending: Value) -> None:
         """What the slices of a stationary array are told of the sums that they take out; a part's exponents come with its last step."""
         lag = StationarySlice.PUT_ASIDE - 2
         kept: list[Value] = []
@@ -178,7 +186,7 @@ class ArrayUnit(Component):
         present = Mux(sequencer.second, kept[1], kept[0])
         taken = Signal(Sum(self.machine))
         m.d.comb += taken.eq(sequencer.sum)
-        with m.If(self.attending):
+        with m.If(attending):
             m.d.comb += [taken.lane.eq(Lanes.first_of(self.machine, self.attention_lane)), taken.adds.eq(-1)]
         for tile in self.tiles:
             unit = cast(StationarySlice, tile.slice)

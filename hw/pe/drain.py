@@ -57,7 +57,7 @@ class Drain(Component):
                 last_of[self.round.bank].eq(self.round.last),
             ]
         row = Signal(OUTPUT_BITS)  # first row of the first port's block
-        many, whole, pairs = self.machine.stationary, self._rounds(m), self.machine.drain_pairs
+        many, whole, pairs = self.machine.stationary, Signal(), self.machine.drain_pairs
         every = (1 << self.machine.ports) - 1
         m.d.comb += [
             self.draining.eq(waiting.bit_select(self.bank, 1) & ~self.pause),
@@ -70,7 +70,8 @@ class Drain(Component):
         ]
         last_token, following = Signal(), Signal.like(self.token)
         m.d.comb += following.eq(Mux(last_token, 0, self.token + 1))
-        last_turn = (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
+        round_ends = Signal()
+        last_turn = self._last_turn(m, whole) if many else (self.blocks >> together) == 0 if self.turns > 1 else Const(1, 1)
         with m.If(self.draining):
             m.d.sync += self.pair.eq(self.pair + pairs)
             with m.If(self.pair == PAIRS - pairs):
@@ -79,7 +80,8 @@ class Drain(Component):
                     m.d.sync += [self.turn.eq(self.turn + 1), row.eq(row + BLOCK_ROWS * together)]
                     if many:
                         with m.If(last_turn):
-                            m.d.sync += [self.turn.eq(0), self.within.eq(Mux(whole, 0, self.within + 1))]
+                            m.d.comb += round_ends.eq(1)
+                            m.d.sync += self.turn.eq(0)
                     with m.If(last_turn & whole if many else last_turn):
                         m.d.comb += self.drained.eq(1)
                         m.d.sync += [self.turn.eq(0), waiting.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
@@ -99,18 +101,36 @@ class Drain(Component):
             m.d.sync += last_token.eq(self.token_count == 1)
         with m.If(self.done):
             m.d.sync += self.finished.eq(0)
+        if many:
+            self._rounds(m, whole, round_ends)
         return m
 
-    def _rounds(self, m: Module) -> Value:
-        """Whether the present round is its bank's last."""
-        if not self.machine.stationary:
-            return Const(1, 1)
+    def _last_turn(self, m: Module, whole: Signal) -> Value:
+        """Whether no port behind this turn's has a block: which turn that is, is known with the round."""
+        together, turns = self.machine.drain_ports, range(self.turns)
+        last_of = Array(Signal.like(self.turn, name=f"last_turn_{b}") for b in range(2))
+        last = Signal.like(self.turn)
+        for turn in turns:
+            with m.If(self.round.ports[turn * together]):
+                m.d.comb += last.eq(turn)
+        with m.If(self.round.done):
+            m.d.sync += last_of[self.round.bank].eq(last)
+        return self.turn == Mux(whole, last_of[self.bank], turns[-1])
+
+    def _rounds(self, m: Module, whole: Signal, round_ends: Signal) -> None:
+        """Which of its bank's rounds the present one is, and whether it is the last."""
         more_of = Array(Signal.like(self.round.more, name=f"more_{b}") for b in range(2))
+        own, others = (
+            Mux(self.round.done & (self.round.bank == bank), self.round.more, more_of[bank]) for bank in (self.bank, ~self.bank)
+        )
         with m.If(self.round.done):
             m.d.sync += more_of[self.round.bank].eq(self.round.more)
+        # Known the cycle before
+        m.d.sync += whole.eq(Mux(round_ends, Mux(whole, others == 0, self.within + 1 == own), self.within == own))
+        with m.If(round_ends):
+            m.d.sync += self.within.eq(Mux(whole, 0, self.within + 1))
         with m.If(self.start):
             m.d.sync += self.within.eq(0)
-        return self.within == more_of[self.bank]
 
     def _below_half_head(self, value: Value) -> Value:
         return Mux(value >= self.half_head, value - self.half_head, value)[:9]

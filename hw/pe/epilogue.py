@@ -9,6 +9,7 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_val
 from hw.arithmetic.signature import Signature
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
+from hw.library import Library
 from hw.memory.buffer import BufferRead, WordWrite, lane_of
 from hw.pe.argmax import Argmax
 from hw.pe.drain import PAIRS, Drain
@@ -32,8 +33,8 @@ class EpilogueUnit(Component):
 
     LATENCY, WRITTEN = pipeline.EPILOGUE, pipeline.RESULT_WRITTEN
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, library: Library | None = None) -> None:
+        self.machine, self.library = machine, library
         slot = bits_for_index(machine.tokens)
         address = slice_of(machine).drain_address_bits(machine)
         self.active = given(1, "the product is under way, from the cycle after its start")
@@ -107,12 +108,16 @@ class EpilogueUnit(Component):
         ]
         # What is taken: two results of each port. All blocks of a turn lie in one word of the buffer.
         rows, valids = [], []
+        # Which of them are rows is worked out a cycle later where there is a bank's round to be looked up before.
+        late = int(machine.stationary)
+        draining = delay_valid(m, drain.draining, late, "taken_draining")
+        last, blocks, pair = (delay(m, value, late, f"taken_{value.name}") for value in (drain.last, drain.blocks, drain.pair))
         for i in range(together):
-            left = Mux(drain.last & ((drain.blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)
+            left = Mux(last & ((blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)
             rows += [(drain.row + (BLOCK_ROWS * i + 2 * j))[:OUTPUT_BITS] for j in range(pairs)]
             for j in range(pairs):
-                first = drain.pair if pairs == 1 else (drain.pair + j)[: len(drain.pair)]
-                valids += [drain.draining & drain.blocks[i] & (Cat(Const(odd, 1), first) < left) for odd in range(2)]
+                first = pair if pairs == 1 else (pair + j)[: len(pair)]
+                valids += [draining & blocks[i] & (Cat(Const(odd, 1), first) < left) for odd in range(2)]
         address = Signal(ELEMENT_BITS)
         m.d.comb += [
             address.eq(self._base(m) + Mux(self._gated, drain.row >> 1, drain.row)),
@@ -121,7 +126,7 @@ class EpilogueUnit(Component):
         ]
         results = self._finished(m, drain, rows, valids, delay(m, lane_of(machine, address), 1, "lane"))
         at_end = self.LATENCY
-        valid_end = [delay_valid(m, valid, at_end, f"valid_end_{k}") for k, valid in enumerate(valids)]
+        valid_end = [delay_valid(m, valid, at_end - late, f"valid_end_{k}") for k, valid in enumerate(valids)]
         address_end, slot_end = delay(m, address, at_end, "address"), delay(m, self.slot, at_end, "slot_end")
         self._write(m, address_end, slot_end, valid_end, results)
         # Numbers of the rows among all that the argmax compares
@@ -193,7 +198,7 @@ class EpilogueUnit(Component):
         saturated: list[Value] = []
         pairs = machine.drain_pairs
         for i in range(together * pairs):
-            m.submodules[f"finish_{i}"] = finish = Finish(tanh=machine.adjust)
+            m.submodules[f"finish_{i}"] = finish = self._finish(f"finish_{i}")
             rotated = (kind == Epilogue.ROPE) & (rows[i] < self._field("aux"))
             m.d.comb += [
                 *([] if i % pairs else [rotary.pair[i // pairs].eq(drain.rotary[i // pairs])]),
@@ -201,7 +206,7 @@ class EpilogueUnit(Component):
                 finish.activation.eq(self.activation),
                 finish.parameter.eq(self.parameter),
                 finish.scale.eq(scale),
-                finish.valid.eq(delay_valid(m, valids[2 * i], 2, f"valid_{i}")),
+                finish.valid.eq(delay_valid(m, valids[2 * i], 2 - machine.stationary, f"valid_{i}")),
                 finish.rotate.eq(delay(m, rotated, 2, f"rotate_{i}")),
                 finish.cos.eq(delay(m, rotary.cos[i], 1, f"cos_{i}")),
                 finish.sin.eq(delay(m, rotary.sin[i], 1, f"sin_{i}")),
@@ -215,6 +220,13 @@ class EpilogueUnit(Component):
             saturated.append(finish.saturated)
         m.d.comb += self.saturated.eq(Cat(saturated).any())
         return results
+
+    def _finish(self, name: str) -> Finish:
+        """Of a stationary array, which has many of them, a module that they share."""
+        machine = self.machine
+        if self.library is None or not machine.stationary:
+            return Finish(machine.adjust, machine.stationary)
+        return self.library.use("finish", lambda: Finish(machine.adjust, machine.stationary), name)
 
     def _write(self, m: Module, address: Value, slot: Value, valids: list[Value], results: list[Value]) -> None:
         """Lane k of a word holds a row of its own, or one gated pair."""

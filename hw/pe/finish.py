@@ -25,13 +25,14 @@ class Finish(Component):
 
     Parameters:
         tanh: it knows Activation.GELU_TANH.
+        early: what is added stands in a register before, not at the end of a shift register.
     """
 
     FACTOR = pipeline.FACTOR  # scaled result to the activation's factor
     LATENCY = pipeline.FINISH
 
-    def __init__(self, tanh: bool = False) -> None:
-        self.tanh = tanh
+    def __init__(self, tanh: bool = False, early: bool = False) -> None:
+        self.tanh, self.early = tanh, early
         self.kind = given(3, "an Epilogue")
         self.activation = given(3, "an Activation, of a gated pair")
         self.parameter = given(32, "its parameter, FP32")
@@ -94,8 +95,9 @@ class Finish(Component):
             ("odd", odd, second, plus, self.residual_odd, self.result_odd),
         ):
             m.submodules[f"add_{name}"] = add = Add()
+            own = delay_valid(m, delay(m, kept, at - self.early, f"residual_{name}"), int(self.early), f"own_{name}")
             m.d.comb += [
-                add.a.eq(Mux(residual, delay(m, kept, at, f"residual_{name}"), a)),
+                add.a.eq(Mux(residual, own, a)),
                 add.b.eq(Mux(residual, plain, b)),
                 add.subtract.eq(~residual & (name == "even")),
                 add.valid.eq(valid & (residual | rotate)),

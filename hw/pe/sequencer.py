@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import pairwise
-
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, two_digits, zero_points
+from hw.pe.ready import enough
 from hw.pe.rounds import Rounds
 from hw.pe.slice import Slice, Step, Take
 from hw.widths import ELEMENT_BITS, GROUP_BITS
@@ -171,20 +169,13 @@ class Sequencer(Component):
         round_end = last_beat & last_row & last_group
         # Whether a beat is taken comes late: what follows from either is ready before it.
         next_is_last, single = round_index + 2 == rounds, rounds == 1
-        beats = [self.weights_ready | self.weights_behind, self.weights_behind]
-        if late:
-            beats[1] &= self.weights_ready
-            beats.append(self.weights_ready & self.weights_further)
+        further = self.weights_further if late else None
+        there = enough(m, self.weights_ready, self.weights_behind, further, last_ports, take)
         last_if_taken = Mux(~need_scale & second & round_end, next_is_last, last_round)
         last_if_not = Mux(self.start, single, last_round)
-        # Whether all ports have as many beats and one more, of a round that is not the last, and of one that is
-        enough = [(there.all(), (there | ~last_ports).all()) for there in beats]
-        if late:  # what ports were told to take last is still there
-            taken = delay_valid(m, take, 1, "taken")
-            enough = [tuple(map(partial(Mux, taken), more, less)) for less, more in pairwise(enough)]
         if_not, if_taken = (
             Mux(last, of_last, of_others)
-            for last, (of_others, of_last) in zip((last_if_not, last_if_taken), enough, strict=True)
+            for last, (of_others, of_last) in zip((last_if_not, last_if_taken), there, strict=True)
         )
         m.d.sync += ready.eq(Mux(take, if_taken, if_not))
         with m.If(take & need_scale):

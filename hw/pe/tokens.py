@@ -8,6 +8,8 @@ from hw.arithmetic.pipeline import bits_for_index, count_shape
 from hw.component import Component, given, gives
 from skipopu.machine.config import Machine
 
+FEW = 4  # slots among which a choice is made in front of other work, without a register of its own
+
 
 class TokenSlots(Component):
     """Compacts a slot mask into a list.

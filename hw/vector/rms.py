@@ -8,6 +8,7 @@ from hw.arithmetic.fp32 import Add, AddPositive, FromInteger, Multiply
 from hw.arithmetic.pipeline import adder_tree, bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.component import Component, given, gives
+from hw.pe.tokens import FEW
 from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.align import ALIGNED_BIAS, ALIGNED_BITS
@@ -87,15 +88,21 @@ class InverseRms(Component):
         converting = delay_valid(m, self.valid & self.last & self.enable, at_sum + 1, "converting")
         adding = delay_valid(m, converting, FromInteger.LATENCY, "adding")
         slot = delay(m, self.slot, at_sum + 1 + FromInteger.LATENCY, "add_slot")
+        many = machine.tokens > FEW  # the choice between totals takes a cycle of its own, in which one may be written
+        own_total = Signal(32, name="own_total", reset_less=True) if many else Array(totals)[slot]
         m.d.comb += [
             convert.mantissa.eq(Cat(running, Const(0, 1)).as_signed()),
             convert.exponent.eq((delay(m, self.exponent, at_sum + 1, "square_exponent") << 1) - 2 * ALIGNED_BIAS),
             convert.valid.eq(converting),
-            add.a.eq(Array(totals)[slot]),
+            add.a.eq(own_total),
             add.b.eq(convert.z),
             add.valid.eq(adding),
         ]
         written, added_slot = delay_valid(m, adding, add.LATENCY, "added"), delay(m, slot, add.LATENCY, "added_slot")
+        if many:
+            chosen = delay(m, self.slot, at_sum + FromInteger.LATENCY, "chosen_slot")
+            before = Mux(written & (added_slot == chosen), add.z, Array(totals)[chosen])
+            m.d.sync += own_total.eq(before)
         for s, total in enumerate(totals):
             with m.If(self.clear):
                 m.d.sync += total.eq(0)

@@ -34,13 +34,11 @@ def join(m: Module, units: Units) -> None:
         ]
         connect(m, units.weights.runs[p], reader.runs[WEIGHTS])
         connect(m, reader.beats[WEIGHTS], units.array.beats[p])
-        if not units.machine.stationary:
-            m.d.comb += units.array.behind[p].eq(reader.weights_behind)
+        m.d.comb += units.array.behind[p].eq(reader.weights_behind)
         if pipeline.told(units.machine):
-            m.d.comb += [
-                units.array.further[p].eq(reader.weights_further),
-                attention.loaders[p].beyond.eq(reader.attention_further),
-            ]
+            m.d.comb += units.array.further[p].eq(reader.weights_further)
+            if not units.machine.stationary:
+                m.d.comb += attention.loaders[p].beyond.eq(reader.attention_further)
         connect(m, attention.loaders[p].runs, reader.runs[ATTENTION])
         connect(m, reader.beats[ATTENTION], attention.loaders[p].beats)
         loading = [(units.embed.runs[p], units.embed.beats[p], chosen[EMBED])]

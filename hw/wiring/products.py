@@ -17,7 +17,7 @@ from hw.pe.stationary.sequencer import StationarySequencer
 from hw.wiring.units import Units
 from skipopu.isa.registers import WEIGHTS_ON_DEMAND, Config
 from skipopu.isa.spec import Unit
-from skipopu.machine.pipeline import OPERANDS
+from skipopu.machine.pipeline import OPERANDS, told
 
 
 def join(m: Module, units: Units) -> None:
@@ -107,7 +107,7 @@ def join_masks(m: Module, units: Units, masks: MaskUnit, operands: Operands) -> 
     connect(m, fetch.active, masks.active_words[0])
     nothing = delay(m, walk.nothing, 1, "nothing")
     m.d.comb += [
-        masks.begin.eq(array.begins),
+        masks.begin.eq(delay_valid(m, array.begins, 1, "masks_begin")),
         masks.instruction.eq(array.instruction),
         masks.group.eq(array.group),
         masks.inner.eq(walk.inner),
@@ -120,6 +120,8 @@ def join_masks(m: Module, units: Units, masks: MaskUnit, operands: Operands) -> 
     ]
     for p, (ready, thresholds) in enumerate(zip(masks.ready, masks.thresholds, strict=True)):
         m.d.comb += [ready.eq(array.beats[p].valid), thresholds.eq(array.beats[p].payload)]
+        if told(units.machine):
+            m.d.comb += masks.behind[p].eq(array.behind[p])
     for k, slot in enumerate(masks.read_slots):
         m.d.comb += [
             slot.eq(walk.activation_slots[k]),

@@ -73,7 +73,7 @@ class Units:
         self.tokens, self.records, self.counters = DependenceTokens(), RecordWriter(machine), Counters(machine)
         # Array and attention
         self.weights = ChannelFetch(machine) if machine.stationary else WeightFetch(machine)
-        self.array = ArrayUnit(machine, self.tiles)
+        self.array = ArrayUnit(machine, self.tiles, library)
         pieces = PIECES if machine.short_groups and not machine.stationary else 1
         lanes = word_lanes(machine) if machine.stationary else machine.weight_lanes
         self.activation = AlignedMemory(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sim.timing.bus import REQUEST, due
+from sim.timing.bus import due, requested
 from sim.timing.masked import Masked, masked
 from sim.timing.product import Product, beats_of, product
 from sim.timing.state import State
@@ -14,8 +14,9 @@ from sim.timing.stationary import Tiles
 from sim.timing.writes import Burst
 from sim.walk import Fields
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, KVWRITE
+from skipopu.isa.spec import ADDRESS_UNIT, BLOCK_ROWS, KVWRITE, AlignTarget
 from skipopu.machine import pipeline
+from skipopu.masks import MASK_FIELDS
 
 
 def matmul(s: State, f: Fields, slots: int, start: int) -> int:
@@ -29,7 +30,7 @@ def matmul(s: State, f: Fields, slots: int, start: int) -> int:
     if s.thresholds and s.masked:
         product = with_thresholds(s, f, p)
     begin = start + costs.matmul_start()
-    first = due(s, start + 4 if s.on_demand else times.now + REQUEST)
+    first = due(s, start + 4 if s.on_demand else requested(s, times.now))
     ref = times.asked
     times.writes.forget(times.now)
     beside = times.writes.beside(ref, first, written_beside(s, start))
@@ -60,13 +61,15 @@ def with_thresholds(s: State, f: Fields, p: Product) -> Masked:
     assert s.channels is not None
     listed = s.walk.lists[f["list"]].tolist()
     positions = [s.walk.position + slot for slot in listed]
-    key = s.pc, s.channels.about(s.walk.layer, positions), len(listed)
+    own = (s.thresholds, *(f[name] for name in MASK_FIELDS))
+    again, s.last_mask = own == s.last_mask, own if f["align"] == AlignTarget.NONE else None
+    key = s.pc, s.channels.about(s.walk.layer, positions), len(listed), again
     if key not in s.masked_products:
         group = s.walk.config[Config.GROUP]
         needed = np.ones(f["groups"] * group, bool)
-        own = s.channels.of(s.walk.layer, s.thresholds * ADDRESS_UNIT, positions)
-        needed[: len(own)] = own
-        s.masked_products[key] = masked(s.machine, group, p.shape, needed.reshape(-1, group), len(listed))
+        read = s.channels.of(s.walk.layer, s.thresholds * ADDRESS_UNIT, positions)
+        needed[: len(read)] = read
+        s.masked_products[key] = masked(s.machine, group, p.shape, needed.reshape(-1, group), len(listed), again)
     return s.masked_products[key]
 
 

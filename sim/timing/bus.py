@@ -13,7 +13,12 @@ from skipopu.isa.spec import END, LOOP, MATMUL, TokenList
 from skipopu.machine import pipeline
 
 NONE = np.zeros(1, np.int64)
-REQUEST = 6  # cycles from a product's dispatch to the first address of its weights
+REQUEST = 6  # cycles from a product's dispatch to the first address of its weights, besides those in a queue
+
+
+def requested(s: State, at: int) -> int:
+    """The first address of the weights of a product that is dispatched at ``at``."""
+    return at + REQUEST + pipeline.queued(s.machine)
 
 
 def due(s: State, requested: int) -> int:
@@ -41,7 +46,7 @@ def following(s: State) -> int:
 def behind_weights(s: State, asked: int, beats: int) -> int:
     """Cycles that what is asked for at ``asked`` waits for ``beats`` of the next products' weights, asked for before it."""
     costs, rate = s.costs, s.machine.memory.rate
-    first = due(s, s.times.now + DISPATCH + pipeline.sized(s.machine) + REQUEST)
+    first = due(s, requested(s, s.times.now + DISPATCH + pipeline.sized(s.machine)))
     if s.on_demand or first > asked:
         return 0
     last = max(first + costs.read, s.times.last.sent) + min(beats, costs.in_flight) / rate

@@ -227,7 +227,8 @@ class Costs:
         of_round, drain = parts.of_round, self.attention_drain + parts.taken
         key_run, value_run = entry.key_beats, entry.beats - entry.key_beats
         missed = reads[0] / key_run
-        read = self.read_all(ports) + 1 + m.stationary + pipeline.apart(m)  # its address is worked out behind its place
+        read = self.read_all(ports) + 1 + pipeline.apart(m)  # its address is worked out behind its place
+        read += m.stationary * (1 + pipeline.answered(m))  # it is counted when all ports say so
         covered = min(read + 1, hits * parts.key_round)
         keys = max(rounds * parts.key_round - covered, int(parts.key_pace.until(missed))) + read + 1
         fill = (min(max(1, parts.together), rounds) - 1) * made + mine + WEIGHED
@@ -242,6 +243,7 @@ class Costs:
         else:
             # Two rounds' probabilities are under way at most; what a cap adds delays the first, and every other one behind the second.
             ahead = max((fill + of_round + 2) / 2, made)
+            gap = 1 if m.stationary else gap
             period = max(of_round + gap, ahead)
             capping = (rounds - 1) // 2 * max(0, fill + late + of_round + 2 - 2 * period)
             fill += late

@@ -182,8 +182,13 @@ class Timing:
     def walk_through(self, part: range) -> None:
         """Issues the instructions ``part`` of the loop's body."""
         steps = self.walk.steps
+        self.state.last_mask = None
         for pc in part:
             if steps[pc].instruction in HANDLERS:
+                if steps[pc].instruction not in (MATMUL, KVWRITE) or (
+                    steps[pc].instruction is MATMUL and not self.state.thresholds
+                ):
+                    self.state.last_mask = None
                 self.issue(steps[pc])
                 self.state.thresholds = 0
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,15 +13,17 @@ from numpy.typing import NDArray
 
 from sim.timing.flow import Flow, ended
 from sim.timing.multiplying import Multiplying
-from sim.timing.reader import READABLE, Pending, Reader, Windows
+from sim.timing.reader import FIRST, READABLE, Pending, Reader, Windows
 from sim.timing.stationary import Tile, Tiles
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.masks import ThresholdTable
 
 KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
-GROUP = 3  # cycles of the fetch's walk over a group, besides its pieces
+GROUP = 5  # cycles of the fetch's walk over a group, besides its pieces
 TILE = 3  # from a tile's last run to the next one's first group
-OPEN, OVER = 2, 1  # bubbles in front of a part's first beat and behind its last one
+QUEUE = 5  # runs that are found before the first of them is accepted, at most
+OPEN, OVER = 3, 1  # bubbles in front of a part's first beat and behind its last one
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Masked:
     Attributes:
         tiles: all of its weights. active: bool (groups, group).
         thresholds: beats of the first port that holds them. pieces: cycles in which a group's keys are compared.
-        word: channels that are looked at in a cycle.
+        word: channels that are looked at in a cycle. again: the product before has the same mask, which is known.
     """
 
     tiles: Tiles
@@ -38,6 +41,7 @@ class Masked:
     thresholds: int
     pieces: int
     word: int
+    again: bool = False
 
     def codes(self, tile: Tile) -> NDArray[np.bool_]:
         """bool (groups, beats of a group): which beats have an active channel."""
@@ -73,12 +77,12 @@ class Masked:
         return np.stack([codes[:, a:b].sum(1) for a, b in itertools.pairwise(ends)], 1)
 
 
-def masked(machine: Machine, group: int, tiles: Tiles, active: NDArray[np.bool_], slots: int) -> Masked:
-    """A product with ``active`` channels, bool (groups, group), of any of ``slots`` tokens."""
+def masked(machine: Machine, group: int, tiles: Tiles, active: NDArray[np.bool_], slots: int, again: bool = False) -> Masked:
+    """A product with ``active`` channels, bool (groups, group), of any of ``slots`` tokens; see :class:`Masked` for ``again``."""
     table = ThresholdTable(len(active), group, machine.mask_ports, machine.beat_bytes)
     beats = -(-len(active) // machine.mask_ports) * table.group_bytes // machine.beat_bytes
     word = max(machine.channel_slots, machine.vector_lanes)
-    return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word)
+    return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word, again)
 
 
 def threshold_beats(machine: Machine, groups: int, group: int) -> int:
@@ -190,15 +194,13 @@ class MaskedWalk(Multiplying):
             self.drain(segment.ends)
 
 
-def compare(
-    machine: Machine, product: Masked, bring: Callable[[int, int], list[int]], takes: list[int], due: int, begin: int
-) -> list[int]:
+def compare(machine: Machine, product: Masked, bring: Callable[[int], list[int]], takes: list[int], begin: int) -> list[int]:
     """Fetches thresholds, which are taken group by group, one from each port that has some in turn; when each group is compared."""
     groups, ports = len(product.active), machine.mask_ports
     each = product.thresholds // -(-groups // ports)  # beats of a group in its port
-    now, known, done = begin, list[int](), 0
+    now, known, done = begin + 1 + pipeline.told(machine), list[int](), 0  # it hears of the product a cycle later
     for first in range(0, product.thresholds, machine.burst):
-        for arrival in bring(min(machine.burst, product.thresholds - first), due):
+        for arrival in bring(min(machine.burst, product.thresholds - first)):
             now, done = max(now, arrival + READABLE) + product.pieces // each, done + 1
             takes.append(now)
             if done % each == 0:  # the other ports' groups are there too
@@ -211,28 +213,35 @@ def compare(
 def flow(
     machine: Machine, product: Masked, readers: list[Reader], pending: Pending, due: int, begin: int, blocked: Windows
 ) -> Flow:
-    """Walks a product whose thresholds are asked for from ``due`` on; it begins at ``begin``."""
+    """Walks a product whose thresholds, or weights where its mask is known, are asked for from ``due`` on; it begins at ``begin``."""
     page, whole = product.tiles.page, 4096 // machine.beat_bytes
     takes = [*pending.takes]
 
-    def bring(size: int, since: int) -> list[int]:
-        ready = [reader.bring(size, since, takes, windows) for reader, windows in zip(readers, blocked, strict=True)]
+    def bring(size: int, since: list[int]) -> list[int]:
+        ready = [reader.bring(size, at, takes, windows) for reader, at, windows in zip(readers, since, blocked, strict=True)]
         return ready[0] if len(ready) == 1 else list(map(max, zip(*ready, strict=True)))
 
-    known = compare(machine, product, bring, takes, due, begin)
-    walk = MaskedWalk(machine, product, known[-1] + KNOWN, takes)
-    now = accepted = begin
+    queued = pipeline.queued(machine)
+    if product.again:
+        now, known, first = due - 2 - queued, [FIRST] * len(product.active), begin
+    else:
+        known = compare(machine, product, lambda size: bring(size, [due] * len(readers)), takes, begin)
+        now, first = begin, known[-1] + KNOWN
+    walk = MaskedWalk(machine, product, first, takes)
+    runs = deque([now], QUEUE)  # when the latest were accepted
     compared = True
 
     def send(beat: int, beats: int) -> None:
         """A run goes out."""
-        nonlocal now, accepted
-        now = max(now, accepted)
-        accepted = max(now + 1, *(reader.asked + 1 for reader in readers))
+        nonlocal now
+        if len(runs) == QUEUE:
+            now = max(now, runs[0] + 3)
+        accepted = [max(now + 1 + queued, reader.asked + 1) for reader in readers]
+        runs.append(max(accepted))
         here = (page - beat - 1) % whole + 1
         while beats:
             size = min(beats, machine.burst, here)
-            walk.feed(bring(size, accepted + 1))
+            walk.feed(bring(size, [since + 1 for since in accepted]))
             beats, here = beats - size, here - size or whole
 
     for tile in product.tiles.tiles:
@@ -252,5 +261,4 @@ def flow(
             send(beat, beats)
             page = (page - tile.beats - 1) % whole + 1
             now, compared = now + TILE, False
-    run = accepted
-    return ended(machine, readers, run, takes, begin, (walk.last, walk.drained + 1, walk.stalled), walk.held)
+    return ended(machine, readers, runs[-1], takes, begin, (walk.last, walk.drained + 1, walk.stalled), walk.held)

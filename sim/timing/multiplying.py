@@ -45,7 +45,7 @@ class Multiplying:
         self.held += later + self.again * max(0, between - beats)
         self.last = last + later + self.again * max(between, beats)
         self.spaced = self.last + max(PUT_ASIDE, self.of_last * sums)
-        self.free[self.half] = self.last
+        self.free[self.half] = self.last + 1
         self.half ^= 1
 
     def drain(self, tile: Tile) -> None:

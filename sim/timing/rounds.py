@@ -83,7 +83,7 @@ def rounds_of(machine: Machine, ports: int, listed: Sequence[int], queries: int,
     of_head = sum(max(head_beats, count) for count in lanes)
     # The first block's queries meet the last sums of the round before as they are taken out.
     first = max(lanes[-1], 1 + entry.header_beats + head_beats) - max(lanes[-1], head_beats)
-    key_round = heads * of_head + first
+    key_round = max(heads * of_head + first, pipeline.answered(machine) + 1)
     round_of = beats * sum(max(together, count) for count in lanes) + (together >= lanes[-1])
     of_word = (key_round - 1 - entry.header_beats) / beats, (round_of - 1) / beats
     keys = held_pace(machine, ports, entry.beats, key_run, entry.header_beats, of_word[0], 1, key_round)

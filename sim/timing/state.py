@@ -36,6 +36,7 @@ class State:
         room: beats that could be fetched ahead of the layer before. ahead: whether more than that is missing for the present one.
         products, undecided: remembered by :mod:`sim.timing.array` and :mod:`sim.timing.bus`.
         channels: which channels products need, thresholds: address of those of the next one. masked_products: remembered.
+        last_mask: what says which mask the product before had, if it stands; None: no mask does.
         spans: receives a bar of the timeline for everything, if there is one.
     """
 
@@ -66,6 +67,7 @@ class State:
         self.products: dict[tuple[int, int, int], Product] = {}
         self.undecided: dict[int, NDArray[np.int64]] = {}
         self.channels, self.thresholds = channels, 0
+        self.last_mask: tuple[int, ...] | None = None
         self.masked_products: dict[tuple[object, ...], Masked] = {}
 
     def remember(self, other: State) -> None:

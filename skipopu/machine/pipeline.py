@@ -75,12 +75,23 @@ def sized(machine: Machine) -> int:
 
 
 def told(machine: Machine) -> int:
-    """Registers between what says what all ports of an array of rows do and the ports: what they have to say is seen that much later."""
-    return 0 if machine.stationary else apart(machine)
+    """Registers between what says what all ports do and the ports: what they have to say is seen that much later."""
+    return apart(machine)
+
+
+def answered(machine: Machine) -> int:
+    """What all ports of a stationary array are told to their answer being counted."""
+    return told(machine) + 2
+
+
+def queued(machine: Machine) -> int:
+    """Of weights, a run handed over to a port to its being its reader's: those of a stationary array are short, and are kept in front of it."""
+    return 2 if machine.stationary else 0
 
 
 def between_rounds(machine: Machine) -> int:
-    """Cycles without a step between two of attention's rounds: the ports are told of the end, and what follows is known where rounds start."""
+    """Cycles without a step between two of attention's rounds, of a stationary array those of probabilities: the ports are told of the end, and
+    what follows is known where rounds start."""
     return 1 + 2 * told(machine)
 
 

@@ -101,8 +101,8 @@ FAULTS = (
     ),
     Fault(
         "hw/control/active_tile.py",
-        "grows.eq(is_open & (opened.beat + opened.count == piece) & (opened.count < self.machine.burst)),",
-        "grows.eq(is_open & (opened.beat + opened.count == piece)),",
+        "grows.eq(is_open & follows & (opened.count < self.machine.burst)),",
+        "grows.eq(is_open & follows),",
         "Runs of active channels grow beyond a burst.",
         "tests/hw/control/test_active_tile.py::test_runs_are_what_is_needed",
     ),
@@ -252,6 +252,13 @@ FAULTS = (
         "beyond.eq(request.first > position + 1),",
         "A run may begin a token behind where the one before it came to.",
         "tests/hw/control/test_dispatch.py::test_a_run_begins_where_one_before_it_came_to[5]",
+    ),
+    Fault(
+        "hw/control/dispatch.py",
+        'm.d.sync += [last.eq(own), still.eq(self.issuer.masked & (field(word, MATMUL, "align") == AlignTarget.NONE))]',
+        "m.d.sync += [last.eq(own), still.eq(self.issuer.masked)]",
+        "A mask counts as known although what it was made of was aligned anew.",
+        "tests/hw/control/test_dispatch.py::test_the_mask_of_the_product_before",
     ),
     Fault(
         "hw/control/faults.py",
@@ -696,8 +703,8 @@ FAULTS = (
     ),
     Fault(
         "hw/kv/map.py",
-        "with m.If(index == Mux(ahead, self.layer.known - 1, self.last)):",
-        "with m.If(index == Mux(ahead, self.layer.known - 1, self.last - 1)):",
+        "with m.If(index == Mux(ahead, last_known, self.last)):",
+        "with m.If(index == Mux(ahead, last_known, self.last - 1)):",
         "Attention leaves out its last token.",
         "tests/hw/kv/test_map.py::test_keys_then_values",
     ),
@@ -969,9 +976,16 @@ FAULTS = (
     ),
     Fault(
         "hw/kv/stationary/held.py",
-        "self.pop.eq((phase.keys | phase.values) & self.ready & (room != BEATS_HELD) & (~first | (place != ENTRIES_HELD))),",
-        "self.pop.eq((phase.keys | phase.values) & self.ready & (~first | (place != ENTRIES_HELD))),",
+        "self.pop.eq((keys | values) & self.ready & (room != BEATS_HELD) & (~first | (place != ENTRIES_HELD))),",
+        "self.pop.eq((keys | values) & self.ready & (~first | (place != ENTRIES_HELD))),",
         "Beats overwrite those that are not used up.",
+        "tests/hw/kv/stationary/test_held.py::test_a_phase_of_values_behind_one_of_keys",
+    ),
+    Fault(
+        "hw/kv/stationary/held.py",
+        'none_coming = registered(m, progress.last & (Mux(values, coming[1], coming[0]) == 0), "none_coming")',
+        'none_coming = registered(m, progress.last, "none_coming")',
+        "Beats count as kept that are still to come.",
         "tests/hw/kv/stationary/test_held.py::test_a_phase_of_values_behind_one_of_keys",
     ),
     Fault(
@@ -993,6 +1007,20 @@ FAULTS = (
         "may_work.eq(may & ~header & (~sum_end | (hold == 0))),",
         "may_work.eq(may & ~header),",
         "Sums are put aside over those that are not taken out.",
+        "tests/hw/kv/stationary/test_walk.py::test_rounds",
+    ),
+    Fault(
+        "hw/kv/stationary/walk.py",
+        "with m.Elif(room <= BEATS_HELD - MORE):",
+        "with m.Else():",
+        "Beats count as kept for which there is no room.",
+        "tests/hw/kv/stationary/test_walk.py::test_rounds",
+    ),
+    Fault(
+        "hw/kv/stationary/walk.py",
+        "m.d.sync += settling.eq(answered)",
+        "m.d.sync += settling.eq(0)",
+        "A round begins with entries that the one before has taken.",
         "tests/hw/kv/stationary/test_walk.py::test_rounds",
     ),
     Fault(
@@ -1206,6 +1234,13 @@ FAULTS = (
         "tests/hw/memory/test_reader.py::test_a_beat_that_nobody_asked_for_is_an_error_and_given_to_nobody[True]",
     ),
     Fault(
+        "hw/memory/reader.py",
+        "m.d.sync += self.room.eq(level(fifo) < self.DEPTH - self.LATE)",
+        "m.d.sync += self.room.eq(level(fifo) < self.DEPTH)",
+        "Runs come for which a port's queue has no room.",
+        "tests/hw/control/test_channels.py::test_runs[3]",
+    ),
+    Fault(
         "hw/memory/share.py",
         "m.d.comb += to.valid.eq(Cat(user.valid & here for user, here in zip(users, chosen, strict=True)).any())",
         "m.d.comb += to.valid.eq(Cat(user.valid for user in users).any())",
@@ -1325,9 +1360,16 @@ FAULTS = (
         "tests/hw/pe/test_drain.py::test_the_last_row_of_a_long_product",
     ),
     Fault(
+        "hw/pe/drain.py",
+        "return self.turn == Mux(whole, last_of[self.bank], turns[-1])",
+        "return self.turn == 0",
+        "Turns are left out in which ports have blocks.",
+        "tests/hw/pe/stationary/test_array.py::test_a_product[2-64-15-weights1-20]",
+    ),
+    Fault(
         "hw/pe/epilogue.py",
-        'left = Mux(drain.last & ((drain.blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)',
-        'left = Mux(drain.last, BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)',
+        'left = Mux(last & ((blocks >> i) == 1), BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)',
+        'left = Mux(last, BLOCK_ROWS - self._field("spare"), BLOCK_ROWS)',
         "Rows are missing in blocks before the last one.",
         "tests/hw/pe/test_epilogue.py::test_rows_and_lanes",
     ),
@@ -1367,9 +1409,9 @@ FAULTS = (
         "tests/hw/pe/test_rotary.py::test_rows",
     ),
     Fault(
-        "hw/pe/sequencer.py",
+        "hw/pe/ready.py",
         'taken = delay_valid(m, take, 1, "taken")',
-        "taken = Signal()",
+        "taken = take & ~take",
         "What ports were told to take is counted as still there.",
         "tests/hw/pe/test_sequencer.py::test_walk",
     ),
@@ -1466,9 +1508,16 @@ FAULTS = (
     ),
     Fault(
         "hw/pe/stationary/active.py",
-        "self.ended.eq(~self.valid & (word == 0) & (left == 0)),",
-        "self.ended.eq(~self.valid & (left == 0)),",
+        "self.ended.eq(~self.valid & ~some & ~is_ahead & (left == 0)),",
+        "self.ended.eq(~self.valid & ~some & (left == 0)),",
         "The last word's active channels are left out.",
+        "tests/hw/control/test_active_tile.py::test_runs_are_what_is_needed",
+    ),
+    Fault(
+        "hw/pe/stationary/active.py",
+        "self.touches.eq(reached & word[0]),",
+        "self.touches.eq(word[0]),",
+        "Runs of active channels go on over those that are not.",
         "tests/hw/control/test_active_tile.py::test_runs_are_what_is_needed",
     ),
     Fault(
@@ -1504,6 +1553,13 @@ FAULTS = (
         "m.d.comb += any_token.eq(found | Mux(first, 0, union))",
         "m.d.comb += any_token.eq(found)",
         "Only channels that the last listed token has active are fetched.",
+        "tests/hw/pe/stationary/test_mask.py::test_channels_of_listed_slots[0-0]",
+    ),
+    Fault(
+        "hw/pe/stationary/mask.py",
+        "taken.eq(step & last_token & beat_ends),",
+        "taken.eq(step & beat_ends),",
+        "Thresholds are let go before all tokens are held against them.",
         "tests/hw/pe/stationary/test_mask.py::test_channels_of_listed_slots[0-0]",
     ),
     Fault(
@@ -1833,6 +1889,13 @@ FAULTS = (
         "half.eq((shifted.z[23:31] + (1 - odd)) >> 1),",
         "half.eq(shifted.z[23:31] >> 1),",
         "Every other power of two has half the root.",
+        "tests/hw/vector/test_rms.py::test_inverse_rms",
+    ),
+    Fault(
+        "hw/vector/rms.py",
+        "before = Mux(written & (added_slot == chosen), add.z, Array(totals)[chosen])",
+        "before = Array(totals)[chosen]",
+        "A group's squares are lost that are added to the slot's total as the next ones choose it.",
         "tests/hw/vector/test_rms.py::test_inverse_rms",
     ),
     Fault(

@@ -94,6 +94,6 @@ class HeldAttention(AttentionUnit):
             port.lockstep.taken.eq(walk.taken),
             port.lockstep.together.eq(walk.most),
         ]
-        waiting = [walk.pending[p].eq(held.pending), walk.there[p].eq(held.there)]
+        waiting = [walk.pending[p].eq(held.pending), walk.more[p].eq(held.more)]
         products = cast(StationarySlice, self.tiles[p].slice).chosen
         return Share(held.pop, held.end, waiting, others, held.own, walk.step, products)

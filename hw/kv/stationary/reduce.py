@@ -14,6 +14,7 @@ from hw.kv.reduce import Reduction, larger
 from hw.kv.stationary.port import HeldPort
 from hw.kv.stationary.walk import Taken
 from hw.pe.stationary.slice import StationarySlice
+from skipopu.machine import pipeline
 from skipopu.machine.config import QUERY_LANES, Machine
 
 
@@ -51,7 +52,7 @@ class HeldReduction(Reduction):
             self.maximum.eq(from_key(read.data[:32])),
             reduced.exponent.eq(read.data[32:]),
         ]
-        return max(at, StationarySlice.PUT_ASIDE)
+        return max(at, StationarySlice.PUT_ASIDE + pipeline.told(self.machine))
 
     def _weighted(self) -> tuple[int, Value, Value, Value]:
         taken = self.taken

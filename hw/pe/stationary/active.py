@@ -23,7 +23,7 @@ class ActiveWords(Bundle):
 class ActiveRuns(Component):
     """Runs of neighbouring beats with an active channel, ascending; a run ends where a word of channels does.
 
-    Latency: 3 cycles from ``start`` to the first run. Throughput: a run, or a word without one, per cycle.
+    Latency: 4 cycles from ``start`` to the first run. Throughput: a run, or a word without one, per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -38,6 +38,8 @@ class ActiveRuns(Component):
         self.ended = gives(1, "there are no more")
         self.beat = gives(count_shape(LARGEST_GROUP), "its first beat, of those from the first word on")
         self.length = gives(count_shape(lanes), "its beats")
+        self.single = gives(1, "it is of one")
+        self.touches = gives(1, "it begins where the one before ended, the first one with the first beat")
         self.next = given(1, "it is taken")
         super().__init__()
 
@@ -45,49 +47,77 @@ class ActiveRuns(Component):
         m = Module()
         lanes = word_lanes(self.machine)
         left, address = Signal.like(self.words), Signal.like(self.first)
-        word, base = Signal(lanes), Signal.like(self.beat)
-        bits, load, found = Signal(lanes), Signal(), Signal()
+        # The word that is read next, and the present one: what is left of it and of its runs' begins, whether there are some, and others behind one.
+        ahead, is_ahead = Signal(lanes), Signal()
+        word, begins, some, others, base = Signal(lanes), Signal(lanes), Signal(), Signal(), Signal.like(self.beat)
+        reached = Signal()  # the run before ended where its word did, and words without one do not lie between
+        load, found = Signal(), Signal()
         m.d.comb += [
             self.read.address.eq(address),
-            found.eq((word != 0) & (~self.valid | self.next)),
-            load.eq((left != 0) & ((word == 0) | (found & (bits == 0)))),
+            self.ended.eq(~self.valid & ~some & ~is_ahead & (left == 0)),
+            found.eq(some & (~self.valid | self.next)),
+            load.eq(is_ahead & (~some | (found & ~others))),
         ]
-        # Beats of the word that is read next
+        # Beats of the word that is read
         of_beats = Signal(lanes)
         with m.Switch(self.channels):
             for size in range(self.machine.channel_slots.bit_length()):
                 with m.Case(size):
                     m.d.comb += of_beats.eq(Cat(part.any() for part in _parts(self.read.word, 1 << size)))
-        lowest = word & (~word + 1)
-        m.d.comb += [
-            self.ended.eq(~self.valid & (word == 0) & (left == 0)),
-            bits.eq(word & (word + lowest)[:lanes]),  # without its lowest run
-        ]
+        with m.If(~is_ahead | load):
+            m.d.sync += [ahead.eq(of_beats), is_ahead.eq(left != 0)]
+            with m.If(left != 0):
+                m.d.sync += [left.eq(left - 1), address.eq(address + 1)]
+        # Each of these has one bit set: the lowest run's first, and the one behind its last.
+        lowest = (word & (~word + 1))[:lanes]
+        carried = (word + lowest)[: lanes + 1]
+        bits = (word & carried)[:lanes]  # without its lowest run
         place, ones = Signal(range(lanes)), Signal.like(self.length)
-        for k in reversed(range(lanes)):
-            with m.If(word[k]):
-                m.d.comb += place.eq(k)
-        run = (word & ~bits)[:lanes]
-        for k in range(lanes):
-            with m.If(run[k]):
-                m.d.comb += ones.eq(k + 1)
+        m.d.comb += [place.eq(_index(lowest)), ones.eq(_index((carried & ~Cat(word, Const(0, 1)))[: lanes + 1]))]
         per_word = Const(lanes) >> self.channels
         with m.If(found):
-            m.d.sync += [word.eq(bits), self.beat.eq(base + place), self.length.eq(ones - place), self.valid.eq(1)]
+            m.d.sync += [
+                self.beat.eq(base + place),
+                self.length.eq(ones - place),
+                self.single.eq((word & (lowest << 1)[:lanes]) == 0),
+                self.touches.eq(reached & word[0]),
+                self.valid.eq(1),
+                reached.eq(~others & word.bit_select((per_word - 1)[: (lanes - 1).bit_length()], 1)),
+                word.eq(bits),
+                begins.eq(_without_lowest(begins)),
+                others.eq(_without_lowest(_without_lowest(begins)) != 0),
+                some.eq(others),
+            ]
         with m.Elif(self.next):
             m.d.sync += self.valid.eq(0)
         began = Signal()
         with m.If(load):
+            own = (ahead & ~(ahead << 1))[:lanes]
             m.d.sync += [
-                word.eq(of_beats),
-                left.eq(left - 1),
-                address.eq(address + 1),
+                word.eq(ahead),
+                begins.eq(own),
+                some.eq(ahead != 0),
+                others.eq(_without_lowest(own) != 0),
                 base.eq(Mux(began, base + per_word, 0)),
                 began.eq(1),
             ]
+            with m.If(began & ~found):
+                m.d.sync += reached.eq(0)
         with m.If(self.start):
-            m.d.sync += [word.eq(0), self.valid.eq(0), left.eq(self.words), address.eq(self.first), began.eq(0)]
+            m.d.sync += [left.eq(self.words), address.eq(self.first), reached.eq(1)]
+            m.d.sync += [flag.eq(0) for flag in (is_ahead, some, others, self.valid, began)]
         return m
+
+
+def _index(one_hot: Value) -> Value:
+    """Which of its bits is set."""
+    size = (len(one_hot) - 1).bit_length()
+    return Cat(Cat(one_hot[k] for k in range(len(one_hot)) if k >> bit & 1).any() for bit in range(size))
+
+
+def _without_lowest(value: Value) -> Value:
+    """``value`` without its lowest bit that is set."""
+    return value & (value - 1)[: len(value)]
 
 
 def _parts(value: Value, size: int) -> list[Value]:

@@ -9,16 +9,18 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import connect, flipped
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
+from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
 from hw.control.issue import Issue, field
 from hw.pe.formats import FORMAT_BITS, one_of, two_digits, zero_points
+from hw.pe.ready import enough
 from hw.pe.stationary.active import ActiveRuns, ActiveWords
 from hw.pe.stationary.operands import word_lanes
 from hw.pe.stationary.slice import SCALES_KEPT, Fill
 from hw.pe.stationary.tiles import head_beats, largest, tile_size
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import MATMUL
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.numerics.accumulate import TERMS, terms
 
@@ -56,8 +58,9 @@ class PartLayout(data.StructLayout):
 class FillWalk(Component):
     """Takes beats of all ports in lockstep: scales and zero points of a group, then its codes, a part into each half of the buffer in turn.
 
-    Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to ``filled``, and none from ``beat`` to ``place``. Throughput: a beat per
-    cycle; a cycle between two parts of a group, and between two tiles, and with masks three of each part.
+    Latency: 2 cycles from ``start`` to the first beat, pipeline.told more until ports are told, 1 from a beat to ``filled``, and none from
+    ``beat`` to ``place``. Throughput: a beat per cycle; a cycle between two parts of a group, and between two tiles, and with masks four of
+    each part.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -67,6 +70,9 @@ class FillWalk(Component):
         self.group = given(GROUP_BITS, "weights per group")
         self.inner = given(ELEMENT_BITS, "first element of the activations' inner region")
         self.ready = given(machine.ports, "ports with a beat")
+        self.behind = given(machine.ports, "ports with a beat in the next cycle, even if the present one is taken")
+        if pipeline.told(machine):
+            self.further = given(machine.ports, "and in the one after it, even if that is taken too")
         self.freed = given(2, "halves that are done with, for a cycle")
         self.format = given(FORMAT_BITS, "of the weights")
         self.fill = gives(Fill(machine), "what to do with the next beats")
@@ -94,16 +100,15 @@ class FillWalk(Component):
         count, stage = Signal(count_shape(TERMS)), Signal(2)
         scaling, zeroing, coding = stage == 0, stage == 1, stage == 2
         # What follows from the rounds left is known a cycle after these.
-        changing, settling = Signal(), Signal()
+        changing, settling, ends = Signal(), Signal(), Signal()
         m.d.comb += changing.eq(self.start)
         m.d.sync += settling.eq(changing)
-        size, channels = (
-            registered(m, value, name)
-            for value, name in zip(
-                tile_size(m, machine, left, two_digits(self.format, formats)), ("own_size", "own_channels"), strict=True
-            )
+        sizes = tile_size(m, machine, left, two_digits(self.format, formats))
+        last_scale, last_zero = ((count - 1)[: len(count)] for count in head_beats(m, machine, sizes[0]))
+        size, channels, last_scale, last_zero = (
+            registered(m, value, f"own_{name}")
+            for value, name in zip((*sizes, last_scale, last_zero), ("size", "channels", "scale", "zero"), strict=True)
         )
-        scale_count, zero_count = head_beats(m, machine, size)
         single, last_ports = Signal(), (Const(1, machine.ports + 1) << field(word, MATMUL, "ports")[:7]) - 1
         m.d.sync += single.eq(left == 1)
         shorter = [form for form in formats if terms(form) < TERMS]
@@ -126,20 +131,26 @@ class FillWalk(Component):
             part.tile_ends.eq(part.ends & last_group),
             part.last.eq(last_tile),
         ]
-        ports = Signal(machine.ports)
+        ports, late = Signal(machine.ports), pipeline.told(machine)
         last_ports = registered(m, last_ports[: machine.ports], "last_ports")
         m.d.comb += ports.eq(Mux(single, last_ports, (1 << machine.ports) - 1))
         take, opening, over, head_ends, may = (Signal(name=name) for name in ("take", "opening", "over", "head_ends", "may"))
+        # Worked out the cycle before; behind a change of tiles, in which none is taken, by the next one's ports.
+        all_have, fill = Signal(), Signal(Fill(machine), name="fill_here")
+        there = enough(m, self.ready, self.behind, self.further if late else None, last_ports, take)
+        if_not, if_taken = (Mux(left == 1, of_last, of_others) for of_others, of_last in there)
+        m.d.sync += all_have.eq(Mux(take, if_taken, if_not))
         of_zeros = zero_points(self.format, formats)
         m.d.comb += [
-            head_ends.eq(Mux(scaling, (count == scale_count - 1) & ~of_zeros, zeroing & (count == zero_count - 1))),
+            head_ends.eq(Mux(scaling, (count == last_scale) & ~of_zeros, zeroing & (count == last_zero))),
             opening.eq(((take & head_ends) | (coding & ~begun)) & ~self.opened.bit_select(half, 1)),
-            take.eq(may & ((ports & ~self.ready) == 0)),
-            self.taking_ports.eq(ports & take.replicate(machine.ports)),
-            self.fill.scale.eq(take & scaling),
-            self.fill.zero.eq(take & zeroing),
-            self.fill.code.eq(take & coding),
-            self.fill.address.eq(
+            take.eq(may & all_have),
+            self.taking_ports.eq(delay(m, ports & self.taking.replicate(machine.ports), late, "taking_ports")),
+            self.fill.eq(delay_valid(m, fill, late, "fill")),
+            fill.scale.eq(take & scaling),
+            fill.zero.eq(take & zeroing),
+            fill.code.eq(take & coding),
+            fill.address.eq(
                 Mux(
                     coding,
                     Cat(count[:BEAT_BITS], half),
@@ -151,9 +162,9 @@ class FillWalk(Component):
         m.d.comb += may.eq(self.taking & ~settling & Mux(coding, begun & known, self._masks_done))
         with m.If(take):
             m.d.sync += count.eq(count + 1)
-            with m.If(scaling & (count == scale_count - 1)):
+            with m.If(scaling & (count == last_scale)):
                 m.d.sync += [count.eq(0), stage.eq(Mux(of_zeros, 1, 2))]
-            with m.Elif(zeroing & (count == zero_count - 1)):
+            with m.Elif(zeroing & (count == last_zero)):
                 m.d.sync += [count.eq(0), stage.eq(2)]
             with m.Elif(coding):
                 m.d.sync += Array(self.filled)[half].eq(count + 1)
@@ -182,8 +193,9 @@ class FillWalk(Component):
                         group_index.eq(0),
                         group_word.eq(first_word),
                     ]
-                    with m.If(last_tile):
-                        m.d.sync += self.taking.eq(0)
+                    m.d.comb += ends.eq(last_tile)
+        with m.If(delay_valid(m, ends, 1, "ended")):  # no beat is taken between
+            m.d.sync += self.taking.eq(0)
         with m.If(self.start):
             m.d.sync += [
                 self.taking.eq(field(word, MATMUL, "rounds") != 0),
@@ -219,7 +231,8 @@ class FillWalk(Component):
         masked, within = self.instruction.masked, Signal.like(self.filled[0])
         m.submodules.runs = runs = ActiveRuns(self.machine)
         connect(m, runs.read, flipped(self.active))
-        last_of_run = within + 1 == runs.length
+        last_of_run, next_is_last = Signal(), Signal()  # the latter behind a run's first beat
+        m.d.comb += last_of_run.eq(Mux(within == 0, runs.single, next_is_last))
         m.d.comb += [
             runs.start.eq(opening),
             runs.first.eq(part.word + (part.first >> lanes)),
@@ -229,7 +242,7 @@ class FillWalk(Component):
             over.eq(Mux(masked, open & runs.ended, take & last)),
         ]
         with m.If(take):
-            m.d.sync += within.eq(Mux(last_of_run, 0, within + 1))
+            m.d.sync += [within.eq(Mux(last_of_run, 0, within + 1)), next_is_last.eq(within + 2 == runs.length)]
         with m.If(self.start):
             m.d.sync += within.eq(0)
         m.submodules.places = places = Memory(shape=BEAT_BITS, depth=2 * TERMS, init=[])

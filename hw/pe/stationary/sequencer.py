@@ -30,9 +30,9 @@ class StationarySequencer(Component):
     quarter and so on, whose beats are several channels. Tiles alternate between two banks of accumulators. Multiplying follows filling beat
     by beat; a part's last beat waits until the sums before are out. A tile's rounds are drained as sums come, where draining is no faster.
 
-    Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to its step; ``StationarySlice.PUT_ASIDE`` from a part's last step to
-    its first sum, ``StationarySlice.latency`` from a tile's last sum to its accumulators. Throughput: a beat filled, a beat multiplied with two
-    tokens, and a sum per cycle.
+    Latency: 2 cycles from ``start`` to the first beat, 1 from a beat to its step, pipeline.told more until ports are told of either;
+    ``StationarySlice.PUT_ASIDE`` from a part's last step to its first sum, ``StationarySlice.latency`` from a tile's last sum to its accumulators.
+    Throughput: a beat filled, a beat multiplied with two tokens, and a sum per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -43,6 +43,9 @@ class StationarySequencer(Component):
         self.group = given(GROUP_BITS, "weights per group")
         self.inner = given(ELEMENT_BITS, "first element of the activations' inner region")
         self.weights_ready = given(machine.ports, "ports with a beat")
+        self.weights_behind = given(machine.ports, "ports with a beat in the next cycle, even if the present one is taken")
+        if pipeline.told(machine):
+            self.weights_further = given(machine.ports, "and in the one after it, even if that is taken too")
         self.token_count = given(count_shape(machine.tokens), "tokens in the list, at least 1")
         self.slots = [given(slot, f"slot of token {k} asked for") for k in range(TOKENS_AT_ONCE)]
         self.tokens = [gives(slot, f"the step's place {k} in the list") for k in range(TOKENS_AT_ONCE)]
@@ -87,6 +90,8 @@ class StationarySequencer(Component):
             filling.group.eq(self.group),
             filling.inner.eq(self.inner),
             filling.ready.eq(self.weights_ready),
+            filling.behind.eq(self.weights_behind),
+            *([filling.further.eq(self.weights_further)] if pipeline.told(machine) else []),
             filling.format.eq(self.format),
             self.fill.eq(filling.fill),
             self.taking_ports.eq(filling.taking_ports),
@@ -104,6 +109,7 @@ class StationarySequencer(Component):
         part, filled, complete = Signal(PartLayout(machine), name="own_part"), Signal(count_shape(TERMS)), Signal()
         busy, claimed, hold = Signal(2), Signal(), Signal(range(TOKENS_AT_ONCE * machine.weight_lanes))
         fire, ready, last_beat = Signal(), Signal(), Signal()
+        step, late = Signal(Beat(machine), name="step_here"), pipeline.told(machine)
         last_pass, two = first_token + TOKENS_AT_ONCE >= self.token_count, first_token + 1 < self.token_count
         bank_free = claimed | ~busy.bit_select(part.bank, 1)
         place: Value = beat[:BEAT_BITS]
@@ -119,25 +125,34 @@ class StationarySequencer(Component):
             last_beat.eq(filled <= beat + 1),  # if complete
             ready.eq(filling.opened.bit_select(half, 1) & (complete | ~last_beat)),
             fire.eq(ready & bank_free & (~last_beat | (hold == 0))),
-            self.step.product.eq(fire),
-            self.step.address.eq(Cat(beat[:BEAT_BITS], half)),
-            self.step.first.eq(beat == 0),
-            self.step.last.eq(last_beat),
+            step.product.eq(fire),
+            step.address.eq(Cat(beat[:BEAT_BITS], half)),
+            step.first.eq(beat == 0),
+            step.last.eq(last_beat),
+            self.step.eq(delay_valid(m, step, late, "step")),
             self.tokens[0].eq(first_token),
             self.tokens[1].eq(Mux(two, first_token + 1, first_token)),
-            *(own.eq(slot) for own, slot in zip(self.activation_slots, self.slots, strict=True)),
-            self.activation_word.eq(part.word + (channel >> lanes)),
-            self.activation_group.eq(part.word),
-            self.activation_place.eq(channel),
-            self.activation_channels.eq(part.channels),
-            filling.freed.eq((fire & last_beat & last_pass) << half),
+            *(
+                to.eq(delay(m, value, late, name))
+                for to, value, name in (
+                    *(
+                        (own, slot, f"slot_{k}")
+                        for k, (own, slot) in enumerate(zip(self.activation_slots, self.slots, strict=True))
+                    ),
+                    (self.activation_word, (part.word + (channel >> lanes))[: len(part.word)], "word"),
+                    (self.activation_group, part.word, "group"),
+                    (self.activation_place, channel[:lanes], "place"),
+                    (self.activation_channels, part.channels, "channels"),
+                )
+            ),
+            filling.freed.eq(delay_valid(m, (fire & last_beat & last_pass) << half, 1, "freed")),
             self.finished.eq(~filling.taking & (filling.opened == 0)),
             self.streaming.eq(fire),
             self.waiting_drain.eq(ready & ~bank_free),
             self.waiting_weights.eq((filling.taking | (filling.opened != 0)) & ~ready),
         ]
         if machine.masks:
-            m.d.comb += self.nothing.eq(filled == 0)
+            m.d.comb += self.nothing.eq(delay(m, filled == 0, late, "nothing"))
         sums = (machine.weight_lanes // 2) >> part.channels
         duration = Mux(two, sums << 1, sums)
         with m.If(hold != 0):
@@ -177,22 +192,24 @@ class StationarySequencer(Component):
         begins = delay_valid(m, last, StationarySlice.PUT_ASIDE - 1, "begins")
         running, index, second = Signal(), Signal(lane_bits), Signal()
         own, sums = kept[1], Signal(count_shape(machine.weight_lanes // 2))
+        taken, late = Signal(Sum(machine), name="sum_here"), pipeline.told(machine)
         both, of_last_pass, token = about[1][0], about[1][1], about[1][2:]
         m.d.comb += [
-            self.kept.eq(begins),
-            self.second.eq(second),
+            self.kept.eq(delay_valid(m, begins, late, "kept")),
+            self.second.eq(delay(m, second, late, "second")),
             sums.eq((machine.weight_lanes // 2) >> own.channels),
-            self.sum.valid.eq(running),
-            self.sum.index.eq(index),
-            self.sum.lane.eq(Cat((index << own.channels)[:lane_bits], second)),
-            self.sum.adds.eq((Const(1) << own.channels) - 1),
-            self.sum.token.eq(token + second),
-            self.sum.bank.eq(own.bank),
-            self.sum.scales.eq(own.scales),
-            self.sum.begins.eq(own.begins),
-            self.sum.ends.eq(own.ends),
-            self.sum.first_group.eq(own.first_group),
-            self.active_ports.eq(ports[1]),
+            taken.valid.eq(running),
+            taken.index.eq(index),
+            taken.lane.eq(Cat((index << own.channels)[:lane_bits], second)),
+            taken.adds.eq((Const(1) << own.channels) - 1),
+            taken.token.eq(token + second),
+            taken.bank.eq(own.bank),
+            taken.scales.eq(own.scales),
+            taken.begins.eq(own.begins),
+            taken.ends.eq(own.ends),
+            taken.first_group.eq(own.first_group),
+            self.sum.eq(delay_valid(m, taken, late, "sum")),
+            self.active_ports.eq(delay(m, ports[1], late, "active_ports")),
         ]
         last_sum = index == sums - 1
         with m.If(running):
@@ -205,7 +222,7 @@ class StationarySequencer(Component):
         plain, digits = (pipeline.drain_begins(machine, row_sums, sums) for row_sums in (BLOCK_ROWS // 2, BLOCK_ROWS))
         drained = Mux(two_digits(self.format, machine.weight_formats), digits, plain)
         drains = running & (index == drained - 1) & (second == both) & own.tile_ends & of_last_pass
-        flight = StationarySlice.latency(machine)
+        flight = late + StationarySlice.latency(machine)
         of_last_round = Mux(own.last, only[: machine.ports], full)
         m.d.comb += [
             self.rounds.done.eq(delay_valid(m, drains, flight, "round_end")),

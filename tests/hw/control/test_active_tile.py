@@ -84,6 +84,6 @@ def test_runs_are_what_is_needed(share: float) -> None:
 
     constants = [(dut.groups, GROUPS), (dut.group, GROUP), (dut.heads, HEADS), (dut.first_word, FIRST)]
     run = exercise(Held(dut, active), {}, {dut.runs: runs}, constants=constants, drive=drive)
-    if share == 0:  # nothing but heads: a cycle each, one for each word of channels, and two between groups
+    if share == 0:  # nothing but heads: a cycle each, one for each word of channels, and four between groups
         words = GROUP // LANES
-        assert np.diff(run.given[dut.runs][: GROUPS - 1]).tolist() == (GROUPS - 2) * [words + 2]
+        assert np.diff(run.given[dut.runs][: GROUPS - 1]).tolist() == (GROUPS - 2) * [words + 4]

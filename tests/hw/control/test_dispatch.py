@@ -15,8 +15,17 @@ from hw.control.dispatch import Dispatcher
 from hw.control.faults import Faults
 from skipopu.isa import spec
 from skipopu.isa.fields import WORD_BITS
-from skipopu.isa.registers import NO_POSITION, STATUS_DONE, STATUS_ERROR, STATUS_OWED, STATUS_RUNNING, Config, Error
-from skipopu.isa.spec import TokenList, Unit
+from skipopu.isa.registers import (
+    MASK_PROMPT,
+    NO_POSITION,
+    STATUS_DONE,
+    STATUS_ERROR,
+    STATUS_OWED,
+    STATUS_RUNNING,
+    Config,
+    Error,
+)
+from skipopu.isa.spec import AlignTarget, TokenList, Unit
 from skipopu.machine.config import Machine
 from skipopu.machine.limits import LARGEST_CONTEXT, LARGEST_VOCABULARY
 from tests.hw.bench import exercise
@@ -504,6 +513,54 @@ def test_an_abort_ends_what_a_full_queue_holds() -> None:
 
     constants = [(dut.request.program_length, len(words)), (dut.ports_quiet, 1), (dut.units_idle, 1)]
     exercise(dut, {dut.beats: beats_of(words)}, {dut.runs: [{}]}, constants=constants, drive=drive, seeds=())
+
+
+def test_the_mask_of_the_product_before() -> None:
+    """It is known where nothing that it follows from changed since: no other thresholds, norm, chunk or layer, no numbers aligned anew."""
+    plain, normed = {"rounds": 1, "ports": 1, "groups": 1}, {"rounds": 1, "ports": 1, "groups": 1, "norm": 1}
+    aligns = plain | {"align": AlignTarget.RESIDUAL}
+    cases: list[
+        tuple[Words, int, dict[str, int], tuple[int, int]]
+    ] = [  # what stands before, thresholds, the product: masked, again
+        ([], 5, plain, (1, 0)),
+        ([(spec.KVWRITE, {})], 5, plain, (1, 1)),
+        ([], 5, aligns, (1, 1)),
+        ([], 5, plain, (1, 0)),
+        ([], 6, plain, (1, 0)),
+        ([], 0, plain, (0, 0)),
+        ([], 6, plain, (1, 0)),
+        ([(spec.ALIGN, {})], 6, plain, (1, 0)),
+        ([], 6, normed, (1, 0)),
+        ([], 6, normed, (1, 1)),
+        ([(spec.SET, {"register": Config.GROUP, "value": 64})], 6, normed, (1, 0)),
+        ([(spec.LOOP, {"count": 1})], 6, normed, (1, 0)),
+        ([], 6, normed, (1, 1)),
+        ([(spec.END, {})], 6, normed, (1, 0)),
+        ([(spec.CHUNK, {})], 6, normed, (1, 0)),
+    ]
+    words: Words = [
+        (spec.SET, {"register": Config.MASKING, "value": MASK_PROMPT}),
+        (spec.SET, {"register": Config.CONTEXT, "value": 64}),
+    ]
+    words.append((spec.CHUNK, {}))
+    for before, mask, product, _ in cases:
+        words += [*before, *([(spec.EXTEND, {"mask": mask})] if mask else []), (spec.MATMUL, product)]
+    words.append((spec.HALT, {}))
+    dut = Dispatcher(Machine.load("tiny-masks"))
+
+    async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
+        ctx.set(dut.request.start, 1)
+        await ctx.tick()
+        ctx.set(dut.request.start, 0)
+        await ctx.tick().until(dut.state.status == STATUS_DONE)
+
+    request = dut.request
+    constants = [(request.program_length, len(words)), (request.prompt_length, 40), (request.known_length, 40)]
+    constants += [(request.predict_from, NO_POSITION), (dut.ports_quiet, 1), (dut.units_idle, 1), (dut.attention_quiet, 1)]
+    expected = [{"masked": masked, "again": again} for *_, (masked, again) in cases]
+    vector = sum(i in (spec.KVWRITE, spec.ALIGN) for i, _ in (word for word in words if not isinstance(word, int)))
+    streams = {dut.issue[Unit.ARRAY]: expected, dut.fetch: expected, dut.issue[Unit.VECTOR]: vector * [{}], dut.runs: [{}]}
+    exercise(dut, {dut.beats: beats_of(words)}, streams, constants=constants, drive=drive, seeds=())
 
 
 def test_a_program_without_an_end() -> None:

@@ -135,7 +135,7 @@ def test_rounds_of_entries_that_go_together(together: int) -> None:
         ctx.set(dut.values, 1)
         begun = ended = 0
         steps: list[tuple[int, int, int]] = []
-        for _ in range(20 * most):
+        for _ in range(30 * most):
             ctx.set(dut.ended, 0)
             step = ctx.get(dut.round.step)
             if step.work:

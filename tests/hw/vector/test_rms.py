@@ -15,18 +15,20 @@ from skipopu.machine.pipeline import squared
 from skipopu.numerics import align, fp32
 from tests.hw.vector.support import pause, unpacked
 
-TOKENS, LANES, GROUP, GROUPS = 3, 4, 16, 4
-MACHINE = dataclasses.replace(Machine.load("tiny"), tokens=TOKENS, vector_lanes=LANES)
+LANES, GROUP, GROUPS = 4, 16, 4
 
 
+@pytest.mark.parametrize("slots", [3, 8])  # of more than FEW tokens, a slot's total is chosen earlier
 @pytest.mark.parametrize("seed", [None, 1, 2])
-def test_inverse_rms(seed: int | None) -> None:
+@pytest.mark.parametrize("listed", [1, 3])  # that have words, one after the other
+def test_inverse_rms(seed: int | None, slots: int, listed: int) -> None:
+    machine = dataclasses.replace(Machine.load("tiny"), tokens=slots, vector_lanes=LANES)
     rng = np.random.default_rng(7)
-    x = rng.standard_normal((TOKENS, GROUPS * GROUP)) * 10.0 ** rng.integers(-12, 12, (TOKENS, 1))
+    x = rng.standard_normal((listed, GROUPS * GROUP)) * 10.0 ** rng.integers(-12, 12, (listed, 1))
     mantissas, exponents = align.align(x.astype(np.float32), GROUP)
     inverse_size, epsilon = np.float32(1 / x.shape[1]), np.float32(1e-6)
     expected = fp32.bits(align.inverse_rms(mantissas, exponents, inverse_size, epsilon))
-    dut = InverseRms(MACHINE)
+    dut = InverseRms(machine)
     finished = False
 
     async def bench(ctx: SimulatorContext) -> None:
@@ -37,7 +39,7 @@ def test_inverse_rms(seed: int | None) -> None:
         for round_ in range(2):  # the second one after words that do not count, and a clear
             ctx.set(dut.enable, round_)
             for group in range(GROUPS):
-                for slot in range(TOKENS):
+                for slot in range(listed):
                     for first in range(0, GROUP, LANES):
                         if await pause(ctx, stalls):
                             assert not ctx.get(dut.kept)
@@ -51,18 +53,18 @@ def test_inverse_rms(seed: int | None) -> None:
                         await ctx.tick()
                         ctx.set(dut.valid, 0)
                         ctx.set(dut.mantissas[0], 12345)
-        # The total of the last word's slot is complete ``squared`` cycles after that word.
-        await ctx.tick().repeat(squared(MACHINE) - 1)
-        for cycle in range(InverseRms.LATENCY + TOKENS):
-            slot = TOKENS - 1 - cycle
+        # The total of the last word's slot is written ``squared`` cycles after that word.
+        await ctx.tick().repeat(squared(machine))
+        for cycle in range(InverseRms.LATENCY + listed):
+            slot = listed - 1 - cycle
             ctx.set(dut.request, slot >= 0)
             ctx.set(dut.request_slot, max(slot, 0))
-            kept = TOKENS - 1 - (cycle - InverseRms.LATENCY)
+            kept = listed - 1 - (cycle - InverseRms.LATENCY)
             assert ctx.get(dut.kept) == (cycle >= InverseRms.LATENCY)
             if cycle >= InverseRms.LATENCY:
                 assert (ctx.get(dut.kept_slot), ctx.get(dut.kept_value)) == (kept, int(expected[kept]))
             await ctx.tick()
-        assert unpacked(ctx.get(dut.inverse_rms), TOKENS) == expected.tolist()
+        assert unpacked(ctx.get(dut.inverse_rms), listed) == expected.tolist()
         ctx.set(dut.clear, 1)
         await ctx.tick()
         ctx.set(dut.clear, 0)

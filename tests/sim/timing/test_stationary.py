@@ -57,6 +57,7 @@ def cycle_by_cycle(machine: Machine, shape: Tiles, due: int, begin: int) -> tupl
     part = beat = done = hold = 0  # of multiplying: the part, its beat, tokens done with
     claimed, freed = False, [-1, -1]  # cycles in which banks were drained
     drained = last = stalled = held = cycle = 0
+    freeing: int | None = None  # a half that is freed in the cycle behind
     while part < len(parts):
         # What the cycle sees is what registers hold at its beginning.
         came = sum(at < cycle for at in arriving)
@@ -95,6 +96,8 @@ def cycle_by_cycle(machine: Machine, shape: Tiles, due: int, begin: int) -> tupl
         if starts:
             left, next_run = runs.pop(0), cycle + 3
         hold = max(0, hold - 1)
+        if freeing is not None:
+            opened[freeing], freeing = False, None
         if takes:
             if of >= 0:
                 opened[of % 2], filled[of % 2] = True, 1 if first else filled[of % 2] + 1
@@ -105,7 +108,7 @@ def cycle_by_cycle(machine: Machine, shape: Tiles, due: int, begin: int) -> tupl
                 sums = tokens * tiles[number].sums
                 hold, beat, done = max(PUT_ASIDE, sums) - 1, 0, done + tokens
                 if done == shape.slots:
-                    opened[part % 2], part, done, claimed = False, part + 1, 0, not tile_ends
+                    freeing, part, done, claimed = part % 2, part + 1, 0, not tile_ends
                     if tile_ends:
                         taken_out = sums - tiles[number].sums + tiles[number].drained
                         complete = cycle + PUT_ASIDE + taken_out - 1 + pipeline.accumulated(machine)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from unittest.mock import patch
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 
-from hw.kv.stationary.held import HeldEntries
+from hw.kv.stationary.held import MORE, HeldEntries
 from skipopu.machine.config import Machine
 from tests.formal.laws import Laws, Unit
 
@@ -36,12 +36,13 @@ def laws() -> Laws:
     m.submodules.held = held
     on, values, ends = Signal(), Signal(), laws.free(1, "ends")
     # The walk uses up beats that are there, and frees them later; so it does with entries, which come numbered.
-    written, needed, freed = (Signal(BEAT_BITS, name=name) for name in ("written", "needed", "freed"))
+    written, known, needed, freed = (Signal(BEAT_BITS, name=name) for name in ("written", "known", "needed", "freed"))
     filled, finished, number = Signal(ENTRY_BITS), Signal(ENTRY_BITS), Signal(range(HEADER + WORDS))
-    uses = on & held.there & laws.free(1, "uses")
+    uses, knows = on & (needed != written) & laws.free(1, "uses"), on & (known != written) & laws.free(1, "knows")
     frees, finishes = laws.free(1, "frees") & (freed != needed), laws.free(1, "finishes") & (finished != filled)
     m.d.sync += [
         needed.eq(needed + uses),
+        known.eq(known + knows),
         freed.eq(freed + frees),
         finished.eq(finished + finishes),
         written.eq(written + held.pop),
@@ -49,22 +50,24 @@ def laws() -> Laws:
         number.eq(Mux(held.end, 0, number + held.pop)),
         on.eq(Mux(on, ~((number == 0) & ~held.pop & ends), laws.free(1, "begins"))),
     ]
-    # Without a phase the walk goes back to the buffer's begin, as the unit does.
+    # Without a phase the walk goes back to the buffer's begin, as the unit does, which hears of a phase and of what is used up a cycle later.
     with m.If(~on):
-        m.d.sync += [values.eq(laws.free(1, "values")), *(s.eq(0) for s in (written, needed, freed, filled, finished))]
+        m.d.sync += [values.eq(laws.free(1, "values")), *(s.eq(0) for s in (written, known, needed, freed, filled, finished))]
+    heard, used, done = (Signal.like(s, name=f"{s.name}_before") for s in (on, freed, finished))
+    m.d.sync += [heard.eq(on), used.eq(Mux(heard, freed, 0)), done.eq(Mux(heard, finished, 0))]
     m.d.comb += [
         held.phase.keys.eq(on & ~values),
         held.phase.values.eq(on & values),
         held.heads.header_beats.eq(HEADER),
         held.heads.kv_words.eq(WORDS),
         held.heads.key_beats.eq(HEADER + WORDS),
-        held.progress.needed.eq(needed),
+        held.progress.known.eq(known),
         held.progress.freed.eq(freed),
         held.progress.finished.eq(finished),
         held.progress.entry.eq(finished),
         held.present.token.eq(filled - (number != 0)),
+        held.ready.eq(on & laws.free(1, "ready")),
     ]
-    laws.drive(held.ready)
     last = Mux(values, WORDS, HEADER + WORDS) - 1
     laws.law(
         "a beat is taken in a phase, one that is ready, where there is room for it",
@@ -74,19 +77,24 @@ def laws() -> Laws:
         "an entry begins where there is room for it",
         ~(held.pop & (number == 0)) | ((filled - finished)[:ENTRY_BITS] < ENTRIES_HELD),
     )
-    laws.law("each beat is kept behind the one before", held.address == written[: len(held.address)])
+    laws.law("each beat is kept behind the one before", ~held.pop | (held.address == written[: len(held.address)]))
     laws.law("an entry ends with its last beat", held.end == (held.pop & (number == last)))
-    laws.law("the beat needed is there just when it was taken before", held.there == (needed != written))
+    beyond, was_on = Signal(BEAT_BITS), Signal()
+    m.d.sync += [beyond.eq(written - known), was_on.eq(on & heard)]
     laws.law(
-        "a beat that is ready is taken at once where there is room for it and its entry",
+        "which beats are kept beyond those known is said a cycle later, and no others",
+        ~was_on | (held.more == Cat(beyond > k for k in range(MORE))),
+    )
+    laws.law(
+        "a beat that is ready is taken at once where there was room for it and its entry",
         held.pop
-        | ~(on & held.ready & ((written - freed)[:BEAT_BITS] != BEATS_HELD))
-        | ((number == 0) & ((filled - finished)[:ENTRY_BITS] == ENTRIES_HELD)),
+        | ~(on & heard & held.ready & ((written - used)[:BEAT_BITS] != BEATS_HELD))
+        | ((number == 0) & ((filled - done)[:ENTRY_BITS] == ENTRIES_HELD)),
+        bound=30,
     )
-    laws.law(
-        "the step's entry is the one that was taken in its turn",
-        (finished == filled) | (held.own.token[:ENTRY_BITS] == finished),
-    )
+    own, there = Signal(ENTRY_BITS), Signal()
+    m.d.sync += [own.eq(finished), there.eq(on & (finished != filled))]
+    laws.law("the step's entry is the one that was taken in its turn", ~there | (held.own.token[:ENTRY_BITS] == own))
     again = Signal()
     m.d.sync += again.eq(again | (on & ends & (number == 0) & ~held.pop & (written != 0)))
     laws.reached("as many entries are kept as there is room for", on & ((filled - finished)[:ENTRY_BITS] == ENTRIES_HELD))

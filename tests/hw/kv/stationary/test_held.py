@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 
-from hw.kv.stationary.held import HeldEntries
+from hw.kv.stationary.held import MORE, HeldEntries
 from skipopu.layout import KvEntry
+from skipopu.machine import pipeline
 from skipopu.machine.config import BEATS_HELD, ENTRIES_AT_ONCE, ENTRIES_HELD, Machine
 from tests.hw.kv.support import set_heads, simulate
 
 MACHINE = Machine.load("tiny-masks")
 LANES = MACHINE.kv_lanes
+ZERO = ("begin", "last", "known", "freed", "finished")  # between phases
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,7 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
     """No beat goes where one is still needed, no entry's description either; whoever walks finds both while it needs them."""
     dut, entry, rng = HeldEntries(MACHINE), KvEntry(heads, dim, MACHINE), np.random.default_rng(heads)
     asked = [0, 0]  # entries wanted of keys, of values
+    behind = 1 + pipeline.told(MACHINE)  # what began with what was seen then is told now
 
     async def phase(ctx: SimulatorContext, values: bool, entries: int) -> int:
         run, most = entry.key_beats - entry.header_beats * values, 1 << together if values else 1
@@ -41,6 +44,16 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             ctx.set(port, value)
         buffer, written, freed, finished, begun, cycle, waiting = [-1] * BEATS_HELD, 0, 0, 0, 0, 0, 0
         walking: list[int] = []  # beats of the round that are to be used, in their order
+        known, answer, none, ended = (
+            0,
+            0,
+            False,
+            0,
+        )  # beats said to be kept; how many more of them, a cycle ago; entries that came, whole
+        used: int | None = None  # the entry of the step before
+        used_up = 0, 0
+        seen = [0] * (behind + 1)  # entries that waited, of so many cycles before
+        await ctx.tick()  # the phase is in the port's registers
         while finished < entries:
             came = asked[values]
             which = values or (bool(stalls) and rng.random() < 0.3)  # values may be wanted while keys are used
@@ -48,13 +61,19 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             ctx.set(dut.came, came_now)
             ctx.set(dut.came_values, which)
             assert ctx.get(dut.pending) == (1 << waiting) - 1  # of the cycle before
-            start = not walking and waiting > 0 and (waiting >= most or begun + waiting == entries)
+            seen = [*seen[1:], waiting]
+            own = min(most, seen[0])
+            steady = cycle > behind + 2 and begun + seen[0] <= came  # what began last was seen by then
+            start = not walking and steady and own > 0 and (own == most or begun + own == entries)
             ctx.set(dut.progress.begin, start)
-            own = min(most, waiting)
             waiting = min(ENTRIES_AT_ONCE, came - begun)
             if start:
                 walking = [(begun + e) * run + w for w in range(run) for e in range(own)]
                 begun += own
+            if used is not None:  # the cycle before
+                about = ctx.get(dut.own)
+                assert (about.token, about.score) == (100 + used, 3 * used)
+                used = None
             # Memory
             ready = written < came * run and (not stalls or rng.random() < 0.8)
             ctx.set(dut.ready, ready)
@@ -63,18 +82,23 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
             ctx.set(dut.progress.freed, freed % (2 * BEATS_HELD))
             ctx.set(dut.progress.finished, finished % (2 * ENTRIES_HELD))
             popped = ctx.get(dut.pop)
-            room = written - freed < BEATS_HELD and (written % run > 0 or present - finished < ENTRIES_HELD)
+            room = written - used_up[0] < BEATS_HELD and (written % run > 0 or present - used_up[1] < ENTRIES_HELD)
             assert popped == (ready and room)
+            used_up = freed, finished  # which the port knows a cycle later
+            # What is said to be kept
+            assert ctx.get(dut.more) == answer
+            last = came == entries
+            ctx.set(dut.progress.last, last)
+            ctx.set(dut.progress.known, known % (2 * BEATS_HELD))
+            answer = sum(1 << k for k in range(MORE) if none or written - known > k)
+            none = last and ended == entries
             # A step of the walk
             if walking and not start:
                 beat = walking[0]
-                ctx.set(dut.progress.needed, beat % (2 * BEATS_HELD))
                 ctx.set(dut.progress.entry, beat // run % ENTRIES_HELD)
-                assert ctx.get(dut.there) == (written > beat)
                 if written > beat and rng.random() >= stalls:
                     assert buffer[beat % BEATS_HELD] == beat
-                    known = ctx.get(dut.own)
-                    assert (known.token, known.score) == (100 + beat // run, 3 * (beat // run))
+                    used = beat // run
                     walking.pop(0)
                     if most == 1:
                         freed = beat + 1
@@ -85,13 +109,17 @@ def test_a_phase_of_values_behind_one_of_keys(heads: int, dim: int, together: in
                 assert ctx.get(dut.end) == (written % run == run - 1)
                 buffer[written % BEATS_HELD] = written
                 written += 1
+                ended = written // run
             else:
                 assert not ctx.get(dut.end)
             asked[which] += came_now
+            known += int(rng.integers(0, min(MORE, written - known) + 1))
             await ctx.tick()
             cycle += 1
-        for port in (dut.phase.keys, dut.phase.values, dut.progress.begin, dut.came, dut.progress.freed, dut.progress.finished):
+        for port in (dut.phase.keys, dut.phase.values, dut.came, *(getattr(dut.progress, n) for n in ZERO)):
             ctx.set(port, 0)
+        ctx.set(dut.ready, 0)
+        await ctx.tick()
         ctx.set(dut.ready, 1)  # of the next phase
         assert not ctx.get(dut.pop)
         await ctx.tick()

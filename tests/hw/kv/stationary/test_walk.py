@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +13,39 @@ import pytest
 from amaranth.sim import SimulatorContext
 
 from hw.kv.shapes import HeadShapes
+from hw.kv.stationary.held import MORE
 from hw.kv.stationary.walk import HeldWalk
 from hw.pe.stationary.slice import StationarySlice
 from skipopu.layout import KvEntry
-from skipopu.machine.config import BEATS_HELD, ENTRIES_HELD, QUERY_LANES, Machine
+from skipopu.machine import pipeline
+from skipopu.machine.config import BEATS_HELD, ENTRIES_AT_ONCE, ENTRIES_HELD, QUERY_LANES, Machine
 from tests.hw.kv.support import set_heads, simulate
 from tests.hw.kv.test_walk import Block, random_blocks
 
 MACHINE = dataclasses.replace(Machine.load("tiny-masks"), kv_heads=16)
-ENTRY = KvEntry(9, 2 * MACHINE.kv_lanes, MACHINE)  # two header beats
-EVERY = (1 << MACHINE.ports) - 1
-BLOCKS = min(HeadShapes(MACHINE).blocks, MACHINE.query_words // (ENTRY.kv_heads * ENTRY.head_beats))
+LONG = KvEntry(9, 2 * MACHINE.kv_lanes, MACHINE)  # two header beats
+SHORT = KvEntry(1, MACHINE.kv_lanes, MACHINE)  # a round is over before its begin is seen
+LATE = pipeline.told(MACHINE)
 Step = dict[str, Any]
+
+
+def most_blocks(entry: KvEntry) -> int:
+    return min(HeadShapes(MACHINE).blocks, MACHINE.query_words // (entry.kv_heads * entry.head_beats))
 
 
 def lanes_of(block: Block) -> list[int]:
     return [q for q in range(QUERY_LANES) if block["lanes"] >> q & 1]
 
 
-def steps(blocks: list[Block], values: bool, alone: bool, entries: int, first: int, number: int) -> Iterator[Step]:
+def steps(
+    entry: KvEntry, blocks: list[Block], values: bool, alone: bool, entries: int, first: int, number: int
+) -> Iterator[Step]:
     """Of a round of ``entries`` entries, ``number`` rounds of entries behind the first: beats count from ``first`` on.
 
     Of values that go together all beats are ``kept`` until the round ends, else a head of keys, or a beat of values, until it is used up.
     """
-    run = ENTRY.key_beats - ENTRY.header_beats * values
-    for k in range(0 if values else ENTRY.header_beats):
+    run = entry.key_beats - entry.header_beats * values
+    for k in range(0 if values else entry.header_beats):
         yield {
             "at": first + k,
             "product": 0,
@@ -47,17 +56,17 @@ def steps(blocks: list[Block], values: bool, alone: bool, entries: int, first: i
             "of": 0,
             "kept": first,
         }
-    body, count = first + (0 if values else ENTRY.header_beats), len(blocks)
-    for head in range(ENTRY.kv_heads):
-        beats = range(ENTRY.head_beats)
+    body, count = first + (0 if values else entry.header_beats), len(blocks)
+    for head in range(entry.kv_heads):
+        beats = range(entry.head_beats)
         loops = (
             [(b, k, e) for b in beats for k in range(count) for e in range(entries)]
             if values
             else [(b, k, 0) for k in range(count) for b in beats]
         )
         for beat, k, e in loops:
-            word = head * ENTRY.head_beats + beat
-            begins, ends = (e == 0, e == entries - 1) if values else (beat == 0, beat == ENTRY.head_beats - 1)
+            word = head * entry.head_beats + beat
+            begins, ends = (e == 0, e == entries - 1) if values else (beat == 0, beat == entry.head_beats - 1)
             used = word if values else word - beat
             yield {
                 "at": body + word + e * run,
@@ -75,7 +84,7 @@ def steps(blocks: list[Block], values: bool, alone: bool, entries: int, first: i
                 "number_first": head * count,
                 "round": (number + e) % ENTRIES_HELD,
                 "word": blocks[k]["base"] + word,
-                "head": blocks[k]["base"] + head * ENTRY.head_beats,
+                "head": blocks[k]["base"] + head * entry.head_beats,
                 "entry": number + e,
                 "of": e,
                 "sums": lanes_of(blocks[k]) if ends else [],
@@ -84,41 +93,71 @@ def steps(blocks: list[Block], values: bool, alone: bool, entries: int, first: i
             }
 
 
+@dataclass
+class Port:
+    """What :class:`hw.kv.stationary.held.HeldEntries` says of a phase, of ``entries`` of ``run`` beats.
+
+    came, begun: entries asked for, and those of rounds that it was told of. written: beats kept. pending: entries that waited a cycle before.
+    answer: how many beats are kept beyond those known; none: no more will come.
+    """
+
+    entries: int
+    run: int
+    came: int = 0
+    begun: int = 0
+    written: int = 0
+    pending: int = 0
+    answer: int = 0
+    none: bool = False
+
+    def tick(self, comes: bool, keeps: bool, begins: int, last: bool, known: int, freed: int) -> None:
+        """A cycle: an entry is asked for, a beat kept if there is room, a round of up to ``begins`` entries begins."""
+        self.answer = MORE if self.none else min(MORE, self.written - known)
+        self.none = last and self.written == self.came * self.run
+        before = self.pending
+        self.pending = min(ENTRIES_AT_ONCE, self.came - self.begun)
+        self.begun += min(begins, before)
+        self.written += keeps and self.written < min(self.came * self.run, freed + BEATS_HELD)
+        self.came += comes and self.came < self.entries
+
+
 @pytest.mark.parametrize("together", [0, 1, 2])
 @pytest.mark.parametrize("stalls", [True, False])
-def test_rounds(together: int, stalls: bool) -> None:
-    dut, rng, ports = HeldWalk(MACHINE), np.random.default_rng(together), MACHINE.ports
-    taken_at, words = StationarySlice.PUT_ASIDE, 1 << len(dut.query.word)
+@pytest.mark.parametrize("entry", [LONG, SHORT], ids=["long", "short"])
+def test_rounds(entry: KvEntry, together: int, stalls: bool) -> None:
+    dut, rng = HeldWalk(MACHINE), np.random.default_rng(together)
+    taken_at, words = StationarySlice.PUT_ASIDE + LATE, 1 << len(dut.query.word)
 
     async def phase(ctx: SimulatorContext, values: bool) -> None:
-        blocks = random_blocks(rng, int(rng.integers(1, BLOCKS + 1)), MACHINE)
-        set_heads(ctx, dut.heads, ENTRY)
+        blocks = random_blocks(rng, int(rng.integers(1, most_blocks(entry) + 1)), MACHINE)
+        if entry is SHORT:  # a query, whose sum is out at once
+            blocks = [blocks[0] | {"lanes": 1}]
+        set_heads(ctx, dut.heads, entry)
         ctx.set(dut.most, together)
         ctx.set(dut.listed.count, len(blocks))
         for k, block in enumerate(blocks):
             ctx.set(dut.listed.blocks[k], block)
         ctx.set(dut.phase.keys, not values)
         ctx.set(dut.phase.values, values)
-        most = 1 << together if values else 1
-        rounds = [
-            *[[most] * ports] * (7 if most == 4 else 2),  # of seven: more beats than their numbers have a range
-            [most, *[most // 2] * (ports - 1)],  # what no more come behind
-            [max(1, most - 1), *[0] * (ports - 1)],
-        ]
-        first, number, heads_there, cycle = 0, 0, 0, 0
+        most, run = 1 << together if values else 1, entry.key_beats - entry.header_beats * values
+        full = 9  # rounds of more beats than their numbers have a range
+        ports = [Port(full * most + most // (1 + (p > 0)) + max(0, most - 1) * (p == 0), run) for p in range(MACHINE.ports)]
+        first, number, heads_there, cycle, known, freed, all_came = 0, 0, 0, 0, 0, 0, 0
         told: dict[int, tuple[Step, int]] = {}
+        beats: dict[int, Step] = {}
+        kept: dict[int, tuple[int, int]] = {}  # beats used up at least and at most
         taken: dict[int, tuple[int, Step, bool]] = {}
         busy = -1  # the last cycle in which something is taken out
+        begins: list[int] = []  # cycles in which the ports are told that a round begins
 
         async def tick() -> None:
-            """Looks at what follows the steps so far."""
-            nonlocal cycle
-            step, found = ctx.get(dut.step), ctx.get(dut.taken)
+            """Looks at what follows the steps so far, and lets the ports follow what they are told."""
+            nonlocal cycle, known, freed, all_came
+            step, found, beat, progress = ctx.get(dut.step), ctx.get(dut.taken), ctx.get(dut.beat), dut.progress
             if cycle in told:
                 expected, active = told.pop(cycle)
-                seen = {"word": ctx.get(dut.query.word), "head": ctx.get(dut.query.head), "entry": ctx.get(dut.progress.entry)}
+                seen = {"word": ctx.get(dut.query.word), "head": ctx.get(dut.query.head)}
                 assert ctx.get(dut.active) == active
-                assert seen["entry"] == expected["entry"] % ENTRIES_HELD
                 for name in ("header", "work", *(["header_number"] if expected["header"] else [])):
                     assert step[name] == expected[name]
                 if expected["work"]:
@@ -129,6 +168,13 @@ def test_rounds(together: int, stalls: bool) -> None:
             else:
                 assert not step.header
                 assert not step.work
+            expected = beats.pop(cycle, {"product": 0})
+            assert beat.product == expected["product"]
+            if "entry" in expected:
+                assert ctx.get(progress.entry) == expected["entry"] % ENTRIES_HELD
+            if expected["product"]:
+                assert beat.address == expected["at"] % BEATS_HELD
+                assert (beat.first, beat.last) == (expected["first"], expected["last"])
             assert found.valid == (cycle in taken)
             if cycle in taken:
                 lane, expected, opening = taken.pop(cycle)
@@ -136,61 +182,67 @@ def test_rounds(together: int, stalls: bool) -> None:
                 assert (found.lane, found.first, found.number) == (lane, opening, expected["number"])
                 if values:
                     assert found.sum_number == expected["sum_number"]
+            known += (ctx.get(progress.known) - known) % (2 * BEATS_HELD)
+            freed += (ctx.get(progress.freed) - freed) % (2 * BEATS_HELD)
+            least, greatest = kept.pop(cycle, (0, freed))
+            assert least <= freed <= greatest
+            assert freed <= known <= freed + BEATS_HELD
+            if ctx.get(progress.begin):
+                begins.append(cycle)
+            all_came += all(port.came == port.entries for port in ports)
+            ctx.set(dut.last_entries, all_came > 4)
+            for port in ports:
+                assert port.none or known <= port.written
+                comes, keeps = ((rng.random(2) < 0.6).tolist()) if stalls else (True, True)
+                port.tick(comes, keeps, most * ctx.get(progress.begin), bool(ctx.get(progress.last)), known, freed)
             await ctx.tick()
             cycle += 1
+            for port, pending, more in zip(ports, dut.pending, dut.more, strict=True):
+                ctx.set(pending, (1 << port.pending) - 1)
+                ctx.set(more, (1 << port.answer) - 1)
 
-        for turn, counts in enumerate(rounds):
-            last, entries = turn >= len(rounds) - 2, max(counts)
+        left = [port.entries for port in ports]
+        turn = 0
+        while any(left):
+            counts = [min(most, entries) for entries in left]
+            left = [entries - count for entries, count in zip(left, counts, strict=True)]
+            entries = max(counts)
             often = float(rng.choice([0.05, 0.5])) if stalls else 1
-            coming = sum(map(max, rounds[turn : turn + 2]))  # entries whose probabilities may be made by then
-            if stalls and not last:  # a port that may get another entry is waited for
-                ctx.set(dut.last_entries, 0)
-                for p, port in enumerate(dut.pending):
-                    ctx.set(port, (1 << counts[p] - (p == 0)) - 1)
-                for _ in range(3):
-                    assert ctx.get(dut.idle)
-                    await tick()
-            assert not ctx.get(dut.progress.begin)
-            for p, port in enumerate(dut.pending):
-                ctx.set(port, (1 << counts[p]) - 1)
-            ctx.set(dut.last_entries, last)
-            assert ctx.get(dut.progress.begin)
-            assert ctx.get(dut.waits)
-            await tick()
+            coming = entries + max(min(most, other) for other in left)  # entries whose probabilities may be made by then
+            waited = 0
+            while ctx.get(dut.idle):
+                # Ports that may get another entry are waited for.
+                ready = all_came > 4 or min(min(most, port.pending) for port in ports) == most
+                waited = waited + 1 if ready else 0
+                assert waited <= 3 + pipeline.answered(MACHINE)
+                await tick()
             began = cycle
-            for port in dut.pending:
-                ctx.set(port, 0)
-            assert not ctx.get(dut.waits)
-            every = list(steps(blocks, values, most == 1, entries, first, number))
+            every = list(steps(entry, blocks, values, most == 1, entries, first, number))
             needed = list(itertools.accumulate((step["at"] for step in reversed(every)), min))[::-1]  # from this step on
             for k, expected in enumerate(every):
-                active = sum(1 << p for p in range(ports) if counts[p] > expected["of"])
+                active = sum(1 << p for p, count in enumerate(counts) if count > expected["of"])
                 while True:
-                    there = int(rng.integers(0, EVERY + 1)) if stalls and rng.random() < 0.5 else EVERY
-                    ctx.set(dut.there, there)
-                    wanted = (entries - 1) * ENTRY.kv_heads + (expected.get("head_of_values") or 0)
-                    written = values and heads_there < coming * ENTRY.kv_heads and rng.random() < often
+                    wanted = (entries - 1) * entry.kv_heads + (expected.get("head_of_values") or 0)
+                    written = values and heads_there < coming * entry.kv_heads and rng.random() < often
                     ctx.set(dut.written, written)
                     # In a round's first cycle the heads of entries before the last one are yet to be left out.
                     weighed = not values or (heads_there > wanted and (entries == 1 or cycle > began))
                     sums = expected.get("sums", [])
                     # The first of a sum's queries is taken PUT_ASIDE cycles behind its last step, when all before it are.
                     free = not sums or cycle + taken_at > busy
-                    moves = not active & ~there and weighed and free
-                    assert ctx.get(dut.progress.needed) == expected["at"] % (2 * BEATS_HELD)
-                    kept = expected["kept"]
-                    assert (ctx.get(dut.progress.freed) - kept) % (2 * BEATS_HELD) <= needed[k] - kept
-                    assert ctx.get(dut.ended) == (entries if moves and values and k == len(every) - 1 else 0)
+                    moves = ctx.get(dut.working)
+                    if moves:  # then it is there, and what was known when the ports were told is enough
+                        assert weighed
+                        assert free
+                        assert all(port.written > expected["at"] for p, port in enumerate(ports) if active >> p & 1)
+                    else:
+                        assert not (weighed and free and known > expected["at"])
+                    kept[cycle + LATE] = expected["kept"], needed[k]
+                    assert ctx.get(dut.ended) == 0
                     if values:
                         assert ctx.get(dut.weighed) == weighed
-                    assert ctx.get(dut.working) == moves
-                    beat = ctx.get(dut.beat)
-                    assert beat.product == (moves and expected["product"])
                     if moves:
-                        assert beat.address == expected["at"] % BEATS_HELD
-                        if expected["product"]:
-                            assert (beat.first, beat.last) == (expected["first"], expected["last"])
-                        told[cycle + 1] = expected, active
+                        told[cycle + LATE + 1], beats[cycle + LATE] = (expected, active), expected
                         for late, lane in enumerate(sums):
                             taken[cycle + taken_at + late] = lane, expected, turn == 0
                             busy = cycle + taken_at + late
@@ -198,19 +250,23 @@ def test_rounds(together: int, stalls: bool) -> None:
                     await tick()
                     if moves:
                         break
-            heads_there = max(0, heads_there - entries * ENTRY.kv_heads)
+            heads_there = max(0, heads_there - entries * entry.kv_heads)
             first = expected["at"] + 1
             number += entries
             assert ctx.get(dut.idle)
-            assert ctx.get(dut.progress.freed) == first % (2 * BEATS_HELD)
-            assert ctx.get(dut.progress.finished) == number % (2 * ENTRIES_HELD)
-        ctx.set(dut.written, 0)
+            assert ctx.get(dut.ended) == (entries if values else 0)
+            ctx.set(dut.written, 0)
+            turn += 1
         for _ in range(taken_at + QUERY_LANES):
             await tick()
         assert not taken
-        for port in (dut.phase.keys, dut.phase.values):
+        assert [port.begun for port in ports] == [port.entries for port in ports]
+        assert len(begins) == turn
+        assert freed == first
+        assert ctx.get(dut.progress.finished) == number % (2 * ENTRIES_HELD)
+        for port in (dut.phase.keys, dut.phase.values, dut.last_entries, *dut.pending, *dut.more):
             ctx.set(port, 0)
-        await ctx.tick()
+        await ctx.tick().repeat(2)
 
     async def bench(ctx: SimulatorContext) -> None:
         await ctx.tick()

@@ -8,15 +8,19 @@ import random
 import numpy as np
 import pytest
 from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import connect
 from amaranth.sim import SimulatorContext
 
 from hw.arithmetic.pipeline import delay
+from hw.memory.places import BeatPlaces
 from hw.pe.activation import AlignedMemory
 from hw.pe.array import ArrayUnit
 from hw.pe.stationary.operands import Operands, word_lanes
 from hw.pe.tile import Tile
 from skipopu.channel_stream import ChannelStream
 from skipopu.isa.spec import BUFFER_UNIT, MATMUL, Epilogue, matmul_shape
+from skipopu.machine import pipeline
 from skipopu.machine.config import Machine
 from skipopu.machine.pipeline import OPERANDS
 from skipopu.numerics import align, fp32
@@ -25,6 +29,7 @@ from skipopu.numerics.formats import INT4, INT8, Format
 from skipopu.numerics.profile import PROFILES
 from tests.hw.bench import exercise
 
+DEPTH = 8  # beats that a port's memory holds
 MACHINE = Machine("bench", 1, 64, 4, 2, 1024, 1024, 64, 64, 64, weight_fifo=8, burst=4, stationary=True)
 
 
@@ -36,6 +41,8 @@ class Bench(Elaboratable):
         self.array = ArrayUnit(machine, self.tiles)
         self.memories = [AlignedMemory(machine, machine.activation, word_lanes(machine)) for _ in range(2)]
         self.operands = Operands(machine)
+        self.places = [BeatPlaces(machine.port_bits, DEPTH) for _ in self.tiles]
+        self.beats = [stream.Signature(machine.port_bits).flip().create(path=(f"beats_{p}",)) for p in range(machine.ports)]
         self.slot, self.element, self.offset = Signal(2), Signal(20), Signal(10)
         self.data, self.exponent, self.enable = Signal(ALIGNED_BITS * machine.vector_lanes), Signal(8), Signal()
 
@@ -65,6 +72,16 @@ class Bench(Elaboratable):
                 memory.write_exponent.eq(self.exponent),
                 memory.write_enable.eq(self.enable),
             ]
+        for p, places in enumerate(self.places):
+            m.submodules[f"places_{p}"] = places
+            m.d.comb += [
+                places.push.eq(self.beats[p].valid & self.beats[p].ready),
+                places.push_data.eq(self.beats[p].payload),
+                self.beats[p].ready.eq(places.level < DEPTH),
+                array.behind[p].eq(places.behind),
+                *([array.further[p].eq(places.further)] if pipeline.told(array.machine) else []),
+            ]
+            connect(m, places.beats, array.beats[p])
         bus = delay(m, operands.operands, OPERANDS - 1, "bus")
         for p, tile in enumerate(self.tiles):
             m.submodules[f"tile_{p}"] = tile
@@ -139,7 +156,7 @@ def test_a_product(ports: int, bits: int, mask: int, weights: Format, rows: int)
         assert seen == expected
 
     feed = {
-        array.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports) if len(beats[p])
+        dut.beats[p]: [int.from_bytes(beat.tobytes(), "little") for beat in beats[p]] for p in range(ports) if len(beats[p])
     }
     constants = [(array.instruction, {"word": word, "mask": mask}), (array.group, group)]
     exercise(dut, feed, {}, drive=drive, constants=constants, seeds=(1,))

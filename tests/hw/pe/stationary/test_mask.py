@@ -22,7 +22,8 @@ GROUPS, GROUP, LISTED, INNER = 3, 32, (0, 2), 64
 
 @pytest.mark.parametrize(("norm", "source"), [(0, 0), (1, 0), (0, 1)])
 def test_channels_of_listed_slots(norm: int, source: int) -> None:
-    """Each slot's, and those that any has; a group's thresholds come from the ports in turn."""
+    """Each slot's, and those that any has; a group's thresholds come from the ports in turn. They stand for a product with the same mask, which counts
+    them too."""
     dut, rng, vector, lanes = MaskUnit(MACHINE), np.random.default_rng(norm), MACHINE.vector_lanes, word_lanes(MACHINE)
     first, elements = INNER * source, GROUPS * GROUP
     keys = rng.integers(0, 1 << mask.KEY_BITS, (MACHINE.tokens, INNER + elements))
@@ -52,18 +53,36 @@ def test_channels_of_listed_slots(norm: int, source: int) -> None:
         await ctx.tick()
         ctx.set(dut.begin, 0)
         cycles = 0
+        there = [0 for _ in beats]  # beats that came
+        read = left_out = 0
         while not ctx.get(dut.done):
-            ctx.set(dut.ready, sum((bool(own) and rng.random() < 0.7) << p for p, own in enumerate(beats)))
-            for port, own in zip(dut.thresholds, beats, strict=True):
-                ctx.set(port, own[0] if own else int(rng.integers(1 << 32)))
+            # Beats that came stay until they are taken.
+            ctx.set(dut.ready, sum((count > 0) << p for p, count in enumerate(there)))
+            ctx.set(dut.behind, sum((count > 1) << p for p, count in enumerate(there)))
+            for port, own, count in zip(dut.thresholds, beats, there, strict=True):
+                ctx.set(port, own[0] if count else int(rng.integers(1 << 32)))
             taken = ctx.get(dut.taken)
+            read, left_out = read + ctx.get(dut.channels_read), left_out + ctx.get(dut.channels_left_out)
             await ctx.tick()
             for p, own in enumerate(beats):
                 if taken >> p & 1:
+                    assert there[p]
                     own.popleft()
+                there[p] += (there[p] < len(own) + (taken >> p & 1) and rng.random() < 0.4) - (taken >> p & 1)
             cycles += 1
             assert cycles < 1000
         assert not any(beats)
+        assert (read, left_out) == (active.any(0).sum(), elements - active.any(0).sum())
+        ctx.set(dut.instruction, {"word": word, "mask": sum(1 << slot for slot in LISTED), "masked": 1, "again": 1})
+        ctx.set(dut.begin, 1)
+        assert not ctx.get(dut.started)
+        assert (ctx.get(dut.channels_read), ctx.get(dut.channels_left_out)) == (read, left_out)
+        await ctx.tick()
+        ctx.set(dut.begin, 0)
+        for _ in range(8):
+            assert ctx.get(dut.done)
+            assert not ctx.get(dut.channels_read)
+            await ctx.tick()
         for number in range(elements // lanes):
             part = slice(number * lanes, (number + 1) * lanes)
             ctx.set(dut.read_word, first // lanes + number)
