@@ -20,8 +20,8 @@ class Issue(data.StructLayout):
     word: the instruction. mask: listed slots. address: memory address with the layer base, 64-byte units. position: of
     slot 0. count: slots of the chunk. map_row: KV map index of (layer, token 0). trace_row: address of the layer's trace,
     64-byte units. first_layer: layer is 0. empty: nothing to do. entries: KVWRITEs
-    dispatched before it. window: tokens that a query of the layer sees, 0: all; where a machine has windows. masked: a product with thresholds, again: it has
-    the mask of the product before; where it has masks.
+    dispatched before it. window: tokens that a query of the layer sees, 0: all; where a machine has windows. masked: a product with thresholds,
+    again: it has the mask of the product before; where it has masks.
     """
 
     def __init__(self, machine: Machine) -> None:

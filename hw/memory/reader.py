@@ -161,8 +161,8 @@ class BurstReader(Component):
 class ReadPort(Component):
     """Three burst readers behind one AXI read channel; attention goes before weights, whose product has to wait for it.
 
-    Latency: 2 cycles from a client's run to ``arvalid``, 4 of weights of a stationary array, 2 from ``rvalid`` to the client's beat, pipeline.apart from ``stop`` and
-    ``background``, and to ``quiet``, ``error`` and ``nobodys``. Throughput: a beat per cycle.
+    Latency: 2 cycles from a client's run to ``arvalid``, pipeline.queued more of weights, 2 from ``rvalid`` to the client's beat, pipeline.apart
+    from ``stop`` and ``background``, and to ``quiet``, ``error`` and ``nobodys``. Throughput: a beat per cycle.
     """
 
     def __init__(self, machine: Machine) -> None:

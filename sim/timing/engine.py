@@ -185,9 +185,7 @@ class Timing:
         self.state.last_mask = None
         for pc in part:
             if steps[pc].instruction in HANDLERS:
-                if steps[pc].instruction not in (MATMUL, KVWRITE) or (
-                    steps[pc].instruction is MATMUL and not self.state.thresholds
-                ):
+                if steps[pc].instruction is not KVWRITE and not self.state.thresholds:
                     self.state.last_mask = None
                 self.issue(steps[pc])
                 self.state.thresholds = 0

@@ -22,7 +22,8 @@ from skipopu.masks import ThresholdTable
 KNOWN = 3  # cycles behind a group's last comparison until what is needed of it is known
 GROUP = 5  # cycles of the fetch's walk over a group, besides its pieces
 TILE = 3  # from a tile's last run to the next one's first group
-QUEUE = 5  # runs that are found before the first of them is accepted, at most
+QUEUE, ROOM = 5, 3  # runs that are found before the first of them is accepted, at most; from then until the next one is found
+FOUND = 2  # a run found, where no queue is, to the address of its first burst
 OPEN, OVER = 3, 1  # bubbles in front of a part's first beat and behind its last one
 
 
@@ -223,7 +224,7 @@ def flow(
 
     queued = pipeline.queued(machine)
     if product.again:
-        now, known, first = due - 2 - queued, [FIRST] * len(product.active), begin
+        now, known, first = due - FOUND - queued, [FIRST] * len(product.active), begin
     else:
         known = compare(machine, product, lambda size: bring(size, [due] * len(readers)), takes, begin)
         now, first = begin, known[-1] + KNOWN
@@ -235,7 +236,7 @@ def flow(
         """A run goes out."""
         nonlocal now
         if len(runs) == QUEUE:
-            now = max(now, runs[0] + 3)
+            now = max(now, runs[0] + ROOM)
         accepted = [max(now + 1 + queued, reader.asked + 1) for reader in readers]
         runs.append(max(accepted))
         here = (page - beat - 1) % whole + 1

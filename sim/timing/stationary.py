@@ -12,7 +12,7 @@ from sim.timing.multiplying import Multiplying
 from sim.timing.reader import FIRST, READABLE, Pending, Reader, Windows
 from skipopu.machine.config import TOKENS_AT_ONCE, Machine
 
-RUN = 3  # cycles from a run that all ports accepted to the next one
+RUN = 3  # cycles from a run to the next one; that ports keep some ahead matters only where they are very short
 
 SHORT = 4  # bursts in a FIFO in which it matters where they end
 
