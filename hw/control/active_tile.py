@@ -28,16 +28,17 @@ class ActiveTile(Component):
         self.machine = machine
         groups = count_shape((1 << MATMUL.by_name["groups"].width) - 1)
         self.start = given(1, "begin with a tile")
+        self.leading = given(groups, "with that: leading groups that were asked for")
         self.base = given(
             Run(machine)["beat"].shape,
-            "its first beat, with that, and first word; what follows is stable from the next cycle until its last run",
+            "with that: the first beat behind those; what follows is stable from the next cycle until the tile's last run",
         )
         self.groups = given(groups, "of the product")
         self.group = given(GROUP_BITS, "channels of one")
         self.heads = given(GROUP_BITS + 1, "beats of its scales and zero points")
         self.per_group = given(GROUP_BITS + 1, "all of its beats")
         self.channels = given(range(machine.channel_slots.bit_length()), "of a beat, logarithm")
-        self.first_word = given(range(machine.activation // word_lanes(machine)), "of the product's channels")
+        self.first_word = given(range(machine.activation // word_lanes(machine)), "of the channels behind those, with base")
         self.groups_done = given(groups, "whose active channels are known")
         self.active = gives(ActiveWords(machine), "reads of active channels", "active_{}")
         self.runs = gives(stream.Signature(Run(machine)), "what to fetch")
@@ -76,7 +77,7 @@ class ActiveTile(Component):
                 m.d.sync += [opened.beat.eq(piece), opened.count.eq(count), is_open.eq(1)]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [group.eq(0), base.eq(self.base), word.eq(self.first_word)]
+                m.d.sync += [group.eq(self.leading), base.eq(self.base), word.eq(self.first_word)]
                 with m.If(self.start):
                     m.next = "GROUP"
             with m.State("GROUP"):

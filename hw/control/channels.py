@@ -14,7 +14,7 @@ from hw.control.weights import WeightRequest
 from hw.memory.reader import Run
 from hw.pe.stationary.active import ActiveWords
 from hw.pe.stationary.operands import word_lanes
-from hw.pe.stationary.tiles import head_beats, tile_size
+from hw.pe.stationary.tiles import head_beats, leading_groups, tile_size
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import ADDRESS_SHIFT, MATMUL
 from skipopu.machine.config import QUEUE_DEPTH, Machine
@@ -24,8 +24,8 @@ from skipopu.masks import THRESHOLD_BYTES
 class ChannelFetch(Component):
     """Turns a MATMUL's shape into runs of beats for the ports: of each tile all groups' scales, zero points and channels.
 
-    With thresholds those are fetched first, by the ports that hold them, where the product before has not the same mask; then, group by group as its
-    active channels are known, the scales and runs of beats with one.
+    With thresholds those are fetched first, by the ports that hold them, where the product before has not the same mask, and the first tile's
+    leading groups whole; then, group by group as its active channels are known, the scales and runs of beats with one.
 
     Ports take runs as they come; whether all have room for more is known late (:class:`hw.memory.reader.RunQueue`).
 
@@ -57,11 +57,12 @@ class ChannelFetch(Component):
         head = layout(fifo.r_data)
         m.d.comb += [fifo.w_data.eq(self.issue.payload), fifo.w_en.eq(self.issue.valid), self.issue.ready.eq(fifo.w_rdy)]
         left = Signal(MATMUL.by_name["rounds"].width)
-        run, base, per_group = Signal(Run(machine)), Signal(Run(machine)["beat"].shape), Signal(GROUP_BITS + 1)
+        run, base = Signal(Run(machine)), Signal(Run(machine)["beat"].shape)
         pending, taking_part = (Signal(machine.ports, name=name) for name in ("pending", "taking_part"))
         size, channels = tile_size(m, machine, left, head.two_digits)
         scales, zeros = head_beats(m, machine, size)
         heads = scales + (Mux(head.zero_points, zeros, 0) if machine.zero_points else 0)
+        per_group = registered(m, heads + (self.group >> channels), "per_group")
         behind = registered(m, (left - (Const(1) << size))[: len(left)], "behind")  # rounds of the tiles behind this one
         m.d.comb += taking_part.eq((1 << machine.ports) - 1)
         with m.If(left == 1):
@@ -71,8 +72,15 @@ class ChannelFetch(Component):
         m.d.sync += pending.eq(0)
         room = registered(m, Cat(runs.ready for runs in self.runs).all(), "room")
         tile = ActiveTile(machine) if machine.masks else None
+        leading: Value = Const(0, 1)
+        ahead = Signal()
         if tile is not None:
             m.submodules.tile = tile
+            leading = registered(m, leading_groups(machine, head.groups, self.group), "leading")
+            ahead = Signal.like(leading)  # those of the next tile that were asked for
+            lanes = word_lanes(machine).bit_length() - 1
+            first_word = Mux(head.source, self.inner >> lanes, 0)
+            behind_leading = registered(m, leading * (self.group >> lanes), "behind_leading")
             connect(m, tile.active, flipped(self.active))
             m.d.comb += [
                 tile.base.eq(base),
@@ -82,7 +90,8 @@ class ChannelFetch(Component):
                 tile.channels.eq(registered(m, channels, "own_channels")),
                 tile.groups.eq(head.groups),
                 tile.group.eq(self.group),
-                tile.first_word.eq(Mux(head.source, self.inner >> (word_lanes(machine).bit_length() - 1), 0)),
+                tile.leading.eq(ahead),
+                tile.first_word.eq(first_word + Mux(ahead == 0, 0, behind_leading)),
                 tile.groups_done.eq(self.groups_done),
             ]
         demanded = Signal(2)
@@ -97,9 +106,9 @@ class ChannelFetch(Component):
                         with m.If(head.masked & ~head.again):
                             m.next = "THRESHOLDS"
             with m.State("TILE"):
-                m.d.sync += per_group.eq(heads + (self.group >> channels))
                 m.next = "BEATS"
                 if tile is not None:
+                    m.d.sync += ahead.eq(0)
                     with m.If(head.masked):
                         m.d.comb += tile.start.eq(1)
                         m.next = "ACTIVE"
@@ -111,7 +120,23 @@ class ChannelFetch(Component):
                 m.d.sync += base.eq(run.beat + run.count)
                 self._next_tile(m, left, behind, fifo)
             if tile is not None:
+                credit, begins = Signal(2), Signal()
+                m.d.sync += credit.eq(credit + self.masked - begins)
                 self._thresholds(m, head, run, pending, room)
+                with m.State("LEADING"):
+                    with m.If(room):
+                        m.d.sync += [
+                            run.beat.eq(base),
+                            run.count.eq(leading * per_group),
+                            pending.eq(Mux(leading != 0, taking_part, 0)),
+                            ahead.eq(leading),
+                        ]
+                        m.next = "BEGIN"
+                with m.State("BEGIN"):
+                    with m.If(credit != 0):
+                        m.d.comb += begins.eq(1)
+                        m.d.sync += base.eq(run.beat + run.count)
+                        m.next = "TILE"
                 with m.State("ACTIVE"):
                     m.d.comb += tile.runs.ready.eq(room)
                     with m.If(room & tile.runs.valid):
@@ -133,23 +158,19 @@ class ChannelFetch(Component):
             m.next = "IDLE"
 
     def _thresholds(self, m: Module, head: data.View, run: data.View, pending: Signal, room: Value) -> None:
-        """The state in which thresholds are asked for: of every ``mask_ports``th group, from the first ports' first on. It ends when the product
-        has begun."""
+        """The state in which thresholds are asked for: of every ``mask_ports``th group, from the first ports' first on."""
         machine, ports = self.machine, self.machine.mask_ports
-        credit, begins, port = Signal(2), Signal(), Signal(range(ports + 1))
-        m.d.sync += credit.eq(credit + self.masked - begins)
+        port = Signal(range(ports))
         beats_per_group = (self.group * THRESHOLD_BYTES + (machine.beat_bytes - 1)) >> (machine.beat_bytes - 1).bit_length()
         with m.State("THRESHOLDS"):
             own = (head.groups + (ports - 1) - port) >> (ports.bit_length() - 1)
-            with m.If(port == ports):
-                with m.If(credit != 0):
-                    m.d.comb += begins.eq(1)
-                    m.d.sync += port.eq(0)
-                    m.next = "TILE"
-            with m.Elif(room):
+            with m.If(room):
                 m.d.sync += [
                     run.beat.eq(self._beat(head.thresholds)),
                     run.count.eq(own * beats_per_group),
                     pending.eq(Mux(own != 0, Const(1, machine.ports) << port, 0)),
                     port.eq(port + 1),
                 ]
+                with m.If(port == ports - 1):
+                    m.d.sync += port.eq(0)
+                    m.next = "LEADING"

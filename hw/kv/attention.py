@@ -301,16 +301,22 @@ class AttentionUnit(Component):
         will have room; who was given an entry has none for the two cycles until it says so: each of several takes one in four cycles at most."""
         entries, ports = self.entries, self.machine.ports
         ready = Cat(fetch.wanted.ready for fetch in self.fetches)
-        wanted, valid = entries.wanted.as_value(), entries.asking.replicate(ports) & entries.here
+        wanted, valid, has_room = entries.wanted.as_value(), entries.asking.replicate(ports) & entries.here, None
         if pipeline.apart(self.machine):
             taken = Signal(ports)
             given = delay_valid(m, taken, 1, "given")
-            ready = registered(m, ready & ~taken & ~given, "room")
+            will_have, ready = ready & ~given, registered(m, ready & ~taken & ~given, "room")
             m.d.comb += taken.eq(valid & ready)
             wanted, valid = registered(m, wanted, "wanted"), given
+            if self.machine.stationary:
+                # Chosen a cycle before: of this port, or where the walk goes on, of the next one, which is not given an entry then. (Unless the
+                # walk ahead begins anew with the first port while that is given one, behind a layer without attention: one entry is not fetched ahead.)
+                of_this = registered(m, (entries.here & will_have).any(), "this_has_room")
+                of_next = registered(m, will_have.bit_select(entries.next_port, 1), "next_has_room")
+                has_room = Mux(delay_valid(m, entries.moves, 1, "moved"), of_next, of_this)
         for p, fetch in enumerate(self.fetches):
             m.d.comb += [fetch.wanted.valid.eq(valid[p]), fetch.wanted.payload.eq(wanted)]
-        return entries.asking & (entries.here & ready).any()
+        return entries.asking & ((entries.here & ready).any() if has_room is None else has_room)
 
     def _written(self) -> Signal:
         """Who counts the heads whose probabilities are in memory."""

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream
 
 from hw.arithmetic.fp32 import FromInteger, Multiply
-from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid
+from hw.arithmetic.pipeline import bits_for_index, delay, delay_valid, registered
 from hw.arithmetic.quadratic import Quadratic
 from hw.arithmetic.signature import Signature
 from hw.arithmetic.signature import lane as lane_index
@@ -84,7 +84,10 @@ class Divide(Component):
         following = left & (left - 1)
         last_word = element + lanes >= heads.head_dim
         last_lane = ~several(left)
-        last_block, last_head = block == listed.count - 1, kv_head == heads.kv_heads - 1
+        last_number: Value = listed.count - 1
+        if machine.stationary:  # listed long before
+            last_number = registered(m, last_number, "last_number")
+        last_block, last_head = block == last_number, kv_head == heads.kv_heads - 1
         next_block = Signal.like(block)
         m.d.comb += next_block.eq(Mux(last_block, 0, block + 1))
         end_of_beat = (element & (machine.kv_lanes - 1)) == machine.kv_lanes - lanes

@@ -78,6 +78,9 @@ class MapWalk(Component):
         self.here = gives(machine.ports, "one-hot: the port that holds it")
         self.wanted = gives(Wanted(machine), "the entry")
         self.taken = given(1, "the port takes it")
+        if machine.stationary:
+            self.moves = gives(1, "another entry is wanted in the next cycle, of the next port")
+            self.next_port = gives(bits_for_index(machine.ports), "that one")
         self.unwritten = given(1, "an entry of the tokens from ``own`` on is not written yet")
         self.own = given(POSITION_BITS, "the instruction's first token")
         self.keys_requested = gives(1, "all keys were asked for")
@@ -105,6 +108,8 @@ class MapWalk(Component):
         index, next_port, next_slot = Signal(POSITION_BITS), Signal.like(port), Signal(TOKEN_BITS)
         next_score, next_base = Signal.like(score), Signal.like(base)
         at_last = Signal()  # next_port is the last port
+        if self.machine.stationary:
+            m.d.comb += self.next_port.eq(next_port)
 
         def to_port(number: Value | int) -> list[Any]:
             return [next_port.eq(number), at_last.eq(Value.cast(number) == self.machine.ports - 1)]
@@ -185,6 +190,8 @@ class MapWalk(Component):
                     self.here.eq(1 << next_port),
                     *to_port(next_port + 1),
                 ]
+                if self.machine.stationary:
+                    m.d.comb += self.moves.eq(1)
                 with m.If(at_last):
                     m.d.sync += [
                         *to_port(0),

@@ -12,9 +12,8 @@ from hw.arithmetic.pipeline import delay_valid
 Pair = tuple[Value, Value]
 
 
-def enough(m: Module, ready: Value, behind: Value, further: Value | None, last_ports: Value, take: Value) -> list[Pair]:
-    """Of the next cycle, if none is taken in this one, and if one is (``take``): whether all ports have a beat, and those of the last tile or
-    round.
+def enough(m: Module, ready: Value, behind: Value, further: Value | None, some: Value, take: Value) -> list[Pair]:
+    """Of the next cycle, if none is taken in this one, and if one is (``take``): whether all ports have a beat, and whether ``some`` have.
 
     ready: ports with a beat. behind: with one in the next cycle, even if the present one is taken. further: and in the one after it, even if that is
     taken too; where ports are told a cycle later.
@@ -23,11 +22,11 @@ def enough(m: Module, ready: Value, behind: Value, further: Value | None, last_p
     if further is not None:
         beats[1] &= ready
         beats.append(ready & further)
-    # Whether all ports have as many beats and one more, of a round that is not the last, and of one that is
-    found: list[Pair] = [(there.all(), (there | ~last_ports).all()) for there in beats]
+    # Whether they have as many beats and one more
+    found: list[Pair] = [(there.all(), (there | ~some).all()) for there in beats]
     if further is None:
         return found
     # What ports were told to take last is still there.
     taken = delay_valid(m, take, 1, "taken")
     pairs = (map(partial(Mux, taken), more, less) for less, more in pairwise(found))
-    return [(others, last) for others, last in pairs]
+    return [(every, these) for every, these in pairs]

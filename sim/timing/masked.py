@@ -24,7 +24,9 @@ GROUP = 5  # cycles of the fetch's walk over a group, besides its pieces
 TILE = 3  # from a tile's last run to the next one's first group
 QUEUE, ROOM = 5, 3  # runs that are found before the first of them is accepted, at most; from then until the next one is found
 FOUND = 2  # a run found, where no queue is, to the address of its first burst
-OPEN, OVER = 3, 1  # bubbles in front of a part's first beat and behind its last one
+LOOK = 4  # a part's end to the next part's first run of beats being found
+OVER = 1  # bubble behind a part whose last words have no beat
+TURN = 1  # bubble behind a tile, while the next one's shape is worked out
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Masked:
         tiles: all of its weights. active: bool (groups, group).
         thresholds: beats of the first port that holds them. pieces: cycles in which a group's keys are compared.
         word: channels that are looked at in a cycle. again: the product before has the same mask, which is known.
+        leading: groups of the first tile that are fetched whole, before anything is compared.
     """
 
     tiles: Tiles
@@ -43,27 +46,47 @@ class Masked:
     pieces: int
     word: int
     again: bool = False
+    leading: int = 0
 
-    def codes(self, tile: Tile) -> NDArray[np.bool_]:
-        """bool (groups, beats of a group): which beats have an active channel."""
-        return np.asarray(self.active.reshape(len(self.active), sum(tile.group.parts), -1).any(-1))
+    @property
+    def alike(self) -> Iterator[tuple[Tile, int]]:
+        """Tiles, those that are fetched alike together, and how many of their groups are fetched whole."""
+        first, *others = self.tiles.tiles
+        if self.leading:
+            yield first._replace(times=1), self.leading
+            first = first._replace(times=first.times - 1)
+        for tile in (first, *others):
+            if tile.times:
+                yield tile, 0
 
-    def tile_beats(self, tile: Tile) -> int:
+    def codes(self, tile: Tile, whole: int) -> NDArray[np.bool_]:
+        """bool (groups, beats of a group): which beats are fetched: those with an active channel, of the first ``whole`` groups all."""
+        beats = np.asarray(self.active.reshape(len(self.active), sum(tile.group.parts), -1).any(-1))
+        beats[:whole] = True
+        return beats
+
+    def tile_beats(self, tile: Tile, whole: int) -> int:
         """Beats of a tile that are fetched."""
-        return len(self.active) * tile.group.head + int(self.codes(tile).sum())
+        return len(self.active) * tile.group.head + int(self.codes(tile, whole).sum())
+
+    @property
+    def beats(self) -> int:
+        """Of all tiles, in a port with a block in every round."""
+        return sum(tile.times * self.tile_beats(tile, whole) for tile, whole in self.alike)
 
     @property
     def steps(self) -> int:
         """Of the array: a part without a beat is a step too."""
-        return self.tiles.passes * sum(tile.times * int(np.maximum(1, self.counts(tile)).sum()) for tile in self.tiles.tiles)
+        steps = (tile.times * int(np.maximum(1, self.counts(tile, whole)).sum()) for tile, whole in self.alike)
+        return self.tiles.passes * sum(steps)
 
     def word_beats(self, tile: Tile) -> int:
         """Beats of a word of channels."""
         return self.word * sum(tile.group.parts) // self.active.shape[1]
 
-    def skipped(self, tile: Tile) -> Iterator[Iterator[list[int]]]:
+    def skipped(self, tile: Tile, whole: int) -> Iterator[Iterator[list[int]]]:
         """Of each group's parts: words without a beat in front of each beat, and behind the last."""
-        codes, ends, word = self.codes(tile), np.cumsum((0, *tile.group.parts)), self.word_beats(tile)
+        codes, ends, word = self.codes(tile, whole), np.cumsum((0, *tile.group.parts)), self.word_beats(tile)
 
         def of_part(part: NDArray[np.bool_]) -> list[int]:
             words = np.concatenate([[-1], np.flatnonzero(part) // word, [len(part) // word]])
@@ -72,9 +95,9 @@ class Masked:
         for group in codes:
             yield (of_part(group[a:b]) for a, b in itertools.pairwise(ends))
 
-    def counts(self, tile: Tile) -> NDArray[np.int64]:
+    def counts(self, tile: Tile, whole: int) -> NDArray[np.int64]:
         """(groups, parts) beats."""
-        codes, ends = self.codes(tile), np.cumsum((0, *tile.group.parts))
+        codes, ends = self.codes(tile, whole), np.cumsum((0, *tile.group.parts))
         return np.stack([codes[:, a:b].sum(1) for a, b in itertools.pairwise(ends)], 1)
 
 
@@ -83,7 +106,8 @@ def masked(machine: Machine, group: int, tiles: Tiles, active: NDArray[np.bool_]
     table = ThresholdTable(len(active), group, machine.mask_ports, machine.beat_bytes)
     beats = -(-len(active) // machine.mask_ports) * table.group_bytes // machine.beat_bytes
     word = max(machine.channel_slots, machine.vector_lanes)
-    return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word, again)
+    leading = 0 if again else machine.leading_groups(len(active), group)
+    return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word, again, leading)
 
 
 def threshold_beats(machine: Machine, groups: int, group: int) -> int:
@@ -105,9 +129,9 @@ class Piece(NamedTuple):
     empty: int
 
 
-def pieces_of(product: Masked, tile: Tile) -> list[Piece]:
-    """Of a tile, in their order."""
-    codes, head, word = product.codes(tile), tile.group.head, product.word_beats(tile)
+def pieces_of(product: Masked, tile: Tile, whole: int) -> list[Piece]:
+    """Of a tile behind its first ``whole`` groups, in their order."""
+    codes, head, word = product.codes(tile, whole), tile.group.head, product.word_beats(tile)
     apart = np.zeros((len(codes), codes.shape[1] // word, word + 1), bool)  # words with a gap behind each
     apart[..., :word] = codes.reshape(len(codes), -1, word)
     flat = np.concatenate([[False], apart.reshape(-1)])
@@ -118,8 +142,8 @@ def pieces_of(product: Masked, tile: Tile) -> list[Piece]:
     beat = group * (head + codes.shape[1]) + head + within * word + first % (word + 1)
     new = np.diff(words, prepend=-1)
     pieces: list[Piece] = []
-    at = 0
-    for number in range(len(codes)):
+    at = int(np.searchsorted(group, whole))
+    for number in range(whole, len(codes)):
         pieces.append(Piece(number * (head + codes.shape[1]), head, number, True, 0))
         while at < len(first) and group[at] == number:
             pieces.append(Piece(int(beat[at]), int(behind[at] - first[at]), number, False, max(0, int(new[at]) - 1)))
@@ -143,9 +167,9 @@ class Segment(NamedTuple):
 
 def segments(product: Masked) -> Iterator[Segment]:
     """Of all tiles."""
-    for tile in product.tiles.tiles:
+    for tile, whole in product.alike:
         for _ in range(tile.times):
-            for number, parts in enumerate(product.skipped(tile)):
+            for number, parts in enumerate(product.skipped(tile, whole)):
                 yield Segment(tile.group.head, False, False, 0)
                 for k, skipped in enumerate(parts):
                     last = number == len(product.active) - 1 and k == len(tile.group.parts) - 1
@@ -157,7 +181,7 @@ class MaskedWalk(Multiplying):
 
     def __init__(self, machine: Machine, product: Masked, begin: int, takes: list[int]) -> None:
         super().__init__(machine, product.tiles, begin, takes)
-        self.segments = segments(product)
+        self.segments, self.over = segments(product), self.take
         self.next()
 
     def next(self) -> None:
@@ -165,7 +189,8 @@ class MaskedWalk(Multiplying):
         for segment in self.segments:
             self.segment, self.left = segment, segment.beats
             if segment.part:
-                self.take = max(self.take + OPEN, self.free[self.half])
+                found = self.over + LOOK + (segment.skipped[0] if segment.beats else 0)
+                self.take = max(self.take, found, self.free[self.half])
                 self.opened = self.take + 1
             if segment.beats:
                 return
@@ -175,7 +200,7 @@ class MaskedWalk(Multiplying):
         """Beats that come at ``arrivals``."""
         for at in arrivals:
             self.take += 1
-            if self.segment.part:
+            if self.segment.part and self.left < self.segment.beats:
                 self.take += self.segment.skipped[-1 - self.left]
             if at + READABLE > self.take:
                 self.take = at + READABLE
@@ -189,10 +214,13 @@ class MaskedWalk(Multiplying):
     def complete(self) -> None:
         """A part has all its beats; one without any is a step too."""
         segment = self.segment
-        self.take += OVER + segment.skipped[-1]
+        if segment.skipped[-1] or not segment.beats:
+            self.take += OVER + segment.skipped[-1]
         self.multiply(max(1, segment.beats), segment.first, segment.sums)
         if segment.ends is not None:
+            self.take += TURN
             self.drain(segment.ends)
+        self.over = self.take
 
 
 def compare(machine: Machine, product: Masked, bring: Callable[[int], list[int]], takes: list[int], begin: int) -> list[int]:
@@ -245,8 +273,12 @@ def flow(
             walk.feed(bring(size, [since + 1 for since in accepted]))
             beats, here = beats - size, here - size or whole
 
-    for tile in product.tiles.tiles:
-        pieces = pieces_of(product, tile)
+    for tile, leading in product.alike:
+        pieces = pieces_of(product, tile, leading)
+        if leading:
+            now = due
+            send(0, leading * tile.group.beats)
+            now = max(now, begin)
         for _ in range(tile.times):
             beat = beats = 0
             for piece in pieces:

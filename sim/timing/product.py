@@ -156,8 +156,8 @@ def alike_tiles(costs: Costs, stream: ChannelStream, slots: int, last_ports: int
 
 def beats_of(costs: Costs, fields: dict[str, int], group: int, product: Masked) -> int:
     """Beats of all ports that a product with thresholds reads, these too where its mask is not known."""
-    machine, alike = costs.machine, product.tiles.tiles
-    total = sum(tile.times * product.tile_beats(tile) for tile in alike) * machine.ports
+    machine, total = costs.machine, product.beats * costs.machine.ports
     if channels(costs, fields, group).tiles[-1] == 1:  # a last tile of one round is not all ports'
-        total -= (machine.ports - fields["ports"]) * product.tile_beats(alike[-1])
+        *_, last = product.alike
+        total -= (machine.ports - fields["ports"]) * product.tile_beats(*last)
     return total if product.again else total + threshold_beats(machine, fields["groups"], group)

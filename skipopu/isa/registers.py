@@ -142,8 +142,11 @@ _WIDE = (
     ("HISTORY_BEATS", "beats of KV entries that came from the history buffer, over all ports"),
     ("AHEAD_BEATS", "beats of KV entries fetched ahead into the history buffer, over all ports"),
     # Of machines with masks, on others 0:
-    ("CHANNELS_READ", "input channels that products with thresholds read, with those behind the last in its group"),
-    ("CHANNELS_LEFT_OUT", "input channels that products with thresholds left out"),
+    (
+        "CHANNELS_READ",
+        "input channels of products with thresholds that a token of the chunk needs, with those behind the last in its group",
+    ),
+    ("CHANNELS_LEFT_OUT", "input channels of products with thresholds that none needs"),
 )
 _ALL = (
     *_HOST,

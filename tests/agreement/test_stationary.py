@@ -34,6 +34,8 @@ RUN = Run(tuple(range(1, 12)), 6, check=True)
         (TINY, "fp4", 128, "reuse", 0),
         (TINY, "int4", 256, "dense", 90),
         (MONO, "int8", 64, "reuse", 0),
+        (dataclasses.replace(TINY, weight_fifo=256), "int4z", 16, "reuse", 0),  # leading groups, four of them
+        (dataclasses.replace(TINY, weight_fifo=256), "int4", 64, "dense", 90),  # one
     ],
 )
 @pytest.mark.parametrize("masks", ["none", "generated", "all"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from hw.arithmetic.pipeline import bits_for_index, count_shape
+from hw.arithmetic.pipeline import bits_for_index, count_shape, registered
 from hw.component import Bundle, Component, given, gives
 from hw.pe.stationary.operands import word_lanes
 from skipopu.machine.config import Machine
@@ -32,10 +32,11 @@ class ActiveRuns(Component):
         self.start = given(1, "begin")
         self.first = given(bits_for_index(machine.activation // lanes), "first word")
         self.words = given(count_shape(LARGEST_GROUP // lanes), "how many, at least 1")
-        self.channels = given(range(machine.channel_slots.bit_length()), "of a beat, logarithm")
+        self.channels = given(range(machine.channel_slots.bit_length()), "of a beat, logarithm, from the start on")
         self.read = gives(ActiveWords(machine), "of the words", "{}")
         self.valid = gives(1, "there is a run")
         self.ended = gives(1, "there are no more")
+        self.final = gives(1, "there are none behind it")
         self.beat = gives(count_shape(LARGEST_GROUP), "its first beat, of those from the first word on")
         self.length = gives(count_shape(lanes), "its beats")
         self.single = gives(1, "it is of one")
@@ -54,16 +55,16 @@ class ActiveRuns(Component):
         load, found = Signal(), Signal()
         m.d.comb += [
             self.read.address.eq(address),
-            self.ended.eq(~self.valid & ~some & ~is_ahead & (left == 0)),
+            self.final.eq(~some & ~is_ahead & (left == 0)),
+            self.ended.eq(~self.valid & self.final),
             found.eq(some & (~self.valid | self.next)),
             load.eq(is_ahead & (~some | (found & ~others))),
         ]
         # Beats of the word that is read
-        of_beats = Signal(lanes)
-        with m.Switch(self.channels):
-            for size in range(self.machine.channel_slots.bit_length()):
-                with m.Case(size):
-                    m.d.comb += of_beats.eq(Cat(part.any() for part in _parts(self.read.word, 1 << size)))
+        of_beats: Value = Const(0, 1)
+        for size in range(self.machine.channel_slots.bit_length()):
+            own = registered(m, self.channels == size, f"of_{1 << size}")
+            of_beats |= Cat(part.any() & own for part in _parts(self.read.word, 1 << size))
         with m.If(~is_ahead | load):
             m.d.sync += [ahead.eq(of_beats), is_ahead.eq(left != 0)]
             with m.If(left != 0):

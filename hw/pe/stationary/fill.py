@@ -7,7 +7,6 @@ from typing import Any
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import connect, flipped
 
 from hw.arithmetic.pipeline import bits_for_index, count_shape, delay, delay_valid, registered
 from hw.component import Component, given, gives
@@ -17,7 +16,7 @@ from hw.pe.ready import enough
 from hw.pe.stationary.active import ActiveRuns, ActiveWords
 from hw.pe.stationary.operands import word_lanes
 from hw.pe.stationary.slice import SCALES_KEPT, Fill
-from hw.pe.stationary.tiles import head_beats, largest, tile_size
+from hw.pe.stationary.tiles import head_beats, largest, leading_groups, tile_size
 from hw.widths import ELEMENT_BITS, GROUP_BITS
 from skipopu.isa.spec import MATMUL
 from skipopu.machine import pipeline
@@ -59,8 +58,8 @@ class FillWalk(Component):
     """Takes beats of all ports in lockstep: scales and zero points of a group, then its codes, a part into each half of the buffer in turn.
 
     Latency: 2 cycles from ``start`` to the first beat, pipeline.told more until ports are told, 1 from a beat to ``filled``, and none from
-    ``beat`` to ``place``. Throughput: a beat per cycle; a cycle between two parts of a group, and between two tiles, and with masks four of
-    each part.
+    ``beat`` to ``place``. Throughput: a beat per cycle; a cycle between two parts of a group, and between two tiles. With masks a part's
+    first beat of codes comes 5 cycles behind the part before it at the earliest, with what is taken between.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -109,8 +108,13 @@ class FillWalk(Component):
             registered(m, value, f"own_{name}")
             for value, name in zip((*sizes, last_scale, last_zero), ("size", "channels", "scale", "zero"), strict=True)
         )
-        single, last_ports = Signal(), (Const(1, machine.ports + 1) << field(word, MATMUL, "ports")[:7]) - 1
-        m.d.sync += single.eq(left == 1)
+        # Of a tile, from its beginning on: the ports that take its beats
+        ports, late, rounds = Signal(machine.ports), pipeline.told(machine), field(word, MATMUL, "rounds")
+        last_ports = ((Const(1, machine.ports + 1) << field(word, MATMUL, "ports")[:7]) - 1)[: machine.ports]
+        first, following = (
+            Mux(count == 1, last_ports, (1 << machine.ports) - 1) for count in (rounds, left - (Const(1) << size))
+        )
+        following = registered(m, following, "following_ports")
         shorter = [form for form in formats if terms(form) < TERMS]
         limit = Mux(one_of(self.format, shorter), min(map(terms, shorter), default=TERMS), TERMS)
         own = Signal(GROUP_BITS)  # channels of the part
@@ -131,14 +135,11 @@ class FillWalk(Component):
             part.tile_ends.eq(part.ends & last_group),
             part.last.eq(last_tile),
         ]
-        ports, late = Signal(machine.ports), pipeline.told(machine)
-        last_ports = registered(m, last_ports[: machine.ports], "last_ports")
-        m.d.comb += ports.eq(Mux(single, last_ports, (1 << machine.ports) - 1))
         take, opening, over, head_ends, may = (Signal(name=name) for name in ("take", "opening", "over", "head_ends", "may"))
         # Worked out the cycle before; behind a change of tiles, in which none is taken, by the next one's ports.
         all_have, fill = Signal(), Signal(Fill(machine), name="fill_here")
-        there = enough(m, self.ready, self.behind, self.further if late else None, last_ports, take)
-        if_not, if_taken = (Mux(left == 1, of_last, of_others) for of_others, of_last in there)
+        there = enough(m, self.ready, self.behind, self.further if late else None, ports, take)
+        if_not, if_taken = (of_these for _, of_these in there)
         m.d.sync += all_have.eq(Mux(take, if_taken, if_not))
         of_zeros = zero_points(self.format, formats)
         m.d.comb += [
@@ -158,8 +159,17 @@ class FillWalk(Component):
                 )
             ),
         ]
-        known = self._beats(m, opening, part, own, take & coding, coding & begun, count, half, over)
-        m.d.comb += may.eq(self.taking & ~settling & Mux(coding, begun & known, self._masks_done))
+        at_work = self.taking & ~settling
+        whole: Value = Const(0, 1)
+        if machine.masks:
+            later = Signal()  # than the first tile
+            leading = registered(m, leading_groups(machine, groups, self.group), "leading")
+            masked, again = self.instruction.masked, self.instruction.again
+            whole = registered(m, masked & ~again & ~later & (group_index < leading), "whole")
+            with m.If(changing):
+                m.d.sync += later.eq(~self.start)
+        known = self._beats(m, at_work, all_have, whole, part, own, take & coding, coding & begun, count, half, over)
+        m.d.comb += may.eq(at_work & Mux(coding, begun & known, self._masks_done))
         with m.If(take):
             m.d.sync += count.eq(count + 1)
             with m.If(scaling & (count == last_scale)):
@@ -175,9 +185,14 @@ class FillWalk(Component):
                 m.d.sync += [self.parts[h].eq(part), self.filled[h].eq(0), self.opened[h].eq(1), begun.eq(1)]
             with m.If(over & (half == h)):
                 m.d.sync += self.complete[h].eq(1)
+        # Three cycles behind a change of tiles, of other parts a cycle behind their beginning: a beat of scales and one of codes lie between.
+        group_ends, tile_ends, product_ends = (
+            registered(m, value, name)
+            for value, name in ((part.ends, "group_ends"), (part.tile_ends, "tile_ends"), (last_tile, "product_ends"))
+        )
         with m.If(over):
             m.d.sync += [count.eq(0), begun.eq(0), half.eq(~half), channels_left.eq(channels_left - own)]
-            with m.If(part.ends):
+            with m.If(group_ends):
                 m.d.sync += [
                     stage.eq(0),
                     scales.eq(scales + 1),
@@ -185,21 +200,23 @@ class FillWalk(Component):
                     group_index.eq(group_index + 1),
                     group_word.eq(group_word + (self.group >> lanes)),
                 ]
-                with m.If(last_group):
+                with m.If(tile_ends):
                     m.d.comb += changing.eq(1)
                     m.d.sync += [
                         left.eq(left - (Const(1) << size)),
+                        ports.eq(following),
                         bank.eq(~bank),
                         group_index.eq(0),
                         group_word.eq(first_word),
                     ]
-                    m.d.comb += ends.eq(last_tile)
+                    m.d.comb += ends.eq(product_ends)
         with m.If(delay_valid(m, ends, 1, "ended")):  # no beat is taken between
             m.d.sync += self.taking.eq(0)
         with m.If(self.start):
             m.d.sync += [
-                self.taking.eq(field(word, MATMUL, "rounds") != 0),
-                left.eq(field(word, MATMUL, "rounds")),
+                self.taking.eq(rounds != 0),
+                left.eq(rounds),
+                ports.eq(first),
                 channels_left.eq(self.group),
                 group_word.eq(first_word),
                 *(signal.eq(0) for signal in (group_index, count, stage, bank, half, begun, self.opened, self.complete)),
@@ -213,7 +230,9 @@ class FillWalk(Component):
     def _beats(
         self,
         m: Module,
-        opening: Value,
+        at_work: Value,
+        all_have: Value,
+        whole: Value,
         part: Any,
         own: Value,
         take: Value,
@@ -222,7 +241,8 @@ class FillWalk(Component):
         half: Value,
         over: Signal,
     ) -> Value:
-        """Whether the ``open`` part has one more beat, of ``count`` so far; says when it is ``over``."""
+        """Whether the ``open`` part has one more beat, of ``count`` so far; says when it is ``over``. Its beats, all of a ``whole`` group,
+        are found while what is in front of them is taken."""
         last = count == registered(m, ((own >> part.channels) - 1)[: len(count)], "last_number")
         if not self.machine.masks:
             m.d.comb += over.eq(take & last)
@@ -230,21 +250,33 @@ class FillWalk(Component):
         lanes = word_lanes(self.machine).bit_length() - 1
         masked, within = self.instruction.masked, Signal.like(self.filled[0])
         m.submodules.runs = runs = ActiveRuns(self.machine)
-        connect(m, runs.read, flipped(self.active))
-        last_of_run, next_is_last = Signal(), Signal()  # the latter behind a run's first beat
-        m.d.comb += last_of_run.eq(Mux(within == 0, runs.single, next_is_last))
         m.d.comb += [
-            runs.start.eq(opening),
+            self.active.address.eq(runs.read.address),
+            runs.read.word.eq(self.active.word | whole.replicate(len(self.active.word))),
+        ]
+        last_of_run, next_is_last, behind_first, looked = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += last_of_run.eq(Mux(behind_first, next_is_last, runs.single))
+        ends = Mux(masked, runs.valid & last_of_run & runs.final, last)  # with the next beat
+        m.d.comb += [
+            runs.start.eq(at_work & self.masks_done & ~looked),
             runs.first.eq(part.word + (part.first >> lanes)),
             runs.words.eq(own >> lanes),
             runs.channels.eq(part.channels),
             runs.next.eq(take & last_of_run),
-            over.eq(Mux(masked, open & runs.ended, take & last)),
+            over.eq(open & ((at_work & all_have & ends) | (masked & runs.ended))),
         ]
+        with m.If(over | self.start):
+            m.d.sync += looked.eq(0)
+        with m.Elif(runs.start):
+            m.d.sync += looked.eq(1)
         with m.If(take):
-            m.d.sync += [within.eq(Mux(last_of_run, 0, within + 1)), next_is_last.eq(within + 2 == runs.length)]
+            m.d.sync += [
+                within.eq(Mux(last_of_run, 0, within + 1)),
+                behind_first.eq(~last_of_run),
+                next_is_last.eq(within + 2 == runs.length),
+            ]
         with m.If(self.start):
-            m.d.sync += within.eq(0)
+            m.d.sync += [within.eq(0), behind_first.eq(0)]
         m.submodules.places = places = Memory(shape=BEAT_BITS, depth=2 * TERMS, init=[])
         write, read = places.write_port(), places.read_port(domain="comb")
         m.d.comb += [

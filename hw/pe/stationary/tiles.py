@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 
 from skipopu.channel_stream import ChannelStream
 from skipopu.isa.spec import BLOCK_ROWS
@@ -33,6 +33,13 @@ def head_beats(m: Module, machine: Machine, size: Value) -> tuple[Signal, Signal
             with m.Case(k):
                 m.d.comb += [scales.eq(beats(machine, "scale", 1 << k)), zeros.eq(beats(machine, "zero", 1 << k))]
     return scales, zeros
+
+
+def leading_groups(machine: Machine, groups: Value, group: Value) -> Value:
+    """:meth:`Machine.leading_groups`; combinational."""
+    most, shortest = machine.leading_channels, min((machine.weight_lanes, *machine.groups_in_beats))
+    leading: Value = sum((group <= most // number for number in range(1, most // shortest + 1)), start=Const(0, 1))
+    return Mux(leading < groups, leading, 0)[: max(1, (most // shortest).bit_length())]
 
 
 def beats(machine: Machine, what: str, rounds: int) -> int:

@@ -36,8 +36,8 @@ class Held(Elaboratable):
         return m
 
 
-def expected(active: NDArray[np.bool_], channels: int, base: int) -> list[dict[str, int]]:
-    """Pieces end with words of channels; those that touch are one run until it has a burst or more."""
+def expected(active: NDArray[np.bool_], channels: int, base: int, leading: int = 0, heads: int = HEADS) -> list[dict[str, int]]:
+    """Pieces end with words of channels; those that touch are one run until it has a burst or more; groups that are ``leading`` have none."""
     runs: list[dict[str, int]] = []
 
     def add(beat: int, count: int) -> None:
@@ -47,27 +47,31 @@ def expected(active: NDArray[np.bool_], channels: int, base: int) -> list[dict[s
             runs.append({"beat": beat, "count": count})
 
     per_word = LANES >> channels
-    for number, group in enumerate(active):
+    for number, group in enumerate(active[leading:], leading):
         beats = group.reshape(-1, 1 << channels).any(1)
-        start = base + number * (HEADS + len(beats))
-        add(start, HEADS)
+        start = base + number * (heads + len(beats))
+        add(start, heads)
         for word in range(0, len(beats), per_word):
             edges = np.flatnonzero(np.diff(np.concatenate([[0], beats[word : word + per_word], [0]])))
             for first, end in edges.reshape(-1, 2):
-                add(start + HEADS + word + int(first), int(end - first))
+                add(start + heads + word + int(first), int(end - first))
     return runs
 
 
+@pytest.mark.parametrize("leading", [0, 2])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.9, 1.0])
-def test_runs_are_what_is_needed(share: float) -> None:
+def test_runs_are_what_is_needed(share: float, leading: int) -> None:
+    """Of three tiles; of the first without its leading groups."""
     rng = np.random.default_rng(int(100 * share))
     active = rng.random((GROUPS, GROUP)) < share
-    dut, tiles = ActiveTile(MACHINE), [(0, 1000), (MACHINE.channel_slots.bit_length() - 1, 77), (1, 50_000)]
-    runs = [run for channels, base in tiles for run in expected(active, channels, base)]
+    dut, tiles = ActiveTile(MACHINE), [(leading, 0, 1000), (0, MACHINE.channel_slots.bit_length() - 1, 77), (0, 1, 50_000)]
+    runs = [run for first, channels, base in tiles for run in expected(active, channels, base, first)]
 
     async def drive(ctx: SimulatorContext, stalls: random.Random | None) -> None:
-        for channels, base in tiles:
-            ctx.set(dut.base, base)
+        for first, channels, base in tiles:
+            ctx.set(dut.leading, first)
+            ctx.set(dut.first_word, FIRST + first * GROUP // LANES)
+            ctx.set(dut.base, base + first * (HEADS + (GROUP >> channels)))
             ctx.set(dut.channels, channels)
             ctx.set(dut.per_group, HEADS + (GROUP >> channels))
             ctx.set(dut.groups_done, 0 if stalls else GROUPS)
@@ -82,8 +86,9 @@ def test_runs_are_what_is_needed(share: float) -> None:
                     ctx.set(dut.groups_done, ctx.get(dut.groups_done) + 1)
             assert end == base + GROUPS * (HEADS + (GROUP >> channels))
 
-    constants = [(dut.groups, GROUPS), (dut.group, GROUP), (dut.heads, HEADS), (dut.first_word, FIRST)]
+    constants = [(dut.groups, GROUPS), (dut.group, GROUP), (dut.heads, HEADS)]
     run = exercise(Held(dut, active), {}, {dut.runs: runs}, constants=constants, drive=drive)
     if share == 0:  # nothing but heads: a cycle each, one for each word of channels, and four between groups
         words = GROUP // LANES
-        assert np.diff(run.given[dut.runs][: GROUPS - 1]).tolist() == (GROUPS - 2) * [words + 4]
+        groups = GROUPS - leading
+        assert np.diff(run.given[dut.runs][: groups - 1]).tolist() == (groups - 2) * [words + 4]

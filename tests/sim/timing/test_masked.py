@@ -24,7 +24,7 @@ TINY = Machine.load("tiny-masks")
 
 @st.composite
 def products(draw: st.DrawFn) -> Masked:
-    """Of one to three tiles, beats of one to four channels, groups of one or two parts."""
+    """Of one to three tiles, beats of one to four channels, groups of one or two parts; some have leading groups."""
     groups, group = draw(st.integers(1, 4)), draw(st.sampled_from([8, 32, 128, 256]))
     tiles = []
     for _ in range(draw(st.integers(1, 3))):
@@ -32,24 +32,42 @@ def products(draw: st.DrawFn) -> Masked:
         parts = tuple(min(128, group - first) // each for first in range(0, group, 128))
         tiles.append(Tile(draw(st.integers(1, 2)), groups, Group(4 // each, parts), 16 // each, 4, 32))
     active = np.random.default_rng(draw(st.integers(0, 99))).random((groups, group)) < draw(st.sampled_from([0, 0.1, 0.6, 1]))
-    return masked(TINY, group, Tiles(tuple(tiles), draw(st.integers(1, 4)), 64, 2), active, 1)
+    machine = dataclasses.replace(TINY, weight_fifo=draw(st.sampled_from([64, 256])))
+    return masked(machine, group, Tiles(tuple(tiles), draw(st.integers(1, 4)), 64, 2), active, 1, draw(st.booleans()))
 
 
 @given(products())
 def test_pieces_are_the_beats_that_are_needed(product: Masked) -> None:
-    for tile in product.tiles.tiles:
-        pieces = pieces_of(product, tile)
-        found = np.concatenate([np.arange(p.beat, p.beat + p.beats) for p in pieces])
+    for tile, whole in product.alike:
+        pieces, asked = pieces_of(product, tile, whole), whole * tile.group.beats
+        found = np.concatenate([np.arange(asked), *(np.arange(p.beat, p.beat + p.beats) for p in pieces)])
         codes = product.active.reshape(len(product.active), sum(tile.group.parts), -1).any(-1)
-        wanted = np.concatenate([np.ones((len(codes), tile.group.head), bool), codes], 1).reshape(-1)
+        wanted = np.concatenate([np.ones((len(codes), tile.group.head), bool), codes], 1)
+        wanted[:whole] = True
         assert np.array_equal(found, np.flatnonzero(wanted))
-        assert product.tile_beats(tile) == wanted.sum() == sum(p.beats for p in pieces)
+        assert product.tile_beats(tile, whole) == wanted.sum() == asked + sum(p.beats for p in pieces)
+
+
+def test_leading_groups_are_a_quarter_of_what_is_asked_for_ahead() -> None:
+    """Whole groups of the first tile alone; of a product that goes on behind them, and whose mask is not known."""
+    machine, tile = Machine.load("u280-masks"), Tile(2, 3, Group(4, (128,)), 16, 4, 32)
+    tiles, active = Tiles((tile, tile), 1, 64, 32), np.zeros((3, 128), bool)
+    own = masked(machine, 128, tiles, active, 1)
+    assert [(each.times, whole) for each, whole in own.alike] == [(1, 1), (1, 0), (2, 0)]
+    assert own.beats == 4 * 3 * 4 + 128
+    for same in (
+        masked(machine, 128, tiles, active, 1, again=True),
+        masked(dataclasses.replace(machine, weight_fifo=256), 128, tiles, active, 1),
+    ):
+        assert same.beats == 4 * 3 * 4
+    assert not masked(machine, 128, tiles, active[:1], 1).leading
 
 
 @given(products())
 def test_segments_are_all_beats_and_a_step_at_least_of_each_part(product: Masked) -> None:
     every = list(segments(product))
-    assert sum(s.beats for s in every) == sum(tile.times * product.tile_beats(tile) for tile in product.tiles.tiles)
+    assert sum(s.beats for s in every) == product.beats
+    assert sum(tile.times for tile, _ in product.alike) == sum(tile.times for tile in product.tiles.tiles)
     assert product.tiles.passes * sum(max(1, s.beats) for s in every if s.part) == product.steps
     assert sum(s.ends is not None for s in every) == sum(tile.times for tile in product.tiles.tiles)
 
