@@ -70,6 +70,8 @@ class EpilogueUnit(Component):
         self.draining = gives(1, "a pair is taken")
         self.saturated = gives(1, "a result was too large for FP32")
         super().__init__()
+        # Which results are rows is worked out so many cycles later, where there is a bank's round to be looked up before.
+        self.late = int(machine.stationary)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -108,8 +110,7 @@ class EpilogueUnit(Component):
         ]
         # What is taken: two results of each port. All blocks of a turn lie in one word of the buffer.
         rows, valids = [], []
-        # Which of them are rows is worked out a cycle later where there is a bank's round to be looked up before.
-        late = int(machine.stationary)
+        late = self.late
         draining = delay_valid(m, drain.draining, late, "taken_draining")
         last, blocks, pair = (delay(m, value, late, f"taken_{value.name}") for value in (drain.last, drain.blocks, drain.pair))
         for i in range(together):
@@ -206,7 +207,7 @@ class EpilogueUnit(Component):
                 finish.activation.eq(self.activation),
                 finish.parameter.eq(self.parameter),
                 finish.scale.eq(scale),
-                finish.valid.eq(delay_valid(m, valids[2 * i], 2 - machine.stationary, f"valid_{i}")),
+                finish.valid.eq(delay_valid(m, valids[2 * i], 2 - self.late, f"valid_{i}")),
                 finish.rotate.eq(delay(m, rotated, 2, f"rotate_{i}")),
                 finish.cos.eq(delay(m, rotary.cos[i], 1, f"cos_{i}")),
                 finish.sin.eq(delay(m, rotary.sin[i], 1, f"sin_{i}")),
