@@ -103,7 +103,7 @@ def report(done: Calibration, args: argparse.Namespace) -> list[Table]:
     source = f"{COMMAND}, {args.held_out.name}"
     rows = [_measured(name, one, keys, source) for name, one in {"without": done.before, "with": done.after}.items()]
     columns = ("masks", "nats/token", "bits/byte", "executed share", "active share of channels", "bytes of weights/token")
-    note = "Masks apply to all tokens here. Bytes are of layers and head: codes of active channels, every scale."
+    note = "Masks apply to all tokens here. Bytes are of layers and head: codes of active channels, every scale, thresholds."
     losses = Table(f"Loss of {args.held_out.name}, reference engine, kv {kv}", columns, rows, note)
     inner: list[list[Cell]] = []
     for layer in range(done.config.num_layers):

@@ -85,7 +85,9 @@ def main(args: argparse.Namespace) -> int:
     target = program.machine if is_compiled(args.model) else Machine.load(args.target)
     require_windows(target, (each for layer in asked.policies(program) for pair in layer for each in pair))
     if program.masks and not program.register(Config.MASKING) & MASK_PROMPT:
-        warn("windows are prompts, of which the program masks no channels; compile with --mask-prompt")
+        warn(
+            "windows are prompts, of which the program masks no channels; --mask-prompt, here or where it was compiled, has them masked"
+        )
     if "--window" in args.given and args.window > program.context:
         raise ProgramError(f"--window is {args.window}; accepted: up to {program.context}, the context of program or model")
     window = min(args.window, program.context)
@@ -111,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
         f"{found.nats_per_token:.4f} nats per token over {found.tokens} tokens, "
         + (f"{bits:.4f} bits per byte over {found.bytes} bytes, " if bits is not None else "")
         + f"executed share {found.executed_share:.3f}, "
-        + (f"active share of masked channels {active:.3f}, " if active is not None else "")
+        + (f"active share of channels with thresholds {active:.3f}, " if active is not None else "")
         + f"{args.engine} engine, kv {program.kv}, {total / seconds:.0f} tokens/s"
     )
     finite = math.isfinite(found.nats)

@@ -287,7 +287,7 @@ def main(args: argparse.Namespace) -> int:
         console.print(f"executed share of modules {share:.3f}")
         records.append(Record("executed_share", share, "ratio", "simulated", f"{args.engine} engine", **keys))
         if (active := result.active_channels_share) is not None:
-            console.print(f"active share of masked channels {active:.3f}")
+            console.print(f"active share of channels with thresholds {active:.3f}")
             records.append(Record("active_channels_share", active, "ratio", "simulated", f"{args.engine} engine", **keys))
     if result.counters is not None:
         of_time = tell_time(program, result, result.counters)

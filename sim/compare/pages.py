@@ -263,7 +263,8 @@ def clocks() -> str:
         for mhz, unit in slow
         if mhz < Machine.load(TARGET).clock_mhz
     ]
-    tables.append(Table("", ("unit", *(f"`{name}`, MHz (LUT levels)" for name in units)), cells).markdown)
+    if cells:
+        tables.append(Table("", ("unit", *(f"`{name}`, MHz (LUT levels)" for name in units)), cells).markdown)
     tables.append(
         Table("", ("over dies", "ports on each", "signals between", "low, MHz", "likely", "high"), over_dies(names)).markdown
     )

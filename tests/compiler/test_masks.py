@@ -87,6 +87,8 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=f"^{tmp_path / name}.safetensors: {said}"):
             masks.read(tmp_path / f"{name}.safetensors", CONFIG)
+    with pytest.raises(CheckpointError, match=f"^{tmp_path} is a directory; accepted: a safetensors file"):
+        masks.read(tmp_path, CONFIG)
 
 
 def test_which_file_is_read(model: Path, tmp_path: Path) -> None:

@@ -144,6 +144,11 @@ def test_another_clock_keeps_the_device_and_the_path() -> None:
     assert slower.fingerprint == u280.fingerprint
     assert at_clock(slower, 225) == u280
     assert at_clock(Machine.load("tiny"), 50) is None
+    masks = Machine.load("u280-masks")
+    slower = at_clock(masks, 100)
+    assert slower is not None
+    assert (slower.memory.outstanding, slower.memory.latency) == (masks.memory.outstanding, 15 + 16)
+    assert at_clock(dataclasses.replace(masks, memory=dataclasses.replace(masks.memory, issue=3)), 100) is None
 
 
 def test_groups_shorter_than_a_beat() -> None:
