@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.timing.costs import DISPATCH
-from sim.timing.product import weight_beats
+from sim.timing.product import first_beats, weight_beats
 from sim.timing.state import State
 from skipopu.isa.registers import Config
-from skipopu.isa.spec import END, LOOP, MATMUL, TokenList
+from skipopu.isa.spec import END, EXTEND, LOOP, MATMUL, TokenList
 from skipopu.machine import pipeline
 
 NONE = np.zeros(1, np.int64)
@@ -33,13 +33,20 @@ def held(s: State, at: int) -> int:
 
 
 def following(s: State) -> int:
-    """Beats of the first port's weights that are asked for behind the present instruction, in its layer, or places for them."""
-    beats = 0
+    """Beats of the first port's weights that are asked for behind the present instruction, in its layer, or places for them.
+
+    Of a product with thresholds these are asked for, and leading groups; what lies behind it waits until it begins.
+    """
+    beats, masks, group = 0, False, s.walk.config[Config.GROUP]
     for step in s.walk.steps[s.pc + 1 :]:
         if step.instruction is END or beats >= s.costs.in_flight:
             break
+        if step.instruction is EXTEND:
+            masks = s.masked and step.fields["mask"] != 0
         if step.instruction is MATMUL and len(s.walk.lists[step.fields["list"]]):
-            beats += int(weight_beats(s.costs, step.fields, s.walk.config[Config.GROUP])[0])
+            if masks:
+                return beats + first_beats(s.costs, step.fields, group)
+            beats += int(weight_beats(s.costs, step.fields, group)[0])
     return beats
 
 

@@ -103,11 +103,16 @@ class Masked:
 
 def masked(machine: Machine, group: int, tiles: Tiles, active: NDArray[np.bool_], slots: int, again: bool = False) -> Masked:
     """A product with ``active`` channels, bool (groups, group), of any of ``slots`` tokens; see :class:`Masked` for ``again``."""
-    table = ThresholdTable(len(active), group, machine.mask_ports, machine.beat_bytes)
-    beats = -(-len(active) // machine.mask_ports) * table.group_bytes // machine.beat_bytes
+    beats = first_thresholds(machine, len(active), group)
     word = max(machine.channel_slots, machine.vector_lanes)
     leading = 0 if again else machine.leading_groups(len(active), group)
     return Masked(tiles, active, beats, group // machine.vector_lanes * slots, word, again, leading)
+
+
+def first_thresholds(machine: Machine, groups: int, group: int) -> int:
+    """Beats of thresholds in the first port, which holds most of them."""
+    table = ThresholdTable(groups, group, machine.mask_ports, machine.beat_bytes)
+    return -(-groups // machine.mask_ports) * table.group_bytes // machine.beat_bytes
 
 
 def threshold_beats(machine: Machine, groups: int, group: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.timing.costs import Costs
 from sim.timing.flow import Flow, Shape
-from sim.timing.masked import Masked, threshold_beats
+from sim.timing.masked import Masked, first_thresholds, threshold_beats
 from sim.timing.reader import Pending, Reader, Windows
 from sim.timing.stationary import Group, Tile, Tiles
 from skipopu.channel_stream import ChannelStream
@@ -81,6 +81,13 @@ def weight_beats(costs: Costs, fields: dict[str, int], group: int) -> NDArray[np
         rows = block_rows(matmul_rows(fields, ports), costs.pieces(group))
         full, short = (costs.matmul_beats(n * rows, fields["groups"], group, form) for n in (rounds, rounds - 1))
     return np.where(np.arange(ports) < fields["ports"], full, short)
+
+
+def first_beats(costs: Costs, fields: dict[str, int], group: int) -> int:
+    """Beats of the first port that a product with thresholds asks for before it begins: these, and leading groups."""
+    machine, groups = costs.machine, fields["groups"]
+    of_group = tiles(costs, fields, 1, group).tiles[0].group.beats
+    return first_thresholds(machine, groups, group) + machine.leading_groups(groups, group) * of_group
 
 
 def product(costs: Costs, fields: dict[str, int], slots: int, group: int) -> Product:

@@ -12,8 +12,10 @@ from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from sim.result import Routed
 from sim.timing import engine as timing
+from sim.timing.costs import Costs
 from sim.timing.masked import Masked, masked, pieces_of, segments
 from sim.timing.masks import Drawn
+from sim.timing.product import first_beats
 from sim.timing.stationary import Group, Tile, Tiles
 from skipopu.machine.config import Machine
 from skipopu.masks import channels
@@ -61,6 +63,12 @@ def test_leading_groups_are_a_quarter_of_what_is_asked_for_ahead() -> None:
     ):
         assert same.beats == 4 * 3 * 4
     assert not masked(machine, 128, tiles, active[:1], 1).leading
+
+
+def test_what_is_asked_for_before_a_masked_product_begins() -> None:
+    """Thresholds of 32 groups in four ports, 4 beats each, and a leading group of 4 beats of scales and 128 channels."""
+    fields = {"rounds": 16, "ports": 32, "spare": 0, "groups": 32, "format": 0, "address": 0}
+    assert first_beats(Costs(Machine.load("u280-masks")), fields, 128) == 32 + 132
 
 
 @given(products())
