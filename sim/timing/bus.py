@@ -43,10 +43,13 @@ def following(s: State) -> int:
             break
         if step.instruction is EXTEND:
             masks = s.masked and step.fields["mask"] != 0
-        if step.instruction is MATMUL and len(s.walk.lists[step.fields["list"]]):
+        if step.instruction is not MATMUL:
+            continue
+        if len(s.walk.lists[step.fields["list"]]):
             if masks:
                 return beats + first_beats(s.costs, step.fields, group)
             beats += int(weight_beats(s.costs, step.fields, group)[0])
+        masks = False
     return beats
 
 

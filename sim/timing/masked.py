@@ -182,7 +182,7 @@ def segments(product: Masked) -> Iterator[Segment]:
 
 
 class MaskedWalk(Multiplying):
-    """As :class:`sim.timing.stationary.Walk`, with parts of any number of beats."""
+    """As :class:`sim.timing.stationary.Walk`, with parts of any number of beats; ``over``: when the part before ended."""
 
     def __init__(self, machine: Machine, product: Masked, begin: int, takes: list[int]) -> None:
         super().__init__(machine, product.tiles, begin, takes)
