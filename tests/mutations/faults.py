@@ -342,7 +342,7 @@ FAULTS = (
         "elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS + 1))",
         "elements, room = Signal(ELEMENT_BITS + 1), Signal(signed(ELEMENT_BITS))",
         "The largest activation memory counts as having no room.",
-        "tests/hw/control/test_issuer.py::test_activations_fill_their_memory_and_no_more[machine2-512-1023-0-0]",
+        "tests/hw/control/test_issuer.py::test_activations_fill_their_memory_and_no_more",
     ),
     Fault(
         "hw/control/issuer.py",
