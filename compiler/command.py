@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from compiler.follow import unseen
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.masks import MASKS_FILE
@@ -26,7 +24,7 @@ from skipopu.program.program import Program
 from skipopu.report import Record, write_json
 from skipopu.shapes import SHAPES
 from skipopu.shipped import NAMES, path_or_shipped
-from skipopu.terminal import console
+from skipopu.terminal import Following
 
 MASK_OPTIONS = ("--masks", "--no-masks", "--mask-prompt")
 COMPILE_OPTIONS = (
@@ -161,7 +159,7 @@ def _takes(shape: Checkpoint, machine: Machine, options: dict[str, Any]) -> bool
 
 def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machine, logits: bool) -> Program:
     """Compiles ``checkpoint`` as the options say."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Following() as progress:
         program = compiled(
             args,
             checkpoint,

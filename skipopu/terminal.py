@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TextIO
+import time
+from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table as Drawn
 
 from skipopu.report import Table
 
 NUMBER = re.compile(r"$|-$|[-+]?\d")  # what a column of numbers may hold: nothing, a dash, what starts like one
+PAUSE = 15  # seconds between a task's lines in a log
 
 
 def _console(stream: TextIO, stderr: bool) -> Console:
@@ -23,6 +26,30 @@ def _console(stream: TextIO, stderr: bool) -> Console:
 
 
 out, console = _console(sys.stdout, False), _console(sys.stderr, True)
+
+
+class Following(Progress):
+    """How far long work is: bars in a terminal, elsewhere a line about the task that went on, :data:`PAUSE` seconds apart at least."""
+
+    def __init__(self) -> None:
+        super().__init__(console=console, transient=True, disable=not console.is_terminal)
+        self.begin = self.told = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self.tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self.tell(task_id)
+
+    def tell(self, task_id: TaskID) -> None:
+        now, task = time.monotonic(), next(task for task in self.tasks if task.id == task_id)
+        if console.is_terminal or now - self.told < PAUSE:
+            return
+        self.told = now
+        far = f"{task.completed:g}" + (f" of {task.total:g}" if task.total else "")
+        console.print(f"{task.description or 'done'}: {far}, {now - self.begin:.0f} s")
 
 
 def show(table: Table) -> None:

@@ -6,11 +6,7 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.progress import Progress
 
 from compiler.command import add_lora
 from compiler.frontend.masks import MASKS_FILE
@@ -22,7 +18,7 @@ from skipopu.arguments import add_json, output_file, real
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import HELD_OUT, NAMES, path_or_shipped
-from skipopu.terminal import console, show
+from skipopu.terminal import Following, console, show
 
 COMMAND = "skipopu calibrate"
 READERS = {ATTENTION: "Q, K, V", ATTENTION_OUTPUT: "O", FFN: "gate, up", FFN_INNER: "down"}
@@ -70,16 +66,10 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     names = [one.name for one in dataclasses.fields(Request)]
 
-    def follow(what: str, items: Sequence[Any]) -> Iterable[Any]:
-        if console.is_terminal:
-            return progress.track(items, description=what)
-        console.print(f"{what}, {time.perf_counter() - begin:.0f} s")
-        return items
-
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Following() as progress:
         done = carried_out(
             Request(**{name: getattr(args, name) for name in names}),
-            follow,
+            lambda what, items: progress.track(items, description=what),
             lambda sentence: console.print(sentence),
         )
     tables = report(done, args)

@@ -11,7 +11,7 @@ from typing import Any
 from compiler.command import COMPILE_OPTIONS, add_compile_arguments, compile_from
 from sim import asked
 from sim.engine import Watch
-from skipopu.arguments import add_json, add_seed, finite, integer, natural, positive, refuse
+from skipopu.arguments import add_json, add_seed, finite, integer, natural, positive, ratio, refuse
 from skipopu.errors import ProgramError
 from skipopu.policy import WHOLE_RUN
 from skipopu.program.file import FILE_NAME
@@ -47,6 +47,24 @@ def add_routing_arguments(
     if policies:
         add_policy_argument(routing)
     add_seed(parser, seed)
+
+
+def add_mask_arguments(parser: argparse.ArgumentParser, of: str = "") -> argparse._ActionsContainer:
+    """Which channels are left out where no thresholds say it, ``of`` what; returns the options of which one is accepted."""
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--mask",
+        type=ratio,
+        metavar="R",
+        help=f"share of the input channels that products of generated tokens leave out, drawn by --seed (see docs/masks.md){of}; default no masks",
+    )
+    masks.add_argument(
+        "--mask-trace",
+        type=Path,
+        metavar="FILE",
+        help=f"replay masks that `skipopu run --save-mask-trace` wrote (.safetensors){of}",
+    )
+    return masks
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser, text: str, samples: int) -> None:
@@ -130,7 +148,7 @@ def parse_context(text: str) -> tuple[int, int]:
 
 def check_routing(args: argparse.Namespace) -> None:
     """Refuses routing options that would change nothing."""
-    if args.skip is None and getattr(args, "acceptance", None) is None:
+    if args.skip is None and getattr(args, "acceptance", None) is None and getattr(args, "mask", None) is None:
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
 
 

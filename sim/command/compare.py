@@ -6,20 +6,19 @@ import argparse
 from pathlib import Path
 
 from rich.markup import escape
-from rich.progress import Progress
 
 from compiler.command import SHAPE_HELP, add_lora
-from sim.command.common import add_routing_arguments, console, inputs_of, out, parse_context
+from sim.command.common import add_mask_arguments, add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
 from sim.compare.report import report
 from sim.compare.subject import SHAPE_SKIP, compare_model
-from skipopu.arguments import add_json, output_directory, positive, ratio, refuse
+from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import write_json
 from skipopu.shipped import path_or_shipped
-from skipopu.terminal import show
+from skipopu.terminal import Following, show
 
 PROMPT, NEW = 128, 1024  # tokens, where nothing is said
 
@@ -41,17 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routers", type=Path, metavar="FILE", help="router weights of a checkpoint")
     add_lora(parser)
     add_routing_arguments(parser, f"; default {SHAPE_SKIP} for a shape")
-    masks = parser.add_mutually_exclusive_group()
-    masks.add_argument(
-        "--mask",
-        type=ratio,
-        metavar="R",
-        help="share of the input channels that products of generated tokens leave out, drawn by --seed (see docs/masks.md); default no masks",
-    )
-    masks.add_argument(
-        "--mask-trace", type=Path, metavar="FILE", help="replay masks that `skipopu run --save-mask-trace` wrote (.safetensors)"
-    )
-    masks.add_argument(
+    add_mask_arguments(parser).add_argument(
         "--masks",
         type=Path,
         metavar="FILE",
@@ -90,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--seed"], "is of random routing, which --skip asks for")
     machine = Machine.load(args.target)
     subject: Path | str = args.model or vars(args)["shape"]
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Following() as progress:
         task = progress.add_task(escape(f"{Path(subject).absolute().name} on {machine.name}"), total=None)
         result = compare_model(
             subject,

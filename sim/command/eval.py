@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from sim.asked import read_ids, refuse_idle_dial
 from sim.command.common import (
@@ -33,6 +32,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run, require_windows
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
+from skipopu.terminal import Following
 from skipopu.text import NoText, Passage, carried, text_of
 
 
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
     saturated: list[bool] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Following() as progress:
         task = progress.add_task(f"{args.engine} engine", total=total)
         found = evaluate(
             program,

@@ -8,8 +8,6 @@ import math
 import time
 from pathlib import Path
 
-from rich.progress import Progress
-
 from compiler.command import add_lora
 from compiler.pipeline import KV_POLICIES
 from compiler.quantise.choose import METHODS
@@ -22,7 +20,7 @@ from skipopu.arguments import add_json, output_directory, positive, real
 from skipopu.numerics.formats import INT8
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
-from skipopu.terminal import console, show
+from skipopu.terminal import Following, console, show
 
 COMMAND = "skipopu quantise"
 ratio_of_bytes = real(1, 2, "a ratio in 1..2")
@@ -73,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     names = [one.name for one in dataclasses.fields(Request)]
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Following() as progress:
         done = carried_out(
             Request(**{name: getattr(args, name) for name in names}),
             lambda what, items: progress.track(items, description=what),

@@ -9,12 +9,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from rich.progress import Progress, track
-
 from compiler.command import MASK_OPTIONS, SHAPE_HELP, compile_as, outline_of
+from compiler.passes.heads import widen
 from sim.asked import run_without_weights
 from sim.command.common import (
     Typed,
+    add_mask_arguments,
     add_model_arguments,
     add_run_arguments,
     check_routing,
@@ -31,12 +31,13 @@ from sim.engine import Options, Watch
 from sim.engines import ENGINES, Known, engine, knows, options
 from sim.functional import options as functional
 from sim.generation import Generation
-from sim.mask_traces import save_mask_trace
+from sim.mask_traces import TO_LEAVE_OUT, load_mask_trace, save_mask_trace, with_masks
 from sim.masks import Masks
 from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from sim.session import Session
 from sim.speculation import Steps, draws
+from sim.timing.masks import Channels, Drawn, Recorded
 from skipopu.arguments import output_file, positive, real, refuse
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.lookup import Lookup
@@ -45,6 +46,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.quantity import quantity
 from skipopu.report import Record, write_json
+from skipopu.terminal import Following
 
 ALONE = "cannot be combined with --speculate, whose tokens come from many runs"
 KNOWN: dict[str, Known] = {"--profile": "counters", "--save-trace": "routing"}  # what the engine must know
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=tuple(ENGINES), default="functional", help="default functional")
     add_run_arguments(parser, "def read(self, ", 64)
+    add_mask_arguments(parser, ", with --shape")
     add_speculation_arguments(parser)
     parser.add_argument(
         "--acceptance",
@@ -89,7 +92,7 @@ def listed(names: Sequence[str], word: str) -> str:
 class Bar(Watch):
     """How far a run is whose text comes in the end."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Following, total: int) -> None:
         self.progress, self.total = progress, total
         self.task = progress.add_task("", total=None)
 
@@ -103,8 +106,8 @@ class Bar(Watch):
         self.progress.update(self.task, description=phase)
 
 
-def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
-    """A known architecture's program, its run and the routing that the options ask for."""
+def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed, Channels | None]:
+    """A known architecture's program, its run, the routing that the options ask for, and the channels that are left out, if any."""
     if args.engine != "timing":
         raise ProgramError(f"--shape has no weights: it needs --engine timing, not {args.engine}")
     refuse(args, ["--prompt", "--tokens"], "has no effect on --shape, where tokens are only counted; use --prompt-length")
@@ -115,11 +118,20 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed]:
     )
     refuse(args, ["--lora", *MASK_OPTIONS], "has no effect on --shape, which has no weights")
     check_routing(args)
-    checkpoint = outline_of(args)
-    args.context = args.prompt_length + args.max_new if args.context is None else args.context
-    program = compile_as(args, checkpoint, Machine.load(args.target), False)
+    checkpoint, machine, total = outline_of(args), Machine.load(args.target), args.prompt_length + args.max_new
+    args.context = total if args.context is None else args.context
+    active = None
+    if args.mask_trace is not None:
+        active = load_mask_trace(args.mask_trace, widen(checkpoint, machine).config, total - 1)
+    if args.mask is not None or active is not None:
+        machine.require_masks(TO_LEAVE_OUT)
+        checkpoint = with_masks(checkpoint, active)
+    program = compile_as(args, checkpoint, machine, False)
     routing = {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}
-    return program, *run_without_weights(program, args.prompt_length, args.max_new, **routing, what="--skip")
+    run, routed = run_without_weights(program, args.prompt_length, args.max_new, **routing, what="--skip")
+    if active is not None:
+        return program, run, routed, Recorded(program, active)
+    return program, run, routed, None if args.mask is None else Drawn(program, args.mask, args.seed)
 
 
 def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Lookup, chosen: Options) -> int:
@@ -135,7 +147,7 @@ def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Look
     steps = None if args.engine == "functional" else Steps(program, masks)
     if timed:
         chosen = functional.Options(masks=masks.see if masks else None)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    progress = Following()
     tokens: list[int] = []
     with (
         progress if args.engine == "rtl" else nullcontext(),
@@ -179,11 +191,12 @@ def speculate_shape(args: argparse.Namespace, program: Program, run: Run, lookup
         raise ProgramError("--speculate with --shape needs --acceptance A: without weights nothing says which drafts are right")
     if run.max_new < 2:
         raise ProgramError("--speculate has no effect on a token alone; give --max-new 2 or more")
-    refuse(args, ["--profile", "--save-trace", "--timeline"], ALONE)
+    refuse(args, ["--profile", "--save-trace", "--timeline", "--mask", "--mask-trace"], ALONE)
     runs = draws(len(run.prompt), run.max_new, args.acceptance, lookup.drafts, args.seed)
     routing, steps = Routed(tokens=[], routing=routed.routing), Steps(program)
-    for one in track(runs, "timing engine", console=console, transient=True):
-        steps.see(one, routing)
+    with Following() as progress:
+        for one in progress.track(runs, description="timing engine"):
+            steps.see(one, routing)
     keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     drafted, accepted = sum(len(one.known) - one.first - 1 for one in runs[1:]), run.max_new - len(runs)
     console.print(
@@ -232,16 +245,18 @@ def main(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.shape is None):
         raise ProgramError("run needs a checkpoint directory, a compiled program or --shape NAME, one of them")
     routed: Routed | None = None
+    channels: Channels | None = None
     if args.shape is not None:
-        program, run, routed = run_shape(args)
+        program, run, routed, channels = run_shape(args)
     else:
+        refuse(args, ["--mask", "--mask-trace"], "is of --shape; of a model thresholds say what is left out, those of --masks")
         refuse(args, ["--prompt-length"], "is of --shape; a model's prompt is given by --prompt or --tokens")
         program = load_program(args)
         run = run_of(args, program)
     refuse_others(args)
     chosen = {name: options(name).from_arguments(args) for name in ENGINES}[args.engine]
     if routed is not None:
-        chosen = replace(chosen, routed=routed)
+        chosen = replace(chosen, routed=routed, channels=channels)
     lookup = lookup_of(args, program)
     if lookup is not None:
         if routed is not None:
@@ -256,7 +271,7 @@ def main(args: argparse.Namespace) -> int:
         seen = Masks(program, len(run.prompt) + run.max_new)
         chosen = replace(chosen, masks=seen.see)
     streams = knows(args.engine, "text")
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    progress = Following()
     watch = Typed(program) if streams else Bar(progress, len(run.prompt) + run.max_new)
     if isinstance(watch, Typed):
         watch.prompt(run)

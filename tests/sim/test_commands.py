@@ -11,10 +11,16 @@ from safetensors.numpy import save_file
 
 from compiler.frontend.shapes import random_checkpoint as checkpoint_of
 from sim.command import doctor
+from sim.estimate import Workload, estimate
 from sim.functional import engine as functional
+from sim.mask_traces import save_mask_trace
+from sim.masks import Active
 from sim.result import Computed
 from sim.routing import load_trace, save_trace
 from skipopu import cli
+from skipopu.machine.config import Machine
+from skipopu.masks import ATTENTION
+from skipopu.model_config import ModelConfig
 from tests.support import said, small_config
 
 
@@ -172,6 +178,36 @@ def test_shapes_of_config_files(model: Path, capsysbinary: pytest.CaptureFixture
         cycles.append(next(line for line in error.splitlines() if "cycles" in line))
     assert cycles[0] == cycles[1]
     assert "did you mean 'llama-2-7b'?" in said(["run", "--shape", "lama-2-7b", "--engine", "timing"], capsysbinary)[1]
+
+
+def test_masks_of_a_shape(model: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Drawn and recorded ones leave out what they leave out of an estimate."""
+    config, file = ModelConfig.load(model), tmp_path / "masks.safetensors"
+    active = Active({ATTENTION: np.zeros((config.num_layers, 11, config.hidden_size), bool)})
+    save_mask_trace(file, active)
+    figures = tmp_path / "run.json"
+    run: list[object] = ["run", "--shape", model, "--engine", "timing", "--prompt-length", 4, "--max-new", 8]
+    masked: list[object] = [*run, "--target", "tiny-masks", "--json", figures]
+    ways: list[tuple[list[object], Workload, Active | None]] = [
+        (["--mask", 0.5, "--seed", 3], Workload(str(model), 4, 8, seed=3, masked=0.5), None),
+        (["--mask-trace", file], Workload(str(model), 4, 8, masked=1.0), active),
+    ]
+    for options, workload, recorded in ways:
+        assert said([*masked, *options], capsysbinary)[0] == 0
+        found = {record["name"]: record["value"] for record in json.loads(figures.read_text())["records"]}
+        expected = estimate(Machine.load("tiny-masks"), workload, config, active=recorded)
+        assert found["decode_tokens_per_s"] == pytest.approx(expected.tokens_per_s, abs=1e-3)
+        assert found["channels_left_out"] == expected.last["CHANNELS_LEFT_OUT"] > 0
+    refused: dict[str, list[object]] = {
+        "have masks": [*run, "--target", "tiny", "--mask", 0.5],
+        "this run needs (2, 12, ": [*masked, "--max-new", 9, "--mask-trace", file],
+        "not allowed with": [*masked, "--mask", 0.5, "--mask-trace", file],
+        "cannot be combined with --speculate": [*masked, "--mask", 0.5, "--speculate", "lookup", "--acceptance", 0.5],
+        "--mask is of --shape": ["run", model, "--mask", 0.5],
+    }
+    for sentence, arguments in refused.items():
+        code, error = said(arguments, capsysbinary)
+        assert (code, sentence in error) == (2, True), error
 
 
 def test_tables_are_on_standard_output(
