@@ -40,7 +40,7 @@ COMMANDS = {
     "sweep": ("sim.command.sweep", "many machines and workloads on all cores; CSV, Parquet, Pareto plot"),
     "study": (
         "sim.command.study",
-        "a documented study as table, plot and records: accuracy, families, fusion, kv, masks, pe, timing",
+        "a documented study as table, plot and records: accuracy, clock, families, fusion, kv, masks, pe, speculation, timing",
     ),
     "fuzz": ("sim.command.fuzz", "random machines, models and programs: functional engine against RTL, bit for bit"),
     "hdl": ("hw.command", "Verilog of a target, its register map, resources by synthesis, checks"),

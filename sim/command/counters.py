@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from sim.command.common import console
@@ -49,16 +50,16 @@ def profile_table(program: Program, counters: dict[str, int]) -> Table:
     return table
 
 
-def tell_time(program: Program, result: Result, counters: dict[str, int]) -> list[Record]:
+def tell_time(program: Program, result: Result, counters: dict[str, int], to: Console = console) -> list[Record]:
     """Says how long a run takes at the machine's clock; records of its first token and its decoding, where the engine timed them."""
     clock, cycles = program.machine.clock_mhz * 1e6, counters["CYCLES"]
     rate = len(result.tokens) / (cycles / clock) if cycles else 0.0
-    console.print(f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included")
+    to.print(f"{cycles:,} cycles; at an assumed {program.machine.clock_mhz:g} MHz {rate:.1f} tokens/s, prompt included")
     if len(result.at_token) < 2:
         return []
     first, last = (at["CYCLES"] / clock for at in (result.at_token[0], result.at_token[-1]))
     decode = (len(result.at_token) - 1) / (last - first)
-    console.print(f"first token after {quantity(first, 's')}, then {decode:.1f} tokens/s")
+    to.print(f"first token after {quantity(first, 's')}, then {decode:.1f} tokens/s")
     keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     source = f"timing engine, {program.machine.clock_mhz:g} MHz assumed"
     return [

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+from rich.console import Console
+
 from compiler.command import MASK_OPTIONS, SHAPE_HELP, compile_as, outline_of
 from compiler.passes.heads import widen
 from sim.asked import run_without_weights
@@ -21,6 +23,7 @@ from sim.command.common import (
     console,
     inputs_of,
     load_program,
+    out,
     outputs_of,
     run_of,
     warn,
@@ -199,21 +202,21 @@ def speculate_shape(args: argparse.Namespace, program: Program, run: Run, lookup
             steps.see(one, routing)
     keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     drafted, accepted = sum(len(one.known) - one.first - 1 for one in runs[1:]), run.max_new - len(runs)
-    console.print(
+    out.print(
         f"{run.max_new} tokens in {len(runs)} runs through the model: of {drafted} drafted tokens {accepted} were accepted, one draw, seed"
         f" {args.seed}"
     )
     source = f"drawn, acceptance {args.acceptance:g}, seed {args.seed}"
     figures = (("runs", len(runs), "run"), ("drafted_tokens", drafted, "token"), ("accepted_tokens", accepted, "token"))
     records = [Record(name, value, unit, "simulated", source, **keys) for name, value, unit in figures]
-    records += tell_steps(steps, run.max_new, keys)
+    records += tell_steps(steps, run.max_new, keys, out)
     if args.json:
         inputs = {k: v for k, v in inputs_of(args, program).items() if k not in ("prompt", "dial")}
         write_json(args.json, "run", inputs, records)
     return 0
 
 
-def tell_steps(steps: Steps, tokens: int, keys: dict[str, Any]) -> list[Record]:
+def tell_steps(steps: Steps, tokens: int, keys: dict[str, Any], to: Console = console) -> list[Record]:
     """Says how long the machine takes; as records."""
     source, first = f"{keys['engine']} engine, {steps.clock / 1e6:g} MHz assumed", steps.time_to_first_token
     records = [
@@ -225,7 +228,7 @@ def tell_steps(steps: Steps, tokens: int, keys: dict[str, Any]) -> list[Record]:
         rate = steps.tokens_per_s(tokens)
         then = f", then {rate:.1f} tokens/s"
         records.append(Record("decode_tokens_per_s", round(rate, 3), "token/s", "simulated", source, **keys))
-    console.print(
+    to.print(
         f"{sum(steps.cycles):,} cycles; at an assumed {steps.clock / 1e6:g} MHz the first token after {quantity(first, 's')}{then}"
     )
     return records
@@ -292,7 +295,8 @@ def main(args: argparse.Namespace) -> int:
         save_mask_trace(args.save_mask_trace, seen.until(result.routing.shape[2]).active)
     if args.shape is None:
         console.print(f"tokens {result.tokens}")
-    console.print(f"{len(run.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
+    told = console if args.shape is None else out  # beside a text, or all that there is
+    told.print(f"{len(run.prompt)} prompt + {len(result.tokens)} new tokens, {args.engine} engine, {seconds:.2f} s")
     keys = {"engine": args.engine, "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     records = [Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys)]
     if result.saturated:
@@ -305,10 +309,10 @@ def main(args: argparse.Namespace) -> int:
             console.print(f"active share of channels with thresholds {active:.3f}")
             records.append(Record("active_channels_share", active, "ratio", "simulated", f"{args.engine} engine", **keys))
     if result.counters is not None:
-        of_time = tell_time(program, result, result.counters)
+        of_time = tell_time(program, result, result.counters, told)
         records += [*counter_records(program, result.counters, args.engine), *of_time]
         if args.profile:
-            console.print(profile_table(program, result.counters))
+            told.print(profile_table(program, result.counters))
     if args.json:
         inputs = inputs_of(args, program, run if args.shape is None else None)
         if args.shape is not None:

@@ -69,7 +69,7 @@ CLOCK = Event(
     "clock tree and idle registers, per bit of port width",
     "bit cycle",
     Range.between(0.7, 2.8),
-    GUESS + "2.6 to 10 W at 225 MHz for 1.25 M flip-flops behind 16,384 port bits",
+    GUESS + "2.6 to 10 W at 225 MHz for 0.8 M flip-flops and those inside the multipliers, behind 16,384 port bits",
 )
 # Watts at rest: leakage, memory refresh, host link, fans' and regulators' share. By the memory's device.
 STATIC = {

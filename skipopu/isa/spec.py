@@ -208,7 +208,7 @@ EXTEND = Instruction(
     15,
     "control",
     "Further operands of the MATMUL behind it, which is layered or not with all of them. Each that is not 0 needs a unit of its own:"
-    " a machine without it refuses the instruction. A mask applies to tokens that Config.MASKING names.",
+    " a machine without it refuses the instruction, and none here has one for `side`. A mask applies to tokens that Config.MASKING names.",
     (
         *_HEAD[:1],
         Field("mask", 28, "address of thresholds: input channels below them count as zero", "64 bytes"),

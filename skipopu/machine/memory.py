@@ -1,6 +1,6 @@
 """Memory behind a port: what the simulators model, and the published devices it is calibrated to.
 
-``docs/memory.md`` compares the models with every published point.
+``docs/kv-memory.md`` compares the models with every published point.
 """
 
 from __future__ import annotations

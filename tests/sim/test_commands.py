@@ -171,11 +171,8 @@ def test_shapes_of_config_files(model: Path, capsysbinary: pytest.CaptureFixture
     (model / "model.safetensors").unlink()
     cycles = []
     for shape in (model, model / "config.json"):
-        code, error = said(
-            ["run", "--shape", shape, "--engine", "timing", "--prompt-length", "4", "--max-new", "2"], capsysbinary
-        )
-        assert code == 0
-        cycles.append(next(line for line in error.splitlines() if "cycles" in line))
+        assert cli.main(["run", "--shape", str(shape), "--engine", "timing", "--prompt-length", "4", "--max-new", "2"]) == 0
+        cycles.append(next(line for line in capsysbinary.readouterr().out.splitlines() if b"cycles" in line))
     assert cycles[0] == cycles[1]
     assert "did you mean 'llama-2-7b'?" in said(["run", "--shape", "lama-2-7b", "--engine", "timing"], capsysbinary)[1]
 
