@@ -203,7 +203,7 @@ def main() -> None:
             mean += loss.item()
             if (step + 1) % 100 == 0 or step + 1 == steps:
                 since = step % 100 + 1
-                skip = 1 - float(out.gates.mean())
+                skip = 1 - float(out.gates.detach().mean())
                 say(
                     f"{stage} step {step + 1}/{steps} train {mean / since / math.log(2):.4f} bits/byte"
                     f" last batch kv={kv} skip={skip:.3f}{f' masked={share:.3f}' if masks is not None else ''}"
