@@ -258,7 +258,7 @@ def main() -> None:
     if args.masks:
         masks = masks_for(args.out, torch.cat([batch()[:, :-1] for _ in range(2)]).numpy(), window, args.seed)
         model.mask = masks
-        run("masks", args.masks, 0.001, lambda n: True, 4.0, joint, masks.noting(hard), masks)
+        run("masks", args.masks, 0.002, lambda n: True, 4.0, joint, masks.noting(hard), masks)
         save()
     log.close()
 

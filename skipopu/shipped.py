@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 MODELS = Path(__file__).parents[1] / "models"
-NAMES = ("pybyte-300k", "pybyte-1m")
+NAMES = ("pybyte-300k", "pybyte-1m", "pybyte-1m-masked")
+MASKED = MODELS / NAMES[-1]  # trained with masks of input channels, which lie beside it
 HELD_OUT = MODELS / "pybyte-1m" / "heldout.txt"  # Python source that none of them was trained on
 
 

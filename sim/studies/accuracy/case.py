@@ -45,7 +45,7 @@ class Case:
     def __init__(self, subject: Subject) -> None:
         torch.set_num_threads(1)  # jobs run side by side, and give the same sums wherever they run
         self.subject, self.design = subject, subject.design
-        own = load(subject.model)
+        own = load(subject.model, mask_file=False)
         self.checkpoint = own if subject.form == SHIPPED else turned(own, SEED)
         self.config, self.window = own.config, window_of(own, subject.design)
         self.texts = texts(own, subject.design)
