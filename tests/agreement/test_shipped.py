@@ -9,7 +9,7 @@ import pytest
 
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
-from sim.check import differing_bits, first_difference
+from sim.check import check, differing_bits, first_difference
 from sim.evaluation import evaluate
 from sim.functional import engine as functional
 from sim.reference import engine as reference
@@ -17,6 +17,7 @@ from sim.result import logits_of
 from sim.rtl import engine as rtl
 from skipopu.machine.config import Machine
 from skipopu.program.run import Run
+from skipopu.shipped import HELD_OUT, MASKED
 
 PROMPTS, LENGTH, NEW = 32, 32, 32
 
@@ -90,3 +91,29 @@ def test_bits_per_byte_of_functional_and_reference(shipped: Path) -> None:
     assert machine.bits_per_byte is not None
     assert machine.bits_per_byte < 2.0
     assert 0.65 < machine.executed_share < 0.85
+
+
+@pytest.mark.rtl
+def test_its_own_masks_in_rtl() -> None:
+    """The thresholds that lie beside the model trained with masks."""
+    program = compile_checkpoint(load(MASKED), Machine.load("tiny-masks"), context=64)
+    found = check(program, Run(held_out_prompts(MASKED)[5], 24))
+    assert found.ok, found.problems
+    assert found.rtl is not None
+    read, left_out = (found.rtl.counters[name] for name in ("CHANNELS_READ", "CHANNELS_LEFT_OUT"))
+    assert 0.3 < left_out / (read + left_out) < 0.5
+
+
+@pytest.mark.studies
+def test_its_own_masks_cost_little() -> None:
+    text, losses = HELD_OUT.read_bytes()[:8192], []
+    for mask_file in (False, None):
+        checkpoint = load(MASKED, mask_file=mask_file)
+        program = compile_checkpoint(checkpoint, Machine.load("tiny-masks"), context=256, mask_prompt=mask_file is None)
+        losses.append(evaluate(program, program.text.passage(text), "reference", 256, False))
+    without, masked = losses
+    assert without.bits_per_byte is not None
+    assert masked.bits_per_byte is not None
+    assert without.bits_per_byte < masked.bits_per_byte < without.bits_per_byte + 0.06
+    read, every = masked.channels
+    assert 0.5 < read / every < 0.65
