@@ -7,8 +7,6 @@ import dataclasses
 import time
 from pathlib import Path
 
-from rich.progress import Progress
-
 from hw.changes import changes, earlier, figures_of
 from hw.emit import overlay_verilog
 from hw.registers import c_header, register_table
@@ -19,7 +17,7 @@ from skipopu.arguments import add_json, integer, output_directory, refuse
 from skipopu.errors import SkipopuError
 from skipopu.machine.config import Machine
 from skipopu.report import Cell, Record, Table, shown, write_json
-from skipopu.terminal import console, show
+from skipopu.terminal import Following, doing, show
 
 SOURCE = "skipopu hdl"
 FORMS = {"lut": "{:,.0f}", "ff": "{:,.0f}", "dsp": "{:,.0f}", "bram": "{:g}", "uram": "{:g}", "levels": "{}", "mhz": "{:.0f}"}
@@ -115,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
     family = args.family or FAMILIES[machine.multiplier]
     before = earlier(args.against, machine, family) if args.against else None
     start = time.perf_counter()
-    with console.status(f"Verilog of {machine.name}"):
+    with doing(f"Verilog of {machine.name}"):
         text = overlay_verilog(machine)
     seconds = time.perf_counter() - start
     records = [
@@ -132,15 +130,16 @@ def main(args: argparse.Namespace) -> int:
         )
     code = 0
     if args.check:
-        warnings = lint(text)
-        for line in warnings[:20]:
-            print(line)
-        check_netlist(text)
+        with doing("lint and netlist check"):
+            warnings = lint(text)
+            for line in warnings[:20]:
+                print(line)
+            check_netlist(text)
         print(f"lint: {len(warnings)} warnings beyond hw/lint.vlt; yosys check -assert, no latches: passed")
         records.append(Record("lint_warnings", len(warnings), "warning", "measured", SOURCE, target=machine.name))
         code = int(bool(warnings))
     if args.report:
-        with Progress(console=console, transient=True) as progress:
+        with Following() as progress:
             task = progress.add_task("synthesis", total=None)
             found = report(
                 machine, family, lambda name: progress.update(task, advance=1, description=f"synthesis: {name}"), args.dies
@@ -172,7 +171,7 @@ def main(args: argparse.Namespace) -> int:
             differs = changes(before, figures_of(records))
             show(differs) if differs.rows else print(f"no unit differs from {args.against}")
     if args.fmax:
-        with console.status("place and route"):
+        with doing("place and route"):
             mhz, cells = ecp5_fmax(machine)
         print(
             f"one tile on ECP5-85F: {mhz:.1f} MHz, {cells.lut:g} LUT4, {cells.ff:g} FF, {cells.dsp:g} multipliers (out of context, seed 1)"

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table as Drawn
 
 from skipopu.report import Table
 
 NUMBER = re.compile(r"$|-$|[-+]?\d")  # what a column of numbers may hold: nothing, a dash, what starts like one
-PAUSE = 15  # seconds between a task's lines in a log
+PAUSE, RARER = 15, 16  # seconds of work until a log is told of it, then twice as many, up to so many times as many
 
 
 def _console(stream: TextIO, stderr: bool) -> Console:
@@ -28,28 +32,68 @@ def _console(stream: TextIO, stderr: bool) -> Console:
 out, console = _console(sys.stdout, False), _console(sys.stderr, True)
 
 
+class Pulse:
+    """In a log, lines of what long work is at, rarer and rarer."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self.text, self.begin, self.over = text, time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self.tell, daemon=True)
+
+    def tell(self) -> None:
+        pause = PAUSE
+        while not self.over.wait(pause):
+            pause = min(2 * pause, RARER * PAUSE)
+            console.print(f"{self.text()}, {time.monotonic() - self.begin:.0f} s", soft_wrap=True)
+
+    def start(self) -> None:
+        if not console.is_terminal:
+            self.thread.start()
+
+    def stop(self) -> None:
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+
+@contextmanager
+def doing(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is done, and what of it as the function is told: beside a spinner in a terminal, elsewhere as :class:`Pulse` does."""
+    now = what
+    pulse = Pulse(lambda: now)
+    with console.status(escape(what)) as status:
+
+        def say(text: str) -> None:
+            nonlocal now
+            now = text
+            status.update(escape(text))
+
+        pulse.start()
+        try:
+            yield say
+        finally:
+            pulse.stop()
+
+
 class Following(Progress):
-    """How far long work is: bars in a terminal, elsewhere a line about the task that went on, :data:`PAUSE` seconds apart at least."""
+    """How far long work is: bars in a terminal, elsewhere as :class:`Pulse` does, of the task that began last and goes on."""
 
     def __init__(self) -> None:
         super().__init__(console=console, transient=True, disable=not console.is_terminal)
-        self.begin = self.told = time.monotonic()
+        self.pulse = Pulse(self.far)
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        super().update(task_id, **changes)
-        self.tell(task_id)
+    def far(self) -> str:
+        task = next((task for task in reversed(self.tasks) if not task.finished), None)
+        if task is None:
+            return "going on"
+        return f"{task.description or 'done'}: {task.completed:g}" + (f" of {task.total:g}" if task.total else "")
 
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        super().advance(task_id, advance)
-        self.tell(task_id)
+    def start(self) -> None:
+        super().start()
+        self.pulse.start()
 
-    def tell(self, task_id: TaskID) -> None:
-        now, task = time.monotonic(), next(task for task in self.tasks if task.id == task_id)
-        if console.is_terminal or now - self.told < PAUSE:
-            return
-        self.told = now
-        far = f"{task.completed:g}" + (f" of {task.total:g}" if task.total else "")
-        console.print(f"{task.description or 'done'}: {far}, {now - self.begin:.0f} s")
+    def stop(self) -> None:
+        self.pulse.stop()
+        super().stop()
 
 
 def show(table: Table) -> None:

@@ -22,7 +22,7 @@ from skipopu.report import Cell, Record, Table, shown, write_json
 from skipopu.shapes import SHAPES, label, shape
 from skipopu.shipped import MODELS
 from skipopu.shipped import NAMES as SHIPPED
-from skipopu.terminal import show
+from skipopu.terminal import doing, show
 
 SOURCE = "skipopu hdl --report, board file"
 
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     rows, records, code = [], [], 0
     reasons: list[str] = []
     notes: dict[str, None] = {}
-    with console.status("resources"):
+    with doing("resources"):
         for board in boards:
             machine = Machine.load(args.target or board.target)
             resources = resources_of(machine)

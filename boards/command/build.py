@@ -6,14 +6,12 @@ import argparse
 import time
 from functools import partial
 
-from rich.markup import escape
-
 from boards.board import Board, check, names, outdated, resources_of
 from sim.command.common import console, inputs_of, out, warn
 from skipopu.arguments import add_json, add_seed, output_directory
 from skipopu.machine.config import Machine
 from skipopu.report import Cell, Record, Table, shown, write_json
-from skipopu.terminal import show
+from skipopu.terminal import doing, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     board = Board.load(args.board)
     machine = Machine.load(args.target or board.target)
-    with console.status(escape(f"does {machine.name} fit {board.title}?")):
+    with doing(f"does {machine.name} fit {board.title}?"):
         check(board, machine, resources_of(machine))
         old = outdated(machine)
     if old:
@@ -51,12 +49,12 @@ def build_open(board: Board, machine: Machine, args: argparse.Namespace) -> list
 
     begin = time.perf_counter()
     ran = False
-    with console.status("Verilog") as status:
+    with doing("Verilog") as tell:
 
         def say(step: str) -> None:
             nonlocal ran
             ran = True
-            status.update(escape(step))
+            tell(step)
             if not console.is_terminal and ":" not in step:
                 console.print(step)
 
@@ -89,7 +87,7 @@ def write_vendor(board: Board, machine: Machine, args: argparse.Namespace) -> li
     from boards.vendor.project import project
 
     begin = time.perf_counter()
-    with console.status("Verilog"):
+    with doing("Verilog"):
         files = project(board, machine)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():

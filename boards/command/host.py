@@ -38,6 +38,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.sampling import Sampling
+from skipopu.terminal import doing
 
 OF_ABORT = {"--abort", "--port", "--baud", "--xclbin", "--device", "--overlay"}
 SIMULATED_CYCLES_PER_BIT = 5  # a simulated line has no reason to be slow
@@ -90,7 +91,7 @@ def open_transport(args: argparse.Namespace, machine: Machine | None = None) -> 
         from sim.ulx3s.build import simulate_project
         from sim.ulx3s.port import SimulatedPort
 
-        with console.status("building the board's simulation (a minute, then cached)"):
+        with doing("building the board's simulation (a minute, then cached)"):
             executable = simulate_project(project(machine))
         clock = machine.clock_mhz * 1e6
         port, name = SimulatedPort(executable, clock, BAUD), "simulated ULX3S"

@@ -25,6 +25,7 @@ from sim.command.counters import counter_records
 from sim.result import Result
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
+from skipopu.terminal import doing
 
 PROMPT = "def read(self, size=-1):\n"
 
@@ -167,8 +168,8 @@ def say_outcome(result: Check) -> None:
 def main(args: argparse.Namespace) -> int:
     program = load_program(args)
     options = run_of(args, program)
-    with console.status("check") as status:
-        result = check(program, options, Phases(status.update), with_rtl=not args.no_rtl)
+    with doing("check") as say:
+        result = check(program, options, Phases(say), with_rtl=not args.no_rtl)
     out.print(check_table(program, result))
     say_outcome(result)
     if args.json:

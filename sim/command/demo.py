@@ -12,7 +12,7 @@ from compiler.frontend.checkpoint import load
 from sim.asked import text_ids
 from sim.check import check
 from sim.command.check import check_table, records_of, say_outcome
-from sim.command.common import Phases, console, inputs_of, out, outputs_of
+from sim.command.common import Phases, inputs_of, out, outputs_of
 from sim.functional import engine as functional
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json
@@ -21,6 +21,7 @@ from skipopu.machine.config import Machine
 from skipopu.program.run import Run
 from skipopu.report import Record, write_json
 from skipopu.shipped import MODELS, path_or_shipped
+from skipopu.terminal import doing
 from skipopu.text_stream import continuation
 
 SHIPPED = "pybyte-1m"
@@ -58,10 +59,10 @@ def main(args: argparse.Namespace) -> int:
     print(PROMPT + continuation(program.text, prompt, sample.tokens), flush=True)
     out.rule()
     options = Run(prompt, NEW_TOKENS)
-    with console.status("check") as status:
-        watch = Phases(status.update)
+    with doing("check") as say:
+        watch = Phases(say)
         result = check(program, options, watch)
-        status.update("RTL simulation with every module executed")
+        say("RTL simulation with every module executed")
         always = Run(prompt, NEW_TOKENS, routing="always")
         forced = rtl.run(program, always, watch=watch) if result.rtl is not None else None
     out.print(check_table(program, result))

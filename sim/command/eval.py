@@ -14,7 +14,6 @@ from sim.command.common import (
     add_dial_argument,
     add_model_arguments,
     add_policy_argument,
-    console,
     inputs_of,
     is_compiled,
     load_program,
@@ -32,7 +31,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run, require_windows
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
-from skipopu.terminal import Following
+from skipopu.terminal import Following, doing
 from skipopu.text import NoText, Passage, carried, text_of
 
 
@@ -76,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     if program is None:
         if args.context is None:
             args.context = min(args.window, ModelConfig.load(args.model).max_positions)
-        with console.status("compiling"):
+        with doing("compiling"):
             program = load_program(args, chunk=CHUNK)
     policy = ALWAYS.name if args.always else args.policy or COMPILED
     asked = Run((0,), dial=args.dial, routing=policy)

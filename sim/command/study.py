@@ -12,7 +12,7 @@ from skipopu.errors import SkipopuError
 from skipopu.plots import png
 from skipopu.report import Report, write_json
 from skipopu.shipped import path_or_shipped
-from skipopu.terminal import show
+from skipopu.terminal import doing, show
 
 Say = Callable[[str], None]
 
@@ -68,8 +68,8 @@ def main(args: argparse.Namespace) -> int:
         raise SkipopuError(f"{args.update}: no lines {begin.strip()!r} and {end.strip()!r} to put the table between")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-    with console.status("study") as status:
-        report = STUDIES[args.name](args, status.update)
+    with doing(f"study {args.name}") as say:
+        report = STUDIES[args.name](args, say)
     for table in report.tables:
         show(table)
     for line in report.findings:
