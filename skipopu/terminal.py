@@ -9,9 +9,9 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,7 @@ from rich.table import Table as Drawn
 from skipopu.report import Table
 
 NUMBER = re.compile(r"$|-$|[-+]?\d")  # what a column of numbers may hold: nothing, a dash, what starts like one
+T = TypeVar("T")
 PAUSE, RARER = 15, 16  # seconds of work until a log is told of it, then twice as many, up to so many times as many
 
 
@@ -85,7 +86,22 @@ class Following(Progress):
         task = next((task for task in reversed(self.tasks) if not task.finished), None)
         if task is None:
             return "going on"
-        return f"{task.description or 'done'}: {task.completed:g}" + (f" of {task.total:g}" if task.total else "")
+        return (
+            f"{task.description or 'done'}: {task.completed:g} of {task.total:g}"
+            if task.total
+            else task.description or "going on"
+        )
+
+    def track(self, sequence: Iterable[T], *args: Any, description: str = "", **given: Any) -> Iterator[T]:
+        """As rich's, which counts nothing where no bar is drawn."""
+        if console.is_terminal:
+            yield from super().track(sequence, *args, description=description, **given)
+            return
+        items = list(sequence)
+        task = self.add_task(description, total=len(items))
+        for item in items:
+            yield item
+            self.advance(task)
 
     def start(self) -> None:
         super().start()

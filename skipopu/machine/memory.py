@@ -196,7 +196,7 @@ DRAMS = {dram.name: dram for dram in (HBM2, DDR4_2400)}
 def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> MemoryTiming:
     """A description's ``memory``: the name of a device, or a mapping of :class:`MemoryTiming`'s fields.
 
-    A mapping that names a known ``device`` starts from it; its ``path`` are cycles between port and device that the device's latency
+    A mapping that names a ``device`` starts from it; its ``path`` are cycles between port and device that the device's latency
     does not contain, there and back.
 
     Raises:
@@ -209,8 +209,10 @@ def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> 
     given = dict(MAPPING.check(value, f"{where}: memory", ConfigError))
     path = whole(0, 1000).check(given.pop("path", 0), f"{where}: memory: path", ConfigError)
     fields = typed(MemoryTiming, given, f"{where}: memory")
-    device = given.get("device")
-    if device in DRAMS:
+    device = given.get("device", "")
+    if device and device not in DRAMS:
+        raise ConfigError(f"{where}: memory: device is {device!r}; accepted: {', '.join(DRAMS)}, or none")
+    if device:
         timing = DRAMS[device].timing(clock_mhz, beat_bytes)
         timing = dataclasses.replace(timing, **{"latency": timing.latency + path} | fields)
     elif path:
