@@ -85,7 +85,7 @@ def compile_checkpoint(
     limits.check(machine, config, context, group, checkpoint.router_width)
     refuse(machine, config, context, checkpoint.router_width > 0, checkpoint.masks is not None)
     if mask_prompt and checkpoint.masks is None:
-        raise ProgramError(f"mask_prompt is {mask_prompt}; it has no effect: the model has no thresholds of input channels")
+        raise ProgramError("mask_prompt (--mask-prompt) has no effect: the model has no thresholds of input channels")
     decided = policies_of(policies, config.num_layers, checkpoint.routers is not None)
     require_windows(machine, (policy for layer in decided for pair in layer for policy in pair))
     most = limits.history_slots(machine, config)

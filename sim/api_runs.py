@@ -166,7 +166,7 @@ def compare(
         SkipopuError: the work does not fit the machine, or a file of measured records is wrong.
 
     >>> sk.compare("llama-2-7b", "u280").skipping.tokens_per_s  # doctest: +SKIP
-    147.2
+    147.0
     """
     from sim.compare.subject import compare_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.stored import Stored
@@ -71,4 +71,4 @@ def load_mask_trace(path: Path, config: ModelConfig, tokens: int) -> Active:
 def save_mask_trace(path: Path, active: Active) -> None:
     """Writes what :func:`load_mask_trace` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(rows) for name, rows in active.items()}, path)
+    path.write_bytes(save({name: np.ascontiguousarray(rows) for name, rows in active.items()}))

@@ -65,11 +65,11 @@ def load_trace(path: Path) -> NDArray[np.bool_]:
         ProgramError: not such a file, or an array of anything but true and false, 1 and 0.
     """
     try:
-        trace = np.load(path)
+        trace = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file; `skipopu run --save-trace` writes one") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise ProgramError(f"{path}: not a NumPy array ({error})") from None
+    except (OSError, ValueError, EOFError):
+        raise ProgramError(f"{path}: not a NumPy array, as `skipopu run --save-trace` writes one (.npy)") from None
     if not isinstance(trace, np.ndarray):
         raise ProgramError(f"{path}: an archive of arrays; one array of bool (.npy) is needed")
     if trace.ndim != 3 or trace.shape[1] != 2:

@@ -15,7 +15,7 @@ from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table as Drawn
 
 from skipopu.report import Table
@@ -78,8 +78,9 @@ def doing(what: str) -> Iterator[Callable[[str], None]]:
 class Following(Progress):
     """How far long work is: bars in a terminal, elsewhere as :class:`Pulse` does, of the task that began last and goes on."""
 
-    def __init__(self) -> None:
-        super().__init__(console=console, transient=True, disable=not console.is_terminal)
+    def __init__(self, *columns: str | ProgressColumn) -> None:
+        """``columns`` of the bars; rich's own if there are none."""
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.pulse = Pulse(self.far)
 
     def far(self) -> str:

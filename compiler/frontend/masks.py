@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from compiler.frontend.stored import Stored
 from skipopu.errors import CheckpointError
@@ -56,7 +56,7 @@ def write(path: Path, masks: Masks, metadata: Mapping[str, str] | None = None) -
     """Writes what :func:`read` reads."""
     tensors = {f"model.layers.{layer}.{own}": row for own, rows in masks.items() for layer, row in enumerate(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata=dict(metadata or {}))
+    path.write_bytes(save(tensors, metadata=dict(metadata or {})))
 
 
 def of_checkpoint(directory: Path, given: Given, config: ModelConfig) -> Masks | None:

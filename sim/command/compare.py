@@ -25,7 +25,10 @@ PROMPT, NEW = 128, 1024  # tokens, where nothing is said
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=path_or_shipped, nargs="?", help="checkpoint directory; its routers decide unless --skip says otherwise"
+        "model",
+        type=path_or_shipped,
+        nargs="?",
+        help="checkpoint directory, or a shipped model; its routers decide unless --skip says otherwise",
     )
     parser.add_argument("--shape", metavar="NAME", help=f"an architecture instead: {SHAPE_HELP}")
     parser.add_argument("--target", default="u280", help="target name or machine description (.yaml); default u280")

@@ -35,7 +35,7 @@ def profile_table(program: Program, counters: dict[str, int]) -> Table:
     table = Table(title=f"Where {total:,} cycles go on {program.machine.name}")
     table.add_column("unit")
     for name in ("busy", *CAUSES, "idle"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
 
     def cell(cycles: int | None) -> str:
         return "" if cycles is None else f"{cycles:,} {cycles / total:6.1%}"

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from sim.command.common import console
 from sim.fuzz.case import LONG_CYCLES, LONG_PORTS, LONG_PROMPT, PROGRAMS, Case, case, from_dict, program_of
@@ -28,6 +28,7 @@ from sim.fuzz.shrink import shrink
 from skipopu.arguments import add_json, add_seed, output_file, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.report import Record, write_json
+from skipopu.terminal import Following
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +127,7 @@ def search(args: argparse.Namespace, cases: Iterator[Case]) -> tuple[list[Line],
     total = args.seconds or (args.count if args.case is None else 1)
     pool = multiprocessing.get_context("spawn").Pool(args.jobs, _prepare, maxtasksperchild=25) if args.jobs > 1 else None
     try:
-        with Progress(*columns, console=console) as progress:
+        with Following(*columns) as progress:
             task = progress.add_task("fuzz", total=total)
             for done, of_case in enumerate(pool.imap_unordered(_work, jobs) if pool else map(_work, jobs), 1):
                 jobs.more()

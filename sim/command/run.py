@@ -301,12 +301,14 @@ def main(args: argparse.Namespace) -> int:
     records = [Record("wall_s", round(seconds, 3), "s", "measured", "skipopu run", **keys)]
     if result.saturated:
         warn(SATURATED)
-    if streams and isinstance(result, Routed):
-        share = result.executed_share
-        console.print(f"executed share of modules {share:.3f}")
+    if (streams or args.shape is not None) and isinstance(result, Routed):
+        share, active = result.executed_share, result.active_channels_share
+        told.print(f"executed share of modules {share:.3f}")
         records.append(Record("executed_share", share, "ratio", "simulated", f"{args.engine} engine", **keys))
-        if (active := result.active_channels_share) is not None:
-            console.print(f"active share of channels with thresholds {active:.3f}")
+        if active is None and result.counters and (left_out := result.counters.get("CHANNELS_LEFT_OUT")):
+            active = (read := result.counters["CHANNELS_READ"]) / (read + left_out)
+        if active is not None:
+            told.print(f"active share of channels with thresholds {active:.3f}")
             records.append(Record("active_channels_share", active, "ratio", "simulated", f"{args.engine} engine", **keys))
     if result.counters is not None:
         of_time = tell_time(program, result, result.counters, told)

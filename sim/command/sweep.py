@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from sim import parallel, sweep
 from sim.command.common import console, inputs_of
@@ -17,7 +17,7 @@ from skipopu.arguments import add_json, output_directory, positive, refuse
 from skipopu.errors import SkipopuError
 from skipopu.plots import png
 from skipopu.report import Cell, Plot, Record, Report, Table, shown, write_json
-from skipopu.terminal import show
+from skipopu.terminal import Following, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
         refuse(args, ["--jobs"], "has no effect on a running cluster, which has its workers")
     jobs = sweep.read(args.sweep)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with parallel.executor(args.executor, args.jobs, args.scheduler) as pool, Progress(*columns, console=console) as progress:
+    with parallel.executor(args.executor, args.jobs, args.scheduler) as pool, Following(*columns) as progress:
         task = progress.add_task(escape(args.sweep.stem), total=len(jobs))
         rows = sweep.run(jobs, args.output, pool, lambda done, of: progress.update(task, completed=done))
     whole = [row for row in rows if row["status"] == "ok"]

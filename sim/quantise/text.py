@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from sim.asked import read_ids
 from skipopu.errors import ProgramError
 from skipopu.model_config import ModelConfig
-from skipopu.text import Passage, carried, text_of
+from skipopu.text import NoText, Passage, carried, text_of
 
 
 def calibration_text(path: Path | None, config: ModelConfig, model: Path) -> Passage:
     """A text, or ids of a .npy; without a path the source of Python's library, but for the files of the shipped held-out sample."""
     if path is not None and path.suffix == ".npy":
         return Passage(read_ids(path, config.vocab_size), None)
-    text = text_of(config, carried(model), model.name)
+    try:
+        text = text_of(config, carried(model), model.name)
+    except NoText as error:
+        raise NoText(f"{error}; give token ids instead, files of them (.npy) in the place of each text") from None
     if path is None:
         from models.train import corpus
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
 from skipopu.errors import ConfigError, ProgramError
+from skipopu.machine import doc
 from skipopu.machine.clock import at_clock
 from skipopu.machine.config import Machine
 from skipopu.machine.files import TARGETS, describe
@@ -181,3 +182,15 @@ def test_formats_that_are_usual_leave_no_trace() -> None:
     assert dataclasses.replace(mono, formats=("int8", "int4")).numerics_fingerprint("exact18") == known
     with pytest.raises(ProgramError, match="machine mono: weight format is 'fp4'; accepted: int4, int8"):
         compile_checkpoint(random_checkpoint(small_config()), mono, weights="fp4")
+
+
+def test_the_documented_example_is_a_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(doc.EXAMPLE)
+    machine = Machine.load(tmp_path / "mine.yaml")
+    assert (machine.name, machine.ports, machine.memory.latency) == ("mine", 4, 40)
+
+
+def test_devices_are_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: u280\nmemory: {device: hbm3}\n")
+    with pytest.raises(ConfigError, match="memory: device is 'hbm3'; accepted: hbm2, ddr4-2400, or none"):
+        Machine.load(tmp_path / "mine.yaml")
