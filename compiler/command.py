@@ -173,7 +173,7 @@ def compile_as(args: argparse.Namespace, checkpoint: Checkpoint, machine: Machin
             prefetch=args.prefetch,
             policies=policies_asked(args),
             mask_prompt=args.mask_prompt,
-            follow=lambda what, items: progress.track(items, description=what),
+            follow=progress.follow,
         )
     for sentence in program.source["warnings"]:
         print(f"warning: {sentence}", file=sys.stderr)

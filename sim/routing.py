@@ -68,7 +68,9 @@ def load_trace(path: Path) -> NDArray[np.bool_]:
         trace = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file; `skipopu run --save-trace` writes one") from None
-    except (OSError, ValueError, EOFError):
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, EOFError):
         raise ProgramError(f"{path}: not a NumPy array, as `skipopu run --save-trace` writes one (.npy)") from None
     if not isinstance(trace, np.ndarray):
         raise ProgramError(f"{path}: an archive of arrays; one array of bool (.npy) is needed")

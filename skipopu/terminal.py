@@ -9,14 +9,15 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, TaskID
 from rich.table import Table as Drawn
+from rich.text import Text
 
 from skipopu.report import Table
 
@@ -37,23 +38,29 @@ class Pulse:
     """In a log, lines of what long work is at, rarer and rarer."""
 
     def __init__(self, text: Callable[[], str]) -> None:
-        self.text, self.begin, self.over = text, time.monotonic(), threading.Event()
-        self.thread = threading.Thread(target=self.tell, daemon=True)
+        self.text = text
+        self.over: threading.Event | None = None
 
-    def tell(self) -> None:
-        pause = PAUSE
-        while not self.over.wait(pause):
+    def tell(self, over: threading.Event) -> None:
+        begin, pause = time.monotonic(), PAUSE
+        while not over.wait(pause):
             pause = min(2 * pause, RARER * PAUSE)
-            console.print(f"{self.text()}, {time.monotonic() - self.begin:.0f} s", soft_wrap=True)
+            try:  # not by the console, which answers a pipe that is gone for the whole process
+                print(f"{self.text()}, {time.monotonic() - begin:.0f} s", file=console.file, flush=True)
+            except (OSError, ValueError):
+                return
 
     def start(self) -> None:
-        if not console.is_terminal:
+        if self.over is None and not console.is_terminal:
+            self.over = threading.Event()
+            self.thread = threading.Thread(target=self.tell, args=(self.over,), daemon=True)
             self.thread.start()
 
     def stop(self) -> None:
-        self.over.set()
-        if self.thread.is_alive():
+        if self.over is not None:
+            self.over.set()
             self.thread.join()
+            self.over = None
 
 
 @contextmanager
@@ -76,7 +83,10 @@ def doing(what: str) -> Iterator[Callable[[str], None]]:
 
 
 class Following(Progress):
-    """How far long work is: bars in a terminal, elsewhere as :class:`Pulse` does, of the task that began last and goes on."""
+    """How far long work is: bars in a terminal, elsewhere as :class:`Pulse` does, of the task that began last and goes on.
+
+    Descriptions are plain text.
+    """
 
     def __init__(self, *columns: str | ProgressColumn) -> None:
         """``columns`` of the bars; rich's own if there are none."""
@@ -87,22 +97,25 @@ class Following(Progress):
         task = next((task for task in reversed(self.tasks) if not task.finished), None)
         if task is None:
             return "going on"
-        return (
-            f"{task.description or 'done'}: {task.completed:g} of {task.total:g}"
-            if task.total
-            else task.description or "going on"
-        )
+        what = Text.from_markup(task.description, emoji=False).plain or "going on"
+        return f"{what}: {task.completed:,.0f} of {task.total:,.0f}" if task.total else what
 
-    def track(self, sequence: Iterable[T], *args: Any, description: str = "", **given: Any) -> Iterator[T]:
-        """As rich's, which counts nothing where no bar is drawn."""
-        if console.is_terminal:
-            yield from super().track(sequence, *args, description=description, **given)
-            return
-        items = list(sequence)
-        task = self.add_task(description, total=len(items))
-        for item in items:
-            yield item
-            self.advance(task)
+    def add_task(self, description: str, *args: Any, **given: Any) -> TaskID:
+        return super().add_task(escape(description), *args, **given)
+
+    def update(self, task_id: TaskID, *, description: str | None = None, **given: Any) -> None:
+        super().update(task_id, description=None if description is None else escape(description), **given)
+
+    def follow(self, description: str, items: Iterable[T]) -> Generator[T]:
+        """``items``, counted as they go by; rich's own way to do so counts nothing where no bar is drawn."""
+        known = list(items)
+        task = self.add_task(description, total=len(known))
+        try:
+            for item in known:
+                yield item
+                self.advance(task)
+        finally:
+            self.update(task, completed=len(known), total=len(known), visible=False)
 
     def start(self) -> None:
         super().start()

@@ -20,7 +20,7 @@ from skipopu.machine.config import Machine
 from skipopu.model_config import ModelConfig
 from skipopu.report import Cell, Record, Table, shown, write_json
 from skipopu.shapes import SHAPES, label, shape
-from skipopu.shipped import MODELS
+from skipopu.shipped import MASKED, MODELS
 from skipopu.shipped import NAMES as SHIPPED
 from skipopu.terminal import doing, show
 
@@ -73,7 +73,10 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     parse_context(args.context)
     boards = [Board.load(name) for name in args.board or names()]
-    models = args.shape or [*SHAPES, *SHIPPED]
+    models = args.shape or [
+        *SHAPES,
+        *(name for name in SHIPPED if name != MASKED.name),
+    ]  # without its masks another one's shape
     for model in models:
         if model not in (*SHAPES, *SHIPPED):
             if not Path(model).exists():

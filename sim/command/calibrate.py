@@ -14,8 +14,10 @@ from compiler.pipeline import KV_POLICIES
 from sim.calibrate.rules import RULES, WINA
 from sim.calibrate.work import GREEDY, MOST, RATIOS, Calibration, Measured, Request, carried_out
 from sim.command.common import add_calibration_arguments, inputs_of
+from sim.reference.threads import few_threads
 from skipopu.arguments import add_json, output_file, real
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, FFN, FFN_INNER
+from skipopu.model_config import ModelConfig
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import HELD_OUT, NAMES, path_or_shipped
 from skipopu.terminal import Following, console, show
@@ -66,10 +68,11 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     names = [one.name for one in dataclasses.fields(Request)]
 
+    few_threads(ModelConfig.load(args.model))
     with Following() as progress:
         done = carried_out(
             Request(**{name: getattr(args, name) for name in names}),
-            lambda what, items: progress.track(items, description=what),
+            progress.follow,
             lambda sentence: console.print(sentence),
         )
     tables = report(done, args)

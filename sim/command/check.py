@@ -22,6 +22,7 @@ from sim.command.common import (
     warn,
 )
 from sim.command.counters import counter_records
+from sim.reference.threads import few_threads
 from sim.result import Result
 from skipopu.program.program import Program
 from skipopu.report import Record, write_json
@@ -168,6 +169,7 @@ def say_outcome(result: Check) -> None:
 def main(args: argparse.Namespace) -> int:
     program = load_program(args)
     options = run_of(args, program)
+    few_threads(program.model)
     with doing("check") as say:
         result = check(program, options, Phases(say), with_rtl=not args.no_rtl)
     out.print(check_table(program, result))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.markup import escape
-
 from compiler.command import SHAPE_HELP, add_lora
 from sim.command.common import add_mask_arguments, add_routing_arguments, console, inputs_of, out, parse_context
 from sim.compare import render
@@ -83,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     machine = Machine.load(args.target)
     subject: Path | str = args.model or vars(args)["shape"]
     with Following() as progress:
-        task = progress.add_task(escape(f"{Path(subject).absolute().name} on {machine.name}"), total=None)
+        task = progress.add_task(f"{Path(subject).absolute().name} on {machine.name}", total=None)
         result = compare_model(
             subject,
             machine,

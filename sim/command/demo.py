@@ -14,6 +14,7 @@ from sim.check import check
 from sim.command.check import check_table, records_of, say_outcome
 from sim.command.common import Phases, inputs_of, out, outputs_of
 from sim.functional import engine as functional
+from sim.reference.threads import few_threads
 from sim.rtl import engine as rtl
 from skipopu.arguments import add_json
 from skipopu.errors import CheckpointError
@@ -59,6 +60,7 @@ def main(args: argparse.Namespace) -> int:
     print(PROMPT + continuation(program.text, prompt, sample.tokens), flush=True)
     out.rule()
     options = Run(prompt, NEW_TOKENS)
+    few_threads(program.model)
     with doing("check") as say:
         watch = Phases(say)
         result = check(program, options, watch)

@@ -31,7 +31,7 @@ from skipopu.program.program import Program
 from skipopu.program.run import COMPILED, Run, require_windows
 from skipopu.report import Record, write_json
 from skipopu.shipped import HELD_OUT, path_or_shipped
-from skipopu.terminal import Following, doing
+from skipopu.terminal import Following
 from skipopu.text import NoText, Passage, carried, text_of
 
 
@@ -75,8 +75,7 @@ def main(args: argparse.Namespace) -> int:
     if program is None:
         if args.context is None:
             args.context = min(args.window, ModelConfig.load(args.model).max_positions)
-        with doing("compiling"):
-            program = load_program(args, chunk=CHUNK)
+        program = load_program(args, chunk=CHUNK)
     policy = ALWAYS.name if args.always else args.policy or COMPILED
     asked = Run((0,), dial=args.dial, routing=policy)
     refuse_idle_dial(program, asked)
@@ -93,6 +92,10 @@ def main(args: argparse.Namespace) -> int:
     total = sum(part.stop - part.start + len(passage.head) for part in windows_of(passage, window))
     begin = time.perf_counter()
     saturated: list[bool] = []
+    if args.engine == "reference":
+        from sim.reference.threads import few_threads
+
+        few_threads(program.model)
     with Following() as progress:
         task = progress.add_task(f"{args.engine} engine", total=total)
         found = evaluate(

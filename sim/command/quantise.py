@@ -16,7 +16,9 @@ from sim.command.common import add_calibration_arguments, inputs_of, warn
 from sim.quantise.calibrate import Quantised
 from sim.quantise.observe import HELD, OUTPUT
 from sim.quantise.work import BEST, JUDGED, PRODUCTS, Quantisation, Request, carried_out
+from sim.reference.threads import few_threads
 from skipopu.arguments import add_json, output_directory, positive, real
+from skipopu.model_config import ModelConfig
 from skipopu.numerics.formats import INT8
 from skipopu.report import Cell, Keys, Record, Table, shown, write_json
 from skipopu.shipped import NAMES, path_or_shipped
@@ -71,10 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     names = [one.name for one in dataclasses.fields(Request)]
+    few_threads(ModelConfig.load(args.model))
     with Following() as progress:
         done = carried_out(
             Request(**{name: getattr(args, name) for name in names}),
-            lambda what, items: progress.track(items, description=what),
+            progress.follow,
             lambda sentence: console.print(sentence),
         )
     tables, records = report(done, args)

@@ -198,7 +198,7 @@ def speculate_shape(args: argparse.Namespace, program: Program, run: Run, lookup
     runs = draws(len(run.prompt), run.max_new, args.acceptance, lookup.drafts, args.seed)
     routing, steps = Routed(tokens=[], routing=routed.routing), Steps(program)
     with Following() as progress:
-        for one in progress.track(runs, description="timing engine"):
+        for one in progress.follow("timing engine", runs):
             steps.see(one, routing)
     keys = {"engine": "timing", "target": program.machine.name, "model": program.source["checkpoint"], "kv": program.kv}
     drafted, accepted = sum(len(one.known) - one.first - 1 for one in runs[1:]), run.max_new - len(runs)
@@ -273,6 +273,10 @@ def main(args: argparse.Namespace) -> int:
             raise ProgramError("--save-mask-trace has no effect: the program has no thresholds of input channels")
         seen = Masks(program, len(run.prompt) + run.max_new)
         chosen = replace(chosen, masks=seen.see)
+    if args.engine == "reference":
+        from sim.reference.threads import few_threads
+
+        few_threads(program.model)
     streams = knows(args.engine, "text")
     progress = Following()
     watch = Typed(program) if streams else Bar(progress, len(run.prompt) + run.max_new)
@@ -305,8 +309,6 @@ def main(args: argparse.Namespace) -> int:
         share, active = result.executed_share, result.active_channels_share
         told.print(f"executed share of modules {share:.3f}")
         records.append(Record("executed_share", share, "ratio", "simulated", f"{args.engine} engine", **keys))
-        if active is None and result.counters and (left_out := result.counters.get("CHANNELS_LEFT_OUT")):
-            active = (read := result.counters["CHANNELS_READ"]) / (read + left_out)
         if active is not None:
             told.print(f"active share of channels with thresholds {active:.3f}")
             records.append(Record("active_channels_share", active, "ratio", "simulated", f"{args.engine} engine", **keys))

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from sim import parallel, sweep
@@ -72,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     jobs = sweep.read(args.sweep)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with parallel.executor(args.executor, args.jobs, args.scheduler) as pool, Following(*columns) as progress:
-        task = progress.add_task(escape(args.sweep.stem), total=len(jobs))
+        task = progress.add_task(args.sweep.stem, total=len(jobs))
         rows = sweep.run(jobs, args.output, pool, lambda done, of: progress.update(task, completed=done))
     whole = [row for row in rows if row["status"] == "ok"]
     failed = sum(row["status"] == "failed" for row in rows)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from sim.reference.functions import ACTIVATIONS, apply_rope, attention, rms_norm, rope_tables, soft_cap
 from sim.reference.layer import Layer
-from sim.reference.threads import few_threads
 from skipopu.errors import CheckpointError
 from skipopu.model_config import ModelConfig
 from skipopu.policy import KvPolicy, Module
@@ -158,7 +157,6 @@ class SkipLlama(nn.Module):
         h = self.embed_tokens(tokens)
         return Stream(h, [(cos.to(h), sin.to(h)) for cos, sin in rope_tables(self.config, count)])
 
-    @few_threads
     def advance(
         self,
         index: int,
@@ -219,7 +217,6 @@ class SkipLlama(nn.Module):
         h = h + feed[..., None] * self._feed_forward(index, layer, read if config.parallel else h)
         return Stream(h, stream.tables, k_eff, v_eff, held), gates, differences
 
-    @few_threads
     def finish(self, stream: Stream) -> Tensor:
         """(batch, tokens, vocab) logits of what left the last layer."""
         h = stream.h

@@ -155,7 +155,7 @@ def recorded(program: Program, text: bytes) -> Real:
 def study(model: Path, size: int, say: Say = lambda text: None) -> list[Row]:
     """All variants, on the first ``size`` bytes of the model's held-out text."""
     text = (model / "heldout.txt").read_bytes()[:size]
-    program = compile_checkpoint(load(model), Machine.load("tiny").with_chunk(CHUNK))
+    program = compile_checkpoint(load(model, mask_file=False), Machine.load("tiny").with_chunk(CHUNK))
     real = recorded(program, text[: program.context])
     rows = []
     for profile in PROFILES.values():

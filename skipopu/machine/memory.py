@@ -211,7 +211,7 @@ def memory_timing(value: Any, clock_mhz: float, beat_bytes: int, where: str) -> 
     fields = typed(MemoryTiming, given, f"{where}: memory")
     device = given.get("device", "")
     if device and device not in DRAMS:
-        raise ConfigError(f"{where}: memory: device is {device!r}; accepted: {', '.join(DRAMS)}, or none")
+        raise ConfigError(f"{where}: memory: device is {device!r}; accepted: {', '.join(DRAMS)}, or no device at all")
     if device:
         timing = DRAMS[device].timing(clock_mhz, beat_bytes)
         timing = dataclasses.replace(timing, **{"latency": timing.latency + path} | fields)

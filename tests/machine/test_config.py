@@ -192,5 +192,5 @@ def test_the_documented_example_is_a_machine(tmp_path: Path) -> None:
 
 def test_devices_are_known_ones(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: u280\nmemory: {device: hbm3}\n")
-    with pytest.raises(ConfigError, match="memory: device is 'hbm3'; accepted: hbm2, ddr4-2400, or none"):
+    with pytest.raises(ConfigError, match="memory: device is 'hbm3'; accepted: hbm2, ddr4-2400, or no device at all"):
         Machine.load(tmp_path / "mine.yaml")

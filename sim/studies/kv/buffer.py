@@ -38,7 +38,7 @@ class Simulated:
 
 def simulate(model: Path, say: Say) -> tuple[list[Simulated], Computed, int]:
     """The shipped model on ``tiny`` at 25 % random skips; raises unless tokens and reads are what they must be."""
-    checkpoint, machine = load(model, None), Machine.load(SMALL_TARGET)
+    checkpoint, machine = load(model, mask_file=False), Machine.load(SMALL_TARGET)
     text = (model / "heldout.txt").read_bytes()[:TEXT]
     layers = checkpoint.config.num_layers
     rows: list[Simulated] = []

@@ -43,7 +43,7 @@ def hit_rate(executed: NDArray[np.bool_]) -> float:
 
 def traces(model: Path) -> list[Trace]:
     """The shipped model's routing of held-out text beside random routing."""
-    checkpoint = load(model, None)
+    checkpoint = load(model, mask_file=False)
     text = (model / "heldout.txt").read_bytes()[:TEXT]
     machine = Machine.load(SMALL_TARGET).with_chunk(64)
     program = compile_checkpoint(checkpoint, machine, context=TEXT)

@@ -45,7 +45,7 @@ class Counted:
 def learned(model: Path, layers: int, tokens: int) -> Routing:
     """The shipped model's routing of held-out text, its layers behind the first in turn, its tokens in turn."""
     text = (model / "heldout.txt").read_bytes()[:TEXT]
-    program = compile_checkpoint(load(model, None), Machine.load("tiny").with_chunk(64), context=TEXT)
+    program = compile_checkpoint(load(model, mask_file=False), Machine.load("tiny").with_chunk(64), context=TEXT)
     real = functional.run(program, Run(tuple(text), 0)).routing
     rows = np.arange(layers - 1) % (len(real) - 1) + 1
     whole = np.concatenate([real[:1], real[rows]])

@@ -147,7 +147,7 @@ def simulate(program: Program, ids: tuple[int, ...], routing: str, expected: Gen
 
 def case(job: tuple[Path, str, KvPolicy, str, str]) -> Case:
     model, text, kv, routing, policy = job
-    program = compile_checkpoint(load(model, None), Machine.load(TARGET), kv, context=TEXT + NEW)
+    program = compile_checkpoint(load(model, mask_file=False), Machine.load(TARGET), kv, context=TEXT + NEW)
     drafted, simulated = [], None
     for piece in prompts(model)[text]:
         ids = program.text.encode(piece)
