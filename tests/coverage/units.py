@@ -34,10 +34,11 @@ def units_of(target: str) -> dict[str, str]:
 
 def _found(machine: Machine) -> dict[str, str]:
     library = Library()
-    parts = [component_verilog(Overlay(machine, library), TOP, sources=True)]
-    parts += [component_verilog(component, name, sources=True) for name, component in library.modules.items()]
+    parts = {TOP: component_verilog(Overlay(machine, library), TOP, sources=True)}
+    while left := [name for name in library.modules if name not in parts]:  # a module may bring others
+        parts |= {name: component_verilog(library.modules[name], name, sources=True) for name in left}
     found: dict[str, str] = {}
-    for file, line, module in MODULE.findall("".join(parts)):
+    for file, line, module in MODULE.findall("".join(parts.values())):
         path = Path(file)
         if path.is_relative_to(ROOT / "hw"):
             found[unit_name(module)] = f"{path.relative_to(ROOT / 'hw').as_posix()} {_class(path, int(line))}"
