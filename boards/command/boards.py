@@ -73,10 +73,8 @@ def main(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     parse_context(args.context)
     boards = [Board.load(name) for name in args.board or names()]
-    models = args.shape or [
-        *SHAPES,
-        *(name for name in SHIPPED if name != MASKED.name),
-    ]  # without its masks another one's shape
+    # Shapes are timed without masks: MASKED would be another one's again.
+    models = args.shape or [*SHAPES, *(name for name in SHIPPED if name != MASKED.name)]
     for model in models:
         if model not in (*SHAPES, *SHIPPED):
             if not Path(model).exists():
