@@ -187,7 +187,6 @@ def memory_behind(draw: Draw) -> str | dict[str, Any]:
         "issue": draw.of((1, 1, 1, 2, 5, 12)),
         "outstanding": draw.between(1, 16) if draw.chance(0.5) else 16,
         "channel": draw.of((40, 40, 40, 40, 40, 40, 16, 18)),
-        "device": draw.of(("", "", "none")),
     }
 
 
