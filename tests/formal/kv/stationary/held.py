@@ -90,7 +90,7 @@ def laws() -> Laws:
         held.pop
         | ~(on & heard & held.ready & ((written - used)[:BEAT_BITS] != BEATS_HELD))
         | ((number == 0) & ((filled - done)[:ENTRY_BITS] == ENTRIES_HELD)),
-        bound=30,
+        bound=20,
     )
     own, there = Signal(ENTRY_BITS), Signal()
     m.d.sync += [own.eq(finished), there.eq(on & (finished != filled))]
