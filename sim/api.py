@@ -6,13 +6,14 @@ Where a command has a function's name, both do the same, by the same code. Examp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.frontend.checkpoint import Checkpoint, load
 from compiler.frontend.shapes import outline
 from compiler.pipeline import compile_checkpoint
+from sim.mask_traces import with_masks
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
 from skipopu.program.program import Program
@@ -67,18 +68,25 @@ def checkpoint(
     return load(path_or_shipped(str(path)), file, adapter, masks if masks is None or masks is False else Path(masks))
 
 
-def shape(name: str | Path, routers: str = "linear") -> Checkpoint:
+def shape(name: str | Path, routers: str = "linear", masks: bool | Iterable[str] = False) -> Checkpoint:
     """A known architecture, or that of a config.json, without weights: to compile and to time, not to run.
 
-    ``routers`` are "linear" or "two-layer".
+    ``routers`` are "linear", "two-layer" or "none". With ``masks`` all inputs of its layers have thresholds, or those named ("mlp.inner",
+    see docs/masks.md); what they leave out is said to :func:`run`.
 
     Raises:
         CheckpointError: it is not known.
+        ProgramError: nor is an input.
 
     >>> sk.shape("llama-2-7b").config.num_layers
     32
+    >>> program = sk.compile(sk.shape("llama-3.2-1b", masks=True), "u280-masks", context=32)
+    >>> few, many = (sk.run(program, 8, 4, "timing", mask=mask).counters["READ_BEATS"] for mask in (0.5, 0.1))
+    >>> few < many
+    True
     """
-    return outline(str(name), routers)
+    known = outline(str(name), routers)
+    return known if masks is False else with_masks(known, None if masks is True else masks)
 
 
 def compile(

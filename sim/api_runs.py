@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sim import engines
-from sim.asked import Prompt, Skip, Trace, options_of, run_of, run_without_weights, token_ids
+from sim.asked import Prompt, Skip, Trace, only_one, options_of, run_of, run_without_weights, token_ids
 from sim.engine import QUIET, Watch
+from sim.mask_traces import load_mask_trace
 from sim.result import Computed, Counted, Result, Routed, Timed
 from sim.timeline import Span, figure
+from sim.timing.masks import channels
 from skipopu.errors import ProgramError
 from skipopu.program.program import Program
 from skipopu.shapes import SHAPES
@@ -55,6 +57,8 @@ def run(
     policy: str | None = None,
     seed: int = 0,
     dial: float = 0.0,
+    mask: float | None = None,
+    mask_trace: str | Path | None = None,
     check: bool = False,
     watch: Watch = QUIET,
     **options: Any,
@@ -70,6 +74,8 @@ def run(
         trace: replays a routing, bool (layers, 2, positions), 1 = execute, as a result's ``routing`` is, or a .npy file of it.
         policy: one of :data:`skipopu.policy.WHOLE_RUN` for every module, as "always", "never" and "exit".
         dial: the threshold of what decides; of routers in the logits' unit; larger skips more.
+        mask: of a shape with thresholds, the share of input channels that generated tokens leave out, drawn with ``seed``; ``mask_trace``:
+            a file of masks that were recorded (docs/masks.md).
         check: the machine records a signature of each instruction.
         watch: is told of tokens and progress.
         options: of the engine, the fields of its ``Options`` in ``sim/NAME/options.py``: ``spans`` of the timing engine,
@@ -93,8 +99,16 @@ def run(
             raise ProgramError(
                 f"policy, dial and check have no effect on shape {program.source['checkpoint']}, which is only timed"
             )
+        only_one("masked", mask=mask, mask_trace=mask_trace)
         request, routed = run_without_weights(program, prompt, max_new, **asked)
-        return engines.engine(engine).run(program, request, dataclasses.replace(own, routed=routed), watch)
+        active = None if mask_trace is None else load_mask_trace(Path(mask_trace), program.model, prompt + max_new - 1)
+        left = channels(program, mask, active, seed)
+        own = dataclasses.replace(own, routed=routed, **({} if left is None else {"channels": left}))
+        return engines.engine(engine).run(program, request, own, watch)
+    if mask is not None or mask_trace is not None:
+        raise ProgramError(
+            "mask and mask_trace have no effect but on a shape that is timed; thresholds of a checkpoint are its own"
+        )
     request = run_of(program, token_ids(program, prompt), max_new, **asked, policy=policy, dial=dial, check=check)
     return engines.engine(engine).run(program, request, own, watch)
 

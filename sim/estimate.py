@@ -15,7 +15,7 @@ from sim.result import Routed, Timed
 from sim.routing import independent, ratios
 from sim.timing import energy
 from sim.timing import engine as timing
-from sim.timing.masks import Drawn, Recorded
+from sim.timing.masks import channels as channels_of
 from skipopu import masks
 from skipopu.errors import ProgramError
 from skipopu.machine.config import Machine
@@ -190,7 +190,7 @@ def estimate(
     program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
     channels = None
     if workload.masked is not None:
-        channels = Drawn(program, workload.masked, workload.seed) if active is None else Recorded(program, active)
+        channels = channels_of(program, workload.masked, active, workload.seed)
     run = Run((0,) * workload.prompt, workload.new)
     run.validate(program)
     result = timing.run(program, run, timing.Options(Routed(tokens=[0] * workload.new, routing=routing), channels=channels))

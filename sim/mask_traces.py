@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import save
 from compiler.frontend.checkpoint import Checkpoint
 from compiler.frontend.stored import Stored
 from sim.masks import Active
+from skipopu.accept import one_of
 from skipopu.errors import ProgramError
 from skipopu.masks import ATTENTION, ATTENTION_OUTPUT, channels, weights
 from skipopu.model_config import ModelConfig
@@ -21,10 +23,15 @@ TO_LEAVE_OUT = "to leave out input channels"
 KINDS = ("BOOL", "U8")  # as safetensors calls them
 
 
-def with_masks(checkpoint: Checkpoint, active: Active | None = None) -> Checkpoint:
-    """An outline with thresholds of the inputs in ``active``, or of all; the timing engine is told what they leave out."""
+def with_masks(checkpoint: Checkpoint, inputs: Iterable[str] | None = None) -> Checkpoint:
+    """An outline with thresholds of ``inputs``, or of all; the timing engine is told what they leave out.
+
+    Raises:
+        ProgramError: an input is not known.
+    """
     layers, sizes = checkpoint.config.num_layers, channels(checkpoint.config)
-    none = {name: np.zeros((layers, sizes[name]), np.uint16) for name in (sizes if active is None else active)}
+    names = [one_of(sizes).check(name, "input", ProgramError) for name in (sizes if inputs is None else inputs)]
+    none = {name: np.zeros((layers, sizes[name]), np.uint16) for name in names}
     return dataclasses.replace(checkpoint, masks=none)
 
 

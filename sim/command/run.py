@@ -40,7 +40,7 @@ from sim.result import SATURATED, Routed
 from sim.routing import save_trace
 from sim.session import Session
 from sim.speculation import Steps, draws
-from sim.timing.masks import Channels, Drawn, Recorded
+from sim.timing.masks import Channels, channels
 from skipopu.arguments import output_file, positive, real, refuse
 from skipopu.errors import MachineHalt, ProgramError
 from skipopu.lookup import Lookup
@@ -132,9 +132,7 @@ def run_shape(args: argparse.Namespace) -> tuple[Program, Run, Routed, Channels 
     program = compile_as(args, checkpoint, machine, False)
     routing = {"skip": args.skip, "trace": args.skip_trace, "seed": args.seed}
     run, routed = run_without_weights(program, args.prompt_length, args.max_new, **routing, what="--skip")
-    if active is not None:
-        return program, run, routed, Recorded(program, active)
-    return program, run, routed, None if args.mask is None else Drawn(program, args.mask, args.seed)
+    return program, run, routed, channels(program, args.mask, active, args.seed)
 
 
 def speculate(args: argparse.Namespace, program: Program, run: Run, lookup: Lookup, chosen: Options) -> int:

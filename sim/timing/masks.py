@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.masks import Active
+from skipopu.accept import number
+from skipopu.errors import ProgramError
 from skipopu.program.program import Program
 
 SAMPLES = 4  # draws that take turns: a stream's length differs little from one to the next
@@ -54,8 +56,8 @@ class Drawn:
 
     def of(self, layer: int, address: int, positions: Sequence[int]) -> NDArray[np.bool_]:
         every: list[NDArray[np.bool_]] = []
-        for number, position in enumerate(positions):
-            key = address, SAMPLES * number + self.sample(layer, position)
+        for index, position in enumerate(positions):
+            key = address, SAMPLES * index + self.sample(layer, position)
             if key not in self.drawn:
                 self.drawn[key] = np.random.default_rng((self.seed, *key)).random(self.counts[address]) >= self.share
             every.append(self.drawn[key])
@@ -63,3 +65,22 @@ class Drawn:
 
     def about(self, layer: int, positions: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.sample(layer, position) for position in positions)
+
+
+def channels(program: Program, share: float | None, active: Active | None, seed: int = 0) -> Channels | None:
+    """Those that recorded masks say, ``active``, or of which a ``share`` is left out, drawn with ``seed``; None where neither is given.
+
+    Raises:
+        ProgramError: the program has no thresholds, or the recorded masks none of an input that it has some of; no share in 0..1.
+    """
+    if active is None and share is None:
+        return None
+    if not program.masks:
+        raise ProgramError(
+            "what channels are left out is said of a program without thresholds; accepted: one of sk.shape(..., masks=True)"
+        )
+    if active is None:
+        return Drawn(program, number(0, 1).check(share, "mask", ProgramError), seed)
+    if missing := sorted(program.masks.keys() - active.keys()):
+        raise ProgramError(f"the recorded masks have none of {', '.join(missing)}; the program has thresholds there")
+    return Recorded(program, active)

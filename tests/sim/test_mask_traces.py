@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import skipopu as sk
 from compiler.frontend import masks
 from compiler.frontend.checkpoint import load
 from compiler.pipeline import compile_checkpoint
@@ -71,6 +72,31 @@ def test_drawn_and_replayed_are_counted_alike() -> None:
     assert none.bytes_per_token < plain.bytes_per_token < estimate(TINY, work, CONFIG).bytes_per_token
     with pytest.raises(ProgramError, match="machine tiny: masks is False; accepted: true, to leave out input channels"):
         estimate(Machine.load("tiny"), work, CONFIG)
+
+
+def test_a_shape_s_masks_in_python(tmp_path: Path) -> None:
+    """Drawn or recorded, as the command has them; of inputs that have thresholds, and not said twice."""
+    program = sk.compile(sk.shape("llama-3.2-1b", masks=[ATTENTION]), "u280-masks", context=8)
+    file, rng = tmp_path / "masks", np.random.default_rng(0)
+    save_mask_trace(file, {ATTENTION: rng.random((program.model.num_layers, 7, 2048)) < 0.5})
+    drawn, fewer, recorded = (
+        sk.run(program, 4, 4, "timing", **asked).counters["READ_BEATS"]
+        for asked in ({"mask": 0.5}, {"mask": 0.9}, {"mask_trace": file})
+    )
+    assert drawn == pytest.approx(recorded, rel=0.01)
+    assert fewer < 0.98 * drawn  # Q, K and V are a part of the weights
+    shape, model = sk.compile(sk.shape("llama-3.2-1b", masks=True), "u280-masks", context=8), sk.compile("pybyte-300k", "mono")
+    for compiled, prompt, asked, message in (
+        (program, 4, {"mask": 1.5}, "mask is 1.5; accepted: a number from 0 to 1"),
+        (program, 4, {"mask": 0.5, "mask_trace": file}, "what is masked is said twice, by mask and mask_trace"),
+        (shape, 4, {"mask_trace": file}, "the recorded masks have none of mlp.inner, mlp.input, self_attn.output"),
+        (sk.compile("llama-3.2-1b", "u280-masks", context=8), 4, {"mask": 0.5}, "a program without thresholds"),
+        (model, "a", {"mask": 0.5}, "mask and mask_trace have no effect"),
+    ):
+        with pytest.raises(ProgramError, match=message):
+            sk.run(compiled, prompt, 4, "timing", **asked)
+    with pytest.raises(ProgramError, match=r"input is 'mlp.down'; accepted: 'self_attn.input' or"):
+        sk.shape("llama-3.2-1b", masks=["mlp.down"])
 
 
 def test_the_share_is_of_weights_that_would_have_been_read() -> None:
