@@ -45,6 +45,7 @@ class Workload:
         history: tokens that the KV history buffer keeps; None is what it holds.
         masked: share of input channels that products of generated tokens leave out, drawn unless masks are replayed; None: there are
             no thresholds.
+        group: weights per scale; None is what the model says, of a shape 128.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Workload:
     routers: str = "linear"
     history: int | None = None
     masked: float | None = None
+    group: int | None = None
 
     @property
     def context(self) -> str:
@@ -187,7 +189,9 @@ def estimate(
     if workload.masked is not None:
         machine.require_masks(TO_LEAVE_OUT)
         checkpoint = with_masks(checkpoint, active)
-    program = compile_checkpoint(checkpoint, machine, workload.kv, context=total, history=workload.history)
+    program = compile_checkpoint(
+        checkpoint, machine, workload.kv, context=total, group=workload.group, history=workload.history
+    )
     channels = None
     if workload.masked is not None:
         channels = channels_of(program, workload.masked, active, workload.seed)
