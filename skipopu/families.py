@@ -60,6 +60,7 @@ KEYS: dict[str, Accepted] = {
     "is_causal": one_of([True]),
     "quantization_config": MAPPING | NULL,
     "compression_config": NULL,
+    "per_layer_config": NULL | Accepted("{}", lambda value: value == {}),
     "transformers_weights": one_of([None, "model.safetensors"]),
     "quantization": NULL,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from skipopu.accept import number, shown
+from skipopu.accept import INTEGER, number, one_of, shown
 from skipopu.errors import CheckpointError
 from skipopu.rope import THETA
 
@@ -98,8 +98,10 @@ def _config(
     for key in ("context_length", "attention.layer_norm_rms_epsilon"):
         if key not in own:
             raise CheckpointError(f"{path}: {architecture}.{key} is missing; accepted: a number")
-    if values.get("split.count", 1) > 1:
-        raise CheckpointError(f"{path}: split.count is {values['split.count']}; accepted: 1, one file")
+    one_of([0, 1]).check(values.get("split.count", 1), f"{path}: split.count", CheckpointError)
+    for key in ("embedding_length", "attention.head_count"):  # which others follow from
+        if key in own:
+            INTEGER.check(own[key], f"{path}: {architecture}.{key}", CheckpointError)
     data: dict[str, Any] = {name: own[key] for key, name in KEYS.items() if name and key in own}
     data.setdefault("num_key_value_heads", data.get("num_attention_heads"))  # as llama.cpp has it
     head = data.setdefault("head_dim", data.get("hidden_size", 0) // max(1, data.get("num_attention_heads") or 1))

@@ -164,9 +164,9 @@ class ModelConfig:
         if not os.path.exists(path):
             raise CheckpointError(f"{path}: no such file; a checkpoint directory holds config.json and *.safetensors")
         config = ModelConfig.from_dict(read_json(path, CheckpointError), str(path))
-        if any((path.parent / name).exists() for name in TOKENIZERS):
+        if any(os.path.lexists(path.parent / name) for name in TOKENIZERS):
             config = dataclasses.replace(config, byte_level=False)
-        if path.name == "config.json" and (beside := path.with_name("generation_config.json")).exists():
+        if path.name == "config.json" and os.path.lexists(beside := path.with_name("generation_config.json")):
             what = f"{beside}: eos_token_id"
             given = KEYS["eos_token_id"].check(read_json(beside, CheckpointError).get("eos_token_id"), what, CheckpointError)
             eos = dict.fromkeys((*config.eos_token_ids, *end_tokens(given, config.vocab_size, what)))

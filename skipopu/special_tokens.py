@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,8 @@ DECODER, EXTRA, OLD_EXTRA, SPECIFIC = (
 )
 _LIST = Accepted("a list of tokens", lambda value: isinstance(value, list))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_CONTENT = Accepted("a token's text", lambda value: isinstance(value, str))
+# Halves of a pair of UTF-16 are no text of their own.
+_CONTENT = Accepted("a token's text", lambda value: isinstance(value, str) and not re.search("[\ud800-\udfff]", value))
 _SEVERAL = _LIST | MAPPING | NULL
 _NUMBERED = Accepted("a mapping of ids to tokens", lambda value: MAPPING.holds(value) and all(k.isdecimal() for k in value))
 
@@ -73,6 +75,8 @@ def _is_token(value: Any) -> bool:
 
 
 def _token(value: Any, what: str) -> str | AddedToken:
+    if isinstance(value, str):
+        return _CONTENT.check(value, what, ProgramError)
     return value if _is_token(value) else _added_token(value, what)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -39,7 +40,7 @@ def carried(directory: Path) -> dict[str, str]:
     templates = sorted(str(path.relative_to(directory)) for path in (directory / TEMPLATES).glob("*.jinja"))
     for name in dict.fromkeys((*READ, *templates, *TOKENIZERS)):
         path = directory / name
-        if path.exists():
+        if os.path.lexists(path):
             encoding = "utf-8" if path.suffix == ".jinja" else "utf-8-sig"  # a template's mark is text
             try:
                 found[name] = path.read_text(encoding=encoding) if name in READ or name in templates else ""
@@ -47,7 +48,7 @@ def carried(directory: Path) -> dict[str, str]:
                 raise CheckpointError(f"{path}: cannot be read as text ({error})") from None
     if not found.keys() & set(TOKENIZERS):
         return {}
-    described = read_json(path, CheckpointError) if (path := directory / MODEL).exists() else {}
+    described = read_json(path, CheckpointError) if os.path.lexists(path := directory / MODEL) else {}
     return {**found, MODEL: json.dumps({key: described[key] for key in DECIDES if key in described})}
 
 

@@ -87,6 +87,7 @@ GEMMA3 = {"model_type": "gemma3_text", "sliding_window_pattern": 2}
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; accepted: null"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ({"is_causal": False}, "is_causal is False; accepted: True"),
+        ({"per_layer_config": {"1": {"hidden_act": "relu"}}}, "per_layer_config is {'1': .*; accepted: null or {}"),
         (
             {"model_type": "phi3", "sliding_window": 16, "layer_types": ["full_attention"] * 2},
             "layer_types is .* beside sliding_window; accepted: one",
@@ -222,6 +223,10 @@ def test_end_tokens_of_both_files(tmp_path: Path) -> None:
         beside.write_text(json.dumps({"eos_token_id": ids}))
         with pytest.raises(CheckpointError, match=rf"generation_config.json: {message}"):
             ModelConfig.load(tmp_path)
+    beside.unlink()
+    beside.symlink_to(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: no such file"):
+        ModelConfig.load(tmp_path)
 
 
 def test_windows_beyond_the_model_are_none(tmp_path: Path) -> None:

@@ -65,6 +65,11 @@ def test_padding_of_the_tokenizers_own_names_a_token(tmp_path: Path) -> None:
         ({"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder is {'x': {}}; accepted: a mapping of ids to tokens"),
         ({"added_tokens_decoder": {"0": "a"}}, "added_tokens_decoder: 0 is 'a'; accepted: a token's text, or its content"),
         ({"bos_token": 3}, "bos_token is 3; accepted: a token's text"),
+        ({"eos_token": "\ud800"}, "eos_token is '\\ud800'; accepted: a token's text"),
+        (
+            {"added_tokens_decoder": {"0": {"content": "\udfff"}}},
+            "added_tokens_decoder: 0 is '\\udfff'; accepted: a token's text",
+        ),
         ({"extra_special_tokens": "a"}, "extra_special_tokens is 'a'; accepted: a list of tokens"),
         ({"model_specific_special_tokens": [1]}, "model_specific_special_tokens is [1]; accepted: a mapping"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def of_directory(directory: Path, ignored: tuple[str, ...], unpack: Unpack = pla
         CheckpointError: as of :class:`SafeTensors`; files and index differ about a tensor.
     """
     single, index = directory / "model.safetensors", directory / INDEX
-    if single.exists() or not index.exists():
+    if os.path.lexists(single) or not os.path.lexists(index):
         return SafeTensors([single], ignored, unpack)
     table = read_json(index, CheckpointError).get("weight_map")
     if not MAPPING.holds(table) or not table:

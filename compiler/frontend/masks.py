@@ -6,6 +6,7 @@ masked. The text of a file's metadata is its writer's own.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,6 @@ def write(path: Path, masks: Masks, metadata: Mapping[str, str] | None = None) -
 
 def of_checkpoint(directory: Path, given: Given, config: ModelConfig) -> Masks | None:
     """Thresholds of the file ``given``; by default of the one beside a checkpoint, if it is there; of False none."""
-    if given is None and (directory / MASKS_FILE).exists():
+    if given is None and os.path.lexists(directory / MASKS_FILE):
         given = directory / MASKS_FILE
     return read(given, config) if given else None

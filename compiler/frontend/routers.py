@@ -130,7 +130,7 @@ def _pickled(path: Path) -> dict[str, F32]:
             what = next((str(of) for of, why in zip((tensor.dtype, tensor.layout, tensor.device), odd, strict=True) if why), "")
         if what:
             raise CheckpointError(f"{path}: entry {name} is of {what}; accepted: a dense tensor of {', '.join(FLOATS)}")
-    return {name: tensor.detach().float().numpy() for name, tensor in loaded.items()}
+    return {name: tensor.detach().resolve_neg().float().numpy() for name, tensor in loaded.items()}
 
 
 def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -> list[tuple[Router, Router]]:
@@ -154,7 +154,7 @@ def of_model(table: Mapping[str, F32], where: Where, layers: int, hidden: int) -
     width = 0
     if first := next((name for (part, _), name in kinds.items() if part == "hidden_layer"), None):
         first = f"{first.rpartition('.')[0]}.weight"
-        width = _shape(table, first)[0] if first in table else usual_width(hidden)
+        width = next(iter(_shape(table, first)), 0) if first in table else usual_width(hidden)
         if not width:
             raise CheckpointError(
                 f"{where(first)}: tensor {first} has shape {_shape(table, first)}; accepted: any rows of {hidden}"

@@ -67,9 +67,9 @@ class Stored:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A safetensors file, mapped while it is open or an array of it alive: as long, what was read of it counts as used memory."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; accepted: a safetensors file")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a directory; accepted: a safetensors file")
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:

@@ -133,6 +133,12 @@ def test_shards_are_read_where_there_is_no_single_file(directory: Path) -> None:
     (directory / "1.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"1.safetensors: no such file"):
         load(directory)
+    index.write_text(json.dumps({"weight_map": {name: "x" * 300 for name, _ in tensors}}))
+    with pytest.raises(CheckpointError, match=r"xxx: not a readable safetensors file \(.*too long"):
+        load(directory)
+    single.symlink_to(directory / "nothing")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: no such file"):
+        load(directory)
 
 
 def test_files_that_are_not_checkpoints(directory: Path) -> None:

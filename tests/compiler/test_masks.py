@@ -101,6 +101,11 @@ def test_which_file_is_read(model: Path, tmp_path: Path) -> None:
     assert other
     assert (list(beside), list(other)) == ([FFN], [FFN_INNER])
     assert sk.checkpoint(model, masks=False).masks is None
+    (model / masks.MASKS_FILE).rename(tmp_path / "moved")
+    (model / masks.MASKS_FILE).symlink_to(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=f"{masks.MASKS_FILE}: no such file"):
+        load(model)
+    (tmp_path / "moved").rename(model / masks.MASKS_FILE)
     with pytest.raises(ProgramError, match=r"machine tiny: masks is False; accepted: true, for .* or --no-masks"):
         sk.compile(model)
     assert not sk.compile(model, masks=False).masks

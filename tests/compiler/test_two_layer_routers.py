@@ -40,7 +40,8 @@ CONFIG = small_config()
 def test_two_layer_routers_in_every_form(directory: Path, width: int, prefix: str, form: str) -> None:
     table = two_layers(2, 96, width)
     named = {prefix + name: tensor for name, tensor in table.items()}
-    pickled = {name: torch.from_numpy(tensor) for name, tensor in named.items()}
+    # As views that are negated when they are read
+    pickled = {name: torch._neg_view(torch.from_numpy(-tensor)) for name, tensor in named.items()}
     if form == "safetensors":
         save_file(named, directory / "routers.safetensors")
     elif form == "inside":
@@ -94,6 +95,10 @@ FIRST = "model.layers.0.router_attention."
         (
             lambda t: t | {f"{FIRST}hidden_layer.weight": np.ones((24, 90), np.float32)},
             r"weight has shape \(24, 90\); .* \(24, 96\)",
+        ),
+        (
+            lambda t: t | {f"{FIRST}hidden_layer.weight": np.array(1, np.float32)},
+            r"weight has shape \(\); accepted: any rows of 96",
         ),
         (
             lambda t: t | {f"{FIRST}hidden_layer.bias": np.ones(23, np.float32)},

@@ -56,7 +56,10 @@ class GgufTensors(FileTensors):
             match = _NAME.fullmatch(name)
             module = MODULES.get(match[2]) if match else None
             layer = f"model.layers.{match[1]}." if match and match[1] else ""
-            self.held[f"{layer}{module}.{match[3]}" if match and module else name] = held
+            own = f"{layer}{module}.{match[3]}" if match and module else name
+            if own in self.held:
+                raise CheckpointError(f"{file.path}: tensor {name} is {own}, of which there is another one")
+            self.held[own] = held
         self.packed = {
             name: _packed(file.path, held.kind, held.shape, held.offset)
             for name, held in self.held.items()

@@ -70,6 +70,8 @@ def convert(directory: Path, kind: str = "F32", extra: dict[str, Any] | None = N
             del writer.kv_data[0][f"{architecture}.{key}"]
         elif isinstance(value, np.ndarray):
             writer.add_tensor(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
         else:
             (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
     for name, tensor in load_file(directory / "model.safetensors").items():
@@ -152,7 +154,17 @@ def test_bytes_of_q8_0_are_placed_as_they_are(tmp_path: Path) -> None:
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; accepted: none, linear"),
         ({"llama.rope.scaling.factor": "2"}, "llama.rope.scaling.factor is '2'; accepted: a number from 0"),
         ({"context_length": None}, "llama.context_length is missing; accepted: a number"),
-        ({"split.count": 2}, "split.count is 2; accepted: 1"),
+        ({"split.count": 2}, "split.count is 2; accepted: 0 or 1"),
+        ({"split.count": "2"}, "split.count is '2'; accepted: 0 or 1"),
+        ({"embedding_length": None, "llama.embedding_length": "96"}, "llama.embedding_length is '96'; accepted: an integer"),
+        (
+            {"attention.head_count": None, "llama.attention.head_count": [4, 4, 4]},
+            r"llama.attention.head_count is \[4, 4, 4\]; accepted: an integer",
+        ),
+        (
+            {"model.norm.weight": np.ones(96, np.float32)},
+            "tensor output_norm.weight is model.norm.weight, of which there is another one",
+        ),
         ({"llama.attention.sliding_window": 4}, "llama.attention.sliding_window is not known"),
     ],
 )
